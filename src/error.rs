@@ -1,0 +1,93 @@
+//! The one error type. Whatever a user can cause ends here, with the op, the shapes, the place or the limit in
+//! its text and a word on what to do.
+
+use crate::shape::Shape;
+use std::{fmt, panic::Location, path::PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The line of the user's program that made a mistake.
+pub type Place = &'static Location<'static>;
+
+/// Everything that can go wrong by a user's input, a file, or the machine.
+///
+/// ```
+/// use downhill::{Device, Error, Graph};
+/// let g = Graph::training();
+/// let bad = g.input([64, 784]).matmul(g.input([512, 10]));
+/// let error = bad.error().unwrap();
+/// assert!(error.to_string().starts_with("matmul: [64, 784] × [512, 10]: inner dimensions 784 and 512 differ ("));
+/// ```
+#[non_exhaustive]
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// An op was given shapes (or a setting) it cannot take. Found while the graph is built, before any GPU work.
+    #[error("{op}: {}: {why} ({}:{})", Shapes(.shapes), .place.file(), .place.line())]
+    Op { op: String, shapes: Vec<Shape>, why: String, place: Place },
+    /// An argument outside its range.
+    #[error("{what}: {why}")]
+    Argument { what: String, why: String },
+    /// Data handed to a plan does not have the shape the graph was built for.
+    #[error("{what}: got {got}, but the graph was built for {want}")]
+    Input { what: String, got: String, want: String },
+    /// A label that names no class.
+    #[error("label {label} in row {row} is not one of the {classes} classes (0 to {})", classes - 1)]
+    Label { row: usize, label: u32, classes: usize },
+    /// NaN or infinity in data.
+    #[error("{what}: {value} at row {row}, column {column}: replace or drop it before training")]
+    NonFinite { what: String, value: f32, row: usize, column: usize },
+    /// A file that cannot be read or written.
+    #[error("{}: {why}", path.display())]
+    File { path: PathBuf, why: String },
+    /// A file whose content is not what its format says.
+    #[error("{}: {why}", path.display())]
+    Format { path: PathBuf, why: String },
+    /// A data set that is in none of the places where it was looked for.
+    #[error("{name}: not found; looked in {}. {advice}", looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NoData { name: String, looked: Vec<PathBuf>, advice: String },
+    /// No adapter, or none of that name.
+    #[error("no GPU adapter {wanted}; adapters here: {}", if available.is_empty() { "none (on Debian or Ubuntu, `apt install mesa-vulkan-drivers` gives a software one)".to_string() } else { available.join("; ") })]
+    NoAdapter { wanted: String, available: Vec<String> },
+    /// More than the device allows. `need` and `limit` are in bytes unless `what` says otherwise.
+    #[error("{what}: needs {need}, but this device's limit is {limit}: {advice}")]
+    Limit { what: String, need: u64, limit: u64, advice: String },
+    /// The loss or a gradient stopped being finite. The weights are those before this step.
+    #[error(
+        "step {step}: the {what} is not finite (loss {loss}); the weights are those of the last finite step. A smaller learning rate or gradient clipping usually helps"
+    )]
+    Diverged { step: u64, loss: f32, what: String },
+    /// A parameter name or shape that does not match the model.
+    #[error("parameter {name}: {why}")]
+    Parameter { name: String, why: String },
+    /// The driver refused, ran out of memory or lost the device.
+    #[error("{device}: {why}")]
+    Device { device: String, why: String },
+}
+
+impl Error {
+    pub(crate) fn argument(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Error::Argument { what: what.into(), why: why.into() }
+    }
+    pub(crate) fn file(path: impl Into<PathBuf>, why: impl fmt::Display) -> Self {
+        Error::File { path: path.into(), why: why.to_string() }
+    }
+    pub(crate) fn format(path: impl Into<PathBuf>, why: impl fmt::Display) -> Self {
+        Error::Format { path: path.into(), why: why.to_string() }
+    }
+}
+
+/// `[64, 784] × [512, 10]`.
+struct Shapes<'a>(&'a [Shape]);
+
+impl fmt::Display for Shapes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for (i, s) in self.0.iter().enumerate() {
+            write!(f, "{}{s}", if i == 0 { "" } else { " × " })?;
+        }
+        if self.0.is_empty() {
+            f.write_str("no inputs")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! The graph a model writes: nodes, and [`Tensor`], the handle to one.
+//!
+//! Building neither panics nor returns `Result`: the graph keeps the first mistake with the caller's `file:line`;
+//! whoever plans the graph gets it. After a mistake every op returns the same dead tensor.
+
+use crate::{
+    error::{Error, Place, Result},
+    host::Host,
+    init::Init,
+    ops::{Op, OpDef},
+    shape::{DType, Shape},
+};
+use std::{cell::RefCell, fmt, panic::Location, sync::Arc};
+
+/// A trainable tensor of a model, by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamDef {
+    /// Unique, e.g. `fc1.weight`.
+    pub name: String,
+    pub shape: Shape,
+    pub init: Init,
+    /// Whether weight decay applies by default: to matrices, not to biases and other vectors.
+    pub decay: bool,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// The i-th input of the graph.
+    Input(usize),
+    /// The i-th parameter.
+    Param(usize),
+    /// A value known now.
+    Constant(Arc<Host<f32>>),
+    /// An op over earlier nodes.
+    Op(Arc<dyn Op>),
+}
+
+/// One node: one output, of one shape.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub kind: Kind,
+    pub inputs: Vec<usize>,
+    pub shape: Shape,
+    pub place: Place,
+}
+
+/// What a graph requires of an input, checked before a batch goes in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputDef {
+    pub shape: Shape,
+    /// Labels must be below this; known once an op that takes them says so.
+    pub classes: Option<usize>,
+}
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub nodes: Vec<Node>,
+    pub params: Vec<ParamDef>,
+    pub inputs: Vec<InputDef>,
+    pub error: Option<Error>,
+    streams: u32,
+}
+
+/// A computation under construction.
+///
+/// ```
+/// use downhill::{Device, Graph, Host};
+/// let g = Graph::training();
+/// let x = g.input([3]);
+/// let y = (x * 2.0 + 1.0).sum_all();
+/// let f = Device::cpu().compile(&[y])?;
+/// let out = f.run(&[Host::new([3], vec![1.0, 2.0, 3.0])])?;
+/// assert_eq!(out[0].f(), &[15.0]);
+/// # Ok::<(), downhill::Error>(())
+/// ```
+pub struct Graph {
+    pub(crate) inner: RefCell<Inner>,
+    training: bool,
+}
+
+impl Graph {
+    /// A graph that trains: dropout drops.
+    pub fn training() -> Graph {
+        Graph { inner: RefCell::default(), training: true }
+    }
+    /// A graph that predicts: dropout passes everything.
+    pub fn inference() -> Graph {
+        Graph { inner: RefCell::default(), training: false }
+    }
+    /// Whether this graph trains.
+    pub fn is_training(&self) -> bool {
+        self.training
+    }
+    /// An input of floats, fed with every batch. Inputs are fed in the order of their creation.
+    #[track_caller]
+    pub fn input(&self, shape: impl Into<Shape>) -> Tensor<'_> {
+        self.input_of(shape.into().of(DType::F32))
+    }
+    /// An input of labels or indices (`u32`).
+    #[track_caller]
+    pub fn labels(&self, shape: impl Into<Shape>) -> Tensor<'_> {
+        self.input_of(shape.into().u32())
+    }
+    /// An input of the shape and element type given.
+    #[track_caller]
+    pub fn input_of(&self, shape: Shape) -> Tensor<'_> {
+        let place = Location::caller();
+        if !self.check_size("input", shape, place) {
+            return self.dead();
+        }
+        let i = {
+            let mut g = self.inner.borrow_mut();
+            g.inputs.push(InputDef { shape, classes: None });
+            g.inputs.len() - 1
+        };
+        self.push(Node { kind: Kind::Input(i), inputs: Vec::new(), shape, place })
+    }
+    /// A trainable tensor. A name used before gives the same tensor (shared weights); its shape must be the same.
+    #[track_caller]
+    pub fn param(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor<'_> {
+        let (shape, place) = (shape.into().of(DType::F32), Location::caller());
+        if !self.check_size("param", shape, place) {
+            return self.dead();
+        }
+        let known = {
+            let g = self.inner.borrow();
+            g.params.iter().position(|p| p.name == name).map(|i| (i, g.params[i].shape))
+        };
+        let i = match known {
+            Some((i, s)) if s == shape => i,
+            Some((_, s)) => return self.mistake("param", &[s, shape], format!("`{name}` already has the shape {s}"), place),
+            None => {
+                let mut g = self.inner.borrow_mut();
+                g.params.push(ParamDef { name: name.to_string(), shape, init, decay: shape.rank() >= 2 });
+                g.params.len() - 1
+            }
+        };
+        let node = self.inner.borrow().nodes.iter().position(|n| matches!(n.kind, Kind::Param(p) if p == i));
+        match node {
+            Some(id) => Tensor { graph: self, id },
+            None => self.push(Node { kind: Kind::Param(i), inputs: Vec::new(), shape, place }),
+        }
+    }
+    /// Values known now: class weights, a mask, a table.
+    #[track_caller]
+    pub fn constant(&self, value: Host<f32>) -> Tensor<'_> {
+        let place = Location::caller();
+        if value.len() != value.shape.elements() {
+            return self.mistake("constant", &[value.shape], format!("{} values do not fill that shape", value.len()), place);
+        }
+        if !self.check_size("constant", value.shape, place) {
+            return self.dead();
+        }
+        let shape = value.shape;
+        self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place })
+    }
+    /// Applies an op. Every method of [`Tensor`] ends here; so does an op of your own.
+    #[track_caller]
+    pub fn apply<'g>(&'g self, op: impl OpDef, x: &[Tensor<'g>]) -> Tensor<'g> {
+        self.apply_at(Arc::new(op), x, Location::caller())
+    }
+    pub(crate) fn apply_at<'g>(&'g self, op: Arc<dyn Op>, x: &[Tensor<'g>], place: Place) -> Tensor<'g> {
+        if self.inner.borrow().error.is_some() {
+            return self.dead();
+        }
+        let shapes: Vec<Shape> = x.iter().map(|t| t.shape()).collect();
+        if x.iter().any(|t| !std::ptr::eq(t.graph, self)) {
+            return self.mistake(op.name(), &shapes, "the tensors belong to different graphs".into(), place);
+        }
+        match op.shape(&shapes) {
+            Err(why) => self.mistake(op.name(), &shapes, why, place),
+            Ok(shape) if !self.check_size(op.name(), shape, place) => self.dead(),
+            Ok(shape) => self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place }),
+        }
+    }
+    /// Notes that the labels in `t`, where it is an input, must be below `classes`.
+    pub fn require_classes(&self, t: Tensor, classes: usize) {
+        let mut g = self.inner.borrow_mut();
+        if let Some(Kind::Input(i)) = g.nodes.get(t.id).map(|n| n.kind.clone()) {
+            let known = &mut g.inputs[i].classes;
+            *known = Some(known.map_or(classes, |k| k.min(classes)));
+        }
+    }
+    /// The first mistake made in this graph.
+    pub fn error(&self) -> Option<Error> {
+        self.inner.borrow().error.clone()
+    }
+    /// Keeps a mistake (the first one counts) and returns the dead tensor. For layers and losses with rules of their own.
+    pub fn mistake(&self, op: &str, shapes: &[Shape], why: String, place: Place) -> Tensor<'_> {
+        self.inner.borrow_mut().error.get_or_insert(Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place });
+        self.dead()
+    }
+    /// A number for one stream of random numbers, new with each call and the same whenever the same graph is built.
+    pub(crate) fn stream(&self) -> u32 {
+        let mut g = self.inner.borrow_mut();
+        g.streams += 1;
+        g.streams
+    }
+    pub(crate) fn check(&self) -> Result<()> {
+        self.error().map_or(Ok(()), Err)
+    }
+    pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
+        Tensor { graph: self, id }
+    }
+    fn check_size(&self, op: &str, shape: Shape, place: Place) -> bool {
+        let big = shape.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > u32::MAX as usize);
+        if big {
+            self.mistake(op, &[shape], "more than 4,294,967,295 elements".into(), place);
+        } else if shape.elements() == 0 {
+            self.mistake(op, &[shape], "an axis of size 0 holds nothing".into(), place);
+        }
+        !big && shape.elements() > 0
+    }
+    fn push(&self, node: Node) -> Tensor<'_> {
+        let mut g = self.inner.borrow_mut();
+        if g.error.is_some() {
+            return self.dead();
+        }
+        g.nodes.push(node);
+        Tensor { graph: self, id: g.nodes.len() - 1 }
+    }
+    fn dead(&self) -> Tensor<'_> {
+        Tensor { graph: self, id: usize::MAX }
+    }
+}
+
+/// A handle to a node: copy it freely. Its methods are the ops.
+#[derive(Clone, Copy)]
+pub struct Tensor<'g> {
+    pub(crate) graph: &'g Graph,
+    pub(crate) id: usize,
+}
+
+impl<'g> Tensor<'g> {
+    /// The graph this belongs to.
+    pub fn graph(self) -> &'g Graph {
+        self.graph
+    }
+    /// Its shape; `[]` after a mistake.
+    pub fn shape(self) -> Shape {
+        self.graph.inner.borrow().nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape)
+    }
+    /// The size of an axis, counted from the front or (negative) from the back.
+    #[track_caller]
+    pub fn dim(self, axis: isize) -> usize {
+        let (s, place) = (self.shape(), Location::caller());
+        match s.axis(axis) {
+            Some(a) => s.dims()[a],
+            None => {
+                self.graph.mistake("dim", &[s], format!("there is no axis {axis}"), place);
+                1
+            }
+        }
+    }
+    /// The first mistake made in this tensor's graph.
+    pub fn error(self) -> Option<Error> {
+        self.graph.error()
+    }
+    /// Whether this is a tensor at all, or what ops return after a mistake.
+    pub(crate) fn is_dead(self) -> bool {
+        self.id == usize::MAX
+    }
+    #[track_caller]
+    pub(crate) fn apply(self, op: impl OpDef) -> Tensor<'g> {
+        self.graph.apply(op, &[self])
+    }
+    #[track_caller]
+    pub(crate) fn apply2(self, op: impl OpDef, b: Tensor<'g>) -> Tensor<'g> {
+        self.graph.apply(op, &[self, b])
+    }
+}
+
+impl fmt::Debug for Tensor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Tensor({}, {})", self.id, self.shape())
+    }
+}

@@ -1,0 +1,143 @@
+//! Tensors in host memory, and the float they hold: `f32` on the CPU device, `f64` in the oracle.
+
+use crate::shape::{DType, Shape};
+use std::{fmt, ops::AddAssign};
+
+/// The float of a CPU computation. Op authors write the reference once, generic over it.
+pub trait Real: num_traits::Float + AddAssign + Default + Send + Sync + fmt::Debug + fmt::Display + 'static {
+    /// The nearest value to `x`.
+    fn of(x: f64) -> Self;
+    /// Exact in `f64`.
+    fn f64(self) -> f64;
+    /// The error function, 2/√π ∫₀ˣ e^(−t²) dt.
+    fn erf(self) -> Self;
+}
+
+impl Real for f32 {
+    fn of(x: f64) -> f32 {
+        x as f32
+    }
+    fn f64(self) -> f64 {
+        self as f64
+    }
+    fn erf(self) -> f32 {
+        libm::erff(self)
+    }
+}
+
+impl Real for f64 {
+    fn of(x: f64) -> f64 {
+        x
+    }
+    fn f64(self) -> f64 {
+        self
+    }
+    fn erf(self) -> f64 {
+        libm::erf(self)
+    }
+}
+
+/// The elements of a tensor in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data<T> {
+    Float(Vec<T>),
+    Index(Vec<u32>),
+}
+
+/// A tensor in host memory.
+///
+/// ```
+/// use downhill::Host;
+/// let x = Host::new([2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// let labels = Host::labels([2], vec![1, 0]);
+/// assert_eq!((x.shape.elements(), labels.u()), (6, &[1, 0][..]));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host<T = f32> {
+    pub shape: Shape,
+    pub data: Data<T>,
+}
+
+impl<T: Real> Host<T> {
+    /// Floats in row-major order. A length that does not fit the shape is an error when the tensor is used.
+    pub fn new(shape: impl Into<Shape>, data: Vec<T>) -> Self {
+        Host { shape: shape.into().of(DType::F32), data: Data::Float(data) }
+    }
+    /// Labels or indices in row-major order.
+    pub fn labels(shape: impl Into<Shape>, data: Vec<u32>) -> Self {
+        Host { shape: shape.into().u32(), data: Data::Index(data) }
+    }
+    /// Of that shape and element type, all zero.
+    pub fn zeros(shape: Shape) -> Self {
+        let n = shape.elements();
+        let data = match shape.dtype() {
+            DType::F32 => Data::Float(vec![T::zero(); n]),
+            DType::U32 => Data::Index(vec![0; n]),
+        };
+        Host { shape, data }
+    }
+    /// The floats; empty for a tensor of labels.
+    pub fn f(&self) -> &[T] {
+        match &self.data {
+            Data::Float(v) => v,
+            Data::Index(_) => &[],
+        }
+    }
+    /// The labels; empty for a tensor of floats.
+    pub fn u(&self) -> &[u32] {
+        match &self.data {
+            Data::Float(_) => &[],
+            Data::Index(v) => v,
+        }
+    }
+    pub fn len(&self) -> usize {
+        match &self.data {
+            Data::Float(v) => v.len(),
+            Data::Index(v) => v.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Every element as `f64`, labels too.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match &self.data {
+            Data::Float(v) => v.iter().map(|x| x.f64()).collect(),
+            Data::Index(v) => v.iter().map(|&x| x as f64).collect(),
+        }
+    }
+    /// The same tensor in another precision.
+    pub fn cast<U: Real>(&self) -> Host<U> {
+        let data = match &self.data {
+            Data::Float(v) => Data::Float(v.iter().map(|x| U::of(x.f64())).collect()),
+            Data::Index(v) => Data::Index(v.clone()),
+        };
+        Host { shape: self.shape, data }
+    }
+    pub fn view(&self) -> View<'_, T> {
+        View { shape: self.shape, f: self.f(), u: self.u() }
+    }
+    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
+        let shape = self.shape;
+        match &mut self.data {
+            Data::Float(v) => ViewMut { shape, f: v, u: &mut [] },
+            Data::Index(v) => ViewMut { shape, f: &mut [], u: v },
+        }
+    }
+}
+
+/// An input of a reference computation: `f` holds floats, `u` labels; the other one is empty.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a, T> {
+    pub shape: Shape,
+    pub f: &'a [T],
+    pub u: &'a [u32],
+}
+
+/// The output of a reference computation; every element must be written.
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    pub shape: Shape,
+    pub f: &'a mut [T],
+    pub u: &'a mut [u32],
+}

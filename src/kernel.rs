@@ -1,0 +1,172 @@
+//! What an op tells the GPU side: plain data, no wgpu type.
+//!
+//! A [`Kernel`] is one way to compute an op: one or more [`Pass`]es over a WGSL file. The declarations that WGSL
+//! needs (the uniform `p`, the bindings, the constants) are written from this data, so that the Rust and the WGSL
+//! side cannot disagree; the file holds functions only. `shaders/README.md` has the conventions.
+
+use crate::shape::DType;
+
+/// A WGSL file: its name in `shaders/` without the ending, and its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+/// `source!("matmul")`: the file `shaders/matmul.wgsl`.
+#[macro_export]
+macro_rules! source {
+    ($name:literal) => {
+        $crate::kernel::Source { name: $name, text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")) }
+    };
+}
+pub use source;
+
+/// A constant of a kernel: a field of the uniform `p`, or a WGSL `const`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Word {
+    U(u32),
+    F(f32),
+}
+
+impl From<usize> for Word {
+    /// Element counts fit: a tensor of more than `u32::MAX` elements is refused when the graph is planned.
+    fn from(x: usize) -> Word {
+        Word::U(x as u32)
+    }
+}
+impl From<u32> for Word {
+    fn from(x: u32) -> Word {
+        Word::U(x)
+    }
+}
+impl From<f32> for Word {
+    fn from(x: f32) -> Word {
+        Word::F(x)
+    }
+}
+
+/// The tensor behind a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The i-th input of the op (of an update: see [`crate::optim`]).
+    In(usize),
+    /// The op's output.
+    Out,
+    /// A scratch buffer of the kernel, written by one pass and read by a later one.
+    Scratch(usize),
+}
+
+/// How much of a tensor one dispatch sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// All of it, always. Beyond the device's binding limit that is an error.
+    Whole,
+    /// Unit `u` touches exactly the elements `u·n .. (u+1)·n`. Where a binding would be too large, the pass is
+    /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
+    /// these tensors from 0, and adds `p.first` where it needs the unit's number in the whole.
+    PerUnit(usize),
+}
+
+/// One `@binding`: `var<storage, read> name: array<dtype>`, or `read_write` where it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bind {
+    pub name: String,
+    pub which: Which,
+    pub dtype: DType,
+    pub span: Span,
+    pub write: bool,
+}
+
+impl Bind {
+    /// Input `i`, bound whole, read only.
+    pub fn input(name: impl Into<String>, i: usize, dtype: DType) -> Bind {
+        Bind { name: name.into(), which: Which::In(i), dtype, span: Span::Whole, write: false }
+    }
+    /// The output, bound whole.
+    pub fn output(name: impl Into<String>, dtype: DType) -> Bind {
+        Bind { name: name.into(), which: Which::Out, dtype, span: Span::Whole, write: true }
+    }
+    /// A scratch buffer of `f32`, bound whole, read only.
+    pub fn scratch(name: impl Into<String>, index: usize) -> Bind {
+        Bind { name: name.into(), which: Which::Scratch(index), dtype: DType::F32, span: Span::Whole, write: false }
+    }
+    /// The same, written as well as read.
+    pub fn written(self) -> Bind {
+        Bind { write: true, ..self }
+    }
+    /// The same, of which unit `u` touches the elements `u·n .. (u+1)·n`.
+    pub fn per_unit(self, n: usize) -> Bind {
+        Bind { span: Span::PerUnit(n), ..self }
+    }
+}
+
+/// One dispatch (or several, see [`Span::PerUnit`]).
+///
+/// The shader sees `p.first` (the first unit of this dispatch), `p.units` (how many) and the `params` as fields of
+/// the uniform `p`, the `consts` as WGSL constants, and the `binds` in order. `lib/index.wgsl` turns the folded
+/// workgroup id back into one number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pass {
+    pub source: Source,
+    pub entry: &'static str,
+    pub consts: Vec<(&'static str, Word)>,
+    pub params: Vec<(String, Word)>,
+    pub binds: Vec<Bind>,
+    /// Generated functions, put before the file's own; empty for most kernels.
+    pub code: String,
+    /// The work, in whatever a workgroup can be given: elements, rows, tiles.
+    pub units: usize,
+    /// Units that one workgroup does.
+    pub per_group: usize,
+    /// Whether the shader reads `step` (the seed and the number of the step).
+    pub step: bool,
+}
+
+/// One way to compute an op.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// The strategy, e.g. `tiled`; it names the candidate in reports.
+    pub name: &'static str,
+    pub passes: Vec<Pass>,
+    /// Elements of each scratch buffer.
+    pub scratch: Vec<usize>,
+}
+
+impl Kernel {
+    /// A kernel of one pass and no scratch.
+    pub fn one(name: &'static str, pass: Pass) -> Kernel {
+        Kernel { name, passes: vec![pass], scratch: Vec::new() }
+    }
+}
+
+/// What a device can do, as far as the choice of a kernel needs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Caps {
+    /// Storage buffers that one dispatch may bind.
+    pub max_bindings: usize,
+    /// Bytes of one storage binding.
+    pub max_binding_bytes: u64,
+    /// Bytes of workgroup memory.
+    pub max_workgroup_bytes: u32,
+    /// Invocations of one workgroup.
+    pub max_invocations: u32,
+    /// The adapter is a CPU in disguise: shared memory and barriers cost more there than they save.
+    pub software: bool,
+    /// Smallest and largest subgroup, where subgroups are available.
+    pub subgroups: Option<(u32, u32)>,
+}
+
+impl Default for Caps {
+    /// WebGPU's default limits, on hardware, without optional features.
+    fn default() -> Caps {
+        Caps {
+            max_bindings: 8,
+            max_binding_bytes: 128 << 20,
+            max_workgroup_bytes: 16384,
+            max_invocations: 256,
+            software: false,
+            subgroups: None,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The ops. One file here and one WGSL file of the same name each; nothing else in the crate knows an op.
+
+use crate::{
+    graph::Tensor,
+    host::{Host, Real, View, ViewMut},
+    kernel::{Caps, Kernel},
+    shape::{DType, Shape},
+};
+use std::{fmt, sync::Arc};
+
+/// What makes a step's random numbers: see [`crate::rng`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    pub seed: u64,
+    pub step: u64,
+}
+
+/// An op: its shape rule, its definition, its gradient, its kernels and its test cases.
+///
+/// From [`cases`](OpDef::cases) alone [`crate::testing`] checks all of it: write those first.
+/// ARCHITECTURE.md shows how to add one.
+pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
+    /// The op's one name: of its file, its shader and its entry in errors.
+    const NAME: &'static str;
+    /// The output's shape and element type, or a sentence saying why these inputs do not fit.
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
+    /// The definition: plain, sequential, checkable by eye. Writes every element of `y`.
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key);
+    /// The same for the CPU device, where speed matters.
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        self.reference(x, y, key)
+    }
+    /// The gradient for each input, given the inputs, the output and the gradient `dy` of the output; `None` for an
+    /// input that has none. A gradient may have the shape of `y` where `x[i]` was broadcast: it is summed for you.
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>>;
+    /// Candidates, the portable one first, the one expected fastest on such a device last.
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
+    /// Shapes to test: 1, primes, one below, at and above a tile, many workgroups.
+    fn cases() -> Vec<Case>;
+    /// Floating-point operations, for reports.
+    fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
+        y.elements() as u64
+    }
+    /// How many terms are added up in one output element: the tolerance of a comparison grows with it.
+    fn terms(&self, _x: &[Shape]) -> usize {
+        1
+    }
+    /// The output is the input's memory under another shape; there is no kernel.
+    fn is_alias(&self) -> bool {
+        false
+    }
+    /// The elementwise expression that this op is, if it is one.
+    fn as_map(&self) -> Option<&map::Map> {
+        None
+    }
+    /// The op followed by `map`, whose input 0 is this op's output and whose other inputs are appended to this
+    /// op's; `None` where the op's kernels take no epilogue.
+    fn with_epilogue(&self, _map: &map::Map) -> Option<Arc<dyn Op>> {
+        None
+    }
+}
+
+/// [`OpDef`] as an object. Implemented for every `OpDef`; never by hand.
+#[allow(missing_docs)]
+pub trait Op: fmt::Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
+    fn reference_f32(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key);
+    fn reference_f64(&self, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key);
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key);
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>>;
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
+    fn flops(&self, x: &[Shape], y: Shape) -> u64;
+    fn terms(&self, x: &[Shape]) -> usize;
+    fn is_alias(&self) -> bool;
+    fn as_map(&self) -> Option<&map::Map>;
+    fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>>;
+}
+
+impl<O: OpDef> Op for O {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        OpDef::shape(self, x)
+    }
+    fn reference_f32(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        self.reference(x, y, key)
+    }
+    fn reference_f64(&self, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key) {
+        self.reference(x, y, key)
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        OpDef::cpu(self, x, y, key)
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        OpDef::vjp(self, x, y, dy)
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        OpDef::kernels(self, x, y, caps)
+    }
+    fn flops(&self, x: &[Shape], y: Shape) -> u64 {
+        OpDef::flops(self, x, y)
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        OpDef::terms(self, x)
+    }
+    fn is_alias(&self) -> bool {
+        OpDef::is_alias(self)
+    }
+    fn as_map(&self) -> Option<&map::Map> {
+        OpDef::as_map(self)
+    }
+    fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>> {
+        OpDef::with_epilogue(self, map)
+    }
+}
+
+/// What a test puts into an input.
+#[derive(Clone, Debug)]
+pub enum Fill {
+    /// Floats spread over `lo..hi`, none of them near a kink at 0 or at ±1, no two the same.
+    Range(f64, f64),
+    /// Labels `0..n`.
+    Labels(usize),
+}
+
+/// One row of an op's test table.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is special about it, e.g. `one row`, `past a tile`.
+    pub name: String,
+    pub op: Arc<dyn Op>,
+    pub inputs: Vec<(Shape, Fill)>,
+    /// Whether gradients exist and are checked. Large cases leave the f64 central differences out by size.
+    pub gradient: bool,
+}
+
+impl Case {
+    /// All float inputs over -2..2, gradients checked.
+    pub fn new(name: impl Into<String>, op: impl OpDef, shapes: &[Shape]) -> Case {
+        Case { name: name.into(), op: Arc::new(op), inputs: shapes.iter().map(|&s| (s, Fill::Range(-2.0, 2.0))).collect(), gradient: true }
+    }
+    /// Input `i` over `lo..hi`.
+    pub fn range(mut self, i: usize, lo: f64, hi: f64) -> Case {
+        self.inputs[i].1 = Fill::Range(lo, hi);
+        self
+    }
+    /// Input `i` holds labels of `n` classes.
+    pub fn labels(mut self, i: usize, n: usize) -> Case {
+        self.inputs[i] = (self.inputs[i].0.of(DType::U32), Fill::Labels(n));
+        self
+    }
+    /// No gradient: the op is flat (a comparison, an index).
+    pub fn flat(mut self) -> Case {
+        self.gradient = false;
+        self
+    }
+    /// The inputs, the same every time.
+    pub fn fill(&self, seed: u64) -> Vec<Host<f32>> {
+        self.inputs.iter().enumerate().map(|(i, (shape, fill))| crate::testing::fill(*shape, fill, seed + i as u64)).collect()
+    }
+}
+
+macro_rules! ops {
+    ($($module:ident :: $op:ident),* $(,)?) => {
+        $(pub mod $module;)*
+        /// Every op and its cases: the list that tests, shader validation and reports go by.
+        pub fn all() -> Vec<(&'static str, Vec<Case>)> {
+            vec![$((<$module::$op as OpDef>::NAME, <$module::$op as OpDef>::cases())),*]
+        }
+    };
+}
+
+// The one list. A line here is all the rest of the crate learns of an op.
+ops! {
+    map::Map,
+}

@@ -1,0 +1,91 @@
+//! Where each parameter lies in the flat buffers.
+//!
+//! Parameters, gradients and each optimizer state are flat: one buffer, or as few *pieces* as the device's binding
+//! limit allows. One [`Layout`] describes them all. Parameters of one group lie together, so that the update of the
+//! whole model is one dispatch a piece.
+
+use crate::{
+    error::{Error, Result},
+    graph::ParamDef,
+};
+
+/// Every range starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
+pub const ALIGN: usize = 64;
+
+/// The most parameter groups an optimizer can have.
+pub const MAX_GROUPS: usize = 8;
+
+/// Where one parameter lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub piece: usize,
+    /// First element within the piece, a multiple of [`ALIGN`].
+    pub start: usize,
+    pub len: usize,
+    pub group: usize,
+}
+
+/// The ranges of all parameters, and the sizes of the pieces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// By parameter, in the order of the graph.
+    pub ranges: Vec<Range>,
+    /// Elements of each piece; the gaps between ranges hold zeros.
+    pub pieces: Vec<usize>,
+    /// For each piece, the element at which each group ends there (ascending; the last one is the piece's length).
+    pub ends: Vec<Vec<usize>>,
+}
+
+impl Layout {
+    /// Lays out `params`, whose groups are `groups[i]` (all below `count`), in pieces of at most `max_piece` elements. A parameter that
+    /// is larger than that gets a piece of its own, of at most `max_buffer` elements.
+    pub fn new(params: &[ParamDef], groups: &[usize], count: usize, max_piece: usize, max_buffer: usize) -> Result<Layout> {
+        let mut layout = Layout { ranges: vec![Range { piece: 0, start: 0, len: 0, group: 0 }; params.len()], ..Layout::default() };
+        let mut order: Vec<usize> = (0..params.len()).collect();
+        order.sort_by_key(|&i| groups[i]);
+        for i in order {
+            let (len, group) = (params[i].shape.elements(), groups[i]);
+            let room = len.next_multiple_of(ALIGN);
+            if room > max_buffer {
+                let (need, limit) = (room as u64 * 4, max_buffer as u64 * 4);
+                let advice = "split the layer".to_string();
+                return Err(Error::Limit { what: format!("parameter {} {}", params[i].name, params[i].shape), need, limit, advice });
+            }
+            if layout.pieces.last().is_none_or(|&n| n + room > max_piece) {
+                layout.pieces.push(0);
+                layout.ends.push(vec![0; count]);
+            }
+            let piece = layout.pieces.len() - 1;
+            let start = layout.pieces[piece];
+            layout.ranges[i] = Range { piece, start, len, group };
+            layout.pieces[piece] += room;
+            for end in &mut layout.ends[piece][group..] {
+                *end = layout.pieces[piece];
+            }
+        }
+        Ok(layout)
+    }
+    /// Elements of all pieces together.
+    pub fn elements(&self) -> usize {
+        self.pieces.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{init::Init, shape::Shape};
+
+    #[test]
+    fn groups_lie_together_and_pieces_hold_the_limit() {
+        let def = |name: &str, n: usize| ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false };
+        let params = [def("a", 100), def("b", 10), def("c", 64), def("d", 1000)];
+        let l = Layout::new(&params, &[0, 1, 0, 0], 2, 256, 2048).unwrap();
+        assert_eq!(l.pieces, vec![192, 1024, 64]);
+        assert_eq!(l.ranges[2], Range { piece: 0, start: 128, len: 64, group: 0 });
+        assert_eq!(l.ranges[1], Range { piece: 2, start: 0, len: 10, group: 1 });
+        assert_eq!(l.ends, vec![vec![192, 192], vec![1024, 1024], vec![0, 64]]);
+        let error = Layout::new(&params, &[0; 4], 1, 256, 512).unwrap_err().to_string();
+        assert!(error.contains("parameter d [1000]") && error.contains("4096") && error.contains("2048"), "{error}");
+    }
+}

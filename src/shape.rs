@@ -1,0 +1,190 @@
+//! Shapes, element types, the broadcast rule and the layout conventions.
+//!
+//! **Layout.** Every tensor is row-major and contiguous: the last axis is the one whose elements are neighbours.
+//! There are no strides and no views. A transpose is a flag of `matmul`, a reshape is another name for the same
+//! buffer, a permute is a kernel. Rows (axis 0) are samples; images are `[n, channels, height, width]`; weights of
+//! a layer are `[out, in]`, as PyTorch has them, so that its files load.
+//!
+//! **Broadcasting** is NumPy's: shapes are aligned at their last axis, and an axis of 1 (or a missing one) repeats.
+
+use std::fmt;
+
+/// The most axes a tensor can have.
+pub const MAX_RANK: usize = 6;
+
+/// What an element is. All arithmetic is `f32`; `u32` holds labels and indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum DType {
+    #[default]
+    F32,
+    U32,
+}
+
+/// The axes of a tensor and the type of its elements.
+///
+/// ```
+/// use downhill::Shape;
+/// let s = Shape::from([2, 3]);
+/// assert_eq!((s.rank(), s.elements(), s.to_string()), (2, 6, "[2, 3]".to_string()));
+/// assert_eq!(Shape::from([4, 1]).broadcast(Shape::from([3])), Some(Shape::from([4, 3])));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Shape {
+    dims: [usize; MAX_RANK],
+    rank: u8,
+    dtype: DType,
+}
+
+impl Shape {
+    /// The shape of a single number, `[]`.
+    pub const SCALAR: Shape = Shape { dims: [0; MAX_RANK], rank: 0, dtype: DType::F32 };
+
+    /// A shape of `f32`s, or `None` with more than [`MAX_RANK`] axes.
+    pub fn new(dims: &[usize]) -> Option<Shape> {
+        let mut s = Shape::SCALAR;
+        s.dims.get_mut(..dims.len())?.copy_from_slice(dims);
+        s.rank = dims.len() as u8;
+        Some(s)
+    }
+    /// The same axes with another element type.
+    pub fn of(self, dtype: DType) -> Shape {
+        Shape { dtype, ..self }
+    }
+    /// The same axes, holding labels or indices.
+    pub fn u32(self) -> Shape {
+        self.of(DType::U32)
+    }
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    pub fn rank(&self) -> usize {
+        self.rank as usize
+    }
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank()]
+    }
+    /// How many elements; 1 for a scalar.
+    pub fn elements(&self) -> usize {
+        self.dims().iter().product()
+    }
+    /// Size in memory, in bytes. Every element type takes four.
+    pub fn bytes(&self) -> u64 {
+        self.elements() as u64 * 4
+    }
+    /// Same axes, whatever the element type.
+    pub fn same_dims(&self, other: Shape) -> bool {
+        self.dims() == other.dims()
+    }
+    /// The last axis; 1 for a scalar.
+    pub fn last(&self) -> usize {
+        self.dims().last().copied().unwrap_or(1)
+    }
+    /// The shape without its first axis: that of one sample.
+    pub fn sample(&self) -> Shape {
+        self.without(0)
+    }
+    /// The shape with axis `axis` removed (unchanged where there is no such axis).
+    pub fn without(&self, axis: usize) -> Shape {
+        let mut s = Shape { rank: 0, dims: [0; MAX_RANK], ..*self };
+        for (_, &d) in self.dims().iter().enumerate().filter(|&(i, _)| i != axis) {
+            s.dims[s.rank()] = d;
+            s.rank += 1;
+        }
+        s
+    }
+    /// The shape with axis `axis` of size `n` (unchanged where there is no such axis).
+    pub fn with(&self, axis: usize, n: usize) -> Shape {
+        let mut s = *self;
+        if axis < s.rank() {
+            s.dims[axis] = n;
+        }
+        s
+    }
+    /// The shape with a first axis of `n` put before the others, or `None` where that is one axis too many.
+    pub fn batched(&self, n: usize) -> Option<Shape> {
+        let mut dims = vec![n];
+        dims.extend_from_slice(self.dims());
+        Some(Shape::new(&dims)?.of(self.dtype))
+    }
+    /// The shape both broadcast to, with the element type of `self`, or `None` where they do not fit.
+    pub fn broadcast(&self, other: Shape) -> Option<Shape> {
+        let (long, short) = if self.rank >= other.rank { (*self, other) } else { (other, *self) };
+        let mut out = Shape { dtype: self.dtype, ..long };
+        let lead = long.rank() - short.rank();
+        for (o, &d) in out.dims[lead..long.rank()].iter_mut().zip(short.dims()) {
+            *o = match (*o, d) {
+                (a, b) if a == b => a,
+                (1, b) => b,
+                (a, 1) => a,
+                _ => return None,
+            };
+        }
+        Some(out)
+    }
+    /// For each axis of `out`, how far apart this tensor's elements are along it; 0 where it repeats.
+    /// `self` must broadcast to `out`.
+    pub fn strides_in(&self, out: Shape) -> Vec<usize> {
+        let lead = out.rank() - self.rank();
+        let (mut strides, mut step) = (vec![0; out.rank()], 1);
+        for (axis, &d) in self.dims().iter().enumerate().rev() {
+            if d != 1 {
+                strides[lead + axis] = step;
+            }
+            step *= d;
+        }
+        strides
+    }
+    /// An axis given as an index from the front (0, 1, …) or from the back (-1, -2, …).
+    pub fn axis(&self, axis: isize) -> Option<usize> {
+        let a = if axis < 0 { axis + self.rank() as isize } else { axis };
+        (0..self.rank() as isize).contains(&a).then_some(a as usize)
+    }
+    /// `[outer, n, inner]`: the elements before, along and after `axis`.
+    pub fn around(&self, axis: usize) -> [usize; 3] {
+        let d = self.dims();
+        [d[..axis].iter().product(), d[axis], d[axis + 1..].iter().product()]
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if self.dtype == DType::U32 {
+            f.write_str("u32 ")?;
+        }
+        write!(f, "{:?}", self.dims())
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+macro_rules! from_arrays {
+    ($($n:literal)*) => {$(
+        impl From<[usize; $n]> for Shape {
+            fn from(d: [usize; $n]) -> Shape {
+                Shape::new(&d).expect("these array lengths are at most MAX_RANK")
+            }
+        }
+    )*};
+}
+from_arrays!(0 1 2 3 4 5 6);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_is_numpys() {
+        let s = |d: &[usize]| Shape::new(d).unwrap();
+        let b = |x: &[usize], y: &[usize]| s(x).broadcast(s(y)).map(|o| o.dims().to_vec());
+        assert_eq!(b(&[2, 1, 3], &[4, 1]), Some(vec![2, 4, 3]));
+        assert_eq!(b(&[], &[5]), Some(vec![5]));
+        assert_eq!(b(&[3], &[2]), None);
+        assert_eq!(s(&[4, 1]).strides_in(s(&[2, 4, 3])), vec![0, 1, 0]);
+        assert_eq!(s(&[2, 3, 4]).around(1), [2, 3, 4]);
+        assert_eq!(s(&[2, 3, 4]).without(1).dims(), &[2, 4]);
+    }
+}
