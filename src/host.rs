@@ -9,8 +9,8 @@ pub trait Real: num_traits::Float + AddAssign + Default + Send + Sync + fmt::Deb
     fn of(x: f64) -> Self;
     /// Exact in `f64`.
     fn f64(self) -> f64;
-    /// The error function, 2/√π ∫₀ˣ e^(−t²) dt.
-    fn erf(self) -> Self;
+    /// The complementary error function, 1 − 2/√π ∫₀ˣ e^(−t²) dt.
+    fn erfc(self) -> Self;
 }
 
 impl Real for f32 {
@@ -20,8 +20,8 @@ impl Real for f32 {
     fn f64(self) -> f64 {
         self as f64
     }
-    fn erf(self) -> f32 {
-        libm::erff(self)
+    fn erfc(self) -> f32 {
+        libm::erfcf(self)
     }
 }
 
@@ -32,8 +32,8 @@ impl Real for f64 {
     fn f64(self) -> f64 {
         self
     }
-    fn erf(self) -> f64 {
-        libm::erf(self)
+    fn erfc(self) -> f64 {
+        libm::erfc(self)
     }
 }
 
