@@ -8,6 +8,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod plan;
+pub mod rng;
 pub mod shape;
 pub mod testing;
 
