@@ -1,4 +1,6 @@
 //! downhill trains neural networks on any GPU.
+pub mod autodiff;
+pub mod cpu;
 pub mod error;
 pub mod graph;
 pub mod host;
