@@ -1,5 +1,6 @@
 //! downhill trains neural networks on any GPU.
 pub mod error;
+pub mod gpu;
 pub mod graph;
 pub mod host;
 pub mod init;
