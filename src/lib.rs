@@ -2,6 +2,7 @@
 pub mod autodiff;
 pub mod cpu;
 pub mod error;
+pub mod gpu;
 pub mod graph;
 pub mod host;
 pub mod init;
