@@ -71,7 +71,7 @@ pub(crate) struct Inner {
 /// let g = Graph::training();
 /// let x = g.input([3]);
 /// let y = (x * 2.0 + 1.0).sum_all();
-/// let f = Device::cpu().compile(&[y])?;
+/// let mut f = Device::cpu().compile(&[y])?;
 /// let out = f.run(&[Host::new([3], vec![1.0, 2.0, 3.0])])?;
 /// assert_eq!(out[0].f(), &[15.0]);
 /// # Ok::<(), downhill::Error>(())

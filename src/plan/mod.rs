@@ -76,8 +76,9 @@ pub struct Plan {
 pub struct Options {
     /// The GPU's abilities, or `None` for the CPU device.
     pub caps: Option<Caps>,
-    /// Take the portable kernel of every op instead of the one expected fastest.
-    pub portable: bool,
+    /// Take the candidate of this number (or the last one) of every op: 0 is the portable one. `None`: the one expected
+    /// fastest on such a device.
+    pub candidate: Option<usize>,
     /// Compose elementwise code.
     pub fuse: bool,
     /// Let activations share memory.
@@ -87,7 +88,7 @@ pub struct Options {
 impl Options {
     /// Everything on, for a GPU (with its abilities) or the CPU.
     pub fn new(caps: Option<Caps>) -> Options {
-        Options { caps, portable: false, fuse: true, reuse: true }
+        Options { caps, candidate: None, fuse: true, reuse: true }
     }
 }
 
@@ -178,8 +179,8 @@ fn label(ir: &Ir, id: usize) -> String {
 fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
     let (caps, op) = (options.caps?, ir.op(id)?);
     let mut kernels = if op.is_alias() { Vec::new() } else { op.kernels(&ir.shapes(id), ir.nodes[id].shape, &caps) };
-    if options.portable {
-        kernels.truncate(1);
+    if let Some(candidate) = options.candidate {
+        kernels.truncate(candidate + 1);
     }
     kernels.pop()
 }
