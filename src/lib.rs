@@ -1,4 +1,5 @@
 //! downhill trains neural networks on any GPU.
+pub mod data;
 pub mod error;
 pub mod graph;
 pub mod host;
@@ -11,6 +12,7 @@ pub mod plan;
 pub mod rng;
 pub mod shape;
 pub mod testing;
+pub mod train;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Tensor};
