@@ -4,6 +4,7 @@ mod compiled;
 pub mod cpu;
 pub mod device;
 mod engine;
+pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod graph;
@@ -19,6 +20,7 @@ pub mod plan;
 pub mod rng;
 pub mod shape;
 pub mod testing;
+pub mod train;
 
 pub use compiled::Compiled;
 pub use device::Device;
