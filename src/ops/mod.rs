@@ -175,4 +175,9 @@ macro_rules! ops {
 // The one list. A line here is all the rest of the crate learns of an op.
 ops! {
     map::Map,
+    matmul::MatMul,
+    reshape::Reshape,
 }
+
+#[cfg(test)]
+pub(crate) mod golden;
