@@ -162,6 +162,8 @@ impl Case {
     }
 }
 
+mod lines;
+
 macro_rules! ops {
     ($($module:ident :: $op:ident),* $(,)?) => {
         $(pub mod $module;)*
@@ -177,6 +179,7 @@ ops! {
     map::Map,
     matmul::MatMul,
     reshape::Reshape,
+    reduce::Reduce,
 }
 
 #[cfg(test)]
