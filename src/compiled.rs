@@ -36,10 +36,18 @@ impl Compiled {
         pollster::block_on(async {
             let plan = Plan::new(outputs, &[], options)?;
             let store = Store::new(device, &plan.params, None, seed).await?;
-            let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
-            let engine = Engine::new(device, plan, &store, None, 0).await?;
-            Ok(Compiled { engine, inputs, outputs, key: Key { seed, step: 0 } })
+            Compiled::on(device, plan, &store, seed).await
         })
+    }
+    /// A plan over the parameters of a store.
+    pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
+        let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
+        let engine = Engine::new(device, plan, store, None, 0).await?;
+        Ok(Compiled { engine, inputs, outputs, key: Key { seed, step: 0 } })
+    }
+    /// How many inputs it takes.
+    pub fn inputs(&self) -> usize {
+        self.inputs.len()
     }
     /// Computes the outputs for these inputs, which are in the order of the graph's [`input`](crate::Graph::input) and
     /// [`labels`](crate::Graph::labels) calls. Each run is a step: it draws new random numbers.

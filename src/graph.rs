@@ -203,6 +203,12 @@ impl Graph {
     pub(crate) fn check(&self) -> Result<()> {
         self.error().map_or(Ok(()), Err)
     }
+    /// Every parameter, in the order of their creation.
+    pub fn param_tensors(&self) -> Vec<Tensor<'_>> {
+        let g = self.inner.borrow();
+        let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, Kind::Param(i) if i == p));
+        (0..g.params.len()).filter_map(node).map(|id| self.tensor(id)).collect()
+    }
     pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
         Tensor { graph: self, id }
     }

@@ -28,3 +28,4 @@ pub use error::{Error, Result};
 pub use graph::{Graph, Tensor};
 pub use host::Host;
 pub use shape::{DType, Shape};
+pub use train::{Epoch, Evaluation, Event, Fit, History, Params, StepReport, Trainer};

@@ -138,6 +138,32 @@ impl Plan {
         plan
     }
 
+    /// Renumbers the parameters to those of `known`, by name.
+    ///
+    /// # Errors
+    /// A parameter that is not there, or in another shape.
+    pub fn bind_params(&mut self, known: &[ParamDef]) -> Result<()> {
+        let mut at = Vec::with_capacity(self.params.len());
+        for p in &self.params {
+            match known.iter().position(|k| k.name == p.name) {
+                Some(i) if known[i].shape == p.shape => at.push(i),
+                Some(i) => return Err(Error::Parameter { name: p.name.clone(), why: format!("{} here, but {} in the trainer", p.shape, known[i].shape) }),
+                None => return Err(Error::Parameter { name: p.name.clone(), why: "the trainer has none of that name".into() }),
+            }
+        }
+        let renumber = |loc: &mut Loc| match loc {
+            Loc::Param(i) | Loc::Grad(i) => *i = at[*i],
+            _ => {}
+        };
+        for step in &mut self.steps {
+            step.inputs.iter_mut().for_each(|(loc, _)| renumber(loc));
+            renumber(&mut step.output.0);
+        }
+        self.outputs.iter_mut().for_each(|(loc, _)| renumber(loc));
+        self.params = known.to_vec();
+        Ok(())
+    }
+
     /// Bytes of activations.
     pub fn activation_bytes(&self) -> u64 {
         memory::bytes(&self.slots)
