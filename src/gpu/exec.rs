@@ -131,7 +131,7 @@ pub struct Exec {
     gpu: Arc<Gpu>,
     store: Arc<Store>,
     buffers: Buffers,
-    /// By parameter of the plan: first element within its piece, and how many.
+    /// How many parameters the plan has.
     params: usize,
     inputs: Vec<Shape>,
     outputs: Vec<(Loc, Shape)>,
@@ -141,7 +141,6 @@ pub struct Exec {
     rows_group: wgpu::BindGroup,
     row_stride: u64,
     ring: Option<Ring>,
-    guards: bool,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     submits: u64,
     allocations: u64,
@@ -167,7 +166,11 @@ impl Exec {
             let elements: Vec<usize> = work.places.iter().map(|place| place.elements).collect();
             let windows = reach.windows(&work.label, work.pass, &elements)?;
             for &window in &windows {
-                let binds = work.pass.binds.iter().zip(&elements);
+                let parts = work.pass.binds.iter().zip(&work.places).map(|(bind, place)| {
+                    let (first, count) = part(bind.span, windows.len() > 1, window, place.elements);
+                    let fenced = count + if first + count == place.elements { place.fence } else { 0 };
+                    (first, if fenced as u64 * 4 <= reach.binding { fenced } else { count })
+                });
                 let words = params(work.pass, window);
                 let at = (uniforms.len() as u64 * 4).next_multiple_of(align);
                 uniforms.resize(at as usize / 4, 0);
@@ -177,7 +180,7 @@ impl Exec {
                     pipeline: pipeline.pipeline.clone(),
                     bindings: pipeline.bindings.clone(),
                     params: (at, words.len() as u64 * 4),
-                    parts: binds.map(|(bind, &n)| part(bind.span, windows.len() > 1, window, n)).collect(),
+                    parts: parts.collect(),
                     size: reach.fold(work.pass, window),
                 });
             }
@@ -236,7 +239,6 @@ impl Exec {
             rows_group,
             row_stride,
             ring,
-            guards: options.guards,
             in_flight: VecDeque::new(),
             submits: 0,
             allocations,
@@ -361,7 +363,7 @@ impl Exec {
 
     /// For tests: fills everything that a step has to write (slots, scratch, gradients) and every fence with `word`.
     pub fn fill_slots(&self, word: u32) -> Result<()> {
-        let fence = if self.guards { FENCE } else { 0 };
+        let fence = self.buffers.fence;
         let fill = |buffer: &wgpu::Buffer, first: usize, count: usize| {
             let words = vec![word; count];
             self.gpu.queue.write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(&words));
@@ -380,7 +382,7 @@ impl Exec {
 
     /// For tests: the buffers whose fence is not all `word` any more, with the first element that changed.
     pub async fn fences_intact(&self, word: u32) -> Result<Vec<String>> {
-        if !self.guards {
+        if self.buffers.fence == 0 {
             return Err(Error::argument("fences_intact", "this plan was loaded without guards"));
         }
         let all: Vec<&Own> = self.buffers.all().collect();

@@ -157,6 +157,11 @@ impl Gpu {
         Ok(made)
     }
 
+    /// Pipelines compiled so far.
+    pub fn pipeline_count(&self) -> usize {
+        lock(&self.pipelines.known).len()
+    }
+
     fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass) -> Pipeline {
         let checks = match self.options().checked {
             true => wgpu::ShaderRuntimeChecks::checked(),
