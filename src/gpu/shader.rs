@@ -5,7 +5,10 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::device::{Gpu, lock},
+    gpu::{
+        device::{Gpu, lock},
+        prune::reachable,
+    },
     kernel::{Bind, Pass, Word},
     shape::DType,
 };
@@ -29,7 +32,8 @@ const STEP: &str = "struct Step { seed: vec2<u32>, step: vec2<u32>, hyper: array
 /// Bytes of `struct Step`.
 pub(super) const STEP_BYTES: u64 = 16 + 4 * HYPER as u64;
 
-/// The whole WGSL of a pass: the declarations, the generated functions, the file with its includes.
+/// The whole WGSL of a pass: the declarations, then what its entry point uses of the generated functions, of the file and
+/// of what that includes.
 ///
 /// # Errors
 /// [`Error::Argument`] where an include names no file of the library.
@@ -54,10 +58,11 @@ pub fn assemble(pass: &Pass) -> Result<String> {
     for &(name, word) in &pass.consts {
         line(&mut out, format_args!("const {name}: {} = {};", type_of(word), literal(word)));
     }
-    let mut included = Vec::new();
+    let (mut included, mut functions) = (Vec::new(), String::new());
     for text in [pass.code.as_str(), pass.source.text] {
-        include(pass.source.name, text, &mut included, &mut out)?;
+        include(pass.source.name, text, &mut included, &mut functions)?;
     }
+    out.push_str(&reachable(&functions, pass.entry));
     Ok(out)
 }
 

@@ -149,11 +149,8 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
 }
 ";
     let n = 5000;
-    let binds = vec![
-        Bind::input("x", 0, DType::F32).per_unit(3),
-        Bind::input("b", 1, DType::F32),
-        Bind::output("y", DType::F32).per_unit(1),
-    ];
+    let binds =
+        vec![Bind::input("x", 0, DType::F32).per_unit(3), Bind::input("b", 1, DType::F32), Bind::output("y", DType::F32).per_unit(1)];
     let mut sum = pass(text, n, binds);
     sum.params = vec![("scale".into(), Word::F(0.5))];
     let plan = one(&[Shape::from([n, 3]), Shape::from([n])], Shape::from([n]), sum);
@@ -234,28 +231,23 @@ fn grad_w(@builtin(global_invocation_id) id: vec3<u32>) {
     let bind = |name: &str, which, write| Bind { which, write, ..Bind::input(name, 0, DType::F32) };
     let (x, w, c) = (bind("x", Which::In(0), false), bind("w", Which::In(1), false), bind("c", Which::In(2), false));
     let (z, dw) = (bind("z", Which::Out, true), bind("dw", Which::Out, true));
-    let mut forward = pass(loss, 1, vec![x.clone(), w.clone(), c.clone(), z]);
+    let mut forward = pass(loss, 1, vec![x.clone(), w, c.clone(), z]);
     forward.params = vec![("n".into(), Word::from(70usize))];
-    let mut grad = pass(loss, 70, vec![x, c.clone(), dw]);
+    let mut grad = pass(loss, 70, vec![x, c, dw]);
     grad.entry = "grad_w";
-    // Both entry points are in one module, so each needs the bindings of both only where it uses them.
-    forward.binds.push(bind("dw", Which::Scratch(0), true));
-    grad.binds.insert(1, w.clone());
-    grad.binds.push(bind("z", Which::Scratch(0), true));
-    grad.params = vec![("n".into(), Word::from(70usize))];
 
     let places = [(Loc::Input(0), n), (Loc::Param(0), n), (Loc::Constant(0), n)];
-    let mut plan = Plan {
+    let plan = Plan {
         params: vec![ParamDef { name: "w".into(), shape: n, init: Init::Zeros, decay: false }],
         inputs: vec![InputDef { shape: n, classes: None }],
         constants: vec![Arc::new(Host::new(n, vec![0.5; 70]))],
-        slots: vec![Slot { elements: 70, dtype: DType::F32 }, Slot { elements: 1, dtype: DType::F32 }],
-        outputs: vec![(Loc::Slot(1), Shape::SCALAR), (Loc::Grad(0), n)],
-        ..Plan::default()
+        slots: vec![Slot { elements: 1, dtype: DType::F32 }],
+        steps: vec![
+            step(&places, (Loc::Slot(0), Shape::SCALAR), Kernel::one("plain", forward)),
+            step(&places, (Loc::Grad(0), n), Kernel::one("plain", grad)),
+        ],
+        outputs: vec![(Loc::Slot(0), Shape::SCALAR), (Loc::Grad(0), n)],
     };
-    let with_scratch = |pass, n| Kernel { name: "plain", passes: vec![pass], scratch: vec![n] };
-    plan.steps.push(step(&places, (Loc::Slot(1), Shape::SCALAR), with_scratch(forward, 70)));
-    plan.steps.push(step(&places, (Loc::Grad(0), n), with_scratch(grad, 1)));
 
     let update = "@compute @workgroup_size(WG)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -506,4 +498,37 @@ fn windows_cover_every_unit_once_and_start_aligned() {
     let p = pass("", 2000, vec![Bind::input("x", 0, DType::F32).per_unit(1), Bind::output("y", DType::F32)]);
     let error = reach.windows("test", &p, &[2000, 10]).unwrap_err().to_string();
     assert!(error.starts_with("test (`x`): needs 8000, but this device's limit is 4096"), "{error}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_at_every_call() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let mut exec = load(&gpu, &double(4), ExecOptions::default()).unwrap();
+    exec.submit(&StepRow::default()).unwrap();
+    gpu.device.destroy();
+    let _ = exec.finish(); // The loss is reported from here on.
+    let lost = |r: Result<()>| assert!(matches!(&r, Err(Error::Device { .. })), "{r:?}");
+    lost(exec.write(0, &ramp([4])));
+    lost(exec.submit(&StepRow::default()));
+    lost(block_on(exec.read(0)).map(drop));
+    lost(load(&gpu, &double(8), ExecOptions::default()).map(drop));
+}
+
+#[test]
+fn what_is_shared_can_cross_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>(_: T) {}
+    shared::<(Gpu, Store, Exec)>();
+    sent(open(&GpuOptions::default()));
+    sent(adapters());
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    println!("{}", gpu.describe());
+    let sums: Vec<f32> = std::thread::scope(|s| {
+        let runs = (1..5).map(|n| {
+            let gpu = &gpu;
+            s.spawn(move || (0..10).map(|_| run(gpu, &double(n * 1000), &[ramp([n * 1000])]).0.f()[n * 1000 - 1]).sum())
+        });
+        runs.collect::<Vec<_>>().into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(sums, [1000, 2000, 3000, 4000].map(|n| 20.0 * (n as f32 - 0.75)));
 }
