@@ -154,6 +154,9 @@ impl Exec {
     /// [`Error::Limit`] where a tensor is larger than this device can hold or bind, naming the op;
     /// [`Error::Device`] where the driver refuses.
     pub async fn new(gpu: &Arc<Gpu>, plan: &Plan, store: &Arc<Store>, options: ExecOptions<'_>) -> Result<Exec> {
+        if let Some(param) = plan.params.get(store.layout().ranges.len()) {
+            return Err(Error::Parameter { name: param.name.clone(), why: "it has no range in this store's layout".into() });
+        }
         let buffers = Buffers::new(gpu, plan, &options).await?;
         let limits = gpu.limits();
         let align = limits.min_uniform_buffer_offset_alignment as u64;
@@ -247,7 +250,7 @@ impl Exec {
 
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
-        let (want, got) = (self.inputs[input], data.shape);
+        let (want, got) = (*nth(&self.inputs, "input", input)?, data.shape);
         if want != got || data.len() != want.elements() {
             let got = format!("{got} with {} values", data.len());
             return Err(Error::Input { what: format!("input {input}"), got, want: want.to_string() });
@@ -299,7 +302,7 @@ impl Exec {
 
     /// Output `output` of the plan, after all steps submitted so far.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
-        let (loc, shape) = self.outputs[output];
+        let (loc, shape) = *nth(&self.outputs, "output", output)?;
         let from = self.buffers.place(&self.store, loc, shape.elements());
         let parts = [(from.buffer, from.offset, from.elements)];
         self.count_read(from.elements);
@@ -395,16 +398,19 @@ impl Exec {
     }
 }
 
+fn nth<'a, T>(all: &'a [T], what: &str, i: usize) -> Result<&'a T> {
+    all.get(i).ok_or_else(|| Error::argument(format!("{what} {i}"), format!("this plan has {}", all.len())))
+}
+
 impl Ring {
     async fn new(gpu: &Gpu, plan: &Plan, spec: &RingSpec) -> Result<Ring> {
         if spec.capacity == 0 {
             return Err(Error::argument("ring", "a ring of no steps holds nothing"));
         }
         for &i in &spec.outputs {
-            match plan.outputs.get(i) {
-                Some((_, shape)) if shape.elements() == 1 => {}
-                Some((_, shape)) => return Err(Error::argument("ring", format!("output {i} is {shape}, not one number"))),
-                None => return Err(Error::argument("ring", format!("there is no output {i}"))),
+            let (_, shape) = nth(&plan.outputs, "output", i)?;
+            if shape.elements() != 1 {
+                return Err(Error::argument("ring", format!("output {i} is {shape}, not one number")));
             }
         }
         let bytes = (spec.capacity * spec.outputs.len().max(1)) as u64 * 4;
