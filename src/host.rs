@@ -1,6 +1,9 @@
 //! Tensors in host memory, and the float they hold: `f32` on the CPU device, `f64` in the oracle.
 
-use crate::shape::{DType, Shape};
+use crate::{
+    ops::{Key, Op},
+    shape::{DType, Shape},
+};
 use std::{fmt, ops::AddAssign};
 
 /// The float of a CPU computation. Op authors write the reference once, generic over it.
@@ -9,8 +12,10 @@ pub trait Real: num_traits::Float + AddAssign + Default + Send + Sync + fmt::Deb
     fn of(x: f64) -> Self;
     /// Exact in `f64`.
     fn f64(self) -> f64;
-    /// The error function, 2/√π ∫₀ˣ e^(−t²) dt.
-    fn erf(self) -> Self;
+    /// The complementary error function, 1 − 2/√π ∫₀ˣ e^(−t²) dt.
+    fn erfc(self) -> Self;
+    /// The reference of `op` in this precision.
+    fn reference(op: &dyn Op, x: &[View<Self>], y: &mut ViewMut<Self>, key: Key);
 }
 
 impl Real for f32 {
@@ -20,8 +25,11 @@ impl Real for f32 {
     fn f64(self) -> f64 {
         self as f64
     }
-    fn erf(self) -> f32 {
-        libm::erff(self)
+    fn erfc(self) -> f32 {
+        libm::erfcf(self)
+    }
+    fn reference(op: &dyn Op, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        op.reference_f32(x, y, key)
     }
 }
 
@@ -32,8 +40,11 @@ impl Real for f64 {
     fn f64(self) -> f64 {
         self
     }
-    fn erf(self) -> f64 {
-        libm::erf(self)
+    fn erfc(self) -> f64 {
+        libm::erfc(self)
+    }
+    fn reference(op: &dyn Op, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key) {
+        op.reference_f64(x, y, key)
     }
 }
 

@@ -1,30 +1,129 @@
 //! Optimizers: one rule, one dispatch over the flat buffers of the whole model.
+//!
+//! A [`Rule`] is a formula for one element. Its file here and its WGSL file of the same name hold nothing else;
+//! [`Optimizer`] is a rule with its learning rate over time, parameter groups and gradient clipping.
+//!
+//! Options that other libraries branch on are numbers here: a rule without momentum is the rule with momentum 0,
+//! and a state that an option has no use for is not stored and reads as 0. So a rule has one kernel.
+
+mod guard;
+mod optimizer;
+mod schedule;
+mod update;
+
+pub use guard::Guard;
+pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
+pub use schedule::{Curve, Schedule};
 
 use crate::{
-    error::Result,
-    graph::ParamDef,
+    error::{Error, Result},
     host::Real,
-    kernel::{Source, Word},
+    kernel::Source,
 };
 use std::fmt;
 
 /// Hyperparameters of one group for one step, computed on the host in `f64`: the rule says what each entry means.
 pub type Hyper = [f64; 8];
 
+/// The most states a rule can have.
+pub const MAX_STATES: usize = 3;
+
+/// A value that a rule remembers of every element of the parameters: one flat buffer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct State {
+    pub name: &'static str,
+    /// What it holds before the first step.
+    pub start: f32,
+    /// Whether it is stored. One that is not reads as 0 in every step.
+    pub kept: bool,
+}
+
+impl State {
+    fn zero(name: &'static str) -> State {
+        State { name, start: 0.0, kept: true }
+    }
+    fn when(self, kept: bool) -> State {
+        State { kept, ..self }
+    }
+}
+
 /// An update rule. Its WGSL file defines
-/// `fn update(i: u32, w: f32, g: f32, h: Hyper) -> f32`, which returns the new weight, and reads and writes the
-/// states as arrays named as in `STATES`, at `i`.
+/// `fn update(w: f32, g: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32`, which returns the new weight;
+/// `State` has one `f32` for each of the [`states`](Rule::states), by name.
 pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
-    /// The file's name and the optimizer's.
+    /// The optimizer's name.
     const NAME: &'static str;
-    /// The flat state buffers, by name.
-    fn states(&self) -> Vec<&'static str>;
     /// The WGSL file.
-    fn source(&self) -> Source;
-    /// Options that are compiled in.
-    fn consts(&self) -> Vec<(&'static str, Word)>;
+    fn source() -> Source;
+    /// All states of the rule, at most [`MAX_STATES`].
+    fn states(&self) -> Vec<State>;
+    /// The learning rate that schedules and groups scale.
+    fn lr(&self) -> f64;
+    /// The weight decay of the parameters that decay.
+    fn weight_decay(&self) -> f64;
+    /// Whether the options specific to this rule are in range; [`lr`](Rule::lr) and
+    /// [`weight_decay`](Rule::weight_decay) are checked by the [`Optimizer`].
+    fn check(&self) -> Result<()>;
     /// The hyperparameters of step `t` (from 1), at learning rate `lr` and weight decay `decay`.
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
-    /// The definition: the new weight; `s` are this element's states.
-    fn update<T: Real>(&self, w: T, g: T, s: &mut [T], h: &[T; 8]) -> T;
+    /// The definition: the new weight, from the old one, its gradient, its states and the hyperparameters.
+    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T;
 }
+
+/// `a + t·(b − a)`, exact at both ends, as PyTorch's `lerp` has it.
+fn lerp<T: Real>(a: T, b: T, t: T) -> T {
+    if t < T::of(0.5) { a + t * (b - a) } else { b - (b - a) * (T::one() - t) }
+}
+
+/// An error unless `ok`: `AdamW: beta2 is 1.5, but must be in 0..1`.
+fn require(ok: bool, rule: &str, option: &str, value: f64, range: &str) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::argument(rule, format!("{option} is {value}, but must be {range}"))) }
+}
+
+/// A decay rate of a running average.
+fn require_rate(rule: &str, option: &str, value: f64) -> Result<()> {
+    require((0.0..1.0).contains(&value), rule, option, value, "at least 0 and below 1")
+}
+
+/// The term that keeps a denominator from 0. In the shaders it is an `f32`, and must not be 0 there: an element
+/// whose gradient was 0 all along would become 0/0.
+fn require_eps(rule: &str, value: f64) -> Result<()> {
+    require(value.is_finite() && value as f32 > 0.0, rule, "eps", value, "finite and positive (as f32)")
+}
+
+macro_rules! rules {
+    ($($file:ident :: { $($rule:ident),* }),* $(,)?) => {
+        $(mod $file; $(pub use $file::$rule;)*)*
+        $($(
+            impl $rule {
+                /// With a learning rate that changes over time. See [`Optimizer::schedule`].
+                pub fn schedule(self, schedule: impl Into<Schedule>) -> Optimizer {
+                    Optimizer::from(self).schedule(schedule)
+                }
+                /// With options of their own for some parameters. See [`Optimizer::group`].
+                pub fn group(self, matches: impl Fn(&str) -> bool + Send + Sync + 'static, options: GroupOptions) -> Optimizer {
+                    Optimizer::from(self).group(matches, options)
+                }
+                /// With weight decay on all parameters. See [`Optimizer::decay_all`].
+                pub fn decay_all(self) -> Optimizer {
+                    Optimizer::from(self).decay_all()
+                }
+                /// With the gradient's norm bounded. See [`Optimizer::clip_norm`].
+                pub fn clip_norm(self, max: f64) -> Optimizer {
+                    Optimizer::from(self).clip_norm(max)
+                }
+            }
+        )*)*
+    };
+}
+
+// The one list. A line here, a file and a shader are all that a rule needs.
+rules! {
+    sgd::{Sgd},
+    rms_prop::{RmsProp},
+    adagrad::{Adagrad},
+    adam::{Adam, AdamW},
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Expressions as WGSL: a function `map` that other kernels call, with the bindings and sizes it needs.
+
+use super::{expr::Expr, expr::Inst};
+use crate::{
+    kernel::{Bind, Word},
+    shape::Shape,
+};
+use std::fmt::Write;
+
+/// A generated `fn map(i: u32, x0: f32, …) -> f32`, the value of element `i` of this dispatch.
+#[derive(Debug)]
+pub struct Code {
+    pub text: String,
+    pub params: Vec<(String, Word)>,
+    pub binds: Vec<Bind>,
+    pub step: bool,
+}
+
+impl Code {
+    /// Inputs 0 to `given` of `expr` are arguments of the function; the others are read from bindings, which are the
+    /// op's inputs from `first` on and have the shapes `x`. `out` is the shape of the result.
+    ///
+    /// With `given` = 0 a unit of the pass is an element. Otherwise `map` is an epilogue: the pass must not be split,
+    /// and `i` is the element's number in the whole output.
+    pub fn new(expr: &Expr, given: usize, first: usize, x: &[Shape], out: Shape) -> Code {
+        let mut code = Code { text: String::new(), params: Vec::new(), binds: Vec::new(), step: expr.is_random() };
+        let axes = Axes::new(x, out);
+        for (size, &d) in axes.dims.iter().enumerate().skip(1) {
+            code.params.push((format!("e_dim{size}"), d.into()));
+        }
+        let mut loads = vec![String::new(); given];
+        for (k, &shape) in x.iter().enumerate() {
+            let (name, bind) = (format!("e{k}"), Bind::input(format!("e{k}"), first + k, shape.dtype()));
+            let (index, bind) = match shape.elements() {
+                n if n == out.elements() => ("i".to_string(), if given == 0 { bind.per_unit(1) } else { bind }),
+                1 => ("0".to_string(), bind),
+                _ => (axes.index(k, &mut code.params), bind),
+            };
+            code.binds.push(bind);
+            loads.push(format!("f32({name}[{index}])"));
+        }
+        let args: String = (0..given).map(|k| format!(", x{k}: f32")).collect();
+        let whole = !axes.dims.is_empty() || code.step;
+        let t = &mut code.text;
+        if code.step {
+            t.push_str("//!include lib/philox\n");
+        }
+        let _ = writeln!(t, "//!include lib/map\nfn map(i: u32{args}) -> f32 {{");
+        if whole {
+            t.push_str("    let g = p.first + i;\n");
+        }
+        // The coordinates of g along the merged axes, last axis first.
+        let last = axes.dims.len().saturating_sub(1);
+        for axis in (0..axes.dims.len()).rev() {
+            let rest = if axis == last { "g".to_string() } else { format!("r{}", axis + 1) };
+            let _ = match axis {
+                0 => writeln!(t, "    let c0 = {rest};"),
+                _ => writeln!(t, "    let c{axis} = {rest} % p.e_dim{axis};\n    let r{axis} = {rest} / p.e_dim{axis};"),
+            };
+        }
+        for (v, inst) in expr.insts().iter().enumerate() {
+            let value = match *inst {
+                Inst::Input(k) if k < given => format!("x{k}"),
+                Inst::Input(k) => loads[k].clone(),
+                Inst::Const(bits) => constant(bits),
+                Inst::Random(stream) => format!("uniform01(step.seed, step.step, {stream}u, g)"),
+                Inst::Call(f, a) => {
+                    let args: Vec<String> = a[..f.arity()].iter().map(|k| format!("v{k}")).collect();
+                    format!("f_{}({})", f.name(), args.join(", "))
+                }
+            };
+            let _ = writeln!(t, "    let v{v} = {value};");
+        }
+        let _ = writeln!(t, "    return v{};\n}}", expr.insts().len() - 1);
+        code
+    }
+}
+
+/// A literal for exactly these bits. WGSL forbids infinities and NaN as constants, so those are made at run time.
+fn constant(bits: u32) -> String {
+    let x = f32::from_bits(bits);
+    match x.is_finite() {
+        true => format!("{x:?}f"),
+        false => format!("bitcast<f32>({bits}u | (p.units & 0u))"),
+    }
+}
+
+/// The axes of an output, as few as the broadcast inputs allow.
+struct Axes {
+    dims: Vec<usize>,
+    /// By input, by axis; empty where the input needs no coordinates.
+    strides: Vec<Vec<usize>>,
+}
+
+impl Axes {
+    fn new(x: &[Shape], out: Shape) -> Axes {
+        let needs = |s: &Shape| s.elements() != 1 && s.elements() != out.elements();
+        let full: Vec<Vec<usize>> = x.iter().map(|s| if needs(s) { s.strides_in(out) } else { Vec::new() }).collect();
+        let mut axes = Axes { dims: Vec::new(), strides: vec![Vec::new(); x.len()] };
+        if !x.iter().any(needs) {
+            return axes;
+        }
+        for (axis, &d) in out.dims().iter().enumerate().filter(|&(_, &d)| d != 1) {
+            let merges = !axes.dims.is_empty()
+                && full.iter().zip(&axes.strides).all(|(f, s)| f.is_empty() || s[s.len() - 1] == f[axis] * d);
+            if merges {
+                let end = axes.dims.len() - 1;
+                axes.dims[end] *= d;
+                full.iter().zip(&mut axes.strides).filter(|(f, _)| !f.is_empty()).for_each(|(f, s)| s[end] = f[axis]);
+            } else {
+                axes.dims.push(d);
+                full.iter().zip(&mut axes.strides).filter(|(f, _)| !f.is_empty()).for_each(|(f, s)| s.push(f[axis]));
+            }
+        }
+        axes
+    }
+    fn index(&self, input: usize, params: &mut Vec<(String, Word)>) -> String {
+        let mut terms = Vec::new();
+        for (axis, &stride) in self.strides[input].iter().enumerate() {
+            match stride {
+                0 => {}
+                1 => terms.push(format!("c{axis}")),
+                _ => {
+                    params.push((format!("e{input}_stride{axis}"), stride.into()));
+                    terms.push(format!("c{axis} * p.e{input}_stride{axis}"));
+                }
+            }
+        }
+        terms.join(" + ")
+    }
+}

@@ -1,0 +1,150 @@
+//! Elementwise ops with broadcasting: one op, whatever the expression.
+//!
+//! `y[i] = f(x0[i], x1[i], …)`, every `x` broadcast to the shape of `y`. The graph holds one function a node; the
+//! planner composes neighbours into one expression, hence one kernel.
+
+mod code;
+mod expr;
+mod fun;
+mod tensor;
+
+pub use code::Code;
+pub use expr::{Expr, Inst, Sub};
+pub use fun::Fun;
+
+use super::*;
+use crate::kernel::{Bind, Pass, source};
+use rayon::prelude::*;
+
+/// The elementwise op.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Map {
+    pub expr: Expr,
+    /// The output's shape where the inputs do not give it (random numbers).
+    pub fixed: Option<Shape>,
+}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?}{}", self.expr, self.fixed.map_or(String::new(), |s| s.to_string()))
+    }
+}
+
+impl Map {
+    pub fn new(expr: Expr) -> Map {
+        Map { expr, fixed: None }
+    }
+    fn eval<T: Real>(&self, x: &[View<T>], shape: Shape, first: usize, y: &mut [T], key: Key) {
+        let strides: Vec<Vec<usize>> = x.iter().map(|v| v.shape.strides_in(shape)).collect();
+        self.expr.eval(first, y, key, |k, at, out| {
+            load(&x[k], at, out, &strides[k], shape);
+        });
+    }
+}
+
+/// Elements `at..` of `x`, broadcast to `shape` by `strides`.
+pub(crate) fn load<T: Real>(x: &View<T>, at: usize, out: &mut [T], strides: &[usize], shape: Shape) {
+    let n = x.shape.elements();
+    let get = |i: usize| if x.f.is_empty() { T::of(x.u[i] as f64) } else { x.f[i] };
+    if n == shape.elements() && !x.f.is_empty() {
+        out.copy_from_slice(&x.f[at..at + out.len()]);
+    } else if n == shape.elements() {
+        out.iter_mut().enumerate().for_each(|(i, o)| *o = get(at + i));
+    } else if n == 1 {
+        out.fill(get(0));
+    } else {
+        // Walk rows of the last axis: within one the stride is constant.
+        let last = shape.last();
+        let (mut done, mut g) = (0, at);
+        while done < out.len() {
+            let (mut rest, mut base) = (g / last, 0);
+            for (&d, &s) in shape.dims().iter().zip(strides).rev().skip(1) {
+                base += rest % d * s;
+                rest /= d;
+            }
+            let (column, step) = (g % last, strides[strides.len() - 1]);
+            let run = (last - column).min(out.len() - done);
+            let to = &mut out[done..done + run];
+            match step {
+                0 => to.fill(get(base)),
+                1 if !x.f.is_empty() => to.copy_from_slice(&x.f[base + column..][..run]),
+                _ => to.iter_mut().enumerate().for_each(|(i, o)| *o = get(base + (column + i) * step)),
+            }
+            (done, g) = (done + run, g + run);
+        }
+    }
+}
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 14;
+
+impl OpDef for Map {
+    const NAME: &'static str = "map";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let need = self.expr.arity();
+        if x.len() < need {
+            return Err(format!("takes {need} inputs"));
+        }
+        let mut out = self.fixed.unwrap_or(Shape::SCALAR);
+        for (i, s) in x.iter().enumerate() {
+            out = out.broadcast(*s).ok_or_else(|| format!("shape {s} (input {i}) does not broadcast with {out}"))?;
+        }
+        Ok(out.of(DType::F32))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
+        self.eval(x, y.shape, 0, y.f, key);
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        let shape = y.shape;
+        y.f.par_chunks_mut(TASK).enumerate().for_each(|(k, y)| self.eval(x, shape, k * TASK, y, key));
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        // A graph is differentiated before it is fused: the expression is one call of inputs and constants.
+        let mut grads = vec![None; x.len()];
+        let insts = self.expr.insts();
+        if let Some(&Inst::Call(f, at)) = insts.last() {
+            let args: Vec<Tensor> = at[..f.arity()]
+                .iter()
+                .map(|&a| match insts[a] {
+                    Inst::Input(i) => x[i],
+                    Inst::Const(bits) => y.graph.scalar(f32::from_bits(bits)),
+                    _ => unreachable!("calls are built by Expr::call from inputs and constants"),
+                })
+                .collect();
+            for (&a, d) in at[..f.arity()].iter().zip(f.vjp(&args, y, dy)) {
+                if let (Inst::Input(i), Some(d)) = (insts[a], d) {
+                    grads[i] = Some(grads[i].map_or(d, |g: Tensor| g + d));
+                }
+            }
+        }
+        grads
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let code = Code::new(&self.expr, 0, 0, x, y);
+        let wg = caps.max_invocations.min(256) as usize;
+        let mut binds = code.binds;
+        binds.push(Bind::output("y", DType::F32).per_unit(1));
+        let pass = Pass {
+            source: source!("map"),
+            entry: "forward",
+            consts: vec![("WG", wg.into())],
+            params: code.params,
+            binds,
+            code: code.text,
+            units: y.elements(),
+            per_group: wg,
+            step: code.step,
+        };
+        vec![Kernel::one("flat", pass)]
+    }
+    fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
+        (self.expr.calls() * y.elements()) as u64
+    }
+    fn as_map(&self) -> Option<&Map> {
+        Some(self)
+    }
+    fn cases() -> Vec<Case> {
+        tensor::cases()
+    }
+}

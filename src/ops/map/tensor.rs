@@ -1,0 +1,284 @@
+//! The methods of [`Tensor`] that are elementwise, the operators, and the op's test cases.
+
+use super::*;
+use crate::{graph::Graph, shape::Shape};
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+/// A tensor or a number: what the second operand of an elementwise method can be.
+#[derive(Clone, Copy)]
+pub enum Operand<'g> {
+    Tensor(Tensor<'g>),
+    Scalar(f32),
+}
+
+impl<'g> From<Tensor<'g>> for Operand<'g> {
+    fn from(t: Tensor<'g>) -> Self {
+        Operand::Tensor(t)
+    }
+}
+impl From<f32> for Operand<'_> {
+    fn from(x: f32) -> Self {
+        Operand::Scalar(x)
+    }
+}
+
+#[track_caller]
+fn call<'g>(graph: &'g Graph, fun: Fun, args: &[Operand<'g>]) -> Tensor<'g> {
+    let mut x: Vec<Tensor> = Vec::new();
+    let insts: Vec<Inst> = args
+        .iter()
+        .map(|a| match *a {
+            Operand::Scalar(v) => Inst::Const(v.to_bits()),
+            Operand::Tensor(t) => {
+                let known = x.iter().position(|k| k.id == t.id);
+                Inst::Input(known.unwrap_or_else(|| {
+                    x.push(t);
+                    x.len() - 1
+                }))
+            }
+        })
+        .collect();
+    graph.apply(Map::new(Expr::call(fun, &insts)), &x)
+}
+
+impl Graph {
+    /// A number as a tensor of shape `[]`; it takes part in fusion and costs no memory.
+    #[track_caller]
+    pub fn scalar(&self, value: f32) -> Tensor<'_> {
+        self.apply(Map::new(Expr::constant(value)), &[])
+    }
+    /// A tensor filled with one number.
+    #[track_caller]
+    pub fn full(&self, shape: impl Into<Shape>, value: f32) -> Tensor<'_> {
+        self.apply(Map { expr: Expr::constant(value), fixed: Some(shape.into().of(DType::F32)) }, &[])
+    }
+    /// Uniform random numbers in [0, 1), new with every step: Philox 4x32-10 (Salmon et al. 2011) keyed by the seed,
+    /// the step, this call and the element, the same on every device.
+    #[track_caller]
+    pub fn uniform(&self, shape: impl Into<Shape>) -> Tensor<'_> {
+        self.apply(Map { expr: Expr::random(self.stream()), fixed: Some(shape.into().of(DType::F32)) }, &[])
+    }
+}
+
+macro_rules! unary {
+    ($($(#[$doc:meta])* $name:ident = $fun:ident;)*) => {
+        impl<'g> Tensor<'g> {$(
+            $(#[$doc])*
+            #[track_caller]
+            pub fn $name(self) -> Tensor<'g> { self.call(Fun::$fun) }
+        )*}
+    };
+}
+
+unary! {
+    /// The same values; for models that name an activation.
+    identity = Identity;
+    /// |x|; gradient sign(x), 0 at 0.
+    abs = Abs;
+    /// −1, 0 or 1; no gradient.
+    sign = Sign;
+    /// eˣ.
+    exp = Exp;
+    /// eˣ − 1, exact for small x.
+    expm1 = Expm1;
+    /// Natural logarithm; NaN below 0.
+    ln = Ln;
+    /// ln(1 + x), exact for small x.
+    log1p = Log1p;
+    /// √x; NaN below 0.
+    sqrt = Sqrt;
+    /// 1 / √x.
+    rsqrt = Rsqrt;
+    /// x².
+    square = Square;
+    /// 1 / x.
+    reciprocal = Reciprocal;
+    /// sin x, x in radians.
+    sin = Sin;
+    /// cos x, x in radians.
+    cos = Cos;
+    /// tanh x = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
+    tanh = Tanh;
+    /// σ(x) = 1 / (1 + e⁻ˣ).
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([2]).sigmoid()])?;
+    /// let y = f.run(&[Host::new([2], vec![0.0, 100.0])])?;
+    /// assert_eq!(y[0].f(), &[0.5, 1.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    sigmoid = Sigmoid;
+    /// max(x, 0); gradient 0 at 0, as PyTorch has it.
+    relu = Relu;
+    /// x·σ(x) (Elfwing, Uchibe & Doya 2017).
+    silu = Silu;
+    /// ln(1 + eˣ), without overflow.
+    softplus = Softplus;
+    /// ln σ(x) = −ln(1 + e⁻ˣ), without overflow.
+    log_sigmoid = LogSigmoid;
+    /// x·Φ(x), Φ the distribution function of the normal distribution (Hendrycks & Gimpel 2016).
+    gelu = Gelu;
+    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), gelu's approximation (Hendrycks & Gimpel 2016).
+    gelu_tanh = GeluTanh;
+}
+
+macro_rules! binary {
+    ($($(#[$doc:meta])* $name:ident = $fun:ident;)*) => {
+        impl<'g> Tensor<'g> {$(
+            $(#[$doc])*
+            #[track_caller]
+            pub fn $name(self, other: impl Into<Operand<'g>>) -> Tensor<'g> { call(self.graph, Fun::$fun, &[self.into(), other.into()]) }
+        )*}
+    };
+}
+
+binary! {
+    /// The larger of the two, with broadcasting; at a tie each side gets half the gradient.
+    maximum = Maximum;
+    /// The smaller of the two, with broadcasting; at a tie each side gets half the gradient.
+    minimum = Minimum;
+    /// x^y with broadcasting; NaN for x < 0 unless y is a whole number. See also [`Tensor::powf`].
+    pow = Pow;
+    /// 1 where equal, else 0; no gradient. Labels and floats compare by value.
+    eq = Eq;
+    /// 1 where different, else 0; no gradient.
+    ne = Ne;
+    /// 1 where smaller, else 0; no gradient.
+    lt = Lt;
+    /// 1 where smaller or equal, else 0; no gradient.
+    le = Le;
+    /// 1 where larger, else 0; no gradient.
+    gt = Gt;
+    /// 1 where larger or equal, else 0; no gradient.
+    ge = Ge;
+}
+
+impl<'g> Tensor<'g> {
+    #[track_caller]
+    pub(super) fn call(self, fun: Fun) -> Tensor<'g> {
+        call(self.graph, fun, &[self.into()])
+    }
+    /// x^p for a fixed p; NaN for x < 0 unless p is a whole number.
+    #[track_caller]
+    pub fn powf(self, p: f32) -> Tensor<'g> {
+        // The common powers are products and roots: faster, and exact to the last bit or two.
+        match p {
+            0.5 => self.sqrt(),
+            -0.5 => self.rsqrt(),
+            -1.0 => self.reciprocal(),
+            1.0 => self.identity(),
+            2.0 => self.square(),
+            3.0 => self.square() * self,
+            _ => call(self.graph, Fun::Pow, &[self.into(), p.into()]),
+        }
+    }
+    /// x limited to `min..=max`; the gradient passes within the limits and at them.
+    #[track_caller]
+    pub fn clamp(self, min: f32, max: f32) -> Tensor<'g> {
+        call(self.graph, Fun::Clamp, &[self.into(), min.into(), max.into()])
+    }
+    /// x where x > 0, else `slope`·x (Maas, Hannun & Ng 2013). PyTorch's slope is 0.01.
+    #[track_caller]
+    pub fn leaky_relu(self, slope: f32) -> Tensor<'g> {
+        call(self.graph, Fun::LeakyRelu, &[self.into(), slope.into()])
+    }
+    /// x where x > 0, else `alpha`·(eˣ − 1) (Clevert, Unterthiner & Hochreiter 2015, eq. 16). PyTorch's alpha is 1.
+    #[track_caller]
+    pub fn elu(self, alpha: f32) -> Tensor<'g> {
+        call(self.graph, Fun::Elu, &[self.into(), alpha.into()])
+    }
+    /// `a` where this tensor is not 0, else `b`, with broadcasting. No gradient flows to the condition.
+    #[track_caller]
+    pub fn where_(self, a: impl Into<Operand<'g>>, b: impl Into<Operand<'g>>) -> Tensor<'g> {
+        call(self.graph, Fun::Where, &[self.into(), a.into(), b.into()])
+    }
+    /// Labels as floats.
+    #[track_caller]
+    pub fn to_f32(self) -> Tensor<'g> {
+        self.identity()
+    }
+    /// In training, zeroes each element with probability `p` and scales the others by 1 / (1 − p); the identity in an
+    /// inference graph (Srivastava et al. 2014, inverted). The mask is that of [`Graph::uniform`]; it is recomputed in
+    /// the backward pass, not stored.
+    #[track_caller]
+    pub fn dropout(self, p: f32) -> Tensor<'g> {
+        if !(0.0..1.0).contains(&p) {
+            return self.graph.mistake("dropout", &[self.shape()], format!("p = {p} is not in 0..1"), std::panic::Location::caller());
+        }
+        if !self.graph.is_training() || p == 0.0 || self.is_dead() {
+            return self;
+        }
+        self.graph.uniform(self.shape()).ge(p).where_(self * (1.0 / (1.0 - p)), 0.0)
+    }
+}
+
+macro_rules! operator {
+    ($($trait:ident $method:ident)*) => {$(
+        impl<'g> $trait for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, b: Tensor<'g>) -> Tensor<'g> { call(self.graph, Fun::$trait, &[self.into(), b.into()]) }
+        }
+        impl<'g> $trait<f32> for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, b: f32) -> Tensor<'g> { call(self.graph, Fun::$trait, &[self.into(), b.into()]) }
+        }
+        impl<'g> $trait<Tensor<'g>> for f32 {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, b: Tensor<'g>) -> Tensor<'g> { call(b.graph, Fun::$trait, &[self.into(), b.into()]) }
+        }
+    )*};
+}
+operator!(Add add Sub sub Mul mul Div div);
+
+impl<'g> Neg for Tensor<'g> {
+    type Output = Tensor<'g>;
+    #[track_caller]
+    fn neg(self) -> Tensor<'g> {
+        self.call(Fun::Neg)
+    }
+}
+
+/// Every function over its own domain, then the ways to broadcast, then sizes.
+pub(super) fn cases() -> Vec<Case> {
+    let op = |f: Fun| Map::new(Expr::call(f, &(0..f.arity()).map(Inst::Input).collect::<Vec<_>>()));
+    let mut cases = Vec::new();
+    for &f in Fun::ALL {
+        let shapes = vec![Shape::from([3, 41]); f.arity()];
+        let mut case = Case::new(f.name(), op(f), &shapes);
+        case = match f {
+            Fun::Ln | Fun::Sqrt | Fun::Rsqrt | Fun::Log1p => case.range(0, 0.1, 30.0),
+            Fun::Pow => case.range(0, 0.1, 4.0),
+            Fun::Exp | Fun::Expm1 | Fun::Sin | Fun::Cos => case.range(0, -9.0, 9.0),
+            Fun::Tanh | Fun::Sigmoid | Fun::Softplus | Fun::LogSigmoid | Fun::Silu => case.range(0, -20.0, 20.0),
+            Fun::Gelu | Fun::GeluGrad | Fun::GeluTanh | Fun::GeluTanhGrad => case.range(0, -6.0, 6.0),
+            Fun::Clamp => case.range(1, -1.0, -0.5).range(2, 0.5, 1.0),
+            Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => case.flat(),
+            _ => case,
+        };
+        cases.push(case);
+    }
+    let pairs: &[(&[usize], &[usize])] = &[
+        (&[], &[]),
+        (&[1], &[7]),
+        (&[5, 7], &[]),
+        (&[5, 7], &[7]),
+        (&[5, 7], &[5, 1]),
+        (&[2, 1, 3], &[4, 1]),
+        (&[2, 3, 4, 5], &[3, 1, 1]),
+        (&[2, 3, 4, 5], &[3, 1, 5]),
+        (&[1, 3, 1, 5, 1, 2], &[2, 1, 4, 1, 3, 1]),
+    ];
+    for (a, b) in pairs {
+        let shapes = [a, b].map(|d| Shape::new(d).expect("at most six axes"));
+        cases.push(Case::new(format!("{} with {}", shapes[0], shapes[1]), op(Fun::Mul), &shapes));
+    }
+    for n in [1, 255, 256, 257, 65_536 * 3 + 1] {
+        cases.push(Case::new(format!("{n} elements"), op(Fun::Tanh), &[Shape::from([n])]));
+    }
+    cases
+}

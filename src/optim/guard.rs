@@ -1,0 +1,122 @@
+//! The check between backward and update: nothing that is not finite reaches the weights.
+
+use super::{Optimizer, update::workgroup};
+use crate::{
+    error::Error,
+    kernel::{Bind, Caps, Kernel, Pass, Which, Word, source},
+    params::Layout,
+    shape::DType,
+};
+use rayon::prelude::*;
+
+/// What the check of a step found. On the device it is a buffer of four words, on the CPU this struct.
+///
+/// Once it halts it stays so, and updates do nothing: the weights are those that the first bad step started with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Guard {
+    /// 0, or the number of the first bad step (from 0) plus 1.
+    pub halt: u32,
+    /// What gradients are multiplied by to clip them.
+    pub factor: f32,
+    /// The norm of all gradients together, before clipping.
+    pub norm: f32,
+    /// What was not finite: 0 nothing, 1 the loss, 2 a gradient.
+    pub cause: u32,
+}
+
+impl Default for Guard {
+    /// As it is before the first step.
+    fn default() -> Guard {
+        Guard { halt: 0, factor: 1.0, norm: 0.0, cause: 0 }
+    }
+}
+
+/// PyTorch's `clip_grad_norm_` has the same, so that a norm of 0 divides.
+const CLIP_EPS: f32 = 1e-6;
+
+impl Guard {
+    /// The check of step `step` (from 0) on the CPU, over all pieces of the gradients. Sums are added in `f64`, in an
+    /// order that does not depend on the number of threads.
+    pub fn check(&mut self, step: u64, loss: f32, grads: &[&[f32]], clip: Option<f32>) {
+        if self.halt != 0 {
+            return;
+        }
+        let chunks: Vec<&[f32]> = grads.iter().flat_map(|piece| piece.chunks(CHUNK)).collect();
+        let sums: Vec<f64> = chunks.par_iter().map(|chunk| square_sum(chunk)).collect();
+        let sum: f64 = sums.iter().sum();
+        self.cause = match (loss.is_finite(), sum.is_finite()) {
+            (false, _) => 1,
+            (true, false) => 2,
+            (true, true) => 0,
+        };
+        if self.cause != 0 {
+            self.halt = (step as u32).wrapping_add(1).max(1);
+            return;
+        }
+        self.norm = sum.sqrt() as f32;
+        self.factor = clip.map_or(1.0, |max| (max / (self.norm + CLIP_EPS)).min(1.0));
+    }
+    /// The error to end with, if a step was bad; `loss` is that step's.
+    pub fn error(&self, loss: f32) -> Option<Error> {
+        let what = if self.cause == 1 { "loss" } else { "gradient" };
+        (self.halt != 0).then(|| Error::Diverged { step: u64::from(self.halt) - 1, loss, what: what.into() })
+    }
+}
+
+/// Elements that one workgroup, or one thread at a time, adds up.
+const CHUNK: usize = 4096;
+
+/// Σ x². It is finite if and only if every x is: squares of `f32` are far from the largest `f64`.
+fn square_sum(x: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0.0f64; LANES];
+    let mut add = |x: &[f32]| sums.iter_mut().zip(x).for_each(|(s, &x)| *s += f64::from(x) * f64::from(x));
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    chunks.for_each(&mut add);
+    add(rest);
+    sums.iter().sum()
+}
+
+impl Optimizer {
+    /// The check as kernels, each for one piece of the gradients, to run in this order before the updates. They share one
+    /// `Scratch(0)`. Bindings: `In(1)` the gradients of the piece, `In(2)` the [`Guard`], `In(100)` the loss (one
+    /// `f32`), which the last one reads.
+    pub fn guard_kernels(&self, layout: &Layout, caps: &Caps) -> Vec<(usize, Kernel)> {
+        let width = workgroup(caps);
+        let pass = |entry, params, binds, units, step| Pass {
+            source: source!("optim/guard"),
+            entry,
+            consts: vec![("WG", Word::U(width)), ("CHUNK", Word::from(CHUNK))],
+            params,
+            binds,
+            code: String::new(),
+            units,
+            per_group: 1,
+            step,
+        };
+        let total: usize = layout.pieces.iter().map(|n| n.div_ceil(CHUNK)).sum();
+        let mut offset = 0;
+        let mut kernels = Vec::new();
+        for (piece, &len) in layout.pieces.iter().enumerate() {
+            let units = len.div_ceil(CHUNK);
+            let params = vec![("len".to_string(), Word::from(len)), ("offset".to_string(), Word::from(offset))];
+            let binds = vec![Bind::input("grads", 1, DType::F32).per_unit(CHUNK), Bind::scratch("partials", 0).written()];
+            let passes = vec![pass("partial", params, binds, units, false)];
+            kernels.push((piece, Kernel { name: "guard", passes, scratch: vec![total] }));
+            offset += units;
+        }
+        if let Some((_, last)) = kernels.last_mut() {
+            let max = self.clip().unwrap_or(0.0);
+            let params = vec![("count".to_string(), Word::from(total)), ("max_norm".to_string(), Word::F(max))];
+            let guard = Bind::input("guard", 2, DType::U32).written();
+            let loss = Bind { name: "loss".into(), which: Which::In(LOSS), ..Bind::input("", 0, DType::F32) };
+            last.passes.push(pass("finish", params, vec![Bind::scratch("partials", 0), loss, guard], 1, true));
+        }
+        kernels
+    }
+}
+
+/// The number of the guard's input that is the loss.
+pub const LOSS: usize = 100;

@@ -1,0 +1,196 @@
+//! A rule, and what users set beside it.
+
+use super::{Hyper, MAX_STATES, Rule, Schedule, State, require, update::AnyRule};
+use crate::{
+    error::{Error, Result},
+    graph::ParamDef,
+    params::MAX_GROUPS,
+};
+use std::{fmt, sync::Arc};
+
+/// What is different for some parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupOptions {
+    /// Times the optimizer's learning rate; 0 freezes them.
+    pub lr_scale: f64,
+    /// Their weight decay, biases and other vectors included; `None`: as if they were in no group.
+    pub weight_decay: Option<f64>,
+}
+
+impl Default for GroupOptions {
+    fn default() -> GroupOptions {
+        GroupOptions { lr_scale: 1.0, weight_decay: None }
+    }
+}
+
+/// What the parameters of one group have in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    pub lr_scale: f64,
+    pub weight_decay: f64,
+}
+
+/// The groups of a model: parameters with equal settings are one group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Groups {
+    /// By parameter, in the order of the graph.
+    pub of: Vec<usize>,
+    /// At most [`MAX_GROUPS`].
+    pub settings: Vec<Group>,
+}
+
+/// A choice of parameters by name.
+type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// An update rule with its learning rate over time, parameter groups and gradient clipping. Every rule becomes one:
+/// `AdamW::new(1e-3)` goes wherever an optimizer is wanted.
+///
+/// Weight decay applies to matrices and not to biases and other vectors, unless [`decay_all`](Optimizer::decay_all)
+/// or a [`group`](Optimizer::group) says otherwise. Steps are counted from 1, as in the formulas of the rules.
+///
+/// ```
+/// use downhill::optim::{AdamW, GroupOptions, Schedule};
+/// let optimizer = AdamW::new(1e-3)
+///     .schedule(Schedule::warmup(100).then(Schedule::cosine(900)))
+///     .group(|name| name.starts_with("encoder."), GroupOptions { lr_scale: 0.1, ..Default::default() })
+///     .clip_norm(1.0);
+/// assert_eq!(optimizer.lr(101), 1e-3);
+/// ```
+#[derive(Clone)]
+pub struct Optimizer {
+    pub(super) rule: Arc<dyn AnyRule>,
+    schedule: Schedule,
+    groups: Vec<(Matches, GroupOptions)>,
+    decay_all: bool,
+    clip: Option<f64>,
+}
+
+impl<R: Rule> From<R> for Optimizer {
+    fn from(rule: R) -> Optimizer {
+        Optimizer { rule: Arc::new(rule), schedule: Schedule::constant(), groups: Vec::new(), decay_all: false, clip: None }
+    }
+}
+
+impl Optimizer {
+    /// With a learning rate that changes over time.
+    pub fn schedule(self, schedule: impl Into<Schedule>) -> Optimizer {
+        Optimizer { schedule: schedule.into(), ..self }
+    }
+    /// With options of their own for the parameters whose names match. The first group that matches counts.
+    pub fn group(mut self, matches: impl Fn(&str) -> bool + Send + Sync + 'static, options: GroupOptions) -> Optimizer {
+        self.groups.push((Arc::new(matches), options));
+        self
+    }
+    /// With weight decay on all parameters, biases included, as PyTorch has it.
+    pub fn decay_all(self) -> Optimizer {
+        Optimizer { decay_all: true, ..self }
+    }
+    /// With all gradients scaled by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of all of them together.
+    /// PyTorch's `clip_grad_norm_`. Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063.
+    pub fn clip_norm(self, max: f64) -> Optimizer {
+        Optimizer { clip: Some(max), ..self }
+    }
+    /// The name of the rule.
+    pub fn name(&self) -> &'static str {
+        self.rule.name()
+    }
+    /// The learning rate of step `t` (from 1), before the groups scale it.
+    pub fn lr(&self, t: u64) -> f64 {
+        self.rule.lr() * self.schedule.at(t.saturating_sub(1))
+    }
+    /// The norm that gradients are clipped to.
+    pub fn clip(&self) -> Option<f32> {
+        self.clip.map(|max| max as f32)
+    }
+    /// The states that are stored: a flat buffer each, that starts filled with [`State::start`].
+    pub fn states(&self) -> Vec<State> {
+        self.rule.states().into_iter().filter(|s| s.kept).collect()
+    }
+    /// The hyperparameters of step `t` (from 1), a row for each group.
+    pub fn hyper(&self, t: u64, groups: &[Group]) -> Vec<Hyper> {
+        let lr = self.lr(t);
+        groups.iter().map(|group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay)).collect()
+    }
+    /// The same as the shaders read it; rows without a group are 0.
+    pub fn hyper_rows(&self, t: u64, groups: &[Group]) -> [[f32; 8]; MAX_GROUPS] {
+        let mut rows = [[0.0; 8]; MAX_GROUPS];
+        for (row, hyper) in rows.iter_mut().zip(self.hyper(t, groups)) {
+            *row = hyper.map(|x| x as f32);
+        }
+        rows
+    }
+    /// An error if an option is out of range.
+    pub fn check(&self) -> Result<()> {
+        let (name, lr) = (self.name(), self.rule.lr());
+        let fits = |x: f64| (x as f32).is_finite() && x >= 0.0;
+        let positive = |x: f64| fits(x) && x as f32 > 0.0;
+        require(positive(lr), name, "the learning rate", lr, "finite and positive (as f32)")?;
+        let decays = self.groups.iter().filter_map(|(_, options)| options.weight_decay);
+        for decay in decays.chain([self.rule.weight_decay()]) {
+            require(fits(decay), name, "the weight decay", decay, "finite and not negative")?;
+        }
+        for (_, options) in &self.groups {
+            require(fits(options.lr_scale), name, "the lr_scale of a group", options.lr_scale, "finite and not negative")?;
+        }
+        if let Some(max) = self.clip {
+            require(positive(max), name, "the norm to clip to", max, "finite and positive (as f32)")?;
+        }
+        self.rule.check()?;
+        debug_assert!(self.rule.states().len() <= MAX_STATES);
+        self.schedule.check()
+    }
+    /// The group of every parameter. Checks the options, too: an optimizer that gets through this works.
+    ///
+    /// # Errors
+    /// An option out of range; nothing to train; a group that matches no parameter; more than [`MAX_GROUPS`] groups of
+    /// different settings.
+    pub fn groups(&self, params: &[ParamDef]) -> Result<Groups> {
+        self.check()?;
+        if params.is_empty() {
+            return Err(Error::argument(self.name(), "the graph has no parameters to train"));
+        }
+        let mut used = vec![false; self.groups.len()];
+        let mut groups = Groups::default();
+        for param in params {
+            let i = self.groups.iter().position(|(matches, _)| matches(&param.name));
+            let options = i.map_or(GroupOptions::default(), |i| {
+                used[i] = true;
+                self.groups[i].1
+            });
+            let by_rule = if param.decay || self.decay_all { self.rule.weight_decay() } else { 0.0 };
+            let group = Group { lr_scale: options.lr_scale, weight_decay: options.weight_decay.unwrap_or(by_rule) };
+            let known = groups.settings.iter().position(|g| *g == group);
+            groups.of.push(known.unwrap_or(groups.settings.len()));
+            if known.is_none() {
+                groups.settings.push(group);
+            }
+        }
+        if let Some(i) = used.iter().position(|used| !used) {
+            let names: Vec<&str> = params.iter().map(|p| p.name.as_str()).collect();
+            let why = format!(
+                "group {i} (in the order of the calls) has no parameter: none matches, or earlier groups take them; the names are {}",
+                names.join(", ")
+            );
+            return Err(Error::argument(self.name(), why));
+        }
+        let (need, limit) = (groups.settings.len() as u64, MAX_GROUPS as u64);
+        if need > limit {
+            let advice = "give some of them the same lr_scale and weight_decay".to_string();
+            return Err(Error::Limit { what: "parameter groups of different settings".into(), need, limit, advice });
+        }
+        Ok(groups)
+    }
+}
+
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let groups: Vec<&GroupOptions> = self.groups.iter().map(|(_, options)| options).collect();
+        f.debug_struct("Optimizer")
+            .field("rule", &self.rule)
+            .field("schedule", &self.schedule)
+            .field("groups", &groups)
+            .field("decay_all", &self.decay_all)
+            .field("clip", &self.clip)
+            .finish()
+    }
+}

@@ -1,0 +1,167 @@
+//! The learning rate over time.
+
+use crate::error::{Error, Result};
+use std::f64::consts::PI;
+
+/// A learning rate as a factor of the optimizer's, by step (from 0). The formulas are PyTorch's closed forms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Curve {
+    /// 1.
+    Constant,
+    /// `gamma` to the power ⌊k / every⌋. PyTorch's `StepLR`.
+    Step { every: u64, gamma: f64 },
+    /// `gamma` to the power k. PyTorch's `ExponentialLR`.
+    Exponential { gamma: f64 },
+    /// (1 − k / total) to the power `power`, then 0. PyTorch's `PolynomialLR`.
+    Polynomial { total: u64, power: f64 },
+    /// From 1 to `floor` in `total` steps along half a cosine: floor + (1 − floor)·(1 + cos(π·k / total)) / 2; after that
+    /// it rises again. PyTorch's `CosineAnnealingLR`, whose `eta_min` is `floor` times the learning rate.
+    Cosine { total: u64, floor: f64 },
+    /// From `from` to `to` in a straight line of `total` steps, then `to`. PyTorch's `LinearLR`.
+    Linear { from: f64, to: f64, total: u64 },
+    /// From 1 / `div` up to 1 in the share `warm` of the steps, then down to 1 / (div · final_div), along cosines or straight lines. PyTorch's
+    /// `OneCycleLR` in two phases, without its momentum; the optimizer's learning rate is the highest one. Smith and Topin 2017,
+    /// arXiv:1708.07120.
+    OneCycle { total: u64, warm: f64, div: f64, final_div: f64, straight: bool },
+}
+
+impl Curve {
+    /// The factor at step `k`.
+    fn at(self, k: u64) -> f64 {
+        let x = k as f64;
+        let half_cosine = |from: f64, to: f64, t: f64| to + (from - to) / 2.0 * (1.0 + (PI * t).cos());
+        match self {
+            Curve::Constant => 1.0,
+            Curve::Step { every, gamma } => gamma.powf((k / every) as f64),
+            Curve::Exponential { gamma } => gamma.powf(x),
+            Curve::Polynomial { total, power } => (1.0 - k.min(total) as f64 / total as f64).powf(power),
+            Curve::Cosine { total, floor } => half_cosine(1.0, floor, x / total as f64),
+            Curve::Linear { from, to, total } => from + (to - from) * k.min(total) as f64 / total as f64,
+            Curve::OneCycle { total, warm, div, final_div, straight } => {
+                let (top, last) = (warm * total as f64 - 1.0, total as f64 - 1.0);
+                let (low, end) = (1.0 / div, 1.0 / (div * final_div));
+                let (from, to, t) = match x < top {
+                    true => (low, 1.0, x / top),
+                    // PyTorch's first phase begins at 0, even where it has no length.
+                    false if x < last => (1.0, end, (x - top) / (last - top)),
+                    false => (1.0, end, 1.0),
+                };
+                if straight { from + (to - from) * t } else { half_cosine(from, to, t) }
+            }
+        }
+    }
+    /// How many steps it lasts, where it has an end.
+    fn steps(self) -> Option<u64> {
+        match self {
+            Curve::Constant | Curve::Step { .. } | Curve::Exponential { .. } => None,
+            Curve::Polynomial { total, .. } | Curve::Cosine { total, .. } | Curve::Linear { total, .. } | Curve::OneCycle { total, .. } => {
+                Some(total)
+            }
+        }
+    }
+    /// A sentence saying what is out of range.
+    fn mistake(self) -> Option<&'static str> {
+        let ok = |x: f64| x.is_finite() && x >= 0.0;
+        let bad = match self {
+            Curve::Constant => None,
+            Curve::Step { every, gamma } => (every == 0 || !ok(gamma)).then_some("every must be at least 1, gamma finite and not negative"),
+            Curve::Exponential { gamma } => (!ok(gamma)).then_some("gamma must be finite and not negative"),
+            Curve::Polynomial { power, .. } => (!ok(power)).then_some("the power must be finite and not negative"),
+            Curve::Cosine { floor, .. } => (!ok(floor)).then_some("the floor must be finite and not negative"),
+            Curve::Linear { from, to, .. } => (!ok(from) || !ok(to)).then_some("both ends must be finite and not negative"),
+            Curve::OneCycle { warm, div, final_div, .. } => {
+                let fits = (0.0..=1.0).contains(&warm) && [div, final_div].iter().all(|x| x.is_finite() && *x > 0.0);
+                (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive")
+            }
+        };
+        bad.or((self.steps() == Some(0)).then_some("it must last at least one step"))
+    }
+}
+
+/// The learning rate over time: one [`Curve`] after another. A pure function of the step.
+///
+/// ```
+/// use downhill::optim::Schedule;
+/// let schedule = Schedule::warmup(100).then(Schedule::cosine(900));
+/// assert!(schedule.at(0) < 0.01 && schedule.at(100) == 1.0 && schedule.at(550) < 0.51);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// Each with the number of steps after which the next one begins.
+    parts: Vec<(Curve, Option<u64>)>,
+}
+
+impl From<Curve> for Schedule {
+    fn from(curve: Curve) -> Schedule {
+        Schedule { parts: vec![(curve, curve.steps())] }
+    }
+}
+
+impl Schedule {
+    /// The optimizer's learning rate, always.
+    pub fn constant() -> Schedule {
+        Curve::Constant.into()
+    }
+    /// Times `gamma` every so many steps. See [`Curve::Step`].
+    pub fn step(every: u64, gamma: f64) -> Schedule {
+        Curve::Step { every, gamma }.into()
+    }
+    /// Times `gamma` every step. See [`Curve::Exponential`].
+    pub fn exponential(gamma: f64) -> Schedule {
+        Curve::Exponential { gamma }.into()
+    }
+    /// Down to 0 in `total` steps. See [`Curve::Polynomial`].
+    pub fn polynomial(total: u64, power: f64) -> Schedule {
+        Curve::Polynomial { total, power }.into()
+    }
+    /// Down to 0 in `total` steps along half a cosine. See [`Curve::Cosine`].
+    pub fn cosine(total: u64) -> Schedule {
+        Curve::Cosine { total, floor: 0.0 }.into()
+    }
+    /// From one factor to another in `total` steps. See [`Curve::Linear`].
+    pub fn linear(from: f64, to: f64, total: u64) -> Schedule {
+        Curve::Linear { from, to, total }.into()
+    }
+    /// Up to 1 in `n` steps: (k + 1) / (n + 1) at step k, so that no step is lost to a rate of 0.
+    pub fn warmup(n: u64) -> Schedule {
+        Schedule::linear(1.0 / (n as f64 + 1.0), 1.0, n)
+    }
+    /// Up and down again, with PyTorch's defaults: 30 % of the steps up from 1/25, then down to 1/250,000. See
+    /// [`Curve::OneCycle`].
+    pub fn one_cycle(total: u64) -> Schedule {
+        Curve::OneCycle { total, warm: 0.3, div: 25.0, final_div: 1e4, straight: false }.into()
+    }
+    /// Ends (its last part) after `steps`, so that another one can follow.
+    pub fn lasting(mut self, steps: u64) -> Schedule {
+        if let Some(last) = self.parts.last_mut() {
+            last.1 = Some(steps);
+        }
+        self
+    }
+    /// Followed by `next`, whose steps count from 0 again. PyTorch's `SequentialLR`.
+    pub fn then(mut self, next: impl Into<Schedule>) -> Schedule {
+        self.parts.extend(next.into().parts);
+        self
+    }
+    /// The factor at `step`, counted from 0.
+    pub fn at(&self, step: u64) -> f64 {
+        let mut k = step;
+        for (i, &(curve, steps)) in self.parts.iter().enumerate() {
+            match steps {
+                Some(n) if k >= n && i + 1 < self.parts.len() => k -= n,
+                _ => return curve.at(k),
+            }
+        }
+        1.0
+    }
+    /// An error if a number is out of range, or if something follows a part that has no end.
+    pub fn check(&self) -> Result<()> {
+        for (i, &(curve, steps)) in self.parts.iter().enumerate() {
+            let endless = (steps.is_none() && i + 1 < self.parts.len()).then_some("nothing can follow it: end it with `lasting`");
+            if let Some(why) = curve.mistake().or(endless) {
+                return Err(Error::argument(format!("schedule {curve:?}"), why));
+            }
+        }
+        Ok(())
+    }
+}

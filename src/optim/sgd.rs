@@ -1,0 +1,86 @@
+//! Stochastic gradient descent.
+
+use super::{Hyper, MAX_STATES, Rule, State, require};
+use crate::{
+    error::{Error, Result},
+    host::Real,
+    kernel::Source,
+};
+
+/// Stochastic gradient descent with momentum.
+///
+/// ```text
+/// g ← g + λ·w
+/// b ← μ·b + (1 − dampening)·g          (b ← g in the first step)
+/// w ← w − lr·b                         (Nesterov: w − lr·(g + μ·b))
+/// ```
+/// λ is the weight decay, μ the momentum. Options and defaults are those of `torch.optim.SGD`. Sutskever et al.
+/// 2013, "On the importance of initialization and momentum in deep learning".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    lr: f64,
+    momentum: f64,
+    dampening: f64,
+    weight_decay: f64,
+    nesterov: bool,
+}
+
+impl Sgd {
+    /// Without momentum and weight decay.
+    pub fn new(lr: f64) -> Sgd {
+        Sgd { lr, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
+    }
+    /// The share of the last update that goes on; 0 by default, often 0.9.
+    pub fn momentum(self, momentum: f64) -> Sgd {
+        Sgd { momentum, ..self }
+    }
+    /// The share of the gradient that momentum leaves out; 0 by default.
+    pub fn dampening(self, dampening: f64) -> Sgd {
+        Sgd { dampening, ..self }
+    }
+    /// The factor λ of the L2 penalty's gradient; 0 by default.
+    pub fn weight_decay(self, weight_decay: f64) -> Sgd {
+        Sgd { weight_decay, ..self }
+    }
+    /// Nesterov's momentum; needs a momentum, and no dampening.
+    pub fn nesterov(self, nesterov: bool) -> Sgd {
+        Sgd { nesterov, ..self }
+    }
+}
+
+impl Rule for Sgd {
+    const NAME: &'static str = "Sgd";
+    fn source() -> Source {
+        crate::source!("optim/sgd")
+    }
+    fn states(&self) -> Vec<State> {
+        vec![State::zero("momentum").when(self.momentum > 0.0)]
+    }
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+    fn weight_decay(&self) -> f64 {
+        self.weight_decay
+    }
+    fn check(&self) -> Result<()> {
+        let nonnegative = |x: f64| x.is_finite() && x >= 0.0;
+        require(nonnegative(self.momentum), Self::NAME, "momentum", self.momentum, "finite and not negative")?;
+        require(self.dampening.is_finite(), Self::NAME, "dampening", self.dampening, "finite")?;
+        if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
+            return Err(Error::argument(Self::NAME, "nesterov needs a momentum above 0 and a dampening of 0"));
+        }
+        Ok(())
+    }
+    fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper {
+        let damped = if t == 1 || self.momentum == 0.0 { 1.0 } else { 1.0 - self.dampening };
+        let (gradient, buffer) = if self.nesterov { (1.0, self.momentum) } else { (0.0, 1.0) };
+        [lr, decay, self.momentum, damped, gradient, buffer, 0.0, 0.0]
+    }
+    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        let [momentum, ..] = s;
+        let [lr, decay, mu, damped, gradient, buffer, ..] = *h;
+        let g = g + decay * w;
+        *momentum = mu * *momentum + damped * g;
+        w - lr * (gradient * g + buffer * *momentum)
+    }
+}
