@@ -9,7 +9,7 @@ use crate::{
         device::{Gpu, lock},
         prune::reachable,
     },
-    kernel::{Bind, Pass, Word},
+    kernel::{Bind, Pass, Source, Word, source},
     shape::DType,
 };
 use std::{
@@ -18,8 +18,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// The files that a line `//!include NAME` can name. A new one is a line here.
-const LIBRARY: &[(&str, &str)] = &[("lib/index", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/index.wgsl")))];
+/// The files that a line `//!include NAME` can name.
+const LIBRARY: &[Source] =
+    &[source!("lib/batch"), source!("lib/index"), source!("lib/lines"), source!("lib/map"), source!("lib/philox")];
 
 /// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
 pub const HYPER: usize = 64;
@@ -96,8 +97,8 @@ fn include(file: &str, text: &str, included: &mut Vec<&'static str>, out: &mut S
             out.push('\n');
             continue;
         };
-        let Some(&(name, library)) = LIBRARY.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<&str> = LIBRARY.iter().map(|(name, _)| *name).collect();
+        let Some(&Source { name, text: library }) = LIBRARY.iter().find(|known| known.name == name) else {
+            let known: Vec<&str> = LIBRARY.iter().map(|known| known.name).collect();
             return Err(Error::argument(format!("shader {file}"), format!("cannot include `{name}`; there are {}", known.join(", "))));
         };
         if !included.contains(&name) {

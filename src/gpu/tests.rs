@@ -247,6 +247,7 @@ fn grad_w(@builtin(global_invocation_id) id: vec3<u32>) {
             step(&places, (Loc::Grad(0), n), Kernel::one("plain", grad)),
         ],
         outputs: vec![(Loc::Slot(0), Shape::SCALAR), (Loc::Grad(0), n)],
+        ..Plan::default()
     };
 
     let update = "@compute @workgroup_size(WG)
@@ -457,7 +458,8 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     assert!(found.contains(&("H".into(), naga::Literal::U32(u32::MAX))));
 
     all.code = "//!include lib/nothing".into();
-    assert_eq!(assemble(&all).unwrap_err().to_string(), "shader probe: cannot include `lib/nothing`; there are lib/index");
+    let error = assemble(&all).unwrap_err().to_string();
+    assert!(error.starts_with("shader probe: cannot include `lib/nothing`; there are lib/"), "{error}");
 }
 
 #[test]
