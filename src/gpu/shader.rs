@@ -16,7 +16,12 @@ use std::{
 };
 
 /// The files that a line `//!include NAME` can name. A new one is a line here.
-const LIBRARY: &[(&str, &str)] = &[("lib/index", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/index.wgsl")))];
+const LIBRARY: &[(&str, &str)] = &[
+    ("lib/batch", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/batch.wgsl"))),
+    ("lib/index", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/index.wgsl"))),
+    ("lib/map", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/map.wgsl"))),
+    ("lib/philox", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/philox.wgsl"))),
+];
 
 /// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
 pub const HYPER: usize = 64;
