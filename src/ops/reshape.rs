@@ -102,17 +102,17 @@ mod tests {
 
     #[test]
     fn mistakes_name_both_counts() {
-        let message = |f: &dyn Fn(&Graph)| {
+        type Model = for<'g> fn(&'g Graph) -> crate::Tensor<'g>;
+        let start = |f: Model, text: &str| {
             let g = Graph::training();
-            f(&g);
-            g.error().map_or(String::new(), |e| e.to_string())
+            let message = f(&g).error().map_or(String::new(), |e| e.to_string());
+            assert!(message.starts_with(text), "{message}");
         };
-        let start = |f: &dyn Fn(&Graph), text: &str| assert!(message(f).starts_with(text), "{}", message(f));
-        start(&|g| drop(g.input([2, 3]).reshape([4, 2])), "reshape: [2, 3]: 6 elements do not fill [4, 2], which has 8 (");
-        start(&|g| drop(g.input([2]).reshape([usize::MAX, 2])), "reshape: [2]: 2 elements do not fill [");
-        start(&|g| drop(g.input([2, 3]).squeeze(-1)), "squeeze: [2, 3]: axis -1 has size 3, not 1 (");
-        start(&|g| drop(g.input([2, 3]).unsqueeze(4)), "unsqueeze: [2, 3]: there is no place 4 for an axis (");
-        start(&|g| drop(g.input([1; 6]).unsqueeze(0)), "unsqueeze: [1, 1, 1, 1, 1, 1]: more than 6 axes (");
+        start(|g| g.input([2, 3]).reshape([4, 2]), "reshape: [2, 3]: 6 elements do not fill [4, 2], which has 8 (");
+        start(|g| g.input([2]).reshape([usize::MAX, 2]), "reshape: [2]: 2 elements do not fill [");
+        start(|g| g.input([2, 3]).squeeze(-1), "squeeze: [2, 3]: axis -1 has size 3, not 1 (");
+        start(|g| g.input([2, 3]).unsqueeze(4), "unsqueeze: [2, 3]: there is no place 4 for an axis (");
+        start(|g| g.input([1; 6]).unsqueeze(0), "unsqueeze: [1, 1, 1, 1, 1, 1]: more than 6 axes (");
         let g = Graph::training();
         assert_eq!(g.input([2, 3]).unsqueeze(-1).shape().dims(), [2, 3, 1]);
         assert_eq!(g.input([2, 3]).unsqueeze(1).squeeze(1).shape().dims(), [2, 3]);

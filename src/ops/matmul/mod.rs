@@ -42,7 +42,7 @@ impl<'g> Tensor<'g> {
     /// where `transpose_b`.
     #[track_caller]
     pub fn matmul_t(self, b: Tensor<'g>, transpose_a: bool, transpose_b: bool) -> Tensor<'g> {
-        self.apply2(MatMul { transpose_a, transpose_b, epilogue: None }, b)
+        self.graph.apply(MatMul { transpose_a, transpose_b, epilogue: None }, &[self, b])
     }
 }
 

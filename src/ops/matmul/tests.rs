@@ -31,8 +31,10 @@ fn the_cpu_device_agrees_with_the_definition() {
         let key = Key { seed: 3, step: 5 };
         case.op.reference_f64(&x.iter().map(Host::view).collect::<Vec<_>>(), &mut want.view_mut(), key);
         case.op.cpu(&x32.iter().map(Host::view).collect::<Vec<_>>(), &mut y.view_mut(), key);
-        // k products of magnitude up to 4, each rounded to f32 once or twice: half a unit is 2⁻²⁴.
-        let tolerance = (case.op.terms(&shapes) + 2) as f64 * 4.0 * 2.0 * 2f64.powi(-24);
+        // k products of magnitude up to 4: each addition rounds a sum of at most 4k by 2⁻²⁴ of itself, and the product
+        // and the epilogue round too.
+        let k = case.op.terms(&shapes) as f64;
+        let tolerance = (k + 2.0) * 4.0 * k * 2f64.powi(-24);
         for (i, (y, want)) in y.f().iter().zip(want.f()).enumerate() {
             assert!((*y as f64 - want).abs() <= tolerance, "{}: element {i} is {y}, not {want}", case.name);
         }
