@@ -162,7 +162,10 @@ impl Case {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod checks;
 mod lines;
+mod tmp;
 
 macro_rules! ops {
     ($($module:ident :: $op:ident),* $(,)?) => {
