@@ -165,7 +165,6 @@ impl Case {
 #[cfg(test)]
 pub(crate) mod checks;
 mod lines;
-mod tmp;
 
 macro_rules! ops {
     ($($module:ident :: $op:ident),* $(,)?) => {
