@@ -1,7 +1,9 @@
 // guard — norm = sqrt(Σ g²),  factor = min(1, max_norm / (norm + 1e-6)),  and: are the loss and every g finite?
-//   grads [len]   partials [count]   loss [1]   guard [4]: halt, factor, norm, cause (see src/optim/guard.rs)
+//   grads [len]   partials [count]   totals [pieces]   loss [1]
+//   guard [4]: halt, factor, norm, cause (see src/optim/guard.rs)
 // `partial`: one workgroup adds up CHUNK elements in a fixed tree. A chunk with an element that is not finite gets -1,
-// which no sum of squares is. `finish`: one workgroup adds up the partials of all pieces.
+// which no sum of squares is. `total`: one workgroup adds up the partials of a piece; of the last piece `finish` does,
+// and adds the other totals.
 // Finite is tested on the bits: compilers may take it that floats are never NaN.
 //!include lib/index
 
@@ -46,15 +48,32 @@ fn partial(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     }
     sum = join_all(sum, lane);
     if (lane == 0u) {
-        partials[p.offset + p.first + chunk] = sum;
+        partials[chunk] = sum;
+    }
+}
+
+// The partials of this piece, one in WG of them.
+fn some_partials(lane: u32) -> f32 {
+    var sum = 0.0;
+    for (var k = lane; k < p.count; k += WG) {
+        sum = join(sum, partials[k]);
+    }
+    return sum;
+}
+
+@compute @workgroup_size(WG)
+fn total(@builtin(local_invocation_index) lane: u32) {
+    let sum = join_all(some_partials(lane), lane);
+    if (lane == 0u) {
+        totals[p.piece] = sum;
     }
 }
 
 @compute @workgroup_size(WG)
 fn finish(@builtin(local_invocation_index) lane: u32) {
-    var sum = 0.0;
-    for (var k = lane; k < p.count; k += WG) {
-        sum = join(sum, partials[k]);
+    var sum = some_partials(lane);
+    for (var k = lane; k < p.piece; k += WG) {
+        sum = join(sum, totals[k]);
     }
     sum = join_all(sum, lane);
     // The first bad step stays on record.
