@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub params: Vec<ParamDef>,
     pub inputs: Vec<InputDef>,
     pub error: Option<Error>,
+    /// The line that new nodes are of, where it is not the one that adds them.
+    place: Option<Place>,
     streams: u32,
 }
 
@@ -164,6 +166,7 @@ impl Graph {
         if self.inner.borrow().error.is_some() {
             return self.dead();
         }
+        let place = self.inner.borrow().place.unwrap_or(place);
         let shapes: Vec<Shape> = x.iter().map(|t| t.shape()).collect();
         if x.iter().any(|t| !std::ptr::eq(t.graph, self)) {
             return self.mistake(op.name(), &shapes, "the tensors belong to different graphs".into(), place);
@@ -220,7 +223,14 @@ impl Graph {
         g.nodes.push(node);
         Tensor { graph: self, id: g.nodes.len() - 1 }
     }
-    fn dead(&self) -> Tensor<'_> {
+    /// Runs `f`; the nodes it adds bear `place` instead of the line that adds them.
+    pub(crate) fn at<R>(&self, place: Place, f: impl FnOnce() -> R) -> R {
+        let before = self.inner.borrow_mut().place.replace(place);
+        let result = f();
+        self.inner.borrow_mut().place = before;
+        result
+    }
+    pub(crate) fn dead(&self) -> Tensor<'_> {
         Tensor { graph: self, id: usize::MAX }
     }
 }
@@ -264,10 +274,6 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub(crate) fn apply(self, op: impl OpDef) -> Tensor<'g> {
         self.graph.apply(op, &[self])
-    }
-    #[track_caller]
-    pub(crate) fn apply2(self, op: impl OpDef, b: Tensor<'g>) -> Tensor<'g> {
-        self.graph.apply(op, &[self, b])
     }
 }
 

@@ -1,6 +1,9 @@
 //! Tensors in host memory, and the float they hold: `f32` on the CPU device, `f64` in the oracle.
 
-use crate::shape::{DType, Shape};
+use crate::{
+    ops::{Key, Op},
+    shape::{DType, Shape},
+};
 use std::{fmt, ops::AddAssign};
 
 /// The float of a CPU computation. Op authors write the reference once, generic over it.
@@ -11,6 +14,8 @@ pub trait Real: num_traits::Float + AddAssign + Default + Send + Sync + fmt::Deb
     fn f64(self) -> f64;
     /// The complementary error function, 1 − 2/√π ∫₀ˣ e^(−t²) dt.
     fn erfc(self) -> Self;
+    /// The reference of `op` in this precision.
+    fn reference(op: &dyn Op, x: &[View<Self>], y: &mut ViewMut<Self>, key: Key);
 }
 
 impl Real for f32 {
@@ -23,6 +28,9 @@ impl Real for f32 {
     fn erfc(self) -> f32 {
         libm::erfcf(self)
     }
+    fn reference(op: &dyn Op, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        op.reference_f32(x, y, key)
+    }
 }
 
 impl Real for f64 {
@@ -34,6 +42,9 @@ impl Real for f64 {
     }
     fn erfc(self) -> f64 {
         libm::erfc(self)
+    }
+    fn reference(op: &dyn Op, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key) {
+        op.reference_f64(x, y, key)
     }
 }
 

@@ -1,5 +1,8 @@
 //! downhill trains neural networks on any GPU.
+pub mod autodiff;
+pub mod cpu;
 pub mod error;
+pub mod gpu;
 pub mod graph;
 pub mod host;
 pub mod init;

@@ -1,13 +1,25 @@
 //! The plan: what a graph becomes once, and what every mini-batch replays. Plain data, no wgpu type.
+//!
+//! [`Ir::new`] takes what the outputs need out of the graph, [`fuse`](fuse::fuse) composes elementwise code,
+//! [`memory::plan`] gives every tensor its buffer, and [`Plan::new`] puts it all into one list of steps.
+
+pub mod fuse;
+pub mod ir;
+pub mod memory;
 
 use crate::{
-    graph::{InputDef, ParamDef},
+    error::{Error, Result},
+    graph::{InputDef, Kind, Node, ParamDef, Tensor},
     host::Host,
-    kernel::Kernel,
-    ops::Op,
+    kernel::{Caps, Kernel},
+    ops::{
+        Op,
+        map::{Expr, Fun, Inst, Map},
+    },
     shape::{DType, Shape},
 };
-use std::sync::Arc;
+use ir::Ir;
+use std::{fmt, sync::Arc};
 
 /// Where a tensor lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +46,7 @@ pub struct Step {
     pub output: (Loc, Shape),
     /// The slot of each scratch buffer of the kernel.
     pub scratch: Vec<usize>,
-    /// The chosen kernel; `None` in a plan for the CPU.
+    /// The chosen kernel; `None` in a plan for the CPU, and for an alias.
     pub kernel: Option<Kernel>,
 }
 
@@ -55,4 +67,137 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What can be read after a run.
     pub outputs: Vec<(Loc, Shape)>,
+    /// Bytes of activations if every tensor had a buffer of its own.
+    pub unplanned_bytes: u64,
+}
+
+/// How a graph is lowered.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The GPU's abilities, or `None` for the CPU device.
+    pub caps: Option<Caps>,
+    /// Take the portable kernel of every op instead of the one expected fastest.
+    pub portable: bool,
+    /// Compose elementwise code.
+    pub fuse: bool,
+    /// Let activations share memory.
+    pub reuse: bool,
+}
+
+impl Options {
+    /// Everything on, for a GPU (with its abilities) or the CPU.
+    pub fn new(caps: Option<Caps>) -> Options {
+        Options { caps, portable: false, fuse: true, reuse: true }
+    }
+}
+
+/// Tensors beside the output that one op of the CPU device may read: a bound for fusion only.
+const CPU_INPUTS: usize = 16;
+
+impl Plan {
+    /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed
+    /// into the flat buffer of gradients.
+    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Plan> {
+        let Some(first) = outputs.first() else {
+            return Err(Error::argument("outputs", "a plan needs at least one"));
+        };
+        let graph = first.graph();
+        graph.check()?;
+        let all: Vec<Tensor> = outputs.iter().chain(grads).copied().collect();
+        let ir = Ir::new(graph, &all);
+        // The output and, in a step with random numbers, nothing more: inputs are what is left.
+        let max_inputs = options.caps.map_or(CPU_INPUTS, |c| c.max_bindings.saturating_sub(1).clamp(3, CPU_INPUTS));
+        let mut ir = if options.fuse { fuse::fuse(&ir, max_inputs) } else { ir };
+        let grads = own_grads(&mut ir, outputs.len());
+        Ok(Plan::lower(&ir, &grads, outputs.len(), options))
+    }
+
+    fn lower(ir: &Ir, grads: &[(usize, usize)], outputs: usize, options: &Options) -> Plan {
+        let kernels: Vec<Option<Kernel>> = (0..ir.nodes.len()).map(|id| choose(ir, id, options)).collect();
+        let scratch: Vec<Vec<usize>> = kernels.iter().map(|k| k.as_ref().map_or(Vec::new(), |k| k.scratch.clone())).collect();
+        let memory = memory::plan(ir, grads, &scratch, options.reuse);
+        let mut plan = Plan { params: ir.params.clone(), inputs: ir.inputs.clone(), ..Plan::default() };
+        for (id, (node, kernel)) in ir.nodes.iter().zip(kernels).enumerate() {
+            match &node.kind {
+                Kind::Constant(value) => plan.constants.push(value.clone()),
+                Kind::Op(op) => plan.steps.push(Step {
+                    label: label(ir, id),
+                    op: op.clone(),
+                    inputs: node.inputs.iter().map(|&i| (memory.locs[i], ir.nodes[i].shape)).collect(),
+                    output: (memory.locs[id], node.shape),
+                    scratch: memory.scratch[id].clone(),
+                    kernel,
+                }),
+                _ => {}
+            }
+        }
+        plan.outputs = ir.outputs[..outputs].iter().map(|&o| (memory.locs[o], ir.nodes[o].shape)).collect();
+        plan.slots = memory.slots;
+        plan.unplanned_bytes = memory::bytes(&memory::plan(ir, grads, &scratch, false).slots);
+        plan
+    }
+
+    /// Bytes of activations.
+    pub fn activation_bytes(&self) -> u64 {
+        memory::bytes(&self.slots)
+    }
+    /// Floating-point operations of one run.
+    pub fn flops(&self) -> u64 {
+        self.steps.iter().map(|s| s.op.flops(&s.inputs.iter().map(|i| i.1).collect::<Vec<_>>(), s.output.1)).sum()
+    }
+}
+
+/// A line per step: what a plan does, for people and for tests.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for step in &self.steps {
+            let inputs: Vec<String> = step.inputs.iter().map(|(l, s)| format!("{l:?} {s}")).collect();
+            let kernel = step.kernel.as_ref().map_or("", |k| k.name);
+            let text = step.op.as_map().map_or(String::new(), |m| format!(" {}", m.expr));
+            writeln!(f, "{} {kernel}{text}: {} → {:?} {}", step.op.name(), inputs.join(", "), step.output.0, step.output.1)?;
+        }
+        Ok(())
+    }
+}
+
+fn label(ir: &Ir, id: usize) -> String {
+    let node = &ir.nodes[id];
+    let shapes: Vec<String> = node
+        .inputs
+        .iter()
+        .map(|&i| match &ir.nodes[i].kind {
+            Kind::Param(p) => format!("{} {}", ir.params[*p].name, ir.nodes[i].shape),
+            _ => ir.nodes[i].shape.to_string(),
+        })
+        .collect();
+    let name = ir.op(id).map_or("", |op| op.name());
+    format!("{name} {} → {} ({}:{})", shapes.join(" × "), node.shape, node.place.file(), node.place.line())
+}
+
+/// The kernel of a node: the first candidate is portable, the last one expected fastest on such a device.
+fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
+    let (caps, op) = (options.caps?, ir.op(id)?);
+    let mut kernels = if op.is_alias() { Vec::new() } else { op.kernels(&ir.shapes(id), ir.nodes[id].shape, &caps) };
+    if options.portable {
+        kernels.truncate(1);
+    }
+    kernels.pop()
+}
+
+/// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat
+/// buffer: where that is not so (a shared gradient, an alias, a constant) it is copied. Returns (node, parameter).
+fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
+    let uses = ir.uses();
+    (outputs..ir.outputs.len())
+        .map(|o| {
+            let id = ir.outputs[o];
+            let owned = uses[id] == 1 && ir.op(id).is_some_and(|op| !op.is_alias());
+            if !owned {
+                let copy = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
+                let node = Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![id], ..ir.nodes[id].clone() };
+                ir.outputs[o] = ir.push(node);
+            }
+            (ir.outputs[o], o - outputs)
+        })
+        .collect()
 }

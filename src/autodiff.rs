@@ -1,0 +1,78 @@
+//! Reverse-mode differentiation: it extends the graph by the nodes of the gradient. Contributions are summed and
+//! broadcasting is undone here, once for all ops.
+
+use crate::{
+    graph::{Kind, Tensor},
+    shape::{DType, Shape},
+};
+use std::panic::Location;
+
+impl<'g> Tensor<'g> {
+    /// ∂self/∂x for each `x`, as tensors of the same graph. `self` must be a single number, such as a loss.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::training();
+    /// let x = g.input([2]);
+    /// let y = x.square().sum_all();
+    /// let f = Device::cpu().compile(&y.grad(&[x]))?;
+    /// assert_eq!(f.run(&[Host::new([2], vec![3.0, -1.0])])?[0].f(), &[6.0, -2.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn grad(self, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
+        if self.shape().elements() != 1 {
+            let why = "a gradient is taken of a single number; reduce it first, e.g. with mean_all()".to_string();
+            let dead = self.graph.mistake("grad", &[self.shape()], why, Location::caller());
+            return vec![dead; x.len()];
+        }
+        let one = self.graph.full(self.shape(), 1.0);
+        self.vjp(one, x)
+    }
+
+    /// Σ dy·∂self/∂x for each `x`: the gradient given the gradient `dy` of this tensor.
+    #[track_caller]
+    pub fn vjp(self, dy: Tensor<'g>, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
+        let graph = self.graph;
+        if self.is_dead() || dy.is_dead() || x.iter().any(|t| t.is_dead()) || graph.error().is_some() {
+            return vec![graph.dead(); x.len()];
+        }
+        let nodes = graph.inner.borrow().nodes[..=self.id].to_vec();
+        // Only nodes between x and self get a gradient.
+        let mut depends = vec![false; nodes.len()];
+        for (id, node) in nodes.iter().enumerate() {
+            depends[id] = x.iter().any(|t| t.id == id) || node.inputs.iter().any(|&i| depends[i]);
+        }
+        let mut grads: Vec<Option<Tensor>> = vec![None; nodes.len()];
+        grads[self.id] = Some(dy);
+        for (id, node) in nodes.iter().enumerate().rev().filter(|&(id, _)| depends[id]) {
+            let (Some(dy), Kind::Op(op)) = (grads[id], &node.kind) else { continue };
+            let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(i)).collect();
+            let parts = graph.at(node.place, || op.vjp(&inputs, graph.tensor(id), dy));
+            for (&input, part) in node.inputs.iter().zip(parts) {
+                let (Some(part), true) = (part, depends[input] && nodes[input].shape.dtype() == DType::F32) else { continue };
+                let part = graph.at(node.place, || part.sum_to(nodes[input].shape));
+                grads[input] = Some(graph.at(node.place, || grads[input].map_or(part, |g| g + part)));
+            }
+        }
+        x.iter().map(|t| grads[t.id].unwrap_or_else(|| graph.full(t.shape(), 0.0))).collect()
+    }
+
+    /// Undoes broadcasting: sums the axes along which `shape` was repeated to give this tensor's shape.
+    #[track_caller]
+    pub(crate) fn sum_to(self, shape: Shape) -> Tensor<'g> {
+        let full = self.shape();
+        if full.same_dims(shape) || self.is_dead() {
+            return self;
+        }
+        if shape.broadcast(full).is_none_or(|b| !b.same_dims(full)) {
+            // The gradient is of a smaller shape (a constant one): repeat it.
+            return self.broadcast_to(shape);
+        }
+        let lead = full.rank() - shape.rank();
+        let repeated = |&a: &isize| (a as usize) < lead || shape.dims()[a as usize - lead] != full.dims()[a as usize];
+        let axes: Vec<isize> = (0..full.rank() as isize).filter(repeated).collect();
+        let sum = if axes.is_empty() { self } else { self.sum(&axes, true) };
+        sum.reshape(shape)
+    }
+}

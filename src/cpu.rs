@@ -1,0 +1,127 @@
+//! The CPU side: the `f64` oracle, which interprets the unfused graph op by op, and the `f32` device, which runs plans.
+
+use crate::{
+    error::Result,
+    graph::Kind,
+    host::{Host, Real, View, ViewMut},
+    ops::Key,
+    params::Layout,
+    plan::{Loc, Plan, Step, ir::Ir},
+    shape::{DType, Shape},
+};
+use std::mem;
+
+/// The definition of what a graph computes: every op's reference, one after the other, in memory of its own.
+pub fn interpret<T: Real>(ir: &Ir, inputs: &[Host<T>], params: &[Host<T>], key: Key) -> Vec<Host<T>> {
+    let mut values: Vec<Host<T>> = Vec::with_capacity(ir.nodes.len());
+    for node in &ir.nodes {
+        let value = match &node.kind {
+            Kind::Input(i) => inputs[*i].clone(),
+            Kind::Param(i) => params[*i].clone(),
+            Kind::Constant(c) => c.cast(),
+            Kind::Op(op) => {
+                let mut y = Host::zeros(node.shape);
+                let x: Vec<View<T>> = node.inputs.iter().map(|&i| values[i].view()).collect();
+                T::reference(op.as_ref(), &x, &mut y.view_mut(), key);
+                y
+            }
+        };
+        values.push(value);
+    }
+    ir.outputs.iter().map(|&o| values[o].clone()).collect()
+}
+
+/// The flat buffers of a model on the CPU device.
+#[derive(Debug, Default)]
+pub struct Store {
+    pub layout: Layout,
+    pub params: Vec<Vec<f32>>,
+    pub grads: Vec<Vec<f32>>,
+    /// By state, by piece.
+    pub states: Vec<Vec<Vec<f32>>>,
+}
+
+impl Store {
+    pub fn new(layout: Layout, states: usize) -> Store {
+        let zeros = || -> Vec<Vec<f32>> { layout.pieces.iter().map(|&n| vec![0.0; n]).collect() };
+        Store { params: zeros(), grads: zeros(), states: (0..states).map(|_| zeros()).collect(), layout }
+    }
+}
+
+/// A plan with its buffers. Nothing is allocated in a step but the lists of what an op reads.
+pub struct Exec {
+    plan: Plan,
+    slots: Vec<Host<f32>>,
+    inputs: Vec<Host<f32>>,
+}
+
+impl Exec {
+    pub fn new(plan: Plan) -> Exec {
+        let slots = plan.slots.iter().map(|s| Host::zeros(Shape::from([s.elements]).of(s.dtype))).collect();
+        let inputs = plan.inputs.iter().map(|i| Host::zeros(i.shape)).collect();
+        Exec { plan, slots, inputs }
+    }
+    /// Hands over the data of an input; its shape has been checked.
+    pub fn write(&mut self, input: usize, data: &Host<f32>) {
+        self.inputs[input].clone_from(data);
+    }
+    pub fn run(&mut self, store: &mut Store, key: Key) {
+        let plan = mem::take(&mut self.plan);
+        for step in plan.steps.iter().filter(|s| !s.op.is_alias()) {
+            self.step(&plan, step, store, key);
+        }
+        self.plan = plan;
+    }
+    fn step(&mut self, plan: &Plan, step: &Step, store: &mut Store, key: Key) {
+        let (loc, shape) = step.output;
+        // The planner never lets an op write what it reads, so the output can be taken out meanwhile.
+        let mut taken = match loc {
+            Loc::Slot(i) => mem::replace(&mut self.slots[i], Host::zeros(Shape::from([0]))),
+            Loc::Grad(i) => Host::new([0], mem::take(&mut store.grads[store.layout.ranges[i].piece])),
+            _ => unreachable!("ops write slots and gradients"),
+        };
+        let start = if let Loc::Grad(i) = loc { store.layout.ranges[i].start } else { 0 };
+        {
+            let x: Vec<View<f32>> = step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)).collect();
+            let n = shape.elements();
+            let whole = taken.view_mut();
+            let mut y = match shape.dtype() {
+                DType::F32 => ViewMut { shape, f: &mut whole.f[start..start + n], u: &mut [] },
+                DType::U32 => ViewMut { shape, f: &mut [], u: &mut whole.u[..n] },
+            };
+            step.op.cpu(&x, &mut y, key);
+        }
+        match (loc, taken.data) {
+            (Loc::Grad(i), crate::host::Data::Float(v)) => store.grads[store.layout.ranges[i].piece] = v,
+            (Loc::Slot(i), data) => self.slots[i] = Host { shape: taken.shape, data },
+            _ => unreachable!("gradients are floats"),
+        }
+    }
+    fn view<'a>(&'a self, plan: &'a Plan, store: &'a Store, loc: Loc, shape: Shape) -> View<'a, f32> {
+        let n = shape.elements();
+        let range = |buffers: &'a [Vec<f32>], i: usize| {
+            let r = store.layout.ranges[i];
+            View { shape, f: &buffers[r.piece][r.start..r.start + n], u: &[] }
+        };
+        let whole = |h: &'a Host<f32>| match shape.dtype() {
+            DType::F32 => View { shape, f: &h.f()[..n], u: &[] },
+            DType::U32 => View { shape, f: &[], u: &h.u()[..n] },
+        };
+        match loc {
+            Loc::Slot(i) => whole(&self.slots[i]),
+            Loc::Input(i) => whole(&self.inputs[i]),
+            Loc::Constant(i) => whole(&plan.constants[i]),
+            Loc::Param(i) => range(&store.params, i),
+            Loc::Grad(i) => range(&store.grads, i),
+        }
+    }
+    /// An output of the last run.
+    pub fn read(&self, store: &Store, output: usize) -> Result<Host<f32>> {
+        let (loc, shape) = self.plan.outputs[output];
+        let v = self.view(&self.plan, store, loc, shape);
+        Ok(match shape.dtype() {
+            DType::F32 => Host::new(shape, v.f.to_vec()),
+            DType::U32 => Host::labels(shape, v.u.to_vec()),
+        })
+    }
+}

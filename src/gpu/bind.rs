@@ -1,0 +1,173 @@
+//! Which buffer each binding of a plan is.
+
+use crate::{
+    error::{Error, Result},
+    gpu::{
+        device::Gpu,
+        exec::{ExecOptions, FENCE, UpdatePass},
+        store::{GUARD, Store},
+    },
+    host::Data,
+    kernel::{Pass, Which},
+    plan::{Loc, Plan, Step},
+};
+
+/// How a kernel of an update names the state after the weights, the gradients and the guard…
+const FIRST_STATE: usize = 3;
+/// … and the loss.
+const LOSS: usize = 100;
+
+/// A range of a buffer that holds a tensor.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub buffer: &'a wgpu::Buffer,
+    /// In bytes.
+    pub offset: u64,
+    pub elements: usize,
+}
+
+/// A pass and the tensors it binds.
+pub(super) struct Work<'a> {
+    /// The op with its shapes and place, for errors and for labels of bind groups.
+    pub label: String,
+    /// Op and kernel, for labels of pipelines.
+    pub name: String,
+    pub pass: &'a Pass,
+    pub places: Vec<Place<'a>>,
+}
+
+/// A buffer of the plan's own, and how many elements of it are before its fence.
+pub(super) struct Own {
+    pub label: String,
+    pub elements: usize,
+    pub buffer: wgpu::Buffer,
+}
+
+/// All buffers of the plan's own.
+pub(super) struct Buffers {
+    pub slots: Vec<Own>,
+    pub inputs: Vec<Own>,
+    pub constants: Vec<Own>,
+    /// Of the update passes.
+    pub scratch: Vec<Own>,
+}
+
+impl Buffers {
+    pub async fn new(gpu: &Gpu, plan: &Plan, options: &ExecOptions<'_>) -> Result<Buffers> {
+        let fence = if options.guards { FENCE } else { 0 };
+        let mut scratch: Vec<usize> = Vec::new();
+        for UpdatePass { kernel, .. } in options.updates {
+            for (k, &n) in kernel.scratch.iter().enumerate() {
+                scratch.resize(scratch.len().max(k + 1), 0);
+                scratch[k] = scratch[k].max(n);
+            }
+        }
+        let mut wanted: Vec<(String, usize)> = Vec::new();
+        wanted.extend(plan.slots.iter().enumerate().map(|(i, s)| (format!("slot {i} [{}]", s.elements), s.elements)));
+        wanted.extend(plan.inputs.iter().enumerate().map(|(i, d)| (format!("input {i} {}", d.shape), d.shape.elements())));
+        wanted.extend(plan.constants.iter().enumerate().map(|(i, c)| (format!("constant {i} {}", c.shape), c.shape.elements())));
+        wanted.extend(scratch.iter().enumerate().map(|(i, &n)| (format!("update scratch {i} [{n}]"), n)));
+
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let sizes: Vec<(String, u64)> = wanted.iter().map(|(label, n)| (label.clone(), 4 * (n + fence) as u64)).collect();
+        let made = gpu.buffers(&sizes, usage).await?;
+        let mut own = wanted.into_iter().zip(made).map(|((label, elements), buffer)| Own { label, elements, buffer });
+        let mut next = |n: usize| own.by_ref().take(n).collect::<Vec<Own>>();
+        let (slots, inputs, constants) = (next(plan.slots.len()), next(plan.inputs.len()), next(plan.constants.len()));
+        let scratch = next(scratch.len());
+        for (own, host) in constants.iter().zip(&plan.constants) {
+            gpu.queue.write_buffer(&own.buffer, 0, words_of(&host.data));
+        }
+        Ok(Buffers { slots, inputs, constants, scratch })
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Own> {
+        self.slots.iter().chain(&self.inputs).chain(&self.constants).chain(&self.scratch)
+    }
+
+    /// Where a tensor of so many elements lies.
+    pub fn place<'a>(&'a self, store: &'a Store, loc: Loc, elements: usize) -> Place<'a> {
+        let flat = |buffers: &'a [wgpu::Buffer], i: usize| {
+            let range = store.layout().ranges[i];
+            Place { buffer: &buffers[range.piece], offset: range.start as u64 * 4, elements }
+        };
+        let own = |buffers: &'a [Own], i: usize| Place { buffer: &buffers[i].buffer, offset: 0, elements };
+        match loc {
+            Loc::Slot(i) => own(&self.slots, i),
+            Loc::Input(i) => own(&self.inputs, i),
+            Loc::Constant(i) => own(&self.constants, i),
+            Loc::Param(i) => flat(&store.params, i),
+            Loc::Grad(i) => flat(&store.grads, i),
+        }
+    }
+
+    /// Every pass of the plan and of the updates, in order.
+    pub fn work<'a>(&'a self, plan: &'a Plan, store: &'a Store, updates: &'a [UpdatePass]) -> Result<Vec<Work<'a>>> {
+        let mut all = Vec::new();
+        for step in &plan.steps {
+            let Some(kernel) = &step.kernel else {
+                if step.op.is_alias() {
+                    continue;
+                }
+                return Err(Error::argument(&step.label, "this step was planned for the CPU: it has no kernel"));
+            };
+            let name = format!("{} {}", step.op.name(), kernel.name);
+            for pass in &kernel.passes {
+                all.push(bind(&step.label, &name, pass, |which| self.of_step(store, step, &kernel.scratch, which))?);
+            }
+        }
+        for update in updates {
+            let label = format!("update {} piece {} [{}]", update.kernel.name, update.piece, store.layout().pieces[update.piece]);
+            for pass in &update.kernel.passes {
+                let name = format!("update {}", update.kernel.name);
+                all.push(bind(&label, &name, pass, |which| self.of_update(plan, store, update, which))?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn of_step<'a>(&'a self, store: &'a Store, step: &Step, scratch: &[usize], which: Which) -> Option<Place<'a>> {
+        Some(match which {
+            Which::In(i) => step.inputs.get(i).map(|&(loc, shape)| self.place(store, loc, shape.elements()))?,
+            Which::Out => self.place(store, step.output.0, step.output.1.elements()),
+            Which::Scratch(k) => self.place(store, Loc::Slot(*step.scratch.get(k)?), *scratch.get(k)?),
+        })
+    }
+
+    fn of_update<'a>(&'a self, plan: &Plan, store: &'a Store, update: &UpdatePass, which: Which) -> Option<Place<'a>> {
+        let elements = store.layout().pieces[update.piece];
+        let flat = |buffers: &'a [wgpu::Buffer]| Place { buffer: &buffers[update.piece], offset: 0, elements };
+        Some(match which {
+            Which::In(0) => flat(&store.params),
+            Which::In(1) => flat(&store.grads),
+            Which::In(2) => Place { buffer: &store.guard, offset: 0, elements: GUARD },
+            Which::In(LOSS) => plan.outputs.first().map(|&(loc, shape)| self.place(store, loc, shape.elements()))?,
+            Which::In(i) => flat(store.states.get(i.checked_sub(FIRST_STATE)?)?),
+            Which::Scratch(k) => Place { buffer: &self.scratch[k].buffer, offset: 0, elements: *update.kernel.scratch.get(k)? },
+            Which::Out => return None,
+        })
+    }
+}
+
+fn bind<'a>(label: &str, name: &str, pass: &'a Pass, find: impl Fn(Which) -> Option<Place<'a>>) -> Result<Work<'a>> {
+    let mut places = Vec::with_capacity(pass.binds.len());
+    for bind in &pass.binds {
+        let why = || format!("kernel {} of {name} binds {:?} as `{}`, and there is no such tensor", pass.source.name, bind.which, bind.name);
+        places.push(find(bind.which).ok_or_else(|| Error::argument(label, why()))?);
+    }
+    for (written, place) in pass.binds.iter().zip(&places).filter(|(b, _)| b.write) {
+        if let Some((read, _)) = pass.binds.iter().zip(&places).find(|(b, p)| !b.write && p.buffer == place.buffer) {
+            let why = format!("kernel {} of {name} reads `{}` and writes `{}`, which are in one buffer", pass.source.name, read.name, written.name);
+            return Err(Error::argument(label, why));
+        }
+    }
+    Ok(Work { label: label.to_string(), name: name.to_string(), pass, places })
+}
+
+/// The bytes of a tensor.
+pub(super) fn words_of(data: &Data<f32>) -> &[u8] {
+    match data {
+        Data::Float(v) => bytemuck::cast_slice(v),
+        Data::Index(v) => bytemuck::cast_slice(v),
+    }
+}

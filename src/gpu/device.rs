@@ -1,0 +1,383 @@
+//! Adapters, and the one that is open.
+//!
+//! Nothing here panics on what a machine does: errors of wgpu end as [`Error::Device`] or [`Error::Limit`], either at
+//! the call that caused them (inside an error scope) or, where wgpu reports them later, at the next call.
+
+use crate::{
+    error::{Error, Result},
+    gpu::shader::Pipelines,
+    kernel::Caps,
+};
+use futures_intrusive::channel::shared::oneshot_channel;
+use std::{
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Which adapter to open, and how.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Part of the adapter's name, in any case. A software adapter can be named like any other.
+    pub name: Option<String>,
+    /// Whether a software adapter will do where none is named.
+    pub software: bool,
+    /// Smaller limits than the adapter's own, for tests.
+    pub limits: Option<wgpu::Limits>,
+    /// Whether to use optional features (subgroups, timestamps) where the adapter has them.
+    pub features: bool,
+    /// Whether shaders check their bounds.
+    pub checked: bool,
+    /// Whether every op takes its portable kernel, the first candidate.
+    pub portable: bool,
+}
+
+impl Default for GpuOptions {
+    /// The best hardware there is, all of it.
+    fn default() -> GpuOptions {
+        GpuOptions { name: None, software: false, limits: None, features: true, checked: false, portable: false }
+    }
+}
+
+/// An adapter of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterSummary {
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// The driver's name and version; empty where the backend does not say.
+    pub driver: String,
+    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
+    pub kind: &'static str,
+    /// Whether it is a CPU in disguise.
+    pub software: bool,
+}
+
+impl AdapterSummary {
+    fn new(info: &wgpu::AdapterInfo) -> AdapterSummary {
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        };
+        AdapterSummary {
+            name: info.name.clone(),
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+            kind,
+            software: info.device_type == wgpu::DeviceType::Cpu,
+        }
+    }
+}
+
+impl fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} ({}, {}", self.name, self.kind, self.backend)?;
+        if !self.driver.is_empty() {
+            write!(f, ", {}", self.driver)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The adapters wgpu reaches, best first: discrete, integrated, virtual, other, software.
+async fn enumerate() -> Vec<wgpu::Adapter> {
+    if wgpu::Instance::enabled_backend_features().is_empty() {
+        return Vec::new(); // Instance::new would panic.
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    found.retain(|a| a.get_info().backend != wgpu::Backend::Noop);
+    found.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    found
+}
+
+/// Every adapter of this machine, the best first.
+pub async fn adapters() -> Vec<AdapterSummary> {
+    enumerate().await.iter().map(|a| AdapterSummary::new(&a.get_info())).collect()
+}
+
+/// Opens the best adapter that `options` allow.
+///
+/// # Errors
+/// [`Error::NoAdapter`] with the list of adapters where none fits, [`Error::Device`] where none of those that fit opens.
+pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
+    let found = enumerate().await;
+    let mut failed = None;
+    for adapter in &found {
+        let summary = AdapterSummary::new(&adapter.get_info());
+        let fits = match &options.name {
+            Some(part) => summary.name.to_lowercase().contains(&part.to_lowercase()),
+            None => options.software || !summary.software,
+        };
+        if !fits {
+            continue;
+        }
+        match Gpu::new(adapter, summary, options).await {
+            Ok(gpu) => return Ok(gpu),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::NoAdapter {
+        wanted: match &options.name {
+            Some(part) => format!("with `{part}` in its name"),
+            None if options.software => "at all".to_string(),
+            None => "that is hardware".to_string(),
+        },
+        available: found.iter().map(|a| AdapterSummary::new(&a.get_info()).to_string()).collect(),
+    }))
+}
+
+/// What wgpu reported outside of any call of ours.
+#[derive(Default)]
+struct Faults {
+    /// The device is gone, for good.
+    lost: Option<String>,
+    /// The first error since the last call.
+    error: Option<String>,
+}
+
+/// An open adapter. Share it as an `Arc`: every plan and every model on it uses the same one.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(super) pipelines: Pipelines,
+    summary: AdapterSummary,
+    limits: wgpu::Limits,
+    features: wgpu::Features,
+    options: GpuOptions,
+    caps: Caps,
+    faults: Arc<Mutex<Faults>>,
+    /// The buffer that read-backs go through, while nobody uses it.
+    staging: Mutex<Option<wgpu::Buffer>>,
+}
+
+/// The largest read-back buffer that is kept for the next one: what a step's losses and metrics need, and more.
+const KEPT_STAGING: u64 = 16 << 20;
+
+/// A lock whose data stays sound even if a thread panicked while holding it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    async fn new(adapter: &wgpu::Adapter, summary: AdapterSummary, options: &GpuOptions) -> Result<Arc<Gpu>> {
+        let (info, own) = (adapter.get_info(), adapter.limits());
+        let limits = options.limits.as_ref().map_or(own.clone(), |l| l.clone().or_worse_values_from(&own));
+        let optional = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let features = if options.features { adapter.features() & optional } else { wgpu::Features::empty() };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("downhill"),
+            required_features: features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let opened = adapter.request_device(&descriptor).await;
+        let (device, queue) = opened.map_err(|e| Error::Device { device: summary.to_string(), why: e.to_string() })?;
+
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let (lost, error) = (faults.clone(), faults.clone());
+        device.set_device_lost_callback(move |reason, why| {
+            lock(&lost).lost.get_or_insert(format!("the device was lost ({reason:?}): {why}"));
+        });
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            lock(&error).error.get_or_insert(message(&e));
+        }));
+
+        let subgroups = features.contains(wgpu::Features::SUBGROUP) && !options.portable;
+        let caps = Caps {
+            max_bindings: limits.max_storage_buffers_per_shader_stage as usize,
+            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 * 4,
+            max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            software: summary.software,
+            subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        };
+        let pipelines = Pipelines::new(&device);
+        let options = options.clone();
+        let staging = Mutex::new(None);
+        Ok(Arc::new(Gpu { device, queue, pipelines, summary, limits, features, options, caps, faults, staging }))
+    }
+
+    /// Name, kind, backend and driver.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.summary
+    }
+    /// What the choice of a kernel goes by.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+    /// How it was opened.
+    pub fn options(&self) -> &GpuOptions {
+        &self.options
+    }
+    /// Bytes of the largest buffer.
+    pub fn max_buffer_bytes(&self) -> u64 {
+        self.limits.max_buffer_size / 4 * 4
+    }
+    pub(crate) fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+    /// The adapter, its limits and features, over several lines.
+    pub fn describe(&self) -> String {
+        let (s, l, mib) = (&self.summary, &self.limits, |bytes: u64| format!("{} MiB", bytes >> 20));
+        let names: Vec<String> = self.features.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let subgroups = self.caps.subgroups.map_or("none".to_string(), |(lo, hi)| format!("{lo} to {hi} lanes"));
+        [
+            format!("adapter     {} ({})", s.name, s.kind),
+            format!("backend     {}", s.backend),
+            format!("driver      {}", s.driver),
+            format!("buffers     up to {}, {} bound", mib(self.max_buffer_bytes()), mib(self.caps.max_binding_bytes)),
+            format!("bindings    {} storage buffers a shader", self.caps.max_bindings),
+            format!("workgroups  {} invocations, {} bytes shared", self.caps.max_invocations, self.caps.max_workgroup_bytes),
+            format!("dispatches  {} groups a dimension", l.max_compute_workgroups_per_dimension),
+            format!("subgroups   {subgroups}"),
+            format!("features    {}", if names.is_empty() { "none".to_string() } else { names.join(", ") }),
+        ]
+        .join("\n")
+    }
+
+    pub(crate) fn error(&self, why: impl Into<String>) -> Error {
+        Error::Device { device: self.summary.to_string(), why: why.into() }
+    }
+
+    /// The error that wgpu reported since the last call, if it did.
+    pub(crate) fn check(&self) -> Result<()> {
+        let mut faults = lock(&self.faults);
+        match faults.lost.clone().or(faults.error.take()) {
+            Some(why) => Err(self.error(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `make`; what goes wrong in it is this call's error, and `what` is in its text. `make` runs now: scopes
+    /// belong to a thread, and the future that is returned may be awaited on another.
+    pub(crate) fn scoped<'a, T, F: FnOnce(&wgpu::Device) -> T>(
+        &'a self,
+        what: &str,
+        make: F,
+    ) -> impl Future<Output = Result<T>> + use<'a, T, F> {
+        let [memory, internal, validation] =
+            [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
+                .map(|filter| self.device.push_error_scope(filter));
+        let made = make(&self.device);
+        let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
+        let what = what.to_string();
+        async move {
+            // A lack of memory makes everything after it invalid too, so it is the one to tell.
+            for error in [memory.await, internal.await, validation.await].into_iter().flatten() {
+                return Err(self.error(format!("{what}: {}", message(&error))));
+            }
+            self.check()?;
+            Ok(made)
+        }
+    }
+
+    /// Buffers of these labels and sizes in bytes, all zero.
+    pub(crate) async fn buffers(&self, wanted: &[(String, u64)], usage: wgpu::BufferUsages) -> Result<Vec<wgpu::Buffer>> {
+        let limit = self.max_buffer_bytes();
+        if let Some((what, need)) = wanted.iter().find(|(_, bytes)| *bytes > limit) {
+            let advice = "use a smaller batch or a smaller layer".to_string();
+            return Err(Error::Limit { what: what.clone(), need: *need, limit, advice });
+        }
+        let total: u64 = wanted.iter().map(|(_, bytes)| bytes).sum();
+        let what = format!("{} buffers of together {total} bytes", wanted.len());
+        let make = |device: &wgpu::Device| {
+            let new = |(label, size): &(String, u64)| {
+                device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size: *size, usage, mapped_at_creation: false })
+            };
+            wanted.iter().map(new).collect()
+        };
+        self.scoped(&what, make).await
+    }
+
+    /// Waits until that submission is done. On the web it returns at once: there the browser polls.
+    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        // wgpu 30 panics when a device is lost while it waits; a lost device is an error here like any other.
+        let done = catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
+        self.check()?;
+        match done {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(self.error(e.to_string())),
+            Err(_) => Err(self.error("the device was lost while waiting for it")),
+        }
+    }
+
+    /// Reads `words` 32-bit words at a byte offset of each buffer, one after the other, when all submitted work is done.
+    pub(crate) async fn read<T: bytemuck::Pod>(&self, parts: &[(&wgpu::Buffer, u64, usize)]) -> Result<Vec<T>> {
+        assert_eq!(size_of::<T>(), 4, "buffers hold 32-bit words");
+        self.check()?;
+        let words: usize = parts.iter().map(|part| part.2).sum();
+        if words == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes = words as u64 * 4;
+        let kept = lock(&self.staging).take().filter(|b| b.size() >= bytes);
+        let staging = match kept {
+            Some(buffer) => buffer,
+            None => {
+                let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+                self.buffers(&[(format!("read-back of {words} words"), bytes)], usage).await?.remove(0)
+            }
+        };
+        let (sender, receiver) = oneshot_channel();
+        let submission = self.scoped("read-back", |device| {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read-back") });
+            let mut at = 0;
+            for &(buffer, offset, words) in parts {
+                encoder.copy_buffer_to_buffer(buffer, offset, &staging, at, Some(words as u64 * 4));
+                at += words as u64 * 4;
+            }
+            let index = self.queue.submit([encoder.finish()]);
+            // The receiver is gone only if nobody waits any more.
+            staging.map_async(wgpu::MapMode::Read, ..bytes, move |mapped| drop(sender.send(mapped)));
+            index
+        });
+        self.wait(submission.await?)?;
+        // Another thread's poll may be the one that calls back, a little later: so await it, without spinning.
+        match receiver.receive().await {
+            Some(Ok(())) => {}
+            _ => return Err(self.check().err().unwrap_or_else(|| self.error("a read-back could not be mapped"))),
+        }
+        let mut out = vec![T::zeroed(); words];
+        {
+            let view = staging.get_mapped_range(..bytes).map_err(|e| self.error(e.to_string()))?;
+            bytemuck::cast_slice_mut(&mut out).copy_from_slice(&view);
+        }
+        staging.unmap();
+        if bytes <= KEPT_STAGING {
+            *lock(&self.staging) = Some(staging);
+        }
+        Ok(out)
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.summary.fmt(f)
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Gpu({self})")
+    }
+}
+
+/// wgpu's text; its out-of-memory error alone has none.
+fn message(error: &wgpu::Error) -> String {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => "out of device memory; use a smaller batch or a smaller model".to_string(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,104 @@
+//! How much of a pass one dispatch does, and in what shape. Arithmetic only.
+
+use crate::{
+    error::{Error, Result},
+    kernel::{Pass, Span, Word},
+};
+
+/// What bounds one dispatch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach {
+    /// Bytes of one storage binding.
+    pub binding: u64,
+    /// Workgroups of one dimension.
+    pub groups: u32,
+}
+
+/// Some consecutive units of a pass: those of one dispatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub first: usize,
+    pub units: usize,
+}
+
+/// Windows start at a multiple of this many units, so that every tensor of theirs starts at a multiple of 256 bytes,
+/// the strictest alignment of a binding there is.
+const GRAIN: usize = 64;
+
+impl Reach {
+    /// Workgroups of one dispatch, folded.
+    fn all_groups(self) -> u64 {
+        (self.groups as u64).saturating_pow(3)
+    }
+
+    /// The windows of `pass` whose bindings hold `elements` each: one, unless a limit is in the way.
+    ///
+    /// Only a pass that writes nothing but [`Span::PerUnit`] tensors can be split: its shader knows of `p.first`.
+    pub fn windows(self, label: &str, pass: &Pass, elements: &[usize]) -> Result<Vec<Window>> {
+        let limit_error = |what: String, need: u64, limit: u64| {
+            let advice = "use a smaller batch or a smaller layer".to_string();
+            Err(Error::Limit { what: format!("{label} {what}"), need, limit, advice })
+        };
+        if pass.units > u32::MAX as usize {
+            return limit_error("(units of work)".into(), pass.units as u64, u32::MAX as u64);
+        }
+        let groups = (pass.units as u64).div_ceil(pass.per_group as u64);
+        let mut most = usize::try_from(self.all_groups().saturating_mul(pass.per_group as u64)).unwrap_or(usize::MAX);
+        // Half the range of u32 leaves room for the spare groups of a folded dispatch.
+        most = most.min(1 << 31);
+        let mut tight = None;
+        for (bind, &n) in pass.binds.iter().zip(elements) {
+            let need = n as u64 * 4;
+            if need <= self.binding {
+                continue;
+            }
+            tight.get_or_insert((bind, need));
+            match bind.span {
+                Span::Whole => return limit_error(format!("(`{}`, bound whole)", bind.name), need, self.binding),
+                Span::PerUnit(n) => most = most.min((self.binding / (n as u64 * 4)) as usize),
+            }
+        }
+        if pass.units <= most {
+            let one = Window { first: 0, units: pass.units };
+            return Ok(if pass.units == 0 { Vec::new() } else { vec![one] });
+        }
+        most = most / GRAIN * GRAIN;
+        let writes = || pass.binds.iter().filter(|b| b.write);
+        if most == 0 || writes().any(|b| b.span == Span::Whole) || writes().next().is_none() {
+            return match tight {
+                Some((bind, need)) => limit_error(format!("(`{}`)", bind.name), need, self.binding),
+                None => limit_error("(workgroups)".into(), groups, self.all_groups()),
+            };
+        }
+        let window = |first| Window { first, units: most.min(pass.units - first) };
+        Ok((0..pass.units).step_by(most).map(window).collect())
+    }
+
+    /// The workgroups of a window of `pass`, folded over x, y and z with as few to spare as three factors allow.
+    pub fn fold(self, pass: &Pass, window: Window) -> [u32; 3] {
+        let (most, groups) = (self.groups as u64, window.units.div_ceil(pass.per_group) as u64);
+        let z = groups.div_ceil(most * most);
+        let layer = groups.div_ceil(z);
+        let y = layer.div_ceil(most);
+        [layer.div_ceil(y) as u32, y as u32, z as u32]
+    }
+}
+
+/// The part of a tensor of `elements` that a window binds: first element and count.
+pub(super) fn part(span: Span, split: bool, window: Window, elements: usize) -> (usize, usize) {
+    match span {
+        Span::PerUnit(n) if split => (window.first * n, (window.units * n).min(elements.saturating_sub(window.first * n))),
+        _ => (0, elements),
+    }
+}
+
+/// `struct Params` of a window, as words, padded to the 16 bytes that some backends round a uniform up to.
+pub(super) fn params(pass: &Pass, window: Window) -> Vec<u32> {
+    let mut words = vec![window.first as u32, window.units as u32];
+    words.extend(pass.params.iter().map(|(_, word)| match *word {
+        Word::U(x) => x,
+        Word::F(x) => x.to_bits(),
+    }));
+    words.resize(words.len().next_multiple_of(4), 0);
+    words
+}

@@ -1,0 +1,18 @@
+//! The GPU side, and the only place that knows wgpu.
+//!
+//! [`device`] finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
+//! pipeline, [`store`] holds the weights, their gradients and the optimizer's states, and [`exec`] holds everything
+//! else of a plan and replays it.
+
+mod bind;
+pub mod device;
+mod dispatch;
+pub mod exec;
+pub mod shader;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open};
+pub use exec::{Counters, Exec, ExecOptions, RingSpec, StepRow, UpdatePass};
+pub use store::Store;

@@ -1,0 +1,193 @@
+//! From a [`Pass`] to WGSL, and from WGSL to a pipeline.
+//!
+//! The files in `shaders/` hold functions only. What they refer to (the uniform `p`, the bindings, `step`, the
+//! constants) is written here from the same data that the buffers are bound by.
+
+use crate::{
+    error::{Error, Result},
+    gpu::device::{Gpu, lock},
+    kernel::{Bind, Pass, Word},
+    shape::DType,
+};
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    sync::{Arc, Mutex},
+};
+
+/// The files that a line `//!include NAME` can name. A new one is a line here.
+const LIBRARY: &[(&str, &str)] = &[("lib/index", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/index.wgsl")))];
+
+/// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
+pub const HYPER: usize = 64;
+
+/// `struct Step`, the same for every shader that asks for it. 64-bit numbers are `(low, high)`.
+const STEP: &str = "struct Step { seed: vec2<u32>, step: vec2<u32>, hyper: array<vec4<f32>, 16> }
+@group(1) @binding(0) var<uniform> step: Step;
+";
+
+/// Bytes of `struct Step`.
+pub(super) const STEP_BYTES: u64 = 16 + 4 * HYPER as u64;
+
+/// The whole WGSL of a pass: the declarations, the generated functions, the file with its includes.
+///
+/// # Errors
+/// [`Error::Argument`] where an include names no file of the library.
+pub fn assemble(pass: &Pass) -> Result<String> {
+    let mut out = String::from("struct Params {\n    first: u32,\n    units: u32,\n");
+    for (name, word) in &pass.params {
+        line(&mut out, format_args!("    {name}: {},", type_of(*word)));
+    }
+    out.push_str("}\n@group(0) @binding(0) var<uniform> p: Params;\n");
+    for (i, bind) in pass.binds.iter().enumerate() {
+        let Bind { name, dtype, write, .. } = bind;
+        let access = if *write { "read_write" } else { "read" };
+        let element = match dtype {
+            DType::F32 => "f32",
+            DType::U32 => "u32",
+        };
+        line(&mut out, format_args!("@group(0) @binding({}) var<storage, {access}> {name}: array<{element}>;", i + 1));
+    }
+    if pass.step {
+        out.push_str(STEP);
+    }
+    for &(name, word) in &pass.consts {
+        line(&mut out, format_args!("const {name}: {} = {};", type_of(word), literal(word)));
+    }
+    let mut included = Vec::new();
+    for text in [pass.code.as_str(), pass.source.text] {
+        include(pass.source.name, text, &mut included, &mut out)?;
+    }
+    Ok(out)
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments) {
+    writeln!(out, "{text}").expect("writing to a String does not fail");
+}
+
+fn type_of(word: Word) -> &'static str {
+    match word {
+        Word::U(_) => "u32",
+        Word::F(_) => "f32",
+    }
+}
+
+/// A WGSL literal of exactly this value: Rust prints the shortest decimal that reads back as the same float.
+fn literal(word: Word) -> String {
+    match word {
+        Word::U(x) => format!("{x}u"),
+        Word::F(x) => {
+            debug_assert!(x.is_finite(), "WGSL has no literal for {x}");
+            format!("{x:e}f")
+        }
+    }
+}
+
+/// Appends `text`, with every file it includes put in its place, once.
+fn include(file: &str, text: &str, included: &mut Vec<&'static str>, out: &mut String) -> Result<()> {
+    for text_line in text.lines() {
+        let Some(name) = text_line.strip_prefix("//!include ").map(str::trim) else {
+            out.push_str(text_line);
+            out.push('\n');
+            continue;
+        };
+        let Some(&(name, library)) = LIBRARY.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<&str> = LIBRARY.iter().map(|(name, _)| *name).collect();
+            return Err(Error::argument(format!("shader {file}"), format!("cannot include `{name}`; there are {}", known.join(", "))));
+        };
+        if !included.contains(&name) {
+            included.push(name);
+            include(name, library, included, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// A compiled pass and the layout of its bindings.
+#[derive(Clone)]
+pub(crate) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub bindings: wgpu::BindGroupLayout,
+}
+
+/// The pipelines of a device, by WGSL and entry point.
+pub(super) struct Pipelines {
+    /// The layout of group 1: a row of the table of steps, at a dynamic offset.
+    pub step: wgpu::BindGroupLayout,
+    known: Mutex<HashMap<(Arc<str>, &'static str), Pipeline>>,
+}
+
+impl Pipelines {
+    pub fn new(device: &wgpu::Device) -> Pipelines {
+        let uniform = wgpu::BufferBindingType::Uniform;
+        let entries = [entry(0, uniform, true, wgpu::BufferSize::new(STEP_BYTES))];
+        let step = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("step"), entries: &entries });
+        Pipelines { step, known: Mutex::default() }
+    }
+}
+
+fn entry(binding: u32, ty: wgpu::BufferBindingType, dynamic: bool, size: Option<wgpu::BufferSize>) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: size },
+        count: None,
+    }
+}
+
+impl Gpu {
+    /// The pipeline of a pass, compiled unless this device already has it. `label` says op and kernel.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the compiler's message where the WGSL is wrong or the driver refuses it.
+    pub(crate) async fn pipeline(&self, label: &str, pass: &Pass) -> Result<Pipeline> {
+        let limit = self.caps().max_bindings;
+        if pass.binds.len() > limit {
+            let (what, need) = (format!("{label} (storage buffers bound at once)"), pass.binds.len() as u64);
+            return Err(Error::Limit { what, need, limit: limit as u64, advice: "use fewer inputs, or a kernel of several passes".into() });
+        }
+        let text: Arc<str> = assemble(pass)?.into();
+        let key = (text.clone(), pass.entry);
+        if let Some(known) = lock(&self.pipelines.known).get(&key) {
+            return Ok(known.clone());
+        }
+        let label = format!("{label} {}", pass.entry);
+        let made = self.scoped(&label, |device| self.compile(device, &label, &text, pass)).await?;
+        lock(&self.pipelines.known).insert(key, made.clone());
+        Ok(made)
+    }
+
+    fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass) -> Pipeline {
+        let checks = match self.options().checked {
+            true => wgpu::ShaderRuntimeChecks::checked(),
+            false => wgpu::ShaderRuntimeChecks::unchecked(),
+        };
+        let source = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) };
+        // SAFETY: a kernel stays inside its bindings, divides by no zero and ends its loops; that is part of the
+        // contract of an op (`shaders/README.md`), and what the tests with checks, fences and sentinels are for.
+        let module = unsafe { device.create_shader_module_trusted(source, checks) };
+
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, false, None)];
+        entries.extend(pass.binds.iter().enumerate().map(|(i, bind)| {
+            let ty = wgpu::BufferBindingType::Storage { read_only: !bind.write };
+            entry(i as u32 + 1, ty, false, None)
+        }));
+        let bindings = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+        let groups = [Some(&bindings), Some(&self.pipelines.step)];
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(label),
+            bind_group_layouts: if pass.step { &groups } else { &groups[..1] },
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some(pass.entry),
+            // Kernels write their workgroup memory before they read it.
+            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
+            cache: None,
+        });
+        Pipeline { pipeline, bindings }
+    }
+}

@@ -1,0 +1,194 @@
+//! Fusion: elementwise nodes are composed into one expression, and an expression that alone follows a matrix product
+//! becomes its epilogue. Nothing else in the plan depends on it: the unfused graph computes the same.
+
+use super::ir::Ir;
+use crate::{
+    graph::Node,
+    ops::map::{Expr, Fun, Inst, Map, Sub},
+    shape::Shape,
+};
+use std::sync::Arc;
+
+/// Values in one expression; beyond this compilers slow down and registers spill.
+const MAX_VALUES: usize = 128;
+
+/// Fuses `ir` for a device that binds at most `max_inputs` tensors beside the output.
+pub fn fuse(ir: &Ir, max_inputs: usize) -> Ir {
+    epilogues(&maps(ir, max_inputs), max_inputs).prune()
+}
+
+/// An elementwise node that is not in the new graph (yet): its consumers compute it themselves.
+struct Pending {
+    expr: Expr,
+    inputs: Vec<usize>,
+}
+
+fn maps(ir: &Ir, max_inputs: usize) -> Ir {
+    let inline = inlinable(ir);
+    let mut out = Ir { params: ir.params.clone(), inputs: ir.inputs.clone(), ..Ir::default() };
+    let mut at: Vec<Option<usize>> = vec![None; ir.nodes.len()];
+    let mut pending: Vec<Option<Pending>> = (0..ir.nodes.len()).map(|_| None).collect();
+    for (id, node) in ir.nodes.iter().enumerate() {
+        let Some(map) = ir.map(id) else {
+            let inputs = node.inputs.iter().map(|&i| place(i, ir, &mut out, &mut at, &pending)).collect();
+            at[id] = Some(out.push(Node { inputs, ..node.clone() }));
+            continue;
+        };
+        // Take in all pending inputs; where that is too much, the ones with the most inputs are computed on their own.
+        // Random numbers are numbered by their element, so they cannot move into a larger shape.
+        let fits = |i: &usize| {
+            let random = pending[*i].as_ref().is_some_and(|p| p.expr.is_random());
+            at[*i].is_none() && (!random || ir.nodes[*i].shape.same_dims(node.shape))
+        };
+        let mut taken: Vec<usize> = node.inputs.iter().copied().filter(fits).collect();
+        taken.sort_by_key(|&i| pending[i].as_ref().map_or(0, |p| p.inputs.len()));
+        taken.dedup();
+        let fused = loop {
+            let fused = compose(map, &node.inputs, &taken, &mut |i| place(i, ir, &mut out, &mut at, &pending), &pending);
+            if (fused.inputs.len() <= max_inputs && fused.expr.insts().len() <= MAX_VALUES) || taken.is_empty() {
+                break fused;
+            }
+            taken.pop();
+        };
+        pending[id] = Some(fused);
+        if !inline[id] {
+            place(id, ir, &mut out, &mut at, &pending);
+        }
+    }
+    out.outputs = ir.outputs.iter().map(|&i| place(i, ir, &mut out, &mut at, &pending)).collect();
+    out
+}
+
+/// The node's number in the new graph; a pending one is put there now.
+fn place(id: usize, ir: &Ir, out: &mut Ir, at: &mut [Option<usize>], pending: &[Option<Pending>]) -> usize {
+    if let Some(new) = at[id] {
+        return new;
+    }
+    let p = pending[id].as_ref().expect("a node is in the new graph, or pending: nodes come after their inputs");
+    let shape = ir.nodes[id].shape;
+    let natural = p.inputs.iter().try_fold(Shape::SCALAR, |s, &i| s.broadcast(out.nodes[i].shape));
+    let fixed = (natural.is_none_or(|s| !s.same_dims(shape))).then_some(shape);
+    let map = Map { expr: p.expr.clone(), fixed };
+    let new = out.push(Node { kind: crate::graph::Kind::Op(Arc::new(map)), inputs: p.inputs.clone(), shape, place: ir.nodes[id].place });
+    at[id] = Some(new);
+    new
+}
+
+fn compose(map: &Map, inputs: &[usize], taken: &[usize], place: &mut dyn FnMut(usize) -> usize, pending: &[Option<Pending>]) -> Pending {
+    let mut all: Vec<usize> = Vec::new();
+    let mut number = |new: usize| {
+        all.iter().position(|&i| i == new).unwrap_or_else(|| {
+            all.push(new);
+            all.len() - 1
+        })
+    };
+    let numbers: Vec<Vec<usize>> = inputs
+        .iter()
+        .map(|&i| match (&pending[i], taken.contains(&i)) {
+            (Some(p), true) => p.inputs.iter().map(|&new| number(new)).collect(),
+            _ => vec![number(place(i))],
+        })
+        .collect();
+    let subs: Vec<Sub> = inputs
+        .iter()
+        .zip(&numbers)
+        .map(|(&i, n)| match (&pending[i], taken.contains(&i)) {
+            (Some(p), true) => Sub::Expr(&p.expr, n),
+            _ => Sub::Input(n[0]),
+        })
+        .collect();
+    let expr = map.expr.compose(&subs);
+    // Simplification may have dropped inputs; keep the numbering dense.
+    let used: Vec<usize> = (0..all.len()).filter(|&k| expr.insts().contains(&Inst::Input(k))).collect();
+    let dense: Vec<Sub> = (0..all.len()).map(|k| Sub::Input(used.iter().position(|&u| u == k).unwrap_or(0))).collect();
+    Pending { expr: if used.len() == all.len() { expr } else { expr.compose(&dense) }, inputs: used.iter().map(|&k| all[k]).collect() }
+}
+
+/// Which elementwise nodes are computed by their consumers.
+fn inlinable(ir: &Ir) -> Vec<bool> {
+    let mut consumers: Vec<Vec<usize>> = vec![Vec::new(); ir.nodes.len()];
+    for (id, node) in ir.nodes.iter().enumerate() {
+        node.inputs.iter().for_each(|&i| consumers[i].push(id));
+    }
+    let decide = |id: usize| -> bool {
+        let Some(map) = ir.map(id) else { return false };
+        let same = |c: usize| ir.nodes[c].shape.same_dims(ir.nodes[id].shape);
+        if ir.outputs.contains(&id) || !consumers[id].iter().all(|&c| ir.map(c).is_some()) {
+            // Something needs the values in memory. A number or a fill may still be written into the expressions too,
+            // but then nothing is saved.
+            return false;
+        }
+        let all_same = consumers[id].iter().all(|&c| same(c));
+        let mut distinct = consumers[id].clone();
+        distinct.dedup();
+        match (map.expr.arity(), map.expr.is_random()) {
+            (0, false) => true,
+            (0, true) => all_same,
+            _ if distinct.len() == 1 => all_same || (!map.expr.is_random() && cheap(&map.expr)),
+            // Recomputed by each consumer: only where that reads no more than the result would.
+            (arity, _) => all_same && arity == 1 && cheap(&map.expr),
+        }
+    };
+    (0..ir.nodes.len()).map(decide).collect()
+}
+
+/// Few operations, none of them long.
+fn cheap(expr: &Expr) -> bool {
+    let long = |f: &Fun| {
+        !matches!(
+            f,
+            Fun::Identity
+                | Fun::Neg
+                | Fun::Abs
+                | Fun::Sign
+                | Fun::Square
+                | Fun::Relu
+                | Fun::Add
+                | Fun::Sub
+                | Fun::Mul
+                | Fun::Div
+                | Fun::Sqrt
+                | Fun::Rsqrt
+                | Fun::Reciprocal
+                | Fun::Maximum
+                | Fun::Minimum
+                | Fun::Eq
+                | Fun::Ne
+                | Fun::Lt
+                | Fun::Le
+                | Fun::Gt
+                | Fun::Ge
+                | Fun::LeakyRelu
+                | Fun::Clamp
+                | Fun::Where
+        )
+    };
+    expr.calls() <= 4 && !expr.insts().iter().any(|i| matches!(i, Inst::Call(f, _) if long(f)))
+}
+
+/// Folds an expression into the op before it, where that op takes epilogues and nothing else needs its plain result.
+fn epilogues(ir: &Ir, max_inputs: usize) -> Ir {
+    let mut out = ir.clone();
+    let uses = ir.uses();
+    for id in 0..ir.nodes.len() {
+        let Some(map) = ir.map(id) else { continue };
+        let node = &ir.nodes[id];
+        for (k, &input) in node.inputs.iter().enumerate().rev() {
+            let (Some(op), before) = (out.op(input).cloned(), &out.nodes[input]) else { continue };
+            let fits = uses[input] == 1 && before.shape.same_dims(node.shape) && before.inputs.len() + node.inputs.len() - 1 <= max_inputs;
+            if !fits {
+                continue;
+            }
+            // Number the op's result 0 and the other inputs from 1.
+            let order: Vec<Sub> = (0..node.inputs.len()).map(|i| Sub::Input(if i == k { 0 } else { i + usize::from(i < k) })).collect();
+            let expr = map.expr.compose(&order);
+            if let Some(fused) = op.with_epilogue(&Map { expr, fixed: None }) {
+                let others = node.inputs.iter().enumerate().filter(|&(i, _)| i != k).map(|(_, &n)| n);
+                let inputs = before.inputs.iter().copied().chain(others).collect();
+                out.nodes[id] = Node { kind: crate::graph::Kind::Op(fused), inputs, ..node.clone() };
+                break;
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,83 @@
+//! The part of a graph that some outputs need, detached from the graph: what is fused, planned and interpreted.
+
+use crate::{
+    graph::{Graph, InputDef, Kind, Node, ParamDef, Tensor},
+    ops::{Op, map::Map},
+    shape::Shape,
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// Nodes in an order in which each comes after its inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Ir {
+    pub nodes: Vec<Node>,
+    pub outputs: Vec<usize>,
+    pub params: Vec<ParamDef>,
+    pub inputs: Vec<InputDef>,
+}
+
+impl Ir {
+    /// What `outputs` need, and every parameter and input of the graph. Equal nodes become one.
+    pub fn new(graph: &Graph, outputs: &[Tensor]) -> Ir {
+        let g = graph.inner.borrow();
+        let mut needed = vec![false; g.nodes.len()];
+        outputs.iter().for_each(|t| needed[t.id] = true);
+        for id in (0..g.nodes.len()).rev() {
+            if needed[id] {
+                g.nodes[id].inputs.iter().for_each(|&i| needed[i] = true);
+            }
+        }
+        let mut ir = Ir { params: g.params.clone(), inputs: g.inputs.clone(), ..Ir::default() };
+        let (mut at, mut known) = (vec![0; g.nodes.len()], HashMap::new());
+        for (id, node) in g.nodes.iter().enumerate().filter(|&(id, _)| needed[id]) {
+            let node = Node { inputs: node.inputs.iter().map(|&i| at[i]).collect(), ..node.clone() };
+            at[id] = match &node.kind {
+                // An op's `Debug` text is its name and all its settings.
+                Kind::Op(op) => *known.entry((op.name(), format!("{op:?}"), node.inputs.clone())).or_insert_with(|| ir.push(node)),
+                _ => ir.push(node),
+            };
+        }
+        ir.outputs = outputs.iter().map(|t| at[t.id]).collect();
+        ir
+    }
+    pub fn push(&mut self, node: Node) -> usize {
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+    pub fn op(&self, id: usize) -> Option<&Arc<dyn Op>> {
+        match &self.nodes[id].kind {
+            Kind::Op(op) => Some(op),
+            _ => None,
+        }
+    }
+    pub fn map(&self, id: usize) -> Option<&Map> {
+        self.op(id).and_then(|op| op.as_map())
+    }
+    /// The shapes of a node's inputs.
+    pub fn shapes(&self, id: usize) -> Vec<Shape> {
+        self.nodes[id].inputs.iter().map(|&i| self.nodes[i].shape).collect()
+    }
+    /// How often each node is used, outputs included.
+    pub fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len()];
+        self.nodes.iter().flat_map(|n| &n.inputs).chain(&self.outputs).for_each(|&i| uses[i] += 1);
+        uses
+    }
+    /// Drops what no output needs.
+    pub fn prune(&self) -> Ir {
+        let mut needed = vec![false; self.nodes.len()];
+        self.outputs.iter().for_each(|&i| needed[i] = true);
+        for id in (0..self.nodes.len()).rev() {
+            if needed[id] {
+                self.nodes[id].inputs.iter().for_each(|&i| needed[i] = true);
+            }
+        }
+        let mut out = Ir { params: self.params.clone(), inputs: self.inputs.clone(), ..Ir::default() };
+        let mut at = vec![0; self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate().filter(|&(id, _)| needed[id]) {
+            at[id] = out.push(Node { inputs: node.inputs.iter().map(|&i| at[i]).collect(), ..node.clone() });
+        }
+        out.outputs = self.outputs.iter().map(|&i| at[i]).collect();
+        out
+    }
+}
