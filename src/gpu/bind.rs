@@ -152,12 +152,16 @@ impl Buffers {
 fn bind<'a>(label: &str, name: &str, pass: &'a Pass, find: impl Fn(Which) -> Option<Place<'a>>) -> Result<Work<'a>> {
     let mut places = Vec::with_capacity(pass.binds.len());
     for bind in &pass.binds {
-        let why = || format!("kernel {} of {name} binds {:?} as `{}`, and there is no such tensor", pass.source.name, bind.which, bind.name);
+        let why =
+            || format!("kernel {} of {name} binds {:?} as `{}`, and there is no such tensor", pass.source.name, bind.which, bind.name);
         places.push(find(bind.which).ok_or_else(|| Error::argument(label, why()))?);
     }
     for (written, place) in pass.binds.iter().zip(&places).filter(|(b, _)| b.write) {
         if let Some((read, _)) = pass.binds.iter().zip(&places).find(|(b, p)| !b.write && p.buffer == place.buffer) {
-            let why = format!("kernel {} of {name} reads `{}` and writes `{}`, which are in one buffer", pass.source.name, read.name, written.name);
+            let why = format!(
+                "kernel {} of {name} reads `{}` and writes `{}`, which are in one buffer",
+                pass.source.name, read.name, written.name
+            );
             return Err(Error::argument(label, why));
         }
     }

@@ -266,9 +266,8 @@ impl Gpu {
         what: &str,
         make: F,
     ) -> impl Future<Output = Result<T>> + use<'a, T, F> {
-        let [memory, internal, validation] =
-            [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
-                .map(|filter| self.device.push_error_scope(filter));
+        let [memory, internal, validation] = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
+            .map(|filter| self.device.push_error_scope(filter));
         let made = make(&self.device);
         let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
         let what = what.to_string();

@@ -187,8 +187,7 @@ impl Exec {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform_bytes = (uniforms.len() as u64 * 4).max(16);
         let tables = [(format!("params of {} dispatches", jobs.len()), uniform_bytes), (format!("{ROWS} steps"), ROWS * row_stride)];
-        let [uniform, rows]: [wgpu::Buffer; 2] =
-            gpu.buffers(&tables, usage).await?.try_into().expect("as many buffers as were asked for");
+        let [uniform, rows]: [wgpu::Buffer; 2] = gpu.buffers(&tables, usage).await?.try_into().expect("as many buffers as were asked for");
         gpu.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(&uniforms));
         let ring = match options.ring {
             Some(spec) => Some(Ring::new(gpu, plan, spec).await?),

@@ -1,10 +1,6 @@
 //! What outlives a plan: the weights, their gradients and the optimizer's states, in flat buffers.
 
-use crate::{
-    error::Result,
-    gpu::device::Gpu,
-    params::Layout,
-};
+use crate::{error::Result, gpu::device::Gpu, params::Layout};
 use std::sync::Arc;
 
 /// 32-bit words of the guard, where an optimizer keeps what it decides on the device (whether a step was finite).

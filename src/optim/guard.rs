@@ -82,36 +82,37 @@ fn square_sum(x: &[f32]) -> f64 {
 impl Optimizer {
     /// The check as kernels, each for one piece of the gradients, to run in this order before the updates. They share
     /// the scratch. Bindings: `In(1)` the gradients of the piece, `In(2)` the [`Guard`], `In(100)` the loss (one
-    /// `f32`), which the last one reads.
+    /// `f32`); the last one decides.
     pub fn guard_kernels(&self, layout: &Layout, caps: &Caps) -> Vec<(usize, Kernel)> {
         let (width, pieces) = (workgroup(caps), layout.pieces.len());
         // Where a piece is larger than a binding, the dispatch is split at multiples of 64 chunks.
         let chunk = (caps.max_binding_bytes / 256).clamp(64, CHUNK as u64) as usize;
-        let pass = |entry, params: &[(&str, Word)], binds, units, step| Pass {
-            source: source!("optim/guard"),
+        let pass = |source, entry, params: &[(&str, Word)], binds, units, step| Pass {
+            source,
             entry,
             consts: vec![("WG", Word::U(width)), ("CHUNK", Word::from(chunk))],
             params: params.iter().map(|&(name, word)| (name.to_string(), word)).collect(),
             binds,
-            code: String::new(),
+            code: source!("optim/join").text.to_string(),
             units,
             per_group: 1,
             step,
         };
         let kernel = |(piece, &len): (usize, &usize)| {
             let units = len.div_ceil(chunk);
-            let (partials, totals) = (Bind::scratch("partials", 0), Bind::scratch("totals", 1));
-            let binds = vec![Bind::input("grads", 1, DType::F32).per_unit(chunk), partials.clone().per_unit(1).written()];
-            let first = pass("partial", &[("len", Word::from(len))], binds, units, false);
-            let sizes = [("count", Word::from(units)), ("piece", Word::from(piece)), ("max_norm", Word::F(self.clip().unwrap_or(0.0)))];
-            let second = if piece + 1 < pieces {
-                pass("total", &sizes, vec![partials, totals.written()], 1, false)
-            } else {
-                let loss = Bind::input("loss", LOSS, DType::F32);
-                let guard = Bind::input("guard", 2, DType::U32).written();
-                pass("finish", &sizes, vec![partials, totals, loss, guard], 1, true)
-            };
-            (piece, Kernel { name: "guard", passes: vec![first, second], scratch: vec![units, pieces] })
+            let (grads, partials) = (Bind::input("grads", 1, DType::F32).per_unit(chunk), Bind::scratch("partials", 0));
+            let binds = vec![grads, partials.clone().per_unit(1).written()];
+            let squares = pass(source!("optim/squares"), "squares", &[("len", Word::from(len))], binds, units, false);
+            let (totals, loss) = (Bind::scratch("totals", 1).written(), Bind::input("loss", LOSS, DType::F32));
+            let binds = vec![partials, totals, loss, Bind::input("guard", 2, DType::U32).written()];
+            let params = [
+                ("count", Word::from(units)),
+                ("piece", Word::from(piece)),
+                ("pieces", Word::from(pieces)),
+                ("max_norm", Word::F(self.clip().unwrap_or(0.0))),
+            ];
+            let check = pass(source!("optim/guard"), "check", &params, binds, 1, true);
+            (piece, Kernel { name: "guard", passes: vec![squares, check], scratch: vec![units, pieces] })
         };
         layout.pieces.iter().enumerate().map(kernel).collect()
     }
