@@ -234,4 +234,3 @@ fn every_shader_is_valid() {
     let guards = ["squares", "check"].map(|entry| ("guard", entry));
     assert_eq!(names, want.into_iter().chain(guards).collect());
 }
-

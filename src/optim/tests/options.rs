@@ -170,4 +170,3 @@ fn groups_are_settings_that_parameters_share() {
     assert_eq!(each(8).unwrap().settings.len(), 8);
     assert!(matches!(each(9), Err(Error::Limit { need: 9, limit: 8, .. })));
 }
-
