@@ -11,6 +11,7 @@ mod optimizer;
 mod schedule;
 mod update;
 
+pub use adam::AdamOf;
 pub use guard::Guard;
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};

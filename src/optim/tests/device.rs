@@ -89,27 +89,30 @@ fn rules_follow_pytorch_on_the_gpu() {
     }
 }
 
-/// Four groups in three pieces, one of which is larger than a binding (of 16 KiB) and one of more than two workgroups.
+/// Bytes of a binding, so that pieces are split and the guard's chunks (of 128) do not divide them.
+const BINDING: u64 = 32 << 10;
+
+/// Four groups in three pieces. The first is larger than a binding, and its second group begins past the first binding.
 fn split_model(o: &Optimizer) -> (Groups, Layout) {
     let matrix = |name: &str, n: usize| ParamDef { decay: true, ..vector(name, n) };
     let params =
-        [matrix("a.weight", 700), vector("a.bias", 130), matrix("b.weight", 10_007), vector("b.bias", 65), matrix("c.weight", 2500)];
+        [matrix("a.weight", 700), vector("a.bias", 130), matrix("b.weight", 10_007), vector("b.bias", 65), matrix("c.weight", 11_000)];
     let o = o.clone().group(|name| name == "c.weight", GroupOptions { lr_scale: 0.5, weight_decay: Some(0.3) });
     let o = o.group(|name| name == "b.bias", GroupOptions { lr_scale: 0.0, weight_decay: None });
     let groups = o.groups(&params).expect("four groups");
-    let layout = Layout::new(&params, &groups.of, groups.settings.len(), 4096, 1 << 20).expect("it fits");
+    let layout = Layout::new(&params, &groups.of, groups.settings.len(), 11_000, 1 << 20).expect("it fits");
     (groups, layout)
 }
 
 #[test]
 fn groups_pieces_and_windows_agree_with_the_cpu() {
-    let Some(gpu) = open(|limits| limits.max_storage_buffer_binding_size = 16 << 10) else { return };
+    let Some(gpu) = open(|limits| limits.max_storage_buffer_binding_size = BINDING) else { return };
     for o in all() {
-        let o = o.clip_norm(40.0);
+        let o = o.clip_norm(50.0);
         let (groups, layout) = split_model(&o);
         // A rule without weight decay has the same settings for both kinds of parameters.
         assert!(groups.settings.len() >= 3 && layout.pieces.len() == 3, "{groups:?} {layout:?}");
-        assert!(layout.pieces.iter().any(|&n| n > 4096), "{layout:?}");
+        assert!(layout.pieces[0] % 128 != 0 && layout.pieces[0] as u64 * 4 > BINDING, "{layout:?}");
         let flat = |seed: u64| -> Vec<Vec<f32>> { layout.pieces.iter().enumerate().map(|(i, &n)| noise(seed + i as u64, n)).collect() };
         let start = flat(1);
         let mut device = OnGpu::new(&gpu, &o, &layout, &start);
@@ -124,7 +127,7 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
             guard.check(t - 1, 1.0, &grads.iter().map(|g| &g[..]).collect::<Vec<_>>(), o.clip());
             assert!(guard.factor < 1.0, "the clip is at work: {guard:?}");
             let got = device.guard();
-            // A fixed tree over 13,000 squares: its depth is 16 loads and two times 8 levels.
+            // A fixed tree over 22,000 squares: at most 20 additions deep.
             assert!((got.norm / guard.norm - 1.0).abs() < 32.0 * f32::EPSILON, "{got:?} {guard:?}");
             assert!((got.factor / guard.factor - 1.0).abs() < 40.0 * f32::EPSILON, "{got:?} {guard:?}");
             let (hyper, got) = (o.hyper(t, &groups.settings), device.weights());
@@ -152,7 +155,7 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
     let o = Optimizer::from(Sgd::new(0.5)).clip_norm(1e9);
     let (groups, layout) = split_model(&o);
     let good: Vec<Vec<f32>> = layout.pieces.iter().enumerate().map(|(i, &n)| noise(i as u64 + 7, n)).collect();
-    let gpu = open(|limits| limits.max_storage_buffer_binding_size = 16 << 10);
+    let gpu = open(|limits| limits.max_storage_buffer_binding_size = BINDING);
     // The loss, an element of the gradient to spoil, and the cause that both sides must name.
     let last = layout.pieces.iter().map(|n| n - 1).collect::<Vec<_>>();
     let cases = [
@@ -200,13 +203,15 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
         assert_eq!(now == before, cause != 0, "a bad step changes nothing, a good one does: loss {loss}, {spoil:?}");
         device.step(&o, &groups, 3, 1.0, &good);
         assert_eq!(device.weights() == now, cause != 0, "and nothing moves after it: loss {loss}, {spoil:?}");
-        assert_eq!(device.guard().halt, got.halt);
+        if cause != 0 {
+            assert_eq!(device.guard(), got, "the first bad step stays on record");
+        }
     }
 }
 
 /// All kernels of all rules, on a small device.
 fn kernels() -> Vec<Kernel> {
-    let caps = Caps { max_invocations: 100, max_binding_bytes: 16 << 10, ..Caps::default() };
+    let caps = Caps { max_invocations: 100, max_binding_bytes: BINDING, ..Caps::default() };
     let of = |o: Optimizer| {
         let (_, layout) = split_model(&o);
         let guards: Vec<Kernel> = o.guard_kernels(&layout, &caps).into_iter().map(|(_, kernel)| kernel).collect();
