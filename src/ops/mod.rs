@@ -162,6 +162,8 @@ impl Case {
     }
 }
 
+mod lines;
+
 macro_rules! ops {
     ($($module:ident :: $op:ident),* $(,)?) => {
         $(pub mod $module;)*
@@ -175,4 +177,10 @@ macro_rules! ops {
 // The one list. A line here is all the rest of the crate learns of an op.
 ops! {
     map::Map,
+    matmul::MatMul,
+    reshape::Reshape,
+    reduce::Reduce,
 }
+
+#[cfg(test)]
+pub(crate) mod golden;
