@@ -174,9 +174,13 @@ macro_rules! ops {
 
 // The one list. A line here is all the rest of the crate learns of an op.
 ops! {
+    concat::Concat,
     map::Map,
     matmul::MatMul,
+    pad::Pad,
+    permute::Permute,
     reshape::Reshape,
+    slice::Slice,
 }
 
 #[cfg(test)]
