@@ -273,11 +273,10 @@ impl Gpu {
         let what = what.to_string();
         async move {
             // A lack of memory makes everything after it invalid too, so it is the one to tell.
-            for error in [memory.await, internal.await, validation.await].into_iter().flatten() {
-                return Err(self.error(format!("{what}: {}", message(&error))));
+            match memory.await.or(internal.await).or(validation.await) {
+                Some(error) => Err(self.error(format!("{what}: {}", message(&error)))),
+                None => self.check().map(|()| made),
             }
-            self.check()?;
-            Ok(made)
         }
     }
 

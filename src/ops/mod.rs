@@ -162,6 +162,8 @@ impl Case {
     }
 }
 
+mod lines;
+
 macro_rules! ops {
     ($($module:ident :: $op:ident),* $(,)?) => {
         $(pub mod $module;)*
@@ -179,6 +181,7 @@ ops! {
     matmul::MatMul,
     pad::Pad,
     permute::Permute,
+    reduce::Reduce,
     reshape::Reshape,
     slice::Slice,
 }

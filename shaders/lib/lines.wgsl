@@ -1,0 +1,72 @@
+// Lines — a tensor [outer, n, inner] as lines of n elements, inner apart from each other; each line belongs to LANES
+// invocations of one workgroup, and COLUMNS lines that are neighbours in memory lie side by side, so that neighbouring
+// invocations read neighbouring elements. src/ops/lines.rs chooses the numbers and says why.
+//   consts WG, COLUMNS, LANES (powers of two)     params n, inner, chunk, chunks, groups, rounds
+// A unit is one line number of [outer, chunks] and, where groups > 1, one tile of COLUMNS columns; with groups = 1 it
+// goes over all tiles, one a round.
+
+struct Line {
+    // The line's first element in x; the others are p.inner apart.
+    first: u32,
+    // How many elements; 0 where this invocation has no line.
+    len: u32,
+    // Which of the line's lanes this is: it does the elements lane, lane + LANES, …
+    lane: u32,
+    // The line's number among those of this dispatch, [lines, inner]: where its one result goes.
+    out: u32,
+    real: bool,
+}
+
+fn line_of(group: u32, local: u32, round: u32) -> Line {
+    let unit = group * (WG / (COLUMNS * LANES)) + local / (COLUMNS * LANES);
+    let column = (unit % p.groups + round) * COLUMNS + local % COLUMNS;
+    // A split dispatch (p.first > 0) has groups = 1 and sees x from line p.first on.
+    let row = unit / p.groups;
+    let number = p.first + row;
+    let chunk = number % p.chunks;
+    let first = (number / p.chunks * p.n + chunk * p.chunk - p.first * p.chunk) * p.inner + column;
+    let len = min(p.chunk, p.n - chunk * p.chunk);
+    let real = unit < p.units && column < p.inner;
+    return Line(select(0u, first, real), select(0u, len, real), local / COLUMNS % LANES, row * p.inner + column, real);
+}
+
+var<workgroup> part: array<f32, WG>;
+
+// The sum of v over the lanes of each line, by a fixed tree; every lane gets it. All invocations must call it.
+fn lanes_sum(local: u32, v: f32) -> f32 {
+    if LANES == 1u {
+        return v;
+    }
+    let lane = local / COLUMNS % LANES;
+    workgroupBarrier();
+    part[local] = v;
+    for (var step = LANES / 2u; step > 0u; step >>= 1u) {
+        workgroupBarrier();
+        if lane < step {
+            part[local] += part[local + step * COLUMNS];
+        }
+    }
+    workgroupBarrier();
+    return part[local - lane * COLUMNS];
+}
+
+// The larger of a and b; NaN where one of them is.
+fn larger(a: f32, b: f32) -> f32 { return select(b, a, a >= b || a != a); }
+
+// The same for the maximum.
+fn lanes_max(local: u32, v: f32) -> f32 {
+    if LANES == 1u {
+        return v;
+    }
+    let lane = local / COLUMNS % LANES;
+    workgroupBarrier();
+    part[local] = v;
+    for (var step = LANES / 2u; step > 0u; step >>= 1u) {
+        workgroupBarrier();
+        if lane < step {
+            part[local] = larger(part[local], part[local + step * COLUMNS]);
+        }
+    }
+    workgroupBarrier();
+    return part[local - lane * COLUMNS];
+}

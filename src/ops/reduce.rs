@@ -1,0 +1,273 @@
+//! Sums, means, maxima and minima over axes, and what is made of them: `logsumexp`, `variance`, `std`.
+//!
+//! `y[o,c] = fold_i x[o,i,c]`, where `i` runs over one block of adjacent axes, `o` over those before it and `c` over
+//! those behind it. Other sets of axes are reduced one block after the other, the last one first.
+
+use super::{lines::Lines, *};
+use crate::{
+    error::Place,
+    kernel::{Bind, Which, source},
+};
+use rayon::prelude::*;
+use std::{ops::Range, panic::Location};
+
+/// How elements are put together. Extrema are NaN where an element is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    Sum,
+    Mean,
+    Max,
+    Min,
+}
+
+/// Reduces the adjacent axes `start..end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reduce {
+    pub fold: Fold,
+    pub start: usize,
+    pub end: usize,
+    /// The reduced axes stay, with size 1.
+    pub keepdim: bool,
+}
+
+/// The larger, or NaN where one is.
+fn larger(a: f64, b: f64) -> f64 {
+    if a >= b || a.is_nan() { a } else { b }
+}
+fn smaller(a: f64, b: f64) -> f64 {
+    if a <= b || a.is_nan() { a } else { b }
+}
+
+impl Fold {
+    /// The word users call it by.
+    fn name(self) -> &'static str {
+        ["sum", "mean", "max", "min"][self as usize]
+    }
+    fn adds(self) -> bool {
+        matches!(self, Fold::Sum | Fold::Mean)
+    }
+    /// Where folding starts.
+    fn neutral(self) -> f64 {
+        match self {
+            Fold::Sum | Fold::Mean => 0.0,
+            Fold::Max => f64::NEG_INFINITY,
+            Fold::Min => f64::INFINITY,
+        }
+    }
+    fn fold(self, a: f64, x: f64) -> f64 {
+        match self {
+            Fold::Sum | Fold::Mean => a + x,
+            Fold::Max => larger(a, x),
+            Fold::Min => smaller(a, x),
+        }
+    }
+    fn finish(self, a: f64, n: usize) -> f64 {
+        if self == Fold::Mean { a / n as f64 } else { a }
+    }
+    /// Folds the rows of `x [m, a.len()]`, each `pitch` elements behind the one before, into `a`.
+    fn rows(self, x: &[f32], pitch: usize, a: &mut [f64]) {
+        // The choice is made outside of the loops, so that they vectorise.
+        match self {
+            Fold::Sum | Fold::Mean => rows(x, pitch, a, 0.0, |a, x| a + x),
+            Fold::Max => rows(x, pitch, a, f64::NEG_INFINITY, larger),
+            Fold::Min => rows(x, pitch, a, f64::INFINITY, smaller),
+        }
+    }
+}
+
+fn rows(x: &[f32], pitch: usize, a: &mut [f64], neutral: f64, fold: impl Fn(f64, f64) -> f64) {
+    if let ([a], 1) = (&mut *a, pitch) {
+        // Eight running values need not wait for each other.
+        let mut run = [neutral; 8];
+        let blocks = x.chunks_exact(8);
+        let rest = blocks.remainder();
+        for block in blocks {
+            run.iter_mut().zip(block).for_each(|(r, &x)| *r = fold(*r, x as f64));
+        }
+        *a = rest.iter().fold(run.into_iter().fold(*a, &fold), |a, &x| fold(a, x as f64));
+    } else {
+        for row in x.chunks(pitch) {
+            a.iter_mut().zip(row).for_each(|(a, &x)| *a = fold(*a, x as f64));
+        }
+    }
+}
+
+impl Reduce {
+    /// `[outer, n, inner]`.
+    fn sizes(&self, x: Shape) -> [usize; 3] {
+        let d = x.dims();
+        [&d[..self.start], &d[self.start..self.end], &d[self.end..]].map(|d| d.iter().product())
+    }
+    /// The output's shape with the reduced axes kept.
+    fn kept(&self, x: Shape) -> Shape {
+        (self.start..self.end).fold(x, |s, axis| s.with(axis, 1))
+    }
+}
+
+/// Elements of one parallel task on the CPU device, and columns of one.
+const TASK: usize = 1 << 15;
+const COLUMNS: usize = 1 << 10;
+
+impl OpDef for Reduce {
+    const NAME: &'static str = "reduce";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err("takes one input".into()) };
+        if x.dtype() != DType::F32 {
+            return Err("takes floats, not labels (see to_f32)".into());
+        }
+        if self.start > self.end || self.end > x.rank() {
+            return Err(format!("there are no axes {}..{}", self.start, self.end));
+        }
+        let kept = self.kept(*x);
+        Ok(if self.keepdim { kept } else { (self.start..self.end).rev().fold(kept, |s, axis| s.without(axis)) })
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _key: Key) {
+        let [_, n, inner] = self.sizes(x[0].shape);
+        for (k, y) in y.f.iter_mut().enumerate() {
+            let first = k / inner * n * inner + k % inner;
+            let all = (0..n).fold(self.fold.neutral(), |a, i| self.fold.fold(a, x[0].f[first + i * inner].f64()));
+            *y = T::of(self.fold.finish(all, n));
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _key: Key) {
+        let ([_, n, inner], fold) = (self.sizes(x[0].shape), self.fold);
+        let write = |y: &mut [f32], a: &[f64]| y.iter_mut().zip(a).for_each(|(y, &a)| *y = fold.finish(a, n) as f32);
+        let size = n * inner;
+        if inner >= COLUMNS {
+            // Wide: a task is some columns.
+            for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
+                y.par_chunks_mut(COLUMNS).enumerate().for_each(|(k, y)| {
+                    let mut a = [fold.neutral(); COLUMNS];
+                    fold.rows(&x[k * COLUMNS..], inner, &mut a[..y.len()]);
+                    write(y, &a);
+                });
+            }
+        } else if size >= 2 * TASK {
+            // Long: a task is some rows, and the results are folded in order.
+            for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
+                let parts: Vec<Vec<f64>> = x
+                    .par_chunks(TASK / inner * inner)
+                    .map(|x| {
+                        let mut a = vec![fold.neutral(); inner];
+                        fold.rows(x, inner, &mut a);
+                        a
+                    })
+                    .collect();
+                let mut a = vec![fold.neutral(); inner];
+                parts.iter().for_each(|part| a.iter_mut().zip(part).for_each(|(a, &p)| *a = fold.fold(*a, p)));
+                write(y, &a);
+            }
+        } else {
+            // Many: a task is some of the outer indices.
+            let outer = (TASK / size).max(1);
+            x[0].f.par_chunks(outer * size).zip(y.f.par_chunks_mut(outer * inner)).for_each(|(x, y)| {
+                let mut a = vec![0.0; inner];
+                for (x, y) in x.chunks(size).zip(y.chunks_mut(inner)) {
+                    a.fill(fold.neutral());
+                    fold.rows(x, inner, &mut a);
+                    write(y, &a);
+                }
+            });
+        }
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let (x, kept) = (x[0], self.kept(x[0].shape()));
+        let dy = dy.reshape(kept);
+        let dx = match self.fold {
+            Fold::Sum => dy.broadcast_to(x.shape()),
+            Fold::Mean => (dy * (1.0 / self.sizes(x.shape())[1] as f32)).broadcast_to(x.shape()),
+            Fold::Max | Fold::Min => {
+                // Equal extrema share the gradient, as in torch.amax.
+                let hit = x.eq(y.reshape(kept));
+                let count = hit.apply(Reduce { fold: Fold::Sum, keepdim: true, ..*self });
+                hit * (dy / count)
+            }
+        };
+        vec![Some(dx)]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let [outer, all, inner] = self.sizes(x[0]);
+        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
+        let mut n = all;
+        loop {
+            let lines = Lines::new([outer, n, inner], true, caps);
+            let last = lines.chunks() == 1;
+            let from = match scratch.len() {
+                0 => Bind::input("x", 0, DType::F32),
+                k => Bind::scratch("x", k - 1),
+            };
+            let to = if last { Bind::output("y", DType::F32) } else { Bind::scratch("y", scratch.len()).written() };
+            let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.bind(from, lines.chunk), lines.bind(to, 1)]);
+            // Only the last pass divides.
+            let fold = if !last && self.fold == Fold::Mean { Fold::Sum } else { self.fold };
+            pass.consts.push(("KIND", (fold as u32).into()));
+            pass.params.push(("divisor".into(), (all as f32).into()));
+            passes.push(pass);
+            if last {
+                return vec![Kernel { name: "lines", passes, scratch }];
+            }
+            scratch.push(outer * lines.chunks() * inner);
+            n = lines.chunks();
+        }
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        if self.fold.adds() { self.sizes(x[0])[1] } else { 1 }
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |fold, dims: &[usize], axes: Range<usize>, keepdim| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let op = Reduce { fold, start: axes.start, end: axes.end, keepdim };
+            Case::new(format!("{} {x} over {axes:?}", fold.name()), op, &[x])
+        };
+        let mut cases = Vec::new();
+        for fold in [Fold::Sum, Fold::Mean, Fold::Max, Fold::Min] {
+            cases.push(case(fold, &[], 0..0, false));
+            cases.push(case(fold, &[1], 0..1, false));
+            // Short lines, one lane each: along, and across with columns at and around a block.
+            cases.push(case(fold, &[7, 31], 1..2, true));
+            cases.push(case(fold, &[2, 3, 257], 1..2, false));
+            cases.push(case(fold, &[3, 5, 2, 11], 1..3, false));
+            // Long lines in lanes, several lines in a workgroup.
+            cases.push(case(fold, &[5, 33], 1..2, false));
+            cases.push(case(fold, &[67, 37], 0..1, true));
+            cases.push(case(fold, &[2, 101, 33], 1..2, false));
+            // Cut into chunks, a ragged last one: along, across, and with an outer axis.
+            cases.push(case(fold, &[20_011], 0..1, false));
+            cases.push(case(fold, &[1_031, 70], 0..1, false));
+            cases.push(case(fold, &[2, 17_011], 1..2, false));
+        }
+        for n in [255, 256, 257, 16_384, 16_385] {
+            cases.push(case(Fold::Sum, &[n], 0..1, false));
+        }
+        for columns in [1, 31, 32, 33, 255, 256, 257] {
+            cases.push(case(Fold::Sum, &[65, columns], 0..1, false));
+        }
+        // More than 65,535 workgroups, each of one line.
+        cases.push(case(Fold::Max, &[65_537, 1, 129], 1..2, false));
+        cases.push(case(Fold::Sum, &[1 << 20], 0..1, false));
+        cases
+    }
+}
+
+/// Adjacent blocks of axes, ascending, or what is wrong with them.
+fn blocks(x: Shape, axes: &[isize]) -> Result<Vec<Range<usize>>, String> {
+    let mut hit = vec![false; x.rank()];
+    for &axis in axes {
+        let a = x.axis(axis).ok_or_else(|| format!("there is no axis {axis}"))?;
+        if std::mem::replace(&mut hit[a], true) {
+            return Err(format!("axis {axis} is named twice"));
+        }
+    }
+    let mut blocks: Vec<Range<usize>> = Vec::new();
+    for a in (0..x.rank()).filter(|&a| hit[a]) {
+        match blocks.last_mut() {
+            Some(b) if b.end == a => b.end += 1,
+            _ => blocks.push(a..a + 1),
+        }
+    }
+    Ok(blocks)
+}
