@@ -178,10 +178,14 @@ macro_rules! ops {
 
 // The one list. A line here is all the rest of the crate learns of an op.
 ops! {
+    concat::Concat,
     map::Map,
     matmul::MatMul,
-    reshape::Reshape,
+    pad::Pad,
+    permute::Permute,
     reduce::Reduce,
+    reshape::Reshape,
+    slice::Slice,
 }
 
 #[cfg(test)]
