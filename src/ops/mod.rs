@@ -163,6 +163,8 @@ impl Case {
 }
 
 mod lines;
+#[cfg(test)]
+pub(crate) mod checks;
 
 macro_rules! ops {
     ($($module:ident :: $op:ident),* $(,)?) => {
@@ -178,4 +180,8 @@ macro_rules! ops {
 ops! {
     map::Map,
     reduce::Reduce,
+    reshape::Reshape,
 }
+
+#[cfg(test)]
+pub(crate) mod golden;

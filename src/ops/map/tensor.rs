@@ -73,6 +73,8 @@ macro_rules! unary {
 unary! {
     /// The same values; for models that name an activation.
     identity = Identity;
+    /// The same values as a constant: no gradient flows back through them.
+    detach = Detach;
     /// |x|; gradient sign(x), 0 at 0.
     abs = Abs;
     /// −1, 0 or 1; no gradient.
@@ -194,6 +196,19 @@ impl<'g> Tensor<'g> {
     pub fn where_(self, a: impl Into<Operand<'g>>, b: impl Into<Operand<'g>>) -> Tensor<'g> {
         call(self.graph, Fun::Where, &[self.into(), a.into(), b.into()])
     }
+    /// Repeated along missing axes and those of size 1, to `shape`.
+    #[track_caller]
+    pub fn broadcast_to(self, shape: impl Into<Shape>) -> Tensor<'g> {
+        let (s, to) = (self.shape(), shape.into().of(DType::F32));
+        if self.is_dead() || (s.same_dims(to) && s.dtype() == DType::F32) {
+            return self;
+        }
+        if s.broadcast(to).is_none_or(|b| !b.same_dims(to)) {
+            let why = format!("does not broadcast to {to}");
+            return self.graph.mistake("broadcast_to", &[s], why, std::panic::Location::caller());
+        }
+        self.apply(Map { expr: Expr::call(Fun::Identity, &[Inst::Input(0)]), fixed: Some(to) })
+    }
     /// Labels as floats.
     #[track_caller]
     pub fn to_f32(self) -> Tensor<'g> {
@@ -257,7 +272,7 @@ pub(super) fn cases() -> Vec<Case> {
             Fun::Tanh | Fun::Sigmoid | Fun::Softplus | Fun::LogSigmoid | Fun::Silu => case.range(0, -20.0, 20.0),
             Fun::Gelu | Fun::GeluGrad | Fun::GeluTanh | Fun::GeluTanhGrad => case.range(0, -6.0, 6.0),
             Fun::Clamp => case.range(1, -1.0, -0.5).range(2, 0.5, 1.0),
-            Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => case.flat(),
+            Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => case.flat(),
             _ => case,
         };
         cases.push(case);
