@@ -15,7 +15,7 @@ impl<'g> Tensor<'g> {
     /// let g = Graph::training();
     /// let x = g.input([2]);
     /// let y = x.square().sum_all();
-    /// let f = Device::cpu().compile(&y.grad(&[x]))?;
+    /// let mut f = Device::cpu().compile(&y.grad(&[x]))?;
     /// assert_eq!(f.run(&[Host::new([2], vec![3.0, -1.0])])?[0].f(), &[6.0, -2.0]);
     /// # Ok::<(), downhill::Error>(())
     /// ```

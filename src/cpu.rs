@@ -5,6 +5,7 @@ use crate::{
     graph::Kind,
     host::{Host, Real, View, ViewMut},
     ops::Key,
+    optim::{Guard, Hyper, Optimizer},
     params::Layout,
     plan::{Loc, Plan, Step, ir::Ir},
     shape::{DType, Shape},
@@ -39,12 +40,25 @@ pub struct Store {
     pub grads: Vec<Vec<f32>>,
     /// By state, by piece.
     pub states: Vec<Vec<Vec<f32>>>,
+    pub guard: Guard,
 }
 
 impl Store {
     pub fn new(layout: Layout, states: usize) -> Store {
         let zeros = || -> Vec<Vec<f32>> { layout.pieces.iter().map(|&n| vec![0.0; n]).collect() };
-        Store { params: zeros(), grads: zeros(), states: (0..states).map(|_| zeros()).collect(), layout }
+        Store { params: zeros(), grads: zeros(), states: (0..states).map(|_| zeros()).collect(), guard: Guard::default(), layout }
+    }
+    /// Checks the step (numbered from 0) and updates the weights, unless it or one before it was not finite.
+    pub fn update(&mut self, optimizer: &Optimizer, hyper: &[Hyper], step: u64, loss: f32) {
+        let grads: Vec<&[f32]> = self.grads.iter().map(|g| g.as_slice()).collect();
+        self.guard.check(step, loss, &grads, optimizer.clip());
+        if self.guard.halt != 0 {
+            return;
+        }
+        for (piece, ends) in self.layout.ends.iter().enumerate() {
+            let mut states: Vec<&mut [f32]> = self.states.iter_mut().map(|s| s[piece].as_mut_slice()).collect();
+            optimizer.update(hyper, ends, self.guard.factor, &mut self.params[piece], &self.grads[piece], &mut states);
+        }
     }
 }
 

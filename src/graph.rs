@@ -71,7 +71,7 @@ pub(crate) struct Inner {
 /// let g = Graph::training();
 /// let x = g.input([3]);
 /// let y = (x * 2.0 + 1.0).sum_all();
-/// let f = Device::cpu().compile(&[y])?;
+/// let mut f = Device::cpu().compile(&[y])?;
 /// let out = f.run(&[Host::new([3], vec![1.0, 2.0, 3.0])])?;
 /// assert_eq!(out[0].f(), &[15.0]);
 /// # Ok::<(), downhill::Error>(())
@@ -202,6 +202,12 @@ impl Graph {
     }
     pub(crate) fn check(&self) -> Result<()> {
         self.error().map_or(Ok(()), Err)
+    }
+    /// Every parameter, in the order of their creation.
+    pub fn param_tensors(&self) -> Vec<Tensor<'_>> {
+        let g = self.inner.borrow();
+        let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, Kind::Param(i) if i == p));
+        (0..g.params.len()).filter_map(node).map(|id| self.tensor(id)).collect()
     }
     pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
         Tensor { graph: self, id }

@@ -24,6 +24,9 @@ pub(super) struct Place<'a> {
     /// In bytes.
     pub offset: u64,
     pub elements: usize,
+    /// Elements of the fence that follows it, which bindings cover as well: many drivers drop what a shader writes
+    /// past its binding, and then the fence would find nothing.
+    pub fence: usize,
 }
 
 /// A pass and the tensors it binds.
@@ -50,6 +53,8 @@ pub(super) struct Buffers {
     pub constants: Vec<Own>,
     /// Of the update passes.
     pub scratch: Vec<Own>,
+    /// Elements of each fence; 0 without guards.
+    pub fence: usize,
 }
 
 impl Buffers {
@@ -78,20 +83,26 @@ impl Buffers {
         for (own, host) in constants.iter().zip(&plan.constants) {
             gpu.queue.write_buffer(&own.buffer, 0, words_of(&host.data));
         }
-        Ok(Buffers { slots, inputs, constants, scratch })
+        Ok(Buffers { slots, inputs, constants, scratch, fence })
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Own> {
         self.slots.iter().chain(&self.inputs).chain(&self.constants).chain(&self.scratch)
     }
 
+    fn own<'a>(&self, own: &'a Own, elements: usize) -> Place<'a> {
+        // A smaller tensor in a slot is followed by the rest of the slot, not by the fence.
+        let fence = if elements == own.elements { self.fence } else { 0 };
+        Place { buffer: &own.buffer, offset: 0, elements, fence }
+    }
+
     /// Where a tensor of so many elements lies.
     pub fn place<'a>(&'a self, store: &'a Store, loc: Loc, elements: usize) -> Place<'a> {
         let flat = |buffers: &'a [wgpu::Buffer], i: usize| {
             let range = store.layout().ranges[i];
-            Place { buffer: &buffers[range.piece], offset: range.start as u64 * 4, elements }
+            Place { buffer: &buffers[range.piece], offset: range.start as u64 * 4, elements, fence: 0 }
         };
-        let own = |buffers: &'a [Own], i: usize| Place { buffer: &buffers[i].buffer, offset: 0, elements };
+        let own = |buffers: &'a [Own], i: usize| self.own(&buffers[i], elements);
         match loc {
             Loc::Slot(i) => own(&self.slots, i),
             Loc::Input(i) => own(&self.inputs, i),
@@ -136,14 +147,14 @@ impl Buffers {
 
     fn of_update<'a>(&'a self, plan: &Plan, store: &'a Store, update: &UpdatePass, which: Which) -> Option<Place<'a>> {
         let elements = store.layout().pieces[update.piece];
-        let flat = |buffers: &'a [wgpu::Buffer]| Place { buffer: &buffers[update.piece], offset: 0, elements };
+        let flat = |buffers: &'a [wgpu::Buffer]| Place { buffer: &buffers[update.piece], offset: 0, elements, fence: 0 };
         Some(match which {
             Which::In(0) => flat(&store.params),
             Which::In(1) => flat(&store.grads),
-            Which::In(2) => Place { buffer: &store.guard, offset: 0, elements: GUARD },
+            Which::In(2) => Place { buffer: &store.guard, offset: 0, elements: GUARD, fence: 0 },
             Which::In(LOSS) => plan.outputs.first().map(|&(loc, shape)| self.place(store, loc, shape.elements()))?,
             Which::In(i) => flat(store.states.get(i.checked_sub(FIRST_STATE)?)?),
-            Which::Scratch(k) => Place { buffer: &self.scratch[k].buffer, offset: 0, elements: *update.kernel.scratch.get(k)? },
+            Which::Scratch(k) => self.own(&self.scratch[k], *update.kernel.scratch.get(k)?),
             Which::Out => return None,
         })
     }
@@ -152,12 +163,16 @@ impl Buffers {
 fn bind<'a>(label: &str, name: &str, pass: &'a Pass, find: impl Fn(Which) -> Option<Place<'a>>) -> Result<Work<'a>> {
     let mut places = Vec::with_capacity(pass.binds.len());
     for bind in &pass.binds {
-        let why = || format!("kernel {} of {name} binds {:?} as `{}`, and there is no such tensor", pass.source.name, bind.which, bind.name);
+        let why =
+            || format!("kernel {} of {name} binds {:?} as `{}`, and there is no such tensor", pass.source.name, bind.which, bind.name);
         places.push(find(bind.which).ok_or_else(|| Error::argument(label, why()))?);
     }
     for (written, place) in pass.binds.iter().zip(&places).filter(|(b, _)| b.write) {
         if let Some((read, _)) = pass.binds.iter().zip(&places).find(|(b, p)| !b.write && p.buffer == place.buffer) {
-            let why = format!("kernel {} of {name} reads `{}` and writes `{}`, which are in one buffer", pass.source.name, read.name, written.name);
+            let why = format!(
+                "kernel {} of {name} reads `{}` and writes `{}`, which are in one buffer",
+                pass.source.name, read.name, written.name
+            );
             return Err(Error::argument(label, why));
         }
     }

@@ -266,19 +266,17 @@ impl Gpu {
         what: &str,
         make: F,
     ) -> impl Future<Output = Result<T>> + use<'a, T, F> {
-        let [memory, internal, validation] =
-            [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
-                .map(|filter| self.device.push_error_scope(filter));
+        let [memory, internal, validation] = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
+            .map(|filter| self.device.push_error_scope(filter));
         let made = make(&self.device);
         let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
         let what = what.to_string();
         async move {
             // A lack of memory makes everything after it invalid too, so it is the one to tell.
-            for error in [memory.await, internal.await, validation.await].into_iter().flatten() {
-                return Err(self.error(format!("{what}: {}", message(&error))));
+            match memory.await.or(internal.await).or(validation.await) {
+                Some(error) => Err(self.error(format!("{what}: {}", message(&error)))),
+                None => self.check().map(|()| made),
             }
-            self.check()?;
-            Ok(made)
         }
     }
 

@@ -131,7 +131,7 @@ pub struct Exec {
     gpu: Arc<Gpu>,
     store: Arc<Store>,
     buffers: Buffers,
-    /// By parameter of the plan: first element within its piece, and how many.
+    /// How many parameters the plan has.
     params: usize,
     inputs: Vec<Shape>,
     outputs: Vec<(Loc, Shape)>,
@@ -141,7 +141,6 @@ pub struct Exec {
     rows_group: wgpu::BindGroup,
     row_stride: u64,
     ring: Option<Ring>,
-    guards: bool,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     submits: u64,
     allocations: u64,
@@ -155,6 +154,9 @@ impl Exec {
     /// [`Error::Limit`] where a tensor is larger than this device can hold or bind, naming the op;
     /// [`Error::Device`] where the driver refuses.
     pub async fn new(gpu: &Arc<Gpu>, plan: &Plan, store: &Arc<Store>, options: ExecOptions<'_>) -> Result<Exec> {
+        if let Some(param) = plan.params.get(store.layout().ranges.len()) {
+            return Err(Error::Parameter { name: param.name.clone(), why: "it has no range in this store's layout".into() });
+        }
         let buffers = Buffers::new(gpu, plan, &options).await?;
         let limits = gpu.limits();
         let align = limits.min_uniform_buffer_offset_alignment as u64;
@@ -167,7 +169,11 @@ impl Exec {
             let elements: Vec<usize> = work.places.iter().map(|place| place.elements).collect();
             let windows = reach.windows(&work.label, work.pass, &elements)?;
             for &window in &windows {
-                let binds = work.pass.binds.iter().zip(&elements);
+                let parts = work.pass.binds.iter().zip(&work.places).map(|(bind, place)| {
+                    let (first, count) = part(bind.span, windows.len() > 1, window, place.elements);
+                    let fenced = count + if first + count == place.elements { place.fence } else { 0 };
+                    (first, if fenced as u64 * 4 <= reach.binding { fenced } else { count })
+                });
                 let words = params(work.pass, window);
                 let at = (uniforms.len() as u64 * 4).next_multiple_of(align);
                 uniforms.resize(at as usize / 4, 0);
@@ -177,7 +183,7 @@ impl Exec {
                     pipeline: pipeline.pipeline.clone(),
                     bindings: pipeline.bindings.clone(),
                     params: (at, words.len() as u64 * 4),
-                    parts: binds.map(|(bind, &n)| part(bind.span, windows.len() > 1, window, n)).collect(),
+                    parts: parts.collect(),
                     size: reach.fold(work.pass, window),
                 });
             }
@@ -187,8 +193,7 @@ impl Exec {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform_bytes = (uniforms.len() as u64 * 4).max(16);
         let tables = [(format!("params of {} dispatches", jobs.len()), uniform_bytes), (format!("{ROWS} steps"), ROWS * row_stride)];
-        let [uniform, rows]: [wgpu::Buffer; 2] =
-            gpu.buffers(&tables, usage).await?.try_into().expect("as many buffers as were asked for");
+        let [uniform, rows]: [wgpu::Buffer; 2] = gpu.buffers(&tables, usage).await?.try_into().expect("as many buffers as were asked for");
         gpu.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(&uniforms));
         let ring = match options.ring {
             Some(spec) => Some(Ring::new(gpu, plan, spec).await?),
@@ -236,7 +241,6 @@ impl Exec {
             rows_group,
             row_stride,
             ring,
-            guards: options.guards,
             in_flight: VecDeque::new(),
             submits: 0,
             allocations,
@@ -246,7 +250,7 @@ impl Exec {
 
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
-        let (want, got) = (self.inputs[input], data.shape);
+        let (want, got) = (*nth(&self.inputs, "input", input)?, data.shape);
         if want != got || data.len() != want.elements() {
             let got = format!("{got} with {} values", data.len());
             return Err(Error::Input { what: format!("input {input}"), got, want: want.to_string() });
@@ -298,7 +302,7 @@ impl Exec {
 
     /// Output `output` of the plan, after all steps submitted so far.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
-        let (loc, shape) = self.outputs[output];
+        let (loc, shape) = *nth(&self.outputs, "output", output)?;
         let from = self.buffers.place(&self.store, loc, shape.elements());
         let parts = [(from.buffer, from.offset, from.elements)];
         self.count_read(from.elements);
@@ -361,7 +365,7 @@ impl Exec {
 
     /// For tests: fills everything that a step has to write (slots, scratch, gradients) and every fence with `word`.
     pub fn fill_slots(&self, word: u32) -> Result<()> {
-        let fence = if self.guards { FENCE } else { 0 };
+        let fence = self.buffers.fence;
         let fill = |buffer: &wgpu::Buffer, first: usize, count: usize| {
             let words = vec![word; count];
             self.gpu.queue.write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(&words));
@@ -380,7 +384,7 @@ impl Exec {
 
     /// For tests: the buffers whose fence is not all `word` any more, with the first element that changed.
     pub async fn fences_intact(&self, word: u32) -> Result<Vec<String>> {
-        if !self.guards {
+        if self.buffers.fence == 0 {
             return Err(Error::argument("fences_intact", "this plan was loaded without guards"));
         }
         let all: Vec<&Own> = self.buffers.all().collect();
@@ -394,16 +398,19 @@ impl Exec {
     }
 }
 
+fn nth<'a, T>(all: &'a [T], what: &str, i: usize) -> Result<&'a T> {
+    all.get(i).ok_or_else(|| Error::argument(format!("{what} {i}"), format!("this plan has {}", all.len())))
+}
+
 impl Ring {
     async fn new(gpu: &Gpu, plan: &Plan, spec: &RingSpec) -> Result<Ring> {
         if spec.capacity == 0 {
             return Err(Error::argument("ring", "a ring of no steps holds nothing"));
         }
         for &i in &spec.outputs {
-            match plan.outputs.get(i) {
-                Some((_, shape)) if shape.elements() == 1 => {}
-                Some((_, shape)) => return Err(Error::argument("ring", format!("output {i} is {shape}, not one number"))),
-                None => return Err(Error::argument("ring", format!("there is no output {i}"))),
+            let (_, shape) = nth(&plan.outputs, "output", i)?;
+            if shape.elements() != 1 {
+                return Err(Error::argument("ring", format!("output {i} is {shape}, not one number")));
             }
         }
         let bytes = (spec.capacity * spec.outputs.len().max(1)) as u64 * 4;

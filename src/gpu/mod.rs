@@ -8,6 +8,7 @@ mod bind;
 pub mod device;
 mod dispatch;
 pub mod exec;
+mod prune;
 pub mod shader;
 pub mod store;
 #[cfg(test)]

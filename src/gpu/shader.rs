@@ -5,8 +5,11 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::device::{Gpu, lock},
-    kernel::{Bind, Pass, Word},
+    gpu::{
+        device::{Gpu, lock},
+        prune::reachable,
+    },
+    kernel::{Bind, Pass, Source, Word, source},
     shape::DType,
 };
 use std::{
@@ -15,8 +18,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// The files that a line `//!include NAME` can name. A new one is a line here.
-const LIBRARY: &[(&str, &str)] = &[("lib/index", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/index.wgsl")))];
+/// The files that a line `//!include NAME` can name.
+const LIBRARY: &[Source] = &[source!("lib/batch"), source!("lib/index"), source!("lib/lines"), source!("lib/map"), source!("lib/philox")];
 
 /// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
 pub const HYPER: usize = 64;
@@ -29,7 +32,8 @@ const STEP: &str = "struct Step { seed: vec2<u32>, step: vec2<u32>, hyper: array
 /// Bytes of `struct Step`.
 pub(super) const STEP_BYTES: u64 = 16 + 4 * HYPER as u64;
 
-/// The whole WGSL of a pass: the declarations, the generated functions, the file with its includes.
+/// The whole WGSL of a pass: the declarations, then what its entry point uses of the generated functions, of the file and
+/// of what that includes.
 ///
 /// # Errors
 /// [`Error::Argument`] where an include names no file of the library.
@@ -54,10 +58,11 @@ pub fn assemble(pass: &Pass) -> Result<String> {
     for &(name, word) in &pass.consts {
         line(&mut out, format_args!("const {name}: {} = {};", type_of(word), literal(word)));
     }
-    let mut included = Vec::new();
+    let (mut included, mut functions) = (Vec::new(), String::new());
     for text in [pass.code.as_str(), pass.source.text] {
-        include(pass.source.name, text, &mut included, &mut out)?;
+        include(pass.source.name, text, &mut included, &mut functions)?;
     }
+    out.push_str(&reachable(&functions, pass.entry));
     Ok(out)
 }
 
@@ -91,8 +96,8 @@ fn include(file: &str, text: &str, included: &mut Vec<&'static str>, out: &mut S
             out.push('\n');
             continue;
         };
-        let Some(&(name, library)) = LIBRARY.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<&str> = LIBRARY.iter().map(|(name, _)| *name).collect();
+        let Some(&Source { name, text: library }) = LIBRARY.iter().find(|known| known.name == name) else {
+            let known: Vec<&str> = LIBRARY.iter().map(|known| known.name).collect();
             return Err(Error::argument(format!("shader {file}"), format!("cannot include `{name}`; there are {}", known.join(", "))));
         };
         if !included.contains(&name) {
@@ -155,6 +160,11 @@ impl Gpu {
         let made = self.scoped(&label, |device| self.compile(device, &label, &text, pass)).await?;
         lock(&self.pipelines.known).insert(key, made.clone());
         Ok(made)
+    }
+
+    /// Pipelines compiled so far.
+    pub fn pipeline_count(&self) -> usize {
+        lock(&self.pipelines.known).len()
     }
 
     fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass) -> Pipeline {

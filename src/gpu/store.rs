@@ -1,7 +1,7 @@
 //! What outlives a plan: the weights, their gradients and the optimizer's states, in flat buffers.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     gpu::device::Gpu,
     params::Layout,
 };
@@ -25,8 +25,8 @@ impl Store {
     /// Buffers for `layout` and an optimizer of `states` states, all zero.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) where a piece is larger than a buffer can be,
-    /// [`Error::Device`](crate::Error::Device) without the memory.
+    /// [`Error::Limit`] where a piece is larger than a buffer can be,
+    /// [`Error::Device`] without the memory.
     pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize) -> Result<Store> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let mut wanted = vec![("guard".to_string(), 4 * GUARD as u64)];
@@ -69,11 +69,11 @@ impl Store {
     }
     /// Sets state `k`, by piece.
     pub fn write_state(&self, k: usize, pieces: &[Vec<f32>]) -> Result<()> {
-        self.write(&self.states[k], pieces)
+        self.write(self.state(k)?, pieces)
     }
     /// State `k`, by piece.
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
-        self.read(&self.states[k]).await
+        self.read(self.state(k)?).await
     }
     /// Sets the guard's words, from the first.
     pub fn write_guard(&self, words: &[u32]) -> Result<()> {
@@ -85,9 +85,16 @@ impl Store {
         self.gpu.read(&[(&self.guard, 0, GUARD)]).await
     }
 
+    fn state(&self, k: usize) -> Result<&[wgpu::Buffer]> {
+        let why = || format!("this store has {}", self.states.len());
+        self.states.get(k).map(Vec::as_slice).ok_or_else(|| Error::argument(format!("state {k}"), why()))
+    }
     fn write(&self, buffers: &[wgpu::Buffer], pieces: &[Vec<f32>]) -> Result<()> {
         let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
-        assert_eq!(lengths, self.layout.pieces, "flat values come in the layout's pieces");
+        if lengths != self.layout.pieces {
+            let (got, want) = (format!("pieces of {lengths:?}"), format!("pieces of {:?}", self.layout.pieces));
+            return Err(Error::Input { what: "flat values".into(), got, want });
+        }
         for (buffer, piece) in buffers.iter().zip(pieces) {
             self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(piece));
         }

@@ -1,0 +1,538 @@
+//! The executor against hand-made plans. Whole models are tested from outside.
+
+use super::{dispatch::*, shader::assemble, *};
+use crate::{
+    error::{Error, Result},
+    graph::{InputDef, ParamDef, Tensor},
+    host::{Host, Real, View, ViewMut},
+    init::Init,
+    kernel::{Bind, Caps, Kernel, Pass, Source, Which, Word},
+    ops::{Case, Key, OpDef},
+    params::Layout,
+    plan::{Loc, Plan, Slot, Step},
+    shape::{DType, Shape},
+};
+use pollster::block_on;
+use std::{collections::HashSet, sync::Arc};
+
+/// An op that exists only to carry a kernel.
+#[derive(Debug)]
+struct Probe;
+impl OpDef for Probe {
+    const NAME: &'static str = "probe";
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        Ok(x[0])
+    }
+    fn reference<T: Real>(&self, _: &[View<T>], _: &mut ViewMut<T>, _: Key) {
+        unreachable!("these plans run on the GPU only")
+    }
+    fn vjp<'g>(&self, _: &[Tensor<'g>], _: Tensor<'g>, _: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        Vec::new()
+    }
+    fn kernels(&self, _: &[Shape], _: Shape, _: &Caps) -> Vec<Kernel> {
+        Vec::new()
+    }
+    fn cases() -> Vec<Case> {
+        Vec::new()
+    }
+}
+
+/// A software adapter will do; where there is none at all, that is said, and fails in CI.
+fn open_with(options: GpuOptions) -> Option<Arc<Gpu>> {
+    match block_on(open(&GpuOptions { software: true, ..options })) {
+        Ok(gpu) => Some(gpu),
+        Err(error @ Error::NoAdapter { .. }) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must have an adapter: {error}");
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn with_limits(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
+    let mut limits = wgpu::Limits::default();
+    change(&mut limits);
+    open_with(GpuOptions { limits: Some(limits), ..GpuOptions::default() })
+}
+
+/// Lanes of a workgroup in these tests.
+const WG: usize = 64;
+
+fn pass(text: &'static str, units: usize, binds: Vec<Bind>) -> Pass {
+    Pass {
+        source: Source { name: "probe", text },
+        entry: "forward",
+        consts: vec![("WG", Word::from(WG))],
+        params: Vec::new(),
+        binds,
+        code: String::new(),
+        units,
+        per_group: WG,
+        step: false,
+    }
+}
+
+fn step(inputs: &[(Loc, Shape)], output: (Loc, Shape), kernel: Kernel) -> Step {
+    let scratch = (0..kernel.scratch.len()).collect();
+    let label = format!("probe {} → {}", inputs[0].1, output.1);
+    Step { label, op: Arc::new(Probe), inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel) }
+}
+
+/// A plan of one step from inputs of these shapes to slot 0.
+fn one(inputs: &[Shape], output: Shape, pass: Pass) -> Plan {
+    let places: Vec<(Loc, Shape)> = inputs.iter().enumerate().map(|(i, &s)| (Loc::Input(i), s)).collect();
+    Plan {
+        inputs: inputs.iter().map(|&shape| InputDef { shape, classes: None }).collect(),
+        slots: vec![Slot { elements: output.elements(), dtype: output.dtype() }],
+        steps: vec![step(&places, (Loc::Slot(0), output), Kernel::one("plain", pass))],
+        outputs: vec![(Loc::Slot(0), output)],
+        ..Plan::default()
+    }
+}
+
+fn load(gpu: &Arc<Gpu>, plan: &Plan, options: ExecOptions) -> Result<Exec> {
+    let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0))?);
+    block_on(Exec::new(gpu, plan, &store, options))
+}
+
+fn run(gpu: &Arc<Gpu>, plan: &Plan, inputs: &[Host<f32>]) -> (Host<f32>, usize) {
+    let mut exec = load(gpu, plan, ExecOptions { guards: true, ..ExecOptions::default() }).unwrap();
+    exec.fill_slots(NAN).unwrap();
+    for (i, x) in inputs.iter().enumerate() {
+        exec.write(i, x).unwrap();
+    }
+    exec.submit(&StepRow::default()).unwrap();
+    assert_eq!(block_on(exec.fences_intact(NAN)).unwrap(), Vec::<String>::new());
+    (block_on(exec.read(0)).unwrap(), exec.dispatches())
+}
+
+/// A NaN that no arithmetic makes.
+const NAN: u32 = 0x7fc0_dead;
+
+fn ramp(shape: impl Into<Shape>) -> Host<f32> {
+    let shape = shape.into();
+    Host::new(shape, (0..shape.elements()).map(|i| (i % 9973) as f32 + 0.25).collect())
+}
+
+const DOUBLE: &str = "//!include lib/index
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, n) * WG + lane;
+    if i < p.units { y[i] = 2.0 * x[i]; }
+}
+";
+
+fn double(n: usize) -> Plan {
+    let binds = vec![Bind::input("x", 0, DType::F32).per_unit(1), Bind::output("y", DType::F32).per_unit(1)];
+    one(&[Shape::from([n])], Shape::from([n]), pass(DOUBLE, n, binds))
+}
+
+#[test]
+fn folds_more_groups_than_a_dimension_holds() {
+    let n = 65_600 * WG + 7; // 65,601 groups: more than any dimension takes, whatever the device.
+    let Some(gpu) = with_limits(|l| l.max_compute_workgroups_per_dimension = 64) else { return };
+    let x = ramp([n]);
+    let (y, dispatches) = run(&gpu, &double(n), std::slice::from_ref(&x));
+    assert_eq!(dispatches, 1);
+    assert!(y.f().iter().zip(x.f()).all(|(y, x)| *y == 2.0 * x));
+}
+
+#[test]
+fn splits_what_cannot_be_folded_or_bound() {
+    // y[u] = x[u, 0] + x[u, 1] + x[u, 2] + b[u], where b fits the binding limit and is bound whole.
+    let text = "//!include lib/index
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, n) * WG + lane;
+    if i < p.units { y[i] = p.scale * (x[3u * i] + x[3u * i + 1u] + x[3u * i + 2u]) + b[p.first + i]; }
+}
+";
+    let n = 5000;
+    let binds =
+        vec![Bind::input("x", 0, DType::F32).per_unit(3), Bind::input("b", 1, DType::F32), Bind::output("y", DType::F32).per_unit(1)];
+    let mut sum = pass(text, n, binds);
+    sum.params = vec![("scale".into(), Word::F(0.5))];
+    let plan = one(&[Shape::from([n, 3]), Shape::from([n])], Shape::from([n]), sum);
+    let (x, b) = (ramp([n, 3]), ramp([n]));
+    let want: Vec<f32> = x.f().chunks(3).zip(b.f()).map(|(x, b)| 0.5 * (x[0] + x[1] + x[2]) + b).collect();
+
+    // 20,480 bytes bind 1,706 units of x, hence 1,664 (26 · 64): four windows.
+    let Some(gpu) = with_limits(|l| l.max_storage_buffer_binding_size = 20_480) else { return };
+    let (y, dispatches) = run(&gpu, &plan, &[x.clone(), b.clone()]);
+    assert_eq!((y.f(), dispatches), (&want[..], 4));
+
+    // 3³ groups of 64 do 1,728 units: three windows.
+    let Some(gpu) = with_limits(|l| l.max_compute_workgroups_per_dimension = 3) else { return };
+    let (y, dispatches) = run(&gpu, &plan, &[x, b]);
+    assert_eq!((y.f(), dispatches), (&want[..], 3));
+}
+
+#[test]
+fn limits_are_typed_errors() {
+    let Some(gpu) = with_limits(|l| {
+        l.max_storage_buffer_binding_size = 4096;
+        l.max_buffer_size = 65_536;
+        l.max_compute_workgroups_per_dimension = 2;
+        l.max_storage_buffers_per_shader_stage = 2;
+    }) else {
+        return;
+    };
+    let refused = |plan: &Plan| match load(&gpu, plan, ExecOptions::default()) {
+        Err(Error::Limit { what, need, limit, .. }) => (what, need, limit),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("no limit was found"),
+    };
+    let whole = |n: usize, more: usize| {
+        let mut binds = vec![Bind::input("x", 0, DType::F32), Bind::output("y", DType::F32)];
+        binds.extend((0..more).map(|i| Bind::input(format!("z{i}"), 0, DType::F32)));
+        one(&[Shape::from([n])], Shape::from([n]), pass(DOUBLE, n, binds))
+    };
+    assert_eq!(refused(&whole(2000, 0)), ("probe [2000] → [2000] (`x`, bound whole)".into(), 8000, 4096));
+    assert_eq!(refused(&whole(20_000, 0)), ("slot 0 [20000]".into(), 80_000, 65_536));
+    assert_eq!(refused(&whole(1000, 0)), ("probe [1000] → [1000] (workgroups)".into(), 16, 8));
+    assert_eq!(refused(&whole(100, 1)), ("probe plain (storage buffers bound at once)".into(), 3, 2));
+    // And what is just inside them works.
+    assert_eq!(run(&gpu, &double(1024), &[ramp([1024])]).0.f()[1023], 2.0 * 1023.25);
+    let error = block_on(Store::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0)).err().unwrap();
+    assert!(error.to_string().starts_with("params piece 1 [32768]: needs 131072, but this device's limit is 65536"), "{error}");
+}
+
+#[test]
+fn a_write_past_the_end_is_found() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let text = "@compute @workgroup_size(WG)
+fn forward(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = 1.0; }
+";
+    // 100 elements, two groups of 64 and no test against p.units: 28 writes too many.
+    let n = Shape::from([100]);
+    let plan = one(&[n], n, pass(text, 100, vec![Bind::input("x", 0, DType::F32), Bind::output("y", DType::F32)]));
+    let mut exec = load(&gpu, &plan, ExecOptions { guards: true, ..ExecOptions::default() }).unwrap();
+    exec.fill_slots(NAN).unwrap();
+    exec.submit(&StepRow::default()).unwrap();
+    let found = block_on(exec.fences_intact(NAN)).unwrap();
+    assert_eq!(found, vec!["slot 0 [100]: element 0 past its end became 0x3f800000"]);
+}
+
+/// `z = sum of x · w` by one invocation, `dw = x`, and an update that adds up `h[0] · dw` where the guard lets it.
+fn trained() -> (Plan, Layout, UpdatePass) {
+    let n = Shape::from([70]);
+    let loss = "@compute @workgroup_size(1)
+fn forward() {
+    var s = 0.0;
+    for (var i = 0u; i < p.n; i++) { s += x[i] * w[i] * c[i]; }
+    z[0] = s;
+}
+@compute @workgroup_size(WG)
+fn grad_w(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x < p.units { dw[id.x] = f32(x[id.x]) * c[id.x]; }
+}
+";
+    let bind = |name: &str, which, write| Bind { which, write, ..Bind::input(name, 0, DType::F32) };
+    let (x, w, c) = (bind("x", Which::In(0), false), bind("w", Which::In(1), false), bind("c", Which::In(2), false));
+    let (z, dw) = (bind("z", Which::Out, true), bind("dw", Which::Out, true));
+    let mut forward = pass(loss, 1, vec![x.clone(), w, c.clone(), z]);
+    forward.params = vec![("n".into(), Word::from(70usize))];
+    let mut grad = pass(loss, 70, vec![x, c, dw]);
+    grad.entry = "grad_w";
+
+    let places = [(Loc::Input(0), n), (Loc::Param(0), n), (Loc::Constant(0), n)];
+    let plan = Plan {
+        params: vec![ParamDef { name: "w".into(), shape: n, init: Init::Zeros, decay: false }],
+        inputs: vec![InputDef { shape: n, classes: None }],
+        constants: vec![Arc::new(Host::new(n, vec![0.5; 70]))],
+        slots: vec![Slot { elements: 1, dtype: DType::F32 }],
+        steps: vec![
+            step(&places, (Loc::Slot(0), Shape::SCALAR), Kernel::one("plain", forward)),
+            step(&places, (Loc::Grad(0), n), Kernel::one("plain", grad)),
+        ],
+        outputs: vec![(Loc::Slot(0), Shape::SCALAR), (Loc::Grad(0), n)],
+        ..Plan::default()
+    };
+
+    let update = "@compute @workgroup_size(WG)
+fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= p.units { return; }
+    let h = step.hyper[2u * GROUP];
+    m[id.x] += g[id.x];
+    w[id.x] -= h.x * m[id.x] + 0.0 * part[0];
+    if id.x == 0u {
+        guard[0] = step.step.x;
+        guard[1] = step.seed.y;
+        guard[2] = bitcast<u32>(loss[0]);
+    }
+}
+";
+    let partial = "@compute @workgroup_size(1)
+fn forward() { part[0] = 1.0; }
+";
+    let binds = vec![
+        bind("w", Which::In(0), true),
+        bind("g", Which::In(1), false),
+        Bind { dtype: DType::U32, ..bind("guard", Which::In(2), true) },
+        bind("m", Which::In(3), true),
+        bind("loss", Which::In(100), false),
+        bind("part", Which::Scratch(0), false),
+    ];
+    let mut main = pass(update, 128, binds);
+    main.step = true;
+    main.consts.push(("GROUP", Word::U(1)));
+    let passes = vec![pass(partial, 1, vec![bind("part", Which::Scratch(0), true)]), main];
+    let layout = Layout::new(&plan.params, &[1], 2, 1 << 20, 1 << 20).unwrap();
+    (plan, layout, UpdatePass { kernel: Kernel { name: "momentum", passes, scratch: vec![1] }, piece: 0 })
+}
+
+#[test]
+fn steps_update_the_store_and_fill_the_ring() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let steps = 150u64; // More than the rows of the table and than the ring.
+    let train = || {
+        let (plan, layout, update) = trained();
+        let store = Arc::new(block_on(Store::new(&gpu, layout, 1)).unwrap());
+        let ring = RingSpec { outputs: vec![0], capacity: 48 };
+        let options = ExecOptions { updates: &[update], ring: Some(&ring), guards: true };
+        let mut exec = block_on(Exec::new(&gpu, &plan, &store, options)).unwrap();
+        exec.fill_slots(NAN).unwrap();
+        let start: Vec<f32> = (0..128).map(|i| if i < 70 { i as f32 * 0.5 } else { 0.0 }).collect();
+        store.write_params(&[start]).unwrap();
+        let before = exec.counters();
+        let x = ramp([70]);
+        for t in 0..steps {
+            let mut row = StepRow { seed: 7 << 32 | 5, step: t, ..StepRow::default() };
+            row.hyper[1][0] = 1.0 / 1024.0 / (t + 1) as f32;
+            row.hyper[0][0] = 1e9; // Another group's.
+            exec.write(0, &x).unwrap();
+            exec.submit(&row).unwrap();
+        }
+        exec.finish().unwrap();
+        let after = exec.counters();
+        assert_eq!((after.submits, after.dispatches, after.reads), (steps, 4 * steps, 0));
+        assert_eq!(after.bytes_uploaded - before.bytes_uploaded, steps * (280 + 272));
+        assert_eq!(after.allocations, before.allocations);
+        let ring = block_on(exec.read_ring(steps - 48, 48)).unwrap();
+        assert_eq!(block_on(exec.fences_intact(NAN)).unwrap(), Vec::<String>::new());
+        assert!(block_on(exec.read_ring(0, 49)).is_err());
+        (block_on(store.read_params()).unwrap(), block_on(store.read_state(0)).unwrap(), ring, block_on(store.read_guard()).unwrap())
+    };
+    let (w, m, ring, guard) = train();
+
+    // The same by hand. The weights only feed the loss, so they are sums of known numbers.
+    let x = ramp([70]);
+    let (mut want_w, mut losses): (Vec<f32>, Vec<f64>) = ((0..70).map(|i| i as f32 * 0.5).collect(), Vec::new());
+    for t in 0..steps {
+        losses.push(want_w.iter().zip(x.f()).map(|(&w, &x)| w as f64 * x as f64 * 0.5).sum());
+        let h = 1.0 / 1024.0 / (t + 1) as f32;
+        for (w, x) in want_w.iter_mut().zip(x.f()) {
+            *w -= h * (x * 0.5 * (t + 1) as f32);
+        }
+    }
+    for (i, (got, want)) in w[0].iter().zip(&want_w).enumerate() {
+        // 150 subtractions, each rounded (and its product too, or not, where the driver fuses it).
+        assert!((got - want).abs() <= 300.0 * f32::EPSILON * 40.0, "weight {i}: {got} is not {want}");
+    }
+    assert!(w[0][70..].iter().all(|&w| w == 0.0), "the gap after a range stays zero");
+    assert_eq!(m[0][69], 69.25 * 0.5 * 150.0);
+    assert_eq!(ring.len(), 48);
+    for (row, want) in ring.iter().zip(&losses[steps as usize - 48..]) {
+        // A sum of 70 terms of both signs, each below 69.25 · 40 · 0.5.
+        assert!((row[0] as f64 - want).abs() < 70.0 * 70.0 * 1400.0 * f32::EPSILON as f64, "{} is not {want}", row[0]);
+    }
+    assert_eq!((guard[0], guard[1], guard[2]), (149, 7, ring[47][0].to_bits()));
+
+    let again = train();
+    assert_eq!((again.0, again.1, again.2, again.3), (w, m, ring, guard), "a second run is equal to the last bit");
+}
+
+#[test]
+fn labels_go_in_and_out_as_integers() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let text = "@compute @workgroup_size(WG)
+fn forward(@builtin(global_invocation_id) id: vec3<u32>) { if id.x < p.units { y[id.x] = x[id.x] ^ 0x80000001u; } }
+";
+    let n = Shape::from([3]).u32();
+    let plan = one(&[n], n, pass(text, 3, vec![Bind::input("x", 0, DType::U32), Bind::output("y", DType::U32)]));
+    let x = Host::labels([3], vec![0, 0x7fff_ffff, 0xffff_ffff]);
+    assert_eq!(run(&gpu, &plan, std::slice::from_ref(&x)).0.u(), &[0x8000_0001, 0xffff_fffe, 0x7fff_fffe]);
+
+    let exec = load(&gpu, &plan, ExecOptions::default()).unwrap();
+    let error = exec.write(0, &Host::labels([2], vec![1, 2])).unwrap_err().to_string();
+    assert_eq!(error, "input 0: got u32 [2] with 2 values, but the graph was built for u32 [3]");
+    assert_eq!(exec.write(1, &x).unwrap_err().to_string(), "input 1: this plan has 1");
+    assert_eq!(block_on(exec.read(1)).unwrap_err().to_string(), "output 1: this plan has 1");
+}
+
+#[test]
+fn a_kernel_that_is_wrong_is_an_error_not_a_panic() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let n = Shape::from([4]);
+    let refused = |plan: &Plan| load(&gpu, plan, ExecOptions::default()).err().expect("an error").to_string();
+    let binds = || vec![Bind::input("x", 0, DType::F32), Bind::output("y", DType::F32)];
+    let error = refused(&one(&[n], n, pass("@compute @workgroup_size(WG)\nfn forward() { y[0] = q; }\n", 4, binds())));
+    assert!(error.contains("probe plain forward") && error.contains("no definition in scope for identifier: `q`"), "{error}");
+
+    let mut both = one(&[n], n, pass(DOUBLE, 4, binds()));
+    both.steps[0].inputs[0].0 = Loc::Slot(0);
+    let error = refused(&both);
+    assert!(error.contains("reads `x` and writes `y`, which are in one buffer"), "{error}");
+
+    let error = refused(&one(&[n], n, pass(DOUBLE, 4, vec![Bind::input("x", 3, DType::F32), Bind::output("y", DType::F32)])));
+    assert!(error.contains("binds In(3) as `x`"), "{error}");
+
+    let mut cpu = double(4);
+    cpu.steps[0].kernel = None;
+    assert!(refused(&cpu).contains("planned for the CPU"));
+
+    // The device is still good.
+    assert_eq!(run(&gpu, &double(2), &[ramp([2])]).0.f(), &[0.5, 2.5]);
+}
+
+#[test]
+fn checked_shaders_drop_what_is_out_of_bounds() {
+    let Some(gpu) = open_with(GpuOptions { checked: true, portable: true, features: false, ..GpuOptions::default() }) else { return };
+    assert_eq!(gpu.caps().subgroups, None);
+    let x = ramp([1000]);
+    assert!(run(&gpu, &double(1000), std::slice::from_ref(&x)).0.f().iter().zip(x.f()).all(|(y, x)| *y == 2.0 * x));
+    assert_eq!(gpu.pipeline_count(), 1);
+    run(&gpu, &double(77), &[ramp([77])]);
+    assert_eq!(gpu.pipeline_count(), 1, "shapes are in the uniform, so another size compiles nothing");
+}
+
+#[test]
+fn an_unknown_name_lists_the_adapters() {
+    let all = block_on(adapters());
+    let options = GpuOptions { name: Some("no such adapter".into()), ..GpuOptions::default() };
+    match block_on(open(&options)) {
+        Err(Error::NoAdapter { wanted, available }) => {
+            assert_eq!(wanted, "with `no such adapter` in its name");
+            assert_eq!(available, all.iter().map(|a| a.to_string()).collect::<Vec<_>>());
+        }
+        other => panic!("{other:?}"),
+    }
+    let Some(first) = all.first() else { return };
+    let named = block_on(open(&GpuOptions { name: Some(first.name.to_uppercase()), ..GpuOptions::default() })).unwrap();
+    assert!(named.describe().contains(&first.name), "{}", named.describe());
+}
+
+/// WGSL that naga accepts, and the value of each of its constants.
+fn constants(text: &str) -> Vec<(String, naga::Literal)> {
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let (flags, caps) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+    naga::valid::Validator::new(flags, caps).validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let value = |c: &naga::Constant| match module.global_expressions[c.init] {
+        naga::Expression::Literal(l) => (c.name.clone().unwrap(), l),
+        ref other => panic!("{other:?}"),
+    };
+    module.constants.iter().map(|(_, c)| value(c)).collect()
+}
+
+#[test]
+fn assembled_wgsl_is_valid_and_its_constants_exact() {
+    let mut all = pass(
+        "//!include lib/index
+//!include lib/index
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>) {
+    let i = group_index(id, n);
+    y[i] = twice(x[i]) + A + p.scale + step.hyper[15].w + f32(step.seed.x + k[0] + p.rows);
+}
+",
+        1,
+        vec![Bind::input("x", 0, DType::F32), Bind::input("k", 1, DType::U32), Bind::output("y", DType::F32)],
+    );
+    all.code = "fn twice(x: f32) -> f32 { return 2.0 * x; }".into();
+    all.params = vec![("scale".into(), Word::F(1.0)), ("rows".into(), Word::U(3))];
+    all.step = true;
+    let exact = [("A", 0.1f32), ("B", f32::MAX), ("C", f32::MIN_POSITIVE), ("D", -1.0e-45), ("E", -16_777_217.5), ("F", 1.0), ("G", -0.0)];
+    all.consts.extend(exact.map(|(name, x)| (name, Word::F(x))));
+    all.consts.push(("H", Word::U(u32::MAX)));
+    let text = assemble(&all).unwrap();
+    assert_eq!(text.matches("fn group_index").count(), 1);
+    let found = constants(&text);
+    for (name, x) in exact {
+        let bits = found.iter().find(|c| c.0 == name).map(|c| match c.1 {
+            naga::Literal::F32(y) => y.to_bits(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(bits, Some(x.to_bits()), "{name} = {x:e}");
+    }
+    assert!(found.contains(&("H".into(), naga::Literal::U32(u32::MAX))));
+
+    all.code = "//!include lib/nothing".into();
+    let error = assemble(&all).unwrap_err().to_string();
+    assert!(error.starts_with("shader probe: cannot include `lib/nothing`; there are lib/"), "{error}");
+}
+
+#[test]
+fn folding_covers_every_group_with_few_to_spare() {
+    let one = |units| Window { first: 0, units };
+    let p = pass("", 0, Vec::new());
+    for most in [1, 2, 7, 16] {
+        let reach = Reach { binding: u64::MAX, groups: most };
+        for groups in 1..=(most as usize).pow(3) {
+            let [x, y, z] = reach.fold(&p, one(groups * WG));
+            assert!(x <= most && y <= most && z <= most, "{groups} as {x}, {y}, {z} of {most}");
+            let made = (x * y * z) as usize;
+            assert!(made >= groups && made < groups + (y * z) as usize + z as usize, "{groups} as {x}, {y}, {z} of {most}");
+        }
+    }
+    let reach = Reach { binding: u64::MAX, groups: 65_535 };
+    assert_eq!(reach.fold(&p, one(65_535 * WG)), [65_535, 1, 1]);
+    assert_eq!(reach.fold(&p, one(65_535 * WG + 1)), [32_768, 2, 1]);
+}
+
+#[test]
+fn windows_cover_every_unit_once_and_start_aligned() {
+    let binds = |n| vec![Bind::output("y", DType::F32).per_unit(n)];
+    for (units, n, limit) in [(1000, 1, 1024), (64, 3, 768), (129, 16, 4096), (4097, 2, 4095)] {
+        let p = pass("", units, binds(n));
+        let reach = Reach { binding: limit, groups: 65_535 };
+        let windows = reach.windows("test", &p, &[units * n]).unwrap();
+        let mut seen = HashSet::new();
+        for w in &windows {
+            let (first, count) = part(p.binds[0].span, windows.len() > 1, *w, units * n);
+            assert!(count as u64 * 4 <= limit && first * 4 % 256 == 0, "{w:?}");
+            assert_eq!((first, count), (w.first * n, w.units * n));
+            assert!((w.first..w.first + w.units).all(|u| seen.insert(u)), "{w:?} overlaps");
+        }
+        assert_eq!(seen.len(), units);
+    }
+    // A unit alone that is too large, and a tensor written whole, cannot be split.
+    let reach = Reach { binding: 4096, groups: 65_535 };
+    assert!(reach.windows("test", &pass("", 100, binds(17)), &[1700]).is_err());
+    let p = pass("", 2000, vec![Bind::input("x", 0, DType::F32).per_unit(1), Bind::output("y", DType::F32)]);
+    let error = reach.windows("test", &p, &[2000, 10]).unwrap_err().to_string();
+    assert!(error.starts_with("test (`x`): needs 8000, but this device's limit is 4096"), "{error}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_at_every_call() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let mut exec = load(&gpu, &double(4), ExecOptions::default()).unwrap();
+    exec.submit(&StepRow::default()).unwrap();
+    gpu.device.destroy();
+    let _ = exec.finish(); // The loss is reported from here on.
+    let lost = |r: Result<()>| assert!(matches!(&r, Err(Error::Device { .. })), "{r:?}");
+    lost(exec.write(0, &ramp([4])));
+    lost(exec.submit(&StepRow::default()));
+    lost(block_on(exec.read(0)).map(drop));
+    lost(load(&gpu, &double(8), ExecOptions::default()).map(drop));
+}
+
+#[test]
+fn what_is_shared_can_cross_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>(_: T) {}
+    shared::<(Gpu, Store, Exec)>();
+    sent(open(&GpuOptions::default()));
+    sent(adapters());
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    println!("{}", gpu.describe());
+    let sums: Vec<f32> = std::thread::scope(|s| {
+        let runs = (1..5).map(|n| {
+            let gpu = &gpu;
+            s.spawn(move || (0..10).map(|_| run(gpu, &double(n * 1000), &[ramp([n * 1000])]).0.f()[n * 1000 - 1]).sum())
+        });
+        runs.collect::<Vec<_>>().into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(sums, [1000, 2000, 3000, 4000].map(|n| 20.0 * (n as f32 - 0.75)));
+}

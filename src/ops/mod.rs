@@ -180,6 +180,7 @@ macro_rules! ops {
 ops! {
     map::Map,
     reduce::Reduce,
+    matmul::MatMul,
     reshape::Reshape,
 }
 

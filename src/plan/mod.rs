@@ -76,8 +76,9 @@ pub struct Plan {
 pub struct Options {
     /// The GPU's abilities, or `None` for the CPU device.
     pub caps: Option<Caps>,
-    /// Take the portable kernel of every op instead of the one expected fastest.
-    pub portable: bool,
+    /// Take the candidate of this number (or the last one) of every op: 0 is the portable one. `None`: the one expected
+    /// fastest on such a device.
+    pub candidate: Option<usize>,
     /// Compose elementwise code.
     pub fuse: bool,
     /// Let activations share memory.
@@ -87,7 +88,7 @@ pub struct Options {
 impl Options {
     /// Everything on, for a GPU (with its abilities) or the CPU.
     pub fn new(caps: Option<Caps>) -> Options {
-        Options { caps, portable: false, fuse: true, reuse: true }
+        Options { caps, candidate: None, fuse: true, reuse: true }
     }
 }
 
@@ -137,6 +138,32 @@ impl Plan {
         plan
     }
 
+    /// Renumbers the parameters to those of `known`, by name.
+    ///
+    /// # Errors
+    /// A parameter that is not there, or in another shape.
+    pub fn bind_params(&mut self, known: &[ParamDef]) -> Result<()> {
+        let mut at = Vec::with_capacity(self.params.len());
+        for p in &self.params {
+            match known.iter().position(|k| k.name == p.name) {
+                Some(i) if known[i].shape == p.shape => at.push(i),
+                Some(i) => return Err(Error::Parameter { name: p.name.clone(), why: format!("{} here, but {} in the trainer", p.shape, known[i].shape) }),
+                None => return Err(Error::Parameter { name: p.name.clone(), why: "the trainer has none of that name".into() }),
+            }
+        }
+        let renumber = |loc: &mut Loc| match loc {
+            Loc::Param(i) | Loc::Grad(i) => *i = at[*i],
+            _ => {}
+        };
+        for step in &mut self.steps {
+            step.inputs.iter_mut().for_each(|(loc, _)| renumber(loc));
+            renumber(&mut step.output.0);
+        }
+        self.outputs.iter_mut().for_each(|(loc, _)| renumber(loc));
+        self.params = known.to_vec();
+        Ok(())
+    }
+
     /// Bytes of activations.
     pub fn activation_bytes(&self) -> u64 {
         memory::bytes(&self.slots)
@@ -178,8 +205,8 @@ fn label(ir: &Ir, id: usize) -> String {
 fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
     let (caps, op) = (options.caps?, ir.op(id)?);
     let mut kernels = if op.is_alias() { Vec::new() } else { op.kernels(&ir.shapes(id), ir.nodes[id].shape, &caps) };
-    if options.portable {
-        kernels.truncate(1);
+    if let Some(candidate) = options.candidate {
+        kernels.truncate(candidate + 1);
     }
     kernels.pop()
 }

@@ -63,7 +63,7 @@ impl Code {
                 Inst::Input(k) if k < given => format!("x{k}"),
                 Inst::Input(k) => loads[k].clone(),
                 Inst::Const(bits) => constant(bits),
-                Inst::Random(stream) => format!("uniform(step.seed, step.step, {stream}u, g)"),
+                Inst::Random(stream) => format!("uniform01(step.seed, step.step, {stream}u, g)"),
                 Inst::Call(f, a) => {
                     let args: Vec<String> = a[..f.arity()].iter().map(|k| format!("v{k}")).collect();
                     format!("f_{}({})", f.name(), args.join(", "))

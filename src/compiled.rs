@@ -1,0 +1,77 @@
+//! A graph, compiled: inputs in, outputs out.
+
+use crate::{
+    device::Device,
+    engine::{Engine, Store, check_input},
+    error::{Error, Result},
+    graph::{InputDef, Tensor},
+    host::Host,
+    ops::Key,
+    plan::{Options, Plan},
+};
+
+/// A graph lowered for a device. For training see [`crate::Trainer`].
+///
+/// ```
+/// use downhill::{Device, Graph, Host};
+/// let g = Graph::inference();
+/// let (a, b) = (g.input([2, 2]), g.input([2, 2]));
+/// let mut f = Device::cpu().compile(&[a.matmul(b), a + b])?;
+/// let x = Host::new([2, 2], vec![1.0, 2.0, 3.0, 4.0]);
+/// let y = f.run(&[x.clone(), x])?;
+/// assert_eq!((y[0].f(), y[1].f()), (&[7.0, 10.0, 15.0, 22.0][..], &[2.0, 4.0, 6.0, 8.0][..]));
+/// # Ok::<(), downhill::Error>(())
+/// ```
+pub struct Compiled {
+    engine: Engine,
+    inputs: Vec<InputDef>,
+    outputs: usize,
+    key: Key,
+}
+
+impl Compiled {
+    /// Compiles with options: what is fused, how memory is shared. `seed` is that of the initial parameters and of
+    /// random numbers.
+    pub fn new(device: &Device, outputs: &[Tensor], options: &Options, seed: u64) -> Result<Compiled> {
+        pollster::block_on(async {
+            let plan = Plan::new(outputs, &[], options)?;
+            let store = Store::new(device, &plan.params, None, seed).await?;
+            Compiled::on(device, plan, &store, seed).await
+        })
+    }
+    /// A plan over the parameters of a store.
+    pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
+        let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
+        let engine = Engine::new(device, plan, store, None, 0).await?;
+        Ok(Compiled { engine, inputs, outputs, key: Key { seed, step: 0 } })
+    }
+    /// How many inputs it takes.
+    pub fn inputs(&self) -> usize {
+        self.inputs.len()
+    }
+    /// Computes the outputs for these inputs, which are in the order of the graph's [`input`](crate::Graph::input) and
+    /// [`labels`](crate::Graph::labels) calls. Each run is a step: it draws new random numbers.
+    ///
+    /// # Errors
+    /// A number or shape of inputs other than the graph's, a label that names no class, a fault of the device.
+    pub fn run(&mut self, inputs: &[Host<f32>]) -> Result<Vec<Host<f32>>> {
+        pollster::block_on(self.run_async(inputs))
+    }
+    pub async fn run_async(&mut self, inputs: &[Host<f32>]) -> Result<Vec<Host<f32>>> {
+        if inputs.len() != self.inputs.len() {
+            let (got, want) = (format!("{} tensors", inputs.len()), format!("{}", self.inputs.len()));
+            return Err(Error::Input { what: "inputs".into(), got, want });
+        }
+        for (i, (data, def)) in inputs.iter().zip(&self.inputs).enumerate() {
+            check_input(def, i, data)?;
+            self.engine.write(i, data)?;
+        }
+        self.engine.step(self.key, None)?;
+        self.key.step += 1;
+        let mut out = Vec::with_capacity(self.outputs);
+        for i in 0..self.outputs {
+            out.push(self.engine.read(i).await?);
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,447 @@
+//! Data: a [`Dataset`] of samples and targets, where it comes from, and how it is split, normalised and put in batches.
+//!
+//! - [`Dataset::new`], [`Dataset::bytes`]: from numbers in memory
+//! - [`Csv`], [`idx`], [`mnist`]: from files, gzipped or not
+//! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`]: real data that ships with the crate
+
+mod csv;
+mod file;
+pub mod idx;
+mod known;
+mod mnist;
+mod normalise;
+mod split;
+
+pub use csv::{Column, Csv};
+pub use known::{breast_cancer, diabetes, digits, iris};
+pub use mnist::mnist;
+pub use normalise::Normalise;
+pub use split::{batches, shuffled};
+
+use crate::{
+    error::{Error, Result},
+    host::{Data, Host},
+    shape::{DType, MAX_RANK, Shape},
+};
+use rayon::prelude::*;
+use std::fmt;
+
+/// What goes into a model, row-major, one sample after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Features {
+    Float(Vec<f32>),
+    /// Images as the bytes they are, a quarter of the memory: a pixel is `byte · scale + shift`.
+    Bytes {
+        data: Vec<u8>,
+        scale: f32,
+        shift: f32,
+    },
+}
+
+impl Features {
+    /// How many numbers, of all samples together.
+    pub fn len(&self) -> usize {
+        match self {
+            Features::Float(v) => v.len(),
+            Features::Bytes { data, .. } => data.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Number `i`, as the model sees it.
+    pub(crate) fn at(&self, i: usize) -> f32 {
+        match self {
+            Features::Float(v) => v[i],
+            Features::Bytes { data, scale, shift } => data[i] as f32 * scale + shift,
+        }
+    }
+}
+
+/// What a model should answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Nothing: data to predict.
+    None,
+    /// The class of each sample, `0..classes`.
+    Labels { values: Vec<u32>, classes: usize },
+    /// Numbers of shape `sample` for each sample.
+    Values { sample: Shape, data: Vec<f32> },
+}
+
+impl Target {
+    /// The class of each sample, `0..classes`.
+    pub fn labels(values: Vec<u32>, classes: usize) -> Target {
+        Target::Labels { values, classes }
+    }
+    /// Numbers of shape `sample` for each sample: `[1]` for the output of `linear(_, 1)`.
+    pub fn values(sample: impl Into<Shape>, data: Vec<f32>) -> Target {
+        Target::Values { sample: sample.into().of(DType::F32), data }
+    }
+    fn pick(&self, rows: &[usize]) -> Target {
+        match self {
+            Target::None => Target::None,
+            Target::Labels { values, classes } => Target::Labels { values: rows.iter().map(|&r| values[r]).collect(), classes: *classes },
+            Target::Values { sample, data } => Target::Values { sample: *sample, data: pick(data, sample.elements(), rows) },
+        }
+    }
+}
+
+fn pick<T: Copy>(data: &[T], width: usize, rows: &[usize]) -> Vec<T> {
+    rows.iter().flat_map(|&r| &data[r * width..(r + 1) * width]).copied().collect()
+}
+
+/// Samples and their targets, checked when they are put together: every number is finite, every label names a class,
+/// every sample is complete.
+///
+/// ```
+/// use downhill::data::{Dataset, Target};
+/// let data = Dataset::new(vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [2], Target::labels(vec![0, 1, 0], 2))?;
+/// let (x, y) = data.batch(&[2, 0])?;
+/// assert_eq!((data.len(), x.f(), y.u()), (3, &[0.5, 0.6, 0.1, 0.2][..], &[0, 0][..]));
+/// # Ok::<(), downhill::Error>(())
+/// ```
+#[derive(Clone, PartialEq)]
+pub struct Dataset {
+    features: Features,
+    sample: Shape,
+    target: Target,
+    class_names: Vec<String>,
+    len: usize,
+}
+
+impl Dataset {
+    /// Samples of shape `sample`, one after the other in `x`, and their targets.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] and [`Error::Label`] say which row; [`Error::Argument`] is for lengths that do not fit, no
+    /// rows at all, and a sample of no elements or of more than 5 axes.
+    pub fn new(x: Vec<f32>, sample: impl Into<Shape>, target: Target) -> Result<Dataset> {
+        Dataset::check(Features::Float(x), sample.into(), target)
+    }
+    /// Samples kept as bytes; a number is `byte · scale`, so 1/255 makes the usual images of 0 to 1.
+    pub fn bytes(x: Vec<u8>, sample: impl Into<Shape>, scale: f32, target: Target) -> Result<Dataset> {
+        if !scale.is_finite() {
+            return Err(Error::argument("Dataset", format!("the scale of the bytes is {scale}")));
+        }
+        Dataset::check(Features::Bytes { data: x, scale, shift: 0.0 }, sample.into(), target)
+    }
+    fn check(features: Features, sample: Shape, target: Target) -> Result<Dataset> {
+        let sample = check_sample("features", sample)?;
+        let len = rows("features", features.len(), sample)?;
+        if let Features::Float(x) = &features {
+            check_finite("features", x, sample)?;
+        }
+        let targets = match &target {
+            Target::None => len,
+            Target::Labels { values, classes } => {
+                check_labels(values, *classes)?;
+                values.len()
+            }
+            Target::Values { sample, data } => {
+                let sample = check_sample("targets", *sample)?;
+                check_finite("targets", data, sample)?;
+                rows("targets", data.len(), sample)?
+            }
+        };
+        if targets != len {
+            return Err(Error::argument("Dataset", format!("{len} samples, but {targets} targets")));
+        }
+        Ok(Dataset { features, sample, target, class_names: Vec::new(), len })
+    }
+    /// With room for more classes than the labels show; never fewer.
+    fn with_classes(mut self, n: usize) -> Dataset {
+        if let Target::Labels { classes, .. } = &mut self.target {
+            *classes = n.max(*classes);
+        }
+        self
+    }
+    /// With names for the classes.
+    pub fn with_class_names(mut self, names: &[&str]) -> Result<Dataset> {
+        if names.len() != self.classes() {
+            return Err(Error::argument("class names", format!("{} names for {} classes", names.len(), self.classes())));
+        }
+        self.class_names = names.iter().map(|n| n.to_string()).collect();
+        Ok(self)
+    }
+    /// The same samples in another shape, such as `[784]` for `[1, 28, 28]`.
+    pub fn reshape(mut self, sample: impl Into<Shape>) -> Result<Dataset> {
+        let sample = check_sample("features", sample.into())?;
+        if sample.elements() != self.sample.elements() {
+            return Err(Error::argument("Dataset::reshape", format!("a sample is {}, which does not fill {sample}", self.sample)));
+        }
+        self.sample = sample;
+        Ok(self)
+    }
+    /// The same samples, each as one row of numbers.
+    pub fn flat(self) -> Dataset {
+        Dataset { sample: Shape::from([self.sample.elements()]), ..self }
+    }
+    /// Labels as numbers of shape `[1]`, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. Other targets stay.
+    pub fn with_float_labels(mut self) -> Dataset {
+        if let Target::Labels { values, .. } = &self.target {
+            self.target = Target::values([1], values.iter().map(|&v| v as f32).collect());
+        }
+        self
+    }
+
+    /// How many samples; at least one.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+    pub fn sample_shape(&self) -> Shape {
+        self.sample
+    }
+    /// The labels; empty where the targets are none.
+    pub fn labels(&self) -> &[u32] {
+        match &self.target {
+            Target::Labels { values, .. } => values,
+            _ => &[],
+        }
+    }
+    /// How many classes; 0 where the targets are not labels.
+    pub fn classes(&self) -> usize {
+        match self.target {
+            Target::Labels { classes, .. } => classes,
+            _ => 0,
+        }
+    }
+    /// The names of the classes; empty where they have none.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+    /// The name of a class; its number where it has none.
+    pub fn class_name(&self, class: u32) -> String {
+        self.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string())
+    }
+
+    /// Those rows, in that order.
+    pub fn subset(&self, rows: &[usize]) -> Result<Dataset> {
+        self.check_rows(rows)?;
+        if rows.is_empty() {
+            return Err(Error::argument("Dataset::subset", "no rows"));
+        }
+        let width = self.sample.elements();
+        let features = match &self.features {
+            Features::Float(v) => Features::Float(pick(v, width, rows)),
+            Features::Bytes { data, scale, shift } => Features::Bytes { data: pick(data, width, rows), scale: *scale, shift: *shift },
+        };
+        Ok(Dataset { features, target: self.target.pick(rows), len: rows.len(), class_names: self.class_names.clone(), ..*self })
+    }
+    /// Those rows as `x [b, sample…]` and `y`: labels `[b]`, numbers `[b, target…]`, or nothing, `[0]`.
+    pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
+        let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
+        self.gather_into(rows, &mut x, &mut y)?;
+        Ok((x, y))
+    }
+    /// [`batch`](Dataset::batch) into tensors that there are already, whose memory is used again.
+    pub fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
+        self.check_rows(rows)?;
+        let batched = |s: Shape| s.batched(rows.len()).expect("check_sample left room for this axis");
+        let width = self.sample.elements();
+        x.shape = batched(self.sample);
+        let out = floats(x, rows.len() * width);
+        // Below some 64 thousand numbers a thread costs more than it brings.
+        let min = 1 + (1 << 16) / width;
+        match &self.features {
+            Features::Float(v) => out.par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
+                out.copy_from_slice(&v[r * width..(r + 1) * width]);
+            }),
+            Features::Bytes { data, scale, shift } => out.par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
+                out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
+            }),
+        }
+        match &self.target {
+            Target::None => *y = Host::labels([0], Vec::new()),
+            Target::Labels { values, .. } => {
+                y.shape = Shape::from([rows.len()]).u32();
+                let mut out = match std::mem::replace(&mut y.data, Data::Index(Vec::new())) {
+                    Data::Index(v) => v,
+                    Data::Float(_) => Vec::new(),
+                };
+                out.clear();
+                out.extend(rows.iter().map(|&r| values[r]));
+                y.data = Data::Index(out);
+            }
+            Target::Values { sample, data } => {
+                y.shape = batched(*sample);
+                let width = sample.elements();
+                for (out, &r) in floats(y, rows.len() * width).chunks_mut(width).zip(rows) {
+                    out.copy_from_slice(&data[r * width..(r + 1) * width]);
+                }
+            }
+        }
+        Ok(())
+    }
+    fn check_rows(&self, rows: &[usize]) -> Result<()> {
+        match rows.iter().find(|&&r| r >= self.len) {
+            Some(r) => Err(Error::argument(format!("row {r}"), format!("the data has {} rows (0 to {})", self.len, self.len - 1))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let kind = if matches!(self.features, Features::Bytes { .. }) { "bytes" } else { "floats" };
+        write!(f, "Dataset({} samples of {} {kind}, ", self.len, self.sample)?;
+        match &self.target {
+            Target::None => write!(f, "no targets)"),
+            Target::Labels { classes, .. } => write!(f, "{classes} classes)"),
+            Target::Values { sample, .. } => write!(f, "targets {sample})"),
+        }
+    }
+}
+
+/// The float buffer of `h`, at that length, in the memory it had.
+fn floats(h: &mut Host<f32>, len: usize) -> &mut [f32] {
+    if let Data::Index(_) = h.data {
+        h.data = Data::Float(Vec::new());
+    }
+    match &mut h.data {
+        Data::Float(v) => {
+            v.resize(len, 0.0);
+            v
+        }
+        Data::Index(_) => unreachable!("made a float above"),
+    }
+}
+
+fn check_sample(what: &str, sample: Shape) -> Result<Shape> {
+    let elements = sample.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    if sample.rank() == MAX_RANK || elements.is_none_or(|n| n == 0) {
+        let why =
+            format!("a sample of {sample} has no elements, or too many, or no axis left for the batch (at most {} axes)", MAX_RANK - 1);
+        return Err(Error::argument(what, why));
+    }
+    Ok(sample.of(DType::F32))
+}
+
+fn rows(what: &str, len: usize, sample: Shape) -> Result<usize> {
+    let width = sample.elements();
+    match len {
+        0 => Err(Error::argument(what, "no rows")),
+        _ if !len.is_multiple_of(width) => {
+            Err(Error::argument(what, format!("{len} numbers are no whole samples of {sample} ({width} each)")))
+        }
+        _ => Ok(len / width),
+    }
+}
+
+fn check_finite(what: &str, data: &[f32], sample: Shape) -> Result<()> {
+    let width = sample.elements();
+    match data.iter().position(|x| !x.is_finite()) {
+        Some(i) => Err(Error::NonFinite { what: what.to_string(), value: data[i], row: i / width, column: i % width }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn check_labels(values: &[u32], classes: usize) -> Result<()> {
+    if classes == 0 {
+        return Err(Error::argument("classes", "must be at least 1"));
+    }
+    match values.iter().position(|&v| v as usize >= classes) {
+        Some(row) => Err(Error::Label { row, label: values[row], classes }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn six() -> Dataset {
+        Dataset::new((0..12).map(|i| i as f32).collect(), [2], Target::labels(vec![0, 1, 2, 0, 1, 2], 3)).unwrap()
+    }
+
+    #[test]
+    fn batches_hold_the_rows_asked_for() {
+        let (x, y) = six().batch(&[5, 0, 5]).unwrap();
+        assert_eq!(x, Host::new([3, 2], vec![10.0, 11.0, 0.0, 1.0, 10.0, 11.0]));
+        assert_eq!(y, Host::labels([3], vec![2, 0, 2]));
+
+        let images = Dataset::bytes(vec![0, 51, 255, 102], [1, 2], 1.0 / 255.0, Target::values([1], vec![3.0, 4.0])).unwrap();
+        let (x, y) = images.batch(&[1]).unwrap();
+        assert_eq!(x.shape, Shape::from([1, 1, 2]));
+        assert!((x.f()[0] - 1.0).abs() < 1e-7 && (x.f()[1] - 0.4).abs() < 1e-7);
+        assert_eq!(y, Host::new([1, 1], vec![4.0]));
+        assert_eq!(images.features().at(3), x.f()[1]);
+
+        let bare = Dataset::new(vec![1.0, 2.0], [], Target::None).unwrap();
+        let (x, y) = bare.batch(&[1, 0]).unwrap();
+        assert_eq!((x, y.len()), (Host::new([2], vec![2.0, 1.0]), 0));
+    }
+
+    #[test]
+    fn large_batches_gather_in_parallel_to_the_same() {
+        let (n, width) = (300, 784);
+        let data: Vec<u8> = (0..n * width).map(|i| (i * 31 % 251) as u8).collect();
+        let bytes = Dataset::bytes(data.clone(), [width], 0.5, Target::None).unwrap();
+        let float = Dataset::new(data.iter().map(|&b| b as f32 * 0.5).collect(), [width], Target::None).unwrap();
+        let rows = shuffled(n, 1, 0);
+        let x = bytes.batch(&rows).unwrap().0;
+        assert_eq!(x, float.batch(&rows).unwrap().0);
+        assert_eq!(x.f()[width * 299 + 5], data[rows[299] * width + 5] as f32 * 0.5);
+    }
+
+    #[test]
+    fn gathering_uses_the_memory_again() {
+        let (mut x, mut y) = six().batch(&[0, 1, 2, 3]).unwrap();
+        let (px, py) = (x.f().as_ptr(), y.u().as_ptr());
+        six().gather_into(&[4, 5], &mut x, &mut y).unwrap();
+        assert_eq!((&x, &y), (&Host::new([2, 2], vec![8.0, 9.0, 10.0, 11.0]), &Host::labels([2], vec![1, 2])));
+        assert_eq!((x.f().as_ptr(), y.u().as_ptr()), (px, py));
+        six().with_float_labels().gather_into(&[1], &mut x, &mut y).unwrap();
+        assert_eq!(y, Host::new([1, 1], vec![1.0]));
+    }
+
+    #[test]
+    fn subsets_and_shapes() {
+        let part = six().with_class_names(&["a", "b", "c"]).unwrap().subset(&[4, 1]).unwrap();
+        assert_eq!((part.len(), part.labels(), part.classes()), (2, &[1, 1][..], 3));
+        assert_eq!(part.features(), &Features::Float(vec![8.0, 9.0, 2.0, 3.0]));
+        assert_eq!((part.class_name(1), six().class_name(1)), ("b".to_string(), "1".to_string()));
+        let image = part.reshape([1, 2, 1]).unwrap();
+        assert_eq!(image.sample_shape(), Shape::from([1, 2, 1]));
+        assert_eq!(image.flat().sample_shape(), Shape::from([2]));
+        assert_eq!(format!("{:?}", six()), "Dataset(6 samples of [2] floats, 3 classes)");
+    }
+
+    #[test]
+    fn bad_data_is_refused_with_its_place() {
+        let new = |x: Vec<f32>, target| Dataset::new(x, [2], target).unwrap_err();
+        let e = new(vec![0.0, 1.0, 2.0, f32::NAN], Target::None);
+        assert!(matches!(e, Error::NonFinite { row: 1, column: 1, .. }), "{e}");
+        assert_eq!(e.to_string(), "features: NaN at row 1, column 1: replace or drop it before training");
+        let e = new(vec![0.0; 4], Target::values([1], vec![1.0, f32::INFINITY]));
+        assert!(matches!(&e, Error::NonFinite { what, row: 1, column: 0, .. } if what == "targets"), "{e}");
+        let e = new(vec![0.0; 6], Target::labels(vec![0, 3, 1], 3));
+        assert!(matches!(e, Error::Label { row: 1, label: 3, classes: 3 }), "{e}");
+        for (e, part) in [
+            (new(vec![0.0; 3], Target::None), "3 numbers are no whole samples of [2]"),
+            (new(vec![], Target::None), "no rows"),
+            (new(vec![0.0; 4], Target::labels(vec![0], 2)), "2 samples, but 1 targets"),
+            (new(vec![0.0; 4], Target::labels(vec![0, 0], 0)), "at least 1"),
+            (Dataset::new(vec![0.0], [1; 6], Target::None).unwrap_err(), "at most 5 axes"),
+            (Dataset::new(vec![], [0], Target::None).unwrap_err(), "no elements"),
+            (six().reshape([usize::MAX, 3]).unwrap_err(), "too many"),
+            (Dataset::bytes(vec![0], [1], f32::NAN, Target::None).unwrap_err(), "scale"),
+            (six().reshape([3]).unwrap_err(), "does not fill [3]"),
+            (six().with_class_names(&["a"]).unwrap_err(), "1 names for 3 classes"),
+            (six().batch(&[0, 6]).unwrap_err(), "the data has 6 rows (0 to 5)"),
+            (six().subset(&[6]).unwrap_err(), "row 6"),
+            (six().subset(&[]).unwrap_err(), "no rows"),
+        ] {
+            assert!(matches!(e, Error::Argument { .. }) && e.to_string().contains(part), "{e}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a plan runs: a GPU that wgpu reaches, or the CPU.
+
+use crate::{
+    compiled::Compiled,
+    error::Result,
+    gpu::{self, AdapterSummary, Gpu, GpuOptions},
+    graph::Tensor,
+    plan,
+};
+use std::{fmt, sync::Arc};
+
+/// A device that trains: clone it freely.
+///
+/// ```
+/// use downhill::Device;
+/// let device = Device::best()?;
+/// println!("{device}: {}", device.why());
+/// # Ok::<(), downhill::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Device {
+    gpu: Option<Arc<Gpu>>,
+    why: String,
+}
+
+impl Device {
+    /// The CPU: `f32`, all cores.
+    pub fn cpu() -> Device {
+        Device { gpu: None, why: "asked for".into() }
+    }
+    /// A real GPU where there is one, otherwise the CPU. A software Vulkan adapter is not chosen: it is slower than the
+    /// CPU device; ask for it by [`Device::named`] or [`Device::gpu`].
+    ///
+    /// # Errors
+    /// None today: a GPU that does not open is passed over, and [`why`](Device::why) says so.
+    pub fn best() -> Result<Device> {
+        pollster::block_on(Device::best_async())
+    }
+    pub async fn best_async() -> Result<Device> {
+        Ok(match gpu::open(&GpuOptions::default()).await {
+            Ok(gpu) => Device { why: "the best GPU of this machine".into(), gpu: Some(gpu) },
+            Err(error) => {
+                let software: Vec<String> = gpu::adapters().await.into_iter().filter(|a| a.software).map(|a| a.name).collect();
+                let why = match software.is_empty() {
+                    true => format!("no GPU: {error}"),
+                    false => format!("no hardware GPU; {} is a software adapter, used only when asked for", software.join(", ")),
+                };
+                Device { gpu: None, why }
+            }
+        })
+    }
+    /// The best GPU, a software adapter where there is no other.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter) where there is none.
+    pub fn gpu() -> Result<Device> {
+        Device::open(&GpuOptions { software: true, ..GpuOptions::default() })
+    }
+    /// The first adapter with `part` in its name, whatever the case; `cpu` is the CPU device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter), which lists what there is.
+    pub fn named(part: &str) -> Result<Device> {
+        match part {
+            "cpu" => Ok(Device::cpu()),
+            _ => Device::open(&GpuOptions { name: Some(part.to_string()), software: true, ..GpuOptions::default() }),
+        }
+    }
+    /// A GPU opened with options of its own.
+    pub fn open(options: &GpuOptions) -> Result<Device> {
+        pollster::block_on(Device::open_async(options))
+    }
+    pub async fn open_async(options: &GpuOptions) -> Result<Device> {
+        Ok(Device { gpu: Some(gpu::open(options).await?), why: "asked for".into() })
+    }
+    /// What `best`, `cpu`, `gpu` or a part of an adapter's name stands for: the values of an example's `--device`.
+    pub fn parse(text: &str) -> Result<Device> {
+        match text {
+            "best" => Device::best(),
+            "gpu" => Device::gpu(),
+            other => Device::named(other),
+        }
+    }
+    /// The adapters of this machine, the best first. The CPU device is always there besides.
+    pub fn list() -> Vec<AdapterSummary> {
+        pollster::block_on(gpu::adapters())
+    }
+    /// Why this device was chosen.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+    /// The adapter's name, or `CPU (n threads)`.
+    pub fn name(&self) -> String {
+        match &self.gpu {
+            Some(gpu) => gpu.summary().name.clone(),
+            None => format!("CPU ({} threads)", rayon::current_num_threads()),
+        }
+    }
+    /// The driver's name and version; for the CPU device, this crate's.
+    pub fn driver(&self) -> String {
+        match &self.gpu {
+            Some(gpu) => gpu.summary().driver.clone(),
+            None => concat!("downhill ", env!("CARGO_PKG_VERSION")).to_string(),
+        }
+    }
+    /// Adapter, driver, limits and features, over several lines.
+    pub fn describe(&self) -> String {
+        self.gpu.as_ref().map_or_else(|| format!("{}\ndriver      {}", self.name(), self.driver()), |gpu| gpu.describe())
+    }
+    /// The GPU, or `None` for the CPU device.
+    pub fn as_gpu(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref()
+    }
+    /// How graphs are lowered for this device.
+    pub fn plan_options(&self) -> plan::Options {
+        let mut options = plan::Options::new(self.gpu.as_ref().map(|gpu| *gpu.caps()));
+        options.candidate = self.gpu.as_ref().is_some_and(|gpu| gpu.options().portable).then_some(0);
+        options
+    }
+    /// The graph that computes `outputs`, ready to run. Parameters start at their initial values.
+    ///
+    /// # Errors
+    /// The graph's first mistake; a limit of the device.
+    pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
+        Compiled::new(self, outputs, &self.plan_options(), 0)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.gpu {
+            Some(gpu) => gpu.summary().fmt(f),
+            None => f.write_str(&self.name()),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Device({self})")
+    }
+}

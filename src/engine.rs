@@ -1,0 +1,227 @@
+//! One plan on one device, whichever that is: what the trainer and [`crate::Compiled`] run.
+
+use crate::{
+    cpu,
+    device::Device,
+    error::{Error, Result},
+    gpu::{self, ExecOptions, RingSpec, StepRow, UpdatePass},
+    graph::ParamDef,
+    host::Host,
+    ops::Key,
+    optim::{Groups, Guard, Optimizer},
+    params::Layout,
+    plan::Plan,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An optimizer and the groups it makes of a model's parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Update {
+    pub optimizer: Optimizer,
+    pub groups: Groups,
+}
+
+/// The flat buffers of a model. Every plan of the model uses the same ones.
+#[derive(Clone)]
+pub(crate) enum Store {
+    Cpu(Arc<Mutex<cpu::Store>>),
+    Gpu(Arc<gpu::Store>),
+}
+
+/// A lock whose data stays sound even if a thread panicked while holding it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Flat buffers for `params`, filled with their initial values.
+    pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<Store> {
+        let states = update.map_or(Vec::new(), |u| u.optimizer.states());
+        let (of, count) = update.map_or((vec![0; params.len()], 1), |u| (u.groups.of.clone(), u.groups.settings.len()));
+        let store = match device.as_gpu() {
+            None => {
+                let layout = Layout::new(params, &of, count, usize::MAX, usize::MAX)?;
+                Store::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len()))))
+            }
+            Some(gpu) => {
+                let piece = (gpu.caps().max_binding_bytes / 4) as usize;
+                let layout = Layout::new(params, &of, count, piece, (gpu.max_buffer_bytes() / 4) as usize)?;
+                Store::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?))
+            }
+        };
+        store.reset(params, update, seed)?;
+        Ok(store)
+    }
+    /// Sets initial weights and states.
+    pub fn reset(&self, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<()> {
+        let layout = self.layout();
+        let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| vec![0.0; n]).collect();
+        for (param, range) in params.iter().zip(&layout.ranges) {
+            let values = param.init.values(param.shape, seed, &param.name)?;
+            flat[range.piece][range.start..range.start + range.len].copy_from_slice(&values);
+        }
+        self.write_params(flat)?;
+        for (k, state) in update.iter().flat_map(|u| u.optimizer.states()).enumerate() {
+            self.write_state(k, layout.pieces.iter().map(|&n| vec![state.start; n]).collect())?;
+        }
+        self.write_guard(Guard::default())
+    }
+    pub fn layout(&self) -> Layout {
+        match self {
+            Store::Cpu(s) => lock(s).layout.clone(),
+            Store::Gpu(s) => s.layout().clone(),
+        }
+    }
+    pub fn write_params(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
+        match self {
+            Store::Cpu(s) => lock(s).params = pieces,
+            Store::Gpu(s) => s.write_params(&pieces)?,
+        }
+        Ok(())
+    }
+    pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Store::Cpu(s) => Ok(lock(s).params.clone()),
+            Store::Gpu(s) => s.read_params().await,
+        }
+    }
+    pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Store::Cpu(s) => Ok(lock(s).grads.clone()),
+            Store::Gpu(s) => s.read_grads().await,
+        }
+    }
+    pub fn write_state(&self, k: usize, pieces: Vec<Vec<f32>>) -> Result<()> {
+        match self {
+            Store::Cpu(s) => lock(s).states[k] = pieces,
+            Store::Gpu(s) => s.write_state(k, &pieces)?,
+        }
+        Ok(())
+    }
+    pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Store::Cpu(s) => Ok(lock(s).states[k].clone()),
+            Store::Gpu(s) => s.read_state(k).await,
+        }
+    }
+    pub fn write_guard(&self, guard: Guard) -> Result<()> {
+        match self {
+            Store::Cpu(s) => lock(s).guard = guard,
+            Store::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
+        }
+        Ok(())
+    }
+    pub async fn read_guard(&self) -> Result<Guard> {
+        match self {
+            Store::Cpu(s) => Ok(lock(s).guard),
+            Store::Gpu(s) => {
+                let words = s.read_guard().await?;
+                Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4])))
+            }
+        }
+    }
+}
+
+/// Steps whose losses and metrics are kept until they are read.
+pub(crate) const RING: usize = 1024;
+
+/// A loaded plan.
+pub(crate) enum Engine {
+    Cpu { exec: cpu::Exec, store: Arc<Mutex<cpu::Store>>, outputs: usize, ring: Vec<Vec<f32>> },
+    Gpu(Box<gpu::Exec>),
+}
+
+impl Engine {
+    /// Loads `plan`. With an `update`, output 0 is the loss; the first `ring` outputs (all scalars) are kept for each step.
+    pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: usize) -> Result<Engine> {
+        Ok(match (device.as_gpu(), store) {
+            (Some(gpu), Store::Gpu(store)) => {
+                let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
+                let spec = RingSpec { outputs: (0..ring).collect(), capacity: RING };
+                let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
+                Engine::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
+            }
+            (None, Store::Cpu(store)) => {
+                let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };
+                Engine::Cpu { outputs: plan.outputs.len(), exec: cpu::Exec::new(plan), store: store.clone(), ring }
+            }
+            _ => unreachable!("a store is made for its device"),
+        })
+    }
+    pub fn write(&mut self, input: usize, data: &Host<f32>) -> Result<()> {
+        match self {
+            Engine::Cpu { exec, .. } => exec.write(input, data),
+            Engine::Gpu(exec) => exec.write(input, data)?,
+        }
+        Ok(())
+    }
+    /// Runs the plan, and the update where there is one. On a GPU it returns when the work is queued.
+    pub fn step(&mut self, key: Key, update: Option<&Update>) -> Result<()> {
+        match self {
+            Engine::Cpu { exec, store, ring, .. } => {
+                let mut store = lock(store);
+                exec.run(&mut store, key);
+                if !ring.is_empty() {
+                    let row = &mut ring[(key.step % RING as u64) as usize];
+                    for (output, value) in row.iter_mut().enumerate() {
+                        *value = exec.read(&store, output)?.to_f64()[0] as f32;
+                    }
+                }
+                if let Some(Update { optimizer, groups }) = update {
+                    let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
+                    let hyper = optimizer.hyper(key.step + 1, &groups.settings);
+                    store.update(optimizer, &hyper, key.step, loss);
+                }
+            }
+            Engine::Gpu(exec) => {
+                let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));
+                exec.submit(&StepRow { seed: key.seed, step: key.step, hyper })?;
+            }
+        }
+        Ok(())
+    }
+    /// An output of the last step; waits for it.
+    pub async fn read(&self, output: usize) -> Result<Host<f32>> {
+        match self {
+            Engine::Cpu { exec, store, .. } => exec.read(&lock(store), output),
+            Engine::Gpu(exec) => exec.read(output).await,
+        }
+    }
+    /// What the ring holds of the steps `first..first + count`, at most [`RING`] of them; waits for the last one.
+    pub async fn read_ring(&self, first: u64, count: usize) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Engine::Cpu { ring, .. } => Ok((first..first + count as u64).map(|s| ring[(s % RING as u64) as usize].clone()).collect()),
+            Engine::Gpu(exec) => exec.read_ring(first, count).await,
+        }
+    }
+    pub fn gpu(&self) -> Option<&gpu::Exec> {
+        match self {
+            Engine::Cpu { .. } => None,
+            Engine::Gpu(exec) => Some(exec),
+        }
+    }
+}
+
+/// The check and the update as passes over the flat buffers.
+fn passes(update: &Update, layout: &Layout, caps: &crate::kernel::Caps) -> Vec<UpdatePass> {
+    let guard = update.optimizer.guard_kernels(layout, caps).into_iter().map(|(piece, kernel)| UpdatePass { kernel, piece });
+    let pieces = layout.pieces.iter().zip(&layout.ends).enumerate();
+    let updates = pieces.map(|(piece, (&units, ends))| UpdatePass { kernel: update.optimizer.update_kernel(ends, units, caps), piece });
+    guard.chain(updates).collect()
+}
+
+/// A batch as the graph wants it, or an error that says what is wrong with it.
+pub(crate) fn check_input(plan_input: &crate::graph::InputDef, number: usize, data: &Host<f32>) -> Result<()> {
+    let what = format!("input {number}");
+    if data.shape != plan_input.shape || data.len() != data.shape.elements() {
+        let got = format!("{} with {} values", data.shape, data.len());
+        return Err(Error::Input { what, got, want: plan_input.shape.to_string() });
+    }
+    if let Some(classes) = plan_input.classes {
+        let labels = data.u().iter().enumerate().find(|&(_, &l)| l as usize >= classes);
+        if let Some((row, &label)) = labels {
+            return Err(Error::Label { row, label, classes });
+        }
+    }
+    Ok(())
+}

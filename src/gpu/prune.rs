@@ -1,0 +1,115 @@
+//! Leaves out of a shader what its entry point does not use.
+//!
+//! A file has several entry points, and each pass declares only its own bindings. So an entry point that reads others,
+//! its helpers and its workgroup memory must not be in the module of this one.
+
+use std::collections::HashSet;
+
+/// The declarations of `text` that `entry` reaches by name, and the nameless ones, in their order.
+pub(super) fn reachable(text: &str, entry: &str) -> String {
+    let items = items(text);
+    let mut kept: HashSet<usize> = HashSet::new();
+    let mut wanted = vec![entry];
+    wanted.extend(items.iter().filter(|item| item.name.is_none()).flat_map(|item| item.words()));
+    while let Some(name) = wanted.pop() {
+        for (i, item) in items.iter().enumerate().filter(|(_, item)| item.name == Some(name)) {
+            if kept.insert(i) {
+                wanted.extend(item.words());
+            }
+        }
+    }
+    items.iter().enumerate().filter(|(i, item)| item.name.is_none() || kept.contains(i)).map(|(_, item)| item.text).collect()
+}
+
+/// A declaration with the comments before it.
+struct Item<'a> {
+    text: &'a str,
+    /// `None` for what declares no name (`const_assert`), and for what is no WGSL: the compiler is to see that.
+    name: Option<&'a str>,
+    tokens: Vec<&'a str>,
+}
+
+impl<'a> Item<'a> {
+    fn new(text: &'a str, tokens: Vec<&'a str>) -> Item<'a> {
+        let keyword = tokens.iter().position(|t| ["fn", "struct", "var", "const", "alias", "override"].contains(t));
+        let mut rest = tokens.iter().skip(keyword.map_or(tokens.len(), |k| k + 1)).copied();
+        let name = match rest.next() {
+            Some("<") => rest.skip_while(|&t| t != ">").nth(1),
+            other => other,
+        };
+        Item { text, name, tokens }
+    }
+    fn words(&self) -> impl Iterator<Item = &'a str> {
+        self.tokens.iter().copied().filter(|t| t.starts_with(is_word))
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Cuts `text` after every `;` and `}` that is outside of all brackets.
+fn items(text: &str) -> Vec<Item<'_>> {
+    let (mut items, mut tokens, mut depth, mut start, mut at) = (Vec::new(), Vec::new(), 0i32, 0, 0);
+    while let Some(c) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let length = match c {
+            _ if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            _ if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            _ if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+            _ => c.len_utf8(),
+        };
+        at += length;
+        if c.is_whitespace() || rest.starts_with("//") || rest.starts_with("/*") {
+            continue;
+        }
+        tokens.push(&rest[..length]);
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 && (c == ';' || c == '}') {
+            items.push(Item::new(&text[start..at], std::mem::take(&mut tokens)));
+            start = at;
+        }
+    }
+    if !tokens.is_empty() {
+        items.push(Item { text: &text[start..], name: None, tokens });
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_the_entry_reaches() {
+        let text = "// y = f(x)   forward { ; }
+const HALF = 0.5;
+struct Pair { a: f32, b: array<f32, 2> };
+var<workgroup> tile: array<f32, N>; /* other; } */
+var<private> seen : u32;
+const N = 4u;
+alias Two = Pair;
+const_assert N > 1u;
+fn scaled(i: u32) -> f32 { return HALF * x[i]; }
+fn unused() -> f32 { return w[0]; }
+@compute @workgroup_size(N) fn forward(@builtin(local_invocation_index) i: u32) {
+    if i > 1u { y[i] = scaled(i); } // tile
+}
+@compute @workgroup_size(N)
+fn grad_x() { tile[0] = f32(seen); var p: Two; dx[0] = p.a; }
+";
+        let names = |entry| -> Vec<String> {
+            let kept = reachable(text, entry);
+            items(&kept).iter().filter_map(|i| i.name.map(str::to_string)).collect()
+        };
+        assert_eq!(names("forward"), ["HALF", "N", "scaled", "forward"]);
+        assert_eq!(names("grad_x"), ["Pair", "tile", "seen", "N", "Two", "grad_x"]);
+        assert!(reachable(text, "forward").contains("const_assert N > 1u;"));
+        // What cannot be cut is the compiler's to complain about.
+        assert!(reachable("fn forward() { y[0] = 1.0; ", "forward").contains("y[0]"));
+    }
+}

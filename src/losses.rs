@@ -1,0 +1,288 @@
+//! Losses, as functions of tensors.
+//!
+//! Each function returns a [`Loss`]: the loss of every sample (or element), to be reduced by [`mean`](Loss::mean),
+//! [`sum`](Loss::sum) or [`none`](Loss::none), after options such as [`sample_weights`](Loss::sample_weights). The
+//! methods of the same names on [`Tensor`] are the means. Values and gradients are PyTorch's.
+//!
+//! ```
+//! use downhill::{Device, Graph, Host, losses};
+//! let g = Graph::training();
+//! let (logits, labels) = (g.input([2, 3]), g.labels([2]));
+//! let loss = losses::cross_entropy(logits, labels).label_smoothing(0.1).sum();
+//! let mut f = Device::cpu().compile(&[loss])?;
+//! let x = Host::new([2, 3], vec![5.0, 1.0, -2.0, 0.5, 0.0, 3.0]);
+//! let y = f.run(&[x, Host::labels([2], vec![0, 2])])?;
+//! assert!((y[0].f()[0] - 0.8065).abs() < 1e-3);
+//! # Ok::<(), downhill::Error>(())
+//! ```
+
+use crate::graph::Tensor;
+use std::panic::Location;
+
+/// A loss before it is reduced.
+#[must_use = "a loss is reduced by mean(), sum() or none()"]
+#[derive(Clone, Copy, Debug)]
+pub struct Loss<'g> {
+    rule: Rule<'g>,
+    smoothing: f32,
+    classes: Option<Tensor<'g>>,
+    samples: Option<Tensor<'g>>,
+}
+
+/// What is computed per sample.
+#[derive(Clone, Copy, Debug)]
+enum Rule<'g> {
+    Each(Tensor<'g>),
+    CrossEntropy { logits: Tensor<'g>, labels: Tensor<'g> },
+    SoftCrossEntropy { logits: Tensor<'g>, target: Tensor<'g> },
+    Nll { log_p: Tensor<'g>, labels: Tensor<'g> },
+}
+
+/// A loss per element of two tensors of one shape.
+#[track_caller]
+fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, f: impl FnOnce(Tensor<'g>, Tensor<'g>) -> Tensor<'g>) -> Loss<'g> {
+    let shapes = [x.shape(), y.shape()];
+    let each = if shapes[0].same_dims(shapes[1]) {
+        f(x, y)
+    } else {
+        let why = "prediction and target must have the same shape; reshape one of them".to_string();
+        x.graph().mistake(name, &shapes, why, Location::caller())
+    };
+    Loss::new(Rule::Each(each))
+}
+
+/// Mean squared error: (x − y)².
+#[track_caller]
+pub fn mse<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
+    each("mse", x, y, |x, y| (x - y).square())
+}
+
+/// Mean absolute error: |x − y|.
+#[track_caller]
+pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
+    each("mae", x, y, |x, y| (x - y).abs())
+}
+
+/// ½d² where |d| ≤ δ, else δ(|d| − ½δ), with d = x − y (Huber 1964).
+#[track_caller]
+pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
+    if !(delta.is_finite() && delta > 0.0) {
+        let why = format!("delta is {delta}, but must be finite and positive");
+        return Loss::new(Rule::Each(x.graph().mistake("huber", &[x.shape(), y.shape()], why, Location::caller())));
+    }
+    each("huber", x, y, |x, y| {
+        let d = (x - y).abs();
+        d.le(delta).where_(d.square() * 0.5, (d - 0.5 * delta) * delta)
+    })
+}
+
+/// Binary cross-entropy of probabilities `p` in 0..1: −(y ln p + (1 − y) ln(1 − p)), each logarithm at least −100.
+/// The gradient is (p − y) / max(p(1 − p), 10⁻¹²), which stays finite at 0 and 1. From logits,
+/// [`bce_with_logits`] is more precise.
+#[track_caller]
+pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
+    each("bce", p, y, |p, y| {
+        let fixed = p.detach();
+        let value = -(y * fixed.ln().maximum(-100.0) + (1.0 - y) * (-fixed).log1p().maximum(-100.0));
+        let slope = (fixed - y) / (fixed * (1.0 - fixed)).maximum(1e-12);
+        // The value's own gradient would be 0/0 at the ends; a term that is 0 has the right one.
+        value + (p - fixed) * slope.detach()
+    })
+}
+
+/// Binary cross-entropy of logits: ln(1 + eˣ) − xy, which is [`bce`] of σ(x), stable for any x.
+#[track_caller]
+pub fn bce_with_logits<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
+    each("bce_with_logits", x, y, |x, y| x.softplus() - x * y)
+}
+
+/// Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p), 0 where q = 0.
+#[track_caller]
+pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
+    each("kl_div", log_p, q, |log_p, q| {
+        let some = q.gt(0.0);
+        some.where_(q * (some.where_(q, 1.0).ln() - log_p), 0.0)
+    })
+}
+
+/// Categorical cross-entropy of logits `[…, classes]` and integer labels `[…]`: ln Σₖ e^xₖ − x_y, in one kernel and
+/// stable for logits of any size.
+#[track_caller]
+pub fn cross_entropy<'g>(logits: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
+    Loss::new(Rule::CrossEntropy { logits, labels })
+}
+
+/// Categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ.
+#[track_caller]
+pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g> {
+    let shapes = [logits.shape(), target.shape()];
+    if shapes[0].rank() == 0 || !shapes[0].same_dims(shapes[1]) {
+        let why = "logits and target probabilities must have the same shape, with the classes last".to_string();
+        return Loss::new(Rule::Each(logits.graph().mistake("cross_entropy_soft", &shapes, why, Location::caller())));
+    }
+    Loss::new(Rule::SoftCrossEntropy { logits, target })
+}
+
+/// Negative log-likelihood of log-probabilities `[…, classes]` and integer labels `[…]`: −x_y.
+#[track_caller]
+pub fn nll<'g>(log_p: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
+    Loss::new(Rule::Nll { log_p, labels })
+}
+
+impl<'g> Loss<'g> {
+    fn new(rule: Rule<'g>) -> Loss<'g> {
+        Loss { rule, smoothing: 0.0, classes: None, samples: None }
+    }
+    /// For the cross-entropies: the target becomes (1 − ε)·target + ε / classes (Szegedy et al. 2016, section 7).
+    #[track_caller]
+    pub fn label_smoothing(mut self, epsilon: f32) -> Loss<'g> {
+        let fits = matches!(self.rule, Rule::CrossEntropy { .. } | Rule::SoftCrossEntropy { .. });
+        if !fits || !(0.0..=1.0).contains(&epsilon) {
+            let why = if fits { format!("epsilon is {epsilon}, but must be in 0..=1") } else { "only cross-entropy has it".into() };
+            self.rule = self.mistake("label_smoothing", why);
+        }
+        Loss { smoothing: epsilon, ..self }
+    }
+    /// For losses over classes: a weight `[classes]` for each class. The mean divides by the sum of the weights of the
+    /// labels; with target probabilities by the number of samples.
+    #[track_caller]
+    pub fn class_weights(mut self, weights: Tensor<'g>) -> Loss<'g> {
+        let classes = match self.rule {
+            Rule::Each(_) => None,
+            Rule::CrossEntropy { logits: x, .. } | Rule::SoftCrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => Some(x.shape().last()),
+        };
+        if classes.is_none_or(|k| weights.shape().dims() != [k]) {
+            let want = classes.map_or("only losses over classes have them".to_string(), |k| format!("their shape must be [{k}]"));
+            self.rule = self.mistake("class_weights", format!("got {}: {want}", weights.shape()));
+        }
+        Loss { classes: Some(weights), ..self }
+    }
+    /// A weight for each sample, of the shape of the unreduced loss or of its first axes. The mean divides by their sum.
+    #[track_caller]
+    pub fn sample_weights(self, weights: Tensor<'g>) -> Loss<'g> {
+        Loss { samples: Some(weights), ..self }
+    }
+
+    /// The loss of each sample, unreduced.
+    #[track_caller]
+    pub fn none(self) -> Tensor<'g> {
+        let (each, _) = self.weighted();
+        each
+    }
+    /// The sum.
+    #[track_caller]
+    pub fn sum(self) -> Tensor<'g> {
+        self.none().sum_all()
+    }
+    /// The mean: divided by the sum of the weights where there are any.
+    #[track_caller]
+    pub fn mean(self) -> Tensor<'g> {
+        match self.weighted() {
+            (each, None) => each.mean_all(),
+            (each, Some(weights)) => each.sum_all() / weights.broadcast_to(each.shape()).sum_all(),
+        }
+    }
+    /// The sum divided by the size of the first axis: the mathematical mean for [`kl_div`].
+    #[track_caller]
+    pub fn batch_mean(self) -> Tensor<'g> {
+        let each = self.none();
+        let n = each.shape().dims().first().copied().unwrap_or(1);
+        each.sum_all() * (1.0 / n as f32)
+    }
+
+    /// The weighted loss of each sample, and the weights that its mean divides by.
+    #[track_caller]
+    fn weighted(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
+        let (each, weights) = self.each();
+        let Some(samples) = self.samples else { return (each, weights) };
+        if each.is_dead() || samples.is_dead() {
+            return (each, None);
+        }
+        let (shape, given) = (each.shape(), samples.shape());
+        if !shape.dims().starts_with(given.dims()) {
+            let why = format!("weights of shape {given} are not those of a loss of shape {shape}, nor of its first axes");
+            return (each.graph().mistake("sample_weights", &[given, shape], why, Location::caller()), None);
+        }
+        let mut w = samples;
+        for _ in given.rank()..shape.rank() {
+            w = w.unsqueeze(-1);
+        }
+        (each * w, Some(weights.map_or(w, |c| c * w)))
+    }
+
+    #[track_caller]
+    fn each(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
+        let eps = self.smoothing;
+        match self.rule {
+            Rule::Each(each) => (each, None),
+            Rule::CrossEntropy { logits, labels } => {
+                let plain = logits.cross_entropy_rows(labels);
+                if plain.is_dead() {
+                    return (plain, None);
+                }
+                let weight = self.classes.map(|w| of_label(w, labels));
+                let plain = weight.map_or(plain, |w| plain * w);
+                if eps == 0.0 {
+                    return (plain, weight);
+                }
+                let log_p = logits.log_softmax(-1);
+                let uniform = -self.classes.map_or(log_p, |w| log_p * w).sum(&[-1], false);
+                (plain * (1.0 - eps) + uniform * (eps / logits.shape().last() as f32), weight)
+            }
+            Rule::SoftCrossEntropy { logits, target } => {
+                let k = logits.shape().last() as f32;
+                let target = if eps == 0.0 { target } else { target * (1.0 - eps) + eps / k };
+                let target = self.classes.map_or(target, |w| target * w);
+                (-(target * logits.log_softmax(-1)).sum(&[-1], false), None)
+            }
+            Rule::Nll { log_p, labels } => {
+                let each = -log_p.pick(labels);
+                let weight = self.classes.filter(|_| !each.is_dead()).map(|w| of_label(w, labels));
+                (weight.map_or(each, |w| each * w), weight)
+            }
+        }
+    }
+    #[track_caller]
+    fn mistake(&self, option: &str, why: String) -> Rule<'g> {
+        let t = match self.rule {
+            Rule::Each(t) | Rule::CrossEntropy { logits: t, .. } | Rule::SoftCrossEntropy { logits: t, .. } | Rule::Nll { log_p: t, .. } => t,
+        };
+        Rule::Each(t.graph().mistake(option, &[t.shape()], why, Location::caller()))
+    }
+}
+
+/// The weight of each label's class.
+fn of_label<'g>(weights: Tensor<'g>, labels: Tensor<'g>) -> Tensor<'g> {
+    weights.gather_rows(labels)
+}
+
+macro_rules! means {
+    ($($(#[$doc:meta])* $name:ident ($($arg:ident: $type:ty),*);)*) => {
+        impl<'g> Tensor<'g> {$(
+            $(#[$doc])*
+            #[track_caller]
+            pub fn $name(self, $($arg: $type),*) -> Tensor<'g> { $name(self, $($arg),*).mean() }
+        )*}
+    };
+}
+
+means! {
+    /// Mean squared error; see [`mse`].
+    mse(y: Tensor<'g>);
+    /// Mean absolute error; see [`mae`].
+    mae(y: Tensor<'g>);
+    /// Mean Huber loss; see [`huber`].
+    huber(y: Tensor<'g>, delta: f32);
+    /// Mean binary cross-entropy of probabilities; see [`bce`].
+    bce(y: Tensor<'g>);
+    /// Mean binary cross-entropy of logits; see [`bce_with_logits`].
+    bce_with_logits(y: Tensor<'g>);
+    /// Mean cross-entropy of logits and labels; see [`cross_entropy`].
+    cross_entropy(labels: Tensor<'g>);
+    /// Mean cross-entropy of logits and target probabilities; see [`cross_entropy_soft`].
+    cross_entropy_soft(target: Tensor<'g>);
+    /// Mean negative log-likelihood; see [`nll`].
+    nll(labels: Tensor<'g>);
+    /// Mean (over all elements) Kullback–Leibler divergence; see [`kl_div`].
+    kl_div(q: Tensor<'g>);
+}

@@ -1,0 +1,230 @@
+//! Matrix products, batched, with either side transposed, and with an elementwise epilogue.
+//!
+//! `y[…, i, j] = Σ_p a[…, i, p] · b[…, p, j]`. A transposed side is read transposed where it lies: nothing is copied.
+//! The planner hands elementwise code that follows a product to its kernel, which applies it to the sums before
+//! they are stored.
+
+mod kernels;
+#[cfg(test)]
+mod tests;
+
+use super::*;
+use gemm::Parallelism;
+use map::{Expr, Map, Sub};
+use rayon::prelude::*;
+
+/// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MatMul {
+    /// `a` is `[.., k, m]`.
+    pub transpose_a: bool,
+    /// `b` is `[.., n, k]`.
+    pub transpose_b: bool,
+    /// Applied to every element of the product, which is its input 0; its inputs 1, 2, … are the op's inputs 2, 3, ….
+    pub epilogue: Option<Expr>,
+}
+
+impl<'g> Tensor<'g> {
+    /// The matrix product `[.., m, k] × [.., k, n] → [.., m, n]`; the axes before the last two are batch axes and
+    /// broadcast. A mistake: fewer than two axes, inner dimensions or batch axes that do not fit.
+    ///
+    /// ```
+    /// use downhill::Graph;
+    /// let g = Graph::training();
+    /// let y = g.input([8, 64, 784]).matmul(g.input([784, 10]));
+    /// assert_eq!(y.shape().dims(), [8, 64, 10]);
+    /// ```
+    #[track_caller]
+    pub fn matmul(self, b: Tensor<'g>) -> Tensor<'g> {
+        self.matmul_t(b, false, false)
+    }
+    /// [`Tensor::matmul`] with the last two axes of either side swapped: `[.., k, m]` where `transpose_a`, `[.., n, k]`
+    /// where `transpose_b`.
+    #[track_caller]
+    pub fn matmul_t(self, b: Tensor<'g>, transpose_a: bool, transpose_b: bool) -> Tensor<'g> {
+        self.graph.apply(MatMul { transpose_a, transpose_b, epilogue: None }, &[self, b])
+    }
+}
+
+/// The sizes of a product. Where every `a` meets one and the same `b`, the batch is folded into the rows.
+#[derive(Clone, Debug, PartialEq)]
+struct Dims {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// The batch axes, and how many matrices apart their neighbours are in `a` and `b`; 0 where a matrix repeats.
+    batch: Shape,
+    a: Vec<usize>,
+    b: Vec<usize>,
+}
+
+impl Dims {
+    /// For each product of the batch: the first elements of its `a` and its `b`.
+    fn starts(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        (0..self.batch.elements()).map(|i| {
+            let (mut rest, mut a, mut b) = (i, 0, 0);
+            for (axis, &d) in self.batch.dims().iter().enumerate().rev() {
+                a += rest % d * self.a[axis];
+                b += rest % d * self.b[axis];
+                rest /= d;
+            }
+            (a * self.m * self.k, b * self.k * self.n)
+        })
+    }
+}
+
+impl MatMul {
+    fn dims(&self, a: Shape, b: Shape) -> Result<Dims, String> {
+        let split = |i: usize, s: Shape, transposed: bool| match s.dims() {
+            _ if s.dtype() != DType::F32 => Err(format!("input {i} holds labels; `one_hot` or `to_f32` makes floats of them")),
+            [batch @ .., r, c] => {
+                let batch = Shape::new(batch).expect("a shape's part has fewer axes than the shape");
+                Ok(if transposed { (batch, *c, *r) } else { (batch, *r, *c) })
+            }
+            _ => Err(format!("input {i} is not a matrix: it has fewer than two axes; `unsqueeze` adds one")),
+        };
+        let (a_batch, mut m, k) = split(0, a, self.transpose_a)?;
+        let (b_batch, k_b, n) = split(1, b, self.transpose_b)?;
+        if k != k_b {
+            return Err(format!("inner dimensions {k} and {k_b} differ"));
+        }
+        let mut batch = a_batch.broadcast(b_batch).ok_or_else(|| format!("batch axes {a_batch} and {b_batch} do not broadcast"))?;
+        if b_batch.elements() == 1 && !self.transpose_a {
+            m *= batch.elements();
+            batch = Shape::SCALAR;
+        }
+        let strides = |s: Shape| if batch.rank() == 0 { Vec::new() } else { s.strides_in(batch) };
+        Ok(Dims { m, n, k, a: strides(a_batch), b: strides(b_batch), batch })
+    }
+    fn known_dims(&self, a: Shape, b: Shape) -> Dims {
+        self.dims(a, b).expect("shape() accepted these shapes when the graph was built")
+    }
+    /// Applies the epilogue to the products in `y`, which are the elements `first..` of the output.
+    fn finish<T: Real>(&self, x: &[View<T>], shape: Shape, first: usize, y: &mut [T], key: Key) {
+        let Some(epilogue) = &self.epilogue else { return };
+        let (product, rest) = (y.to_vec(), &x[2..]);
+        let strides: Vec<Vec<usize>> = rest.iter().map(|v| v.shape.strides_in(shape)).collect();
+        epilogue.eval(first, y, key, |i, at, out| match i {
+            0 => out.copy_from_slice(&product[at - first..][..out.len()]),
+            _ => map::load(&rest[i - 1], at, out, &strides[i - 1], shape),
+        });
+    }
+}
+
+/// Elements of one parallel task of an epilogue on the CPU device.
+const TASK: usize = 1 << 14;
+
+/// Below this many multiplications the matrices of a batch are shared out among the threads, above it each of them is.
+const SMALL: usize = 1 << 18;
+
+impl OpDef for MatMul {
+    const NAME: &'static str = "matmul";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let (given, need) = (x.len(), 2 + self.epilogue.as_ref().map_or(0, |e| e.arity().max(1) - 1));
+        if given != need {
+            return Err(format!("takes {need} inputs, not {given}"));
+        }
+        self.dims(x[0], x[1])?;
+        let (a, b) = (x[0].dims(), x[1].dims());
+        let m = if self.transpose_a { a[a.len() - 1] } else { a[a.len() - 2] };
+        let n = if self.transpose_b { b[b.len() - 2] } else { b[b.len() - 1] };
+        // The batch axes broadcast as they are once the last two are those of the output on both sides.
+        let last = |s: Shape| s.with(s.rank() - 2, m).with(s.rank() - 1, n);
+        let y = last(x[0]).broadcast(last(x[1])).expect("dims() broadcast the batch axes");
+        match x[2..].iter().find(|s| y.broadcast(**s) != Some(y)) {
+            Some(s) => Err(format!("the epilogue's input {s} does not broadcast to {y}")),
+            None => Ok(y),
+        }
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
+        let d = self.known_dims(x[0].shape, x[1].shape);
+        let (m, n, k) = (d.m, d.n, d.k);
+        for ((a, b), y) in d.starts().zip(y.f.chunks_mut(m * n)) {
+            let (a, b) = (&x[0].f[a..][..m * k], &x[1].f[b..][..k * n]);
+            let a = |i: usize, p: usize| if self.transpose_a { a[p * m + i] } else { a[i * k + p] };
+            // The rows [k, n] of b, so that the innermost loop below walks neighbours.
+            let b: Vec<T> = match self.transpose_b {
+                true => (0..k * n).map(|e| b[e % n * k + e / n]).collect(),
+                false => b.to_vec(),
+            };
+            for (i, y) in y.chunks_mut(n).enumerate() {
+                y.fill(T::zero());
+                for (p, b) in b.chunks(n).enumerate() {
+                    let a = a(i, p);
+                    y.iter_mut().zip(b).for_each(|(y, &b)| *y += a * b);
+                }
+            }
+        }
+        self.finish(x, y.shape, 0, y.f, key);
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
+        let (d, shape) = (self.known_dims(x[0].shape, x[1].shape), y.shape);
+        let (m, n, k) = (d.m, d.n, d.k);
+        let one = |(a, b): (usize, usize), y: &mut [f32], threads: Parallelism| {
+            let (a, b) = (&x[0].f[a..][..m * k], &x[1].f[b..][..k * n]);
+            assert_eq!(y.len(), m * n);
+            let (a_row, a_col) = if self.transpose_a { (1, m) } else { (k, 1) };
+            let (b_row, b_col) = if self.transpose_b { (1, k) } else { (n, 1) };
+            let [a_row, a_col, b_row, b_col, y_row] = [a_row, a_col, b_row, b_col, n].map(|s| s as isize);
+            let (a, b, y) = (a.as_ptr(), b.as_ptr(), y.as_mut_ptr());
+            // SAFETY: the slices above hold m·k, k·n and m·n elements, and these strides stay inside them for row and
+            // column numbers below m, n and k. y is borrowed mutably, so it overlaps neither a nor b.
+            unsafe {
+                gemm::gemm(m, n, k, y, 1, y_row, false, a, a_col, a_row, b, b_col, b_row, 0.0, 1.0, false, false, false, threads);
+            }
+        };
+        if m * n * k < SMALL {
+            let starts: Vec<_> = d.starts().collect();
+            y.f.par_chunks_mut(m * n).zip(starts).for_each(|(y, start)| one(start, y, Parallelism::None));
+        } else {
+            d.starts().zip(y.f.chunks_mut(m * n)).for_each(|(start, y)| one(start, y, Parallelism::Rayon(0)));
+        }
+        if self.epilogue.is_some() {
+            y.f.par_chunks_mut(TASK).enumerate().for_each(|(i, y)| self.finish(x, shape, i * TASK, y, key));
+        }
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let (a, b) = (x[0], x[1]);
+        // y = a·b: da = dy·bᵀ and db = aᵀ·dy; a transposed side turns its own equation round.
+        let da = match self.transpose_a {
+            false => dy.matmul_t(b, false, !self.transpose_b),
+            true => b.matmul_t(dy, self.transpose_b, true),
+        };
+        // One b for a whole batch: its gradient is one product over all rows, not a sum of many.
+        let shared = b.shape().rank() == 2 && a.shape().rank() > 2 && !self.transpose_a;
+        let rows = |t: Tensor<'g>| if shared { t.reshape([t.shape().elements() / t.shape().last(), t.shape().last()]) } else { t };
+        let (a, dy) = (rows(a), rows(dy));
+        let db = match self.transpose_b {
+            false => a.matmul_t(dy, !self.transpose_a, false),
+            true => dy.matmul_t(a, true, self.transpose_a),
+        };
+        vec![Some(da), Some(db)]
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        kernels::kernels(self, x, y, caps)
+    }
+    fn flops(&self, x: &[Shape], y: Shape) -> u64 {
+        let k = self.known_dims(x[0], x[1]).k;
+        y.elements() as u64 * (2 * k + self.epilogue.as_ref().map_or(0, Expr::calls)) as u64
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        self.known_dims(x[0], x[1]).k
+    }
+    /// The planner calls this only where `map` has the shape of the product.
+    fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
+        let epilogue = match &self.epilogue {
+            None => map.expr.clone(),
+            Some(first) => {
+                let (own, all): (usize, Vec<usize>) = (first.arity().max(1), (0..first.arity()).collect());
+                let mut subs = vec![Sub::Expr(first, &all)];
+                subs.extend((1..map.expr.arity()).map(|i| Sub::Input(own + i - 1)));
+                map.expr.compose(&subs)
+            }
+        };
+        Some(Arc::new(MatMul { epilogue: Some(epilogue), ..self.clone() }))
+    }
+    fn cases() -> Vec<Case> {
+        kernels::cases()
+    }
+}

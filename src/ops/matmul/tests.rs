@@ -1,0 +1,83 @@
+use super::*;
+use crate::{Graph, ops::golden};
+use map::{Fun, Inst};
+
+fn op(ta: bool, tb: bool) -> MatMul {
+    MatMul { transpose_a: ta, transpose_b: tb, epilogue: None }
+}
+
+#[test]
+fn golden() {
+    golden::check("matmul", |args, _| op(args["transpose_a"] == true, args["transpose_b"] == true));
+}
+
+/// Numbers that no two elements share, exact in `f32`.
+fn ramp(shape: Shape, seed: usize) -> Host<f64> {
+    let n = shape.elements();
+    Host::new(shape, (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f64 / 512.0 - 2.0).collect())
+}
+
+#[test]
+fn the_cpu_device_agrees_with_the_definition() {
+    let big = |ta, tb| Case::new("past SMALL", op(ta, tb), &[Shape::from([2, 96, 96]), Shape::from([96, 96])]);
+    for case in MatMul::cases().into_iter().chain([big(false, true), big(true, false)]) {
+        let x: Vec<Host<f64>> = case.inputs.iter().enumerate().map(|(i, (s, _))| ramp(*s, i + 1)).collect();
+        let x32: Vec<Host<f32>> = x.iter().map(Host::cast).collect();
+        let shapes: Vec<Shape> = x.iter().map(|x| x.shape).collect();
+        let shape = case.op.shape(&shapes).unwrap();
+        let (mut want, mut y) = (Host::<f64>::zeros(shape), Host::<f32>::zeros(shape));
+        want.view_mut().f.fill(f64::NAN);
+        y.view_mut().f.fill(f32::NAN);
+        let key = Key { seed: 3, step: 5 };
+        case.op.reference_f64(&x.iter().map(Host::view).collect::<Vec<_>>(), &mut want.view_mut(), key);
+        case.op.cpu(&x32.iter().map(Host::view).collect::<Vec<_>>(), &mut y.view_mut(), key);
+        // k products of magnitude up to 4: each addition rounds a sum of at most 4k by 2⁻²⁴ of itself, and the product
+        // and the epilogue round too.
+        let k = case.op.terms(&shapes) as f64;
+        let tolerance = (k + 2.0) * 4.0 * k * 2f64.powi(-24);
+        for (i, (y, want)) in y.f().iter().zip(want.f()).enumerate() {
+            assert!((*y as f64 - want).abs() <= tolerance, "{}: element {i} is {y}, not {want}", case.name);
+        }
+    }
+}
+
+#[test]
+fn an_epilogue_follows_an_epilogue() {
+    let call = |f, args: &[usize]| Map::new(Expr::call(f, &args.iter().map(|&i| Inst::Input(i)).collect::<Vec<_>>()));
+    // ((a·b) + c) / d − (a·b + c), built in two steps; the product's position among the arguments must not matter.
+    let first = OpDef::with_epilogue(&op(false, false), &call(Fun::Add, &[1, 0])).unwrap();
+    let fused = first.with_epilogue(&call(Fun::Div, &[0, 1])).unwrap().with_epilogue(&call(Fun::Sub, &[1, 0])).unwrap();
+    let x = [[2, 3], [3, 2], [1, 2], [2, 1], [2, 2]].map(|s| ramp(Shape::from(s), s[0]));
+    let shapes: Vec<Shape> = x.iter().map(|x| x.shape).collect();
+    assert_eq!(fused.shape(&shapes), Ok(Shape::from([2, 2])));
+    let run = |op: &dyn Op, x: &[Host<f64>]| {
+        let mut y = Host::zeros(Shape::from([2, 2]));
+        op.reference_f64(&x.iter().map(Host::view).collect::<Vec<_>>(), &mut y.view_mut(), Key::default());
+        y.f().to_vec()
+    };
+    let product = run(&op(false, false), &x[..2]);
+    let got = run(fused.as_ref(), &x);
+    for (i, (&p, &got)) in product.iter().zip(&got).enumerate() {
+        let want = x[4].f()[i] - (p + x[2].f()[i % 2]) / x[3].f()[i / 2];
+        assert!((got - want).abs() < 1e-12, "element {i}: {got}, not {want}");
+    }
+    assert_eq!(fused.shape(&shapes[..4]), Err("takes 5 inputs, not 4".to_string()));
+    let wide = [shapes[0], shapes[1], Shape::from([4, 2, 2]), shapes[3], shapes[4]];
+    assert_eq!(fused.shape(&wide), Err("the epilogue's input [4, 2, 2] does not broadcast to [2, 2]".to_string()));
+}
+
+#[test]
+fn mistakes_say_what_does_not_fit() {
+    let message = |a: Shape, b: Shape, ta: bool| {
+        let g = Graph::training();
+        g.input_of(a).matmul_t(g.input_of(b), ta, false);
+        g.error().unwrap().to_string()
+    };
+    let s = |d: &[usize]| Shape::new(d).unwrap();
+    let start = |text: String, want: &str| assert!(text.starts_with(want), "{text}");
+    start(message(s(&[64, 784]), s(&[512, 10]), false), "matmul: [64, 784] × [512, 10]: inner dimensions 784 and 512 differ (");
+    start(message(s(&[64, 784]), s(&[784, 10]), true), "matmul: [64, 784] × [784, 10]: inner dimensions 64 and 784 differ (");
+    start(message(s(&[3]), s(&[3, 1]), false), "matmul: [3] × [3, 1]: input 0 is not a matrix");
+    start(message(s(&[3, 1]).u32(), s(&[1, 1]), false), "matmul: u32 [3, 1] × [1, 1]: input 0 holds labels");
+    start(message(s(&[2, 3, 4]), s(&[5, 4, 3]), false), "matmul: [2, 3, 4] × [5, 4, 3]: batch axes [2] and [5] do not broadcast");
+}

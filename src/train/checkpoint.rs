@@ -1,0 +1,78 @@
+//! Checkpoints: weights, optimizer states and the count of steps, so that training goes on as if never interrupted.
+
+use super::{
+    Trainer,
+    params::{fits, missing, read, split, write},
+};
+use crate::{
+    error::{Error, Result},
+    host::Host,
+};
+use std::{collections::BTreeMap, path::Path};
+
+impl Trainer {
+    /// Saves weights, optimizer states, steps and seed to a safetensors file. [`load`](Trainer::load) then goes on with
+    /// exactly the weights that training without the break would have had.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let mut tensors = self.params().all()?;
+        let ranges = self.store.layout().ranges;
+        for (k, state) in self.update.optimizer.states().iter().enumerate() {
+            let flat = pollster::block_on(self.store.read_state(k))?;
+            let parts = split(&self.params, &ranges, &flat);
+            tensors.extend(parts.into_iter().map(|(name, value)| (key(state.name, &name), value)));
+        }
+        let optimizer = self.update.optimizer.name().to_string();
+        let numbers = [("step", self.step), ("epoch", self.epoch), ("seed", self.seed)];
+        let mut info: BTreeMap<String, String> = numbers.map(|(k, v)| (k.to_string(), v.to_string())).into();
+        info.insert("optimizer".into(), optimizer);
+        write(path.as_ref(), &tensors, Some(info))
+    }
+    /// Goes on from a file of [`save`](Trainer::save). Nothing is changed unless all of it fits.
+    ///
+    /// # Errors
+    /// A file that is missing or not a checkpoint; another model or optimizer.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let (mut found, info) = read(path)?;
+        let optimizer = self.update.optimizer.name();
+        if info.get("optimizer").map(String::as_str) != Some(optimizer) {
+            let saved = info.get("optimizer").map_or("no checkpoint".to_string(), |o| format!("a checkpoint of {o}"));
+            return Err(Error::format(path, format!("{saved}, but this trainer uses {optimizer}; Params::load takes the weights alone")));
+        }
+        let number = |name: &str| -> Result<u64> {
+            let text = info.get(name).ok_or_else(|| Error::format(path, format!("no `{name}` in the checkpoint")))?;
+            text.parse().map_err(|_| Error::format(path, format!("`{name}` is `{text}`, not a number")))
+        };
+        let (step, epoch, seed) = (number("step")?, number("epoch")?, number("seed")?);
+        let mut take = |name: String, i: usize| -> Result<Host<f32>> {
+            let value = found.remove(&name).ok_or_else(|| missing(path, &name))?;
+            fits(&self.params[i], &value)?;
+            Ok(value)
+        };
+        let weights: Vec<(String, Host<f32>)> =
+            self.params.iter().enumerate().map(|(i, p)| Ok((p.name.clone(), take(p.name.clone(), i)?))).collect::<Result<_>>()?;
+        let layout = self.store.layout();
+        let mut states = Vec::new();
+        for state in self.update.optimizer.states() {
+            let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| vec![state.start; n]).collect();
+            for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate() {
+                flat[r.piece][r.start..][..r.len].copy_from_slice(take(key(state.name, &p.name), i)?.f());
+            }
+            states.push(flat);
+        }
+        self.params().set_all(&weights)?;
+        for (k, flat) in states.into_iter().enumerate() {
+            self.store.write_state(k, flat)?;
+        }
+        self.store.write_guard(Default::default())?;
+        (self.step, self.epoch, self.seed) = (step, epoch, seed);
+        self.unread.clear();
+        self.reports.clear();
+        Ok(())
+    }
+}
+
+/// The name of a parameter's state in a file.
+fn key(state: &str, param: &str) -> String {
+    format!("optimizer.{state}.{param}")
+}

@@ -1,0 +1,409 @@
+//! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
+
+mod checkpoint;
+mod fit;
+pub mod metrics;
+mod params;
+mod progress;
+mod summary;
+
+pub use fit::{Epoch, Evaluation, Event, Fit, History};
+pub use params::Params;
+
+use crate::{
+    compiled::Compiled,
+    data::{Dataset, Target},
+    device::Device,
+    engine::{Engine, RING, Store, Update, check_input},
+    error::{Error, Result},
+    gpu::Counters,
+    graph::{Graph, InputDef, ParamDef, Tensor},
+    host::Host,
+    ops::Key,
+    optim::Optimizer,
+    plan::Plan,
+    shape::Shape,
+};
+use std::collections::{BTreeMap, HashMap};
+
+type ModelFn = Box<dyn for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync>;
+type LossFn = Box<dyn for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync>;
+
+/// A model as functions, from which a graph of any batch size is written.
+struct Model {
+    model: ModelFn,
+    loss: LossFn,
+    x: Shape,
+    target: Kind,
+}
+
+/// What a model is compared with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// Its own input.
+    Input,
+    Labels,
+    Values(Shape),
+}
+
+impl Kind {
+    fn of(target: &Target) -> Kind {
+        match target {
+            Target::None => Kind::Input,
+            Target::Labels { .. } => Kind::Labels,
+            Target::Values { sample, .. } => Kind::Values(*sample),
+        }
+    }
+}
+
+/// A plan of the training graph at one batch size.
+struct Loaded {
+    engine: Engine,
+    inputs: Vec<InputDef>,
+    batch: usize,
+    plan: String,
+    activation_bytes: u64,
+}
+
+/// What a graph of the model has.
+struct Written<'g> {
+    output: Tensor<'g>,
+    loss: Tensor<'g>,
+    /// The share of labels predicted, for a classifier.
+    accuracy: Option<Tensor<'g>>,
+}
+
+impl Model {
+    fn write<'g>(&self, g: &'g Graph, batch: usize) -> Result<Written<'g>> {
+        let batched = |s: Shape| s.batched(batch).ok_or_else(|| Error::argument("data", format!("samples of shape {s} have too many axes")));
+        let x = g.input(batched(self.x)?);
+        let output = (self.model)(x);
+        let y = match self.target {
+            Kind::Input => x,
+            Kind::Labels => g.labels([batch]),
+            Kind::Values(s) => g.input(batched(s)?),
+        };
+        let loss = (self.loss)(output, y);
+        let classifies = self.target == Kind::Labels && output.shape().rank() == 2 && output.shape().last() > 1;
+        let accuracy = (classifies && !output.is_dead()).then(|| output.argmax(-1).to_f32().eq(y).mean_all());
+        g.check()?;
+        Ok(Written { output, loss, accuracy })
+    }
+}
+
+/// One step's loss and, for a classifier, accuracy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// From 0.
+    pub step: u64,
+    pub loss: f32,
+    /// The share of this batch's labels predicted before the step's update.
+    pub accuracy: Option<f32>,
+    pub samples: usize,
+}
+
+/// A model in training.
+///
+/// Two levels: [`Trainer::new`] takes the loss of a graph of your own and makes one step at a time;
+/// [`Trainer::for_data`] takes a model as a function and also does [`fit`](Trainer::fit),
+/// [`evaluate`](Trainer::evaluate) and [`predict`](Trainer::predict), at any batch size.
+///
+/// ```
+/// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
+/// let g = Graph::training();
+/// let (x, y) = (g.input([4, 1]), g.input([4, 1]));
+/// let mut trainer = Trainer::new(&Device::cpu(), x.linear("line", 1).mse(y), Sgd::new(0.1))?;
+/// let x = Host::new([4, 1], vec![0.0, 1.0, 2.0, 3.0]);
+/// let y = Host::new([4, 1], vec![1.0, 3.0, 5.0, 7.0]);
+/// for _ in 0..200 {
+///     trainer.step(&[x.clone(), y.clone()])?;
+/// }
+/// assert!((trainer.params().get("line.weight")?.f()[0] - 2.0).abs() < 1e-2);
+/// # Ok::<(), downhill::Error>(())
+/// ```
+pub struct Trainer {
+    device: Device,
+    update: Update,
+    store: Store,
+    params: Vec<ParamDef>,
+    /// `None` where the trainer was made of one graph.
+    model: Option<Model>,
+    /// Plans of the training graph by batch size; by 0 that of a graph of the user's own.
+    plans: HashMap<usize, Loaded>,
+    /// Plans of the inference graph by batch size.
+    inference: HashMap<usize, Compiled>,
+    seed: u64,
+    step: u64,
+    epoch: u64,
+    /// Steps whose loss has not been read yet, and the plan each ran on.
+    unread: Vec<(u64, usize)>,
+    reports: Vec<StepReport>,
+}
+
+impl Trainer {
+    /// Trains the parameters of a graph so that `loss`, a single number, falls. The graph may be dropped afterwards.
+    ///
+    /// # Errors
+    /// The graph's first mistake, with its line; a loss that is not a single number; an optimizer's option out of range;
+    /// a limit of the device.
+    #[track_caller]
+    pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
+        let mut trainer = pollster::block_on(Trainer::empty(device, loss, optimizer.into()))?;
+        let plan = training_plan(device, &[loss], loss)?;
+        pollster::block_on(trainer.load_plan(0, plan))?;
+        Ok(trainer)
+    }
+    /// Trains `model`, a function from a batch `[n, …]` of the samples of `data` to its output, so that
+    /// `loss(output, target)` falls. The target is `[n]` labels or `[n, …]` values as the data has them; the model's
+    /// input for data without a target.
+    ///
+    /// ```
+    /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
+    /// let (train, test) = data::iris().stratified(0.8, 1)?;
+    /// let mut trainer = Trainer::for_data(
+    ///     &Device::cpu(),
+    ///     &train,
+    ///     |x| x.linear("fc1", 16).relu().linear("fc2", 3),
+    ///     |logits, labels| logits.cross_entropy(labels),
+    ///     Adam::new(0.02),
+    /// )?;
+    /// trainer.fit(&train, Fit::new().epochs(30).batch_size(32))?;
+    /// assert!(trainer.evaluate(&test)?.accuracy.unwrap() > 0.9);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn for_data(
+        device: &Device,
+        data: &Dataset,
+        model: impl for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
+        loss: impl for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
+        optimizer: impl Into<Optimizer>,
+    ) -> Result<Trainer> {
+        let model = Model { model: Box::new(model), loss: Box::new(loss), x: data.sample_shape(), target: Kind::of(data.target()) };
+        let g = Graph::training();
+        let written = model.write(&g, 1)?;
+        let mut trainer = pollster::block_on(Trainer::empty(device, written.loss, optimizer.into()))?;
+        trainer.model = Some(model);
+        Ok(trainer)
+    }
+    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer) -> Result<Trainer> {
+        loss.graph().check()?;
+        let params = loss.graph().inner.borrow().params.clone();
+        let groups = optimizer.groups(&params)?;
+        let update = Update { optimizer, groups };
+        let store = Store::new(device, &params, Some(&update), 0).await?;
+        Ok(Trainer {
+            device: device.clone(),
+            update,
+            store,
+            params,
+            model: None,
+            plans: HashMap::new(),
+            inference: HashMap::new(),
+            seed: 0,
+            step: 0,
+            epoch: 0,
+            unread: Vec::new(),
+            reports: Vec::new(),
+        })
+    }
+    /// Starts again from the initial weights of `seed` (0 without this), which also decides shuffles and dropout.
+    pub fn seed(mut self, seed: u64) -> Result<Trainer> {
+        self.store.reset(&self.params, Some(&self.update), seed)?;
+        (self.seed, self.step, self.epoch) = (seed, 0, 0);
+        self.unread.clear();
+        self.reports.clear();
+        Ok(self)
+    }
+    /// The device it trains on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+    /// Steps made so far.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+    /// The learning rate of the next step.
+    pub fn lr(&self) -> f64 {
+        self.update.optimizer.lr(self.step + 1)
+    }
+    /// The trained tensors: read, write, save and load them.
+    pub fn params(&self) -> Params<'_> {
+        Params::new(self)
+    }
+    /// What a step did so far on a GPU (submits, dispatches, bytes), all plans together; `None` on the CPU.
+    pub fn counters(&self) -> Option<Counters> {
+        let all = self.plans.values().filter_map(|p| p.engine.gpu()).map(|exec| exec.counters());
+        all.reduce(|a, b| Counters {
+            submits: a.submits + b.submits,
+            dispatches: a.dispatches + b.dispatches,
+            reads: a.reads + b.reads,
+            bytes_uploaded: a.bytes_uploaded + b.bytes_uploaded,
+            bytes_read: a.bytes_read + b.bytes_read,
+            allocations: a.allocations + b.allocations,
+        })
+    }
+
+    /// Compiles tensors of a graph whose parameters are this trainer's, by name: they use the trained buffers, without a
+    /// copy, and see every later step.
+    ///
+    /// # Errors
+    /// A parameter that this trainer does not have, or has in another shape; as [`Device::compile`].
+    pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
+        let mut plan = Plan::new(outputs, &[], &self.device.plan_options())?;
+        plan.bind_params(&self.params)?;
+        pollster::block_on(Compiled::on(&self.device, plan, &self.store, self.seed))
+    }
+
+    /// One step on a batch: the graph's inputs in the order of their creation. On a GPU it returns when the work is
+    /// queued; [`loss`](Trainer::loss) waits for it.
+    ///
+    /// # Errors
+    /// Inputs that do not fit the graph, labels that name no class, NaN or infinity in the data, a fault of the device.
+    pub fn step(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        let key = match self.model {
+            None => 0,
+            Some(_) => batch.first().and_then(|x| x.shape.dims().first().copied()).unwrap_or(0),
+        };
+        pollster::block_on(self.plan(key))?;
+        let Some(loaded) = self.plans.get_mut(&key) else {
+            return Err(Error::argument("step", "the batch is empty"));
+        };
+        if batch.len() != loaded.inputs.len() {
+            let (got, want) = (format!("{} tensors", batch.len()), loaded.inputs.len().to_string());
+            return Err(Error::Input { what: "the batch".into(), got, want });
+        }
+        for (i, (data, def)) in batch.iter().zip(&loaded.inputs).enumerate() {
+            check_input(def, i, data)?;
+            check_finite(i, data)?;
+            loaded.engine.write(i, data)?;
+        }
+        self.advance(key)
+    }
+    /// Runs the step whose batch has been written.
+    fn advance(&mut self, key: usize) -> Result<()> {
+        if self.unread.len() >= RING {
+            pollster::block_on(self.collect())?;
+        }
+        let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
+        loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
+        self.unread.push((self.step, key));
+        self.step += 1;
+        Ok(())
+    }
+    /// The loss of the last step; waits for it. NaN before the first one.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] where a loss or gradient was not finite: no update was made since, so the weights are those
+    /// of the last finite step, and training can go on, with a smaller learning rate for instance.
+    pub fn loss(&mut self) -> Result<f32> {
+        pollster::block_on(self.collect())?;
+        Ok(self.reports.last().map_or(f32::NAN, |r| r.loss))
+    }
+    /// The reports of all steps since the last call of this; waits for them.
+    ///
+    /// # Errors
+    /// As [`loss`](Trainer::loss).
+    pub fn take_reports(&mut self) -> Result<Vec<StepReport>> {
+        pollster::block_on(self.collect())?;
+        Ok(std::mem::take(&mut self.reports))
+    }
+    /// The gradient of a parameter in the last step; waits for it.
+    pub fn gradient(&self, name: &str) -> Result<Host<f32>> {
+        let i = self.params().index(name)?;
+        let (flat, range) = (pollster::block_on(self.store.read_grads())?, self.store.layout().ranges[i]);
+        Ok(Host::new(self.params[i].shape, flat[range.piece][range.start..range.start + range.len].to_vec()))
+    }
+
+    /// Reads what the steps left on the device.
+    async fn collect(&mut self) -> Result<()> {
+        if self.unread.is_empty() {
+            return Ok(());
+        }
+        let mut by_plan: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for &(step, key) in &self.unread {
+            by_plan.entry(key).or_default().push(step);
+        }
+        let mut reports = Vec::with_capacity(self.unread.len());
+        for (key, steps) in by_plan {
+            let loaded = &self.plans[&key];
+            // Steps are read in runs that fit the ring.
+            let (first, last) = (steps[0], steps[steps.len() - 1]);
+            let rows = loaded.engine.read_ring(first, (last - first + 1) as usize).await?;
+            for step in steps {
+                let row = &rows[(step - first) as usize];
+                let samples = loaded.batch;
+                reports.push(StepReport { step, loss: row[0], accuracy: row.get(1).copied(), samples });
+            }
+        }
+        self.unread.clear();
+        reports.sort_by_key(|r| r.step);
+        let guard = self.store.read_guard().await?;
+        let bad = (guard.halt != 0).then(|| u64::from(guard.halt) - 1);
+        let loss_of = |step: u64| reports.iter().find(|r| r.step == step).map_or(f32::NAN, |r| r.loss);
+        let error = bad.and_then(|step| guard.error(loss_of(step)));
+        self.reports.extend(reports.into_iter().filter(|r| bad.is_none_or(|bad| r.step < bad)));
+        match (error, bad) {
+            (Some(error), Some(step)) => {
+                // Steps after it changed nothing: as if they had not been made.
+                self.step = step;
+                self.store.write_guard(Default::default())?;
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes sure that there is a plan for batches of `batch` samples.
+    async fn plan(&mut self, batch: usize) -> Result<()> {
+        let Some(model) = &self.model else { return Ok(()) };
+        if batch == 0 || self.plans.contains_key(&batch) {
+            return Ok(());
+        }
+        let plan = {
+            let g = Graph::training();
+            let written = model.write(&g, batch)?;
+            let outputs: Vec<Tensor> = std::iter::once(written.loss).chain(written.accuracy).collect();
+            training_plan(&self.device, &outputs, written.loss)?
+        };
+        self.load_plan(batch, plan).await
+    }
+    async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {
+        plan.bind_params(&self.params)?;
+        let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
+        let batch = inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1);
+        let (text, activation_bytes) = (plan.to_string(), plan.activation_bytes());
+        let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), outputs).await?;
+        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text, activation_bytes });
+        Ok(())
+    }
+    fn model(&self, what: &str) -> Result<&Model> {
+        let why = "this trainer was made of one graph; make it with Trainer::for_data, or use Trainer::compile";
+        self.model.as_ref().ok_or_else(|| Error::argument(what, why))
+    }
+}
+
+/// The plan of a step: the outputs (the loss first) and the gradient of every parameter.
+#[track_caller]
+fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Plan> {
+    let g = loss.graph();
+    let params = g.param_tensors();
+    let grads = loss.grad(&params);
+    g.check()?;
+    Plan::new(outputs, &grads, &device.plan_options())
+}
+
+/// An error for the first value that is NaN or infinite.
+fn check_finite(input: usize, data: &Host<f32>) -> Result<()> {
+    // A sum is not finite where a term is not; only then is the term looked for.
+    if data.f().chunks(1024).all(|c| c.iter().map(|x| x * 0.0).sum::<f32>() == 0.0) {
+        return Ok(());
+    }
+    let width = data.shape.sample().elements().max(1);
+    let bad = data.f().iter().position(|x| !x.is_finite());
+    bad.map_or(Ok(()), |i| {
+        Err(Error::NonFinite { what: format!("input {input}"), value: data.f()[i], row: i / width, column: i % width })
+    })
+}

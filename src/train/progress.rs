@@ -1,0 +1,79 @@
+//! What a person sees of `fit`: a bar on a terminal, plain lines elsewhere.
+
+use super::{Epoch, StepReport};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+/// How often the loss on the bar is renewed: reading it waits for the device.
+const RENEW: Duration = Duration::from_millis(500);
+
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    lines: bool,
+    epochs: usize,
+    steps: usize,
+    samples: u64,
+    started: Instant,
+    renewed: Instant,
+}
+
+impl Progress {
+    pub fn new(on: bool, epochs: usize, steps: usize) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = (on && terminal).then(|| {
+            let bar = ProgressBar::new((epochs * steps) as u64);
+            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {percent:>3}% {msg} eta {eta}");
+            if let Ok(style) = style {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar
+        });
+        let now = Instant::now();
+        Progress { bar, lines: on && !terminal, epochs, steps, samples: 0, started: now, renewed: now }
+    }
+    /// Whether it is time to read the loss.
+    pub fn wants_loss(&mut self) -> bool {
+        let due = self.bar.is_some() && self.renewed.elapsed() >= RENEW;
+        if due {
+            self.renewed = Instant::now();
+        }
+        due
+    }
+    pub fn step(&mut self, epoch: usize, step: usize, samples: usize, last: Option<&StepReport>) {
+        self.samples += samples as u64;
+        let Some(bar) = &self.bar else { return };
+        bar.set_position(((epoch - 1) * self.steps + step) as u64);
+        bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
+        if let Some(r) = last {
+            let rate = self.samples as f64 / self.started.elapsed().as_secs_f64();
+            let accuracy = r.accuracy.map_or(String::new(), |a| format!(" accuracy {:.1}%", a * 100.0));
+            bar.set_message(format!("loss {:.4}{accuracy} {rate:.0} samples/s", r.loss));
+        }
+    }
+    pub fn epoch(&mut self, e: &Epoch) {
+        let accuracy = |a: Option<f64>| a.map_or(String::new(), |a| format!("  accuracy {:5.2}%", a * 100.0));
+        let validation = e.validation.map_or(String::new(), |(loss, a)| format!("  validation: loss {loss:.4}{}", accuracy(a)));
+        let left = (self.epochs - e.epoch) as f64 * self.started.elapsed().as_secs_f64() / e.epoch as f64;
+        let line = format!(
+            "epoch {:>3}/{}  loss {:.4}{}{validation}  {:.0} samples/s  {left:.0} s left",
+            e.epoch,
+            self.epochs,
+            e.loss,
+            accuracy(e.accuracy),
+            e.samples_per_s
+        );
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None if self.lines => eprintln!("{line}"),
+            None => {}
+        }
+    }
+    pub fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
