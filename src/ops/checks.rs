@@ -2,7 +2,13 @@
 //! against naga.
 
 use super::*;
-use crate::{cpu::interpret, gpu::shader::assemble, graph::Graph, kernel::{Span, Which}, plan::ir::Ir};
+use crate::{
+    cpu::interpret,
+    gpu::shader::assemble,
+    graph::Graph,
+    kernel::{Span, Which},
+    plan::ir::Ir,
+};
 use serde_json::Value;
 
 fn numbers(v: &Value) -> Vec<f64> {
@@ -49,7 +55,10 @@ pub(crate) fn golden(op: &str, method: impl for<'g> Fn(&Value, &[Tensor<'g>]) ->
             let what = format!("{op} {}, {}", row["case"], if k == 0 { "value" } else { "gradient" });
             assert_eq!(got.shape, want.shape, "{what}");
             for (i, (a, b)) in got.to_f64().into_iter().zip(want.to_f64()).enumerate() {
-                assert!(a == b || (a - b).abs() <= 1e-7 * (1.0 + b.abs()) || (a.is_nan() && b.is_nan()), "{what}: element {i} is {a}, not {b}");
+                assert!(
+                    a == b || (a - b).abs() <= 1e-7 * (1.0 + b.abs()) || (a.is_nan() && b.is_nan()),
+                    "{what}: element {i} is {a}, not {b}"
+                );
             }
         }
     }

@@ -77,7 +77,14 @@ impl Lines {
     pub fn pass(&self, source: Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
         let tiles = self.inner.div_ceil(self.columns);
         let (groups, rounds) = if self.split { (1, tiles) } else { (tiles, 1) };
-        let params = [("n", self.n), ("inner", self.inner), ("chunk", self.chunk), ("chunks", self.chunks()), ("groups", groups), ("rounds", rounds)];
+        let params = [
+            ("n", self.n),
+            ("inner", self.inner),
+            ("chunk", self.chunk),
+            ("chunks", self.chunks()),
+            ("groups", groups),
+            ("rounds", rounds),
+        ];
         Pass {
             source,
             entry,
