@@ -64,3 +64,19 @@ pub(crate) fn check<O: OpDef>(name: &str, make: impl Fn(&Value, &[Host<f64>]) ->
         }
     }
 }
+
+/// `cpu` against the definition in `f32`, for ops that only move elements: equal to the last bit, labels too.
+pub(crate) fn same_on_cpu(cases: Vec<Case>) {
+    for case in cases {
+        let x = case.inputs[0].0;
+        let data: Vec<u32> = (0..x.elements() as u32).collect();
+        let floats = Host::new(x, data.iter().map(|&i| i as f32).collect());
+        for x in [floats, Host::labels(x, data)] {
+            let shape = case.op.shape(&[x.shape]).expect("a case fits its op");
+            let (mut want, mut y) = (Host::zeros(shape), Host::zeros(shape));
+            case.op.reference_f32(&[x.view()], &mut want.view_mut(), Key::default());
+            case.op.cpu(&[x.view()], &mut y.view_mut(), Key::default());
+            assert_eq!(y, want, "{}", case.name);
+        }
+    }
+}

@@ -182,15 +182,19 @@ macro_rules! ops {
 // The one list: a file, its op and, in brackets, others that are in the same file. A line here is all the rest of the crate
 // learns of an op.
 ops! {
-    map::Map,
-    reduce::Reduce,
-    matmul::MatMul,
-    reshape::Reshape,
     argmax::Argmax,
-    softmax::Softmax,
+    concat::Concat,
     cross_entropy::CrossEntropy [CrossEntropyGrad],
-    pick::Pick,
     gather_rows::GatherRows [ScatterRows],
+    map::Map,
+    matmul::MatMul,
+    pad::Pad,
+    permute::Permute,
+    pick::Pick,
+    reduce::Reduce,
+    reshape::Reshape,
+    slice::Slice,
+    softmax::Softmax,
 }
 
 #[cfg(test)]
