@@ -62,7 +62,6 @@ struct Loaded {
     inputs: Vec<InputDef>,
     batch: usize,
     plan: String,
-    activation_bytes: u64,
 }
 
 /// What a graph of the model has.
@@ -375,9 +374,9 @@ impl Trainer {
         plan.bind_params(&self.params)?;
         let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
         let batch = inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1);
-        let (text, activation_bytes) = (plan.to_string(), plan.activation_bytes());
+        let text = plan.to_string();
         let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), outputs).await?;
-        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text, activation_bytes });
+        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
         Ok(())
     }
     fn model(&self, what: &str) -> Result<&Model> {
