@@ -2,9 +2,9 @@
 pub mod autodiff;
 mod compiled;
 pub mod cpu;
+pub mod data;
 pub mod device;
 mod engine;
-pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod graph;

@@ -149,7 +149,9 @@ impl<'g> Loss<'g> {
     pub fn class_weights(mut self, weights: Tensor<'g>) -> Loss<'g> {
         let classes = match self.rule {
             Rule::Each(_) => None,
-            Rule::CrossEntropy { logits: x, .. } | Rule::SoftCrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => Some(x.shape().last()),
+            Rule::CrossEntropy { logits: x, .. } | Rule::SoftCrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => {
+                Some(x.shape().last())
+            }
         };
         if classes.is_none_or(|k| weights.shape().dims() != [k]) {
             let want = classes.map_or("only losses over classes have them".to_string(), |k| format!("their shape must be [{k}]"));
@@ -245,7 +247,10 @@ impl<'g> Loss<'g> {
     #[track_caller]
     fn mistake(&self, option: &str, why: String) -> Rule<'g> {
         let t = match self.rule {
-            Rule::Each(t) | Rule::CrossEntropy { logits: t, .. } | Rule::SoftCrossEntropy { logits: t, .. } | Rule::Nll { log_p: t, .. } => t,
+            Rule::Each(t)
+            | Rule::CrossEntropy { logits: t, .. }
+            | Rule::SoftCrossEntropy { logits: t, .. }
+            | Rule::Nll { log_p: t, .. } => t,
         };
         Rule::Each(t.graph().mistake(option, &[t.shape()], why, Location::caller()))
     }

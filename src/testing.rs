@@ -72,7 +72,9 @@ pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
             worst = Some((error, i));
         }
     }
-    worst.map_or(Ok(()), |(error, i)| Err(format!("element {i} of {}: {} instead of {}, {error:.1} times the tolerance", got.len(), got[i], want[i])))
+    worst.map_or(Ok(()), |(error, i)| {
+        Err(format!("element {i} of {}: {} instead of {}, {error:.1} times the tolerance", got.len(), got[i], want[i]))
+    })
 }
 
 /// The case's op in the middle of a graph: its inputs are nodes, and the gradient that comes in depends on its output.
@@ -179,13 +181,24 @@ fn check_candidate(case: &Case, device: &Device, options: &Options) -> Result<()
     let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
     // The loss adds up all elements; a gradient adds as many terms as the forward op, or one for each use of an input.
     let most = shapes.iter().chain([&m.y.shape()]).map(|s| s.elements()).max().unwrap_or(1);
-    let terms = case.op.terms(&shapes).max(if outputs.len() > 1 { most / shapes.iter().map(|s| s.elements()).min().unwrap_or(1).max(1) } else { 1 });
+    let terms = case.op.terms(&shapes).max(if outputs.len() > 1 {
+        most / shapes.iter().map(|s| s.elements()).min().unwrap_or(1).max(1)
+    } else {
+        1
+    });
     compare(&g, &outputs, &inputs, device, options, terms)
 }
 
 /// Compiles `outputs` of `g` for `device` and compares them with the oracle on the unfused graph; on a GPU also with
 /// outputs that start as NaN, fences, and a second run.
-pub fn compare(g: &Graph, outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Options, terms: usize) -> Result<(), String> {
+pub fn compare(
+    g: &Graph,
+    outputs: &[Tensor],
+    inputs: &[Host<f32>],
+    device: &Device,
+    options: &Options,
+    terms: usize,
+) -> Result<(), String> {
     let text = |e: crate::Error| e.to_string();
     g.check().map_err(text)?;
     let wide: Vec<Host<f64>> = inputs.iter().map(Host::cast).collect();
@@ -242,7 +255,9 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Opti
         }
         let again = runs.pop().unwrap_or_default();
         let first = runs.pop().unwrap_or_default();
-        let bits = |out: &[Host<f32>]| -> Vec<u32> { out.iter().flat_map(|h| h.f().iter().map(|x| x.to_bits()).chain(h.u().iter().copied())).collect() };
+        let bits = |out: &[Host<f32>]| -> Vec<u32> {
+            out.iter().flat_map(|h| h.f().iter().map(|x| x.to_bits()).chain(h.u().iter().copied())).collect()
+        };
         let (a, b) = (bits(&first), bits(&again));
         if let Some(i) = (0..a.len()).find(|&i| a[i] != b[i]) {
             return Ok(Err(format!("a second run differs at element {i}: {:x} and {:x}", a[i], b[i])));

@@ -66,6 +66,7 @@ fn f_sin(x: f32) -> f32 { return sin_quadrant(x, 0); }
 fn f_cos(x: f32) -> f32 { return sin_quadrant(x, 1); }
 
 fn f_identity(x: f32) -> f32 { return x; }
+fn f_detach(x: f32) -> f32 { return x; }
 fn f_neg(x: f32) -> f32 { return -x; }
 fn f_abs(x: f32) -> f32 { return abs(x); }
 fn f_sign(x: f32) -> f32 { return select(select(x, -1.0, x < 0.0), 1.0, x > 0.0); }

@@ -6,10 +6,7 @@
 //! COLUMNS neighbouring lines × LANES invocations for each of them, as many blocks as fit. A short line gets one lane (no
 //! barrier, no idle lanes in a tree); a long one a whole workgroup.
 
-use crate::{
-    kernel::{Bind, Caps, Pass, Source, Span, Word},
-    shape::DType,
-};
+use crate::kernel::{Bind, Caps, Pass, Source, Span, Word};
 
 /// Lines up to this long are walked by one invocation.
 const SHORT: usize = 32;
@@ -42,23 +39,26 @@ impl Lines {
         let columns = inner.next_power_of_two().min(32).min(workgroup);
         let lanes = if n <= SHORT { 1 } else { n.div_ceil(PER_LANE).next_power_of_two().min(workgroup / columns) };
         let columns = inner.next_power_of_two().min(workgroup / lanes);
-        let fits = (outer * n * inner) as u64 * 4 <= caps.max_binding_bytes;
-        let split = inner <= columns || !fits;
+        let limit = (caps.max_binding_bytes / 4) as usize;
+        let fits = outer * n * inner <= limit;
         let mut chunk = n;
         let groups = (outer * inner.div_ceil(columns)).div_ceil(workgroup / (columns * lanes));
         if cut && n > LONG * lanes && groups < GROUPS / 4 {
             chunk = n.div_ceil(GROUPS.div_ceil(groups)).max(2 * PER_LANE * lanes).next_multiple_of(lanes.max(64));
         }
-        let room = (caps.max_binding_bytes / 4) as usize / inner;
-        if cut && !fits && outer == 1 && chunk > room {
-            // A multiple of 64 elements, where there is room for that, so that every chunk can be bound.
-            chunk = if room >= 64 { room / 64 * 64 } else { room };
+        if cut && !fits {
+            // Units are dispatched by the 64 (a binding starts at a multiple of 256 bytes): so many must fit.
+            chunk = chunk.min(limit / 64 / inner);
         }
-        // A chunk of one element gets nowhere; line numbers of a split pass must lie at equal distances.
-        if chunk < 2 || chunk >= n || (!fits && outer > 1 && n % chunk != 0) {
+        if !fits && outer > 1 && chunk > 0 {
+            // The chunks of a split pass must lie at equal distances.
+            chunk = (n.div_ceil(chunk)..n).take(1 << 16).find(|k| n % k == 0).map_or(n, |k| n / k);
+        }
+        // A chunk of one element gets nowhere.
+        if !(2..n).contains(&chunk) {
             chunk = n;
         }
-        let split = split && (outer == 1 || n % chunk == 0);
+        let split = (inner <= columns || !fits) && (outer == 1 || n % chunk == 0);
         Lines { outer, n, inner, chunk, workgroup, columns, lanes, split }
     }
     /// Chunks of a line.
@@ -70,14 +70,21 @@ impl Lines {
         if self.split { Span::PerUnit(per_line * self.inner) } else { Span::Whole }
     }
     /// A binding with `per_line` elements for each line.
-    pub fn bind(&self, bind: Bind, dtype: DType, per_line: usize) -> Bind {
-        Bind { dtype, span: self.span(per_line), ..bind }
+    pub fn bind(&self, bind: Bind, per_line: usize) -> Bind {
+        Bind { span: self.span(per_line), ..bind }
     }
     /// A pass over these lines, for a shader that includes `lib/lines`.
     pub fn pass(&self, source: Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
         let tiles = self.inner.div_ceil(self.columns);
         let (groups, rounds) = if self.split { (1, tiles) } else { (tiles, 1) };
-        let params = [("n", self.n), ("inner", self.inner), ("chunk", self.chunk), ("chunks", self.chunks()), ("groups", groups), ("rounds", rounds)];
+        let params = [
+            ("n", self.n),
+            ("inner", self.inner),
+            ("chunk", self.chunk),
+            ("chunks", self.chunks()),
+            ("groups", groups),
+            ("rounds", rounds),
+        ];
         Pass {
             source,
             entry,

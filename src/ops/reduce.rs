@@ -6,7 +6,7 @@
 use super::{lines::Lines, *};
 use crate::{
     error::Place,
-    kernel::{Bind, Which, source},
+    kernel::{Bind, source},
 };
 use rayon::prelude::*;
 use std::{ops::Range, panic::Location};
@@ -270,4 +270,220 @@ fn blocks(x: Shape, axes: &[isize]) -> Result<Vec<Range<usize>>, String> {
         }
     }
     Ok(blocks)
+}
+
+impl<'g> Tensor<'g> {
+    #[track_caller]
+    fn reduce(self, fold: Fold, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        self.reduce_at(fold, axes, keepdim, Location::caller())
+    }
+    fn reduce_at(self, fold: Fold, axes: &[isize], keepdim: bool, place: Place) -> Tensor<'g> {
+        let Some(blocks) = self.blocks(fold.name(), axes, place) else { return self.graph.dead() };
+        let x = self.shape();
+        if blocks.len() > 1 && !fold.adds() {
+            // Equal extrema must share the gradient over all axes at once: bring those together, at the end.
+            let (gone, kept): (Vec<usize>, Vec<usize>) = (0..x.rank()).partition(|a| blocks.iter().any(|b| b.contains(a)));
+            let t = self.graph.at(place, || self.permute(&[&kept[..], &gone].concat()));
+            let y = t.graph.apply_at(Arc::new(Reduce { fold, start: kept.len(), end: x.rank(), keepdim: false }), &[t], place);
+            return if keepdim { y.graph.at(place, || y.reshape(gone.iter().fold(x, |s, &a| s.with(a, 1)))) } else { y };
+        }
+        let reduce = |t: Tensor<'g>, axes: Range<usize>| {
+            let op = Reduce { fold, start: axes.start, end: axes.end, keepdim };
+            t.graph.apply_at(Arc::new(op), &[t], place)
+        };
+        blocks.into_iter().rev().fold(self, reduce)
+    }
+    /// The blocks of adjacent axes, ascending; `None` after a mistake in them, which is noted as one of `name`.
+    fn blocks(self, name: &str, axes: &[isize], place: Place) -> Option<Vec<Range<usize>>> {
+        let x = self.shape();
+        let found = match x.dtype() {
+            _ if self.is_dead() => return None,
+            DType::F32 => blocks(x, axes),
+            DType::U32 => Err("takes floats, not labels (see to_f32)".to_string()),
+        };
+        found.map_err(|why| self.graph.mistake(name, &[x], why, place)).ok()
+    }
+    fn all_axes(self) -> Vec<isize> {
+        (0..self.shape().rank() as isize).collect()
+    }
+    /// Σ over `axes` (negative ones count from the back), which stay with size 1 if `keepdim`. Sums are accurate: a
+    /// tree on the GPU, `f64` on the CPU. A mistake: an axis that does not exist, or is named twice.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let x = g.input([2, 3]);
+    /// let f = Device::cpu().compile(&[x.sum(&[0], false), x.mean(&[-1], true)])?;
+    /// let y = f.run(&[Host::new([2, 3], vec![1.0, 2.0, 3.0, 5.0, 6.0, 7.0])])?;
+    /// assert_eq!(y[0], Host::new([3], vec![6.0, 8.0, 10.0]));
+    /// assert_eq!(y[1], Host::new([2, 1], vec![2.0, 6.0]));
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn sum(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        self.reduce(Fold::Sum, axes, keepdim)
+    }
+    /// The mean over `axes`; see [`Tensor::sum`].
+    #[track_caller]
+    pub fn mean(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        self.reduce(Fold::Mean, axes, keepdim)
+    }
+    /// The maximum over `axes`, NaN where an element is; equal maxima share the gradient, as in PyTorch's `amax`. See
+    /// [`Tensor::sum`].
+    #[track_caller]
+    pub fn max(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        self.reduce(Fold::Max, axes, keepdim)
+    }
+    /// The minimum over `axes`; see [`Tensor::max`].
+    #[track_caller]
+    pub fn min(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        self.reduce(Fold::Min, axes, keepdim)
+    }
+    /// The sum of all elements, a tensor of shape `[]`.
+    #[track_caller]
+    pub fn sum_all(self) -> Tensor<'g> {
+        self.sum(&self.all_axes(), false)
+    }
+    /// The mean of all elements, a tensor of shape `[]`.
+    #[track_caller]
+    pub fn mean_all(self) -> Tensor<'g> {
+        self.mean(&self.all_axes(), false)
+    }
+    /// The largest of all elements, a tensor of shape `[]`.
+    #[track_caller]
+    pub fn max_all(self) -> Tensor<'g> {
+        self.max(&self.all_axes(), false)
+    }
+    /// The smallest of all elements, a tensor of shape `[]`.
+    #[track_caller]
+    pub fn min_all(self) -> Tensor<'g> {
+        self.min(&self.all_axes(), false)
+    }
+    /// ln Σ eˣ over `axes`, without overflow; −∞ where all elements are. See [`Tensor::sum`].
+    #[track_caller]
+    pub fn logsumexp(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        if self.blocks("logsumexp", axes, Location::caller()).is_none() {
+            return self.graph.dead();
+        }
+        let max = self.max(axes, true);
+        // The result does not depend on what is subtracted, so no gradient flows through it.
+        let m = max.abs().eq(f32::INFINITY).where_(0.0, max).detach();
+        let sum = (self - m).exp().sum(axes, true);
+        let none = sum.eq(0.0);
+        let y = none.where_(f32::NEG_INFINITY, none.where_(1.0, sum).ln() + m);
+        y.drop_axes(axes, keepdim)
+    }
+    /// Σ (x − mean)² / (n − `correction`) over the n elements along `axes`. A correction of 1 gives the unbiased
+    /// estimate. In two passes, so that a mean far from 0 does no harm. See [`Tensor::sum`].
+    #[track_caller]
+    pub fn variance(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
+        if self.blocks("variance", axes, Location::caller()).is_none() {
+            return self.graph.dead();
+        }
+        let mean = self.mean(axes, true);
+        let n = self.shape().elements() / mean.shape().elements();
+        if n <= correction {
+            let why = format!("{n} elements with a correction of {correction} have no variance");
+            return self.graph.mistake("variance", &[self.shape()], why, Location::caller());
+        }
+        // Σ (x − mean) = 0: the gradient through the mean vanishes.
+        let sum = (self - mean.detach()).square().sum(axes, keepdim);
+        sum * (1.0 / (n - correction) as f32)
+    }
+    /// The square root of the [variance](Tensor::variance).
+    #[track_caller]
+    pub fn std(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
+        self.variance(axes, correction, keepdim).sqrt()
+    }
+    /// Removes `axes`, which are of size 1 and have been checked, unless they are kept.
+    #[track_caller]
+    fn drop_axes(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        let s = self.shape();
+        let mut axes: Vec<usize> = axes.iter().filter_map(|&a| s.axis(a)).collect();
+        axes.sort_unstable();
+        if keepdim || self.is_dead() { self } else { self.reshape(axes.iter().rev().fold(s, |s, &a| s.without(a))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Graph, cpu::interpret, ops::checks, plan::ir::Ir};
+
+    #[test]
+    fn golden() {
+        let methods = [("sum", Fold::Sum), ("mean", Fold::Mean), ("max", Fold::Max), ("min", Fold::Min)];
+        for (name, fold) in methods {
+            checks::golden(name, |args, x| x[0].reduce(fold, &checks::axes(args), args["keepdim"] == true));
+        }
+        checks::golden("logsumexp", |args, x| x[0].logsumexp(&checks::axes(args), args["keepdim"] == true));
+        let correction = |args: &serde_json::Value| args["correction"].as_u64().unwrap() as usize;
+        checks::golden("variance", |args, x| x[0].variance(&checks::axes(args), correction(args), args["keepdim"] == true));
+    }
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<Reduce>();
+    }
+
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Reduce>();
+    }
+
+    /// Value and gradient of `y(x)` for the rows of `x`.
+    fn run(x: Host<f64>, f: impl for<'g> Fn(Tensor<'g>) -> Tensor<'g>) -> [Vec<f64>; 2] {
+        let g = Graph::training();
+        let input = g.input_of(x.shape);
+        let y = f(input);
+        let dx = y.vjp(g.full(y.shape(), 1.0), &[input]);
+        assert!(g.error().is_none(), "{:?}", g.error());
+        let out = interpret(&Ir::new(&g, &[y, dx[0]]), &[x], &[], Key::default());
+        [out[0].to_f64(), out[1].to_f64()]
+    }
+
+    #[test]
+    fn logsumexp_at_infinity() {
+        let inf = f64::INFINITY;
+        let x = Host::new([3, 2], vec![-inf, -inf, -inf, 1.0, 1e4, 1e4]);
+        let [y, dx] = run(x, |x| x.logsumexp(&[-1], false));
+        assert_eq!(y, [-inf, 1.0, 1e4 + 2f64.ln()]);
+        assert_eq!(dx, [0.0, 0.0, 0.0, 1.0, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn equal_extrema_share() {
+        // Three of them: two in one row of the last axis, one in the other.
+        let x = Host::new([2, 1, 3], vec![5.0, 1.0, 5.0, 0.0, 5.0, 2.0]);
+        let third = 1.0 / 3.0;
+        let shared = [third, 0.0, third, 0.0, third, 0.0];
+        assert_eq!(run(x.clone(), |x| x.max_all()), [vec![5.0], shared.to_vec()]);
+        assert_eq!(run(x.clone(), |x| x.max(&[0, 2], false)), [vec![5.0], shared.to_vec()]);
+        assert_eq!(run(x, |x| (-x).min(&[-1, 0], true)), [vec![-5.0], shared.map(|d| -d).to_vec()]);
+    }
+
+    #[test]
+    fn extrema_of_nan_and_infinity() {
+        let nan = |y: &[f64]| y.iter().map(|y| y.is_nan()).collect::<Vec<_>>();
+        let x = Host::new([3, 2], vec![f64::NAN, 1.0, 1.0, f64::NAN, f64::NEG_INFINITY, f64::NEG_INFINITY]);
+        let [y, _] = run(x.clone(), |x| x.max(&[1], false));
+        assert_eq!((nan(&y), y[2]), (vec![true, true, false], f64::NEG_INFINITY));
+        let [y, _] = run(x, |x| x.min(&[1], false));
+        assert_eq!(nan(&y), vec![true, true, false]);
+    }
+
+    #[test]
+    fn mistakes() {
+        let message = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>| {
+            let g = Graph::training();
+            assert!(f(&g).is_dead());
+            g.error().map_or(String::new(), |e| e.to_string())
+        };
+        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| assert!(message(f).starts_with(text), "{}", message(f));
+        start(&|g| g.input([2, 3]).sum(&[2], false), "sum: [2, 3]: there is no axis 2 (src/ops/reduce.rs:");
+        start(&|g| g.input([2, 3]).mean(&[1, -1], false), "mean: [2, 3]: axis -1 is named twice (");
+        start(&|g| g.labels([2]).max_all(), "max: u32 [2]: takes floats, not labels (see to_f32) (");
+        start(&|g| g.input([2, 1]).variance(&[1], 1, false), "variance: [2, 1]: 1 elements with a correction of 1 have no variance (");
+        start(&|g| g.input([2, 1]).logsumexp(&[-3], false).std(&[7], 1, true), "logsumexp: [2, 1]: there is no axis -3 (src/ops/reduce.rs:");
+    }
 }

@@ -147,7 +147,12 @@ impl Plan {
         for p in &self.params {
             match known.iter().position(|k| k.name == p.name) {
                 Some(i) if known[i].shape == p.shape => at.push(i),
-                Some(i) => return Err(Error::Parameter { name: p.name.clone(), why: format!("{} here, but {} in the trainer", p.shape, known[i].shape) }),
+                Some(i) => {
+                    return Err(Error::Parameter {
+                        name: p.name.clone(),
+                        why: format!("{} here, but {} in the trainer", p.shape, known[i].shape),
+                    });
+                }
                 None => return Err(Error::Parameter { name: p.name.clone(), why: "the trainer has none of that name".into() }),
             }
         }

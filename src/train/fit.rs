@@ -171,7 +171,8 @@ impl Trainer {
             reports.extend(self.take_reports()?);
             let seconds = started.elapsed().as_secs_f64();
             let samples: usize = reports.iter().map(|r| r.samples).sum();
-            let mean = |f: &dyn Fn(&super::StepReport) -> f64| reports.iter().map(|r| f(r) * r.samples as f64).sum::<f64>() / samples as f64;
+            let mean =
+                |f: &dyn Fn(&super::StepReport) -> f64| reports.iter().map(|r| f(r) * r.samples as f64).sum::<f64>() / samples as f64;
             let accuracy = reports.iter().all(|r| r.accuracy.is_some()).then(|| mean(&|r| f64::from(r.accuracy.unwrap_or(0.0))));
             let validation = fit.validation.map(|v| self.evaluate(v)).transpose()?.map(|e| (e.loss, e.accuracy));
             let report = Epoch {
@@ -240,7 +241,11 @@ impl Trainer {
         let n = x.shape.dims().first().copied().unwrap_or(0);
         if n == 0 || x.shape.sample() != sample || x.len() != x.shape.elements() {
             let got = format!("{} with {} values", x.shape, x.len());
-            return Err(Error::Input { what: "predict".into(), got, want: format!("samples of shape {sample}, and a first axis that counts them") });
+            return Err(Error::Input {
+                what: "predict".into(),
+                got,
+                want: format!("samples of shape {sample}, and a first axis that counts them"),
+            });
         }
         super::check_finite(0, x)?;
         let mut outputs = Outputs::default();

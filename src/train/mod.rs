@@ -75,7 +75,8 @@ struct Written<'g> {
 
 impl Model {
     fn write<'g>(&self, g: &'g Graph, batch: usize) -> Result<Written<'g>> {
-        let batched = |s: Shape| s.batched(batch).ok_or_else(|| Error::argument("data", format!("samples of shape {s} have too many axes")));
+        let batched =
+            |s: Shape| s.batched(batch).ok_or_else(|| Error::argument("data", format!("samples of shape {s} have too many axes")));
         let x = g.input(batched(self.x)?);
         let output = (self.model)(x);
         let y = match self.target {
@@ -403,7 +404,5 @@ fn check_finite(input: usize, data: &Host<f32>) -> Result<()> {
     }
     let width = data.shape.sample().elements().max(1);
     let bad = data.f().iter().position(|x| !x.is_finite());
-    bad.map_or(Ok(()), |i| {
-        Err(Error::NonFinite { what: format!("input {input}"), value: data.f()[i], row: i / width, column: i % width })
-    })
+    bad.map_or(Ok(()), |i| Err(Error::NonFinite { what: format!("input {input}"), value: data.f()[i], row: i / width, column: i % width }))
 }

@@ -108,9 +108,8 @@ pub(super) fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
 
 /// Each parameter's part of a flat buffer.
 pub(super) fn split(params: &[ParamDef], ranges: &[crate::params::Range], flat: &[Vec<f32>]) -> Vec<(String, Host<f32>)> {
-    let part = |(p, r): (&ParamDef, &crate::params::Range)| {
-        (p.name.clone(), Host::new(p.shape, flat[r.piece][r.start..r.start + r.len].to_vec()))
-    };
+    let part =
+        |(p, r): (&ParamDef, &crate::params::Range)| (p.name.clone(), Host::new(p.shape, flat[r.piece][r.start..r.start + r.len].to_vec()));
     params.iter().zip(ranges).map(part).collect()
 }
 

@@ -39,6 +39,8 @@ macro_rules! functions {
 
 functions! {
     Identity "identity" (a) = a;
+    /// a, as a constant for the gradient.
+    Detach "detach" (a) = a;
     Neg "neg" (a) = -a;
     Abs "abs" (a) = a.abs();
     /// -1, 0 or 1.
@@ -168,7 +170,7 @@ impl Fun {
             // A tie gives half to each, as PyTorch has it.
             Fun::Maximum => two(dy * (a.gt(b) + a.eq(b) * 0.5), dy * (b.gt(a) + a.eq(b) * 0.5)),
             Fun::Minimum => two(dy * (a.lt(b) + a.eq(b) * 0.5), dy * (b.lt(a) + a.eq(b) * 0.5)),
-            Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => [None; 3],
+            Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => [None; 3],
             Fun::LeakyRelu => two(a.gt(0.0).where_(dy, dy * b), a.gt(0.0).where_(0.0, dy * a)),
             Fun::Elu => two(a.gt(0.0).where_(dy, dy * (y + b)), a.gt(0.0).where_(0.0, dy * a.expm1())),
             Fun::Clamp => {
