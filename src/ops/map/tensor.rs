@@ -106,7 +106,7 @@ unary! {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let mut f = Device::cpu().compile(&[g.input([2]).sigmoid()])?;
+    /// let f = Device::cpu().compile(&[g.input([2]).sigmoid()])?;
     /// let y = f.run(&[Host::new([2], vec![0.0, 100.0])])?;
     /// assert_eq!(y[0].f(), &[0.5, 1.0]);
     /// # Ok::<(), downhill::Error>(())
@@ -196,19 +196,18 @@ impl<'g> Tensor<'g> {
     pub fn where_(self, a: impl Into<Operand<'g>>, b: impl Into<Operand<'g>>) -> Tensor<'g> {
         call(self.graph, Fun::Where, &[self.into(), a.into(), b.into()])
     }
-    /// Repeated along axes of size 1 and along new first axes until it has the shape `to`. Ops broadcast by themselves; this
-    /// is for those that do not. A mistake: an axis of another size.
+    /// Repeated along missing axes and those of size 1, to `shape`.
     #[track_caller]
-    pub fn broadcast_to(self, to: impl Into<Shape>) -> Tensor<'g> {
-        let (s, to) = (self.shape(), to.into().of(DType::F32));
-        if self.is_dead() || s == to {
+    pub fn broadcast_to(self, shape: impl Into<Shape>) -> Tensor<'g> {
+        let (s, to) = (self.shape(), shape.into().of(DType::F32));
+        if self.is_dead() || (s.same_dims(to) && s.dtype() == DType::F32) {
             return self;
         }
-        if to.broadcast(s) != Some(to) {
-            return self.graph.mistake("broadcast_to", &[s, to], format!("{s} does not broadcast to {to}"), std::panic::Location::caller());
+        if s.broadcast(to).is_none_or(|b| !b.same_dims(to)) {
+            let why = format!("does not broadcast to {to}");
+            return self.graph.mistake("broadcast_to", &[s], why, std::panic::Location::caller());
         }
-        let expr = Expr::call(Fun::Identity, &[Inst::Input(0)]);
-        self.graph.apply(Map { expr, fixed: Some(to) }, &[self])
+        self.apply(Map { expr: Expr::call(Fun::Identity, &[Inst::Input(0)]), fixed: Some(to) })
     }
     /// Labels as floats.
     #[track_caller]
