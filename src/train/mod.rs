@@ -6,6 +6,8 @@ pub mod metrics;
 mod params;
 mod progress;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 pub use fit::{Epoch, Evaluation, Event, Fit, History};
 pub use params::Params;
@@ -135,6 +137,8 @@ pub struct Trainer {
     seed: u64,
     step: u64,
     epoch: u64,
+    /// The plan of the last step, whose inputs still hold its batch.
+    last: Option<usize>,
     /// Steps whose loss has not been read yet, and the plan each ran on.
     unread: Vec<(u64, usize)>,
     reports: Vec<StepReport>,
@@ -205,6 +209,7 @@ impl Trainer {
             seed: 0,
             step: 0,
             epoch: 0,
+            last: None,
             unread: Vec::new(),
             reports: Vec::new(),
         })
@@ -278,9 +283,21 @@ impl Trainer {
         for (i, (data, def)) in batch.iter().zip(&loaded.inputs).enumerate() {
             check_input(def, i, data)?;
             check_finite(i, data)?;
+        }
+        for (i, data) in batch.iter().enumerate() {
             loaded.engine.write(i, data)?;
         }
         self.advance(key)
+    }
+    /// One more step on the batch of the last one, which is still on the device: nothing is checked or uploaded.
+    ///
+    /// # Errors
+    /// No step before this one, a fault of the device.
+    pub fn step_again(&mut self) -> Result<()> {
+        match self.last {
+            Some(key) => self.advance(key),
+            None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
+        }
     }
     /// Runs the step whose batch has been written.
     fn advance(&mut self, key: usize) -> Result<()> {
@@ -290,6 +307,7 @@ impl Trainer {
         let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
         loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
         self.unread.push((self.step, key));
+        self.last = Some(key);
         self.step += 1;
         Ok(())
     }
