@@ -98,9 +98,11 @@ impl Model {
 pub struct StepReport {
     /// From 0.
     pub step: u64,
+    /// Before this step's update.
     pub loss: f32,
     /// The share of this batch's labels predicted before the step's update.
     pub accuracy: Option<f32>,
+    /// Of the batch.
     pub samples: usize,
 }
 
