@@ -66,7 +66,11 @@ pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
     let unit = f64::from(f32::EPSILON) * (16.0 + 2.0 * (terms as f64).sqrt());
     let mut worst: Option<(f64, usize)> = None;
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let error = if g == w || (g.is_nan() && w.is_nan()) { 0.0 } else { (g - w).abs() / (unit * (w.abs() + mean) + f64::from(f32::MIN_POSITIVE)) };
+        let error = if g == w || (g.is_nan() && w.is_nan()) {
+            0.0
+        } else {
+            (g - w).abs() / (unit * (w.abs() + mean) + f64::from(f32::MIN_POSITIVE))
+        };
         let error = if error.is_nan() { f64::INFINITY } else { error };
         if error > worst.map_or(1.0, |(e, _)| e) {
             worst = Some((error, i));
