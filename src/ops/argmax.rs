@@ -75,7 +75,7 @@ impl OpDef for Argmax {
             let name = if min { "argmin" } else { "argmax" };
             Case::new(format!("{name} {x} over {axis}"), Argmax { axis, min }, &[x]).flat()
         };
-        let mut cases = vec![case(&[70_001, 10], 1, false), case(&[257, 2, 3], 1, false)];
+        let mut cases = vec![case(&[20_011, 10], 1, false), case(&[257, 2, 3], 1, false)];
         for min in [false, true] {
             cases.push(case(&[1], 0, min));
             cases.push(case(&[3, 5, 7], 0, min));

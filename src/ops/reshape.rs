@@ -14,7 +14,9 @@ impl<'g> Tensor<'g> {
     /// The same elements in the same order under another shape. A mistake: another number of elements.
     #[track_caller]
     pub fn reshape(self, to: impl Into<Shape>) -> Tensor<'g> {
-        self.apply(Reshape { to: to.into() })
+        let to = to.into();
+        // Nothing to do, and no node that would stand between two that fuse.
+        if self.shape().same_dims(to) { self } else { self.apply(Reshape { to }) }
     }
     /// `[n, ..] → [n, rest]`: every sample as one row.
     #[track_caller]
