@@ -1,65 +1,28 @@
 // guard — norm = sqrt(Σ g²),  factor = min(1, max_norm / (norm + 1e-6)),  and: are the loss and every g finite?
-//   grads [len]   partials [count]   loss [1]   guard [4]: halt, factor, norm, cause (see src/optim/guard.rs)
-// `partial`: one workgroup adds up CHUNK elements in a fixed tree. A chunk with an element that is not finite gets -1,
-// which no sum of squares is. `finish`: one workgroup adds up the partials of all pieces.
-// Finite is tested on the bits: compilers may take it that floats are never NaN.
-//!include lib/index
+//   partials [count]   totals [pieces]   loss [1]   guard [4]: halt, factor, norm, cause (see src/optim/guard.rs)
+// One workgroup adds up the partials of a piece of the gradients into totals[piece]; after the last piece it adds up
+// the totals and decides (join.wgsl is put before this file).                 Pascanu, Mikolov and Bengio 2013
 
 const LOSS: u32 = 1u;
 const GRADIENT: u32 = 2u;
 
-var<workgroup> sums: array<f32, WG>;
-
-fn finite(x: f32) -> bool {
-    return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
-}
-
-// a + b, or -1 if either is negative.
-fn join(a: f32, b: f32) -> f32 {
-    return select(a + b, -1.0, a < 0.0 || b < 0.0);
-}
-
-// All lanes' values joined, in lane 0.
-fn join_all(mine: f32, lane: u32) -> f32 {
-    sums[lane] = mine;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if (lane < half) {
-            sums[lane] = join(sums[lane], sums[lane + half]);
-        }
-        workgroupBarrier();
-    }
-    return sums[0];
-}
-
 @compute @workgroup_size(WG)
-fn partial(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let chunk = group_index(id, n);
-    if (chunk >= p.units) {
-        return;
-    }
-    let left = p.len - (p.first + chunk) * CHUNK;
-    var sum = 0.0;
-    for (var k = lane; k < min(left, CHUNK); k += WG) {
-        let g = grads[chunk * CHUNK + k];
-        sum = join(sum, select(-1.0, g * g, finite(g)));
-    }
-    sum = join_all(sum, lane);
-    if (lane == 0u) {
-        partials[p.offset + p.first + chunk] = sum;
-    }
-}
-
-@compute @workgroup_size(WG)
-fn finish(@builtin(local_invocation_index) lane: u32) {
+fn check(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     for (var k = lane; k < p.count; k += WG) {
         sum = join(sum, partials[k]);
     }
-    sum = join_all(sum, lane);
-    // The first bad step stays on record.
-    if (lane != 0u || guard[0] != 0u) {
+    sum = join_lanes(sum, lane);
+    if (lane != 0u) {
         return;
+    }
+    totals[p.piece] = sum;
+    // The first bad step stays on record.
+    if (p.piece + 1u < p.pieces || guard[0] != 0u) {
+        return;
+    }
+    for (var k = 0u; k < p.piece; k++) {
+        sum = join(sum, totals[k]);
     }
     let cause = select(select(0u, GRADIENT, sum < 0.0), LOSS, !finite(loss[0]));
     guard[3] = cause;
@@ -67,6 +30,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
         guard[0] = max(step.step.x + 1u, 1u);
         return;
     }
+    // Above 1.8e19 the sum overflows, and a step that is clipped does nothing.
     let norm = sqrt(sum);
     let factor = select(1.0, min(1.0, p.max_norm / (norm + 1e-6)), p.max_norm > 0.0);
     guard[1] = bitcast<u32>(factor);

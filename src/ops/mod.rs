@@ -165,25 +165,34 @@ impl Case {
 #[cfg(test)]
 pub(crate) mod checks;
 mod lines;
-mod tmp;
 
 macro_rules! ops {
-    ($($module:ident :: $op:ident),* $(,)?) => {
+    ($($module:ident :: $op:ident $([$($more:ident),*])?),* $(,)?) => {
         $(pub mod $module;)*
         /// Every op and its cases: the list that tests, shader validation and reports go by.
         pub fn all() -> Vec<(&'static str, Vec<Case>)> {
-            vec![$((<$module::$op as OpDef>::NAME, <$module::$op as OpDef>::cases())),*]
+            vec![$(
+                (<$module::$op as OpDef>::NAME, <$module::$op as OpDef>::cases()),
+                $($((<$module::$more as OpDef>::NAME, <$module::$more as OpDef>::cases()),)*)?
+            )*]
         }
     };
 }
 
-// The one list. A line here is all the rest of the crate learns of an op.
+// The one list: a file, its op and, in brackets, others that are in the same file. A line here is all the rest of the crate
+// learns of an op.
 ops! {
+    argmax::Argmax,
+    concat::Concat,
+    cross_entropy::CrossEntropy [CrossEntropyGrad],
+    gather_rows::GatherRows [ScatterRows],
     map::Map,
     matmul::MatMul,
-    reshape::Reshape,
+    pad::Pad,
+    permute::Permute,
+    pick::Pick,
     reduce::Reduce,
+    reshape::Reshape,
+    slice::Slice,
+    softmax::Softmax,
 }
-
-#[cfg(test)]
-pub(crate) mod golden;

@@ -75,4 +75,8 @@ impl Rule for Adagrad {
         *sum += g * g;
         w - lr * g / (sum.sqrt() + eps)
     }
+    fn cases() -> Vec<Adagrad> {
+        let new = Adagrad::new(0.1);
+        vec![new, new.lr_decay(0.1).weight_decay(0.1).initial_accumulator_value(0.5)]
+    }
 }

@@ -20,11 +20,6 @@ pub type AdamW = AdamOf<true>;
 /// Options and defaults are those of `torch.optim.Adam` and `torch.optim.AdamW`. Kingma and Ba 2014,
 /// arXiv:1412.6980; Loshchilov and Hutter 2017, arXiv:1711.05101; AMSGrad: Reddi, Kale and Kumar 2018,
 /// arXiv:1904.09237.
-///
-/// ```
-/// use downhill::optim::AdamW;
-/// let optimizer = AdamW::new(1e-3).betas(0.9, 0.95).weight_decay(0.1);
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamOf<const DECOUPLED: bool> {
     lr: f64,
@@ -92,5 +87,9 @@ impl<const DECOUPLED: bool> Rule for AdamOf<DECOUPLED> {
         // Without AMSGrad this is `square`: a state that is not kept reads as 0.
         *largest = largest.max(*square);
         shrink * w - step * *mean / (largest.sqrt() / root + eps)
+    }
+    fn cases() -> Vec<Self> {
+        let new = Self::new(0.01);
+        vec![new, new.amsgrad(true).weight_decay(0.1), new.betas(0.3, 0.9)]
     }
 }

@@ -3,7 +3,7 @@
 use super::{Optimizer, update::workgroup};
 use crate::{
     error::Error,
-    kernel::{Bind, Caps, Kernel, Pass, Which, Word, source},
+    kernel::{Bind, Caps, Kernel, Pass, Word, source},
     params::Layout,
     shape::DType,
 };
@@ -80,41 +80,41 @@ fn square_sum(x: &[f32]) -> f64 {
 }
 
 impl Optimizer {
-    /// The check as kernels, each for one piece of the gradients, to run in this order before the updates. They share one
-    /// `Scratch(0)`. Bindings: `In(1)` the gradients of the piece, `In(2)` the [`Guard`], `In(100)` the loss (one
-    /// `f32`), which the last one reads.
+    /// The check as kernels, each for one piece of the gradients, to run in this order before the updates. They share
+    /// the scratch. Bindings: `In(1)` the gradients of the piece, `In(2)` the [`Guard`], `In(100)` the loss (one
+    /// `f32`); the last one decides.
     pub fn guard_kernels(&self, layout: &Layout, caps: &Caps) -> Vec<(usize, Kernel)> {
-        let width = workgroup(caps);
-        let pass = |entry, params, binds, units, step| Pass {
-            source: source!("optim/guard"),
+        let (width, pieces) = (workgroup(caps), layout.pieces.len());
+        // Where a piece is larger than a binding, the dispatch is split at multiples of 64 chunks.
+        let chunk = (caps.max_binding_bytes / 256).clamp(64, CHUNK as u64) as usize;
+        let pass = |source, entry, params: &[(&str, Word)], binds, units, step| Pass {
+            source,
             entry,
-            consts: vec![("WG", Word::U(width)), ("CHUNK", Word::from(CHUNK))],
-            params,
+            consts: vec![("WG", Word::U(width)), ("CHUNK", Word::from(chunk))],
+            params: params.iter().map(|&(name, word)| (name.to_string(), word)).collect(),
             binds,
-            code: String::new(),
+            code: source!("optim/join").text.to_string(),
             units,
             per_group: 1,
             step,
         };
-        let total: usize = layout.pieces.iter().map(|n| n.div_ceil(CHUNK)).sum();
-        let mut offset = 0;
-        let mut kernels = Vec::new();
-        for (piece, &len) in layout.pieces.iter().enumerate() {
-            let units = len.div_ceil(CHUNK);
-            let params = vec![("len".to_string(), Word::from(len)), ("offset".to_string(), Word::from(offset))];
-            let binds = vec![Bind::input("grads", 1, DType::F32).per_unit(CHUNK), Bind::scratch("partials", 0).written()];
-            let passes = vec![pass("partial", params, binds, units, false)];
-            kernels.push((piece, Kernel { name: "guard", passes, scratch: vec![total] }));
-            offset += units;
-        }
-        if let Some((_, last)) = kernels.last_mut() {
-            let max = self.clip().unwrap_or(0.0);
-            let params = vec![("count".to_string(), Word::from(total)), ("max_norm".to_string(), Word::F(max))];
-            let guard = Bind::input("guard", 2, DType::U32).written();
-            let loss = Bind { name: "loss".into(), which: Which::In(LOSS), ..Bind::input("", 0, DType::F32) };
-            last.passes.push(pass("finish", params, vec![Bind::scratch("partials", 0), loss, guard], 1, true));
-        }
-        kernels
+        let kernel = |(piece, &len): (usize, &usize)| {
+            let units = len.div_ceil(chunk);
+            let (grads, partials) = (Bind::input("grads", 1, DType::F32).per_unit(chunk), Bind::scratch("partials", 0));
+            let binds = vec![grads, partials.clone().per_unit(1).written()];
+            let squares = pass(source!("optim/squares"), "squares", &[("len", Word::from(len))], binds, units, false);
+            let (totals, loss) = (Bind::scratch("totals", 1).written(), Bind::input("loss", LOSS, DType::F32));
+            let binds = vec![partials, totals, loss, Bind::input("guard", 2, DType::U32).written()];
+            let params = [
+                ("count", Word::from(units)),
+                ("piece", Word::from(piece)),
+                ("pieces", Word::from(pieces)),
+                ("max_norm", Word::F(self.clip().unwrap_or(0.0))),
+            ];
+            let check = pass(source!("optim/guard"), "check", &params, binds, 1, true);
+            (piece, Kernel { name: "guard", passes: vec![squares, check], scratch: vec![units, pieces] })
+        };
+        layout.pieces.iter().enumerate().map(kernel).collect()
     }
 }
 

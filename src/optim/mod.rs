@@ -11,6 +11,7 @@ mod optimizer;
 mod schedule;
 mod update;
 
+pub use adam::AdamOf;
 pub use guard::Guard;
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
@@ -68,6 +69,8 @@ pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
     /// The definition: the new weight, from the old one, its gradient, its states and the hyperparameters.
     fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T;
+    /// Options to test: each choice of states, each term at work.
+    fn cases() -> Vec<Self>;
 }
 
 /// `a + t·(b − a)`, exact at both ends, as PyTorch's `lerp` has it.
@@ -114,6 +117,12 @@ macro_rules! rules {
                 }
             }
         )*)*
+        /// Every rule with the options to test: the list that tests and shader validation go by.
+        pub fn all() -> Vec<Optimizer> {
+            let mut all = Vec::new();
+            $($(all.extend(<$rule as Rule>::cases().into_iter().map(Optimizer::from));)*)*
+            all
+        }
     };
 }
 

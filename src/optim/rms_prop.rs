@@ -84,4 +84,8 @@ impl Rule for RmsProp {
         *momentum = mu * *momentum + g / (variance.max(T::zero()).sqrt() + eps);
         w - lr * *momentum
     }
+    fn cases() -> Vec<RmsProp> {
+        let new = RmsProp::new(0.01);
+        vec![new, new.centered(true).alpha(0.4), new.momentum(0.9), new.centered(true).momentum(0.9).weight_decay(0.1)]
+    }
 }

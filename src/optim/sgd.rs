@@ -83,4 +83,8 @@ impl Rule for Sgd {
         *momentum = mu * *momentum + damped * g;
         w - lr * (gradient * g + buffer * *momentum)
     }
+    fn cases() -> Vec<Sgd> {
+        let new = Sgd::new(0.1);
+        vec![new, new.weight_decay(0.1), new.momentum(0.9).dampening(0.5), new.momentum(0.9).nesterov(true)]
+    }
 }

@@ -1,0 +1,155 @@
+//! Where along an axis the largest (or smallest) element is.
+//!
+//! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`; where there are NaN, the first of them, as in PyTorch.
+
+use super::{lines::Lines, *};
+use crate::kernel::{Bind, source};
+use rayon::prelude::*;
+use std::panic::Location;
+
+/// The op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argmax {
+    pub axis: usize,
+    /// Look for the smallest instead.
+    pub min: bool,
+}
+
+impl Argmax {
+    /// The index for each of the lines of `y`, the first of which is line `first` of the whole.
+    fn lines<T: Real>(&self, x: &View<T>, y: &mut [u32], first: usize) {
+        let [_, n, inner] = x.shape.around(self.axis);
+        for (k, y) in y.iter_mut().enumerate() {
+            let line = first + k;
+            let at = line / inner * n * inner + line % inner;
+            let mut best = (x.f[at], 0);
+            for i in 1..n {
+                let v = x.f[at + i * inner];
+                let better = if self.min { v < best.0 } else { v > best.0 };
+                if (better || v.is_nan()) && !best.0.is_nan() {
+                    best = (v, i);
+                }
+            }
+            *y = best.1 as u32;
+        }
+    }
+}
+
+impl OpDef for Argmax {
+    const NAME: &'static str = "argmax";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
+        if x.dtype() != DType::F32 {
+            return Err("takes floats, not labels (see to_f32)".into());
+        }
+        if self.axis >= x.rank() {
+            return Err(format!("there is no axis {}", self.axis));
+        }
+        Ok(x.without(self.axis).u32())
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        self.lines(&x[0], y.u, 0);
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let lines = (TASK / x[0].shape.dims()[self.axis]).max(1);
+        y.u.par_chunks_mut(lines).enumerate().for_each(|(k, y)| self.lines(&x[0], y, k * lines));
+    }
+    fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, _dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![None]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let lines = Lines::new(x[0].around(self.axis), false, caps);
+        let x = lines.bind(Bind::input("x", 0, DType::F32), lines.chunk);
+        let y = lines.bind(Bind::output("y", DType::U32), 1);
+        let mut pass = lines.pass(source!("argmax"), "forward", vec![x, y]);
+        pass.consts.push(("SIGN", if self.min { -1.0f32 } else { 1.0 }.into()));
+        vec![Kernel::one("lines", pass)]
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |dims: &[usize], axis, min| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let name = if min { "argmin" } else { "argmax" };
+            Case::new(format!("{name} {x} over {axis}"), Argmax { axis, min }, &[x]).flat()
+        };
+        let mut cases = vec![case(&[20_011, 10], 1, false), case(&[257, 2, 3], 1, false)];
+        for min in [false, true] {
+            cases.push(case(&[1], 0, min));
+            cases.push(case(&[3, 5, 7], 0, min));
+            cases.push(case(&[3, 32, 7], 1, min));
+            cases.push(case(&[3, 33, 37], 1, min));
+            cases.push(case(&[5, 257], 1, min));
+            cases.push(case(&[2, 5003], 1, min));
+        }
+        cases
+    }
+}
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 14;
+
+impl<'g> Tensor<'g> {
+    /// The index of the largest element along `axis` (negative: from the back), as labels without that axis: the first of equal
+    /// ones, and the first NaN where there is one. No gradient.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([2, 3]).argmax(-1)])?;
+    /// let y = f.run(&[Host::new([2, 3], vec![1.0, 5.0, 5.0, 9.0, 8.0, 7.0])])?;
+    /// assert_eq!(y[0].u(), &[1, 0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn argmax(self, axis: isize) -> Tensor<'g> {
+        self.arg("argmax", axis, false)
+    }
+    /// The index of the smallest element along `axis`; see [`Tensor::argmax`].
+    #[track_caller]
+    pub fn argmin(self, axis: isize) -> Tensor<'g> {
+        self.arg("argmin", axis, true)
+    }
+    #[track_caller]
+    fn arg(self, name: &str, axis: isize, min: bool) -> Tensor<'g> {
+        let x = self.shape();
+        match x.axis(axis) {
+            _ if self.is_dead() => self,
+            Some(axis) => self.apply(Argmax { axis, min }),
+            None => self.graph.mistake(name, &[x], format!("there is no axis {axis}"), Location::caller()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::checks;
+
+    #[test]
+    fn golden() {
+        checks::golden("argmax", |args, x| x[0].argmax(args["axis"].as_i64().unwrap() as isize));
+    }
+    #[test]
+    fn cpu() {
+        checks::cpu::<Argmax>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Argmax>();
+    }
+    #[test]
+    fn ties_and_nan() {
+        let nan = f64::NAN;
+        let x = Host::new([4, 4], vec![1.0, 3.0, 3.0, 2.0, 0.0, nan, 5.0, nan, -0.0, 0.0, -0.0, 0.0, 7.0, 7.0, 7.0, 6.0]);
+        let of = |min| {
+            let mut y = Host::<f64>::zeros(Shape::from([4]).u32());
+            Argmax { axis: 1, min }.reference(&[x.view()], &mut y.view_mut(), Key::default());
+            y.u().to_vec()
+        };
+        assert_eq!(of(false), [1, 1, 0, 0]);
+        assert_eq!(of(true), [0, 1, 0, 3]);
+    }
+}

@@ -1,0 +1,194 @@
+//! Rows of a table by index (an embedding, weights by class), and the gradient, which adds rows up by index.
+//!
+//! `y[i,j] = table[index[i], j]`; `dtable[r,j] = Σ_{i: index[i] = r} dy[i,j]`, added in the order of i.
+
+use super::*;
+use crate::kernel::{Bind, Pass, source};
+
+/// The op: table `[v, d..]`, index `[..]` → `[.., d..]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatherRows;
+
+/// Its gradient: dy `[.., d..]`, index `[..]` → `[rows, d..]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScatterRows {
+    pub rows: usize,
+}
+
+/// The row that an index names. One that does not exist (an error before any batch runs) is the last one.
+fn row(index: u32, rows: usize) -> usize {
+    (index as usize).min(rows - 1)
+}
+
+fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
+    let wg = caps.max_invocations.min(256) as usize;
+    Pass {
+        source: source!("gather_rows"),
+        entry,
+        consts: vec![("WG", wg.into())],
+        params: params.iter().map(|&(name, x)| (name.to_string(), x.into())).collect(),
+        binds,
+        code: String::new(),
+        units,
+        per_group: wg,
+        step: false,
+    }
+}
+
+impl OpDef for GatherRows {
+    const NAME: &'static str = "gather_rows";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [table, index] = x else { return Err(format!("takes a table and indices, not {} inputs", x.len())) };
+        if table.rank() == 0 || table.dtype() != DType::F32 {
+            return Err("the table must be rows of floats".into());
+        }
+        if index.dtype() != DType::U32 {
+            return Err("the indices must be integers (Graph::labels)".into());
+        }
+        let dims = [index.dims(), &table.dims()[1..]].concat();
+        Shape::new(&dims).ok_or_else(|| format!("the result {dims:?} has more than {} axes", crate::shape::MAX_RANK))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let rows = x[0].shape.dims()[0];
+        let cols = x[0].f.len() / rows;
+        for (y, &i) in y.f.chunks_mut(cols).zip(x[1].u) {
+            y.copy_from_slice(&x[0].f[row(i, rows) * cols..][..cols]);
+        }
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let rows = x[0].shape().dims()[0];
+        vec![Some(dy.graph.apply(ScatterRows { rows }, &[dy, x[1]])), None]
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let rows = x[0].dims()[0];
+        let binds = vec![
+            Bind::input("table", 0, DType::F32),
+            Bind::input("index", 1, DType::U32),
+            Bind::output("y", DType::F32).per_unit(1),
+        ];
+        let params = [("rows", rows), ("cols", x[0].elements() / rows)];
+        vec![Kernel::one("elements", pass("forward", &params, binds, y.elements(), caps))]
+    }
+    fn flops(&self, _x: &[Shape], _y: Shape) -> u64 {
+        0
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        // Of the gradient.
+        x[1].elements()
+    }
+    fn cases() -> Vec<Case> {
+        let case = |table: &[usize], index: &[usize]| {
+            let [t, i] = [table, index].map(|d| Shape::new(d).expect("at most six axes"));
+            Case::new(format!("{t} at {i}"), GatherRows, &[t, i]).labels(1, table[0])
+        };
+        vec![
+            case(&[1], &[]),
+            case(&[10], &[64]),
+            case(&[5, 3], &[8]),
+            case(&[7, 2, 3], &[2, 3]),
+            case(&[31, 37], &[257]),
+            case(&[3, 5], &[5_003]),
+        ]
+    }
+}
+
+impl OpDef for ScatterRows {
+    const NAME: &'static str = "scatter_rows";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [dy, index] = x else { return Err(format!("takes rows and indices, not {} inputs", x.len())) };
+        if index.dtype() != DType::U32 || dy.dtype() != DType::F32 {
+            return Err("takes rows of floats and integer indices".into());
+        }
+        if !dy.dims().starts_with(index.dims()) {
+            return Err(format!("the rows {dy} should begin with the axes of the indices {index}"));
+        }
+        let dims = [&[self.rows], &dy.dims()[index.rank()..]].concat();
+        Shape::new(&dims).ok_or_else(|| format!("the result {dims:?} has more than {} axes", crate::shape::MAX_RANK))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let cols = y.f.len() / self.rows;
+        y.f.fill(T::zero());
+        for (dy, &i) in x[0].f.chunks(cols).zip(x[1].u) {
+            let to = &mut y.f[row(i, self.rows) * cols..][..cols];
+            to.iter_mut().zip(dy).for_each(|(y, &dy)| *y += dy);
+        }
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.gather_rows(x[1])), None]
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let binds = vec![
+            Bind::input("dy", 0, DType::F32),
+            Bind::input("index", 1, DType::U32),
+            Bind::output("dtable", DType::F32).per_unit(1),
+        ];
+        let params = [("rows", self.rows), ("cols", y.elements() / self.rows), ("m", x[1].elements())];
+        vec![Kernel::one("scan", pass("grad_table", &params, binds, y.elements(), caps))]
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        x[0].elements() as u64
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        x[1].elements()
+    }
+    fn cases() -> Vec<Case> {
+        let case = |rows: usize, dy: &[usize], index: &[usize]| {
+            let [dy, index] = [dy, index].map(|d| Shape::new(d).expect("at most six axes"));
+            Case::new(format!("{dy} at {index} into {rows}"), ScatterRows { rows }, &[dy, index]).labels(1, rows)
+        };
+        vec![case(1, &[1], &[1]), case(5, &[8, 3], &[8]), case(13, &[2, 3, 7, 2], &[2, 3]), case(257, &[100, 3], &[100])]
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// `y[i] = table[index[i]]`: this table `[v, d..]` and indices `[..]` below v give `[.., d..]`. Its gradient on the GPU
+    /// costs v · d · (number of indices) comparisons.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([3, 2]).gather_rows(g.labels([2]))])?;
+    /// let table = Host::new([3, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// assert_eq!(f.run(&[table, Host::labels([2], vec![2, 0])])?[0].f(), &[5.0, 6.0, 1.0, 2.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn gather_rows(self, index: Tensor<'g>) -> Tensor<'g> {
+        let y = self.graph.apply(GatherRows, &[self, index]);
+        if !y.is_dead() {
+            self.graph.require_classes(index, self.shape().dims()[0]);
+        }
+        y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Graph, ops::checks};
+
+    #[test]
+    fn golden() {
+        checks::golden("gather_rows", |_, x| x[0].gather_rows(x[1]));
+    }
+    #[test]
+    fn cpu() {
+        checks::cpu::<GatherRows>();
+        checks::cpu::<ScatterRows>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<GatherRows>();
+        checks::wgsl::<ScatterRows>();
+    }
+    #[test]
+    fn mistakes() {
+        let g = Graph::training();
+        assert!(g.input([4, 10]).gather_rows(g.input([3])).is_dead());
+        let text = g.error().map_or(String::new(), |e| e.to_string());
+        let want = "gather_rows: [4, 10] × [3]: the indices must be integers (Graph::labels) (src/ops/gather_rows.rs:";
+        assert!(text.starts_with(want), "{text}");
+    }
+}

@@ -1,0 +1,107 @@
+//! Zeros before and after, along an axis.
+
+use super::*;
+use std::panic::Location;
+
+/// The op: `before` zeros, the input, `after` zeros along axis `axis`. Its kernel is in `shaders/slice.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pad {
+    pub axis: usize,
+    pub before: usize,
+    pub after: usize,
+}
+
+impl<'g> Tensor<'g> {
+    /// This tensor with `before` zeros in front of it and `after` zeros behind it along an axis, counted from the front or
+    /// (negative) from the back. A mistake: no such axis.
+    #[track_caller]
+    pub fn pad(self, axis: isize, before: usize, after: usize) -> Tensor<'g> {
+        let (s, place) = (self.shape(), Location::caller());
+        match s.axis(axis) {
+            _ if self.is_dead() => self,
+            Some(axis) => self.apply(Pad { axis, before, after }),
+            None => self.graph.mistake("pad", &[s], format!("there is no axis {axis}"), place),
+        }
+    }
+}
+
+impl OpDef for Pad {
+    const NAME: &'static str = "pad";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
+        let Some(&n) = x.dims().get(self.axis) else { return Err(format!("there is no axis {}", self.axis)) };
+        match n.checked_add(self.before).and_then(|n| n.checked_add(self.after)) {
+            Some(n) => Ok(x.with(self.axis, n)),
+            None => Err(format!("{} + {n} + {} is more than an axis can hold", self.before, self.after)),
+        }
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let ([_, n, inner], [_, n_y, _]) = (x[0].shape.around(self.axis), y.shape.around(self.axis));
+        let (row, y_row, at) = (n * inner, n_y * inner, self.before * inner);
+        y.f.fill(T::zero());
+        y.u.fill(0);
+        for (y, x) in y.f.chunks_mut(y_row).zip(x[0].f.chunks(row)) {
+            y[at..][..row].copy_from_slice(x);
+        }
+        for (y, x) in y.u.chunks_mut(y_row).zip(x[0].u.chunks(row)) {
+            y[at..][..row].copy_from_slice(x);
+        }
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let n = x[0].shape().dims()[self.axis];
+        vec![Some(dy.slice(self.axis as isize, self.before, self.before + n))]
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let ([_, n, inner], [_, n_y, _]) = (x[0].around(self.axis), y.around(self.axis));
+        vec![slice::kernel([n * inner, n_y * inner], 0, self.before * inner, y, caps)]
+    }
+    fn flops(&self, _x: &[Shape], _y: Shape) -> u64 {
+        0
+    }
+    fn cases() -> Vec<Case> {
+        let case = |x: &[usize], axis: usize, before: usize, after: usize| {
+            let x = Shape::new(x).expect("at most six axes");
+            Case::new(format!("{x}, {before} and {after} along axis {axis}"), Pad { axis, before, after }, &[x])
+        };
+        vec![
+            case(&[1], 0, 0, 0),
+            case(&[255], 0, 1, 1),
+            case(&[13, 17], 0, 3, 0),
+            case(&[13, 17], 1, 0, 2),
+            case(&[3, 5, 7], 1, 1, 3),
+            case(&[2, 3, 2, 5, 2, 3], 3, 2, 1),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Graph, ops::checks};
+
+    #[test]
+    fn zeros_lie_before_and_after() {
+        let pad = Pad { axis: 1, before: 1, after: 2 };
+        let x = Host::new([2, 1, 2], vec![1.0, 2.0, 3.0, 4.0]);
+        let mut y = Host::new([2, 4, 2], vec![f64::NAN; 16]);
+        assert_eq!(OpDef::shape(&pad, &[x.shape]), Ok(y.shape));
+        pad.reference(&[x.view()], &mut y.view_mut(), Key::default());
+        assert_eq!(y.f(), [0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<Pad>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Pad>();
+    }
+    #[test]
+    fn mistakes() {
+        let message = |axis, before| Graph::training().input([2, 3]).pad(axis, before, 1).error().unwrap().to_string();
+        assert!(message(2, 0).starts_with("pad: [2, 3]: there is no axis 2 ("));
+        assert!(message(0, usize::MAX).starts_with("pad: [2, 3]: 18446744073709551615 + 2 + 1 is more than an axis can hold ("));
+    }
+}

@@ -1,0 +1,243 @@
+//! The rules against PyTorch's, on the CPU.
+
+mod device;
+mod options;
+
+use super::*;
+use crate::{graph::ParamDef, init::Init, shape::Shape};
+use serde_json::{Map, Value};
+
+fn golden(file: &str) -> Vec<Value> {
+    let path = format!("{}/tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).expect(&path)).expect(&path);
+    serde_json::from_value(json["cases"].take()).expect("a list of cases")
+}
+
+fn numbers(json: &Value) -> Vec<f64> {
+    json.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+fn rows(json: &Value) -> Vec<Vec<f64>> {
+    json.as_array().expect("a list of lists").iter().map(numbers).collect()
+}
+
+/// PyTorch's keyword arguments; each must be asked for.
+struct Args(Map<String, Value>);
+
+impl Args {
+    fn new(json: &Value) -> Args {
+        Args(json.as_object().expect("an object").clone())
+    }
+    fn value(&mut self, name: &str) -> Value {
+        self.0.remove(name).unwrap_or_else(|| panic!("no argument {name}"))
+    }
+    fn f(&mut self, name: &str) -> f64 {
+        self.value(name).as_f64().expect(name)
+    }
+    fn u(&mut self, name: &str) -> u64 {
+        self.value(name).as_u64().expect(name)
+    }
+    fn b(&mut self, name: &str) -> bool {
+        self.value(name).as_bool().expect(name)
+    }
+    fn done(self) {
+        assert!(self.0.is_empty(), "arguments that are not mapped: {:?}", self.0);
+    }
+}
+
+/// Ours for PyTorch's, by name and keyword arguments.
+fn optimizer(case: &Value) -> Optimizer {
+    fn adam<const DECOUPLED: bool>(new: adam::AdamOf<DECOUPLED>, a: &mut Args) -> Optimizer {
+        let betas = numbers(&a.value("betas"));
+        let rule = new.betas(betas[0], betas[1]).eps(a.f("eps")).weight_decay(a.f("weight_decay")).amsgrad(a.b("amsgrad"));
+        rule.into()
+    }
+    let mut a = Args::new(&case["options"]);
+    let lr = a.f("lr");
+    let rule: Optimizer = match case["optimizer"].as_str().expect("a name") {
+        "SGD" => Sgd::new(lr)
+            .momentum(a.f("momentum"))
+            .dampening(a.f("dampening"))
+            .weight_decay(a.f("weight_decay"))
+            .nesterov(a.b("nesterov"))
+            .into(),
+        "RMSprop" => RmsProp::new(lr)
+            .alpha(a.f("alpha"))
+            .eps(a.f("eps"))
+            .weight_decay(a.f("weight_decay"))
+            .momentum(a.f("momentum"))
+            .centered(a.b("centered"))
+            .into(),
+        "Adagrad" => Adagrad::new(lr)
+            .lr_decay(a.f("lr_decay"))
+            .weight_decay(a.f("weight_decay"))
+            .initial_accumulator_value(a.f("initial_accumulator_value"))
+            .eps(a.f("eps"))
+            .into(),
+        "Adam" => adam(Adam::new(lr), &mut a),
+        "AdamW" => adam(AdamW::new(lr), &mut a),
+        other => panic!("no optimizer for {other}"),
+    };
+    a.done();
+    rule.decay_all()
+}
+
+/// A vector parameter, which weight decay skips unless told otherwise.
+fn vector(name: &str, n: usize) -> ParamDef {
+    ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false }
+}
+
+/// One of PyTorch's trajectories and what is needed to follow it.
+struct Course {
+    label: String,
+    optimizer: Optimizer,
+    groups: Groups,
+    start: Vec<f64>,
+    grads: Vec<Vec<f64>>,
+    /// After each step.
+    weights: Vec<Vec<f64>>,
+}
+
+fn courses() -> Vec<Course> {
+    let cases = golden("optimizers.json");
+    assert!(cases.len() >= 38, "{} cases", cases.len());
+    let course = |case: &Value| {
+        let (optimizer, start) = (optimizer(case), numbers(&case["params"]));
+        let groups = optimizer.groups(&[vector("w", start.len())]).expect("PyTorch's options are in range");
+        let label = format!("{} {}", case["optimizer"], case["options"]);
+        let (grads, weights) = (rows(&case["grads"]), rows(&case["trajectory"]));
+        assert!(grads.len() == 10 && weights.len() == 10, "{label}");
+        Course { label, optimizer, groups, start, grads, weights }
+    };
+    cases.iter().map(course).collect()
+}
+
+impl Course {
+    /// Follows the trajectory with `step(t, grads, weights)`; the largest error in units of the tolerance.
+    ///
+    /// The tolerance of an element is `eps` times everything that was rounded so far: in each step the weight once and its
+    /// change `terms` times.
+    fn follow(&self, eps: f64, terms: f64, mut step: impl FnMut(u64, &[f64], &mut [f64])) -> f64 {
+        let mut w = self.start.clone();
+        let mut rounded = vec![0.0; w.len()];
+        let mut worst = 0.0f64;
+        let mut last = &self.start;
+        for (k, (g, want)) in self.grads.iter().zip(&self.weights).enumerate() {
+            step(k as u64 + 1, g, &mut w);
+            for i in 0..w.len() {
+                rounded[i] += want[i].abs() + terms * (want[i] - last[i]).abs();
+                let error = (w[i] - want[i]).abs() / (eps * rounded[i]);
+                assert!(
+                    error <= 1.0,
+                    "{}: step {}, element {i}: {} instead of {}, {error} × the tolerance",
+                    self.label,
+                    k + 1,
+                    w[i],
+                    want[i]
+                );
+                worst = worst.max(error);
+            }
+            last = want;
+        }
+        worst
+    }
+}
+
+/// The states as they start.
+fn states<T: Real>(optimizer: &Optimizer, n: usize) -> Vec<Vec<T>> {
+    optimizer.states().iter().map(|s| vec![T::of(f64::from(s.start)); n]).collect()
+}
+
+/// Roundings of one weight's change: formulas here have up to a dozen operations, and running averages carry the
+/// roundings of some steps along.
+const TERMS: f64 = 16.0;
+
+#[test]
+fn rules_follow_pytorch_in_f64() {
+    for course in courses() {
+        let (o, n) = (&course.optimizer, course.start.len());
+        let mut states = states::<f64>(o, n);
+        course.follow(f64::EPSILON, TERMS, |t, g, w| {
+            let mut states: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
+            o.update_f64(&o.hyper(t, &course.groups.settings), &[n], 1.0, w, g, &mut states);
+        });
+    }
+}
+
+fn to_f32(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}
+
+fn copy_back(from: &[f32], to: &mut [f64]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = f64::from(from));
+}
+
+#[test]
+fn rules_follow_pytorch_in_f32() {
+    for course in courses() {
+        let (o, n) = (&course.optimizer, course.start.len());
+        let (mut states, mut weights) = (states::<f32>(o, n), to_f32(&course.start));
+        let worst = course.follow(f64::from(f32::EPSILON), TERMS, |t, g, w| {
+            let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
+            o.update(&o.hyper(t, &course.groups.settings), &[n], 1.0, &mut weights, &to_f32(g), &mut states);
+            copy_back(&weights, w);
+        });
+        println!("{worst:.3} {}", course.label);
+    }
+}
+
+/// Numbers in -1..1, the same for the same seed, none of them 0.
+fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        ((x >> 40) as f32 + 0.5) / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+#[test]
+fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
+    let o = Optimizer::from(Adam::new(0.01).weight_decay(0.1).amsgrad(true));
+    // Two groups, and more than one chunk of each.
+    let (n, ends) = (100_003, [40_001, 100_003]);
+    let settings = [Group { lr_scale: 1.0, weight_decay: 0.1 }, Group { lr_scale: 2.0, weight_decay: 0.0 }];
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+        pool.install(|| {
+            let (mut w, mut states, mut guard) = (noise(1, n), states::<f32>(&o, n), Guard::default());
+            for t in 1..=3 {
+                let g = noise(t + 50, n);
+                guard.check(t - 1, 1.0, &[&g[..50_000], &g[50_000..]], Some(1.0));
+                let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
+                o.update(&o.hyper(t, &settings), &ends, guard.factor, &mut w, &g, &mut states);
+            }
+            (w, guard)
+        })
+    };
+    let (w, guard) = run(1);
+    assert_eq!(run(3), (w.clone(), guard));
+    // And the pieces of work are the definition, element by element.
+    for (i, group) in [(39_999, 0), (40_001, 1), (100_002, 1)] {
+        let (mut x, mut s, mut guard) = (f64::from(noise(1, n)[i]), [0.0; MAX_STATES], Guard::default());
+        for t in 1..=3 {
+            let g = noise(t + 50, n);
+            guard.check(t - 1, 1.0, &[&g], Some(1.0));
+            x = Adam::update(x, f64::from(guard.factor * g[i]), &mut s, &o.hyper(t, &settings)[group]);
+        }
+        assert!((x - f64::from(w[i])).abs() < 1e-6, "element {i}: {x} {}", w[i]);
+    }
+}
+
+#[test]
+fn corrections_hold_in_very_long_runs() {
+    let adam = Adam::new(0.1);
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
+    let [_, _, _, _, _, step, root, _] = adam.hyper(1, 0.1, 0.0);
+    assert!(close(step, 1.0) && close(root, 0.001f64.sqrt()), "{step} {root}");
+    for t in [1 << 31, 1 << 40, u64::MAX] {
+        assert_eq!(adam.hyper(t, 0.1, 0.0)[5..7], [0.1, 1.0]);
+    }
+}

@@ -1,0 +1,172 @@
+//! What users set: schedules against PyTorch's, ranges of options, groups.
+
+use super::*;
+
+#[test]
+fn schedules_follow_pytorch() {
+    let cases = golden("schedules.json");
+    assert!(cases.len() >= 23, "{} cases", cases.len());
+    for case in &cases {
+        let name = case["schedule"].as_str().expect("a name");
+        let mut a = Args::new(&case["args"]);
+        let lr = a.f(if name == "OneCycleLR" { "max_lr" } else { "lr" });
+        let cosine = |mut a: Args| {
+            let curve = Curve::Cosine { total: a.u("T_max"), floor: a.f("eta_min") / lr };
+            a.done();
+            Schedule::from(curve)
+        };
+        let linear = |mut a: Args| {
+            let line = Schedule::linear(a.f("start_factor"), a.f("end_factor"), a.u("total_iters"));
+            a.done();
+            line
+        };
+        let schedule = match name {
+            "StepLR" => Schedule::step(a.u("step_size"), a.f("gamma")),
+            "ExponentialLR" => Schedule::exponential(a.f("gamma")),
+            "PolynomialLR" => Schedule::polynomial(a.u("total_iters"), a.f("power")),
+            "CosineAnnealingLR" => cosine(std::mem::replace(&mut a, Args(Map::new()))),
+            "LinearLR" => linear(std::mem::replace(&mut a, Args(Map::new()))),
+            "SequentialLR" => {
+                let milestones = numbers(&a.value("milestones"));
+                assert_eq!(milestones.len(), 1);
+                let warmup = linear(Args::new(&a.value("warmup"))).lasting(milestones[0] as u64);
+                warmup.then(cosine(Args::new(&a.value("cosine"))))
+            }
+            "OneCycleLR" => {
+                assert!(!a.b("three_phase"));
+                let straight = a.value("anneal_strategy") == "linear";
+                let (total, warm) = (a.u("total_steps"), a.f("pct_start"));
+                Curve::OneCycle { total, warm, div: a.f("div_factor"), final_div: a.f("final_div_factor"), straight }.into()
+            }
+            other => panic!("no schedule for {other}"),
+        };
+        a.done();
+        let optimizer = Sgd::new(lr).schedule(schedule);
+        optimizer.check().expect("PyTorch's arguments are in range");
+        let want = numbers(&case["lr"]);
+        assert_eq!(want.len(), 30);
+        for (k, want) in want.iter().enumerate() {
+            let got = optimizer.lr(k as u64 + 1);
+            // PyTorch multiplies its way from step to step, this is the closed form: a few roundings a step.
+            assert!((got - want).abs() <= 100.0 * f64::EPSILON * lr, "{name} {}: step {k}: {got} instead of {want}", case["args"]);
+        }
+    }
+}
+
+#[test]
+fn schedules_at_their_edges() {
+    let s = Schedule::warmup(4)
+        .then(Schedule::constant().lasting(2))
+        .then(Schedule::step(3, 0.5).lasting(6))
+        .then(Schedule::linear(0.2, 0.1, 2));
+    let want = [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.2, 0.15, 0.1, 0.1];
+    for (k, want) in want.iter().enumerate() {
+        assert!((s.at(k as u64) - want).abs() < 1e-15, "step {k}: {} instead of {want}", s.at(k as u64));
+    }
+    assert_eq!(s.at(u64::MAX), 0.1);
+    assert_eq!(Schedule::polynomial(10, 2.0).at(11), 0.0);
+    // One-cycle: no step of any length or share gives a NaN, the first is the start, the last the end.
+    for total in 1..40 {
+        for warm in [0.0, 0.1, 0.3, 0.5, 1.0] {
+            let s = Schedule::from(Curve::OneCycle { total, warm, div: 25.0, final_div: 4.0, straight: false });
+            s.check().expect("in range");
+            assert!((0..total + 5).all(|k| (0.01 - 1e-12..=1.0 + 1e-12).contains(&s.at(k))), "{s:?}");
+            assert!((s.at(total) - 0.01).abs() < 1e-15, "{s:?}");
+        }
+    }
+    assert!((Schedule::one_cycle(100).at(0) - 0.04).abs() < 1e-15 && (Schedule::one_cycle(100).at(29) - 1.0).abs() < 1e-15);
+
+    let why = |s: Schedule| Sgd::new(0.1).schedule(s).check().unwrap_err().to_string();
+    assert_eq!(why(Schedule::constant().then(Schedule::cosine(5))), "schedule Constant: nothing can follow it: end it with `lasting`");
+    assert_eq!(why(Schedule::cosine(0)), "schedule Cosine { total: 0, floor: 0.0 }: it must last at least one step");
+    for bad in [
+        Schedule::warmup(0),
+        Schedule::step(0, 0.5),
+        Schedule::step(1, f64::NAN),
+        Schedule::exponential(-0.1),
+        Schedule::exponential(f64::INFINITY),
+        Schedule::polynomial(5, f64::NAN),
+        Schedule::linear(0.1, -1.0, 5),
+        Curve::Cosine { total: 5, floor: -0.1 }.into(),
+        Curve::OneCycle { total: 5, warm: 1.1, div: 25.0, final_div: 1e4, straight: true }.into(),
+        Curve::OneCycle { total: 5, warm: 0.3, div: 0.0, final_div: 1e4, straight: true }.into(),
+    ] {
+        assert!(why(bad.clone()).starts_with("schedule "), "{bad:?}");
+    }
+}
+
+#[test]
+fn options_out_of_range_are_typed_errors() {
+    let why = |o: Optimizer| match o.check() {
+        Err(error @ Error::Argument { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    for lr in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-50, 1e50] {
+        assert_eq!(why(AdamW::new(lr).into()), format!("AdamW: the learning rate is {lr}, but must be finite and positive (as f32)"));
+    }
+    let bad: Vec<Optimizer> = vec![
+        Adam::new(0.1).betas(1.0, 0.9).into(),
+        Adam::new(0.1).betas(0.9, -0.1).into(),
+        Adam::new(0.1).betas(f64::NAN, 0.9).into(),
+        AdamW::new(0.1).eps(-1.0).into(),
+        AdamW::new(0.1).eps(0.0).into(),
+        AdamW::new(0.1).weight_decay(-0.1).into(),
+        RmsProp::new(0.1).alpha(1.5).into(),
+        RmsProp::new(0.1).eps(f64::NAN).into(),
+        RmsProp::new(0.1).momentum(-0.1).into(),
+        Adagrad::new(0.1).lr_decay(-1.0).into(),
+        Adagrad::new(0.1).initial_accumulator_value(f64::INFINITY).into(),
+        Adagrad::new(0.1).eps(1e-60).into(),
+        Sgd::new(0.1).momentum(f64::NAN).into(),
+        Sgd::new(0.1).momentum(0.9).dampening(f64::NAN).into(),
+        Sgd::new(0.1).nesterov(true).into(),
+        Sgd::new(0.1).momentum(0.9).dampening(0.1).nesterov(true).into(),
+        Sgd::new(0.1).clip_norm(0.0),
+        Sgd::new(0.1).clip_norm(f64::NAN),
+        Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: -1.0, weight_decay: None }),
+        Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: 1.0, weight_decay: Some(f64::NAN) }),
+    ];
+    for o in bad {
+        assert!(why(o.clone()).starts_with(o.name()), "{o:?}");
+    }
+    assert_eq!(why(Sgd::new(0.1).nesterov(true).into()), "Sgd: nesterov needs a momentum above 0 and a dampening of 0");
+    assert!(all().iter().all(|o| o.check().is_ok()));
+}
+
+#[test]
+fn groups_are_settings_that_parameters_share() {
+    let matrix = |name: &str| ParamDef { decay: true, ..vector(name, 4) };
+    let params = [matrix("enc.w"), vector("enc.b", 4), matrix("head.w"), vector("head.b", 4)];
+    let group = |lr_scale, weight_decay| Group { lr_scale, weight_decay };
+    let plain = Optimizer::from(AdamW::new(1e-3)).groups(&[params[0].clone()]).unwrap();
+    assert_eq!((plain.of, plain.settings), (vec![0], vec![group(1.0, 0.01)]));
+    let by_rule = Optimizer::from(AdamW::new(1e-3)).groups(&params).unwrap();
+    assert_eq!((by_rule.of, by_rule.settings), (vec![0, 1, 0, 1], vec![group(1.0, 0.01), group(1.0, 0.0)]));
+    let all = AdamW::new(1e-3).decay_all().groups(&params).unwrap();
+    assert_eq!((all.of, all.settings), (vec![0; 4], vec![group(1.0, 0.01)]));
+    // The rule on biases holds inside a group unless it names a decay; the first match wins.
+    let o = AdamW::new(1e-3)
+        .group(|name| name.starts_with("enc."), GroupOptions { lr_scale: 0.1, ..Default::default() })
+        .group(|name| name.ends_with(".b"), GroupOptions { weight_decay: Some(0.5), ..Default::default() });
+    let own = o.groups(&params).unwrap();
+    assert_eq!(own.of, [0, 1, 2, 3]);
+    assert_eq!(own.settings, [group(0.1, 0.01), group(0.1, 0.0), group(1.0, 0.01), group(1.0, 0.5)]);
+    let (hyper, rows) = (o.hyper(3, &own.settings), o.hyper_rows(3, &own.settings));
+    assert_eq!(hyper[0], AdamW::new(1e-3).hyper(3, 1e-4, 0.01));
+    assert_eq!((rows[3], rows[4]), (hyper[3].map(|x| x as f32), [0.0; 8]));
+
+    let error = o.clone().group(|name| name == "nobody", GroupOptions::default()).groups(&params).unwrap_err().to_string();
+    assert!(error.contains("group 2") && error.contains("enc.w, enc.b, head.w, head.b"), "{error}");
+    let error = Optimizer::from(Sgd::new(0.1)).groups(&[]).unwrap_err().to_string();
+    assert_eq!(error, "Sgd: the graph has no parameters to train");
+    let many: Vec<ParamDef> = (0..9).map(|i| vector(&format!("p{i}"), 1)).collect();
+    let each = |n: usize| {
+        let own = |o: Optimizer, i: usize| {
+            let options = GroupOptions { lr_scale: 0.5 + i as f64, weight_decay: None };
+            o.group(move |name| name == format!("p{i}"), options)
+        };
+        (0..n).fold(Optimizer::from(Sgd::new(0.1)), own).groups(&many[..n])
+    };
+    assert_eq!(each(8).unwrap().settings.len(), 8);
+    assert!(matches!(each(9), Err(Error::Limit { need: 9, limit: 8, .. })));
+}
