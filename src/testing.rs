@@ -54,19 +54,23 @@ pub fn fill(shape: Shape, fill: &Fill, seed: u64) -> Host<f32> {
 
 /// Whether `got` is `want` to rounding, where each value is the sum of `terms` terms; else a sentence with the worst.
 ///
-/// The tolerance is |got − want| ≤ 2⁻²³ · (16 + 2·√terms) · (|want| + mean |want|): 16 units in the last place for the
+/// The tolerance is |got − want| ≤ 2⁻²³ · (16 + 2·√terms) · (|want| + mean |want|), the mean over what is not 0: 16 units in the last place for the
 /// functions of WGSL, the square root because rounding errors of a sum are random, the mean because a result near 0 is
-/// the difference of terms that are not. It is the one tolerance of all comparisons between a device and the oracle.
+/// the difference of terms that are not. What is below the smallest normal `f32` may be 0. It is the one tolerance of all comparisons between a device and the oracle.
 pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
     if got.len() != want.len() {
         return Err(format!("{} values instead of {}", got.len(), want.len()));
     }
-    let finite = want.iter().filter(|w| w.is_finite());
+    let finite = want.iter().filter(|w| w.is_finite() && **w != 0.0);
     let mean = finite.clone().map(|w| w.abs()).sum::<f64>() / finite.count().max(1) as f64;
     let unit = f64::from(f32::EPSILON) * (16.0 + 2.0 * (terms as f64).sqrt());
     let mut worst: Option<(f64, usize)> = None;
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let error = if g == w || (g.is_nan() && w.is_nan()) { 0.0 } else { (g - w).abs() / (unit * (w.abs() + mean)) };
+        let error = if g == w || (g.is_nan() && w.is_nan()) {
+            0.0
+        } else {
+            (g - w).abs() / (unit * (w.abs() + mean) + f64::from(f32::MIN_POSITIVE))
+        };
         let error = if error.is_nan() { f64::INFINITY } else { error };
         if error > worst.map_or(1.0, |(e, _)| e) {
             worst = Some((error, i));

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    kernel::{Pass, Span, Word},
+    kernel::{Bind, Pass, Span, Word},
 };
 
 /// What bounds one dispatch.
@@ -23,7 +23,14 @@ pub(super) struct Window {
 
 /// Windows start at a multiple of this many units, so that every tensor of theirs starts at a multiple of 256 bytes,
 /// the strictest alignment of a binding there is.
-const GRAIN: usize = 64;
+fn grain(pass: &Pass) -> usize {
+    let units = |bind: &Bind| match bind.span {
+        // The powers of two that n lacks of 64 elements.
+        Span::PerUnit(n) => 64 >> n.trailing_zeros().min(6),
+        Span::Whole => 1,
+    };
+    pass.binds.iter().map(units).max().unwrap_or(1)
+}
 
 impl Reach {
     /// Workgroups of one dispatch, folded.
@@ -62,7 +69,8 @@ impl Reach {
             let one = Window { first: 0, units: pass.units };
             return Ok(if pass.units == 0 { Vec::new() } else { vec![one] });
         }
-        most = most / GRAIN * GRAIN;
+        let grain = grain(pass);
+        most = most / grain * grain;
         let writes = || pass.binds.iter().filter(|b| b.write);
         if most == 0 || writes().any(|b| b.span == Span::Whole) || writes().next().is_none() {
             return match tight {

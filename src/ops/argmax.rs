@@ -75,7 +75,7 @@ impl OpDef for Argmax {
             let name = if min { "argmin" } else { "argmax" };
             Case::new(format!("{name} {x} over {axis}"), Argmax { axis, min }, &[x]).flat()
         };
-        let mut cases = vec![case(&[70_001, 10], 1, false), case(&[257, 2, 3], 1, false)];
+        let mut cases = vec![case(&[20_011, 10], 1, false), case(&[257, 2, 3], 1, false)];
         for min in [false, true] {
             cases.push(case(&[1], 0, min));
             cases.push(case(&[3, 5, 7], 0, min));
@@ -98,7 +98,7 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([2, 3]).argmax(-1)])?;
+    /// let mut f = Device::cpu().compile(&[g.input([2, 3]).argmax(-1)])?;
     /// let y = f.run(&[Host::new([2, 3], vec![1.0, 5.0, 5.0, 9.0, 8.0, 7.0])])?;
     /// assert_eq!(y[0].u(), &[1, 0]);
     /// # Ok::<(), downhill::Error>(())

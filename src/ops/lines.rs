@@ -47,8 +47,9 @@ impl Lines {
             chunk = n.div_ceil(GROUPS.div_ceil(groups)).max(2 * PER_LANE * lanes).next_multiple_of(lanes.max(64));
         }
         if cut && !fits {
-            // Units are dispatched by the 64 (a binding starts at a multiple of 256 bytes): so many must fit.
-            chunk = chunk.min(limit / 64 / inner);
+            // Bindings start at a multiple of 64 elements: so many chunks must fit as make one of each line's result.
+            let grain = 64 >> inner.trailing_zeros().min(6);
+            chunk = chunk.min(limit / grain / inner);
         }
         if !fits && outer > 1 && chunk > 0 {
             // The chunks of a split pass must lie at equal distances.

@@ -196,6 +196,3 @@ ops! {
     slice::Slice,
     softmax::Softmax,
 }
-
-#[cfg(test)]
-pub(crate) mod golden;

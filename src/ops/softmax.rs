@@ -85,7 +85,7 @@ impl OpDef for Softmax {
             let x = Shape::new(dims).expect("at most six axes");
             Case::new(format!("{}softmax {x} over {axis}", if log { "log_" } else { "" }), Softmax { axis, log }, &[x])
         };
-        let mut cases = vec![case(&[70_001, 3], 1, false), case(&[65_537, 1, 129], 1, true)];
+        let mut cases = vec![case(&[20_011, 3], 1, false), case(&[1_031, 1, 129], 1, true)];
         for log in [false, true] {
             cases.push(case(&[1], 0, log));
             cases.push(case(&[37, 10], 1, log));
@@ -95,7 +95,9 @@ impl OpDef for Softmax {
             cases.push(case(&[67, 5], 0, log));
             cases.push(case(&[5, 257], 1, log));
             cases.push(case(&[2, 5003], 1, log));
-            cases.push(case(&[7, 11], 1, log).range(0, -1e4, 1e4));
+            cases.push(case(&[7, 11], 1, log).range(0, 9990.0, 1e4));
+            // So far apart that gradients are 0 in f32.
+            cases.push(case(&[7, 11], 1, log).range(0, -1e4, 1e4).flat());
         }
         cases
     }
@@ -107,7 +109,7 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([2, 2]).softmax(-1)])?;
+    /// let mut f = Device::cpu().compile(&[g.input([2, 2]).softmax(-1)])?;
     /// let y = f.run(&[Host::new([2, 2], vec![1e4, 1e4, -1e4, 1e4])])?;
     /// assert_eq!(y[0].f(), &[0.5, 0.5, 0.0, 1.0]);
     /// # Ok::<(), downhill::Error>(())

@@ -14,7 +14,21 @@ const MAX_VALUES: usize = 128;
 
 /// Fuses `ir` for a device that binds at most `max_inputs` tensors beside the output.
 pub fn fuse(ir: &Ir, max_inputs: usize) -> Ir {
-    epilogues(&maps(ir, max_inputs), max_inputs).prune()
+    epilogues(&maps(&fills(ir), max_inputs), max_inputs).prune()
+}
+
+/// A reshaped fill is a fill of the other shape: expressions take it in, an alias they could not.
+fn fills(ir: &Ir) -> Ir {
+    let mut out = ir.clone();
+    for id in 0..out.nodes.len() {
+        let alias = out.op(id).is_some_and(|op| op.is_alias());
+        let fill = out.nodes[id].inputs.first().filter(|_| alias).and_then(|&input| out.map(input)).map(|map| map.expr.clone());
+        if let Some(expr) = fill.filter(|expr| expr.arity() == 0 && !expr.is_random()) {
+            let map = Map { expr, fixed: Some(out.nodes[id].shape) };
+            out.nodes[id] = Node { kind: crate::graph::Kind::Op(Arc::new(map)), inputs: Vec::new(), ..out.nodes[id].clone() };
+        }
+    }
+    out
 }
 
 /// An elementwise node that is not in the new graph (yet): its consumers compute it themselves.

@@ -217,19 +217,24 @@ fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
 }
 
 /// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat
-/// buffer: where that is not so (a shared gradient, an alias, a constant) it is copied. Returns (node, parameter).
+/// buffer: where that is not so (a shared gradient, an input, a constant) it is copied. Returns (node, parameter).
 fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
     let uses = ir.uses();
     (outputs..ir.outputs.len())
         .map(|o| {
-            let id = ir.outputs[o];
+            // Through aliases to the node that computes the values.
+            let mut id = ir.outputs[o];
+            while uses[id] == 1 && ir.op(id).is_some_and(|op| op.is_alias()) {
+                id = ir.nodes[id].inputs[0];
+            }
             let owned = uses[id] == 1 && ir.op(id).is_some_and(|op| !op.is_alias());
             if !owned {
                 let copy = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
-                let node = Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![id], ..ir.nodes[id].clone() };
-                ir.outputs[o] = ir.push(node);
+                let node = Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![ir.outputs[o]], ..ir.nodes[ir.outputs[o]].clone() };
+                id = ir.push(node);
+                ir.outputs[o] = id;
             }
-            (ir.outputs[o], o - outputs)
+            (id, o - outputs)
         })
         .collect()
 }

@@ -62,7 +62,6 @@ struct Loaded {
     inputs: Vec<InputDef>,
     batch: usize,
     plan: String,
-    activation_bytes: u64,
 }
 
 /// What a graph of the model has.
@@ -129,6 +128,8 @@ pub struct Trainer {
     params: Vec<ParamDef>,
     /// `None` where the trainer was made of one graph.
     model: Option<Model>,
+    /// The summary of that one graph.
+    graph_summary: String,
     /// Plans of the training graph by batch size; by 0 that of a graph of the user's own.
     plans: HashMap<usize, Loaded>,
     /// Plans of the inference graph by batch size.
@@ -151,6 +152,7 @@ impl Trainer {
     pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         let mut trainer = pollster::block_on(Trainer::empty(device, loss, optimizer.into()))?;
         let plan = training_plan(device, &[loss], loss)?;
+        trainer.graph_summary = trainer.summarise(loss, &plan);
         pollster::block_on(trainer.load_plan(0, plan))?;
         Ok(trainer)
     }
@@ -201,6 +203,7 @@ impl Trainer {
             store,
             params,
             model: None,
+            graph_summary: String::new(),
             plans: HashMap::new(),
             inference: HashMap::new(),
             seed: 0,
@@ -375,9 +378,9 @@ impl Trainer {
         plan.bind_params(&self.params)?;
         let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
         let batch = inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1);
-        let (text, activation_bytes) = (plan.to_string(), plan.activation_bytes());
+        let text = plan.to_string();
         let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), outputs).await?;
-        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text, activation_bytes });
+        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
         Ok(())
     }
     fn model(&self, what: &str) -> Result<&Model> {

@@ -79,6 +79,8 @@ impl Expr {
         for inst in &self.insts {
             let v = match *inst {
                 Inst::Input(i) => values[i],
+                // Composed, a name for the same value is nothing.
+                Inst::Call(Fun::Identity | Fun::Detach, [a, ..]) => at[a],
                 Inst::Call(f, args) => out.push(Inst::Call(f, args.map(|a| at.get(a).copied().unwrap_or(0)))),
                 other => out.push(other),
             };

@@ -9,7 +9,13 @@ const SLAB: usize = 16;
 
 pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
     let d = op.known_dims(x[0], x[1]);
-    vec![tiled(op, &d, x, y, caps)]
+    let mut kernels = vec![tiled(op, &d, x, y, caps)];
+    if let (true, Some((lanes @ 4..=32, most))) = (caps.software, caps.subgroups)
+        && lanes == most
+    {
+        kernels.push(rows(op, &d, x, y, lanes as usize));
+    }
+    kernels
 }
 
 /// What every strategy has: the sizes, the strides of the batch, the bindings, the epilogue, and blocks of outputs as
@@ -58,10 +64,20 @@ fn tiled(op: &MatMul, d: &Dims, x: &[Shape], y: Shape, caps: &Caps) -> Kernel {
         let (invocations, bytes) = (tile * tile / 16, 2 * SLAB * (tile + 1) * 4);
         invocations <= caps.max_invocations as usize && bytes <= caps.max_workgroup_bytes as usize
     };
-    let tile = [64, 32, 16].into_iter().find(fits).unwrap_or(8);
+    // The smallest tile that holds the matrix, else the largest that fits the device.
+    let largest = [64, 32, 16].into_iter().find(fits).unwrap_or(8);
+    let tile = d.m.max(d.n).next_power_of_two().clamp(8, largest);
     let mut pass = pass(op, d, x, y, [tile, tile]);
     pass.consts.extend([("TILE", tile.into()), ("SLAB", SLAB.into())]);
     Kernel::one("tiled", pass)
+}
+
+/// Blocks in the registers of one subgroup, without workgroup memory: for software adapters.
+fn rows(op: &MatMul, d: &Dims, x: &[Shape], y: Shape, lanes: usize) -> Kernel {
+    let rows = d.m.next_power_of_two().clamp(lanes, 32.max(lanes));
+    let pass = Pass { source: source!("matmul_rows"), entry: "forward_rows", ..pass(op, d, x, y, [rows, 4 * lanes]) };
+    let consts = [("LANES", lanes.into()), ("ROWS", rows.into()), ("EPILOGUE", (op.epilogue.is_some() as usize).into())];
+    Kernel::one("rows", Pass { consts: [&pass.consts[..], &consts].concat(), ..pass })
 }
 
 /// All four flags at every size, sizes around a tile, the ways to batch, and epilogues.
@@ -89,8 +105,10 @@ pub(super) fn cases() -> Vec<Case> {
         add(ta, tb, &[2, 1, 3], 2, 3, 5, &[4, 1]);
         add(ta, tb, &[2, 1, 3, 1], 3, 2, 2, &[2, 1, 3]);
     }
+
     // More products than a dispatch has workgroups along one dimension.
-    add(false, true, &[65_537], 1, 2, 1, &[65_537]);
+    let many = [[65_537, 1, 2], [65_537, 2, 1]].map(Shape::from);
+    cases.push(Case::new("65,537 products", MatMul::default(), &many).flat());
 
     let bias_relu = Expr::call(Fun::Relu, &[Inst::Input(0)])
         .compose(&[Sub::Expr(&Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]), &[0, 1])]);
