@@ -184,12 +184,25 @@ impl Graph {
             Ok(shape) => self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place }),
         }
     }
-    /// Notes that the labels in `t`, where it is an input, must be below `classes`.
+    /// Notes that the labels in `t`, where it is an input, must be below `classes`; where it is a constant, checks it now.
     pub fn require_classes(&self, t: Tensor, classes: usize) {
         let mut g = self.inner.borrow_mut();
-        if let Some(Kind::Input(i)) = g.nodes.get(t.id).map(|n| n.kind.clone()) {
-            let known = &mut g.inputs[i].classes;
-            *known = Some(known.map_or(classes, |k| k.min(classes)));
+        let mut node = g.nodes.get(t.id);
+        // A reshaped input is that input.
+        while let Some(Node { kind: Kind::Op(op), inputs, .. }) = node {
+            node = if op.is_alias() { g.nodes.get(inputs[0]) } else { None };
+        }
+        match node.map(|n| n.kind.clone()) {
+            Some(Kind::Input(i)) => {
+                let known = &mut g.inputs[i].classes;
+                *known = Some(known.map_or(classes, |k| k.min(classes)));
+            }
+            Some(Kind::Constant(value)) => {
+                if let Some((row, &label)) = value.u().iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
+                    g.error.get_or_insert(Error::Label { row, label, classes });
+                }
+            }
+            _ => {}
         }
     }
     /// The first mistake made in this graph.

@@ -99,7 +99,7 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([2, 3]).argmax(-1)])?;
+    /// let mut f = Device::cpu().compile(&[g.input([2, 3]).argmax(-1)])?;
     /// let y = f.run(&[Host::new([2, 3], vec![1.0, 5.0, 5.0, 9.0, 8.0, 7.0])])?;
     /// assert_eq!(y[0].u(), &[1, 0]);
     /// # Ok::<(), downhill::Error>(())

@@ -25,6 +25,11 @@ fn tensor(v: &Value) -> Host<f64> {
     }
 }
 
+/// A list of sizes or axes among a row's arguments.
+pub(crate) fn sizes(v: &Value) -> Vec<usize> {
+    numbers(v).iter().map(|&x| x as usize).collect()
+}
+
 /// Axes of a row's arguments.
 pub(crate) fn axes(args: &Value) -> Vec<isize> {
     numbers(&args["axes"]).iter().map(|&x| x as isize).collect()
@@ -99,8 +104,9 @@ pub(crate) fn cpu<O: OpDef>() {
 /// Every kernel of every case, for several devices, is WGSL that naga accepts, and its bindings fit the tensors.
 pub(crate) fn wgsl<O: OpDef>() {
     let small = Caps { max_bindings: 4, max_binding_bytes: 4096, max_workgroup_bytes: 2048, max_invocations: 64, ..Caps::default() };
+    let software = Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() };
     let mut seen = std::collections::HashSet::new();
-    for (case, caps) in O::cases().iter().flat_map(|c| [(c, Caps::default()), (c, small)]) {
+    for (case, caps) in O::cases().iter().flat_map(|c| [(c, Caps::default()), (c, small), (c, software)]) {
         let shapes: Vec<Shape> = case.inputs.iter().map(|x| x.0).collect();
         let y = case.op.shape(&shapes).expect("cases fit");
         for kernel in case.op.kernels(&shapes, y, &caps) {
@@ -121,7 +127,13 @@ pub(crate) fn wgsl<O: OpDef>() {
                 if seen.insert((pass.entry, text.clone())) {
                     let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
                     let flags = naga::valid::ValidationFlags::all();
-                    let mut validator = naga::valid::Validator::new(flags, naga::valid::Capabilities::empty());
+                    let subgroups = match caps.subgroups {
+                        None => naga::valid::Capabilities::empty(),
+                        Some(_) => naga::valid::Capabilities::SUBGROUP,
+                    };
+                    let mut validator = naga::valid::Validator::new(flags, subgroups);
+                    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+                    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
                     validator.validate(&module).unwrap_or_else(|e| panic!("{}: {}", case.name, e.emit_to_string(&text)));
                 }
             }

@@ -122,13 +122,20 @@ impl OpDef for Concat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Graph, ops::golden};
+    use crate::{Graph, ops::checks};
 
     #[test]
     fn golden() {
-        golden::check("concat", |args, _| Concat { axis: args["axis"].as_u64().unwrap() as usize });
+        checks::golden("concat", |args, x| x[0].concat(&x[1..], args["axis"].as_i64().unwrap() as isize));
     }
-
+    #[test]
+    fn cpu() {
+        checks::cpu::<Concat>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Concat>();
+    }
     #[test]
     fn mistakes_name_the_input() {
         let message = |a: Shape, b: Shape, axis: isize| {

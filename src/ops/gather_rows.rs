@@ -150,7 +150,7 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([3, 2]).gather_rows(g.labels([2]))])?;
+    /// let mut f = Device::cpu().compile(&[g.input([3, 2]).gather_rows(g.labels([2]))])?;
     /// let table = Host::new([3, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     /// assert_eq!(f.run(&[table, Host::labels([2], vec![2, 0])])?[0].f(), &[5.0, 6.0, 1.0, 2.0]);
     /// # Ok::<(), downhill::Error>(())

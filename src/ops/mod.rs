@@ -200,6 +200,3 @@ ops! {
     slice::Slice,
     softmax::Softmax,
 }
-
-#[cfg(test)]
-pub(crate) mod golden;

@@ -81,7 +81,7 @@ impl OpDef for Pad {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Graph;
+    use crate::{Graph, ops::checks};
 
     #[test]
     fn zeros_lie_before_and_after() {
@@ -93,6 +93,14 @@ mod tests {
         assert_eq!(y.f(), [0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
     }
 
+    #[test]
+    fn cpu() {
+        checks::cpu::<Pad>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Pad>();
+    }
     #[test]
     fn mistakes() {
         let message = |axis, before| Graph::training().input([2, 3]).pad(axis, before, 1).error().unwrap().to_string();

@@ -171,18 +171,20 @@ impl OpDef for Permute {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Graph, ops::golden};
+    use crate::{Graph, ops::checks};
 
     #[test]
     fn golden() {
-        golden::check("permute", |args, _| Permute { dims: golden::numbers(&args["dims"]) });
+        checks::golden("permute", |args, x| x[0].permute(&checks::sizes(&args["dims"])));
     }
-
     #[test]
-    fn the_cpu_device_moves_the_same_elements() {
-        golden::same_on_cpu(Permute::cases());
+    fn cpu() {
+        checks::cpu::<Permute>();
     }
-
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Permute>();
+    }
     #[test]
     fn neighbours_that_stay_neighbours_are_one_axis() {
         let axes = |x: &[usize], dims: &[usize]| Permute { dims: dims.to_vec() }.axes(Shape::new(x).unwrap());

@@ -63,7 +63,7 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([2, 3]).pick(g.labels([2]))])?;
+    /// let mut f = Device::cpu().compile(&[g.input([2, 3]).pick(g.labels([2]))])?;
     /// let x = Host::new([2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     /// assert_eq!(f.run(&[x, Host::labels([2], vec![2, 0])])?[0].f(), &[3.0, 4.0]);
     /// # Ok::<(), downhill::Error>(())
@@ -122,10 +122,15 @@ mod tests {
         let g = Graph::training();
         let (a, b) = (g.labels([4]), g.labels([4]));
         let x = g.input([4, 7]);
-        let _ = (x.pick(a), a.one_hot(5), b.one_hot(9));
+        let _ = (x.pick(a), a.one_hot(5), b.reshape([2, 2]).one_hot(9), g.constant(Host::labels([2], vec![8, 0])).one_hot(9));
         assert!(g.error().is_none());
         let classes: Vec<Option<usize>> = g.inner.borrow().inputs.iter().map(|i| i.classes).collect();
         assert_eq!(classes, [Some(5), Some(9), None]);
+        let wrong = Graph::training();
+        let x8 = wrong.input([3, 8]);
+        assert!(x8.pick(wrong.constant(Host::labels([3], vec![7, 8, 0]))).sum_all().is_dead());
+        let text = wrong.error().map_or(String::new(), |e| e.to_string());
+        assert_eq!(text, "label 8 in row 1 is not one of the 8 classes (0 to 7)");
         assert!(x.one_hot(3).is_dead());
         assert!(g.error().is_some_and(|e| e.to_string().starts_with("one_hot: [4, 7]: takes labels, not floats (src/ops/pick.rs:")));
     }

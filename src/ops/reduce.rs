@@ -322,7 +322,7 @@ impl<'g> Tensor<'g> {
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
     /// let x = g.input([2, 3]);
-    /// let f = Device::cpu().compile(&[x.sum(&[0], false), x.mean(&[-1], true)])?;
+    /// let mut f = Device::cpu().compile(&[x.sum(&[0], false), x.mean(&[-1], true)])?;
     /// let y = f.run(&[Host::new([2, 3], vec![1.0, 2.0, 3.0, 5.0, 6.0, 7.0])])?;
     /// assert_eq!(y[0], Host::new([3], vec![6.0, 8.0, 10.0]));
     /// assert_eq!(y[1], Host::new([2, 1], vec![2.0, 6.0]));

@@ -96,11 +96,15 @@ impl OpDef for Reshape {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Graph, ops::golden};
+    use crate::{Graph, Shape, ops::checks};
 
     #[test]
     fn golden() {
-        golden::check("reshape", |args, _| super::Reshape { to: golden::shape(&args["shape"]) });
+        checks::golden("reshape", |args, x| x[0].reshape(Shape::new(&checks::sizes(&args["shape"])).unwrap()));
+    }
+    #[test]
+    fn cpu() {
+        checks::cpu::<super::Reshape>();
     }
 
     #[test]

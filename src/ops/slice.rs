@@ -102,14 +102,21 @@ impl OpDef for Slice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Graph, ops::golden};
+    use crate::{Graph, ops::checks};
 
     #[test]
     fn golden() {
         let n = |v: &serde_json::Value| v.as_u64().unwrap() as usize;
-        golden::check("slice", |args, _| Slice { axis: n(&args["axis"]), start: n(&args["start"]), end: n(&args["end"]) });
+        checks::golden("slice", |args, x| x[0].slice(n(&args["axis"]) as isize, n(&args["start"]), n(&args["end"])));
     }
-
+    #[test]
+    fn cpu() {
+        checks::cpu::<Slice>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Slice>();
+    }
     #[test]
     fn mistakes_name_the_range() {
         let start = |axis: isize, range: std::ops::Range<usize>, text: &str| {

@@ -111,7 +111,7 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([2, 2]).softmax(-1)])?;
+    /// let mut f = Device::cpu().compile(&[g.input([2, 2]).softmax(-1)])?;
     /// let y = f.run(&[Host::new([2, 2], vec![1e4, 1e4, -1e4, 1e4])])?;
     /// assert_eq!(y[0].f(), &[0.5, 0.5, 0.0, 1.0]);
     /// # Ok::<(), downhill::Error>(())

@@ -132,6 +132,8 @@ pub struct Trainer {
     params: Vec<ParamDef>,
     /// `None` where the trainer was made of one graph.
     model: Option<Model>,
+    /// The summary of that one graph.
+    graph_summary: String,
     /// Plans of the training graph by batch size; by 0 that of a graph of the user's own.
     plans: HashMap<usize, Loaded>,
     /// Plans of the inference graph by batch size.
@@ -156,6 +158,7 @@ impl Trainer {
     pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         let mut trainer = pollster::block_on(Trainer::empty(device, loss, optimizer.into()))?;
         let plan = training_plan(device, &[loss], loss)?;
+        trainer.graph_summary = trainer.summarise(loss, &plan);
         pollster::block_on(trainer.load_plan(0, plan))?;
         Ok(trainer)
     }
@@ -206,6 +209,7 @@ impl Trainer {
             store,
             params,
             model: None,
+            graph_summary: String::new(),
             plans: HashMap::new(),
             inference: HashMap::new(),
             seed: 0,

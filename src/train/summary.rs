@@ -1,13 +1,12 @@
 //! A model's layers, sizes and costs as a table.
 
-use super::Trainer;
+use super::{Trainer, training_plan};
 use crate::{
     error::Result,
-    graph::{Graph, Kind},
-    plan::{Plan, ir::Ir, memory},
+    graph::{Graph, Kind, Tensor},
+    plan::{Plan, ir::Ir},
     shape::Shape,
 };
-use std::fmt::Write;
 
 /// A row of the table: the parameters `name.…` and the op that uses the first of them.
 struct Layer {
@@ -18,38 +17,32 @@ struct Layer {
 }
 
 impl Trainer {
-    /// Layers with output shapes, parameters and FLOPs of a forward pass, and the bytes of it all, for batches of `batch`.
+    /// Layers with output shapes, parameters and FLOPs of a forward pass, and the bytes of a step, for batches of `batch`;
+    /// a trainer made of one graph has that graph's batch size whatever is asked for.
     ///
     /// # Errors
-    /// For a trainer made of one graph.
+    /// A model that does not take such a batch.
     pub fn summary(&self, batch: usize) -> Result<String> {
+        let Some(model) = &self.model else { return Ok(self.graph_summary.clone()) };
         let g = Graph::training();
-        let written = self.model("summary")?.write(&g, batch.max(1))?;
-        let ir = Ir::new(&g, &[written.loss]);
-        let layers = layers(&ir);
-        let step = {
-            let grads = written.loss.grad(&g.param_tensors());
-            Plan::new(&[written.loss], &grads, &self.device.plan_options())?
-        };
-        let mut text = String::new();
-        let _ = writeln!(text, "{:<20} {:<18} {:>12} {:>14}", "layer", "output", "parameters", "MFLOP forward");
-        for l in &layers {
-            let _ = writeln!(text, "{:<20} {:<18} {:>12} {:>14.3}", l.name, l.output.to_string(), l.params, l.flops as f64 / 1e6);
+        let loss = model.write(&g, batch.max(1))?.loss;
+        let plan = training_plan(&self.device, &[loss], loss)?;
+        Ok(self.summarise(loss, &plan))
+    }
+    pub(super) fn summarise(&self, loss: Tensor, step: &Plan) -> String {
+        let mut text = format!("{:<20} {:<18} {:>12} {:>14}\n", "layer", "output", "parameters", "MFLOP forward");
+        for l in &layers(&Ir::new(loss.graph(), &[loss])) {
+            let mflop = l.flops as f64 / 1e6;
+            text += &format!("{:<20} {:<18} {:>12} {mflop:>14.3}\n", l.name, l.output.to_string(), l.params);
         }
         let params: usize = self.params().elements();
         let states = self.update.optimizer.states().len();
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let _ = writeln!(text, "{params} parameters, {:.1} MFLOP a step at batch {batch}", step.flops() as f64 / 1e6);
-        let _ = writeln!(
-            text,
-            "memory: weights {:.2} MiB, gradients {:.2} MiB, optimizer {:.2} MiB, activations {:.2} MiB ({:.2} MiB without reuse)",
-            mib(params as u64 * 4),
-            mib(params as u64 * 4),
-            mib((params * states) as u64 * 4),
-            mib(memory::bytes(&step.slots)),
-            mib(step.unplanned_bytes)
-        );
-        Ok(text)
+        let mib = |bytes: u64| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20));
+        let flat = |buffers: usize| mib((params * buffers) as u64 * 4);
+        text += &format!("{params} parameters, {:.1} MFLOP a step, update not counted\n", step.flops() as f64 / 1e6);
+        text += &format!("memory: weights {}, gradients {}, optimizer {}, ", flat(1), flat(1), flat(states));
+        text += &format!("activations {} ({} without reuse)\n", mib(step.activation_bytes()), mib(step.unplanned_bytes));
+        text
     }
     /// The plan of a step at the batch size last trained with, a line for each dispatch; empty before the first step.
     pub fn plan_text(&self) -> String {

@@ -115,7 +115,7 @@ impl MatMul {
 const TASK: usize = 1 << 14;
 
 /// Below this many multiplications the matrices of a batch are shared out among the threads, above it each of them is.
-const SMALL: usize = 1 << 18;
+const SMALL: usize = 1 << 17;
 
 impl OpDef for MatMul {
     const NAME: &'static str = "matmul";

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Graph, ops::golden};
+use crate::{Graph, ops::checks};
 use map::{Fun, Inst};
 
 fn op(ta: bool, tb: bool) -> MatMul {
@@ -8,7 +8,7 @@ fn op(ta: bool, tb: bool) -> MatMul {
 
 #[test]
 fn golden() {
-    golden::check("matmul", |args, _| op(args["transpose_a"] == true, args["transpose_b"] == true));
+    checks::golden("matmul", |args, x| x[0].matmul_t(x[1], args["transpose_a"] == true, args["transpose_b"] == true));
 }
 
 /// Numbers that no two elements share, exact in `f32`.
@@ -18,27 +18,8 @@ fn ramp(shape: Shape, seed: usize) -> Host<f64> {
 }
 
 #[test]
-fn the_cpu_device_agrees_with_the_definition() {
-    let big = |ta, tb| Case::new("past SMALL", op(ta, tb), &[Shape::from([2, 96, 96]), Shape::from([96, 96])]);
-    for case in MatMul::cases().into_iter().chain([big(false, true), big(true, false)]) {
-        let x: Vec<Host<f64>> = case.inputs.iter().enumerate().map(|(i, (s, _))| ramp(*s, i + 1)).collect();
-        let x32: Vec<Host<f32>> = x.iter().map(Host::cast).collect();
-        let shapes: Vec<Shape> = x.iter().map(|x| x.shape).collect();
-        let shape = case.op.shape(&shapes).unwrap();
-        let (mut want, mut y) = (Host::<f64>::zeros(shape), Host::<f32>::zeros(shape));
-        want.view_mut().f.fill(f64::NAN);
-        y.view_mut().f.fill(f32::NAN);
-        let key = Key { seed: 3, step: 5 };
-        case.op.reference_f64(&x.iter().map(Host::view).collect::<Vec<_>>(), &mut want.view_mut(), key);
-        case.op.cpu(&x32.iter().map(Host::view).collect::<Vec<_>>(), &mut y.view_mut(), key);
-        // k products of magnitude up to 4: each addition rounds a sum of at most 4k by 2⁻²⁴ of itself, and the product
-        // and the epilogue round too.
-        let k = case.op.terms(&shapes) as f64;
-        let tolerance = (k + 2.0) * 4.0 * k * 2f64.powi(-24);
-        for (i, (y, want)) in y.f().iter().zip(want.f()).enumerate() {
-            assert!((*y as f64 - want).abs() <= tolerance, "{}: element {i} is {y}, not {want}", case.name);
-        }
-    }
+fn wgsl() {
+    checks::wgsl::<MatMul>();
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! What the integration tests share: devices, and trials that need a GPU.
+//!
+//! Every device is opened once and only when a trial wants it. Where the machine has no adapter, such a trial is
+//! reported as ignored with the reason; it fails where the environment has `CI=true`, so that nothing is skipped there
+//! unseen.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use downhill::{
+    Device, Error,
+    gpu::{Gpu, GpuOptions},
+};
+use libtest_mimic::{Arguments, Completion, Trial};
+use std::sync::{Arc, OnceLock};
+
+/// What a check returns: errors of the library, and sentences, by `?`.
+pub type Check = Result<(), Box<dyn std::error::Error>>;
+
+/// A device to check on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    Cpu,
+    /// The best adapter, a software one where there is no other.
+    Gpu,
+    /// The same, with shaders that check their bounds.
+    Checked,
+    /// The same with WebGPU's default limits and no optional features.
+    Webgpu,
+    /// The same with limits so small that most tensors of the tests do not fit: see [`small_limits`].
+    Small,
+}
+
+/// The CPU and the plain GPU.
+pub const BOTH: [On; 2] = [On::Cpu, On::Gpu];
+
+/// Limits far below WebGPU's: dispatches fold beyond 16 groups, bindings split beyond 64 KiB (16,384 elements).
+/// Eight storage buffers is what WebGPU promises and what Adam needs, so `bindings` says how many there are.
+pub fn small_limits(bindings: u32) -> wgpu::Limits {
+    wgpu::Limits {
+        max_compute_workgroups_per_dimension: 16,
+        max_storage_buffer_binding_size: 64 << 10,
+        max_buffer_size: 16 << 20,
+        max_storage_buffers_per_shader_stage: bindings,
+        max_compute_invocations_per_workgroup: 64,
+        max_compute_workgroup_size_x: 64,
+        max_compute_workgroup_storage_size: 4 << 10,
+        ..wgpu::Limits::default()
+    }
+}
+
+impl On {
+    /// The name that trials on it start with.
+    pub fn name(self) -> &'static str {
+        match self {
+            On::Cpu => "cpu",
+            On::Gpu => "gpu",
+            On::Checked => "checked",
+            On::Webgpu => "webgpu",
+            On::Small => "small",
+        }
+    }
+    /// The device; opened at the first call.
+    pub fn open(self) -> Result<Device, Error> {
+        static OPEN: [OnceLock<Result<Device, Error>>; 4] = [const { OnceLock::new() }; 4];
+        let options = GpuOptions { software: true, ..GpuOptions::default() };
+        let (k, options) = match self {
+            On::Cpu => return Ok(Device::cpu()),
+            On::Gpu => (0, options),
+            On::Checked => (1, GpuOptions { checked: true, ..options }),
+            On::Webgpu => (2, GpuOptions { limits: Some(wgpu::Limits::default()), features: false, ..options }),
+            On::Small => (3, GpuOptions { limits: Some(small_limits(4)), features: false, ..options }),
+        };
+        OPEN[k].get_or_init(|| Device::open(&options)).clone()
+    }
+}
+
+/// The plain GPU device, or why there is none.
+pub fn gpu() -> Result<Device, Error> {
+    On::Gpu.open()
+}
+
+/// The GPU behind a device that is one.
+pub fn inner(device: &Device) -> &Arc<Gpu> {
+    device.as_gpu().expect("a GPU device was asked for")
+}
+
+/// Trials of one test binary.
+#[derive(Default)]
+pub struct Suite(Vec<Trial>);
+
+impl Suite {
+    pub fn new() -> Suite {
+        Suite::default()
+    }
+    /// A check that opens no device of ours.
+    pub fn test(&mut self, name: &str, f: impl FnOnce() -> Check + Send + 'static) {
+        self.0.push(Trial::test(name, || Ok(f()?)));
+    }
+    /// A check on a device; ignored where it needs a GPU and the machine has none, unless this is CI.
+    pub fn on(&mut self, on: On, name: &str, f: impl FnOnce(&Device) -> Check + Send + 'static) {
+        self.0.push(Trial::ignorable_test(format!("{}/{name}", on.name()), move || match on.open() {
+            Ok(device) => Ok(f(&device).map(|()| Completion::Completed)?),
+            Err(none @ Error::NoAdapter { .. }) if std::env::var("CI").as_deref() != Ok("true") => Ok(Completion::ignored_with(none)),
+            Err(error) => Err(error.into()),
+        }));
+    }
+    /// The same check on several devices.
+    pub fn each(&mut self, devices: &[On], name: &str, f: fn(&Device) -> Check) {
+        for &on in devices {
+            self.on(on, name, f);
+        }
+    }
+    /// Runs what the command line asks for, and ends the process.
+    pub fn run(self) -> ! {
+        libtest_mimic::run(&Arguments::from_args(), self.0).exit()
+    }
+}

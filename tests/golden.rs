@@ -1,0 +1,356 @@
+//! Everything that PyTorch computed in `tests/golden/`, by the public API, on the CPU device and on a GPU: ops with
+//! every gradient, losses, ten steps of every optimizer with every option, and the first 20 losses of a network.
+//!
+//! Every row of the files is used; a name or an argument that is not known here fails. The tolerance is
+//! [`testing::close`], unless a comment says otherwise.
+
+mod common;
+#[path = "common/golden.rs"]
+mod golden;
+
+use common::{BOTH, Check, Suite};
+use downhill::{
+    Device, Fit, Graph, Host, Shape, Tensor, Trainer, data,
+    losses::{self, Loss},
+    optim::{Adagrad, Adam, AdamOf, AdamW, Optimizer, RmsProp, Sgd},
+    testing::close,
+};
+use golden::{Args, cases, input, numbers, tensor, text, whole};
+use serde_json::Value;
+
+fn main() {
+    let mut suite = Suite::new();
+    for (file, key, check) in [
+        ("ops", "op", op as fn(&Value, &Device) -> Check),
+        ("losses", "loss", loss),
+        ("optimizers", "optimizer", optimizer),
+        ("mlp", "optimizer", mlp),
+    ] {
+        let all = cases(file);
+        let mut names: Vec<&str> = all.iter().map(|row| text(row, key)).collect();
+        names.dedup();
+        assert!(all.len() >= 5, "{file} has {} rows", all.len());
+        for name in names {
+            let rows: Vec<Value> = all.iter().filter(|row| text(row, key) == name).cloned().collect();
+            for on in BOTH {
+                let rows = rows.clone();
+                suite.on(on, &format!("{file}/{name}"), move |device| {
+                    let failed: Vec<String> = rows.iter().filter_map(|row| check(row, device).err().map(|e| e.to_string())).collect();
+                    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
+                });
+            }
+        }
+    }
+    suite.run()
+}
+
+/// Runs a graph's outputs and compares them with what PyTorch got.
+fn compare(device: &Device, what: &str, outputs: &[Tensor], feed: &[Host<f32>], want: &[Host<f64>], each: bool) -> Check {
+    let in_row = |e: downhill::Error| format!("{what}: {e}");
+    let got = device.compile(outputs).map_err(in_row)?.run(feed).map_err(in_row)?;
+    // No row adds up more than the elements of its largest input.
+    let terms = feed.iter().map(Host::len).max().unwrap_or(1);
+    for (k, (got, want)) in got.iter().zip(want).enumerate() {
+        let what = format!("{what}, {}", if k == 0 { "value".to_string() } else { format!("gradient {k}") });
+        if got.shape != want.shape {
+            return Err(format!("{what}: {} instead of {}", got.shape, want.shape).into());
+        }
+        let (got, want) = (got.to_f64(), want.to_f64());
+        let ok = match each {
+            // Element by element: each is held to its own size.
+            true => got.iter().zip(&want).try_for_each(|(g, w)| close(&[*g], &[*w], 1)),
+            false => close(&got, &want, terms),
+        };
+        ok.map_err(|e| format!("{what}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Value and every gradient of one op.
+fn op(row: &Value, device: &Device) -> Check {
+    let (name, case) = (text(row, "op"), text(row, "case"));
+    let what = format!("{name} {case} {}", row["args"]);
+    let mut feed: Vec<Host<f32>> = row["inputs"].as_array().expect("a list").iter().map(input).collect();
+    let g = Graph::training();
+    let x: Vec<Tensor> = feed.iter().map(|x| g.input_of(x.shape)).collect();
+    let mut args = Args::new(&row["args"]);
+    let y = apply(name, &mut args, &x);
+    args.done();
+    let (mut outputs, mut want) = (vec![y], vec![tensor(&row["output"])]);
+    // Labels count as floats where PyTorch says so.
+    want[0].shape = want[0].shape.of(y.shape().dtype());
+    if y.shape().dtype() == downhill::DType::U32 && want[0].u().is_empty() {
+        want[0] = Host::labels(want[0].shape, want[0].f().iter().map(|&v| v as u32).collect());
+    }
+    if !row["cotangent"].is_null() {
+        let grads = row["grads"].as_array().expect("a list");
+        let known: Vec<usize> = (0..x.len()).filter(|&i| !grads[i].is_null()).collect();
+        let dy = g.input(y.shape());
+        feed.push(input(&row["cotangent"]));
+        outputs.extend(y.vjp(dy, &known.iter().map(|&i| x[i]).collect::<Vec<_>>()));
+        want.extend(known.iter().map(|&i| tensor(&grads[i])));
+    }
+    // Near 0 these two exist to be exact relative to their own value.
+    let each = case == "tiny";
+    compare(device, &what, &outputs, &feed, &want, each)
+}
+
+fn apply<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
+    let a = x[0];
+    let b = || x[1];
+    let over = |args: &mut Args| (args.axes("axes"), args.b("keepdim"));
+    let shape = |dims: Vec<usize>| Shape::new(&dims).expect("at most six axes");
+    match name {
+        "add" => a + b(),
+        "sub" => a - b(),
+        "mul" => a * b(),
+        "div" => a / b(),
+        "pow" => a.pow(b()),
+        "minimum" => a.minimum(b()),
+        "maximum" => a.maximum(b()),
+        "eq" => a.eq(b()),
+        "ne" => a.ne(b()),
+        "lt" => a.lt(b()),
+        "le" => a.le(b()),
+        "gt" => a.gt(b()),
+        "ge" => a.ge(b()),
+        "where" => a.where_(b(), x[2]),
+        "neg" => -a,
+        "exp" => a.exp(),
+        "ln" => a.ln(),
+        "sqrt" => a.sqrt(),
+        "abs" => a.abs(),
+        "sign" => a.sign(),
+        "sin" => a.sin(),
+        "cos" => a.cos(),
+        "identity" => a.identity(),
+        "sigmoid" => a.sigmoid(),
+        "tanh" => a.tanh(),
+        "relu" => a.relu(),
+        "gelu" => a.gelu(),
+        "gelu_tanh" => a.gelu_tanh(),
+        "silu" => a.silu(),
+        "softplus" => a.softplus(),
+        "log_sigmoid" => a.log_sigmoid(),
+        "reciprocal" => a.reciprocal(),
+        "rsqrt" => a.rsqrt(),
+        "square" => a.square(),
+        "log1p" => a.log1p(),
+        "expm1" => a.expm1(),
+        "leaky_relu" => a.leaky_relu(args.f32("negative_slope")),
+        "elu" => a.elu(args.f32("alpha")),
+        "powf" => a.powf(args.f32("p")),
+        "clamp" => a.clamp(args.f32("min"), args.f32("max")),
+        "matmul" => a.matmul_t(b(), args.b("transpose_a"), args.b("transpose_b")),
+        "sum" => over(args).apply(|axes, keep| a.sum(axes, keep)),
+        "mean" => over(args).apply(|axes, keep| a.mean(axes, keep)),
+        "max" => over(args).apply(|axes, keep| a.max(axes, keep)),
+        "min" => over(args).apply(|axes, keep| a.min(axes, keep)),
+        "logsumexp" => over(args).apply(|axes, keep| a.logsumexp(axes, keep)),
+        "variance" => {
+            let correction = args.u("correction");
+            over(args).apply(|axes, keep| a.variance(axes, correction, keep))
+        }
+        "argmax" => a.argmax(args.i("axis")),
+        "softmax" => a.softmax(args.i("axis")),
+        "log_softmax" => a.log_softmax(args.i("axis")),
+        "reshape" => a.reshape(shape(args.dims("shape"))),
+        "permute" => a.permute(&args.dims("dims")),
+        "concat" => a.concat(&x[1..], args.i("axis")),
+        "slice" => a.slice(args.i("axis"), args.u("start"), args.u("end")),
+        "one_hot" => a.one_hot(args.u("classes")),
+        "pick" => a.pick(b()),
+        "gather_rows" => a.gather_rows(b()),
+        other => panic!("no op for {other}"),
+    }
+}
+
+trait Over {
+    fn apply<'g>(&self, f: impl Fn(&[isize], bool) -> Tensor<'g>) -> Tensor<'g>;
+}
+
+impl Over for (Vec<isize>, bool) {
+    fn apply<'g>(&self, f: impl Fn(&[isize], bool) -> Tensor<'g>) -> Tensor<'g> {
+        f(&self.0, self.1)
+    }
+}
+
+/// Value and gradient of one loss.
+fn loss(row: &Value, device: &Device) -> Check {
+    let (name, case, reduction) = (text(row, "loss"), text(row, "case"), text(row, "reduction"));
+    let what = format!("{name} {case}, {reduction}");
+    let g = Graph::training();
+    let mut feed = Vec::new();
+    let mut feed_tensor = |v: &Value| {
+        let data = input(v);
+        feed.push(data);
+        g.input_of(feed.last().expect("just pushed").shape)
+    };
+    assert_eq!(row["inputs"].as_array().expect("a list").len(), 1, "{what}");
+    let (x, y) = (feed_tensor(&row["inputs"][0]), feed_tensor(&row["target"]));
+    let mut args = Args::new(&row["args"]);
+    let mut loss: Loss = match name {
+        "mse" => losses::mse(x, y),
+        "mae" => losses::mae(x, y),
+        "huber" => losses::huber(x, y, args.f32("delta")),
+        "bce" => losses::bce(x, y),
+        "bce_with_logits" => losses::bce_with_logits(x, y),
+        "cross_entropy" => losses::cross_entropy(x, y).label_smoothing(args.f32("label_smoothing")),
+        "cross_entropy_soft" => losses::cross_entropy_soft(x, y).label_smoothing(args.f32("label_smoothing")),
+        "nll" => losses::nll(x, y),
+        "kl_div" => losses::kl_div(x, y),
+        other => panic!("no loss for {other}"),
+    };
+    args.done();
+    if let Some(weights) = row.get("class_weights") {
+        loss = loss.class_weights(feed_tensor(weights));
+    }
+    if let Some(weights) = row.get("sample_weights") {
+        loss = loss.sample_weights(feed_tensor(weights));
+    }
+    let y = match reduction {
+        "mean" => loss.mean(),
+        "sum" => loss.sum(),
+        "none" => loss.none(),
+        "batchmean" => loss.batch_mean(),
+        other => panic!("no reduction for {other}"),
+    };
+    let grad = match row.get("cotangent") {
+        Some(c) => y.vjp(feed_tensor(c), &[x]),
+        None => y.grad(&[x]),
+    };
+    // Where a probability is 0 or 1 the gradient is up to 10¹²; beside that, the others must be right as well.
+    let each = case.starts_with("probabilities 0 and 1");
+    compare(device, &what, &[y, grad[0]], &feed, &[tensor(&row["value"]), tensor(&row["grad"])], each)
+}
+
+/// Ours for PyTorch's, by name and keyword arguments. PyTorch's weight decay takes in biases.
+fn rule(row: &Value) -> Optimizer {
+    fn adam<const DECOUPLED: bool>(new: AdamOf<DECOUPLED>, a: &mut Args) -> AdamOf<DECOUPLED> {
+        let betas = a.list("betas");
+        new.betas(betas[0], betas[1]).eps(a.f("eps")).weight_decay(a.f("weight_decay")).amsgrad(a.b("amsgrad"))
+    }
+    let mut a = Args::new(&row["options"]);
+    let lr = a.f("lr");
+    let rule = match text(row, "optimizer") {
+        "SGD" => {
+            let rule = Sgd::new(lr).momentum(a.f("momentum")).dampening(a.f("dampening"));
+            rule.weight_decay(a.f("weight_decay")).nesterov(a.b("nesterov")).decay_all()
+        }
+        "RMSprop" => {
+            let rule = RmsProp::new(lr).alpha(a.f("alpha")).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            rule.momentum(a.f("momentum")).centered(a.b("centered")).decay_all()
+        }
+        "Adagrad" => {
+            let rule = Adagrad::new(lr).lr_decay(a.f("lr_decay")).weight_decay(a.f("weight_decay"));
+            rule.initial_accumulator_value(a.f("initial_accumulator_value")).eps(a.f("eps")).decay_all()
+        }
+        "Adam" => adam(Adam::new(lr), &mut a).decay_all(),
+        "AdamW" => adam(AdamW::new(lr), &mut a).decay_all(),
+        other => panic!("no optimizer for {other}"),
+    };
+    a.done();
+    rule
+}
+
+/// Ten steps of a trainer whose loss is Σ w·g: its gradient is g to the last bit.
+fn optimizer(row: &Value, device: &Device) -> Check {
+    let what = format!("{} {}", row["optimizer"], row["options"]);
+    let start: Vec<f32> = numbers(&row["params"]).iter().map(|&x| x as f32).collect();
+    let n = start.len();
+    let g = Graph::training();
+    let w = g.param("w", [n], downhill::init::Init::Zeros);
+    let mut trainer = Trainer::new(device, (w * g.input([n])).sum_all(), rule(row))?;
+    trainer.params().set("w", &Host::new([n], start.clone()))?;
+    let rows = |key: &str| row[key].as_array().expect("a list").iter().map(numbers).collect::<Vec<_>>();
+    let (grads, path) = (rows("grads"), rows("trajectory"));
+    assert!(grads.len() == 10 && path.len() == 10, "{what}");
+    // Rounding adds up over steps, so the unit of an element is what was rounded so far: in each step the weight once,
+    // and its change a few times (a rule has up to a dozen operations, and its averages carry old roundings along).
+    let mut last: Vec<f64> = start.iter().map(|&x| f64::from(x)).collect();
+    let mut rounded = vec![0.0; n];
+    for (k, (grad, want)) in grads.iter().zip(&path).enumerate() {
+        trainer.step(&[Host::new([n], grad.iter().map(|&x| x as f32).collect())])?;
+        let got = trainer.params().get("w")?;
+        for i in 0..n {
+            rounded[i] += want[i].abs() + 16.0 * (want[i] - last[i]).abs();
+            let (got, error) = (f64::from(got.f()[i]), (f64::from(got.f()[i]) - want[i]).abs());
+            // Not `error > …`, which is false of NaN.
+            if !(error <= f64::from(f32::EPSILON) * rounded[i]) {
+                return Err(format!("{what}: step {}, element {i}: {got} instead of {}", k + 1, want[i]).into());
+            }
+        }
+        last.clone_from(want);
+    }
+    trainer.loss()?;
+    Ok(())
+}
+
+/// `scripts/golden.py` and the file's `generator` have the definition.
+fn generate(seed: u64, n: usize, bound: f32) -> Vec<f32> {
+    let value = |i: u64| {
+        let mut z = (seed << 32).wrapping_add(i).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        ((z >> 40) as f32 * 2.0f32.powi(-24) * 2.0 - 1.0) * bound
+    };
+    (0..n as u64).map(value).collect()
+}
+
+/// The first 20 losses of a network on real digits, and its weights after them, by `fit`.
+fn mlp(row: &Value, device: &Device) -> Check {
+    let file = whole("mlp");
+    let what = format!("{} {}", row["optimizer"], row["options"]);
+    let check = &file["check"];
+    let ours = generate(check["seed"].as_u64().expect("a number"), 4, check["bound"].as_f64().expect("a number") as f32);
+    assert_eq!(ours.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), numbers(&check["values"]));
+    let sizes: Vec<usize> = numbers(&file["sizes"]).iter().map(|&x| x as usize).collect();
+    let (batch, steps) = (file["batch"].as_u64().expect("a number") as usize, file["steps"].as_u64().expect("a number") as usize);
+
+    let digits = data::digits().subset(&(0..batch * steps).collect::<Vec<_>>())?;
+    let (hidden, outputs) = (sizes[1..sizes.len() - 1].to_vec(), sizes[sizes.len() - 1]);
+    let model = move |x: Tensor<'_>| {
+        let mut x = x;
+        for (k, &n) in hidden.iter().enumerate() {
+            x = x.linear(&format!("fc{}", k + 1), n).relu();
+        }
+        x.linear(&format!("fc{}", hidden.len() + 1), outputs)
+    };
+    let mut trainer = Trainer::for_data(device, &digits, model, |x, y| x.cross_entropy(y), rule(row))?;
+    for (k, pair) in sizes.windows(2).enumerate() {
+        let (seed, bound) = (1000 * (k as u64 + 1), (1.0 / (pair[0] as f64).sqrt()) as f32);
+        let weight = Host::new([pair[1], pair[0]], generate(seed + 1, pair[0] * pair[1], bound));
+        trainer.params().set(&format!("fc{}.weight", k + 1), &weight)?;
+        trainer.params().set(&format!("fc{}.bias", k + 1), &Host::new([pair[1]], generate(seed + 2, pair[1], bound)))?;
+    }
+    let history = trainer.fit(&digits, Fit::new().batch_size(batch).shuffle(false))?;
+    let losses = &history.epochs[0].losses;
+    let want = numbers(&row["losses"]);
+    assert!(losses.len() == 20 && want.len() == 20, "{what}: {} losses", losses.len());
+    // Twenty steps amplify the rounding of f32 (PyTorch's own f32 run differs from its f64 run by up to 1e-5 here);
+    // the issue asks for 1e-4.
+    let near = |got: f64, want: f64, size: f64| (got - want).abs() <= 1e-4 * size;
+    for (k, (&got, &want)) in losses.iter().zip(&want).enumerate() {
+        if !near(f64::from(got), want, want.abs()) {
+            return Err(format!("{what}: loss of step {k} is {got}, not {want}").into());
+        }
+    }
+    for (name, value) in trainer.params().all()? {
+        let (sum, squares) = (row["sums"][&name].as_f64().expect("a number"), row["squares"][&name].as_f64().expect("a number"));
+        let value = value.to_f64();
+        let (s, q) = (value.iter().sum::<f64>(), value.iter().map(|x| x * x).sum::<f64>());
+        // A sum of n numbers of both signs is as large as √(n·Σx²) at most, and its error goes with that.
+        if !near(s, sum, (value.len() as f64 * squares).sqrt()) || !near(q, squares, squares) {
+            return Err(format!("{what}: {name} has the sum {s} and the squares {q}, not {sum} and {squares}").into());
+        }
+    }
+    let head = trainer.params().get("fc1.weight")?.to_f64()[..8].to_vec();
+    let want = numbers(&row["fc1_weight_head"]);
+    for (got, &want) in head.iter().zip(&want) {
+        if !near(*got, want, 0.125) {
+            return Err(format!("{what}: fc1.weight starts with {head:?}, not with {want:?}").into());
+        }
+    }
+    Ok(())
+}

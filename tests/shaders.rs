@@ -1,0 +1,356 @@
+//! Every shader, written by hand or generated, without a device: assembled, validated by naga, and translated to
+//! SPIR-V, MSL and HLSL as wgpu does it for Vulkan, Metal and DX12.
+//!
+//! The shaders are those of every case of every op, forward and backward, every candidate, unfused and fused; of the
+//! losses; and of every optimizer with every option; each for devices of several abilities.
+
+mod common;
+
+use common::{Check, Suite, small_limits};
+use downhill::{
+    Graph, Host, Shape, Tensor,
+    gpu::shader::assemble,
+    init::Init,
+    kernel::{Bind, Caps, Kernel, Pass, Source},
+    losses, ops,
+    optim::{self, GroupOptions, Optimizer},
+    params::Layout,
+    plan::{Options, Plan},
+    shape::DType,
+};
+use naga::{
+    AddressSpace, Module,
+    back::{hlsl, msl, spv},
+    proc::{BoundsCheckPolicies, BoundsCheckPolicy},
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+};
+use std::collections::{BTreeSet, HashMap, hash_map::Entry};
+
+fn main() {
+    let mut suite = Suite::new();
+    suite.test("ops", || {
+        let mut seen = Seen::default();
+        for (name, cases) in ops::all() {
+            for (caps, case) in devices().iter().flat_map(|caps| cases.iter().map(move |case| (caps, case))) {
+                let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
+                let y = case.op.shape(&shapes)?;
+                for kernel in case.op.kernels(&shapes, y, caps) {
+                    seen.kernel(&format!("{name} {} {}", case.name, kernel.name), &kernel, caps)?;
+                }
+            }
+        }
+        seen.report("ops", 50)
+    });
+    suite.test("gradients", || {
+        let mut seen = Seen::default();
+        for case in ops::all().into_iter().flat_map(|(_, cases)| cases) {
+            let g = Graph::training();
+            let x: Vec<Tensor> = case.inputs.iter().map(|(shape, _)| g.input_of(*shape)).collect();
+            let floats: Vec<Tensor> = x.iter().copied().filter(|t| t.shape().dtype() == DType::F32).collect();
+            let y = apply(&g, &case, &x);
+            let mut outputs = vec![y];
+            if case.gradient {
+                outputs.extend(y.sigmoid().sum_all().grad(&floats));
+            }
+            seen.plans(&case.name, &outputs)?;
+        }
+        seen.report("gradients", 100)
+    });
+    suite.test("losses", || {
+        let mut seen = Seen::default();
+        let g = Graph::training();
+        let (x, labels, same) = (g.input([6, 5]), g.labels([6]), g.input([6, 5]));
+        let classes = g.constant(Host::new([5], vec![0.5, 1.75, 0.3, 2.25, 1.2]));
+        let samples = g.input([6]);
+        for (name, loss) in [
+            ("mse", losses::mse(x, same)),
+            ("mae", losses::mae(x, same)),
+            ("huber", losses::huber(x, same, 0.5)),
+            ("bce", losses::bce(x, same)),
+            ("bce_with_logits", losses::bce_with_logits(x, same)),
+            ("kl_div", losses::kl_div(x, same)),
+            ("cross_entropy", losses::cross_entropy(x, labels)),
+            ("cross_entropy weighted", losses::cross_entropy(x, labels).label_smoothing(0.1).class_weights(classes)),
+            ("cross_entropy_soft", losses::cross_entropy_soft(x, same).label_smoothing(0.1).class_weights(classes)),
+            ("nll", losses::nll(x, labels).class_weights(classes)),
+        ] {
+            for loss in [loss, loss.sample_weights(samples)] {
+                for y in [loss.mean(), loss.none().sigmoid().sum_all()] {
+                    let grad = y.grad(&[x]);
+                    seen.plans(name, &[y, grad[0]])?;
+                }
+            }
+        }
+        seen.report("losses", 50)
+    });
+    suite.test("networks", || {
+        let mut seen = Seen::default();
+        for n in [1, 64] {
+            let g = Graph::training();
+            let (x, labels) = (g.input([n, 20]), g.labels([n]));
+            let h = x.linear("fc1", 33).gelu().dropout(0.3);
+            let h = (h + h.linear("fc2", 33).tanh()).linear("fc3", 7);
+            let y = h.cross_entropy(labels) + h.sigmoid().square().mean_all() * 0.1;
+            let mut outputs = vec![y, h.argmax(-1).to_f32().eq(labels).mean_all()];
+            outputs.extend(y.grad(&g.param_tensors()));
+            seen.plans("a network", &outputs)?;
+        }
+        seen.report("networks", 10)
+    });
+    suite.test("optimizers", || {
+        let mut seen = Seen::default();
+        for optimizer in optim::all() {
+            for caps in devices() {
+                seen.optimizer(&optimizer, &caps)?;
+                seen.optimizer(&optimizer.clone().clip_norm(1.0), &caps)?;
+                // Eight groups: what one dispatch can tell apart.
+                let many = (1..8).fold(optimizer.clone(), |o, k| {
+                    o.group(move |name| name.ends_with(&k.to_string()), GroupOptions { lr_scale: 1.0 + f64::from(k), ..Default::default() })
+                });
+                seen.optimizer(&many, &caps)?;
+            }
+        }
+        seen.report("optimizers", 20)
+    });
+    suite.test("broken shaders are found", broken);
+    suite.run()
+}
+
+fn apply<'g>(g: &'g Graph, case: &ops::Case, x: &[Tensor<'g>]) -> Tensor<'g> {
+    g.apply_op(case.op.clone(), x)
+}
+
+/// Abilities of devices that choose different kernels or constants.
+fn devices() -> Vec<Caps> {
+    let small = small_limits(4);
+    vec![
+        // Any WebGPU device.
+        Caps::default(),
+        // A software adapter, with and without subgroups.
+        Caps { software: true, ..Caps::default() },
+        Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() },
+        // Hardware: a fixed subgroup, a range of them, large workgroups.
+        Caps { subgroups: Some((32, 32)), max_workgroup_bytes: 48 << 10, max_invocations: 1024, max_bindings: 16, ..Caps::default() },
+        Caps { subgroups: Some((4, 128)), max_workgroup_bytes: 32 << 10, max_invocations: 512, ..Caps::default() },
+        // The small device of the other tests.
+        Caps {
+            max_bindings: small.max_storage_buffers_per_shader_stage as usize,
+            max_binding_bytes: small.max_storage_buffer_binding_size,
+            max_workgroup_bytes: small.max_compute_workgroup_storage_size,
+            max_invocations: small.max_compute_invocations_per_workgroup,
+            ..Caps::default()
+        },
+    ]
+}
+
+/// What a shader takes of a workgroup.
+#[derive(Clone, Copy)]
+struct Needs {
+    invocations: u32,
+    bytes: u32,
+}
+
+/// The shaders checked so far, by text and entry point.
+#[derive(Default)]
+struct Seen {
+    known: HashMap<(String, &'static str), Needs>,
+    files: BTreeSet<&'static str>,
+    passes: usize,
+}
+
+impl Seen {
+    fn pass(&mut self, what: &str, pass: &Pass, caps: &Caps) -> Check {
+        self.passes += 1;
+        self.files.insert(pass.source.name);
+        let needs = match self.known.entry((assemble(pass)?, pass.entry)) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                let needs = check(&new.key().0, pass).map_err(|e| format!("{what}, {} {}: {e}", pass.source.name, pass.entry))?;
+                *new.insert(needs)
+            }
+        };
+        let over = |name: &str, need: u32, limit: u32| match need > limit {
+            true => Err(format!("{what}, {} {}: {need} {name}, but {caps:?}", pass.source.name, pass.entry)),
+            false => Ok(()),
+        };
+        over("storage buffers", pass.binds.len() as u32, caps.max_bindings as u32)?;
+        over("invocations", needs.invocations, caps.max_invocations)?;
+        Ok(over("bytes of workgroup memory", needs.bytes, caps.max_workgroup_bytes)?)
+    }
+    fn kernel(&mut self, what: &str, kernel: &Kernel, caps: &Caps) -> Check {
+        kernel.passes.iter().try_for_each(|pass| self.pass(what, pass, caps))
+    }
+    /// Every way to lower `outputs`.
+    fn plans(&mut self, what: &str, outputs: &[Tensor]) -> Check {
+        for caps in devices() {
+            for (candidate, fuse) in [(Some(0), true), (Some(0), false), (Some(1), true), (None, true)] {
+                let options = Options { candidate, fuse, ..Options::new(Some(caps)) };
+                let plan = Plan::new(outputs, &[], &options)?;
+                for step in &plan.steps {
+                    let kernel = step.kernel.iter();
+                    kernel.clone().try_for_each(|k| self.kernel(&format!("{what}: {}", step.label), k, &caps))?;
+                    assert!(kernel.count() == 1 || step.op.is_alias(), "{}: no kernel", step.label);
+                }
+            }
+        }
+        Ok(())
+    }
+    fn optimizer(&mut self, optimizer: &Optimizer, caps: &Caps) -> Check {
+        let g = Graph::training();
+        (0..8).for_each(|k| drop(g.param(&format!("w{k}"), [3, 100 + k], Init::Zeros)));
+        let params: Vec<_> = g.param_defs();
+        let groups = optimizer.groups(&params)?;
+        let layout = Layout::new(&params, &groups.of, groups.settings.len(), 1024, 1 << 20)?;
+        assert!(layout.pieces.len() > 1);
+        let what = format!("{optimizer:?}");
+        for (piece, ends) in layout.ends.iter().enumerate() {
+            let kernel = optimizer.update_kernel(ends, layout.pieces[piece], caps);
+            // Adam's six buffers are more than the smallest device has; there, training with it is an error.
+            let fits = kernel.passes.iter().all(|p| p.binds.len() <= caps.max_bindings);
+            assert!(fits || caps.max_bindings < 8, "{what} needs more buffers than WebGPU promises");
+            let caps = Caps { max_bindings: caps.max_bindings.max(8), ..*caps };
+            self.kernel(&what, &kernel, &caps)?;
+        }
+        for (_, kernel) in optimizer.guard_kernels(&layout, caps) {
+            self.kernel(&what, &kernel, caps)?;
+        }
+        Ok(())
+    }
+    fn report(&self, what: &str, least: usize) -> Check {
+        let files: Vec<&str> = self.files.iter().copied().collect();
+        println!("{what}: {} different shaders in {} passes, of {}", self.known.len(), self.passes, files.join(", "));
+        assert!(self.known.len() >= least, "only {} shaders", self.known.len());
+        Ok(())
+    }
+}
+
+/// Validates a shader and translates it for every backend.
+fn check(text: &str, pass: &Pass) -> Result<Needs, String> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
+    let entry = module.entry_points.iter().find(|e| e.name == pass.entry).ok_or(format!("no entry point {}", pass.entry))?;
+    for checked in [false, true] {
+        to_spirv(&module, &info, pass, checked)?;
+        to_msl(&module, &info, pass, checked)?;
+        to_hlsl(&module, &info, pass, checked)?;
+    }
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
+    let bytes = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+    Ok(Needs { invocations: entry.workgroup_size.iter().product(), bytes })
+}
+
+/// Group and number of every binding, in order, and whether the shader writes it.
+fn bindings(pass: &Pass) -> impl Iterator<Item = (naga::ResourceBinding, bool)> + '_ {
+    let storage = pass.binds.iter().enumerate().map(|(i, b)| (0, i as u32 + 1, b.write));
+    let step = pass.step.then_some((1, 0, false));
+    let all = std::iter::once((0, 0, false)).chain(storage).chain(step);
+    all.map(|(group, binding, write)| (naga::ResourceBinding { group, binding }, write))
+}
+
+fn policies(checked: bool) -> BoundsCheckPolicies {
+    let policy = if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked };
+    BoundsCheckPolicies { index: policy, buffer: policy, ..BoundsCheckPolicies::default() }
+}
+
+fn to_spirv(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Result<(), String> {
+    let slot = |(i, (at, _)): (usize, (naga::ResourceBinding, bool))| {
+        (at, spv::BindingInfo { descriptor_set: at.group, binding: i as u32, binding_array_size: None })
+    };
+    let options = spv::Options {
+        lang_version: if pass.source.text.contains("subgroup") { (1, 3) } else { (1, 0) },
+        fake_missing_bindings: false,
+        binding_map: bindings(pass).enumerate().map(slot).collect(),
+        bounds_check_policies: policies(checked),
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        force_loop_bounding: checked,
+        ..spv::Options::default()
+    };
+    let entry = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: pass.entry.to_string() };
+    let words = spv::write_vec(module, info, &options, Some(&entry)).map_err(|e| format!("SPIR-V: {e}"))?;
+    assert!(words[0] == 0x0723_0203 && words.len() > 50, "SPIR-V");
+    Ok(())
+}
+
+fn to_msl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Result<(), String> {
+    let slot = |(i, (at, mutable)): (usize, (naga::ResourceBinding, bool))| {
+        (at, msl::BindTarget { buffer: Some(i as u8), mutable, ..msl::BindTarget::default() })
+    };
+    let resources = bindings(pass).enumerate().map(slot).collect();
+    let map = msl::EntryPointResources { resources, immediates_buffer: None, sizes_buffer: Some(30) };
+    let options = msl::Options {
+        lang_version: (2, 4),
+        per_entry_point_map: [(pass.entry.to_string(), map)].into(),
+        fake_missing_bindings: false,
+        bounds_check_policies: policies(checked),
+        zero_initialize_workgroup_memory: false,
+        force_loop_bounding: checked,
+        ..msl::Options::default()
+    };
+    let entry = msl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, pass.entry.to_string())), ..Default::default() };
+    let (text, translated) = msl::write_string(module, info, &options, &entry).map_err(|e| format!("MSL: {e}"))?;
+    let name = translated.entry_point_names.first().ok_or("MSL: no entry point")?.as_ref().map_err(|e| format!("MSL: {e}"))?;
+    assert!(text.contains(&format!("kernel void {name}(")), "MSL");
+    Ok(())
+}
+
+fn to_hlsl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Result<(), String> {
+    let target = |space, register, restrict_indexing| hlsl::BindTarget { space, register, restrict_indexing, ..Default::default() };
+    let slot = |(i, (at, _)): (usize, (naga::ResourceBinding, bool))| (at, target(0, i as u32, true));
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_0,
+        binding_map: bindings(pass).enumerate().map(slot).collect(),
+        fake_missing_bindings: false,
+        // Where DX12 is told `num_workgroups`, which it has no builtin for.
+        special_constants_binding: Some(target(255, 0, false)),
+        zero_initialize_workgroup_memory: false,
+        restrict_indexing: checked,
+        force_loop_bounding: checked,
+        ..hlsl::Options::default()
+    };
+    let entry = hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, pass.entry.to_string())) };
+    let mut text = String::new();
+    let written = hlsl::Writer::new(&mut text, &options, &entry).write(module, info, None).map_err(|e| format!("HLSL: {e}"))?;
+    let name = written.entry_point_names.first().ok_or("HLSL: no entry point")?.as_ref().map_err(|e| format!("HLSL: {e}"))?;
+    assert!(text.contains(&format!("void {name}(")) && text.contains("[numthreads("), "HLSL");
+    Ok(())
+}
+
+/// The harness itself: each of these is wrong in one way, and each must be found.
+fn broken() -> Check {
+    let caps = Caps { max_workgroup_bytes: 4096, max_invocations: 64, max_bindings: 2, ..Caps::default() };
+    let verdict = |text: &'static str, bindings: usize| {
+        let pass = Pass {
+            source: Source { name: "test", text },
+            entry: "forward",
+            consts: Vec::new(),
+            params: Vec::new(),
+            binds: (0..bindings).map(|i| Bind::output(format!("y{i}"), DType::F32)).collect(),
+            code: String::new(),
+            units: 1,
+            per_group: 1,
+            step: false,
+        };
+        Seen::default().pass("a test", &pass, &caps).map_err(|e| e.to_string())
+    };
+    let head = "@compute @workgroup_size(64) fn forward(@builtin(global_invocation_id) id: vec3<u32>) ";
+    let leak = |body: &str| -> &'static str { format!("{head}{{ {body} }}").leak() };
+    verdict(leak("y0[id.x] = 1.0;"), 1)?;
+    for (text, bindings, part) in [
+        (leak("y0[id.x] = 1.0"), 1, "expected"),
+        (leak("y0[id.x] = 1u;"), 1, "Entry point"),
+        (leak("y7[id.x] = 1.0;"), 1, "no definition in scope"),
+        (leak("y0[id.x] = sinn(1.0);"), 1, "no definition in scope"),
+        ("@compute @workgroup_size(64) fn backward() { y0[0] = 1.0; }", 1, "entry point"),
+        ("@compute @workgroup_size(65) fn forward() { y0[0] = 1.0; }", 1, "65 invocations"),
+        ("var<workgroup> t: array<f32, 1025>;\n@compute @workgroup_size(64) fn forward() { y0[0] = t[3]; }", 1, "4100 bytes"),
+        (leak("y0[id.x] = y1[0] + y2[0];"), 3, "3 storage buffers"),
+    ] {
+        match verdict(text, bindings) {
+            Err(why) => assert!(why.contains(part), "found, but not as `{part}`: {why}"),
+            Ok(()) => return Err(format!("not found: {text}").into()),
+        }
+    }
+    Ok(())
+}
