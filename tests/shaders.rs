@@ -333,7 +333,7 @@ fn broken() -> Check {
         (leak("y0[id.x] = 1.0"), 1, "expected"),
         (leak("y0[id.x] = 1u;"), 1, "automatic conversions"),
         (leak("y2[id.x] = 1.0;"), 3, "not permitted"),
-        ("@compute @workgroup_size(0) fn forward() { y0[0] = 1.0; }", 1, "workgroup size"),
+        ("@compute @workgroup_size(0) fn forward() { y0[0] = 1.0; }", 1, "Workgroup size"),
         (leak("y7[id.x] = 1.0;"), 1, "no definition in scope"),
         (leak("y0[id.x] = sinn(1.0);"), 1, "no definition in scope"),
         ("@compute @workgroup_size(64) fn backward() { y0[0] = 1.0; }", 1, "entry point"),

@@ -1,2 +1,4 @@
 mod common;
-fn main() { common::Suite::new().run() }
+fn main() {
+    common::Suite::new().run()
+}
