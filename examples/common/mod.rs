@@ -1,0 +1,40 @@
+//! What every example needs: the flag `--device`, and errors that end as one line.
+
+use clap::{Args, Parser};
+use downhill::{Device, Result};
+use std::{error::Error, process::ExitCode};
+
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// best (a real GPU, else the CPU), cpu, gpu (software ones too), or a part of an adapter's name
+    #[arg(long, default_value = "best", value_name = "best|cpu|gpu|NAME")]
+    device: String,
+}
+
+impl DeviceArgs {
+    /// Opens the device and prints what it is, its driver, and why it was chosen.
+    pub fn open(&self) -> Result<Device> {
+        let device = Device::parse(&self.device)?;
+        println!("device: {} (driver: {})", device.name(), device.driver());
+        println!("why:    {}", device.why());
+        Ok(device)
+    }
+}
+
+/// The whole of an example's `main`: reads the flags and runs. What goes wrong ends as one line on stderr and exit code 2.
+pub fn run<A: Parser>(example: impl FnOnce(A) -> Result<(), Box<dyn Error>>) -> ExitCode {
+    let error = match A::try_parse() {
+        Ok(args) => match example(args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => format!("error: {error}"),
+        },
+        // The text of --help.
+        Err(error) if !error.use_stderr() => error.exit(),
+        // clap's message, without the usage below it.
+        Err(error) => {
+            error.to_string().lines().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")).collect::<Vec<_>>().join(" ")
+        }
+    };
+    eprintln!("{}", error.split_whitespace().collect::<Vec<_>>().join(" "));
+    ExitCode::from(2)
+}
