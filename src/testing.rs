@@ -108,6 +108,12 @@ fn middle<'g>(g: &'g Graph, case: &Case) -> Middle<'g> {
     Middle { x: floats, y, loss, grads }
 }
 
+/// The case's op in the middle of a graph, written into `g`: its output, then the gradient of every float input.
+pub fn graph<'g>(g: &'g Graph, case: &Case) -> Vec<Tensor<'g>> {
+    let m = middle(g, case);
+    std::iter::once(m.y).chain(m.grads).collect()
+}
+
 /// The shape rule and, by central differences in `f64`, the gradient.
 pub fn check_reference(case: &Case) -> Result<(), String> {
     let g = Graph::training();
