@@ -9,7 +9,9 @@ use crate::shape::DType;
 /// A WGSL file: its name in `shaders/` without the ending, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
+    /// In errors, and in labels.
     pub name: &'static str,
+    /// WGSL, with `//!include` lines.
     pub text: &'static str,
 }
 
@@ -25,7 +27,9 @@ pub use source;
 /// A constant of a kernel: a field of the uniform `p`, or a WGSL `const`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Word {
+    /// `u32` in WGSL.
     U(u32),
+    /// `f32` in WGSL, exact to the bit.
     F(f32),
 }
 
@@ -86,10 +90,15 @@ impl Span {
 /// One `@binding`: `var<storage, read> name: array<dtype>`, or `read_write` where it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bind {
+    /// The variable's name in the shader.
     pub name: String,
+    /// The tensor behind it.
     pub which: Which,
+    /// Its element type.
     pub dtype: DType,
+    /// How much of it a dispatch sees.
     pub span: Span,
+    /// Whether the shader writes it.
     pub write: bool,
 }
 
@@ -123,10 +132,15 @@ impl Bind {
 /// workgroup id back into one number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pass {
+    /// The file with the entry point.
     pub source: Source,
+    /// `forward`, `grad_x`, …, with a suffix for a strategy.
     pub entry: &'static str,
+    /// WGSL constants: part of the pipeline, so for what makes another kernel (flags, tile sizes).
     pub consts: Vec<(&'static str, Word)>,
+    /// Fields of the uniform `p`: sizes and numbers, which do not make another pipeline.
     pub params: Vec<(String, Word)>,
+    /// Tensors, in the order of their bindings.
     pub binds: Vec<Bind>,
     /// Generated functions, put before the file's own; empty for most kernels.
     pub code: String,
@@ -143,6 +157,7 @@ pub struct Pass {
 pub struct Kernel {
     /// The strategy, e.g. `tiled`; it names the candidate in reports.
     pub name: &'static str,
+    /// What is dispatched, in order.
     pub passes: Vec<Pass>,
     /// Elements of each scratch buffer.
     pub scratch: Vec<usize>,

@@ -10,6 +10,7 @@ use std::panic::Location;
 /// The op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argmax {
+    /// Along which it looks, and which the output lacks.
     pub axis: usize,
     /// Look for the smallest instead.
     pub min: bool,

@@ -12,6 +12,7 @@ pub struct GatherRows;
 /// Its gradient: dy `[.., d..]`, index `[..]` → `[rows, d..]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScatterRows {
+    /// Rows of the table.
     pub rows: usize,
 }
 

@@ -14,17 +14,24 @@ use std::{ops::Range, panic::Location};
 /// How elements are put together. Extrema are NaN where an element is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {
+    /// Σ x.
     Sum,
+    /// Σ x / n.
     Mean,
+    /// The largest.
     Max,
+    /// The smallest.
     Min,
 }
 
 /// Reduces the adjacent axes `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reduce {
+    /// How the elements are put together.
     pub fold: Fold,
+    /// The first axis that is reduced.
     pub start: usize,
+    /// The first one after those.
     pub end: usize,
     /// The reduced axes stay, with size 1.
     pub keepdim: bool,

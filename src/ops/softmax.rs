@@ -11,7 +11,9 @@ use std::panic::Location;
 /// The op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Softmax {
+    /// Along which the results sum to 1.
     pub axis: usize,
+    /// The logarithm of it.
     pub log: bool,
 }
 
