@@ -73,7 +73,14 @@ pub enum Span {
     /// Unit `u` touches at most `chunk` elements from `u / chunks · line + u % chunks · chunk` on: pieces of lines that
     /// need not be multiples of anything. Split as `PerUnit` is, but a window may start anywhere: the shader sees the
     /// tensor from the last multiple of 64 elements at or before its first unit's start.
-    Lines { line: usize, chunks: usize, chunk: usize },
+    Lines {
+        /// Elements of a line.
+        line: usize,
+        /// Units of a line.
+        chunks: usize,
+        /// Elements of a unit; the last one of a line may have fewer.
+        chunk: usize,
+    },
 }
 
 impl Span {
