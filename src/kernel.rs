@@ -70,6 +70,28 @@ pub enum Span {
     /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
     /// these tensors from 0, and adds `p.first` where it needs the unit's number in the whole.
     PerUnit(usize),
+    /// Unit `u` touches at most `chunk` elements from `u / chunks · line + u % chunks · chunk` on: pieces of lines that
+    /// need not be multiples of anything. Split as `PerUnit` is, but a window may start anywhere: the shader sees the
+    /// tensor from the last multiple of 64 elements at or before its first unit's start.
+    Lines {
+        /// Elements of a line.
+        line: usize,
+        /// Units of a line.
+        chunks: usize,
+        /// Elements of a unit; the last one of a line may have fewer.
+        chunk: usize,
+    },
+}
+
+impl Span {
+    /// The first element that unit `u` touches.
+    pub fn start(self, u: usize) -> usize {
+        match self {
+            Span::Whole => 0,
+            Span::PerUnit(n) => u * n,
+            Span::Lines { line, chunks, chunk } => u / chunks * line + u % chunks * chunk,
+        }
+    }
 }
 
 /// One `@binding`: `var<storage, read> name: array<dtype>`, or `read_write` where it is written.

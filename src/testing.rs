@@ -127,6 +127,12 @@ fn middle<'g>(g: &'g Graph, case: &Case) -> Middle<'g> {
     Middle { x: floats, y, loss, grads }
 }
 
+/// The case's op in the middle of a graph, written into `g`: its output, then the gradient of every float input.
+pub fn graph<'g>(g: &'g Graph, case: &Case) -> Vec<Tensor<'g>> {
+    let m = middle(g, case);
+    std::iter::once(m.y).chain(m.grads).collect()
+}
+
 /// Everything: each case of an op, by [`check_reference`] and by [`check_device`].
 ///
 /// # Errors

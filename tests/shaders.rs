@@ -10,6 +10,7 @@ use common::{Check, Suite, small_limits};
 use downhill::{
     Graph, Host, Shape, Tensor,
     gpu::shader::assemble,
+    graph::ParamDef,
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     losses, ops,
@@ -17,6 +18,7 @@ use downhill::{
     params::Layout,
     plan::{Options, Plan},
     shape::DType,
+    testing,
 };
 use naga::{
     AddressSpace, Module,
@@ -45,13 +47,7 @@ fn main() {
         let mut seen = Seen::default();
         for case in ops::all().into_iter().flat_map(|(_, cases)| cases) {
             let g = Graph::training();
-            let x: Vec<Tensor> = case.inputs.iter().map(|(shape, _)| g.input_of(*shape)).collect();
-            let floats: Vec<Tensor> = x.iter().copied().filter(|t| t.shape().dtype() == DType::F32).collect();
-            let y = apply(&g, &case, &x);
-            let mut outputs = vec![y];
-            if case.gradient {
-                outputs.extend(y.sigmoid().sum_all().grad(&floats));
-            }
+            let outputs = testing::graph(&g, &case);
             seen.plans(&case.name, &outputs)?;
         }
         seen.report("gradients", 100)
@@ -114,10 +110,6 @@ fn main() {
     });
     suite.test("broken shaders are found", broken);
     suite.run()
-}
-
-fn apply<'g>(g: &'g Graph, case: &ops::Case, x: &[Tensor<'g>]) -> Tensor<'g> {
-    g.apply_op(case.op.clone(), x)
 }
 
 /// Abilities of devices that choose different kernels or constants.
@@ -196,9 +188,8 @@ impl Seen {
         Ok(())
     }
     fn optimizer(&mut self, optimizer: &Optimizer, caps: &Caps) -> Check {
-        let g = Graph::training();
-        (0..8).for_each(|k| drop(g.param(&format!("w{k}"), [3, 100 + k], Init::Zeros)));
-        let params: Vec<_> = g.param_defs();
+        let param = |k: usize| ParamDef { name: format!("w{k}"), shape: Shape::from([3, 100 + k]), init: Init::Zeros, decay: true };
+        let params: Vec<ParamDef> = (0..8).map(param).collect();
         let groups = optimizer.groups(&params)?;
         let layout = Layout::new(&params, &groups.of, groups.settings.len(), 1024, 1 << 20)?;
         assert!(layout.pieces.len() > 1);
@@ -321,12 +312,13 @@ fn to_hlsl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Re
 fn broken() -> Check {
     let caps = Caps { max_workgroup_bytes: 4096, max_invocations: 64, max_bindings: 2, ..Caps::default() };
     let verdict = |text: &'static str, bindings: usize| {
+        let read_only = |i: usize, bind: Bind| Bind { write: i < 2, ..bind };
         let pass = Pass {
             source: Source { name: "test", text },
             entry: "forward",
             consts: Vec::new(),
             params: Vec::new(),
-            binds: (0..bindings).map(|i| Bind::output(format!("y{i}"), DType::F32)).collect(),
+            binds: (0..bindings).map(|i| read_only(i, Bind::output(format!("y{i}"), DType::F32))).collect(),
             code: String::new(),
             units: 1,
             per_group: 1,
@@ -339,7 +331,9 @@ fn broken() -> Check {
     verdict(leak("y0[id.x] = 1.0;"), 1)?;
     for (text, bindings, part) in [
         (leak("y0[id.x] = 1.0"), 1, "expected"),
-        (leak("y0[id.x] = 1u;"), 1, "Entry point"),
+        (leak("y0[id.x] = 1u;"), 1, "automatic conversions"),
+        (leak("y2[id.x] = 1.0;"), 3, "not permitted"),
+        ("@compute @workgroup_size(0) fn forward() { y0[0] = 1.0; }", 1, "Workgroup size"),
         (leak("y7[id.x] = 1.0;"), 1, "no definition in scope"),
         (leak("y0[id.x] = sinn(1.0);"), 1, "no definition in scope"),
         ("@compute @workgroup_size(64) fn backward() { y0[0] = 1.0; }", 1, "entry point"),

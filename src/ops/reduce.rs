@@ -205,7 +205,7 @@ impl OpDef for Reduce {
                 k => Bind::scratch("x", k - 1),
             };
             let to = if last { Bind::output("y", DType::F32) } else { Bind::scratch("y", scratch.len()).written() };
-            let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.bind(from, lines.chunk), lines.bind(to, 1)]);
+            let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.full(from), lines.ones(to)]);
             // Only the last pass divides.
             let fold = if !last && self.fold == Fold::Mean { Fold::Sum } else { self.fold };
             pass.consts.push(("KIND", (fold as u32).into()));

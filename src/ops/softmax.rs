@@ -70,8 +70,8 @@ impl OpDef for Softmax {
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let lines = Lines::new(x[0].around(self.axis), false, caps);
-        let x = lines.bind(Bind::input("x", 0, DType::F32), lines.chunk);
-        let y = lines.bind(Bind::output("y", DType::F32), lines.chunk);
+        let x = lines.full(Bind::input("x", 0, DType::F32));
+        let y = lines.full(Bind::output("y", DType::F32));
         let mut pass = lines.pass(source!("softmax"), "forward", vec![x, y]);
         pass.consts.push(("LOG", u32::from(self.log).into()));
         vec![Kernel::one("lines", pass)]
