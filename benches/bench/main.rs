@@ -34,6 +34,17 @@ struct Options {
     bench: bool,
 }
 
+type Bench = fn(&mut Table, &On);
+
+const BENCHES: [(&str, Bench); 6] = [
+    ("matmul", matmul),
+    ("elementwise", elementwise),
+    ("reduction", reduction),
+    ("optimizer", optimizer),
+    ("training", training),
+    ("host", host),
+];
+
 /// A device, and how much of it there is time for.
 struct On {
     device: Device,
@@ -51,18 +62,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut table = Table::new(options.json.as_deref(), budget)?;
     let wanted = |name: &str, part: &Option<String>| part.as_ref().is_none_or(|p| name.to_lowercase().contains(&p.to_lowercase()));
-    let benches: [(&str, fn(&mut Table, &On)); 6] = [
-        ("matmul", matmul),
-        ("elementwise", elementwise),
-        ("reduction", reduction),
-        ("optimizer", optimizer),
-        ("training", training),
-        ("host", host),
-    ];
     let mut ran = false;
     for on in devices(&options)?.into_iter().filter(|on| wanted(&on.device.to_string(), &options.device)) {
         table.device(&on.device);
-        for (_, bench) in benches.iter().filter(|(name, _)| wanted(name, &options.filter)) {
+        for (_, bench) in BENCHES.iter().filter(|(name, _)| wanted(name, &options.filter)) {
             bench(&mut table, &on);
             ran = true;
         }
