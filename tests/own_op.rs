@@ -1,6 +1,7 @@
-//! An op from outside of the crate, as ARCHITECTURE.md shows how to add one: a running sum along the last axis.
+//! An op from outside of the crate, as ARCHITECTURE.md shows how to add one: a running sum along the last axis. And an
+//! optimizer.
 //!
-//! It passes the harness that the library's own ops pass, on every device, and trains; and the harness finds the bugs
+//! The op passes the harness that the library's own ops pass, on every device, and trains; and the harness finds the bugs
 //! that are put into it here.
 
 mod common;
@@ -12,7 +13,7 @@ use downhill::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     ops::{Case, Key, OpDef},
-    optim::Sgd,
+    optim::{Hyper, MAX_STATES, Optimizer, Rule, Sgd, State},
     testing,
 };
 use std::sync::Arc;
@@ -202,10 +203,59 @@ fn train(device: &Device) -> Check {
     Ok(())
 }
 
+/// `w ← w − lr · sign(g)`, of Bernstein et al. 2018, arXiv:1802.04434.
+#[derive(Clone, Debug)]
+struct SignSgd {
+    lr: f64,
+}
+
+impl Rule for SignSgd {
+    const NAME: &'static str = "SignSgd";
+    fn source() -> Source {
+        let text = "fn update(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 { return w - h[0] * sign(grad); }";
+        Source { name: "sign_sgd", text }
+    }
+    fn states(&self) -> Vec<State> {
+        Vec::new()
+    }
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+    fn weight_decay(&self) -> f64 {
+        0.0
+    }
+    fn check(&self) -> downhill::Result<()> {
+        Ok(())
+    }
+    fn hyper(&self, _t: u64, lr: f64, _decay: f64) -> Hyper {
+        [lr, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
+    fn update<T: Real>(w: T, g: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        w - h[0] * if g == T::zero() { g } else { g.signum() }
+    }
+    fn cases() -> Vec<SignSgd> {
+        vec![SignSgd { lr: 0.25 }]
+    }
+}
+
+/// Steps of one length towards 5 and -1: ten of 1/4 get to 2.5, and to -1 and no further.
+fn own_optimizer(device: &Device) -> Check {
+    let g = Graph::training();
+    let w = g.param("w", [2], Init::Zeros);
+    let loss = (w - g.constant(Host::new([2], vec![5.0, -1.0]))).square().sum_all();
+    let mut trainer = Trainer::new(device, loss, Optimizer::from(SignSgd { lr: 0.25 }))?;
+    for _ in 0..10 {
+        trainer.step(&[])?;
+    }
+    let w = trainer.params().get("w")?;
+    if w.f() == [2.5, -1.0] { Ok(()) } else { Err(format!("{:?} instead of [2.5, -1]", w.f()).into()) }
+}
+
 fn main() {
     let mut suite = Suite::new();
     suite.each(&[On::Cpu, On::Gpu, On::Checked, On::Webgpu, On::Small], "harness", |device| Ok(testing::check::<RunningSum>(device)?));
     suite.each(&BOTH, "trains", train);
+    suite.each(&BOTH, "own optimizer", own_optimizer);
     suite.on(On::Cpu, "wrong gradient", |d| expect(Bug::Gradient, d, "gradient of input 0"));
     suite.on(On::Gpu, "wrong value", |d| expect(Bug::Value, d, "times the tolerance"));
     suite.on(On::Gpu, "hole", |d| expect(Bug::Hole, d, "was not written"));
