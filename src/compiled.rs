@@ -4,6 +4,7 @@ use crate::{
     device::Device,
     engine::{Engine, Store, check_input},
     error::{Error, Result},
+    gpu::Counters,
     graph::{InputDef, Tensor},
     host::Host,
     ops::Key,
@@ -27,6 +28,8 @@ pub struct Compiled {
     inputs: Vec<InputDef>,
     outputs: usize,
     key: Key,
+    /// Whether the inputs have been loaded.
+    loaded: bool,
 }
 
 impl Compiled {
@@ -43,7 +46,7 @@ impl Compiled {
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
         let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
         let engine = Engine::new(device, plan, store, None, 0).await?;
-        Ok(Compiled { engine, inputs, outputs, key: Key { seed, step: 0 } })
+        Ok(Compiled { engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 } })
     }
     /// How many inputs it takes.
     pub fn inputs(&self) -> usize {
@@ -57,21 +60,87 @@ impl Compiled {
     pub fn run(&mut self, inputs: &[Host<f32>]) -> Result<Vec<Host<f32>>> {
         pollster::block_on(self.run_async(inputs))
     }
+    /// [`run`](Compiled::run) without blocking.
     pub async fn run_async(&mut self, inputs: &[Host<f32>]) -> Result<Vec<Host<f32>>> {
+        self.load(inputs)?;
+        self.launch()?;
+        let mut out = Vec::with_capacity(self.outputs);
+        for i in 0..self.outputs {
+            out.push(self.engine.read(i).await?);
+        }
+        Ok(out)
+    }
+    /// Puts inputs on the device, for all calls of [`launch`](Compiled::launch) until others are loaded.
+    ///
+    /// # Errors
+    /// As [`run`](Compiled::run).
+    pub fn load(&mut self, inputs: &[Host<f32>]) -> Result<()> {
         if inputs.len() != self.inputs.len() {
             let (got, want) = (format!("{} tensors", inputs.len()), format!("{}", self.inputs.len()));
             return Err(Error::Input { what: "inputs".into(), got, want });
         }
         for (i, (data, def)) in inputs.iter().zip(&self.inputs).enumerate() {
             check_input(def, i, data)?;
+        }
+        for (i, data) in inputs.iter().enumerate() {
             self.engine.write(i, data)?;
+        }
+        self.loaded = true;
+        Ok(())
+    }
+    /// Runs on the inputs loaded last. On a GPU it returns when the work is queued; outputs stay on the device until
+    /// [`output`](Compiled::output) reads them.
+    ///
+    /// # Errors
+    /// Inputs that were never loaded, a fault of the device.
+    pub fn launch(&mut self) -> Result<()> {
+        if !self.loaded {
+            return Err(Error::argument("launch", "no inputs have been loaded"));
         }
         self.engine.step(self.key, None)?;
         self.key.step += 1;
-        let mut out = Vec::with_capacity(self.outputs);
-        for i in 0..self.outputs {
-            out.push(self.engine.read(i).await?);
+        Ok(())
+    }
+    /// Output `i` of the last run; waits for it.
+    ///
+    /// # Errors
+    /// A number beyond the outputs, a fault of the device.
+    pub fn output(&self, i: usize) -> Result<Host<f32>> {
+        if i >= self.outputs {
+            return Err(Error::argument(format!("output {i}"), format!("there are {}", self.outputs)));
         }
-        Ok(out)
+        pollster::block_on(self.engine.read(i))
+    }
+    /// Waits until all runs are done.
+    pub fn wait(&mut self) -> Result<()> {
+        self.engine.finish()
+    }
+    /// What it did so far on a GPU; `None` on the CPU.
+    pub fn counters(&self) -> Option<Counters> {
+        self.engine.gpu().map(|exec| exec.counters())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+
+    #[test]
+    fn load_once_launch_often() {
+        let g = Graph::inference();
+        let x = g.input([3]);
+        let mut f = Device::cpu().compile(&[x * 2.0, x.sum_all()]).unwrap();
+        let early = f.launch().unwrap_err().to_string();
+        assert!(early.contains("no inputs have been loaded"), "{early}");
+        // Inputs that do not fit leave the loaded ones alone.
+        f.load(&[Host::new([3], vec![1.0, 2.0, 4.0])]).unwrap();
+        assert!(f.load(&[Host::new([2], vec![1.0, 2.0])]).is_err());
+        for _ in 0..2 {
+            f.launch().unwrap();
+            f.wait().unwrap();
+            assert_eq!((f.output(0).unwrap().f(), f.output(1).unwrap().f()), (&[2.0, 4.0, 8.0][..], &[7.0][..]));
+        }
+        assert!(f.output(2).unwrap_err().to_string().contains("there are 2"));
     }
 }

@@ -36,6 +36,7 @@ impl Device {
     pub fn best() -> Result<Device> {
         pollster::block_on(Device::best_async())
     }
+    /// [`best`](Device::best) without blocking.
     pub async fn best_async() -> Result<Device> {
         Ok(match gpu::open(&GpuOptions::default()).await {
             Ok(gpu) => Device { why: "the best GPU of this machine".into(), gpu: Some(gpu) },
@@ -70,6 +71,7 @@ impl Device {
     pub fn open(options: &GpuOptions) -> Result<Device> {
         pollster::block_on(Device::open_async(options))
     }
+    /// [`open`](Device::open) without blocking.
     pub async fn open_async(options: &GpuOptions) -> Result<Device> {
         Ok(Device { gpu: Some(gpu::open(options).await?), why: "asked for".into() })
     }

@@ -180,6 +180,13 @@ impl Engine {
         }
         Ok(())
     }
+    /// Waits until all steps are done.
+    pub fn finish(&mut self) -> Result<()> {
+        match self {
+            Engine::Cpu { .. } => Ok(()),
+            Engine::Gpu(exec) => exec.finish(),
+        }
+    }
     /// An output of the last step; waits for it.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
         match self {

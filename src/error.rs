@@ -24,45 +24,130 @@ pub type Place = &'static Location<'static>;
 pub enum Error {
     /// An op was given shapes (or a setting) it cannot take. Found while the graph is built, before any GPU work.
     #[error("{op}: {}: {why} ({}:{})", Shapes(.shapes), .place.file(), .place.line())]
-    Op { op: String, shapes: Vec<Shape>, why: String, place: Place },
+    Op {
+        /// The op's name, e.g. `matmul`.
+        op: String,
+        /// The shapes it was given.
+        shapes: Vec<Shape>,
+        /// What does not fit, and what would.
+        why: String,
+        /// The line that called it.
+        place: Place,
+    },
     /// An argument outside its range.
     #[error("{what}: {why}")]
-    Argument { what: String, why: String },
+    Argument {
+        /// The function or setting.
+        what: String,
+        /// What it was given, and what it takes.
+        why: String,
+    },
     /// Data handed to a plan does not have the shape the graph was built for.
     #[error("{what}: got {got}, but the graph was built for {want}")]
-    Input { what: String, got: String, want: String },
+    Input {
+        /// Which input.
+        what: String,
+        /// The shape that came.
+        got: String,
+        /// The shape that the graph has.
+        want: String,
+    },
     /// A label that names no class.
     #[error("label {label} in row {row} is not one of the {classes} classes (0 to {})", classes - 1)]
-    Label { row: usize, label: u32, classes: usize },
+    Label {
+        /// The sample, from 0.
+        row: usize,
+        /// What it has.
+        label: u32,
+        /// How many classes there are.
+        classes: usize,
+    },
     /// NaN or infinity in data.
     #[error("{what}: {value} at row {row}, column {column}: replace or drop it before training")]
-    NonFinite { what: String, value: f32, row: usize, column: usize },
+    NonFinite {
+        /// Which data.
+        what: String,
+        /// NaN or ±infinity.
+        value: f32,
+        /// The sample, from 0.
+        row: usize,
+        /// The number within the sample, from 0.
+        column: usize,
+    },
     /// A file that cannot be read or written.
     #[error("{}: {why}", path.display())]
-    File { path: PathBuf, why: String },
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
     /// A file whose content is not what its format says.
     #[error("{}: {why}", path.display())]
-    Format { path: PathBuf, why: String },
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in the file.
+        why: String,
+    },
     /// A data set that is in none of the places where it was looked for.
     #[error("{name}: not found; looked in {}. {advice}", looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
-    NoData { name: String, looked: Vec<PathBuf>, advice: String },
+    NoData {
+        /// What was asked for.
+        name: String,
+        /// Every place that was tried.
+        looked: Vec<PathBuf>,
+        /// How to get it.
+        advice: String,
+    },
     /// No adapter, or none of that name.
     #[error("no GPU adapter {wanted}; adapters here: {}", if available.is_empty() { "none (on Debian or Ubuntu, `apt install mesa-vulkan-drivers` gives a software one)".to_string() } else { available.join("; ") })]
-    NoAdapter { wanted: String, available: Vec<String> },
+    NoAdapter {
+        /// What was asked for, as the end of a sentence.
+        wanted: String,
+        /// The adapters there are.
+        available: Vec<String>,
+    },
     /// More than the device allows. `need` and `limit` are in bytes unless `what` says otherwise.
     #[error("{what}: needs {need}, but this device's limit is {limit}: {advice}")]
-    Limit { what: String, need: u64, limit: u64, advice: String },
+    Limit {
+        /// The tensor or resource.
+        what: String,
+        /// How much it takes.
+        need: u64,
+        /// How much there can be.
+        limit: u64,
+        /// What to make smaller.
+        advice: String,
+    },
     /// The loss or a gradient stopped being finite. The weights are those before this step.
     #[error(
         "step {step}: the {what} is not finite (loss {loss}); the weights are those of the last finite step. A smaller learning rate or gradient clipping usually helps"
     )]
-    Diverged { step: u64, loss: f32, what: String },
+    Diverged {
+        /// The first bad step, from 0.
+        step: u64,
+        /// Its loss.
+        loss: f32,
+        /// `loss` or `gradient`.
+        what: String,
+    },
     /// A parameter name or shape that does not match the model.
     #[error("parameter {name}: {why}")]
-    Parameter { name: String, why: String },
+    Parameter {
+        /// The parameter.
+        name: String,
+        /// What does not fit.
+        why: String,
+    },
     /// The driver refused, ran out of memory or lost the device.
     #[error("{device}: {why}")]
-    Device { device: String, why: String },
+    Device {
+        /// Adapter and driver.
+        device: String,
+        /// What wgpu said.
+        why: String,
+    },
 }
 
 impl Error {

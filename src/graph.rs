@@ -17,7 +17,9 @@ use std::{cell::RefCell, fmt, panic::Location, sync::Arc};
 pub struct ParamDef {
     /// Unique, e.g. `fc1.weight`.
     pub name: String,
+    /// `[out, in, …]` for weights, floats always.
     pub shape: Shape,
+    /// What it starts with.
     pub init: Init,
     /// Whether weight decay applies by default: to matrices, not to biases and other vectors.
     pub decay: bool,
@@ -39,15 +41,20 @@ pub enum Kind {
 /// One node: one output, of one shape.
 #[derive(Clone, Debug)]
 pub struct Node {
+    /// What it is.
     pub kind: Kind,
+    /// Numbers of the nodes that it reads, all smaller than its own.
     pub inputs: Vec<usize>,
+    /// Of its output.
     pub shape: Shape,
+    /// The line of the user's program that made it.
     pub place: Place,
 }
 
 /// What a graph requires of an input, checked before a batch goes in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputDef {
+    /// Batch axis and all.
     pub shape: Shape,
     /// Labels must be below this; known once an op that takes them says so.
     pub classes: Option<usize>,

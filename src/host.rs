@@ -51,7 +51,9 @@ impl Real for f64 {
 /// The elements of a tensor in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data<T> {
+    /// Floats.
     Float(Vec<T>),
+    /// Labels or indices.
     Index(Vec<u32>),
 }
 
@@ -65,7 +67,9 @@ pub enum Data<T> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host<T = f32> {
+    /// Axes and element type.
     pub shape: Shape,
+    /// The elements, row-major.
     pub data: Data<T>,
 }
 
@@ -101,12 +105,14 @@ impl<T: Real> Host<T> {
             Data::Index(v) => v,
         }
     }
+    /// How many elements are there, whatever the shape says.
     pub fn len(&self) -> usize {
         match &self.data {
             Data::Float(v) => v.len(),
             Data::Index(v) => v.len(),
         }
     }
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -125,9 +131,11 @@ impl<T: Real> Host<T> {
         };
         Host { shape: self.shape, data }
     }
+    /// As an input of a reference computation.
     pub fn view(&self) -> View<'_, T> {
         View { shape: self.shape, f: self.f(), u: self.u() }
     }
+    /// As the output of a reference computation.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
         let shape = self.shape;
         match &mut self.data {
@@ -140,15 +148,21 @@ impl<T: Real> Host<T> {
 /// An input of a reference computation: `f` holds floats, `u` labels; the other one is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a, T> {
+    /// Axes and element type.
     pub shape: Shape,
+    /// The floats, row-major.
     pub f: &'a [T],
+    /// The labels, row-major.
     pub u: &'a [u32],
 }
 
 /// The output of a reference computation; every element must be written.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
+    /// Axes and element type.
     pub shape: Shape,
+    /// Where the floats go.
     pub f: &'a mut [T],
+    /// Where the labels go.
     pub u: &'a mut [u32],
 }

@@ -25,33 +25,45 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Init {
+    /// All 0: the usual start of a bias.
     Zeros,
+    /// All 1: the usual start of a scale.
     Ones,
+    /// All the same.
     Constant(f32),
     /// Uniform over `low..high`.
     Uniform {
+        /// The least value.
         low: f32,
+        /// The bound above, never reached.
         high: f32,
     },
+    /// Normal (Gaussian) with this mean and standard deviation.
     Normal {
+        /// The mean.
         mean: f32,
+        /// The standard deviation.
         std: f32,
     },
     /// Uniform over ±gain·√(6 / (fan_in + fan_out)): Glorot & Bengio 2010, eq. 16. The gain is 1 for linear layers and sigmoid,
     /// 5/3 for tanh, √2 for ReLU.
     XavierUniform {
+        /// Makes up for the activation that follows.
         gain: f32,
     },
     /// Normal with std gain·√(2 / (fan_in + fan_out)): Glorot & Bengio 2010, eq. 12.
     XavierNormal {
+        /// Makes up for the activation that follows.
         gain: f32,
     },
     /// Uniform over ±√(6 / ((1 + a²)·fan_in)): He et al. 2015, eq. 15. `a` is the slope below 0: 0 for ReLU.
     KaimingUniform {
+        /// The slope of the activation below 0.
         a: f32,
     },
     /// Normal with std √(2 / ((1 + a²)·fan_in)): He et al. 2015, eq. 15.
     KaimingNormal {
+        /// The slope of the activation below 0.
         a: f32,
     },
     /// Uniform over ±1/√fan_in: what PyTorch's `Linear` and `Conv2d` start their weights with (`KaimingUniform` with a = √5). Their
@@ -60,6 +72,7 @@ pub enum Init {
     /// `gain` times a random matrix, of `out` rows and the other axes as columns, whose rows (or columns, where there are
     /// fewer) are orthonormal: Saxe, McClelland & Ganguli 2013.
     Orthogonal {
+        /// The length of the rows.
         gain: f32,
     },
     /// These values, row-major.

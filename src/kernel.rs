@@ -9,7 +9,9 @@ use crate::shape::DType;
 /// A WGSL file: its name in `shaders/` without the ending, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
+    /// In errors, and in labels.
     pub name: &'static str,
+    /// WGSL, with `//!include` lines.
     pub text: &'static str,
 }
 
@@ -25,7 +27,9 @@ pub use source;
 /// A constant of a kernel: a field of the uniform `p`, or a WGSL `const`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Word {
+    /// `u32` in WGSL.
     U(u32),
+    /// `f32` in WGSL, exact to the bit.
     F(f32),
 }
 
@@ -66,15 +70,42 @@ pub enum Span {
     /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
     /// these tensors from 0, and adds `p.first` where it needs the unit's number in the whole.
     PerUnit(usize),
+    /// Unit `u` touches at most `chunk` elements from `u / chunks · line + u % chunks · chunk` on: pieces of lines that
+    /// need not be multiples of anything. Split as `PerUnit` is, but a window may start anywhere: the shader sees the
+    /// tensor from the last multiple of 64 elements at or before its first unit's start.
+    Lines {
+        /// Elements of a line.
+        line: usize,
+        /// Units of a line.
+        chunks: usize,
+        /// Elements of a unit; the last one of a line may have fewer.
+        chunk: usize,
+    },
+}
+
+impl Span {
+    /// The first element that unit `u` touches.
+    pub fn start(self, u: usize) -> usize {
+        match self {
+            Span::Whole => 0,
+            Span::PerUnit(n) => u * n,
+            Span::Lines { line, chunks, chunk } => u / chunks * line + u % chunks * chunk,
+        }
+    }
 }
 
 /// One `@binding`: `var<storage, read> name: array<dtype>`, or `read_write` where it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bind {
+    /// The variable's name in the shader.
     pub name: String,
+    /// The tensor behind it.
     pub which: Which,
+    /// Its element type.
     pub dtype: DType,
+    /// How much of it a dispatch sees.
     pub span: Span,
+    /// Whether the shader writes it.
     pub write: bool,
 }
 
@@ -108,10 +139,15 @@ impl Bind {
 /// workgroup id back into one number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pass {
+    /// The file with the entry point.
     pub source: Source,
+    /// `forward`, `grad_x`, …, with a suffix for a strategy.
     pub entry: &'static str,
+    /// WGSL constants: part of the pipeline, so for what makes another kernel (flags, tile sizes).
     pub consts: Vec<(&'static str, Word)>,
+    /// Fields of the uniform `p`: sizes and numbers, which do not make another pipeline.
     pub params: Vec<(String, Word)>,
+    /// Tensors, in the order of their bindings.
     pub binds: Vec<Bind>,
     /// Generated functions, put before the file's own; empty for most kernels.
     pub code: String,
@@ -128,6 +164,7 @@ pub struct Pass {
 pub struct Kernel {
     /// The strategy, e.g. `tiled`; it names the candidate in reports.
     pub name: &'static str,
+    /// What is dispatched, in order.
     pub passes: Vec<Pass>,
     /// Elements of each scratch buffer.
     pub scratch: Vec<usize>,

@@ -1,9 +1,11 @@
 //! downhill trains neural networks on any GPU.
-pub mod autodiff;
+#![warn(missing_docs)]
+
+mod autodiff;
 mod compiled;
-pub mod cpu;
+mod cpu;
 pub mod data;
-pub mod device;
+mod device;
 mod engine;
 pub mod error;
 pub mod gpu;

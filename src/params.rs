@@ -18,10 +18,13 @@ pub const MAX_GROUPS: usize = 8;
 /// Where one parameter lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
+    /// Which piece of the flat buffers.
     pub piece: usize,
     /// First element within the piece, a multiple of [`ALIGN`].
     pub start: usize,
+    /// Elements.
     pub len: usize,
+    /// Its parameter group.
     pub group: usize,
 }
 

@@ -15,8 +15,10 @@ pub const MAX_RANK: usize = 6;
 /// What an element is. All arithmetic is `f32`; `u32` holds labels and indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum DType {
+    /// Single precision.
     #[default]
     F32,
+    /// Labels and indices.
     U32,
 }
 
@@ -54,12 +56,15 @@ impl Shape {
     pub fn u32(self) -> Shape {
         self.of(DType::U32)
     }
+    /// What its elements are.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
+    /// How many axes; 0 for a scalar.
     pub fn rank(&self) -> usize {
         self.rank as usize
     }
+    /// The size of each axis.
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank()]
     }

@@ -12,7 +12,7 @@ use crate::{
     gpu::{self, ExecOptions, StepRow},
     graph::{Graph, Tensor},
     host::{Data, Host},
-    ops::{Case, Fill, Key},
+    ops::{Case, Fill, Key, OpDef},
     params::Layout,
     plan::{Options, Plan, ir::Ir},
     rng,
@@ -112,6 +112,21 @@ fn middle<'g>(g: &'g Graph, case: &Case) -> Middle<'g> {
 pub fn graph<'g>(g: &'g Graph, case: &Case) -> Vec<Tensor<'g>> {
     let m = middle(g, case);
     std::iter::once(m.y).chain(m.grads).collect()
+}
+
+/// Everything: each case of an op, by [`check_reference`] and by [`check_device`].
+///
+/// # Errors
+/// What is wrong with the first case that fails, in a sentence that opens with its name.
+pub fn check<O: OpDef>(device: &Device) -> Result<(), String> {
+    let cases = O::cases();
+    if cases.is_empty() {
+        return Err(format!("{} has no cases", O::NAME));
+    }
+    cases.iter().try_for_each(|case| {
+        let both = check_reference(case).and_then(|()| check_device(case, device));
+        both.map_err(|why| format!("{} {}: {why}", O::NAME, case.name))
+    })
 }
 
 /// The shape rule and, by central differences in `f64`, the gradient.

@@ -86,7 +86,7 @@ fn exceeded() -> Check {
                             Which::Out => y.elements(),
                             Which::Scratch(k) => kernel.scratch[k],
                         };
-                        matches!(bind.span, Span::PerUnit(_)) && elements as u64 * 4 > caps.max_binding_bytes
+                        bind.span != Span::Whole && elements as u64 * 4 > caps.max_binding_bytes
                     });
                     split += usize::from(over);
                 }

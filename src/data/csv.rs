@@ -12,6 +12,7 @@ pub enum Column {
     Index(usize),
     /// By its name in the header.
     Name(String),
+    /// The last one of each row.
     Last,
 }
 

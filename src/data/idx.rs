@@ -11,18 +11,26 @@ use std::path::Path;
 /// The content of an IDX file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Idx {
+    /// The size of each axis, the first one outermost.
     pub dims: Vec<usize>,
+    /// The numbers, row-major.
     pub values: Values,
 }
 
 /// The numbers of an IDX file, in the type it has them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
+    /// Type 0x08.
     U8(Vec<u8>),
+    /// Type 0x09.
     I8(Vec<i8>),
+    /// Type 0x0B.
     I16(Vec<i16>),
+    /// Type 0x0C.
     I32(Vec<i32>),
+    /// Type 0x0D.
     F32(Vec<f32>),
+    /// Type 0x0E.
     F64(Vec<f64>),
 }
 

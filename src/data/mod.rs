@@ -29,11 +29,15 @@ use std::fmt;
 /// What goes into a model, row-major, one sample after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Features {
+    /// The numbers themselves.
     Float(Vec<f32>),
     /// Images as the bytes they are, a quarter of the memory: a pixel is `byte · scale + shift`.
     Bytes {
+        /// The bytes.
         data: Vec<u8>,
+        /// What a byte is multiplied by, 1/255 for pixels in 0..1.
         scale: f32,
+        /// What is added then.
         shift: f32,
     },
 }
@@ -46,6 +50,7 @@ impl Features {
             Features::Bytes { data, .. } => data.len(),
         }
     }
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -64,9 +69,19 @@ pub enum Target {
     /// Nothing: data to predict.
     None,
     /// The class of each sample, `0..classes`.
-    Labels { values: Vec<u32>, classes: usize },
+    Labels {
+        /// One for each sample.
+        values: Vec<u32>,
+        /// How many classes there are.
+        classes: usize,
+    },
     /// Numbers of shape `sample` for each sample.
-    Values { sample: Shape, data: Vec<f32> },
+    Values {
+        /// The shape for one sample.
+        sample: Shape,
+        /// Row-major, one sample after the other.
+        data: Vec<f32>,
+    },
 }
 
 impl Target {
@@ -189,15 +204,19 @@ impl Dataset {
     pub fn len(&self) -> usize {
         self.len
     }
+    /// Never: a data set has at least one sample.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+    /// What goes into a model.
     pub fn features(&self) -> &Features {
         &self.features
     }
+    /// What a model should answer.
     pub fn target(&self) -> &Target {
         &self.target
     }
+    /// The shape of one sample, without the axis that counts them.
     pub fn sample_shape(&self) -> Shape {
         self.sample
     }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 pub struct Normalise {
     /// One number a feature, or a single one.
     pub mean: Vec<f64>,
+    /// As many standard deviations.
     pub std: Vec<f64>,
 }
 

@@ -43,6 +43,7 @@ impl Default for GpuOptions {
 /// An adapter of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterSummary {
+    /// As the driver has it, e.g. `NVIDIA GeForce RTX 4070`.
     pub name: String,
     /// `vulkan`, `metal` or `dx12`.
     pub backend: String,

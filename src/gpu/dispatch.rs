@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     kernel::{Bind, Pass, Span, Word},
+    params::ALIGN,
 };
 
 /// What bounds one dispatch.
@@ -25,9 +26,9 @@ pub(super) struct Window {
 /// the strictest alignment of a binding there is.
 fn grain(pass: &Pass) -> usize {
     let units = |bind: &Bind| match bind.span {
-        // The powers of two that n lacks of 64 elements.
-        Span::PerUnit(n) => 64 >> n.trailing_zeros().min(6),
-        Span::Whole => 1,
+        // The powers of two that n lacks.
+        Span::PerUnit(n) => ALIGN >> n.trailing_zeros().min(ALIGN.ilog2()),
+        Span::Whole | Span::Lines { .. } => 1,
     };
     pass.binds.iter().map(units).max().unwrap_or(1)
 }
@@ -40,7 +41,7 @@ impl Reach {
 
     /// The windows of `pass` whose bindings hold `elements` each: one, unless a limit is in the way.
     ///
-    /// Only a pass that writes nothing but [`Span::PerUnit`] tensors can be split: its shader knows of `p.first`.
+    /// Only a pass that writes nothing that is bound whole can be split: its shader knows of `p.first`.
     pub fn windows(self, label: &str, pass: &Pass, elements: &[usize]) -> Result<Vec<Window>> {
         let limit_error = |what: String, need: u64, limit: u64| {
             let advice = "use a smaller batch or a smaller layer".to_string();
@@ -63,6 +64,7 @@ impl Reach {
             match bind.span {
                 Span::Whole => return limit_error(format!("(`{}`, bound whole)", bind.name), need, self.binding),
                 Span::PerUnit(n) => most = most.min((self.binding / (n as u64 * 4)) as usize),
+                Span::Lines { chunk, .. } => most = most.min((self.binding / 4).saturating_sub(ALIGN as u64 - 1) as usize / chunk),
             }
         }
         if pass.units <= most {
@@ -96,6 +98,11 @@ impl Reach {
 pub(super) fn part(span: Span, split: bool, window: Window, elements: usize) -> (usize, usize) {
     match span {
         Span::PerUnit(n) if split => (window.first * n, (window.units * n).min(elements.saturating_sub(window.first * n))),
+        Span::Lines { chunk, .. } if split => {
+            let first = span.start(window.first) / ALIGN * ALIGN;
+            let end = (span.start(window.first + window.units - 1) + chunk).min(elements);
+            (first, end.saturating_sub(first))
+        }
         _ => (0, elements),
     }
 }

@@ -35,13 +35,16 @@ const IN_FLIGHT: usize = 4;
 /// which all updates of a plan share.
 #[derive(Clone, Debug)]
 pub struct UpdatePass {
+    /// What runs.
     pub kernel: Kernel,
+    /// The piece of the flat buffers that its bindings are of.
     pub piece: usize,
 }
 
 /// What each step leaves in a ring on the device: the outputs of these indices, scalars all of them.
 #[derive(Clone, Debug, Default)]
 pub struct RingSpec {
+    /// Numbers of outputs of the plan.
     pub outputs: Vec<usize>,
     /// Steps that the ring holds.
     pub capacity: usize,
@@ -52,6 +55,7 @@ pub struct RingSpec {
 pub struct ExecOptions<'a> {
     /// What runs after the plan's steps, in order.
     pub updates: &'a [UpdatePass],
+    /// What each step leaves on the device, to be read later.
     pub ring: Option<&'a RingSpec>,
     /// Whether each buffer gets a fence after its end, for tests.
     pub guards: bool,
@@ -60,7 +64,9 @@ pub struct ExecOptions<'a> {
 /// What changes from step to step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepRow {
+    /// Of the random numbers.
     pub seed: u64,
+    /// Its number, from 0.
     pub step: u64,
     /// By parameter group: see [`crate::optim::Hyper`].
     pub hyper: [[f32; 8]; 8],
@@ -82,11 +88,13 @@ impl StepRow {
 pub struct Counters {
     /// Steps, each of which is one submit.
     pub submits: u64,
+    /// Dispatches of all steps.
     pub dispatches: u64,
     /// Read-backs; each is a submit too.
     pub reads: u64,
     /// Bytes of inputs, constants, uniforms and rows of the table.
     pub bytes_uploaded: u64,
+    /// Bytes of read-backs.
     pub bytes_read: u64,
     /// Buffers made. All of them are made when the plan is loaded.
     pub allocations: u64,

@@ -5,12 +5,12 @@
 //! else of a plan and replays it.
 
 mod bind;
-pub mod device;
+mod device;
 mod dispatch;
-pub mod exec;
+mod exec;
 mod prune;
 pub mod shader;
-pub mod store;
+mod store;
 #[cfg(test)]
 mod tests;
 

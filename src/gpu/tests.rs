@@ -6,7 +6,7 @@ use crate::{
     graph::{InputDef, ParamDef, Tensor},
     host::{Host, Real, View, ViewMut},
     init::Init,
-    kernel::{Bind, Caps, Kernel, Pass, Source, Which, Word},
+    kernel::{Bind, Caps, Kernel, Pass, Source, Span, Which, Word},
     ops::{Case, Key, OpDef},
     params::Layout,
     plan::{Loc, Plan, Slot, Step},
@@ -495,6 +495,22 @@ fn windows_cover_every_unit_once_and_start_aligned() {
             assert!((w.first..w.first + w.units).all(|u| seen.insert(u)), "{w:?} overlaps");
         }
         assert_eq!(seen.len(), units);
+    }
+    // Pieces of lines of any length: a window starts at most 63 elements before its first unit and ends behind its last.
+    for (outer, line, chunk, limit) in [(3, 1009usize, 100usize, 4096), (1, 5000, 7, 512), (70, 13, 13, 1024)] {
+        let chunks = line.div_ceil(chunk);
+        let span = Span::Lines { line, chunks, chunk };
+        let p = pass("", outer * chunks, vec![Bind { span, ..Bind::output("y", DType::F32) }]);
+        let windows = Reach { binding: limit, groups: 65_535 }.windows("test", &p, &[outer * line]).unwrap();
+        let mut next = 0;
+        for w in &windows {
+            let (first, count) = part(span, true, *w, outer * line);
+            assert!(w.first == next && count as u64 * 4 <= limit && first % 64 == 0, "{w:?}");
+            let ends = (w.first + w.units) / chunks * line + (w.first + w.units) % chunks * chunk;
+            assert!(first <= span.start(w.first) && first + 64 > span.start(w.first) && first + count >= ends, "{w:?}");
+            next += w.units;
+        }
+        assert!(windows.len() > 1 && next == p.units);
     }
     // A unit alone that is too large, and a tensor written whole, cannot be split.
     let reach = Reach { binding: 4096, groups: 65_535 };

@@ -10,6 +10,7 @@ use std::panic::Location;
 /// The op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argmax {
+    /// Along which it looks, and which the output lacks.
     pub axis: usize,
     /// Look for the smallest instead.
     pub min: bool,
@@ -60,8 +61,8 @@ impl OpDef for Argmax {
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let lines = Lines::new(x[0].around(self.axis), false, caps);
-        let x = lines.bind(Bind::input("x", 0, DType::F32), lines.chunk);
-        let y = lines.bind(Bind::output("y", DType::U32), 1);
+        let x = lines.full(Bind::input("x", 0, DType::F32));
+        let y = lines.ones(Bind::output("y", DType::U32));
         let mut pass = lines.pass(source!("argmax"), "forward", vec![x, y]);
         pass.consts.push(("SIGN", if self.min { -1.0f32 } else { 1.0 }.into()));
         vec![Kernel::one("lines", pass)]

@@ -119,9 +119,9 @@ pub(crate) fn wgsl<O: OpDef>() {
                         Which::Scratch(i) => kernel.scratch[i],
                     };
                     // The last unit may be ragged, but it must be there, and no more than it.
-                    if let Span::PerUnit(n) = bind.span {
-                        assert!(n * (pass.units - 1) < elements && n * pass.units >= elements, "{} `{}` {pass:?}", case.name, bind.name);
-                    }
+                    let last = bind.span.start(pass.units - 1);
+                    let (Span::PerUnit(n) | Span::Lines { chunk: n, .. }) = bind.span else { continue };
+                    assert!(last < elements && last + n >= elements, "{} `{}` {pass:?}", case.name, bind.name);
                 }
                 let text = assemble(pass).expect("includes exist");
                 if seen.insert((pass.entry, text.clone())) {

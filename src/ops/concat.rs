@@ -7,6 +7,7 @@ use std::panic::Location;
 /// The op: any number of inputs, joined along axis `axis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Concat {
+    /// Along which the inputs follow each other.
     pub axis: usize,
 }
 

@@ -87,9 +87,9 @@ impl OpDef for CrossEntropy {
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let lines = lines(x[0], caps);
         let binds = vec![
-            lines.bind(Bind::input("x", 0, DType::F32), lines.chunk),
-            lines.bind(Bind::input("labels", 1, DType::U32), 1),
-            lines.bind(Bind::output("y", DType::F32), 1),
+            lines.full(Bind::input("x", 0, DType::F32)),
+            lines.ones(Bind::input("labels", 1, DType::U32)),
+            lines.ones(Bind::output("y", DType::F32)),
         ];
         vec![Kernel::one("lines", lines.pass(source!("cross_entropy"), "forward", binds))]
     }
@@ -143,10 +143,10 @@ impl OpDef for CrossEntropyGrad {
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let lines = lines(x[0], caps);
         let binds = vec![
-            lines.bind(Bind::input("x", 0, DType::F32), lines.chunk),
-            lines.bind(Bind::input("labels", 1, DType::U32), 1),
-            lines.bind(Bind::input("dy", 2, DType::F32), 1),
-            lines.bind(Bind::output("dx", DType::F32), lines.chunk),
+            lines.full(Bind::input("x", 0, DType::F32)),
+            lines.ones(Bind::input("labels", 1, DType::U32)),
+            lines.ones(Bind::input("dy", 2, DType::F32)),
+            lines.full(Bind::output("dx", DType::F32)),
         ];
         vec![Kernel::one("lines", lines.pass(source!("cross_entropy"), "grad_x", binds))]
     }

@@ -47,32 +47,29 @@ impl Lines {
             chunk = n.div_ceil(GROUPS.div_ceil(groups)).max(2 * PER_LANE * lanes).next_multiple_of(lanes.max(64));
         }
         if cut && !fits {
-            // Bindings start at a multiple of 64 elements: so many chunks must fit as make one of each line's result.
-            let grain = 64 >> inner.trailing_zeros().min(6);
-            chunk = chunk.min(limit / grain / inner);
-        }
-        if !fits && outer > 1 && chunk > 0 {
-            // The chunks of a split pass must lie at equal distances.
-            chunk = (n.div_ceil(chunk)..n).take(1 << 16).find(|k| n % k == 0).map_or(n, |k| n / k);
+            // One chunk must fit, wherever it starts.
+            chunk = chunk.min(limit.saturating_sub(63) / inner);
         }
         // A chunk of one element gets nowhere.
         if !(2..n).contains(&chunk) {
             chunk = n;
         }
-        let split = (inner <= columns || !fits) && (outer == 1 || n % chunk == 0);
-        Lines { outer, n, inner, chunk, workgroup, columns, lanes, split }
+        Lines { outer, n, inner, chunk, workgroup, columns, lanes, split: inner <= columns || !fits }
     }
     /// Chunks of a line.
     pub fn chunks(&self) -> usize {
         self.n.div_ceil(self.chunk)
     }
-    /// How much a line number sees of a tensor that has `per_line` elements for each line.
-    pub fn span(&self, per_line: usize) -> Span {
-        if self.split { Span::PerUnit(per_line * self.inner) } else { Span::Whole }
+    /// The tensor `[outer, n, inner]`.
+    pub fn full(&self, bind: Bind) -> Bind {
+        self.bind(bind, Span::Lines { line: self.n * self.inner, chunks: self.chunks(), chunk: self.chunk * self.inner })
     }
-    /// A binding with `per_line` elements for each line.
-    pub fn bind(&self, bind: Bind, per_line: usize) -> Bind {
-        Bind { span: self.span(per_line), ..bind }
+    /// A tensor with one element for each chunk of each line, `[outer, chunks, inner]`.
+    pub fn ones(&self, bind: Bind) -> Bind {
+        self.bind(bind, Span::Lines { line: self.inner, chunks: 1, chunk: self.inner })
+    }
+    fn bind(&self, bind: Bind, span: Span) -> Bind {
+        Bind { span: if self.split { span } else { Span::Whole }, ..bind }
     }
     /// A pass over these lines, for a shader that includes `lib/lines`.
     pub fn pass(&self, source: Source, entry: &'static str, binds: Vec<Bind>) -> Pass {

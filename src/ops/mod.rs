@@ -11,7 +11,9 @@ use std::{fmt, sync::Arc};
 /// What makes a step's random numbers: see [`crate::rng`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key {
+    /// The model's.
     pub seed: u64,
+    /// The step's number, from 0: every step draws other numbers.
     pub step: u64,
 }
 
@@ -130,7 +132,9 @@ pub enum Fill {
 pub struct Case {
     /// What is special about it, e.g. `one row`, `past a tile`.
     pub name: String,
+    /// The op with the settings of this row.
     pub op: Arc<dyn Op>,
+    /// Shape and content of each input.
     pub inputs: Vec<(Shape, Fill)>,
     /// Whether gradients exist and are checked. Large cases leave the f64 central differences out by size.
     pub gradient: bool,

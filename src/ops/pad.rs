@@ -6,8 +6,11 @@ use std::panic::Location;
 /// The op: `before` zeros, the input, `after` zeros along axis `axis`. Its kernel is in `shaders/slice.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pad {
+    /// Along which the zeros are put.
     pub axis: usize,
+    /// Zeros in front of the input.
     pub before: usize,
+    /// Zeros behind it.
     pub after: usize,
 }
 

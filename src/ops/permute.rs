@@ -8,6 +8,7 @@ use std::panic::Location;
 /// The op: axis `i` of the output is axis `dims[i]` of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Permute {
+    /// Every axis of the input once.
     pub dims: Vec<usize>,
 }
 

@@ -14,17 +14,24 @@ use std::{ops::Range, panic::Location};
 /// How elements are put together. Extrema are NaN where an element is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {
+    /// Σ x.
     Sum,
+    /// Σ x / n.
     Mean,
+    /// The largest.
     Max,
+    /// The smallest.
     Min,
 }
 
 /// Reduces the adjacent axes `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reduce {
+    /// How the elements are put together.
     pub fold: Fold,
+    /// The first axis that is reduced.
     pub start: usize,
+    /// The first one after those.
     pub end: usize,
     /// The reduced axes stay, with size 1.
     pub keepdim: bool,
@@ -198,7 +205,7 @@ impl OpDef for Reduce {
                 k => Bind::scratch("x", k - 1),
             };
             let to = if last { Bind::output("y", DType::F32) } else { Bind::scratch("y", scratch.len()).written() };
-            let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.bind(from, lines.chunk), lines.bind(to, 1)]);
+            let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.full(from), lines.ones(to)]);
             // Only the last pass divides.
             let fold = if !last && self.fold == Fold::Mean { Fold::Sum } else { self.fold };
             pass.consts.push(("KIND", (fold as u32).into()));

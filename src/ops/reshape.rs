@@ -7,6 +7,7 @@ use std::panic::Location;
 /// The op: the input's memory with the shape `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reshape {
+    /// As many elements as the input has.
     pub to: Shape,
 }
 

@@ -7,8 +7,11 @@ use std::panic::Location;
 /// The op: elements `start..end` of axis `axis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slice {
+    /// Along which it is cut.
     pub axis: usize,
+    /// The first element that stays.
     pub start: usize,
+    /// The first one that does not.
     pub end: usize,
 }
 

@@ -11,7 +11,9 @@ use std::panic::Location;
 /// The op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Softmax {
+    /// Along which the results sum to 1.
     pub axis: usize,
+    /// The logarithm of it.
     pub log: bool,
 }
 
@@ -68,8 +70,8 @@ impl OpDef for Softmax {
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let lines = Lines::new(x[0].around(self.axis), false, caps);
-        let x = lines.bind(Bind::input("x", 0, DType::F32), lines.chunk);
-        let y = lines.bind(Bind::output("y", DType::F32), lines.chunk);
+        let x = lines.full(Bind::input("x", 0, DType::F32));
+        let y = lines.full(Bind::output("y", DType::F32));
         let mut pass = lines.pass(source!("softmax"), "forward", vec![x, y]);
         pass.consts.push(("LOG", u32::from(self.log).into()));
         vec![Kernel::one("lines", pass)]

@@ -32,6 +32,7 @@ pub const MAX_STATES: usize = 3;
 /// A value that a rule remembers of every element of the parameters: one flat buffer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct State {
+    /// Of its field in the shader's `State`, and in checkpoints.
     pub name: &'static str,
     /// What it holds before the first step.
     pub start: f32,

@@ -26,7 +26,9 @@ impl Default for GroupOptions {
 /// What the parameters of one group have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
+    /// Times the optimizer's learning rate.
     pub lr_scale: f64,
+    /// The λ of the rule.
     pub weight_decay: f64,
 }
 

@@ -9,20 +9,56 @@ pub enum Curve {
     /// 1.
     Constant,
     /// `gamma` to the power ⌊k / every⌋. PyTorch's `StepLR`.
-    Step { every: u64, gamma: f64 },
+    Step {
+        /// Steps between two falls.
+        every: u64,
+        /// The factor of each.
+        gamma: f64,
+    },
     /// `gamma` to the power k. PyTorch's `ExponentialLR`.
-    Exponential { gamma: f64 },
+    Exponential {
+        /// The factor of each step.
+        gamma: f64,
+    },
     /// (1 − k / total) to the power `power`, then 0. PyTorch's `PolynomialLR`.
-    Polynomial { total: u64, power: f64 },
+    Polynomial {
+        /// Steps until 0.
+        total: u64,
+        /// 1 for a straight line.
+        power: f64,
+    },
     /// From 1 to `floor` in `total` steps along half a cosine: floor + (1 − floor)·(1 + cos(π·k / total)) / 2; after that
     /// it rises again. PyTorch's `CosineAnnealingLR`, whose `eta_min` is `floor` times the learning rate.
-    Cosine { total: u64, floor: f64 },
+    Cosine {
+        /// Steps until the floor.
+        total: u64,
+        /// The lowest factor.
+        floor: f64,
+    },
     /// From `from` to `to` in a straight line of `total` steps, then `to`. PyTorch's `LinearLR`.
-    Linear { from: f64, to: f64, total: u64 },
+    Linear {
+        /// The first factor.
+        from: f64,
+        /// The last one.
+        to: f64,
+        /// Steps between them.
+        total: u64,
+    },
     /// From 1 / `div` up to 1 in the share `warm` of the steps, then down to 1 / (div · final_div), along cosines or straight lines. PyTorch's
     /// `OneCycleLR` in two phases, without its momentum; the optimizer's learning rate is the highest one. Smith and Topin 2017,
     /// arXiv:1708.07120.
-    OneCycle { total: u64, warm: f64, div: f64, final_div: f64, straight: bool },
+    OneCycle {
+        /// Steps of both phases.
+        total: u64,
+        /// The share of them that rises, in 0..=1.
+        warm: f64,
+        /// By how much the start is below the top.
+        div: f64,
+        /// By how much the end is below the start.
+        final_div: f64,
+        /// Straight lines instead of cosines.
+        straight: bool,
+    },
 }
 
 impl Curve {

@@ -3,9 +3,9 @@
 //! [`Ir::new`] takes what the outputs need out of the graph, [`fuse`](fuse::fuse) composes elementwise code,
 //! [`memory::plan`] gives every tensor its buffer, and [`Plan::new`] puts it all into one list of steps.
 
-pub mod fuse;
-pub mod ir;
-pub mod memory;
+pub(crate) mod fuse;
+pub(crate) mod ir;
+pub(crate) mod memory;
 
 use crate::{
     error::{Error, Result},
@@ -41,8 +41,11 @@ pub enum Loc {
 pub struct Step {
     /// Op, shapes and place, e.g. `matmul [64, 784] × [512, 784] → [64, 512] (mnist.rs:14)`.
     pub label: String,
+    /// What is computed.
     pub op: Arc<dyn Op>,
+    /// What is read.
     pub inputs: Vec<(Loc, Shape)>,
+    /// What is written.
     pub output: (Loc, Shape),
     /// The slot of each scratch buffer of the kernel.
     pub scratch: Vec<usize>,
@@ -53,17 +56,24 @@ pub struct Step {
 /// A buffer for activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
+    /// Of the largest tensor that lives here.
     pub elements: usize,
+    /// Of all tensors that live here.
     pub dtype: DType,
 }
 
 /// A lowered graph.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
+    /// The model's parameters, by the numbers of [`Loc::Param`] and [`Loc::Grad`].
     pub params: Vec<ParamDef>,
+    /// What is uploaded for each run.
     pub inputs: Vec<InputDef>,
+    /// What is uploaded once.
     pub constants: Vec<Arc<Host<f32>>>,
+    /// Buffers of activations and of scratch.
     pub slots: Vec<Slot>,
+    /// What is run, in order.
     pub steps: Vec<Step>,
     /// What can be read after a run.
     pub outputs: Vec<(Loc, Shape)>,

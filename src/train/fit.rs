@@ -15,8 +15,15 @@ use std::{ops::ControlFlow, time::Instant};
 /// What a callback is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A step was queued: the `step`-th (from 1) of `steps` in this epoch.
-    Step { epoch: usize, step: usize, steps: usize },
+    /// A step was queued.
+    Step {
+        /// From 1, within this call of `fit`.
+        epoch: usize,
+        /// From 1, within this epoch.
+        step: usize,
+        /// Of each epoch.
+        steps: usize,
+    },
     /// An epoch ended.
     Epoch(&'a Epoch),
 }
@@ -34,15 +41,18 @@ pub struct Epoch {
     pub validation: Option<(f64, Option<f64>)>,
     /// The loss of each step.
     pub losses: Vec<f32>,
+    /// The learning rate of its first step.
     pub lr: f64,
     /// Of the training part of the epoch.
     pub seconds: f64,
+    /// Samples trained in a second, validation left out.
     pub samples_per_s: f64,
 }
 
 /// What `fit` did.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct History {
+    /// One report for each epoch made.
     pub epochs: Vec<Epoch>,
     /// Whether a callback ended it early.
     pub stopped: bool,
@@ -121,6 +131,7 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
     /// The model's outputs for all samples, `[n, …]`.
     pub outputs: Host<f32>,
+    /// How long it took.
     pub seconds: f64,
 }
 

@@ -129,6 +129,7 @@ impl ConfusionMatrix {
         self.names.iter_mut().zip(names).for_each(|(to, name)| to.clone_from(name));
         self
     }
+    /// How many classes there are: the table's rows, and its columns.
     pub fn classes(&self) -> usize {
         self.classes
     }

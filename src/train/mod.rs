@@ -6,6 +6,8 @@ pub mod metrics;
 mod params;
 mod progress;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 pub use fit::{Epoch, Evaluation, Event, Fit, History};
 pub use params::Params;
@@ -96,9 +98,11 @@ impl Model {
 pub struct StepReport {
     /// From 0.
     pub step: u64,
+    /// Before this step's update.
     pub loss: f32,
     /// The share of this batch's labels predicted before the step's update.
     pub accuracy: Option<f32>,
+    /// Of the batch.
     pub samples: usize,
 }
 
@@ -137,6 +141,8 @@ pub struct Trainer {
     seed: u64,
     step: u64,
     epoch: u64,
+    /// The plan of the last step, whose inputs still hold its batch.
+    last: Option<usize>,
     /// Steps whose loss has not been read yet, and the plan each ran on.
     unread: Vec<(u64, usize)>,
     reports: Vec<StepReport>,
@@ -209,6 +215,7 @@ impl Trainer {
             seed: 0,
             step: 0,
             epoch: 0,
+            last: None,
             unread: Vec::new(),
             reports: Vec::new(),
         })
@@ -282,9 +289,21 @@ impl Trainer {
         for (i, (data, def)) in batch.iter().zip(&loaded.inputs).enumerate() {
             check_input(def, i, data)?;
             check_finite(i, data)?;
+        }
+        for (i, data) in batch.iter().enumerate() {
             loaded.engine.write(i, data)?;
         }
         self.advance(key)
+    }
+    /// One more step on the batch of the last one, which is still on the device: nothing is checked or uploaded.
+    ///
+    /// # Errors
+    /// No step before this one, a fault of the device.
+    pub fn step_again(&mut self) -> Result<()> {
+        match self.last {
+            Some(key) => self.advance(key),
+            None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
+        }
     }
     /// Runs the step whose batch has been written.
     fn advance(&mut self, key: usize) -> Result<()> {
@@ -294,6 +313,7 @@ impl Trainer {
         let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
         loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
         self.unread.push((self.step, key));
+        self.last = Some(key);
         self.step += 1;
         Ok(())
     }

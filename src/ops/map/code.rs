@@ -10,9 +10,13 @@ use std::fmt::Write;
 /// A generated `fn map(i: u32, x0: f32, …) -> f32`, the value of element `i` of this dispatch.
 #[derive(Debug)]
 pub struct Code {
+    /// The function, and the includes that it calls.
     pub text: String,
+    /// Fields of `p` that it reads.
     pub params: Vec<(String, Word)>,
+    /// Tensors that it reads, `e0`, `e1`, …
     pub binds: Vec<Bind>,
+    /// Whether it reads `step`, for random numbers.
     pub step: bool,
 }
 

@@ -13,6 +13,7 @@ pub enum Inst {
     Const(u32),
     /// A uniform random number in [0, 1), of the stream given; see [`crate::rng`].
     Random(u32),
+    /// A function of earlier values; places beyond its arity are 0.
     Call(Fun, [usize; 3]),
 }
 
@@ -34,9 +35,11 @@ pub enum Sub<'a> {
 const BLOCK: usize = 512;
 
 impl Expr {
+    /// A number.
     pub fn constant(value: f32) -> Expr {
         Expr { insts: vec![Inst::Const(value.to_bits())] }
     }
+    /// Uniform random numbers in [0, 1), of that stream.
     pub fn random(stream: u32) -> Expr {
         Expr { insts: vec![Inst::Random(stream)] }
     }
@@ -50,6 +53,7 @@ impl Expr {
         e.push(Inst::Call(fun, at));
         e
     }
+    /// Its values in order; the last one is the result.
     pub fn insts(&self) -> &[Inst] {
         &self.insts
     }

@@ -7,7 +7,14 @@ macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident $text:literal ($($arg:ident),*) = $value:expr;)*) => {
         /// An elementwise function.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Fun { $($(#[$doc])* $name,)* }
+        pub enum Fun {
+            $(
+                #[doc = concat!("`", $text, "(", stringify!($($arg),*), ")` = `", stringify!($value), "`.")]
+                #[doc = ""]
+                $(#[$doc])*
+                $name,
+            )*
+        }
 
         impl Fun {
             /// Every function.

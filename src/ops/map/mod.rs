@@ -19,6 +19,7 @@ use rayon::prelude::*;
 /// The elementwise op.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Map {
+    /// What is computed for each element.
     pub expr: Expr,
     /// The output's shape where the inputs do not give it (random numbers).
     pub fixed: Option<Shape>,
@@ -31,6 +32,7 @@ impl fmt::Debug for Map {
 }
 
 impl Map {
+    /// An expression whose inputs give the output's shape.
     pub fn new(expr: Expr) -> Map {
         Map { expr, fixed: None }
     }

@@ -1,0 +1,25 @@
+use super::*;
+use crate::optim::Adam;
+
+#[test]
+fn a_step_again_is_a_step_on_the_same_batch() {
+    let x = Host::new([3, 2], vec![0.5, -1.0, 2.0, 0.25, -0.75, 1.5]);
+    let y = Host::new([3, 1], vec![1.0, -2.0, 0.5]);
+    let make = || {
+        let g = Graph::training();
+        let loss = g.input([3, 2]).linear("fc", 4).tanh().linear("out", 1).mse(g.input([3, 1]));
+        Trainer::new(&Device::cpu(), loss, Adam::new(0.1)).unwrap()
+    };
+    let (mut a, mut b) = (make(), make());
+    let error = a.step_again().unwrap_err().to_string();
+    assert!(error.contains("no step before"), "{error}");
+    a.step(&[x.clone(), y.clone()]).unwrap();
+    a.step_again().unwrap();
+    for _ in 0..2 {
+        b.step(&[x.clone(), y.clone()]).unwrap();
+    }
+    assert_eq!(a.params().all().unwrap(), b.params().all().unwrap());
+    let (a, b) = (a.take_reports().unwrap(), b.take_reports().unwrap());
+    assert_eq!(a, b);
+    assert!(a[1].loss < a[0].loss);
+}

@@ -1,0 +1,222 @@
+//! An op from outside of the crate, as ARCHITECTURE.md shows how to add one: a running sum along the last axis.
+//!
+//! It passes the harness that the library's own ops pass, on every device, and trains; and the harness finds the bugs
+//! that are put into it here.
+
+mod common;
+
+use common::{BOTH, Check, On, Suite};
+use downhill::{
+    DType, Device, Graph, Host, Shape, Tensor, Trainer,
+    host::{Real, View, ViewMut},
+    init::Init,
+    kernel::{Bind, Caps, Kernel, Pass, Source},
+    ops::{Case, Key, OpDef},
+    optim::Sgd,
+    testing,
+};
+use std::sync::Arc;
+
+/// `y[r,c] = Σ_{k ≤ c} x[r,k]`, or `Σ_{k ≥ c} x[r,k]` in reverse, `r` over all axes but the last.
+#[derive(Clone, Copy, Debug)]
+struct RunningSum {
+    reverse: bool,
+}
+
+/// Its kernel. A crate of its own would keep this in `shaders/running_sum.wgsl` and write `source!("running_sum")`.
+const WGSL: &str = "
+// running_sum — y[r,c] = Σ_{k ≤ c} x[r,k], from the other end where REVERSE
+//   x [rows, n]   y [rows, n]
+// One invocation walks one row, so that the order of the additions is fixed: simple, and fast where there are many rows.
+//!include lib/index
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = group_index(id, n) * WG + lane;
+    if row >= p.units {
+        return;
+    }
+    var sum = 0.0;
+    for (var k = 0u; k < p.n; k++) {
+        let i = row * p.n + select(k, p.n - 1u - k, REVERSE == 1u);
+        sum += x[i];
+        y[i] = sum;
+    }
+}
+";
+
+impl OpDef for RunningSum {
+    const NAME: &'static str = "running_sum";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        match x {
+            [x] if x.dtype() != DType::F32 => Err("takes floats, not labels (see to_f32)".into()),
+            [x] if x.rank() == 0 => Err("a single number has no axis to sum along".into()),
+            [x] => Ok(*x),
+            _ => Err(format!("takes one input, not {}", x.len())),
+        }
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _key: Key) {
+        let n = x[0].shape.last();
+        for (x, y) in x[0].f.chunks(n).zip(y.f.chunks_mut(n)) {
+            let mut sum = T::zero();
+            for k in 0..n {
+                let i = if self.reverse { n - 1 - k } else { k };
+                sum += x[i];
+                y[i] = sum;
+            }
+        }
+    }
+    fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        // x[k] is a term of every y[c] that comes after it.
+        vec![Some(dy.graph().apply(RunningSum { reverse: !self.reverse }, &[dy]))]
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let n = x[0].last();
+        let workgroup = caps.max_invocations.min(64) as usize;
+        let pass = Pass {
+            source: Source { name: "running_sum", text: WGSL },
+            entry: "forward",
+            consts: vec![("WG", workgroup.into()), ("REVERSE", u32::from(self.reverse).into())],
+            params: vec![("n".to_string(), n.into())],
+            // Row u is all that unit u touches: where a binding would be too large, the rows are dispatched in parts.
+            binds: vec![Bind::input("x", 0, DType::F32).per_unit(n), Bind::output("y", DType::F32).per_unit(n)],
+            code: String::new(),
+            units: y.elements() / n,
+            per_group: workgroup,
+            step: false,
+        };
+        vec![Kernel::one("rows", pass)]
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        x[0].last()
+    }
+    fn cases() -> Vec<Case> {
+        let case = |dims: &[usize], reverse| {
+            let x = Shape::new(dims).expect("at most six axes");
+            Case::new(format!("{x}{}", if reverse { ", reverse" } else { "" }), RunningSum { reverse }, &[x])
+        };
+        // One element, one row, one column, primes, at and around a workgroup, more than a small binding holds.
+        let shapes: [&[usize]; 9] = [&[1], &[13], &[7, 1], &[3, 5, 2, 11], &[63, 3], &[64, 3], &[65, 3], &[1, 257], &[2501, 13]];
+        shapes.into_iter().flat_map(|dims| [case(dims, false), case(dims, true)]).collect()
+    }
+}
+
+/// What makes the op look like one of the library's.
+trait RunningSumOf<'g> {
+    fn running_sum(self) -> Tensor<'g>;
+}
+
+impl<'g> RunningSumOf<'g> for Tensor<'g> {
+    #[track_caller]
+    fn running_sum(self) -> Tensor<'g> {
+        self.graph().apply(RunningSum { reverse: false }, &[self])
+    }
+}
+
+/// What can be wrong with an op.
+#[derive(Clone, Copy, Debug)]
+enum Bug {
+    /// The gradient sums from the wrong end.
+    Gradient,
+    /// The kernel computes something else.
+    Value,
+    /// The kernel leaves an element out.
+    Hole,
+    /// The kernel writes past the end.
+    Past,
+}
+
+/// [`RunningSum`] with a bug.
+#[derive(Clone, Copy, Debug)]
+struct Wrong(Bug);
+
+const RIGHT: RunningSum = RunningSum { reverse: false };
+
+impl OpDef for Wrong {
+    const NAME: &'static str = "wrong_sum";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        RIGHT.shape(x)
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
+        RIGHT.reference(x, y, key);
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        match self.0 {
+            Bug::Gradient => vec![Some(dy.running_sum())],
+            _ => RIGHT.vjp(x, y, dy),
+        }
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let mut kernels = RIGHT.kernels(x, y, caps);
+        let (right, wrong) = match self.0 {
+            Bug::Gradient => return kernels,
+            Bug::Value => ("sum += x[i];", "sum += abs(x[i]);"),
+            Bug::Hole => ("y[i] = sum;", "if k + 1u < p.n { y[i] = sum; }"),
+            Bug::Past => ("y[i] = sum;", "y[i] = sum; y[i + 1u] = sum;"),
+        };
+        assert!(WGSL.contains(right));
+        kernels[0].passes[0].source.text = WGSL.replace(right, wrong).leak();
+        kernels
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        RIGHT.terms(x)
+    }
+    fn cases() -> Vec<Case> {
+        Vec::new()
+    }
+}
+
+/// The harness's verdict on a bug.
+fn verdict(bug: Bug, device: &Device) -> Result<(), String> {
+    let case = Case { op: Arc::new(Wrong(bug)), ..Case::new("[3, 5]", RIGHT, &[Shape::from([3, 5])]) };
+    testing::check_reference(&case)?;
+    testing::check_device(&case, device)
+}
+
+fn expect(bug: Bug, device: &Device, words: &str) -> Check {
+    match verdict(bug, device) {
+        Ok(()) => Err(format!("{bug:?} was not found").into()),
+        Err(text) if text.contains(words) => Ok(()),
+        Err(text) => Err(format!("{bug:?}: `{text}` does not say `{words}`").into()),
+    }
+}
+
+/// Parameters behind the op learn what it takes to climb 1, 3, 6, 10, 15.
+fn train(device: &Device) -> Check {
+    let g = Graph::training();
+    let steps = g.param("steps", [1, 5], Init::Zeros);
+    let mut trainer = Trainer::new(device, steps.running_sum().mse(g.input([1, 5])), Sgd::new(0.3))?;
+    let heights = Host::new([1, 5], vec![1.0, 3.0, 6.0, 10.0, 15.0]);
+    trainer.step(&[heights])?;
+    for _ in 1..600 {
+        trainer.step_again()?;
+    }
+    let learnt = trainer.params().get("steps")?;
+    for (learnt, want) in learnt.f().iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
+        if (learnt - want).abs() > 1e-4 {
+            return Err(format!("{learnt} instead of {want}").into());
+        }
+    }
+    Ok(())
+}
+
+fn main() {
+    let mut suite = Suite::new();
+    suite.each(&[On::Cpu, On::Gpu, On::Checked, On::Webgpu, On::Small], "harness", |device| Ok(testing::check::<RunningSum>(device)?));
+    suite.each(&BOTH, "trains", train);
+    suite.on(On::Cpu, "wrong gradient", |d| expect(Bug::Gradient, d, "gradient of input 0"));
+    suite.on(On::Gpu, "wrong value", |d| expect(Bug::Value, d, "times the tolerance"));
+    suite.on(On::Gpu, "hole", |d| expect(Bug::Hole, d, "was not written"));
+    suite.on(On::Gpu, "past the end", |d| expect(Bug::Past, d, "past the end"));
+    suite.test("mistakes name the op and the line", || {
+        let g = Graph::training();
+        let line = line!() + 1;
+        let y = g.scalar(1.0).running_sum();
+        let text = y.error().ok_or("no error")?.to_string();
+        let want = format!("running_sum: []: a single number has no axis to sum along ({}:{line})", file!());
+        if text == want { Ok(()) } else { Err(format!("`{text}` instead of `{want}`").into()) }
+    });
+    suite.run()
+}
