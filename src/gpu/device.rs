@@ -112,7 +112,9 @@ pub async fn adapters() -> Vec<AdapterSummary> {
 /// # Errors
 /// [`Error::NoAdapter`] with the list of adapters where none fits, [`Error::Device`] where none of those that fit opens.
 pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
-    let found = enumerate().await;
+    let mut found = enumerate().await;
+    // A whole name is that adapter's, also where it is a part of another's.
+    found.sort_by_key(|a| options.name.as_ref() != Some(&a.get_info().name));
     let mut failed = None;
     for adapter in &found {
         let summary = AdapterSummary::new(&adapter.get_info());

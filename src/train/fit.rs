@@ -118,7 +118,11 @@ impl<'a> Fit<'a> {
     }
     fn call(&mut self, event: &Event) -> bool {
         // Every callback hears every event, also after one that wants to stop.
-        self.callbacks.iter_mut().fold(false, |stop, f| f(event).is_break() || stop)
+        let mut stop = false;
+        for f in &mut self.callbacks {
+            stop |= f(event).is_break();
+        }
+        stop
     }
 }
 
