@@ -227,6 +227,10 @@ impl Gpu {
     pub fn max_buffer_bytes(&self) -> u64 {
         self.limits.max_buffer_size / 4 * 4
     }
+    /// Device memory in use, in bytes, where the backend can say: weights, plans, and what wgpu stages uploads in.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.limits
     }

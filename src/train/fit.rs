@@ -239,7 +239,8 @@ impl Trainer {
             outputs.push(next());
             loss += f64::from(next().f()[0]) * rows.len() as f64;
             if let Some(&accuracy) = next().f().first() {
-                (right, classified) = (right + f64::from(accuracy) * rows.len() as f64, true);
+                // A count, so that the share of all rows is exact.
+                (right, classified) = (right + (f64::from(accuracy) * rows.len() as f64).round(), true);
             }
         }
         let n = data.len() as f64;
