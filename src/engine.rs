@@ -127,7 +127,7 @@ pub(crate) const RING: usize = 1024;
 
 /// A loaded plan.
 pub(crate) enum Engine {
-    Cpu { exec: cpu::Exec, store: Arc<Mutex<cpu::Store>>, ring: Vec<Vec<f32>> },
+    Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Vec<Vec<f32>> },
     Gpu(Box<gpu::Exec>),
 }
 
@@ -143,7 +143,7 @@ impl Engine {
             }
             (None, Store::Cpu(store)) => {
                 let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };
-                Engine::Cpu { exec: cpu::Exec::new(plan), store: store.clone(), ring }
+                Engine::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
         })

@@ -61,8 +61,8 @@ pub enum Data<T> {
 ///
 /// ```
 /// use downhill::Host;
-/// let x = Host::new([2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-/// let labels = Host::labels([2], vec![1, 0]);
+/// let x: Host = Host::new([2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// let labels: Host = Host::labels([2], vec![1, 0]);
 /// assert_eq!((x.shape.elements(), labels.u()), (6, &[1, 0][..]));
 /// ```
 #[derive(Clone, Debug, PartialEq)]

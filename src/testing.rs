@@ -4,6 +4,25 @@
 //! * the gradient agrees with central differences in `f64`, in the middle of a graph;
 //! * every kernel candidate agrees with the `f64` reference, forward and backward, by one tolerance;
 //! * kernels write every element (outputs start as NaN) and nothing else (fences stay), and a second run is bit-equal.
+//!
+//! # Testing an op of your own
+//!
+//! Write its [`cases`](crate::ops::OpDef::cases) first: one element, primes, one below, at and above whatever your kernel divides
+//! by, and enough work for many workgroups. Then, on each device:
+//!
+//! ```
+//! use downhill::{Device, ops::pick::Pick, testing};
+//! testing::check::<Pick>(&Device::cpu())?;
+//! # Ok::<(), String>(())
+//! ```
+//!
+//! * [`Device::gpu`] takes a software adapter where there is no GPU: slow, but strict.
+//! * Opened with `GpuOptions { checked: true, .. }` shaders check their bounds; with small
+//!   [`limits`](crate::gpu::GpuOptions::limits), dispatches fold and bindings split that never would on a large GPU.
+//! * [`close`] has the tolerance, which grows with [`OpDef::terms`]: say there how many numbers you add up.
+//! * A wrong [`reference`](OpDef::reference) is found by nothing here but its gradient: compare it with values from elsewhere.
+//!
+//! `tests/own_op.rs` in the source of this crate is a whole op with its tests, and puts bugs into it that these checks find.
 
 use crate::{
     cpu,

@@ -112,7 +112,9 @@ pub async fn adapters() -> Vec<AdapterSummary> {
 /// # Errors
 /// [`Error::NoAdapter`] with the list of adapters where none fits, [`Error::Device`] where none of those that fit opens.
 pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
-    let found = enumerate().await;
+    let mut found = enumerate().await;
+    // A whole name is that adapter's, also where it is a part of another's.
+    found.sort_by_key(|a| options.name.as_ref() != Some(&a.get_info().name));
     let mut failed = None;
     for adapter in &found {
         let summary = AdapterSummary::new(&adapter.get_info());
@@ -224,6 +226,10 @@ impl Gpu {
     /// Bytes of the largest buffer.
     pub fn max_buffer_bytes(&self) -> u64 {
         self.limits.max_buffer_size / 4 * 4
+    }
+    /// Device memory in use, in bytes, where the backend can say: weights, plans, and what wgpu stages uploads in.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
     }
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.limits

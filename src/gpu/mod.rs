@@ -1,7 +1,7 @@
 //! The GPU side, and the only place that knows wgpu.
 //!
-//! [`device`] finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
-//! pipeline, [`store`] holds the weights, their gradients and the optimizer's states, and [`exec`] holds everything
+//! `device.rs` finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
+//! pipeline, `store.rs` holds the weights, their gradients and the optimizer's states, and `exec.rs` holds everything
 //! else of a plan and replays it.
 
 mod bind;

@@ -1,7 +1,7 @@
 //! The plan: what a graph becomes once, and what every mini-batch replays. Plain data, no wgpu type.
 //!
-//! [`Ir::new`] takes what the outputs need out of the graph, [`fuse`](fuse::fuse) composes elementwise code,
-//! [`memory::plan`] gives every tensor its buffer, and [`Plan::new`] puts it all into one list of steps.
+//! `Ir::new` takes what the outputs need out of the graph, `fuse` composes elementwise code,
+//! `memory::plan` gives every tensor its buffer, and [`Plan::new`] puts it all into one list of steps.
 
 pub(crate) mod fuse;
 pub(crate) mod ir;

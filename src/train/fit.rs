@@ -118,7 +118,11 @@ impl<'a> Fit<'a> {
     }
     fn call(&mut self, event: &Event) -> bool {
         // Every callback hears every event, also after one that wants to stop.
-        self.callbacks.iter_mut().fold(false, |stop, f| f(event).is_break() || stop)
+        let mut stop = false;
+        for f in &mut self.callbacks {
+            stop |= f(event).is_break();
+        }
+        stop
     }
 }
 
@@ -235,7 +239,8 @@ impl Trainer {
             outputs.push(next());
             loss += f64::from(next().f()[0]) * rows.len() as f64;
             if let Some(&accuracy) = next().f().first() {
-                (right, classified) = (right + f64::from(accuracy) * rows.len() as f64, true);
+                // A count, so that the share of all rows is exact.
+                (right, classified) = (right + (f64::from(accuracy) * rows.len() as f64).round(), true);
             }
         }
         let n = data.len() as f64;

@@ -130,8 +130,11 @@ pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: Option<B
     std::fs::write(&part, file).and_then(|()| std::fs::rename(&part, path)).map_err(|e| Error::file(path, e))
 }
 
-/// All tensors of a safetensors file, and what is written beside them.
-pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, Host<f32>>, BTreeMap<String, String>)> {
+/// All tensors of a safetensors file by name, and what is written beside them.
+pub(super) type File = (BTreeMap<String, Host<f32>>, BTreeMap<String, String>);
+
+/// Reads a safetensors file.
+pub(super) fn read(path: &Path) -> Result<File> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
     let format = |e: safetensors::SafeTensorError| Error::format(path, format!("not a safetensors file: {e}"));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;

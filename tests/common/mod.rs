@@ -8,7 +8,7 @@
 #![allow(dead_code)]
 
 use downhill::{
-    Device, Error,
+    Device, Error, Trainer,
     gpu::{Gpu, GpuOptions},
 };
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -29,13 +29,15 @@ pub enum On {
     Webgpu,
     /// The same with limits so small that most tensors of the tests do not fit: see [`small_limits`].
     Small,
+    /// As `Small`, but with the eight storage buffers that WebGPU promises and Adam needs.
+    Pieces,
 }
 
 /// The CPU and the plain GPU.
 pub const BOTH: [On; 2] = [On::Cpu, On::Gpu];
 
-/// Limits far below WebGPU's: dispatches fold beyond 16 groups, bindings split beyond 64 KiB (16,384 elements).
-/// Eight storage buffers is what WebGPU promises and what Adam needs, so `bindings` says how many there are.
+/// Limits far below WebGPU's: dispatches fold beyond 16 groups, bindings split beyond 64 KiB (16,384 elements), and a
+/// shader has that many storage buffers.
 pub fn small_limits(bindings: u32) -> wgpu::Limits {
     wgpu::Limits {
         max_compute_workgroups_per_dimension: 16,
@@ -58,11 +60,12 @@ impl On {
             On::Checked => "checked",
             On::Webgpu => "webgpu",
             On::Small => "small",
+            On::Pieces => "pieces",
         }
     }
     /// The device; opened at the first call.
     pub fn open(self) -> Result<Device, Error> {
-        static OPEN: [OnceLock<Result<Device, Error>>; 4] = [const { OnceLock::new() }; 4];
+        static OPEN: [OnceLock<Result<Device, Error>>; 5] = [const { OnceLock::new() }; 5];
         let options = GpuOptions { software: true, ..GpuOptions::default() };
         let (k, options) = match self {
             On::Cpu => return Ok(Device::cpu()),
@@ -70,6 +73,7 @@ impl On {
             On::Checked => (1, GpuOptions { checked: true, ..options }),
             On::Webgpu => (2, GpuOptions { limits: Some(wgpu::Limits::default()), features: false, ..options }),
             On::Small => (3, GpuOptions { limits: Some(small_limits(4)), features: false, ..options }),
+            On::Pieces => (4, GpuOptions { limits: Some(small_limits(8)), features: false, ..options }),
         };
         OPEN[k].get_or_init(|| Device::open(&options)).clone()
     }
@@ -83,6 +87,16 @@ pub fn gpu() -> Result<Device, Error> {
 /// The GPU behind a device that is one.
 pub fn inner(device: &Device) -> &Arc<Gpu> {
     device.as_gpu().expect("a GPU device was asked for")
+}
+
+/// The bits of floats, for comparisons that must hold exactly.
+pub fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The weights of a trainer, to the last bit.
+pub fn weights(trainer: &Trainer) -> Result<Vec<(String, Vec<u32>)>, Error> {
+    Ok(trainer.params().all()?.into_iter().map(|(name, value)| (name, bits(value.f()))).collect())
 }
 
 /// Trials of one test binary.

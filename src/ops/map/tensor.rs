@@ -106,7 +106,7 @@ unary! {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let f = Device::cpu().compile(&[g.input([2]).sigmoid()])?;
+    /// let mut f = Device::cpu().compile(&[g.input([2]).sigmoid()])?;
     /// let y = f.run(&[Host::new([2], vec![0.0, 100.0])])?;
     /// assert_eq!(y[0].f(), &[0.5, 1.0]);
     /// # Ok::<(), downhill::Error>(())
