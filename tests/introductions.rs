@@ -3,6 +3,9 @@
 //! Tolerances: [`testing::close`], the crate's one formula, where a result is a few operations away from its inputs or
 //! where training makes up for rounding as it goes; where neither is so, the bound stands beside the check with its reason.
 
+// Each example has what all of them share as a module of its own.
+#![allow(clippy::duplicate_mod)]
+
 mod common;
 #[path = "../examples/custom_loss.rs"]
 mod custom_loss;
