@@ -298,8 +298,7 @@ fn optimizer(row: &Value, device: &Device) -> Check {
         for i in 0..n {
             rounded[i] += want[i].abs() + 16.0 * (want[i] - last[i]).abs();
             let (got, error) = (f64::from(got.f()[i]), (f64::from(got.f()[i]) - want[i]).abs());
-            // Not `error > …`, which is false of NaN.
-            if !(error <= f64::from(f32::EPSILON) * rounded[i]) {
+            if error.is_nan() || error > f64::from(f32::EPSILON) * rounded[i] {
                 return Err(format!("{what}: step {}, element {i}: {got} instead of {}", k + 1, want[i]).into());
             }
         }
