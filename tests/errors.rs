@@ -226,7 +226,8 @@ fn sizes() -> Check {
 /// Also where the numbers of the nodes are the same, or beyond the other graph.
 fn mixed() -> Check {
     let text = "the tensors belong to different graphs";
-    let cases: Vec<(&str, Box<dyn for<'a> Fn(Tensor<'a>, Tensor<'a>, Tensor<'a>) -> Tensor<'a>>)> = vec![
+    type Make = Box<dyn for<'a> Fn(Tensor<'a>, Tensor<'a>, Tensor<'a>) -> Tensor<'a>>;
+    let cases: Vec<(&str, Make)> = vec![
         ("add", Box::new(|x, y, _| x + y)),
         ("add late", Box::new(|x, _, late| x + late)),
         ("sub turned", Box::new(|x, y, _| y - x)),
@@ -351,7 +352,7 @@ fn lying_hosts() -> Check {
         let g = Graph::training();
         let x = g.input_of(if host.shape.dims().len() == 2 { Shape::from([2, 2]) } else { host.shape });
         let mut f = Device::cpu().compile(&[x * 2.0])?;
-        expect("run", f.run(&[host.clone()]).err(), &["input 0: got "])?;
+        expect("run", f.run(std::slice::from_ref(host)).err(), &["input 0: got "])?;
         let g = Graph::training();
         let w = g.param("w", [2], Init::Ones);
         let mut trainer = Trainer::new(&Device::cpu(), (w * g.input([2])).sum_all() + g.labels([2]).to_f32().sum_all(), Sgd::new(0.1))?;

@@ -356,7 +356,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) { if id.x < p.units { y
 
     let exec = load(&gpu, &plan, ExecOptions::default()).unwrap();
     let error = exec.write(0, &Host::labels([2], vec![1, 2])).unwrap_err().to_string();
-    assert_eq!(error, "input 0: got u32 [2] with 2 values, but the graph was built for u32 [3]");
+    assert_eq!(error, "input 0: got u32 [2] with 2 labels, but the graph was built for u32 [3]");
     assert_eq!(exec.write(1, &x).unwrap_err().to_string(), "input 1: this plan has 1");
     assert_eq!(block_on(exec.read(1)).unwrap_err().to_string(), "output 1: this plan has 1");
 }
