@@ -131,6 +131,18 @@ impl<T: Real> Host<T> {
         };
         Host { shape: self.shape, data }
     }
+    /// Whether this is a tensor of that shape: its own shape, its type of elements, and as many of them.
+    pub fn fits(&self, shape: Shape) -> bool {
+        let dtype = match self.data {
+            Data::Float(_) => DType::F32,
+            Data::Index(_) => DType::U32,
+        };
+        self.shape == shape && dtype == shape.dtype() && self.len() == shape.elements()
+    }
+    /// `12 values` or `12 labels`, for errors.
+    pub(crate) fn content(&self) -> String {
+        format!("{} {}", self.len(), if let Data::Float(_) = self.data { "values" } else { "labels" })
+    }
     /// As an input of a reference computation.
     pub fn view(&self) -> View<'_, T> {
         View { shape: self.shape, f: self.f(), u: self.u() }

@@ -68,13 +68,13 @@ impl Shape {
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank()]
     }
-    /// How many elements; 1 for a scalar.
+    /// How many elements; 1 for a scalar. (At most `usize::MAX`: a graph refuses such a shape.)
     pub fn elements(&self) -> usize {
-        self.dims().iter().product()
+        self.dims().iter().fold(1, |n, &d| n.saturating_mul(d))
     }
     /// Size in memory, in bytes. Every element type takes four.
     pub fn bytes(&self) -> u64 {
-        self.elements() as u64 * 4
+        (self.elements() as u64).saturating_mul(4)
     }
     /// Same axes, whatever the element type.
     pub fn same_dims(&self, other: Shape) -> bool {

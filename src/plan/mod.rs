@@ -9,7 +9,7 @@ pub(crate) mod memory;
 
 use crate::{
     error::{Error, Result},
-    graph::{InputDef, Kind, Node, ParamDef, Tensor},
+    graph::{InputDef, Kind, Node, OTHER_GRAPH, ParamDef, Tensor},
     host::Host,
     kernel::{Caps, Kernel},
     ops::{
@@ -115,10 +115,16 @@ impl Plan {
         let graph = first.graph();
         graph.check()?;
         let all: Vec<Tensor> = outputs.iter().chain(grads).copied().collect();
+        if all.iter().any(|t| !std::ptr::eq(t.graph(), graph)) {
+            return Err(Error::argument("outputs", OTHER_GRAPH));
+        }
         let ir = Ir::new(graph, &all);
         // The output and, in a step with random numbers, nothing more: inputs are what is left.
         let max_inputs = options.caps.map_or(CPU_INPUTS, |c| c.max_bindings.saturating_sub(1).clamp(3, CPU_INPUTS));
         let mut ir = if options.fuse { fuse::fuse(&ir, max_inputs) } else { ir };
+        if !grads.is_empty() {
+            keep_outputs(&mut ir, outputs.len());
+        }
         let grads = own_grads(&mut ir, outputs.len());
         Ok(Plan::lower(&ir, &grads, outputs.len(), options))
     }
@@ -226,6 +232,25 @@ fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
     kernels.pop()
 }
 
+/// Copies the outputs that are parameters: they are read after the update, and are those from before it.
+fn keep_outputs(ir: &mut Ir, outputs: usize) {
+    for o in 0..outputs {
+        let mut root = ir.outputs[o];
+        while ir.op(root).is_some_and(|op| op.is_alias()) {
+            root = ir.nodes[root].inputs[0];
+        }
+        if let Kind::Param(_) = ir.nodes[root].kind {
+            ir.outputs[o] = copy(ir, ir.outputs[o]);
+        }
+    }
+}
+
+/// A new node of the same value.
+fn copy(ir: &mut Ir, id: usize) -> usize {
+    let same = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
+    ir.push(Node { kind: Kind::Op(Arc::new(same)), inputs: vec![id], ..ir.nodes[id].clone() })
+}
+
 /// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat
 /// buffer: where that is not so (a shared gradient, an input, a constant) it is copied. Returns (node, parameter).
 fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
@@ -239,9 +264,7 @@ fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
             }
             let owned = uses[id] == 1 && ir.op(id).is_some_and(|op| !op.is_alias());
             if !owned {
-                let copy = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
-                let node = Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![ir.outputs[o]], ..ir.nodes[ir.outputs[o]].clone() };
-                id = ir.push(node);
+                id = copy(ir, ir.outputs[o]);
                 ir.outputs[o] = id;
             }
             (id, o - outputs)
