@@ -12,6 +12,8 @@ use common::DeviceArgs;
 use downhill::{
     Device, Evaluation, Fit, History, Tensor, Trainer,
     data::{self, Dataset, Normalise},
+    init::Init,
+    layers::Linear,
     optim::{Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd},
     train::metrics::ConfusionMatrix,
 };
@@ -119,11 +121,11 @@ impl Task {
     }
 }
 
-/// Linear layers with ReLU between them.
+/// Linear layers with ReLU between them, which is what He's initial weights are for.
 fn mlp<'g>(x: Tensor<'g>, layers: &[usize], (pixels, hidden): (f32, f32)) -> Tensor<'g> {
     layers.iter().enumerate().fold(x, |x, (i, &outputs)| {
         let x = if i == 0 { x.dropout(pixels) } else { x.relu().dropout(hidden) };
-        x.linear(&format!("fc{}", i + 1), outputs)
+        x.linear_with(&format!("fc{}", i + 1), outputs, Linear { weight: Some(Init::KaimingUniform { a: 0.0 }), ..Linear::default() })
     })
 }
 
