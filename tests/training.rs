@@ -28,6 +28,7 @@ fn main() {
     }
     suite.each(&[On::Gpu, On::Pieces], "one submit a step", one_submit);
     suite.each(&BOTH, "the short last batch", short_batch);
+    suite.each(&BOTH, "the order of samples", orders);
     suite.each(&BOTH, "a checkpoint goes on exactly", checkpoint);
     suite.each(&[On::Gpu], "a checkpoint goes to another device", checkpoint_elsewhere);
     suite.each(&BOTH, "params save and load", params_round_trip);
@@ -206,6 +207,31 @@ fn short_batch(device: &Device) -> Check {
     Ok(())
 }
 
+/// Samples 0 to 29 one at a time, with a loss that says which it was.
+fn orders(device: &Device) -> Check {
+    let data = Dataset::new((0..30).map(|i| i as f32).collect(), [1], Target::None)?;
+    let new = |seed: u64| {
+        Trainer::for_data(device, &data, move |x| x + x.graph().param("w", [1], Init::Zeros) * 0.0, |y, _| y.mean_all(), Sgd::new(0.1))?
+            .seed(seed)
+    };
+    let order = |trainer: &mut Trainer, shuffle: bool| -> Result<Vec<u32>, Error> {
+        let history = trainer.fit(&data, Fit::new().batch_size(1).shuffle(shuffle))?;
+        Ok(history.epochs[0].losses.iter().map(|&l| l as u32).collect())
+    };
+    let (mut a, mut b, mut c) = (new(1)?, new(1)?, new(2)?);
+    let (first, second) = (order(&mut a, true)?, order(&mut a, true)?);
+    assert!(first != second, "every epoch has the same order: {first:?}");
+    assert_eq!((&first, &second), (&order(&mut b, true)?, &order(&mut b, true)?));
+    assert!(first != order(&mut c, true)?, "every seed has the same order");
+    let straight: Vec<u32> = (0..30).collect();
+    assert_eq!(order(&mut a, false)?, straight);
+    for mut order in [first, second] {
+        order.sort_unstable();
+        assert_eq!(order, straight, "each sample once");
+    }
+    Ok(())
+}
+
 fn checkpoint(device: &Device) -> Check {
     let (data, folder) = (digits(70), tempfile::tempdir()?);
     let path = folder.path().join("at.safetensors");
@@ -218,9 +244,9 @@ fn checkpoint(device: &Device) -> Check {
         whole.fit(&data, fit())?;
         whole.save(&path)?;
         let history = whole.fit(&data, fit())?;
-        // Another seed and some steps: all of it must be replaced.
+        // Another seed, and fewer steps and epochs: all of it must be replaced.
         let mut resumed = classifier(device, optimizer.clone()).seed(6)?;
-        resumed.fit(&data, fit())?;
+        resumed.fit(&data, fit().epochs(1))?;
         resumed.load(&path)?;
         assert_eq!(resumed.steps(), 10);
         let again = resumed.fit(&data, fit())?;
@@ -284,11 +310,16 @@ fn shared_buffers(device: &Device) -> Check {
     let mut whole = trainer.compile(&[x.linear("fc1", 24).relu().linear("fc2", 10)])?;
     let first_graph = Graph::inference();
     let mut first = trainer.compile(&[first_graph.input([20, 64]).linear("fc1", 24)])?;
+    // The last alone: its parameters have other numbers here than in the trainer.
+    let last_graph = Graph::inference();
+    let mut second = trainer.compile(&[last_graph.input([20, 24]).relu().linear("fc2", 10)])?;
     let x = data.batch(&(0..20).collect::<Vec<_>>())?.0;
     let mut last = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let now = (bits(whole.run(std::slice::from_ref(&x))?[0].f()), bits(first.run(std::slice::from_ref(&x))?[0].f()));
+        let (logits, hidden) = (whole.run(std::slice::from_ref(&x))?, first.run(std::slice::from_ref(&x))?);
+        let now = (bits(logits[0].f()), bits(hidden[0].f()));
         assert_eq!(now.0, bits(trainer.predict(&x)?.f()));
+        testing::close(&second.run(&hidden)?[0].to_f64(), &logits[0].to_f64(), 24)?;
         assert!(now.0 != last.0 && now.1 != last.1, "the compiled graph did not see the step");
         last = now;
         trainer.fit(&data, Fit::new().batch_size(20))?;
