@@ -105,7 +105,8 @@ fn exceeded() -> Check {
 }
 
 /// Expressions over tensors of 60,000 elements, which are more than one binding of `small` holds.
-const LARGE: [&str; 20] = [
+const LARGE: [&str; 21] = [
+    "random column",
     "bias",
     "rows",
     "outer",
@@ -140,6 +141,7 @@ fn large(name: &str, device: &Device) -> Check {
         "five inputs" => (x * y + x.square() * row) * (column + y) + row * column,
         "where" => x.gt(y).where_(x * row, y),
         "uniform" => g.uniform([300, 200]) * x,
+        "random column" => g.uniform([300, 1]) * x + column,
         "dropout" => x.dropout(0.4),
         "labels" => x * labels.to_f32().unsqueeze(-1),
         "sum" => x.sum(&[1], false),
