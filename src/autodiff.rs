@@ -21,8 +21,11 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn grad(self, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
-        if self.shape().elements() != 1 {
-            let why = "a gradient is taken of a single number; reduce it first, e.g. with mean_all()".to_string();
+        if self.shape().elements() != 1 || self.shape().dtype() != DType::F32 {
+            let why = match self.shape().dtype() {
+                DType::F32 => "a gradient is taken of a single number; reduce it first, e.g. with mean_all()".to_string(),
+                DType::U32 => "labels and indices have no gradient".to_string(),
+            };
             let dead = self.graph.mistake("grad", &[self.shape()], why, Location::caller());
             return vec![dead; x.len()];
         }
@@ -36,6 +39,15 @@ impl<'g> Tensor<'g> {
         let graph = self.graph;
         if self.is_dead() || dy.is_dead() || x.iter().any(|t| t.is_dead()) || graph.error().is_some() {
             return vec![graph.dead(); x.len()];
+        }
+        let place = Location::caller();
+        if !x.iter().chain([&dy]).all(|t| std::ptr::eq(t.graph, graph)) {
+            let dead = graph.mistake("vjp", &[self.shape()], "the tensors belong to different graphs".into(), place);
+            return vec![dead; x.len()];
+        }
+        if !dy.shape().same_dims(self.shape()) || dy.shape().dtype() != DType::F32 {
+            let why = "the gradient of a tensor must be floats of its shape".to_string();
+            return vec![graph.mistake("vjp", &[self.shape(), dy.shape()], why, place); x.len()];
         }
         let nodes = graph.inner.borrow().nodes[..=self.id].to_vec();
         // Only nodes between x and self get a gradient.
@@ -55,7 +67,8 @@ impl<'g> Tensor<'g> {
                 grads[input] = Some(graph.at(node.place, || grads[input].map_or(part, |g| g + part)));
             }
         }
-        x.iter().map(|t| grads[t.id].unwrap_or_else(|| graph.full(t.shape(), 0.0))).collect()
+        // A tensor made after this one is nothing that it depends on.
+        x.iter().map(|t| grads.get(t.id).copied().flatten().unwrap_or_else(|| graph.full(t.shape(), 0.0))).collect()
     }
 
     /// Undoes broadcasting: sums the axes along which `shape` was repeated to give this tensor's shape.

@@ -155,8 +155,9 @@ impl Graph {
     #[track_caller]
     pub fn constant(&self, value: Host<f32>) -> Tensor<'_> {
         let place = Location::caller();
-        if value.len() != value.shape.elements() {
-            return self.mistake("constant", &[value.shape], format!("{} values do not fill that shape", value.len()), place);
+        if !value.is_whole() {
+            let kind = if value.f().len() == value.len() { "values" } else { "labels" };
+            return self.mistake("constant", &[value.shape], format!("{} {kind} do not fill that shape", value.len()), place);
         }
         if !self.check_size("constant", value.shape, place) {
             return self.dead();

@@ -116,6 +116,14 @@ impl<T: Real> Host<T> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Whether the elements are of the shape's type, and as many: both fields are the user's to set.
+    pub(crate) fn is_whole(&self) -> bool {
+        let dtype = match self.data {
+            Data::Float(_) => DType::F32,
+            Data::Index(_) => DType::U32,
+        };
+        dtype == self.shape.dtype() && self.len() == self.shape.elements()
+    }
     /// Every element as `f64`, labels too.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {

@@ -68,13 +68,16 @@ impl Shape {
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank()]
     }
-    /// How many elements; 1 for a scalar.
+    /// How many elements; 1 for a scalar. More than a `usize` holds count as its largest value.
     pub fn elements(&self) -> usize {
-        self.dims().iter().product()
+        match self.dims().contains(&0) {
+            true => 0,
+            false => self.dims().iter().fold(1, |n: usize, &d| n.saturating_mul(d)),
+        }
     }
     /// Size in memory, in bytes. Every element type takes four.
     pub fn bytes(&self) -> u64 {
-        self.elements() as u64 * 4
+        (self.elements() as u64).saturating_mul(4)
     }
     /// Same axes, whatever the element type.
     pub fn same_dims(&self, other: Shape) -> bool {

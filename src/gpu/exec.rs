@@ -259,7 +259,7 @@ impl Exec {
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
         let (want, got) = (*nth(&self.inputs, "input", input)?, data.shape);
-        if want != got || data.len() != want.elements() {
+        if want != got || !data.is_whole() {
             let got = format!("{got} with {} values", data.len());
             return Err(Error::Input { what: format!("input {input}"), got, want: want.to_string() });
         }

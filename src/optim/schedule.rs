@@ -68,7 +68,7 @@ impl Curve {
         let half_cosine = |from: f64, to: f64, t: f64| to + (from - to) / 2.0 * (1.0 + (PI * t).cos());
         match self {
             Curve::Constant => 1.0,
-            Curve::Step { every, gamma } => gamma.powf((k / every) as f64),
+            Curve::Step { every, gamma } => gamma.powf((k / every.max(1)) as f64),
             Curve::Exponential { gamma } => gamma.powf(x),
             Curve::Polynomial { total, power } => (1.0 - k.min(total) as f64 / total as f64).powf(power),
             Curve::Cosine { total, floor } => half_cosine(1.0, floor, x / total as f64),

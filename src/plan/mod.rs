@@ -115,11 +115,21 @@ impl Plan {
         let graph = first.graph();
         graph.check()?;
         let all: Vec<Tensor> = outputs.iter().chain(grads).copied().collect();
+        if all.iter().any(|t| !std::ptr::eq(t.graph(), graph)) {
+            return Err(Error::argument("outputs", "they belong to different graphs; a plan is made of one"));
+        }
+        let params: Vec<Shape> = graph.inner.borrow().params.iter().map(|p| p.shape).collect();
+        if !grads.is_empty() && grads.iter().map(|g| g.shape()).ne(params) {
+            return Err(Error::argument("gradients", "a plan needs one for each parameter, in their order and of their shapes, or none"));
+        }
         let ir = Ir::new(graph, &all);
         // The output and, in a step with random numbers, nothing more: inputs are what is left.
         let max_inputs = options.caps.map_or(CPU_INPUTS, |c| c.max_bindings.saturating_sub(1).clamp(3, CPU_INPUTS));
         let mut ir = if options.fuse { fuse::fuse(&ir, max_inputs) } else { ir };
         let grads = own_grads(&mut ir, outputs.len());
+        if !grads.is_empty() {
+            own_outputs(&mut ir, outputs.len());
+        }
         Ok(Plan::lower(&ir, &grads, outputs.len(), options))
     }
 
@@ -239,12 +249,30 @@ fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
             }
             let owned = uses[id] == 1 && ir.op(id).is_some_and(|op| !op.is_alias());
             if !owned {
-                let copy = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
-                let node = Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![ir.outputs[o]], ..ir.nodes[ir.outputs[o]].clone() };
-                id = ir.push(node);
-                ir.outputs[o] = id;
+                id = copy_output(ir, o);
             }
             (id, o - outputs)
         })
         .collect()
+}
+
+/// Makes every output that is a parameter a copy of it: an update may write the parameter before the output is read.
+fn own_outputs(ir: &mut Ir, outputs: usize) {
+    for o in 0..outputs {
+        let mut id = ir.outputs[o];
+        while ir.op(id).is_some_and(|op| op.is_alias()) {
+            id = ir.nodes[id].inputs[0];
+        }
+        if matches!(ir.nodes[id].kind, Kind::Param(_)) {
+            copy_output(ir, o);
+        }
+    }
+}
+
+/// Puts a copy in the place of output `o`; returns its node.
+fn copy_output(ir: &mut Ir, o: usize) -> usize {
+    let copy = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
+    let from = ir.outputs[o];
+    ir.outputs[o] = ir.push(Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![from], ..ir.nodes[from].clone() });
+    ir.outputs[o]
 }
