@@ -2,7 +2,7 @@
 //! broadcasting is undone here, once for all ops.
 
 use crate::{
-    graph::{Kind, Tensor},
+    graph::{Kind, OTHER_GRAPH, Tensor},
     shape::{DType, Shape},
 };
 use std::panic::Location;
@@ -21,13 +21,14 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn grad(self, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
-        if self.shape().elements() != 1 || self.shape().dtype() != DType::F32 {
-            let why = match self.shape().dtype() {
-                DType::F32 => "a gradient is taken of a single number; reduce it first, e.g. with mean_all()".to_string(),
-                DType::U32 => "labels and indices have no gradient".to_string(),
-            };
-            let dead = self.graph.mistake("grad", &[self.shape()], why, Location::caller());
-            return vec![dead; x.len()];
+        let shape = self.shape();
+        let why = match (shape.elements(), shape.dtype()) {
+            (1, DType::F32) => None,
+            (1, DType::U32) => Some("a gradient is taken of floats, not labels"),
+            _ => Some("a gradient is taken of a single number; reduce it first, e.g. with mean_all()"),
+        };
+        if let Some(why) = why {
+            return vec![self.graph.mistake("grad", &[shape], why.into(), Location::caller()); x.len()];
         }
         let one = self.graph.full(self.shape(), 1.0);
         self.vjp(one, x)
@@ -37,17 +38,17 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn vjp(self, dy: Tensor<'g>, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
         let graph = self.graph;
+        let all = || [self, dy].into_iter().chain(x.iter().copied());
+        let shapes = || all().map(|t| t.shape()).collect::<Vec<Shape>>();
+        if all().any(|t| !std::ptr::eq(t.graph, graph)) {
+            return vec![graph.mistake("vjp", &shapes(), OTHER_GRAPH.into(), Location::caller()); x.len()];
+        }
         if self.is_dead() || dy.is_dead() || x.iter().any(|t| t.is_dead()) || graph.error().is_some() {
             return vec![graph.dead(); x.len()];
         }
-        let place = Location::caller();
-        if !x.iter().chain([&dy]).all(|t| std::ptr::eq(t.graph, graph)) {
-            let dead = graph.mistake("vjp", &[self.shape()], "the tensors belong to different graphs".into(), place);
-            return vec![dead; x.len()];
-        }
-        if !dy.shape().same_dims(self.shape()) || dy.shape().dtype() != DType::F32 {
-            let why = "the gradient of a tensor must be floats of its shape".to_string();
-            return vec![graph.mistake("vjp", &[self.shape(), dy.shape()], why, place); x.len()];
+        if dy.shape() != self.shape().of(DType::F32) {
+            let why = format!("the gradient of {} must have that shape, and be floats", self.shape());
+            return vec![graph.mistake("vjp", &shapes()[..2], why, Location::caller()); x.len()];
         }
         let nodes = graph.inner.borrow().nodes[..=self.id].to_vec();
         // Only nodes between x and self get a gradient.
@@ -67,7 +68,7 @@ impl<'g> Tensor<'g> {
                 grads[input] = Some(graph.at(node.place, || grads[input].map_or(part, |g| g + part)));
             }
         }
-        // A tensor made after this one is nothing that it depends on.
+        // What was made later than this tensor has no part in it.
         x.iter().map(|t| grads.get(t.id).copied().flatten().unwrap_or_else(|| graph.full(t.shape(), 0.0))).collect()
     }
 

@@ -220,9 +220,8 @@ fn passes(update: &Update, layout: &Layout, caps: &crate::kernel::Caps) -> Vec<U
 /// A batch as the graph wants it, or an error that says what is wrong with it.
 pub(crate) fn check_input(plan_input: &crate::graph::InputDef, number: usize, data: &Host<f32>) -> Result<()> {
     let what = format!("input {number}");
-    if data.shape != plan_input.shape || !data.is_whole() {
-        let kind = if data.f().len() == data.len() { "values" } else { "labels" };
-        let got = format!("{} with {} {kind}", data.shape, data.len());
+    if !data.fits(plan_input.shape) {
+        let got = format!("{} with {}", data.shape, data.content());
         return Err(Error::Input { what, got, want: plan_input.shape.to_string() });
     }
     if let Some(classes) = plan_input.classes {

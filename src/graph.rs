@@ -71,6 +71,19 @@ pub(crate) struct Inner {
     streams: u32,
 }
 
+/// What is wrong with tensors that are not of one graph.
+pub(crate) const OTHER_GRAPH: &str = "the tensors belong to different graphs";
+
+/// What is wrong with a tensor of that size.
+fn size_mistake(shape: Shape) -> Option<&'static str> {
+    let elements = shape.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    match elements {
+        _ if shape.dims().contains(&0) => Some("an axis of size 0 holds nothing"),
+        Some(n) if n <= u32::MAX as usize => None,
+        _ => Some("more than 4,294,967,295 elements"),
+    }
+}
+
 /// A computation under construction.
 ///
 /// ```
@@ -115,8 +128,8 @@ impl Graph {
     #[track_caller]
     pub fn input_of(&self, shape: Shape) -> Tensor<'_> {
         let place = Location::caller();
-        if !self.check_size("input", shape, place) {
-            return self.dead();
+        if let Some(why) = size_mistake(shape) {
+            return self.mistake("input", &[shape], why.into(), place);
         }
         let i = {
             let mut g = self.inner.borrow_mut();
@@ -129,8 +142,12 @@ impl Graph {
     #[track_caller]
     pub fn param(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor<'_> {
         let (shape, place) = (shape.into().of(DType::F32), Location::caller());
-        if !self.check_size("param", shape, place) {
-            return self.dead();
+        if let Some(why) = size_mistake(shape) {
+            return self.mistake("param", &[shape], why.into(), place);
+        }
+        if name == "__metadata__" || name.starts_with("optimizer.") {
+            let why = format!("`{name}` is a name that files of weights and checkpoints keep for themselves; choose another");
+            return self.mistake("param", &[shape], why, place);
         }
         let known = {
             let g = self.inner.borrow();
@@ -155,12 +172,11 @@ impl Graph {
     #[track_caller]
     pub fn constant(&self, value: Host<f32>) -> Tensor<'_> {
         let place = Location::caller();
-        if !value.is_whole() {
-            let kind = if value.f().len() == value.len() { "values" } else { "labels" };
-            return self.mistake("constant", &[value.shape], format!("{} {kind} do not fill that shape", value.len()), place);
+        if let Some(why) = size_mistake(value.shape) {
+            return self.mistake("constant", &[value.shape], why.into(), place);
         }
-        if !self.check_size("constant", value.shape, place) {
-            return self.dead();
+        if !value.fits(value.shape) {
+            return self.mistake("constant", &[value.shape], format!("{} do not fill that shape", value.content()), place);
         }
         let shape = value.shape;
         self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place })
@@ -177,33 +193,37 @@ impl Graph {
         let place = self.inner.borrow().place.unwrap_or(place);
         let shapes: Vec<Shape> = x.iter().map(|t| t.shape()).collect();
         if x.iter().any(|t| !std::ptr::eq(t.graph, self)) {
-            return self.mistake(op.name(), &shapes, "the tensors belong to different graphs".into(), place);
+            return self.mistake(op.called(), &shapes, OTHER_GRAPH.into(), place);
         }
-        match op.shape(&shapes) {
-            Err(why) => self.mistake(op.name(), &shapes, why, place),
-            Ok(shape) if !self.check_size(op.name(), shape, place) => self.dead(),
+        match op.shape(&shapes).and_then(|shape| size_mistake(shape).map_or(Ok(shape), |why| Err(format!("the result is {shape}: {why}"))))
+        {
+            Err(why) => self.mistake(op.called(), &shapes, why, place),
             Ok(shape) => self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place }),
         }
     }
-    /// Notes that the labels in `t`, where it is an input, must be below `classes`; where it is a constant, checks it now.
+    /// Notes that the labels in `t`, where they come from inputs, must be below `classes`. Constants are checked now.
     pub fn require_classes(&self, t: Tensor, classes: usize) {
         let mut g = self.inner.borrow_mut();
-        let mut node = g.nodes.get(t.id);
-        // A reshaped input is that input.
-        while let Some(Node { kind: Kind::Op(op), inputs, .. }) = node {
-            node = if op.is_alias() { g.nodes.get(inputs[0]) } else { None };
-        }
-        match node.map(|n| n.kind.clone()) {
-            Some(Kind::Input(i)) => {
-                let known = &mut g.inputs[i].classes;
-                *known = Some(known.map_or(classes, |k| k.min(classes)));
-            }
-            Some(Kind::Constant(value)) => {
-                if let Some((row, &label)) = value.u().iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
-                    g.error.get_or_insert(Error::Label { row, label, classes });
+        let g = &mut *g;
+        let mut visit = vec![t.id];
+        while let Some(node) = visit.pop().and_then(|id| g.nodes.get(id)) {
+            match &node.kind {
+                Kind::Input(i) => {
+                    let known = &mut g.inputs[*i].classes;
+                    *known = Some(known.map_or(classes, |k| k.min(classes)));
                 }
+                Kind::Constant(value) => {
+                    if let Some((row, &label)) = value.u().iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
+                        g.error.get_or_insert(Error::Label { row, label, classes });
+                    }
+                }
+                // Labels that are only moved are labels as before; where some are left out, the others need not be classes.
+                Kind::Op(_) => visit.extend(node.inputs.iter().filter(|&&i| {
+                    let from = g.nodes[i].shape;
+                    from.dtype() == DType::U32 && from.elements() <= node.shape.elements()
+                })),
+                Kind::Param(_) => {}
             }
-            _ => {}
         }
     }
     /// The first mistake made in this graph.
@@ -232,15 +252,6 @@ impl Graph {
     }
     pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
         Tensor { graph: self, id }
-    }
-    fn check_size(&self, op: &str, shape: Shape, place: Place) -> bool {
-        let big = shape.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > u32::MAX as usize);
-        if big {
-            self.mistake(op, &[shape], "more than 4,294,967,295 elements".into(), place);
-        } else if shape.elements() == 0 {
-            self.mistake(op, &[shape], "an axis of size 0 holds nothing".into(), place);
-        }
-        !big && shape.elements() > 0
     }
     fn push(&self, node: Node) -> Tensor<'_> {
         let mut g = self.inner.borrow_mut();
@@ -278,6 +289,11 @@ impl<'g> Tensor<'g> {
     pub fn shape(self) -> Shape {
         self.graph.inner.borrow().nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape)
     }
+    /// The line it was made on.
+    #[track_caller]
+    pub(crate) fn place(self) -> Place {
+        self.graph.inner.borrow().nodes.get(self.id).map_or(Location::caller(), |n| n.place)
+    }
     /// The size of an axis, counted from the front or (negative) from the back.
     #[track_caller]
     pub fn dim(self, axis: isize) -> usize {
@@ -293,6 +309,10 @@ impl<'g> Tensor<'g> {
     /// The first mistake made in this tensor's graph.
     pub fn error(self) -> Option<Error> {
         self.graph.error()
+    }
+    /// Whether both are the same node. Numbers of nodes alone say nothing: another graph has the same ones.
+    pub(crate) fn is(self, other: Tensor) -> bool {
+        std::ptr::eq(self.graph, other.graph) && self.id == other.id
     }
     /// Whether this is a tensor at all, or what ops return after a mistake.
     pub(crate) fn is_dead(self) -> bool {

@@ -116,14 +116,6 @@ impl<T: Real> Host<T> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Whether the elements are of the shape's type, and as many: both fields are the user's to set.
-    pub(crate) fn is_whole(&self) -> bool {
-        let dtype = match self.data {
-            Data::Float(_) => DType::F32,
-            Data::Index(_) => DType::U32,
-        };
-        dtype == self.shape.dtype() && self.len() == self.shape.elements()
-    }
     /// Every element as `f64`, labels too.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {
@@ -138,6 +130,18 @@ impl<T: Real> Host<T> {
             Data::Index(v) => Data::Index(v.clone()),
         };
         Host { shape: self.shape, data }
+    }
+    /// Whether this is a tensor of that shape: its own shape, its type of elements, and as many of them.
+    pub fn fits(&self, shape: Shape) -> bool {
+        let dtype = match self.data {
+            Data::Float(_) => DType::F32,
+            Data::Index(_) => DType::U32,
+        };
+        self.shape == shape && dtype == shape.dtype() && self.len() == shape.elements()
+    }
+    /// `12 values` or `12 labels`, for errors.
+    pub(crate) fn content(&self) -> String {
+        format!("{} {}", self.len(), if let Data::Float(_) = self.data { "values" } else { "labels" })
     }
     /// As an input of a reference computation.
     pub fn view(&self) -> View<'_, T> {

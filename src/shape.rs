@@ -68,12 +68,9 @@ impl Shape {
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank()]
     }
-    /// How many elements; 1 for a scalar. More than a `usize` holds count as its largest value.
+    /// How many elements; 1 for a scalar. (At most `usize::MAX`: a graph refuses such a shape.)
     pub fn elements(&self) -> usize {
-        match self.dims().contains(&0) {
-            true => 0,
-            false => self.dims().iter().fold(1, |n: usize, &d| n.saturating_mul(d)),
-        }
+        self.dims().iter().fold(1, |n, &d| n.saturating_mul(d))
     }
     /// Size in memory, in bytes. Every element type takes four.
     pub fn bytes(&self) -> u64 {

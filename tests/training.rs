@@ -287,7 +287,7 @@ fn shared_buffers(device: &Device) -> Check {
     let x = data.batch(&(0..20).collect::<Vec<_>>())?.0;
     let mut last = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let now = (bits(whole.run(&[x.clone()])?[0].f()), bits(first.run(&[x.clone()])?[0].f()));
+        let now = (bits(whole.run(std::slice::from_ref(&x))?[0].f()), bits(first.run(std::slice::from_ref(&x))?[0].f()));
         assert_eq!(now.0, bits(trainer.predict(&x)?.f()));
         assert!(now.0 != last.0 && now.1 != last.1, "the compiled graph did not see the step");
         last = now;
@@ -328,7 +328,7 @@ fn dropout(device: &Device) -> Check {
         let ones = Host::new(shape, vec![1.0; shape.elements()]);
         let mut masks = Vec::new();
         for step in 0..2 {
-            let out = f.run(&[ones.clone()])?;
+            let out = f.run(std::slice::from_ref(&ones))?;
             for (k, y) in out[..2].iter().enumerate() {
                 let mut random = vec![0.0; shape.elements()];
                 downhill::rng::fill_uniform(11, step, k as u32 + 1, 0, &mut random);

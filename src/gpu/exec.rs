@@ -258,9 +258,9 @@ impl Exec {
 
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
-        let (want, got) = (*nth(&self.inputs, "input", input)?, data.shape);
-        if want != got || !data.is_whole() {
-            let got = format!("{got} with {} values", data.len());
+        let want = *nth(&self.inputs, "input", input)?;
+        if !data.fits(want) {
+            let got = format!("{} with {}", data.shape, data.content());
             return Err(Error::Input { what: format!("input {input}"), got, want: want.to_string() });
         }
         let bytes = words_of(&data.data);

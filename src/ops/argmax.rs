@@ -39,6 +39,9 @@ impl Argmax {
 impl OpDef for Argmax {
     const NAME: &'static str = "argmax";
 
+    fn called(&self) -> &'static str {
+        if self.min { "argmin" } else { "argmax" }
+    }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
         if x.dtype() != DType::F32 {

@@ -50,6 +50,10 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     fn terms(&self, _x: &[Shape]) -> usize {
         1
     }
+    /// What users call it, for errors: the method that made it.
+    fn called(&self) -> &'static str {
+        Self::NAME
+    }
     /// The output is the input's memory under another shape; there is no kernel.
     fn is_alias(&self) -> bool {
         false
@@ -77,6 +81,7 @@ pub trait Op: fmt::Debug + Send + Sync {
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
     fn flops(&self, x: &[Shape], y: Shape) -> u64;
     fn terms(&self, x: &[Shape]) -> usize;
+    fn called(&self) -> &'static str;
     fn is_alias(&self) -> bool;
     fn as_map(&self) -> Option<&map::Map>;
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>>;
@@ -109,6 +114,9 @@ impl<O: OpDef> Op for O {
     }
     fn terms(&self, x: &[Shape]) -> usize {
         OpDef::terms(self, x)
+    }
+    fn called(&self) -> &'static str {
+        OpDef::called(self)
     }
     fn is_alias(&self) -> bool {
         OpDef::is_alias(self)

@@ -118,6 +118,9 @@ const COLUMNS: usize = 1 << 10;
 impl OpDef for Reduce {
     const NAME: &'static str = "reduce";
 
+    fn called(&self) -> &'static str {
+        self.fold.name()
+    }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         let [x] = x else { return Err("takes one input".into()) };
         if x.dtype() != DType::F32 {

@@ -39,6 +39,9 @@ const TASK: usize = 1 << 13;
 impl OpDef for Softmax {
     const NAME: &'static str = "softmax";
 
+    fn called(&self) -> &'static str {
+        if self.log { "log_softmax" } else { "softmax" }
+    }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
         if x.dtype() != DType::F32 {

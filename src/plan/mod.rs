@@ -9,7 +9,7 @@ pub(crate) mod memory;
 
 use crate::{
     error::{Error, Result},
-    graph::{InputDef, Kind, Node, ParamDef, Tensor},
+    graph::{InputDef, Kind, Node, OTHER_GRAPH, ParamDef, Tensor},
     host::Host,
     kernel::{Caps, Kernel},
     ops::{
@@ -116,7 +116,7 @@ impl Plan {
         graph.check()?;
         let all: Vec<Tensor> = outputs.iter().chain(grads).copied().collect();
         if all.iter().any(|t| !std::ptr::eq(t.graph(), graph)) {
-            return Err(Error::argument("outputs", "they belong to different graphs; a plan is made of one"));
+            return Err(Error::argument("outputs", OTHER_GRAPH));
         }
         let params: Vec<Shape> = graph.inner.borrow().params.iter().map(|p| p.shape).collect();
         if !grads.is_empty() && grads.iter().map(|g| g.shape()).ne(params) {
@@ -126,10 +126,10 @@ impl Plan {
         // The output and, in a step with random numbers, nothing more: inputs are what is left.
         let max_inputs = options.caps.map_or(CPU_INPUTS, |c| c.max_bindings.saturating_sub(1).clamp(3, CPU_INPUTS));
         let mut ir = if options.fuse { fuse::fuse(&ir, max_inputs) } else { ir };
-        let grads = own_grads(&mut ir, outputs.len());
         if !grads.is_empty() {
-            own_outputs(&mut ir, outputs.len());
+            keep_outputs(&mut ir, outputs.len());
         }
+        let grads = own_grads(&mut ir, outputs.len());
         Ok(Plan::lower(&ir, &grads, outputs.len(), options))
     }
 
@@ -236,6 +236,25 @@ fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
     kernels.pop()
 }
 
+/// Copies the outputs that are parameters: they are read after the update, and are those from before it.
+fn keep_outputs(ir: &mut Ir, outputs: usize) {
+    for o in 0..outputs {
+        let mut root = ir.outputs[o];
+        while ir.op(root).is_some_and(|op| op.is_alias()) {
+            root = ir.nodes[root].inputs[0];
+        }
+        if let Kind::Param(_) = ir.nodes[root].kind {
+            ir.outputs[o] = copy(ir, ir.outputs[o]);
+        }
+    }
+}
+
+/// A new node of the same value.
+fn copy(ir: &mut Ir, id: usize) -> usize {
+    let same = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
+    ir.push(Node { kind: Kind::Op(Arc::new(same)), inputs: vec![id], ..ir.nodes[id].clone() })
+}
+
 /// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat
 /// buffer: where that is not so (a shared gradient, an input, a constant) it is copied. Returns (node, parameter).
 fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
@@ -249,30 +268,10 @@ fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
             }
             let owned = uses[id] == 1 && ir.op(id).is_some_and(|op| !op.is_alias());
             if !owned {
-                id = copy_output(ir, o);
+                id = copy(ir, ir.outputs[o]);
+                ir.outputs[o] = id;
             }
             (id, o - outputs)
         })
         .collect()
-}
-
-/// Makes every output that is a parameter a copy of it: an update may write the parameter before the output is read.
-fn own_outputs(ir: &mut Ir, outputs: usize) {
-    for o in 0..outputs {
-        let mut id = ir.outputs[o];
-        while ir.op(id).is_some_and(|op| op.is_alias()) {
-            id = ir.nodes[id].inputs[0];
-        }
-        if matches!(ir.nodes[id].kind, Kind::Param(_)) {
-            copy_output(ir, o);
-        }
-    }
-}
-
-/// Puts a copy in the place of output `o`; returns its node.
-fn copy_output(ir: &mut Ir, o: usize) -> usize {
-    let copy = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
-    let from = ir.outputs[o];
-    ir.outputs[o] = ir.push(Node { kind: Kind::Op(Arc::new(copy)), inputs: vec![from], ..ir.nodes[from].clone() });
-    ir.outputs[o]
 }

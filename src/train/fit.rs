@@ -1,6 +1,6 @@
 //! The upper level: epochs over a data set, evaluation and prediction.
 
-use super::{Trainer, metrics, progress::Progress};
+use super::{SOME, Trainer, metrics, progress::Progress};
 use crate::{
     compiled::Compiled,
     data::{self, Dataset, Target},
@@ -259,8 +259,8 @@ impl Trainer {
             (model.x, model.target)
         };
         let n = x.shape.dims().first().copied().unwrap_or(0);
-        if n == 0 || x.shape.sample() != sample || x.len() != x.shape.elements() {
-            let got = format!("{} with {} values", x.shape, x.len());
+        if n == 0 || x.shape.sample() != sample || !x.fits(x.shape) {
+            let got = format!("{} with {}", x.shape, x.content());
             return Err(Error::Input {
                 what: "predict".into(),
                 got,
@@ -318,7 +318,7 @@ impl Trainer {
             && model.target == super::Kind::Labels
         {
             let g = Graph::training();
-            model.write(&g, 1)?;
+            model.write(&g, SOME)?;
             let classes = g.inner.borrow().inputs.last().and_then(|i| i.classes);
             let bad = values.iter().enumerate().find(|&(_, &l)| classes.is_some_and(|k| l as usize >= k));
             if let (Some((row, &label)), Some(classes)) = (bad, classes) {

@@ -86,15 +86,10 @@ impl Model {
             Kind::Values(s) => g.input(batched(s)?),
         };
         let loss = (self.loss)(output, y);
-        // What fit and evaluate cannot feed, or would take for the loss.
+        // What fit and evaluate could not feed.
         if g.inner.borrow().inputs.len() != 1 + usize::from(self.target != Kind::Input) {
             let why = "a model for data has the inputs that the data gives; use constants, or Trainer::new with a graph of your own";
             return Err(Error::argument("model", why));
-        }
-        if !loss.is_dead() && (loss.shape().elements() != 1 || loss.shape().dtype() != DType::F32) {
-            let place = g.inner.borrow().nodes[loss.id].place;
-            let why = "the loss must be a single number; reduce it, e.g. with mean_all()".to_string();
-            g.mistake("loss", &[loss.shape()], why, place);
         }
         let classifies = self.target == Kind::Labels && output.shape().rank() == 2 && output.shape().last() > 1;
         let accuracy = (classifies && !output.is_dead()).then(|| output.argmax(-1).to_f32().eq(y).mean_all());
@@ -202,7 +197,8 @@ impl Trainer {
     ) -> Result<Trainer> {
         let model = Model { model: Box::new(model), loss: Box::new(loss), x: data.sample_shape(), target: Kind::of(data.target()) };
         let g = Graph::training();
-        let written = model.write(&g, 1)?;
+        let written = model.write(&g, SOME)?;
+        check_loss(written.loss)?;
         let mut trainer = pollster::block_on(Trainer::empty(device, written.loss, optimizer.into()))?;
         trainer.model = Some(model);
         Ok(trainer)
@@ -284,6 +280,12 @@ impl Trainer {
     /// # Errors
     /// Inputs that do not fit the graph, labels that name no class, NaN or infinity in the data, a fault of the device.
     pub fn step(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        // What a model is planned for is the size of the batch: that must be true.
+        let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
+        if let Some((i, x)) = broken {
+            let (what, got) = (format!("input {i}"), format!("{} with {}", x.shape, x.content()));
+            return Err(Error::Input { what, got, want: "as many values as the shape says, of its type".into() });
+        }
         let key = match self.model {
             None => 0,
             Some(_) => batch.first().and_then(|x| x.shape.dims().first().copied()).unwrap_or(0),
@@ -426,9 +428,24 @@ impl Trainer {
     }
 }
 
+/// A batch size to look at a model with. Not 1: a loss that was not reduced is one number there.
+const SOME: usize = 2;
+
+/// An error unless this is what training can bring down.
+fn check_loss(loss: Tensor) -> Result<()> {
+    let (g, shape) = (loss.graph(), loss.shape());
+    g.check()?;
+    if shape.elements() != 1 || shape.dtype() != DType::F32 {
+        let why = "a loss is one number, a float; reduce it first, e.g. with mean_all()".to_string();
+        g.mistake("loss", &[shape], why, loss.place());
+    }
+    g.check()
+}
+
 /// The plan of a step: the outputs (the loss first) and the gradient of every parameter.
 #[track_caller]
 fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Plan> {
+    check_loss(loss)?;
     let g = loss.graph();
     let params = g.param_tensors();
     let grads = loss.grad(&params);

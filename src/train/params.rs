@@ -99,10 +99,10 @@ pub(super) fn missing(path: &Path, name: &str) -> Error {
 }
 
 pub(super) fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
-    if value.shape == p.shape && value.f().len() == p.shape.elements() {
+    if value.fits(p.shape) {
         return Ok(());
     }
-    let why = format!("got {} with {} values, but the model has {}", value.shape, value.len(), p.shape);
+    let why = format!("got {} with {}, but the model has {}", value.shape, value.content(), p.shape);
     Err(Error::Parameter { name: p.name.clone(), why })
 }
 

@@ -34,6 +34,8 @@ pub enum Sub<'a> {
 /// Elements that are evaluated at once: enough to vectorise, few enough to stay in cache.
 const BLOCK: usize = 512;
 
+const ONE: Inst = Inst::Const(1f32.to_bits());
+
 impl Expr {
     /// A number.
     pub fn constant(value: f32) -> Expr {
@@ -85,6 +87,9 @@ impl Expr {
                 Inst::Input(i) => values[i],
                 // Composed, a name for the same value is nothing.
                 Inst::Call(Fun::Identity | Fun::Detach, [a, ..]) => at[a],
+                // Gradients start as 1.
+                Inst::Call(Fun::Mul, [a, b, _]) if out.insts[at[a]] == ONE => at[b],
+                Inst::Call(Fun::Mul, [a, b, _]) if out.insts[at[b]] == ONE => at[a],
                 Inst::Call(f, args) => out.push(Inst::Call(f, args.map(|a| at.get(a).copied().unwrap_or(0)))),
                 other => out.push(other),
             };

@@ -94,6 +94,15 @@ impl OpDef for Map {
         }
         Ok(out.of(DType::F32))
     }
+    fn called(&self) -> &'static str {
+        match self.expr.insts().last() {
+            Some(Inst::Call(Fun::Identity, _)) if self.fixed.is_some() => "broadcast_to",
+            Some(Inst::Call(fun, _)) => fun.name(),
+            Some(Inst::Random(_)) => "uniform",
+            Some(Inst::Const(_)) => "full",
+            _ => Self::NAME,
+        }
+    }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
         self.eval(x, y.shape, 0, y.f, key);
     }

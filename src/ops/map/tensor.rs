@@ -30,7 +30,7 @@ fn call<'g>(graph: &'g Graph, fun: Fun, args: &[Operand<'g>]) -> Tensor<'g> {
         .map(|a| match *a {
             Operand::Scalar(v) => Inst::Const(v.to_bits()),
             Operand::Tensor(t) => {
-                let known = x.iter().position(|k| k.id == t.id && std::ptr::eq(k.graph, t.graph));
+                let known = x.iter().position(|k| k.is(t));
                 Inst::Input(known.unwrap_or_else(|| {
                     x.push(t);
                     x.len() - 1
