@@ -119,7 +119,8 @@ fn f_pow(a: f32, b: f32) -> f32 {
     // b ln|a| in two parts: its rounding error would be multiplied by the result.
     let l = f_ln(abs(a));
     let h = b * l;
-    let y = f_exp(h) * (1.0 + fma(b, l, -h));
+    // Beyond the range of e^h there is nothing to correct, and infinities would make a NaN.
+    let y = f_exp(h) * (1.0 + select(0.0, fma(b, l, -h), abs(h) < 200.0));
     let whole = floor(b) == b;
     let odd = whole && abs(b) < 16777216.0 && (i32(b) & 1) != 0;
     let negative = select(select((a - a) / (a - a), y, whole), -y, odd);

@@ -141,22 +141,22 @@ impl Dataset {
         }
         Dataset::check(Features::Bytes { data: x, scale, shift: 0.0 }, sample.into(), target)
     }
-    fn check(features: Features, sample: Shape, target: Target) -> Result<Dataset> {
+    fn check(features: Features, sample: Shape, mut target: Target) -> Result<Dataset> {
         let sample = check_sample("features", sample)?;
         let len = rows("features", features.len(), sample)?;
         if let Features::Float(x) = &features {
             check_finite("features", x, sample)?;
         }
-        let targets = match &target {
+        let targets = match &mut target {
             Target::None => len,
             Target::Labels { values, classes } => {
                 check_labels(values, *classes)?;
                 values.len()
             }
             Target::Values { sample, data } => {
-                let sample = check_sample("targets", *sample)?;
-                check_finite("targets", data, sample)?;
-                rows("targets", data.len(), sample)?
+                *sample = check_sample("targets", *sample)?;
+                check_finite("targets", data, *sample)?;
+                rows("targets", data.len(), *sample)?
             }
         };
         if targets != len {

@@ -20,6 +20,9 @@ pub struct Key {
 /// An op: its shape rule, its definition, its gradient, its kernels and its test cases.
 ///
 /// From [`cases`](OpDef::cases) alone [`crate::testing`] checks all of it: write those first.
+///
+/// `Debug` must show every setting, as the derived one does: nodes of one name, one text and the same inputs are computed once.
+///
 /// ARCHITECTURE.md shows how to add one.
 pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     /// The op's one name: of its file, its shader and its entry in errors.

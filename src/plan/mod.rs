@@ -118,6 +118,10 @@ impl Plan {
         if all.iter().any(|t| !std::ptr::eq(t.graph(), graph)) {
             return Err(Error::argument("outputs", OTHER_GRAPH));
         }
+        let params: Vec<Shape> = graph.inner.borrow().params.iter().map(|p| p.shape).collect();
+        if !grads.is_empty() && grads.iter().map(|g| g.shape()).ne(params) {
+            return Err(Error::argument("gradients", "a plan needs one for each parameter, in their order and of their shapes, or none"));
+        }
         let ir = Ir::new(graph, &all);
         // The output and, in a step with random numbers, nothing more: inputs are what is left.
         let max_inputs = options.caps.map_or(CPU_INPUTS, |c| c.max_bindings.saturating_sub(1).clamp(3, CPU_INPUTS));

@@ -22,7 +22,10 @@ impl Trainer {
             tensors.extend(parts.into_iter().map(|(name, value)| (key(state.name, &name), value)));
         }
         let optimizer = self.update.optimizer.name().to_string();
-        let numbers = [("step", self.step), ("epoch", self.epoch), ("seed", self.seed)];
+        // A step that was not finite, which nobody has asked for yet, and those after it changed nothing.
+        let guard = pollster::block_on(self.store.read_guard())?;
+        let step = if guard.halt == 0 { self.step } else { u64::from(guard.halt) - 1 };
+        let numbers = [("step", step), ("epoch", self.epoch), ("seed", self.seed)];
         let mut info: BTreeMap<String, String> = numbers.map(|(k, v)| (k.to_string(), v.to_string())).into();
         info.insert("optimizer".into(), optimizer);
         write(path.as_ref(), &tensors, Some(info))

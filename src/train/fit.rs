@@ -160,14 +160,18 @@ impl Trainer {
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
         }
-        let steps = data.len().div_ceil(fit.batch.max(1));
+        let mut order: Vec<usize> = (0..data.len()).collect();
+        // Before anything changes, and also where there is no epoch to make.
+        let steps = data::batches(&order, fit.batch)?.len();
         let mut progress = Progress::new(fit.progress, fit.epochs, steps);
         let mut history = History::default();
         let (mut x, mut y) = (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
         self.take_reports()?;
         for epoch in 1..=fit.epochs {
             let (started, lr) = (Instant::now(), self.lr());
-            let order = if fit.shuffle { data::shuffled(data.len(), self.seed, self.epoch) } else { (0..data.len()).collect() };
+            if fit.shuffle {
+                order = data::shuffled(data.len(), self.seed, self.epoch);
+            }
             self.epoch += 1;
             let mut reports = Vec::new();
             let mut stop = false;

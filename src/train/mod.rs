@@ -86,6 +86,11 @@ impl Model {
             Kind::Values(s) => g.input(batched(s)?),
         };
         let loss = (self.loss)(output, y);
+        // What fit and evaluate could not feed.
+        if g.inner.borrow().inputs.len() != 1 + usize::from(self.target != Kind::Input) {
+            let why = "a model for data has the inputs that the data gives; use constants, or Trainer::new with a graph of your own";
+            return Err(Error::argument("model", why));
+        }
         let classifies = self.target == Kind::Labels && output.shape().rank() == 2 && output.shape().last() > 1;
         let accuracy = (classifies && !output.is_dead()).then(|| output.argmax(-1).to_f32().eq(y).mean_all());
         g.check()?;
@@ -285,6 +290,13 @@ impl Trainer {
             None => 0,
             Some(_) => batch.first().and_then(|x| x.shape.dims().first().copied()).unwrap_or(0),
         };
+        if let (Some(model), Some(x)) = (&self.model, batch.first())
+            && (x.shape.rank() == 0 || x.shape.sample() != model.x)
+        {
+            // Before a plan is made for a number of samples that is none.
+            let want = format!("samples of shape {}, and a first axis that counts them", model.x);
+            return Err(Error::Input { what: "input 0".into(), got: x.shape.to_string(), want });
+        }
         pollster::block_on(self.plan(key))?;
         let Some(loaded) = self.plans.get_mut(&key) else {
             return Err(Error::argument("step", "the batch is empty"));

@@ -24,7 +24,7 @@ impl Progress {
     pub fn new(on: bool, epochs: usize, steps: usize) -> Progress {
         let terminal = std::io::stderr().is_terminal();
         let bar = (on && terminal).then(|| {
-            let bar = ProgressBar::new((epochs * steps) as u64);
+            let bar = ProgressBar::new((epochs as u64).saturating_mul(steps as u64));
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {percent:>3}% {msg} eta {eta}");
             if let Ok(style) = style {
                 bar.set_style(style.progress_chars("=> "));

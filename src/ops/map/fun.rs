@@ -173,7 +173,11 @@ impl Fun {
             Fun::Sub => two(dy, -dy),
             Fun::Mul => two(dy * b, dy * a),
             Fun::Div => two(dy / b, -dy * y / b),
-            Fun::Pow => two(dy * b * a.pow(b - 1.0), dy * y * a.ln()),
+            // a⁰ is 1 and 0ᵇ is 0 whatever a and b > 0 are: without these the products would be 0·∞. As PyTorch has it.
+            Fun::Pow => {
+                let flat = a.eq(0.0) * b.ge(0.0);
+                two(b.eq(0.0).where_(0.0, dy * b * a.pow(b - 1.0)), flat.where_(0.0, dy * y * a.ln()))
+            }
             // A tie gives half to each, as PyTorch has it.
             Fun::Maximum => two(dy * (a.gt(b) + a.eq(b) * 0.5), dy * (b.gt(a) + a.eq(b) * 0.5)),
             Fun::Minimum => two(dy * (a.lt(b) + a.eq(b) * 0.5), dy * (b.lt(a) + a.eq(b) * 0.5)),

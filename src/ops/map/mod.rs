@@ -111,22 +111,39 @@ impl OpDef for Map {
         y.f.par_chunks_mut(TASK).enumerate().for_each(|(k, y)| self.eval(x, shape, k * TASK, y, key));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // A graph is differentiated before it is fused: the expression is one call of inputs and constants.
-        let mut grads = vec![None; x.len()];
-        let insts = self.expr.insts();
-        if let Some(&Inst::Call(f, at)) = insts.last() {
-            let args: Vec<Tensor> = at[..f.arity()]
-                .iter()
-                .map(|&a| match insts[a] {
-                    Inst::Input(i) => x[i],
-                    Inst::Const(bits) => y.graph.scalar(f32::from_bits(bits)),
-                    _ => unreachable!("calls are built by Expr::call from inputs and constants"),
-                })
-                .collect();
-            for (&a, d) in at[..f.arity()].iter().zip(f.vjp(&args, y, dy)) {
-                if let (Inst::Input(i), Some(d)) = (insts[a], d) {
-                    grads[i] = Some(grads[i].map_or(d, |g: Tensor| g + d));
+        // A graph is differentiated before it is fused, so nearly always this is one call of inputs and constants. An
+        // expression of more is written out, one node a value, and gone through backwards.
+        let (insts, graph) = (self.expr.insts(), y.graph);
+        let apply = |expr, fixed, x: &[Tensor<'g>]| graph.apply(Map { expr, fixed }, x);
+        let mut values: Vec<Tensor> = Vec::with_capacity(insts.len());
+        for (k, inst) in insts.iter().enumerate() {
+            values.push(match *inst {
+                _ if k + 1 == insts.len() => y,
+                Inst::Input(i) => x[i],
+                Inst::Const(bits) => graph.scalar(f32::from_bits(bits)),
+                Inst::Random(stream) => apply(Expr::random(stream), Some(y.shape()), &[]),
+                Inst::Call(f, at) => {
+                    let args: Vec<Tensor> = at[..f.arity()].iter().map(|&a| values[a]).collect();
+                    apply(Expr::call(f, &(0..f.arity()).map(Inst::Input).collect::<Vec<_>>()), None, &args)
                 }
+            });
+        }
+        let (mut grads, mut inner) = (vec![None; x.len()], vec![None; insts.len()]);
+        let add = |to: &mut Option<Tensor<'g>>, d: Tensor<'g>| *to = Some(to.map_or(d, |g| g + d));
+        inner[insts.len() - 1] = Some(dy);
+        for (k, inst) in insts.iter().enumerate().rev() {
+            match (inner[k], *inst) {
+                (Some(d), Inst::Input(i)) => add(&mut grads[i], d),
+                (Some(d), Inst::Call(f, at)) => {
+                    let args: Vec<Tensor> = at[..f.arity()].iter().map(|&a| values[a]).collect();
+                    for (&a, d) in at[..f.arity()].iter().zip(f.vjp(&args, values[k], d)) {
+                        // Constants and random numbers have none.
+                        if let (Some(d), Inst::Input(_) | Inst::Call(..)) = (d, insts[a]) {
+                            add(&mut inner[a], d);
+                        }
+                    }
+                }
+                _ => {}
             }
         }
         grads
