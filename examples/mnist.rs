@@ -26,7 +26,7 @@ use std::{
 
 /// Trains a network on images, evaluates it on others, and saves it.
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     /// An MNIST-style set: a folder of its four IDX files, or a name such as fashion-mnist [default: the digits that ship]
     #[arg(long, value_name = "DIR|NAME")]
     data: Option<PathBuf>,
@@ -133,7 +133,7 @@ fn main() -> ExitCode {
     common::run(run)
 }
 
-fn run(args: Args) -> Result<(), Box<dyn Error>> {
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let device = args.device.open()?;
     let task = Task::new(&args)?;
     println!(
