@@ -136,7 +136,7 @@ impl Dataset {
     }
     /// Samples kept as bytes; a number is `byte · scale`, so 1/255 makes the usual images of 0 to 1.
     pub fn bytes(x: Vec<u8>, sample: impl Into<Shape>, scale: f32, target: Target) -> Result<Dataset> {
-        if !scale.is_finite() {
+        if !(255.0 * scale).is_finite() {
             return Err(Error::argument("Dataset", format!("the scale of the bytes is {scale}")));
         }
         Dataset::check(Features::Bytes { data: x, scale, shift: 0.0 }, sample.into(), target)

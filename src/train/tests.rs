@@ -1,5 +1,8 @@
 use super::*;
-use crate::optim::Adam;
+use crate::{
+    init::Init,
+    optim::{Adam, Sgd},
+};
 
 #[test]
 fn a_step_again_is_a_step_on_the_same_batch() {
@@ -22,4 +25,23 @@ fn a_step_again_is_a_step_on_the_same_batch() {
     let (a, b) = (a.take_reports().unwrap(), b.take_reports().unwrap());
     assert_eq!(a, b);
     assert!(a[1].loss < a[0].loss);
+}
+
+#[test]
+fn a_checkpoint_does_not_count_steps_that_changed_nothing() {
+    let g = Graph::training();
+    let loss = (g.input([]) * g.param("w", [], Init::Ones)).square();
+    let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(0.1)).unwrap();
+    let path = std::env::temp_dir().join(format!("downhill-unread-{}.safetensors", std::process::id()));
+    // The third one overflows; nobody asks for a loss before the weights are saved.
+    for x in [1.0, 2.0, 1e30, 1.0] {
+        trainer.step(&[Host::new([], vec![x])]).unwrap();
+    }
+    trainer.save(&path).unwrap();
+    let saved = trainer.params().get("w").unwrap();
+    trainer.load(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!((trainer.steps(), trainer.params().get("w").unwrap()), (2, saved));
+    trainer.step(&[Host::new([], vec![1.0])]).unwrap();
+    assert!(trainer.loss().unwrap().is_finite());
 }
