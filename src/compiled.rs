@@ -36,11 +36,13 @@ impl Compiled {
     /// Compiles with options: what is fused, how memory is shared. `seed` is that of the initial parameters and of
     /// random numbers.
     pub fn new(device: &Device, outputs: &[Tensor], options: &Options, seed: u64) -> Result<Compiled> {
-        pollster::block_on(async {
-            let plan = Plan::new(outputs, &[], options)?;
-            let store = Store::new(device, &plan.params, None, seed).await?;
-            Compiled::on(device, plan, &store, seed).await
-        })
+        pollster::block_on(Compiled::new_async(device, outputs, options, seed))
+    }
+    /// [`new`](Compiled::new), without blocking.
+    pub async fn new_async(device: &Device, outputs: &[Tensor<'_>], options: &Options, seed: u64) -> Result<Compiled> {
+        let plan = Plan::new(outputs, &[], options)?;
+        let store = Store::new(device, &plan.params, None, seed).await?;
+        Compiled::on(device, plan, &store, seed).await
     }
     /// A plan over the parameters of a store.
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
@@ -106,10 +108,14 @@ impl Compiled {
     /// # Errors
     /// A number beyond the outputs, a fault of the device.
     pub fn output(&self, i: usize) -> Result<Host<f32>> {
+        pollster::block_on(self.output_async(i))
+    }
+    /// [`output`](Compiled::output), without blocking.
+    pub async fn output_async(&self, i: usize) -> Result<Host<f32>> {
         if i >= self.outputs {
             return Err(Error::argument(format!("output {i}"), format!("there are {}", self.outputs)));
         }
-        pollster::block_on(self.engine.read(i))
+        self.engine.read(i).await
     }
     /// Waits until all runs are done.
     pub fn wait(&mut self) -> Result<()> {

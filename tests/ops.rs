@@ -21,7 +21,7 @@ fn main() {
             let name = format!("{op}/{i} {}", case.name.replace(' ', "_"));
             let c = case.clone();
             suite.test(&format!("reference/{name}"), move || Ok(testing::check_reference(&c)?));
-            for on in [On::Cpu, On::Gpu, On::Checked] {
+            for on in [On::Cpu, On::Gpu, On::Checked, On::Webgpu] {
                 let c = case.clone();
                 suite.on(on, &name, move |device| Ok(testing::check_device(&c, device)?));
             }

@@ -155,7 +155,11 @@ impl Trainer {
     /// # Errors
     /// Data that does not fit the model; a batch size of 0 or beyond the data; [`Error::Diverged`] at the first step
     /// whose loss or gradient is not finite: the weights are then those of the last finite step.
-    pub fn fit(&mut self, data: &Dataset, mut fit: Fit) -> Result<History> {
+    pub fn fit(&mut self, data: &Dataset, fit: Fit) -> Result<History> {
+        pollster::block_on(self.fit_async(data, fit))
+    }
+    /// [`fit`](Trainer::fit), without blocking.
+    pub async fn fit_async(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
         self.check_data("fit", data)?;
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
@@ -166,7 +170,7 @@ impl Trainer {
         let mut progress = Progress::new(fit.progress, fit.epochs, steps);
         let mut history = History::default();
         let (mut x, mut y) = (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
-        self.take_reports()?;
+        self.take_reports_async().await?;
         for epoch in 1..=fit.epochs {
             let (started, lr) = (Instant::now(), self.lr());
             if fit.shuffle {
@@ -177,23 +181,26 @@ impl Trainer {
             let mut stop = false;
             for (k, rows) in data::batches(&order, fit.batch)?.enumerate() {
                 data.gather_into(rows, &mut x, &mut y)?;
-                self.step_on(rows.len(), &x, &y)?;
+                self.step_on(rows.len(), &x, &y).await?;
                 stop = fit.call(&Event::Step { epoch, step: k + 1, steps });
                 if progress.wants_loss() {
-                    reports.extend(self.take_reports()?);
+                    reports.extend(self.take_reports_async().await?);
                 }
                 progress.step(epoch, k + 1, rows.len(), reports.last());
                 if stop {
                     break;
                 }
             }
-            reports.extend(self.take_reports()?);
+            reports.extend(self.take_reports_async().await?);
             let seconds = started.elapsed().as_secs_f64();
             let samples: usize = reports.iter().map(|r| r.samples).sum();
             let mean =
                 |f: &dyn Fn(&super::StepReport) -> f64| reports.iter().map(|r| f(r) * r.samples as f64).sum::<f64>() / samples as f64;
             let accuracy = reports.iter().all(|r| r.accuracy.is_some()).then(|| mean(&|r| f64::from(r.accuracy.unwrap_or(0.0))));
-            let validation = fit.validation.map(|v| self.evaluate(v)).transpose()?.map(|e| (e.loss, e.accuracy));
+            let validation = match fit.validation {
+                Some(data) => Some(self.evaluate_async(data).await?).map(|e| (e.loss, e.accuracy)),
+                None => None,
+            };
             let report = Epoch {
                 epoch,
                 loss: mean(&|r| f64::from(r.loss)),
@@ -217,18 +224,22 @@ impl Trainer {
     }
 
     /// One step on a batch of a data set that has been checked.
-    fn step_on(&mut self, batch: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {
-        pollster::block_on(self.plan(batch))?;
+    async fn step_on(&mut self, batch: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {
+        self.plan(batch).await?;
         let loaded = self.plans.get_mut(&batch).expect("the plan was just made");
         let inputs = [x, y];
         for (i, data) in inputs.iter().enumerate().take(loaded.inputs.len()) {
             loaded.engine.write(i, data)?;
         }
-        self.advance(batch)
+        self.advance(batch).await
     }
 
     /// Loss, accuracy and outputs on a data set, in inference mode.
     pub fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
+        pollster::block_on(self.evaluate_async(data))
+    }
+    /// [`evaluate`](Trainer::evaluate), without blocking.
+    pub async fn evaluate_async(&mut self, data: &Dataset) -> Result<Evaluation> {
         let started = Instant::now();
         self.check_data("evaluate", data)?;
         let order: Vec<usize> = (0..data.len()).collect();
@@ -236,9 +247,9 @@ impl Trainer {
         let mut outputs = Outputs::default();
         for rows in data::batches(&order, EVALUATION_BATCH.min(data.len()))? {
             let (x, y) = data.batch(rows)?;
-            let f = self.inference(rows.len())?;
+            let f = self.inference(rows.len()).await?;
             let inputs = [x, y];
-            let mut out = f.run(&inputs[..f.inputs()])?.into_iter();
+            let mut out = f.run_async(&inputs[..f.inputs()]).await?.into_iter();
             let mut next = || out.next().unwrap_or_else(|| Host::new([0], Vec::new()));
             outputs.push(next());
             loss += f64::from(next().f()[0]) * rows.len() as f64;
@@ -254,6 +265,10 @@ impl Trainer {
 
     /// The model's outputs `[n, …]` for samples `[n, …]`, in inference mode.
     pub fn predict(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
+        pollster::block_on(self.predict_async(x))
+    }
+    /// [`predict`](Trainer::predict), without blocking.
+    pub async fn predict_async(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
         let (sample, target) = {
             let model = self.model("predict")?;
             (model.x, model.target)
@@ -279,20 +294,20 @@ impl Trainer {
                 super::Kind::Values(s) => s.batched(rows).map(Host::zeros),
             };
             let inputs: Vec<Host<f32>> = std::iter::once(Host::new(shape, chunk.to_vec())).chain(y).collect();
-            outputs.push(self.inference(rows)?.run(&inputs)?.swap_remove(0));
+            outputs.push(self.inference(rows).await?.run_async(&inputs).await?.swap_remove(0));
         }
         Ok(outputs.join())
     }
 
     /// The inference graph for `batch` samples: output, loss and, for a classifier, accuracy.
-    fn inference(&mut self, batch: usize) -> Result<&mut Compiled> {
+    async fn inference(&mut self, batch: usize) -> Result<&mut Compiled> {
         if !self.inference.contains_key(&batch) {
             let g = Graph::inference();
             let written = self.model("evaluate")?.write(&g, batch)?;
             let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
             let mut plan = Plan::new(&outputs, &[], &self.device.plan_options())?;
             plan.bind_params(&self.params)?;
-            let compiled = pollster::block_on(Compiled::on(&self.device, plan, &self.store, self.seed))?;
+            let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
             self.inference.insert(batch, compiled);
         }
         Ok(self.inference.get_mut(&batch).expect("it was just put there"))

@@ -159,12 +159,15 @@ impl Trainer {
     /// # Errors
     /// The graph's first mistake, with its line; a loss that is not a single number; an optimizer's option out of range;
     /// a limit of the device.
-    #[track_caller]
     pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
-        let mut trainer = pollster::block_on(Trainer::empty(device, loss, optimizer.into()))?;
+        pollster::block_on(Trainer::new_async(device, loss, optimizer))
+    }
+    /// [`new`](Trainer::new), without blocking.
+    pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
+        let mut trainer = Trainer::empty(device, loss, optimizer.into()).await?;
         let plan = training_plan(device, &[loss], loss)?;
         trainer.graph_summary = trainer.summarise(loss, &plan);
-        pollster::block_on(trainer.load_plan(0, plan))?;
+        trainer.load_plan(0, plan).await?;
         Ok(trainer)
     }
     /// Trains `model`, a function from a batch `[n, …]` of the samples of `data` to its output, so that
@@ -195,11 +198,21 @@ impl Trainer {
         loss: impl for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
         optimizer: impl Into<Optimizer>,
     ) -> Result<Trainer> {
+        pollster::block_on(Trainer::for_data_async(device, data, model, loss, optimizer))
+    }
+    /// [`for_data`](Trainer::for_data), without blocking.
+    pub async fn for_data_async(
+        device: &Device,
+        data: &Dataset,
+        model: impl for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
+        loss: impl for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
+        optimizer: impl Into<Optimizer>,
+    ) -> Result<Trainer> {
         let model = Model { model: Box::new(model), loss: Box::new(loss), x: data.sample_shape(), target: Kind::of(data.target()) };
         let g = Graph::training();
         let written = model.write(&g, SOME)?;
         check_loss(written.loss)?;
-        let mut trainer = pollster::block_on(Trainer::empty(device, written.loss, optimizer.into()))?;
+        let mut trainer = Trainer::empty(device, written.loss, optimizer.into()).await?;
         trainer.model = Some(model);
         Ok(trainer)
     }
@@ -280,6 +293,10 @@ impl Trainer {
     /// # Errors
     /// Inputs that do not fit the graph, labels that name no class, NaN or infinity in the data, a fault of the device.
     pub fn step(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        pollster::block_on(self.step_async(batch))
+    }
+    /// [`step`](Trainer::step), without blocking.
+    pub async fn step_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
         // What a model is planned for is the size of the batch: that must be true.
         let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
         if let Some((i, x)) = broken {
@@ -297,7 +314,7 @@ impl Trainer {
             let want = format!("samples of shape {}, and a first axis that counts them", model.x);
             return Err(Error::Input { what: "input 0".into(), got: x.shape.to_string(), want });
         }
-        pollster::block_on(self.plan(key))?;
+        self.plan(key).await?;
         let Some(loaded) = self.plans.get_mut(&key) else {
             return Err(Error::argument("step", "the batch is empty"));
         };
@@ -312,7 +329,7 @@ impl Trainer {
         for (i, data) in batch.iter().enumerate() {
             loaded.engine.write(i, data)?;
         }
-        self.advance(key)
+        self.advance(key).await
     }
     /// One more step on the batch of the last one, which is still on the device: nothing is checked or uploaded.
     ///
@@ -320,14 +337,14 @@ impl Trainer {
     /// No step before this one, a fault of the device.
     pub fn step_again(&mut self) -> Result<()> {
         match self.last {
-            Some(key) => self.advance(key),
+            Some(key) => pollster::block_on(self.advance(key)),
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
         }
     }
     /// Runs the step whose batch has been written.
-    fn advance(&mut self, key: usize) -> Result<()> {
+    async fn advance(&mut self, key: usize) -> Result<()> {
         if self.unread.len() >= RING {
-            pollster::block_on(self.collect())?;
+            self.collect().await?;
         }
         let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
         loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
@@ -342,7 +359,11 @@ impl Trainer {
     /// [`Error::Diverged`] where a loss or gradient was not finite: no update was made since, so the weights are those
     /// of the last finite step, and training can go on, with a smaller learning rate for instance.
     pub fn loss(&mut self) -> Result<f32> {
-        pollster::block_on(self.collect())?;
+        pollster::block_on(self.loss_async())
+    }
+    /// [`loss`](Trainer::loss), without blocking.
+    pub async fn loss_async(&mut self) -> Result<f32> {
+        self.collect().await?;
         Ok(self.reports.last().map_or(f32::NAN, |r| r.loss))
     }
     /// The reports of all steps since the last call of this; waits for them.
@@ -350,7 +371,11 @@ impl Trainer {
     /// # Errors
     /// As [`loss`](Trainer::loss).
     pub fn take_reports(&mut self) -> Result<Vec<StepReport>> {
-        pollster::block_on(self.collect())?;
+        pollster::block_on(self.take_reports_async())
+    }
+    /// [`take_reports`](Trainer::take_reports), without blocking.
+    pub async fn take_reports_async(&mut self) -> Result<Vec<StepReport>> {
+        self.collect().await?;
         Ok(std::mem::take(&mut self.reports))
     }
     /// The gradient of a parameter in the last step; waits for it.
