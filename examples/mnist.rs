@@ -26,6 +26,7 @@ use std::{
 
 /// Trains a network on images, evaluates it on others, and saves it.
 #[derive(Parser)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// An MNIST-style set: a folder of its four IDX files, or a name such as fashion-mnist [default: the digits that ship]
     #[arg(long, value_name = "DIR|NAME")]

@@ -22,8 +22,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub fn new(on: bool, epochs: usize, steps: usize) -> Progress {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = (on && terminal).then(|| {
+        let bar = (on && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new((epochs as u64).saturating_mul(steps as u64));
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {percent:>3}% {msg} eta {eta}");
             if let Ok(style) = style {
@@ -31,8 +30,10 @@ impl Progress {
             }
             bar
         });
+        // A plain terminal has no bars; it gets the lines.
+        let bar = bar.filter(|bar| !bar.is_hidden());
         let now = Instant::now();
-        Progress { bar, lines: on && !terminal, epochs, steps, samples: 0, started: now, renewed: now }
+        Progress { lines: on && bar.is_none(), bar, epochs, steps, samples: 0, started: now, renewed: now }
     }
     /// Whether it is time to read the loss.
     pub fn wants_loss(&mut self) -> bool {
@@ -45,13 +46,13 @@ impl Progress {
     pub fn step(&mut self, epoch: usize, step: usize, samples: usize, last: Option<&StepReport>) {
         self.samples += samples as u64;
         let Some(bar) = &self.bar else { return };
-        bar.set_position(((epoch - 1) * self.steps + step) as u64);
         bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
         if let Some(r) = last {
             let rate = self.samples as f64 / self.started.elapsed().as_secs_f64();
             let accuracy = r.accuracy.map_or(String::new(), |a| format!(" accuracy {:.1}%", a * 100.0));
             bar.set_message(format!("loss {:.4}{accuracy} {rate:.0} samples/s", r.loss));
         }
+        bar.set_position(((epoch - 1) * self.steps + step) as u64);
     }
     pub fn epoch(&mut self, e: &Epoch) {
         let accuracy = |a: Option<f64>| a.map_or(String::new(), |a| format!("  accuracy {:5.2}%", a * 100.0));
