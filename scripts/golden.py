@@ -102,7 +102,8 @@ def write(folder, name, cases, **head):
 
 # ---- ops -------------------------------------------------------------------------------------------------
 
-def ops():
+def op_rows():
+    """A list of rows, and the function that adds one: op, what is special, inputs, the function, its arguments."""
     cases = []
 
     def add(op, text, inputs, fn, **args):
@@ -116,6 +117,43 @@ def ops():
         cases.append({"op": op, "case": text, "args": args, "inputs": [tensor(x) for x in inputs],
                       "cotangent": tensor(c), "output": tensor(y),
                       "grads": [tensor(next(grads)) if x.requires_grad else None for x in xs]})
+    return cases, add
+
+
+def layer_rows():
+    """The same for layers: layer, what is special, inputs, the torch.nn module (whose state dict has our names below
+    `name.`), what maps module and inputs to the output, and the arguments. Parameters and buffers are drawn anew; `after`
+    are the buffers after the call."""
+    cases = []
+
+    def add(layer, text, inputs, module, call=lambda m, *x: m(*x), **args):
+        key = f"{layer}/{text}/{args}"
+        module = module.double()
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.copy_(to_torch(draw(f"{key}/{name}", list(p.shape), 0.1, 0.9)))
+            for name, b in module.named_buffers():
+                if b.is_floating_point():
+                    b.copy_(to_torch(draw(f"{key}/{name}", list(b.shape), 0.3, 1.2, positive="var" in name)))
+        floating = lambda: {n: b for n, b in module.named_buffers() if b.is_floating_point()}
+        state = {n: tensor(b.clone()) for n, b in floating().items()}
+        xs = [to_torch(x).requires_grad_(x.dtype == np.float32) for x in inputs]
+        y = call(module, *xs)
+        params = dict(module.named_parameters())
+        floats = [x for x in xs if x.requires_grad] + list(params.values())
+        c = draw(f"{key}/cotangent", list(y.shape), 0.3, 1.7)
+        grads = iter(torch.autograd.grad(y, floats, to_torch(c), allow_unused=True))
+        cases.append({"layer": layer, "case": text, "args": args, "inputs": [tensor(x) for x in inputs],
+                      "params": {n: tensor(p) for n, p in params.items()}, "state": state,
+                      "cotangent": tensor(c), "output": tensor(y),
+                      "grads": [tensor(next(grads)) if x.requires_grad else None for x in xs],
+                      "param_grads": {n: tensor(next(grads)) for n in params},
+                      "after": {n: tensor(b) for n, b in floating().items()}})
+    return cases, add
+
+
+def ops():
+    cases, add = op_rows()
 
     # two tensors, broadcast
     pairs = [([3, 4], [3, 4]), ([2, 1, 3], [4, 1]), ([], [2, 3]), ([2, 3], []), ([4], [3, 4]), ([3, 1], [1, 4]),

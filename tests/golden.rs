@@ -7,6 +7,8 @@
 mod common;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/nets.rs"]
+mod nets;
 
 use common::{BOTH, Check, Suite};
 use downhill::{
@@ -26,7 +28,11 @@ fn main() {
         ("losses", "loss", loss),
         ("optimizers", "optimizer", optimizer),
         ("mlp", "optimizer", mlp),
-    ] {
+    ]
+    .into_iter()
+    .chain(nets::OPS.map(|file| (file, "op", op as fn(&Value, &Device) -> Check)))
+    .chain(nets::LAYERS.map(|file| (file, "layer", layer as fn(&Value, &Device) -> Check)))
+    {
         let all = cases(file);
         let names: BTreeSet<&str> = all.iter().map(|row| text(row, key)).collect();
         assert!(all.len() >= 5, "{file} has {} rows", all.len());
@@ -184,8 +190,59 @@ fn apply<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         "one_hot" => a.one_hot(args.u("classes")),
         "pick" => a.pick(b()),
         "gather_rows" => a.gather_rows(b()),
-        other => panic!("no op for {other}"),
+        other => nets::op(other, args, x),
     }
+}
+
+/// Value, every gradient and the state after the call of one layer, whose parameters have PyTorch's names.
+fn layer(row: &Value, device: &Device) -> Check {
+    let name = text(row, "layer");
+    let what = format!("{name} {} {}", text(row, "case"), row["args"]);
+    let mut feed: Vec<Host<f32>> = row["inputs"].as_array().expect("a list").iter().map(input).collect();
+    let g = if row["args"]["training"] == false { Graph::inference() } else { Graph::training() };
+    let x: Vec<Tensor> = feed.iter().map(|x| g.input_of(x.shape)).collect();
+    let mut args = Args::new(&row["args"]);
+    let y = nets::layer(name, &mut args, &x);
+    args.done();
+    let dy = g.input(y.shape());
+    feed.push(input(&row["cotangent"]));
+    // Nothing is trained: the step is there for what a layer keeps of a batch.
+    let mut trainer = Trainer::new(device, (y * dy).sum_all(), Sgd::new(0.0)).map_err(|e| format!("{what}: {e}"))?;
+    let values = |key: &str| row[key].as_object().expect("an object").iter().map(|(n, v)| (format!("layer.{n}"), v)).collect::<Vec<_>>();
+    let given: Vec<(String, Host<f32>)> = [values("params"), values("state")].concat().iter().map(|(n, v)| (n.clone(), input(v))).collect();
+    let mut names: Vec<&str> = given.iter().map(|(n, _)| n.as_str()).collect();
+    let mut ours: Vec<&str> = trainer.params().names().collect();
+    names.sort_unstable();
+    ours.sort_unstable();
+    assert_eq!(ours, names, "{what}: names of parameters and state");
+    trainer.params().set_all(&given)?;
+
+    let grads = row["grads"].as_array().expect("a list");
+    let known: Vec<usize> = (0..x.len()).filter(|&i| !grads[i].is_null()).collect();
+    let tensors = g.param_tensors();
+    let trained = values("param_grads");
+    let of = |name: &str| tensors[trainer.params().names().position(|n| n == name).expect("the names are equal")];
+    let sources: Vec<Tensor> = known.iter().map(|&i| x[i]).chain(trained.iter().map(|(n, _)| of(n))).collect();
+    let outputs: Vec<Tensor> = std::iter::once(y).chain(y.vjp(dy, &sources)).collect();
+    let want: Vec<Host<f64>> = std::iter::once(&row["output"])
+        .chain(known.iter().map(|&i| &grads[i]))
+        .chain(trained.iter().map(|(_, v)| *v))
+        .map(tensor)
+        .collect();
+    let got = trainer.compile(&outputs)?.run(&feed)?;
+    let terms = feed.iter().chain(given.iter().map(|(_, v)| v)).map(Host::len).max().unwrap_or(1);
+    for (k, (got, want)) in got.iter().zip(&want).enumerate() {
+        assert_eq!(got.shape, want.shape, "{what}, output {k}");
+        close(&got.to_f64(), &want.to_f64(), terms).map_err(|e| format!("{what}, output {k} (0 is the value): {e}"))?;
+    }
+    if g.is_training() {
+        trainer.step(&feed)?;
+        trainer.loss()?;
+    }
+    for (name, want) in values("after") {
+        close(&trainer.params().get(&name)?.to_f64(), &tensor(want).to_f64(), terms).map_err(|e| format!("{what}, {name} after: {e}"))?;
+    }
+    Ok(())
 }
 
 trait Over {
