@@ -13,15 +13,16 @@
 mod common;
 
 use clap::Parser;
+use common::plot;
 use downhill::{
-    Device, Graph, Host, Result, Tensor, Trainer,
+    Device, Graph, History, Host, Result, Tensor, Trainer,
     data::{self, Normalise},
     init::Init,
     optim::{Adam, Sgd},
     plan::{Options, Plan},
     train::{Fit, metrics},
 };
-use std::{process::ExitCode, sync::Arc};
+use std::{error::Error, process::ExitCode, sync::Arc};
 
 pub const ALPHA: f32 = 0.25;
 pub const GAMMA: f32 = 2.0;
@@ -82,8 +83,8 @@ pub fn report(device: &Device) -> Result<Report> {
     })
 }
 
-/// Trains a linear classifier of tumours with the focal loss; returns the accuracy on held-out ones.
-pub fn train(device: &Device) -> Result<f64> {
+/// Trains a linear classifier of tumours with the focal loss; returns how it went, and the accuracy on held-out ones.
+pub fn train(device: &Device) -> Result<(History, f64)> {
     let (mut train, mut test) = data::breast_cancer().stratified(0.8, 1)?;
     let norm = Normalise::features(&train);
     norm.apply(&mut train)?;
@@ -91,30 +92,35 @@ pub fn train(device: &Device) -> Result<f64> {
     let labels: Vec<f32> = test.labels().iter().map(|&l| l as f32).collect();
     let (train, test) = (train.with_float_labels(), test.with_float_labels());
     let mut trainer = Trainer::for_data(device, &train, |x| x.linear("fc", 1), |x, y| focal(x, y).mean_all(), Adam::new(0.02))?;
-    trainer.fit(&train, Fit::new().epochs(40).batch_size(64))?;
-    metrics::binary_accuracy(trainer.evaluate(&test)?.outputs.f(), &labels, 0.0)
+    let history = trainer.fit(&train, Fit::new().epochs(40).batch_size(64).validation(&test))?;
+    Ok((history, metrics::binary_accuracy(trainer.evaluate(&test)?.outputs.f(), &labels, 0.0)?))
 }
 
 /// The focal loss in tensor arithmetic: its values, its gradient, the kernels it becomes, and a training with it.
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     #[command(flatten)]
     device: common::DeviceArgs,
+    #[command(flatten)]
+    plot: plot::PlotArgs,
 }
 
 #[allow(dead_code)] // The tests call the functions above.
 fn main() -> ExitCode {
-    common::run(|args: Args| {
-        let device = args.device.open()?;
-        let r = report(&device)?;
-        println!("focal loss, α = {ALPHA}, γ = {GAMMA}:");
-        println!("  {:>6} {:>3} {:>12} {:>12} {:>12} {:>12}", "logit", "y", "FL", "by hand", "∂FL/∂x", "by hand");
-        for i in 0..LOGITS.len() {
-            let [value, gradient] = by_hand(f64::from(LOGITS[i]), f64::from(CLASSES[i]));
-            println!("  {:>6} {:>3} {:>12.8} {value:>12.8} {:>12.8} {gradient:>12.8}", LOGITS[i], CLASSES[i], r.values[i], r.gradient[i]);
-        }
-        println!("\na step of loss and gradient is {} kernels ({} if nothing were fused):\n{}", r.kernels, r.unfused, r.plan);
-        println!("breast cancer, a linear classifier trained with it: {:.1}% of the held-out samples are right", train(&device)? * 100.0);
-        Ok(())
-    })
+    common::run(run)
+}
+
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    let device = args.device.open()?;
+    let r = report(&device)?;
+    println!("focal loss, α = {ALPHA}, γ = {GAMMA}:");
+    println!("  {:>6} {:>3} {:>12} {:>12} {:>12} {:>12}", "logit", "y", "FL", "by hand", "∂FL/∂x", "by hand");
+    for i in 0..LOGITS.len() {
+        let [value, gradient] = by_hand(f64::from(LOGITS[i]), f64::from(CLASSES[i]));
+        println!("  {:>6} {:>3} {:>12.8} {value:>12.8} {:>12.8} {gradient:>12.8}", LOGITS[i], CLASSES[i], r.values[i], r.gradient[i]);
+    }
+    println!("\na step of loss and gradient is {} kernels ({} if nothing were fused):\n{}", r.kernels, r.unfused, r.plan);
+    let (history, accuracy) = train(&device)?;
+    println!("breast cancer, a linear classifier trained with it: {:.1}% of the held-out samples are right", accuracy * 100.0);
+    args.plot.draw("breast cancer, focal loss", || plot::history(&history))
 }

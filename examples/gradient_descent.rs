@@ -13,6 +13,7 @@
 mod common;
 
 use clap::Parser;
+use common::plot::{self, Panel, Series};
 use downhill::{
     Device, Error, Graph, Result, Tensor, Trainer,
     init::Init,
@@ -56,6 +57,8 @@ pub const HIMMELBLAU: Limits = Limits { steps: 500, look: 25, tolerance: 1e-3 };
 #[derive(Debug)]
 pub struct Descent {
     pub steps: u64,
+    /// f, summed over the points, whenever it was looked at: after so many steps.
+    pub curve: Vec<(u64, f64)>,
     /// The points, x and y of each.
     pub at: Vec<[f64; 2]>,
     /// f, summed over the points.
@@ -80,13 +83,14 @@ pub fn descend(device: &Device, f: Function, start: [Init; 2], points: usize, op
     let norm = (gradient[0].square().sum_all() + gradient[1].square().sum_all()).sqrt();
     let mut look = trainer.compile(&[f, norm, x, y])?;
 
-    let mut diverged = None;
+    let (mut diverged, mut curve) = (None, Vec::new());
     loop {
         let now = look.run(&[])?.iter().map(|t| t.to_f64()).collect::<Vec<_>>();
+        curve.push((trainer.steps(), now[0][0]));
         let stationary = now[1][0] < limits.tolerance;
         if stationary || diverged.is_some() || trainer.steps() >= limits.steps {
             let at = now[2].iter().zip(&now[3]).map(|(&x, &y)| [x, y]).collect();
-            return Ok(Descent { steps: trainer.steps(), at, f: now[0][0], gradient: now[1][0], stationary, diverged });
+            return Ok(Descent { steps: trainer.steps(), curve, at, f: now[0][0], gradient: now[1][0], stationary, diverged });
         }
         for _ in 0..limits.look {
             trainer.step(&[])?;
@@ -122,7 +126,8 @@ fn number(x: f64) -> String {
     if x == 0.0 || (1e-4..1e6).contains(&x.abs()) { format!("{x:.6}") } else { format!("{x:.3e}") }
 }
 
-fn print(name: &str, d: &Descent) {
+/// Prints a descent; returns its curve.
+fn print(name: &str, d: &Descent) -> Series {
     let end = match &d.diverged {
         _ if d.stationary => "‖∇f‖ is below the tolerance".to_string(),
         Some(Error::Diverged { step, what, .. }) => format!("diverged: in step {step} the {what} is not finite"),
@@ -131,50 +136,61 @@ fn print(name: &str, d: &Descent) {
     };
     let [x, y, f, gradient] = [d.at[0][0], d.at[0][1], d.f, d.gradient].map(number);
     println!("  {name:<22} {:>6} {x:>12} {y:>12} {f:>12} {gradient:>12}  {end}", d.steps);
+    Series::new(name, d.curve.iter().map(|&(step, f)| (step as f64, f)))
 }
 
 /// Gradient descent on functions of two numbers: rates too small, right and too large; a stop; local minima.
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     #[command(flatten)]
     device: common::DeviceArgs,
+    #[command(flatten)]
+    plot: plot::PlotArgs,
 }
 
 #[allow(dead_code)] // The tests call `descend`.
 fn main() -> ExitCode {
-    common::run(|args: Args| {
-        let device = args.device.open()?;
-        let head = |title: &str| println!("\n{title}\n  {:<22} {:>6} {:>12} {:>12} {:>12} {:>12}", "", "steps", "x", "y", "f", "‖∇f‖");
+    common::run(run)
+}
 
-        head(&format!("bowl, from {BOWL_START:?}, until ‖∇f‖ < {}:", BOWL.tolerance));
-        for rate in BOWL_RATES {
-            let d = descend_from(&device, bowl, BOWL_START, Sgd::new(rate), BOWL)?;
-            print(&format!("rate {rate:.4}"), &d);
-            let [x, y] = [(1.0, BOWL_START[0]), (10.0, BOWL_START[1])].map(|(c, w)| (1.0 - c * rate).powi(d.steps as i32) * f64::from(w));
-            println!("  {:<22} {:>6} {:>12} {:>12}", "  by hand", d.steps, number(x), number(y));
-        }
+pub fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    let device = args.device.open()?;
+    let head = |title: &str| println!("\n{title}\n  {:<22} {:>6} {:>12} {:>12} {:>12} {:>12}", "", "steps", "x", "y", "f", "‖∇f‖");
 
-        let s = ROSENBROCK_START.map(f64::from);
-        head(&format!("Rosenbrock, from {ROSENBROCK_START:?}, until ‖∇f‖ < {}:", ROSENBROCK.tolerance));
-        print("start", &descend_from(&device, rosenbrock, ROSENBROCK_START, Sgd::new(1.0), Limits { steps: 0, ..ROSENBROCK })?);
-        let gradient = [-2.0 * (1.0 - s[0]) - 400.0 * s[0] * (s[1] - s[0] * s[0]), 200.0 * (s[1] - s[0] * s[0])];
-        let f = (1.0 - s[0]).powi(2) + 100.0 * (s[1] - s[0] * s[0]).powi(2);
-        let [x, y, f, gradient] = [s[0], s[1], f, gradient[0].hypot(gradient[1])].map(number);
-        println!("  {:<22} {:>6} {x:>12} {y:>12} {f:>12} {gradient:>12}", "  by hand", 0);
-        for rate in [0.00001, 0.0015, 0.01] {
-            print(&format!("rate {rate}"), &descend_from(&device, rosenbrock, ROSENBROCK_START, Sgd::new(rate), ROSENBROCK)?);
-        }
-        print("rate 0.0005, momentum", &descend_from(&device, rosenbrock, ROSENBROCK_START, Sgd::new(0.0005).momentum(0.95), ROSENBROCK)?);
+    head(&format!("bowl, from {BOWL_START:?}, until ‖∇f‖ < {}:", BOWL.tolerance));
+    let mut panels: Vec<Panel> = ["bowl", "Rosenbrock", "Himmelblau, 12 points"]
+        .map(|title| Panel { title: title.into(), x: "step", y: "f", series: Vec::new() })
+        .into();
+    for rate in BOWL_RATES {
+        let d = descend_from(&device, bowl, BOWL_START, Sgd::new(rate), BOWL)?;
+        panels[0].series.push(print(&format!("rate {rate:.4}"), &d));
+        let [x, y] = [(1.0, BOWL_START[0]), (10.0, BOWL_START[1])].map(|(c, w)| (1.0 - c * rate).powi(d.steps as i32) * f64::from(w));
+        println!("  {:<22} {:>6} {:>12} {:>12}", "  by hand", d.steps, number(x), number(y));
+    }
 
-        println!("\nHimmelblau, from 12 random points at once, rate 0.01:");
-        let start = descend_from_many(&device, himmelblau, 12, 0.01, Limits { steps: 0, ..HIMMELBLAU })?;
-        let end = descend_from_many(&device, himmelblau, 12, 0.01, HIMMELBLAU)?;
-        for (from, to) in start.at.iter().zip(&end.at) {
-            let (i, far) = nearest(*to);
-            let [from, to, minimum] = [*from, *to, MINIMA[i]].map(|p| format!("({:9.6}, {:9.6})", p[0], p[1]));
-            println!("  {from} → {to}   minimum {} is {minimum}, {far:.0e} away", i + 1);
-        }
-        println!("  after {} steps f = {:.1e} and ‖∇f‖ = {:.1e}, over all points", end.steps, end.f, end.gradient);
-        Ok(())
-    })
+    let s = ROSENBROCK_START.map(f64::from);
+    head(&format!("Rosenbrock, from {ROSENBROCK_START:?}, until ‖∇f‖ < {}:", ROSENBROCK.tolerance));
+    print("start", &descend_from(&device, rosenbrock, ROSENBROCK_START, Sgd::new(1.0), Limits { steps: 0, ..ROSENBROCK })?);
+    let gradient = [-2.0 * (1.0 - s[0]) - 400.0 * s[0] * (s[1] - s[0] * s[0]), 200.0 * (s[1] - s[0] * s[0])];
+    let f = (1.0 - s[0]).powi(2) + 100.0 * (s[1] - s[0] * s[0]).powi(2);
+    let [x, y, f, gradient] = [s[0], s[1], f, gradient[0].hypot(gradient[1])].map(number);
+    println!("  {:<22} {:>6} {x:>12} {y:>12} {f:>12} {gradient:>12}", "  by hand", 0);
+    for rate in [0.00001, 0.0015, 0.01] {
+        let d = descend_from(&device, rosenbrock, ROSENBROCK_START, Sgd::new(rate), ROSENBROCK)?;
+        panels[1].series.push(print(&format!("rate {rate}"), &d));
+    }
+    let d = descend_from(&device, rosenbrock, ROSENBROCK_START, Sgd::new(0.0005).momentum(0.95), ROSENBROCK)?;
+    panels[1].series.push(print("rate 0.0005, momentum", &d));
+
+    println!("\nHimmelblau, from 12 random points at once, rate 0.01:");
+    let start = descend_from_many(&device, himmelblau, 12, 0.01, Limits { steps: 0, ..HIMMELBLAU })?;
+    let end = descend_from_many(&device, himmelblau, 12, 0.01, HIMMELBLAU)?;
+    for (from, to) in start.at.iter().zip(&end.at) {
+        let (i, far) = nearest(*to);
+        let [from, to, minimum] = [*from, *to, MINIMA[i]].map(|p| format!("({:9.6}, {:9.6})", p[0], p[1]));
+        println!("  {from} → {to}   minimum {} is {minimum}, {far:.0e} away", i + 1);
+    }
+    println!("  after {} steps f = {:.1e} and ‖∇f‖ = {:.1e}, over all points", end.steps, end.f, end.gradient);
+    panels[2].series.push(Series::new("rate 0.01", end.curve.iter().map(|&(step, f)| (step as f64, f))));
+    args.plot.draw("gradient descent", || panels)
 }

@@ -15,8 +15,9 @@
 mod common;
 
 use clap::Parser;
+use common::plot::{self, Panel, Series};
 use downhill::{Device, Graph, Host, Result, Trainer, init::Init, layers::Linear, optim::Sgd};
-use std::{process::ExitCode, sync::Arc};
+use std::{error::Error, process::ExitCode, sync::Arc};
 
 /// Portions of fish, chips and ketchup, and the bill. The last row is not learnt from.
 const MEALS: [([f32; 3], f32); 7] = [
@@ -110,8 +111,16 @@ pub enum Bias {
     OfLayer,
 }
 
-/// The weights after training from (0.2, 1.4, 30), the bias last where there is one. With a bias the bills include delivery.
-pub fn train(device: &Device, bias: Bias) -> Result<Vec<f64>> {
+/// What training came to.
+pub struct Trained {
+    /// The bias last, where there is one.
+    pub weights: Vec<f64>,
+    /// E before each step.
+    pub losses: Vec<f64>,
+}
+
+/// Trains from (0.2, 1.4, 30). With a bias the bills include delivery.
+pub fn train(device: &Device, bias: Bias) -> Result<Trained> {
     let x = portions(bias == Bias::FourthInput);
     let t = bills(if bias == Bias::None { 0.0 } else { DELIVERY });
     let mut weights = START.to_vec();
@@ -124,8 +133,8 @@ pub fn train(device: &Device, bias: Bias) -> Result<Vec<f64>> {
     for _ in 0..STEPS {
         trainer.step(&[x.clone(), t.clone()])?;
     }
-    trainer.loss()?;
-    Ok(trainer.params().all()?.iter().flat_map(|(_, value)| value.to_f64()).collect())
+    let losses = trainer.take_reports()?.iter().map(|r| f64::from(r.loss)).collect();
+    Ok(Trained { weights: trainer.params().all()?.iter().flat_map(|(_, value)| value.to_f64()).collect(), losses })
 }
 
 /// Two linear layers, and the one that equals them.
@@ -153,37 +162,48 @@ pub fn stack(device: &Device) -> Result<Stack> {
 
 /// Linear regression by gradient descent: prices learnt from bills.
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     #[command(flatten)]
     device: common::DeviceArgs,
+    #[command(flatten)]
+    plot: plot::PlotArgs,
 }
 
 #[allow(dead_code)] // The tests call the functions above.
 fn main() -> ExitCode {
-    common::run(|args: Args| {
-        let device = args.device.open()?;
+    common::run(run)
+}
 
-        let s = start(&device)?;
-        println!("start: w = {START:?}");
-        println!("  E      {:>10.4}   by hand {:>10.4}", s.loss, s.loss_by_hand);
-        println!("  ∂E/∂w  {:.4?}   by hand {:.4?}", s.gradient, s.gradient_by_hand);
-        println!("nudging the price of ketchup by h:");
-        println!("  {:>12} {:>12} {:>12} {:>12} {:>12}", "h", "one side", "its formula", "both sides", "ε·E/h");
-        for n in &s.nudges {
-            println!("  {:>12.8} {:>12.4} {:>12.4} {:>12.4} {:>12.4}", n.h, n.to_one_side, n.by_hand, n.to_both, EPSILON * s.loss / n.h);
-        }
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    let device = args.device.open()?;
 
-        let w = train(&device, Bias::None)?;
-        println!("after {STEPS} steps: w = {w:.5?}   true prices [5, 2, 1]");
-        let predicted: f64 = w.iter().zip(UNSEEN.0).map(|(w, x)| w * f64::from(x)).sum();
-        println!("the unseen meal {:?}: {predicted:.4}   true bill {}", UNSEEN.0, UNSEEN.1);
+    let s = start(&device)?;
+    println!("start: w = {START:?}");
+    println!("  E      {:>10.4}   by hand {:>10.4}", s.loss, s.loss_by_hand);
+    println!("  ∂E/∂w  {:.4?}   by hand {:.4?}", s.gradient, s.gradient_by_hand);
+    println!("nudging the price of ketchup by h:");
+    println!("  {:>12} {:>12} {:>12} {:>12} {:>12}", "h", "one side", "its formula", "both sides", "ε·E/h");
+    for n in &s.nudges {
+        println!("  {:>12.8} {:>12.4} {:>12.4} {:>12.4} {:>12.4}", n.h, n.to_one_side, n.by_hand, n.to_both, EPSILON * s.loss / n.h);
+    }
 
-        println!("delivered for {DELIVERY} more, the bias as a fourth input of 1: w = {:.5?}", train(&device, Bias::FourthInput)?);
-        println!("                             as the layer's own bias:       w = {:.5?}", train(&device, Bias::OfLayer)?);
+    let trained = [Bias::None, Bias::FourthInput, Bias::OfLayer].map(|bias| train(&device, bias));
+    let [none, fourth, own] = trained;
+    let (none, fourth, own) = (none?, fourth?, own?);
+    let w = &none.weights;
+    println!("after {STEPS} steps: w = {w:.5?}   true prices [5, 2, 1]");
+    let predicted: f64 = w.iter().zip(UNSEEN.0).map(|(w, x)| w * f64::from(x)).sum();
+    println!("the unseen meal {:?}: {predicted:.4}   true bill {}", UNSEEN.0, UNSEEN.1);
 
-        let s = stack(&device)?;
-        println!("two layers in a row: {:?}", s.two);
-        println!("one of W₂·W₁ = {:?}: {:?}", s.product, s.one);
-        Ok(())
+    println!("delivered for {DELIVERY} more, the bias as a fourth input of 1: w = {:.5?}", fourth.weights);
+    println!("                             as the layer's own bias:       w = {:.5?}", own.weights);
+
+    let s = stack(&device)?;
+    println!("two layers in a row: {:?}", s.two);
+    println!("one of W₂·W₁ = {:?}: {:?}", s.product, s.one);
+    args.plot.draw("prices learnt from bills", || {
+        let runs = [("no bias", none), ("the bias as a fourth input", fourth), ("the layer's own bias", own)];
+        let series = runs.map(|(name, run)| Series::steps(name, run.losses)).into();
+        vec![Panel { title: "mean squared error".into(), x: "step", y: "E", series }]
     })
 }

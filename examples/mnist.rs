@@ -8,7 +8,7 @@
 mod common;
 
 use clap::{Parser, ValueEnum};
-use common::DeviceArgs;
+use common::{DeviceArgs, plot};
 use downhill::{
     Device, Evaluation, Fit, History, Tensor, Trainer,
     data::{self, Dataset, Normalise},
@@ -48,11 +48,13 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "adam")]
     optimizer: Rule,
     /// Where the weights go, as safetensors
-    #[arg(long, value_name = "FILE", default_value = "mnist.safetensors")]
+    #[arg(long, value_name = "FILE", default_value = "mnist.safetensors", value_parser = common::new_file)]
     save: PathBuf,
     /// Writes the results to this file, as one JSON object
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = common::new_file)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    plot: plot::PlotArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -147,7 +149,7 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let mut trainer = task.trainer(&device, &args)?;
     println!("\n{}", trainer.summary(task.batch)?);
 
-    let history = trainer.fit(&task.train, Fit::new().epochs(task.epochs).batch_size(task.batch).progress(true))?;
+    let history = trainer.fit(&task.train, Fit::new().epochs(task.epochs).batch_size(task.batch).validation(&task.test).progress(true))?;
     let seconds: f64 = history.epochs.iter().map(|e| e.seconds).sum();
     let evaluation = trainer.evaluate(&task.test)?;
     let accuracy = evaluation.accuracy.ok_or("the model is no classifier")?;
@@ -158,6 +160,7 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
 
     trainer.params().save(&args.save)?;
     reload(&task, &device, &args, &evaluation)?;
+    args.plot.draw(&task.name, || plot::history(&history))?;
     if let Some(path) = &args.json {
         write_json(path, &device, &args, &history, accuracy)?;
     }

@@ -16,8 +16,9 @@
 mod common;
 
 use clap::Parser;
+use common::plot::{self, Panel, Series};
 use downhill::{Device, Graph, Host, Result, Trainer, init::Init, layers::Linear, optim::Sgd};
-use std::{process::ExitCode, sync::Arc};
+use std::{error::Error, process::ExitCode, sync::Arc};
 
 const X: [f64; 2] = [1.5, -2.0];
 const Y: f64 = 1.0;
@@ -79,9 +80,11 @@ fn step_by_hand(w: &mut [f64; 2], b: &mut f64) -> [f64; 12] {
 
 /// One sigmoid neuron with binary cross-entropy: every derivative beside its closed form.
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     #[command(flatten)]
     device: common::DeviceArgs,
+    #[command(flatten)]
+    plot: plot::PlotArgs,
     /// How many steps of gradient descent to show
     #[arg(long, default_value_t = 4)]
     steps: usize,
@@ -89,15 +92,24 @@ struct Args {
 
 #[allow(dead_code)] // The tests call `train`.
 fn main() -> ExitCode {
-    common::run(|args: Args| {
-        let steps = train(&args.device.open()?, args.steps)?;
-        println!("x = {X:?}, y = {Y}; start: w = {W:?}, b = {B}; learning rate {LEARNING_RATE}");
-        for (i, step) in steps.iter().enumerate() {
-            println!("\nstep {:<6} {:>12} {:>12}", i + 1, "computed", "by hand");
-            for (name, (computed, by_hand)) in NAMES.iter().zip(step.computed.iter().zip(&step.by_hand)) {
-                println!("{name:<11} {computed:>12.7} {by_hand:>12.7}");
-            }
+    common::run(run)
+}
+
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    let steps = train(&args.device.open()?, args.steps)?;
+    println!("x = {X:?}, y = {Y}; start: w = {W:?}, b = {B}; learning rate {LEARNING_RATE}");
+    for (i, step) in steps.iter().enumerate() {
+        println!("\nstep {:<6} {:>12} {:>12}", i + 1, "computed", "by hand");
+        for (name, (computed, by_hand)) in NAMES.iter().zip(step.computed.iter().zip(&step.by_hand)) {
+            println!("{name:<11} {computed:>12.7} {by_hand:>12.7}");
         }
-        Ok(())
+    }
+    args.plot.draw("one sigmoid neuron", || {
+        let curve = |name, i: usize| Series::steps(name, steps.iter().map(|s| s.computed[i]));
+        let panel = |title: &str, y, series| Panel { title: title.into(), x: "step", y, series };
+        vec![
+            panel("loss L", "L", vec![curve("L", 2)]),
+            panel("weights", "after the step", vec![curve("w₁", 9), curve("w₂", 10), curve("b", 11)]),
+        ]
     })
 }

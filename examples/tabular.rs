@@ -18,13 +18,14 @@
 mod common;
 
 use clap::Parser;
+use common::plot::{self, Panel, Series};
 use downhill::{
     Device, Fit, Result, Tensor, Trainer,
     data::{self, Dataset, Normalise, Target},
     optim::{Adam, Optimizer, RmsProp, Sgd},
     train::metrics,
 };
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode};
 
 pub const OPTIMIZERS: [&str; 5] = ["full batch", "mini-batch", "momentum", "RMSProp", "Adam"];
 const BATCH: usize = 32;
@@ -127,6 +128,8 @@ pub fn problems() -> Result<[Problem; 4]> {
 
 /// What one optimizer made of a problem.
 pub struct Outcome {
+    /// On the training part, after so many steps: once an epoch.
+    pub curve: Vec<(usize, f64)>,
     /// On the training part.
     pub loss: f64,
     /// On the held-out part, in the units of the table.
@@ -172,6 +175,7 @@ impl Problem {
         };
         let steps = train.len().div_ceil(batch);
         Ok(Outcome {
+            curve: (1..).map(|epoch| epoch * steps).zip(losses.iter().copied()).collect(),
             loss: losses[losses.len() - 1],
             metric,
             steps: epochs * steps,
@@ -203,29 +207,37 @@ impl Problem {
 
 /// Real tables, four losses, five optimizers.
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     #[command(flatten)]
     device: common::DeviceArgs,
+    #[command(flatten)]
+    plot: plot::PlotArgs,
 }
 
 #[allow(dead_code)] // The tests call `problems` and `train`.
 fn main() -> ExitCode {
-    common::run(|args: Args| {
-        let device = args.device.open()?;
-        for (i, problem) in problems()?.iter().enumerate() {
-            let (n, m) = (problem.table.train.len(), problem.table.test.len());
-            println!("\n{} ({n} rows to train, {m} held out)", problem.name);
-            if i == 0 {
-                println!("  the least loss there is, by the normal equations: {:.6}", problem.least_squares()?);
-            }
-            let near = format!("steps to {}", problem.near);
-            println!("  {:<12} {:>12} {:>14} {:>8} {near:>14}", "", "final loss", problem.metric.name(), "steps");
-            for (optimizer, name) in OPTIMIZERS.iter().enumerate() {
-                let o = problem.train(&device, optimizer)?;
-                let near = o.steps_to_near.map_or("never".to_string(), |steps| steps.to_string());
-                println!("  {name:<12} {:>12.6} {:>14.4} {:>8} {near:>14}", o.loss, o.metric, o.steps);
-            }
+    common::run(run)
+}
+
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    let device = args.device.open()?;
+    let mut panels = Vec::new();
+    for (i, problem) in problems()?.iter().enumerate() {
+        let (n, m) = (problem.table.train.len(), problem.table.test.len());
+        println!("\n{} ({n} rows to train, {m} held out)", problem.name);
+        if i == 0 {
+            println!("  the least loss there is, by the normal equations: {:.6}", problem.least_squares()?);
         }
-        Ok(())
-    })
+        let near = format!("steps to {}", problem.near);
+        println!("  {:<12} {:>12} {:>14} {:>8} {near:>14}", "", "final loss", problem.metric.name(), "steps");
+        let mut series = Vec::new();
+        for (optimizer, name) in OPTIMIZERS.iter().enumerate() {
+            let o = problem.train(&device, optimizer)?;
+            let near = o.steps_to_near.map_or("never".to_string(), |steps| steps.to_string());
+            println!("  {name:<12} {:>12.6} {:>14.4} {:>8} {near:>14}", o.loss, o.metric, o.steps);
+            series.push(Series::new(*name, o.curve.iter().map(|&(step, loss)| (step as f64, loss))));
+        }
+        panels.push(Panel { title: problem.name.into(), x: "step", y: "loss on the training part", series });
+    }
+    args.plot.draw("five optimizers", || panels)
 }

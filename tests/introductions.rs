@@ -136,12 +136,16 @@ fn start(device: &Device) -> Check {
 
 fn train(device: &Device) -> Check {
     use linear::{Bias, train};
-    let w = train(device, Bias::None)?;
+    let trained = train(device, Bias::None)?;
+    // E at the start is that of `start`, and 0 is its minimum.
+    close(&trained.losses[..1], &[1447.4], 6)?;
+    assert!(trained.losses.len() == 500 && trained.losses[499] < 1e-9, "{:?}", trained.losses[499]);
+    let w = trained.weights;
     close(&w, &[5.0, 2.0, 1.0], 18)?;
     let predicted: f64 = w.iter().zip(linear::UNSEEN.0).map(|(w, x)| w * f64::from(x)).sum();
     close(&[predicted], &[19.0], 18)?;
     for bias in [Bias::FourthInput, Bias::OfLayer] {
-        close(&train(device, bias)?, &[5.0, 2.0, 1.0, 3.0], 24)?;
+        close(&train(device, bias)?.weights, &[5.0, 2.0, 1.0, 3.0], 24)?;
     }
     Ok(())
 }
@@ -183,7 +187,8 @@ fn focal(device: &Device) -> Check {
 }
 
 fn focal_train(device: &Device) -> Check {
-    let accuracy = custom_loss::train(device)?;
+    let (history, accuracy) = custom_loss::train(device)?;
+    assert!(history.epochs[39].loss < 0.25 * history.epochs[0].loss, "{} {}", history.epochs[0].loss, history.epochs[39].loss);
     assert!(accuracy >= 0.93, "{accuracy}");
     Ok(())
 }

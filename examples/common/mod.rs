@@ -1,8 +1,17 @@
-//! What every example needs: the flag `--device`, and errors that end as one line.
+//! What the examples share: the flag `--device`, files to write, and errors that end as one line.
+
+// Each example uses a part of this.
+#![allow(dead_code)]
+
+pub mod plot;
 
 use clap::{Args, Parser};
 use downhill::{Device, Result};
-use std::{error::Error, process::ExitCode};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 #[derive(Args)]
 pub struct DeviceArgs {
@@ -18,6 +27,16 @@ impl DeviceArgs {
         println!("device: {} (driver: {})", device.name(), device.driver());
         println!("why:    {}", device.why());
         Ok(device)
+    }
+}
+
+/// A path to write to, for clap. That its folder is not there is better said before a training than after it.
+pub fn new_file(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    match path.parent() {
+        _ if path.is_dir() => Err("that is a folder, not a file".into()),
+        Some(folder) if !folder.is_dir() && folder != Path::new("") => Err(format!("there is no folder {}", folder.display())),
+        _ => Ok(path),
     }
 }
 
