@@ -102,7 +102,7 @@ fn go_on<'g>(g: &'g Graph, dead: Tensor<'g>) {
         let _ = losses::nll(a, b).class_weights(b).sum();
         let _ = (a.grad(&[b]), a.vjp(b, &[x, dead]), a.shape(), a.dim(-1), a.dim(9), a.error(), format!("{a:?}"));
     }
-    let _ = (g.scalar(1.0), g.full([2], 0.0), g.uniform([2]), g.param("p", [2], Init::Zeros), g.param_tensors());
+    let _ = (g.scalar(1.0), g.full([2], 0.0), g.uniform([2]), g.normal([2]), g.param("p", [2], Init::Zeros), g.param_tensors());
     let _ = g.constant(Host::new([2], vec![1.0, 2.0]));
 }
 

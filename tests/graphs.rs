@@ -30,6 +30,7 @@ fn main() {
     suite.each(&devices, "outputs that are inputs, aliases and fills", outputs);
     suite.each(&devices, "expressions composed by hand", composed);
     suite.each(&BOTH, "powers of 0, to 0, and of infinity", powers);
+    suite.each(&BOTH, "normal random numbers", normal);
     suite.test("tensors of different graphs", different_graphs);
     suite.test("tensors whose data is of another type", another_type);
     suite.test("models that data cannot feed", unfed);
@@ -438,6 +439,30 @@ fn powers(device: &Device) -> Check {
     assert_eq!(got[2].f()[..2], [0.0, 0.0]);
     assert_eq!(got[2].f()[3], 0.0);
     assert_eq!(got[3].f(), [0.0; 6]);
+    Ok(())
+}
+
+/// The moments of a normal distribution, its tails, other numbers in each run, and none that depend on their neighbours.
+fn normal(device: &Device) -> Check {
+    const N: usize = 1 << 16;
+    let g = Graph::inference();
+    let mut f = device.compile(&[g.normal([N]), g.normal([N])])?;
+    let (first, second) = (f.run(&[])?, f.run(&[])?);
+    let x = first[0].to_f64();
+    let n = N as f64;
+    // Moment k deviates by √(var(xᵏ) / n), with var(x) = 1, var(x²) = 2, var(x³) = 15, var(x⁴) = 96.
+    for (k, want, var) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0f64)] {
+        let got = x.iter().map(|x| x.powi(k)).sum::<f64>() / n;
+        assert!((got - want).abs() < 5.0 * (var / n).sqrt(), "moment {k}: {got}");
+    }
+    // P(|x| > 2) = 0.0455.
+    let beyond = x.iter().filter(|x| x.abs() > 2.0).count() as f64 / n;
+    assert!((beyond - 0.0455).abs() < 5.0 * (0.0455 * 0.9545 / n).sqrt(), "{beyond}");
+    let correlation = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / n;
+    for (what, other) in [("another call", &first[1].to_f64()[..]), ("the next run", &second[0].to_f64()), ("the next element", &x[1..])] {
+        let r = correlation(&x, other);
+        assert!(r.abs() < 5.0 / n.sqrt(), "{what}: {r}");
+    }
     Ok(())
 }
 

@@ -105,8 +105,9 @@ fn exceeded() -> Check {
 }
 
 /// Expressions over tensors of 60,000 elements, which are more than one binding of `small` holds.
-const LARGE: [&str; 21] = [
+const LARGE: [&str; 22] = [
     "random column",
+    "normal",
     "bias",
     "rows",
     "outer",
@@ -141,6 +142,7 @@ fn large(name: &str, device: &Device) -> Check {
         "five inputs" => (x * y + x.square() * row) * (column + y) + row * column,
         "where" => x.gt(y).where_(x * row, y),
         "uniform" => g.uniform([300, 200]) * x,
+        "normal" => g.normal([300, 200]) * x,
         "random column" => g.uniform([300, 1]) * x + column,
         "dropout" => x.dropout(0.4),
         "labels" => x * labels.to_f32().unsqueeze(-1),

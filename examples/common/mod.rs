@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod plot;
+pub mod png;
 
 use clap::{Args, Parser};
 use downhill::{Device, Result};

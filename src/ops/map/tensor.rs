@@ -58,6 +58,25 @@ impl Graph {
     pub fn uniform(&self, shape: impl Into<Shape>) -> Tensor<'_> {
         self.apply(Map { expr: Expr::random(self.stream()), fixed: Some(shape.into().of(DType::F32)) }, &[])
     }
+    /// Standard normal random numbers, new with every step: Box and Muller's transform (1958),
+    /// √(−2 ln(1 − u)) cos(2πv), of two calls of [`uniform`](Graph::uniform).
+    ///
+    /// ```
+    /// use downhill::{Device, Graph};
+    /// let g = Graph::training();
+    /// let z = g.normal([100, 100]);
+    /// let moments = [z.mean_all(), z.square().mean_all()];
+    /// let y = Device::cpu().compile(&moments)?.run(&[])?;
+    /// assert!(y[0].f()[0].abs() < 0.05 && (y[1].f()[0] - 1.0).abs() < 0.07);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn normal(&self, shape: impl Into<Shape>) -> Tensor<'_> {
+        let shape = shape.into();
+        let (u, v) = (self.uniform(shape), self.uniform(shape));
+        // 1 − u is in (0, 1], where the logarithm is finite.
+        ((-u).log1p() * -2.0).sqrt() * (v * std::f32::consts::TAU).cos()
+    }
 }
 
 macro_rules! unary {
