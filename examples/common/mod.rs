@@ -42,10 +42,10 @@ pub fn new_file(path: &str) -> Result<PathBuf, String> {
 }
 
 /// The whole of an example's `main`: reads the flags and runs. What goes wrong ends as one line on stderr and exit code 2.
-pub fn run<A: Parser>(example: impl FnOnce(A) -> Result<(), Box<dyn Error>>) -> ExitCode {
+pub fn run<A: Parser, T>(example: impl FnOnce(A) -> Result<T, Box<dyn Error>>) -> ExitCode {
     let error = match A::try_parse() {
         Ok(args) => match example(args) {
-            Ok(()) => return ExitCode::SUCCESS,
+            Ok(_) => return ExitCode::SUCCESS,
             Err(error) => format!("error: {error}"),
         },
         // The text of --help.

@@ -200,6 +200,11 @@ impl Dataset {
         self
     }
 
+    /// The samples alone: for a model whose target is its input, such as an autoencoder.
+    pub fn without_target(self) -> Dataset {
+        Dataset { target: Target::None, class_names: Vec::new(), ..self }
+    }
+
     /// How many samples; at least one.
     pub fn len(&self) -> usize {
         self.len
