@@ -40,7 +40,8 @@ fn largest(o: At) -> Best {
         var element = line;
         for (var b = columns.x; b < columns.y; b++) {
             let v = x[element];
-            if (v > best.value || v != v) && best.value == best.value {
+            // Larger, or a NaN, of which the first stays. (v != v is false in SPIR-V, where it is an ordered comparison.)
+            if !(v <= best.value) && best.value == best.value {
                 best = Best(v, a * K_W + b);
             }
             element += D_W;
