@@ -8,9 +8,13 @@ use downhill::{
     Compiled, Device, Fit, Graph, Host, Shape, Tensor, Trainer,
     data::{Dataset, Target},
     init::Init,
+    layers::Linear,
     ops::{
         Fill,
         map::{Expr, Fun, Inst, Map, Sub},
+        max_pool2d::MaxPool,
+        pad::PadMode,
+        resample::Upsample,
     },
     optim::Sgd,
     plan::Options,
@@ -31,6 +35,10 @@ fn main() {
     suite.each(&devices, "expressions composed by hand", composed);
     suite.each(&BOTH, "powers of 0, to 0, and of infinity", powers);
     suite.each(&BOTH, "normal random numbers", normal);
+    suite.each(&BOTH, "weights shared by name", shared_by_name);
+    suite.each(&BOTH, "second derivatives of pooling", second_derivatives);
+    suite.each(&BOTH, "NaN in a window", nan_in_a_window);
+    suite.each(&devices, "dropout of channels", dropout_of_channels);
     suite.test("tensors of different graphs", different_graphs);
     suite.test("tensors whose data is of another type", another_type);
     suite.test("models that data cannot feed", unfed);
@@ -525,5 +533,92 @@ fn unfed() -> Check {
     assert!(trainer.fit(&data, Fit::new().epochs(0).batch_size(3)).is_err());
     assert!(trainer.fit(&data, Fit::new().epochs(0).batch_size(1))?.epochs.is_empty());
     assert!(trainer.loss()?.is_nan());
+    Ok(())
+}
+
+/// A layer that is used twice gets the sum of both gradients.
+fn shared_by_name(device: &Device) -> Check {
+    let weight = testing::fill(Shape::from([5, 5]), &Fill::Range(-1.0, 1.0), 3).f().to_vec();
+    let bias = testing::fill(Shape::from([5]), &Fill::Range(-1.0, 1.0), 4).f().to_vec();
+    let g = Graph::training();
+    let x = g.input([4, 5]);
+    let loss = |first: &str, second: &str| {
+        let options = || Linear {
+            weight: Some(Init::Values(weight.clone().into())),
+            bias: Some(Init::Values(bias.clone().into())),
+            ..Linear::default()
+        };
+        x.linear_with(first, 5, options()).tanh().linear_with(second, 5, options()).square().sum_all()
+    };
+    let (shared, apart) = (loss("fc", "fc"), loss("a", "b"));
+    let [w, b, w1, b1, w2, b2] = g.param_tensors()[..] else { return Err("six parameters".into()) };
+    let (both, each) = (shared.grad(&[w, b]), apart.grad(&[w1, b1, w2, b2]));
+    let sums = [each[0] + each[2], each[1] + each[3]];
+    let feed = [testing::fill(x.shape(), &Fill::Range(-1.0, 1.0), 5)];
+    let out = device.compile(&[shared, apart, both[0], sums[0], both[1], sums[1], each[0]])?.run(&feed)?;
+    for pair in out[..6].chunks(2) {
+        testing::close(&pair[0].to_f64(), &pair[1].to_f64(), 20)?;
+    }
+    assert!(testing::close(&out[2].to_f64(), &out[6].to_f64(), 20).is_err(), "one of the two gradients is missing");
+    Ok(())
+}
+
+/// The gradient of a gradient of pooling, resizing and padding.
+fn second_derivatives(device: &Device) -> Check {
+    let g = Graph::training();
+    let x = g.input([2, 2, 7, 6]);
+    let options = MaxPool { stride: Some([2, 1]), padding: [1, 1], ..MaxPool::default() };
+    let padded = x.square().pad_with(-1, 2, 1, PadMode::Reflect).pad_with(-2, 1, 0, PadMode::Replicate);
+    let y = padded.max_pool2d_with([3, 3], options).upsample(Upsample::Bilinear { align_corners: false }, [5, 11]).avg_pool2d([2, 3]);
+    let first = y.square().sum_all().grad(&[x])[0];
+    let second = (first * first).sum_all().grad(&[x])[0];
+    let feed = [testing::fill(x.shape(), &Fill::Range(0.5, 1.5), 7)];
+    testing::compare(&g, &[y, first, second], &feed, device, &device.plan_options(), 1000)?;
+    Ok(())
+}
+
+/// It is the maximum wherever it is, and the gradient goes to it.
+fn nan_in_a_window(device: &Device) -> Check {
+    for kernel in [[2, 2], [2, 4]] {
+        let g = Graph::training();
+        let x = g.input([1, 1, 2, 4]);
+        let y = x.max_pool2d(kernel);
+        let dx = y.vjp(g.full(y.shape(), 1.0), &[x])[0];
+        for at in [0, 1, 4, 5] {
+            let mut values = vec![1.0, 2.0, 3.0, 4.0, 8.0, 7.0, 6.0, 5.0];
+            values[at] = f32::NAN;
+            let out = device.compile(&[y, dx])?.run(&[Host::new([1, 1, 2, 4], values)])?;
+            let rest = if kernel == [2, 2] { 6 } else { at };
+            let want: Vec<f32> = (0..8).map(|i| if i == at || i == rest { 1.0 } else { 0.0 }).collect();
+            assert!(out[0].f()[0].is_nan() && out[0].f()[1..].iter().all(|&y| y == 6.0), "{kernel:?} {at}: {:?}", out[0]);
+            assert_eq!(out[1].f(), want, "{kernel:?} {at}");
+        }
+    }
+    Ok(())
+}
+
+fn dropout_of_channels(device: &Device) -> Check {
+    let g = Graph::training();
+    let x = g.input([8, 16, 3, 5]);
+    let y = x.dropout2d(0.4);
+    let dx = y.square().sum_all().grad(&[x])[0];
+    let feed = [testing::fill(x.shape(), &Fill::Range(0.5, 1.5), 7)];
+    testing::compare(&g, &[y, dx], &feed, device, &device.plan_options(), 1)?;
+    let out = device.compile(&[y])?.run(&feed)?;
+    let mut dropped = 0;
+    for (y, x) in out[0].f().chunks(15).zip(feed[0].f().chunks(15)) {
+        let zero = y[0] == 0.0;
+        dropped += usize::from(zero);
+        assert!(y.iter().zip(x).all(|(y, x)| (y - if zero { 0.0 } else { x / 0.6 }).abs() < 1e-5), "a channel is in parts: {y:?}");
+    }
+    // 128 channels, within four standard deviations.
+    assert!((29..=73).contains(&dropped), "{dropped} of 128 channels are dropped");
+    let inference = Graph::inference();
+    let x = inference.input([8, 16, 3, 5]);
+    assert_eq!(format!("{:?}", x.dropout2d(0.4)), format!("{x:?}"));
+    for (x, p, why) in [([2, 3, 4].into(), 0.5, "[2, 3, 4]: takes images"), (Shape::from([1, 2, 3, 4]), 1.0, "[1, 2, 3, 4]: p = 1 is not in")] {
+        let text = Graph::training().input_of(x).dropout2d(p).error().map_or(String::new(), |e| e.to_string());
+        assert!(text.starts_with(&format!("dropout2d: {why}")), "{text}");
+    }
     Ok(())
 }

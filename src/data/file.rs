@@ -1,12 +1,28 @@
-//! Files, through gzip where their content says so.
+//! Files, through gzip where their content says so, and where sets of them are looked for.
 
 use crate::error::{Error, Result};
 use flate2::read::MultiGzDecoder;
 use std::{
+    env,
     fs::File,
     io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
+
+/// Where data sets are looked for by name: `$DOWNHILL_DATA`, the user's cache, and where Debian's packages put data.
+pub(super) fn roots() -> Vec<PathBuf> {
+    let set = |key: &str| env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| env::home_dir().map(|home| home.join(".cache")));
+    let roots = [set("DOWNHILL_DATA"), cache.map(|c| c.join("downhill")), Some("/usr/share/datasets".into())];
+    roots.into_iter().flatten().collect()
+}
+
+/// The folders that `name` can mean. Only a bare name is looked up; a path means itself.
+pub(super) fn places(name: &Path, roots: &[PathBuf]) -> Vec<PathBuf> {
+    let bare = matches!(name.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let below = roots.iter().filter(|_| bare).map(|root| root.join(name));
+    std::iter::once(name.to_path_buf()).chain(below).collect()
+}
 
 pub(super) struct Source {
     path: PathBuf,

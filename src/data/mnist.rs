@@ -1,11 +1,8 @@
 //! MNIST-style sets: four IDX files in a folder.
 
-use super::{Dataset, idx};
+use super::{Dataset, file, idx};
 use crate::error::{Error, Result};
-use std::{
-    env,
-    path::{Component, Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// The training and the test part of an MNIST-style set, as samples `[1, height, width]` of 0..1.
 ///
@@ -18,17 +15,13 @@ use std::{
 /// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one of the
 /// four is missing, and the errors of [`idx::dataset`].
 pub fn mnist(name: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
-    let name = name.as_ref();
-    let set = |key: &str| env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| env::home_dir().map(|home| home.join(".cache")));
-    let roots = [set("DOWNHILL_DATA"), cache.map(|c| c.join("downhill")), Some("/usr/share/datasets".into())];
-    load(name, &roots.into_iter().flatten().collect::<Vec<_>>())
+    load(name.as_ref(), &file::roots())
 }
 
 fn load(name: &Path, roots: &[PathBuf]) -> Result<(Dataset, Dataset)> {
     let folder = find(name, roots)?;
     let part = |part: &str| {
-        let (samples, labels) = (file(&folder, part, "images-idx3-ubyte")?, file(&folder, part, "labels-idx1-ubyte")?);
+        let (samples, labels) = (one_of(&folder, part, "images-idx3-ubyte")?, one_of(&folder, part, "labels-idx1-ubyte")?);
         Ok((idx::dataset(&samples, labels, None)?, samples))
     };
     let ((train, _), (test, path)) = (part("train")?, part("t10k")?);
@@ -52,12 +45,8 @@ const FASHION: [&str; 10] = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coa
 
 /// The first of the folders that has any file of such a set.
 fn find(name: &Path, roots: &[PathBuf]) -> Result<PathBuf> {
-    let mut looked = vec![name.to_path_buf()];
-    // Only a bare name is looked up; a path means itself.
-    if matches!(name.components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
-        looked.extend(roots.iter().map(|root| root.join(name)));
-    }
-    if let Some(folder) = looked.iter().find(|f| PARTS.iter().any(|(part, kind)| file(f, part, kind).is_ok())) {
+    let looked = file::places(name, roots);
+    if let Some(folder) = looked.iter().find(|f| PARTS.iter().any(|(part, kind)| one_of(f, part, kind).is_ok())) {
         return Ok(folder.clone());
     }
     let files = PARTS.map(|(part, kind)| format!("{part}-{kind}")).join(", ");
@@ -74,7 +63,7 @@ const PARTS: [(&str, &str); 4] =
     [("train", "images-idx3-ubyte"), ("train", "labels-idx1-ubyte"), ("t10k", "images-idx3-ubyte"), ("t10k", "labels-idx1-ubyte")];
 
 /// `train-images-idx3-ubyte` in any of its spellings.
-fn file(folder: &Path, part: &str, kind: &str) -> Result<PathBuf> {
+fn one_of(folder: &Path, part: &str, kind: &str) -> Result<PathBuf> {
     let dotted = kind.replace("-idx", ".idx");
     let names = [kind, &dotted].map(|kind| [format!("{part}-{kind}"), format!("{part}-{kind}.gz")]).concat();
     match names.iter().map(|n| folder.join(n)).find(|p| p.is_file()) {

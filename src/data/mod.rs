@@ -1,9 +1,10 @@
 //! Data: a [`Dataset`] of samples and targets, where it comes from, and how it is split, normalised and put in batches.
 //!
 //! - [`Dataset::new`], [`Dataset::bytes`]: from numbers in memory
-//! - [`Csv`], [`idx`], [`mnist`]: from files, gzipped or not
+//! - [`Csv`], [`idx`], [`mnist`], [`cifar10`]: from files, gzipped or not
 //! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`]: real data that ships with the crate
 
+mod cifar;
 mod csv;
 mod file;
 pub mod idx;
@@ -12,6 +13,7 @@ mod mnist;
 mod normalise;
 mod split;
 
+pub use cifar::cifar10;
 pub use csv::{Column, Csv};
 pub use known::{breast_cancer, diabetes, digits, iris};
 pub use mnist::mnist;

@@ -1,4 +1,4 @@
-//! Zeros before and after, along an axis.
+//! Zeros, or what else belongs there, before and after along an axis.
 
 use super::*;
 use std::panic::Location;
@@ -14,6 +14,19 @@ pub struct Pad {
     pub after: usize,
 }
 
+/// What [`Tensor::pad_with`] puts beside a tensor: PyTorch's modes. Of the elements `1 2 3 4`, with 2 before and 2 after:
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PadMode {
+    /// This number.
+    Constant(f32),
+    /// `3 2 1 2 3 4 3 2`: mirrored at the first and the last element, which are not repeated.
+    Reflect,
+    /// `1 1 1 2 3 4 4 4`.
+    Replicate,
+    /// `3 4 1 2 3 4 1 2`.
+    Circular,
+}
+
 impl<'g> Tensor<'g> {
     /// This tensor with `before` zeros in front of it and `after` zeros behind it along an axis, counted from the front or
     /// (negative) from the back. A mistake: no such axis.
@@ -24,6 +37,55 @@ impl<'g> Tensor<'g> {
             _ if self.is_dead() => self,
             Some(axis) => self.apply(Pad { axis, before, after }),
             None => self.graph.mistake("pad", &[s], format!("there is no axis {axis}"), place),
+        }
+    }
+    /// [`pad`](Tensor::pad) with something else than zeros; images take it twice, for rows and for columns. A mistake besides: more elements than
+    /// there are to take, which are `n − 1` of an axis of n for [`PadMode::Reflect`] and n for [`PadMode::Circular`].
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, ops::pad::PadMode};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([3]).pad_with(0, 2, 1, PadMode::Reflect)])?;
+    /// assert_eq!(f.run(&[Host::new([3], vec![1.0, 2.0, 3.0])])?[0].f(), &[3.0, 2.0, 1.0, 2.0, 3.0, 2.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn pad_with(self, axis: isize, before: usize, after: usize, mode: PadMode) -> Tensor<'g> {
+        let s = self.shape();
+        let mistake = |why: String| self.graph.mistake("pad_with", &[s], why, Location::caller());
+        let Some(at) = s.axis(axis).filter(|_| s.dtype() == DType::F32) else {
+            return match s.dtype() {
+                _ if self.is_dead() => self,
+                DType::U32 => mistake("takes floats, not labels (see to_f32)".into()),
+                DType::F32 => mistake(format!("there is no axis {axis}")),
+            };
+        };
+        let (n, most) = (s.dims()[at], before.max(after));
+        match mode {
+            PadMode::Reflect if most >= n => return mistake(format!("{most} elements to reflect, but axis {axis} has {} besides its edge", n - 1)),
+            PadMode::Circular if most > n => return mistake(format!("{most} elements to repeat, but axis {axis} has {n}")),
+            _ => {}
+        }
+        let side = |count: usize, front: bool| match mode {
+            PadMode::Constant(value) => self.graph.full(s.with(at, count), value),
+            PadMode::Reflect => {
+                let start = if front { 1 } else { n - 1 - count };
+                self.slice(axis, start, start + count).flip(axis)
+            }
+            PadMode::Replicate => {
+                let edge = if front { 0 } else { n - 1 };
+                self.slice(axis, edge, edge + 1).broadcast_to(s.with(at, count))
+            }
+            PadMode::Circular => {
+                let start = if front { n - count } else { 0 };
+                self.slice(axis, start, start + count)
+            }
+        };
+        match (before, after) {
+            (0, 0) => self,
+            (0, _) => self.concat(&[side(after, false)], axis),
+            (_, 0) => side(before, true).concat(&[self], axis),
+            _ => side(before, true).concat(&[self, side(after, false)], axis),
         }
     }
 }
@@ -94,6 +156,21 @@ mod tests {
     }
 
     #[test]
+    fn modes_as_documented() {
+        let padded = |before, after, mode| {
+            let g = Graph::inference();
+            let y = g.input([4]).pad_with(0, before, after, mode);
+            crate::Device::cpu().compile(&[y]).unwrap().run(&[Host::new([4], vec![1.0, 2.0, 3.0, 4.0])]).unwrap()[0].f().to_vec()
+        };
+        assert_eq!(padded(2, 1, PadMode::Constant(7.0)), [7.0, 7.0, 1.0, 2.0, 3.0, 4.0, 7.0]);
+        assert_eq!(padded(2, 2, PadMode::Reflect), [3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0]);
+        assert_eq!(padded(2, 2, PadMode::Replicate), [1.0, 1.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0]);
+        assert_eq!(padded(2, 2, PadMode::Circular), [3.0, 4.0, 1.0, 2.0, 3.0, 4.0, 1.0, 2.0]);
+        assert_eq!(padded(0, 4, PadMode::Circular), [1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(padded(3, 0, PadMode::Reflect), [4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(padded(0, 0, PadMode::Replicate), [1.0, 2.0, 3.0, 4.0]);
+    }
+    #[test]
     fn cpu() {
         checks::cpu::<Pad>();
     }
@@ -105,6 +182,15 @@ mod tests {
     fn mistakes() {
         let message = |axis, before| Graph::training().input([2, 3]).pad(axis, before, 1).error().unwrap().to_string();
         assert!(message(2, 0).starts_with("pad: [2, 3]: there is no axis 2 ("));
+        let text = |x: Shape, axis, before, after, mode, want: &str| {
+            let text = Graph::training().input_of(x).pad_with(axis, before, after, mode).error().unwrap().to_string();
+            assert!(text.starts_with(&format!("pad_with: {want} (")), "{text}");
+        };
+        let x = Shape::from([2, 3]);
+        text(x, -3, 1, 1, PadMode::Reflect, "[2, 3]: there is no axis -3");
+        text(x.u32(), 0, 1, 1, PadMode::Circular, "u32 [2, 3]: takes floats, not labels (see to_f32)");
+        text(x, -1, 1, 3, PadMode::Reflect, "[2, 3]: 3 elements to reflect, but axis -1 has 2 besides its edge");
+        text(x, 0, 3, 1, PadMode::Circular, "[2, 3]: 3 elements to repeat, but axis 0 has 2");
         assert!(message(0, usize::MAX).starts_with("pad: [2, 3]: 18446744073709551615 + 2 + 1 is more than an axis can hold ("));
     }
 }

@@ -70,6 +70,9 @@ impl Args {
     pub fn b(&mut self, name: &str) -> bool {
         self.take(name, Value::as_bool)
     }
+    pub fn text(&mut self, name: &str) -> String {
+        self.take(name, |v| v.as_str().map(String::from))
+    }
     pub fn list(&mut self, name: &str) -> Vec<f64> {
         self.take(name, |v| v.as_array().map(|_| numbers(v)))
     }

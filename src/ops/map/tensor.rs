@@ -1,7 +1,7 @@
 //! The methods of [`Tensor`] that are elementwise, the operators, and the op's test cases.
 
 use super::*;
-use crate::{graph::Graph, shape::Shape};
+use crate::{graph::Graph, ops::max_pool2d::no_images, shape::Shape};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// A tensor or a number: what the second operand of an elementwise method can be.
@@ -238,13 +238,33 @@ impl<'g> Tensor<'g> {
     /// the backward pass, not stored.
     #[track_caller]
     pub fn dropout(self, p: f32) -> Tensor<'g> {
+        self.drop_out("dropout", p, self.shape())
+    }
+    /// [`dropout`](Tensor::dropout) of whole channels of images `[n, channels, height, width]`, whose neighbouring pixels tell too much of each
+    /// other (Tompson et al. 2014). A mistake besides: another number of axes.
+    #[track_caller]
+    pub fn dropout2d(self, p: f32) -> Tensor<'g> {
+        let x = self.shape();
+        if let Some(why) = no_images(x, 4).filter(|_| !self.is_dead()) {
+            return self.graph.mistake("dropout2d", &[x], why, std::panic::Location::caller());
+        }
+        self.drop_out("dropout2d", p, x.with(2, 1).with(3, 1))
+    }
+    /// One random number for each element of `mask`, which broadcasts.
+    #[track_caller]
+    fn drop_out(self, name: &str, p: f32, mask: Shape) -> Tensor<'g> {
         if !(0.0..1.0).contains(&p) {
-            return self.graph.mistake("dropout", &[self.shape()], format!("p = {p} is not in 0..1"), std::panic::Location::caller());
+            return self.graph.mistake(name, &[self.shape()], format!("p = {p} is not in 0..1"), std::panic::Location::caller());
         }
         if !self.graph.is_training() || p == 0.0 || self.is_dead() {
             return self;
         }
-        self.graph.uniform(self.shape()).ge(p).where_(self * (1.0 / (1.0 - p)), 0.0)
+        self.graph.uniform(mask).ge(p).where_(self * (1.0 / (1.0 - p)), 0.0)
+    }
+    /// Another name of [`detach`](Tensor::detach), that of Keras, TensorFlow and JAX.
+    #[track_caller]
+    pub fn stop_gradient(self) -> Tensor<'g> {
+        self.detach()
     }
 }
 

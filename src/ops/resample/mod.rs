@@ -1,0 +1,175 @@
+//! Images of another size: means of windows, resizing, flipping.
+//!
+//! `y[g,o,q] = Σ_i Σ_j H[o,i]·W[q,j]·x[g,i,j]`, where `H` and `W` are sparse: an output is made of a few neighbouring elements of each axis,
+//! as [`Along`] says. The gradient is the same with both transposed, so that one op is its own gradient's gradient.
+
+mod along;
+mod tensor;
+
+pub use along::Along;
+pub use tensor::{AvgPool, Upsample};
+
+use super::*;
+use crate::kernel::{Bind, Pass, Word, source};
+use rayon::prelude::*;
+
+/// The op: x `[.., h, w]` → `[.., oh, ow]`, or, transposed, dy `[.., oh, ow]` → `[.., h, w]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Resample {
+    /// Along the axis before the last.
+    pub rows: Along,
+    /// Along the last axis.
+    pub columns: Along,
+    /// The gradient of it instead.
+    pub transposed: bool,
+}
+
+/// The elements that each output of an axis is made of, with their weights.
+struct Table(Vec<Vec<(usize, f32)>>);
+
+impl Table {
+    fn new(along: Along, transposed: bool) -> Table {
+        let mut rows = vec![Vec::new(); if transposed { along.n } else { along.out }];
+        for o in 0..along.out {
+            for (i, w) in along.taps(o).iter() {
+                let (to, from) = if transposed { (i, o) } else { (o, i) };
+                rows[to].push((from, w as f32));
+            }
+        }
+        Table(rows)
+    }
+}
+
+impl Resample {
+    /// The number of elements that an output is made of, about at most.
+    fn most(&self) -> usize {
+        let most = |a: Along| if self.transposed { a.most() * a.out.div_ceil(a.n) } else { a.most() };
+        most(self.rows) * most(self.columns)
+    }
+}
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 13;
+
+impl OpDef for Resample {
+    const NAME: &'static str = "resample";
+
+    fn called(&self) -> &'static str {
+        // One axis may stay as it is.
+        let [rows, columns] = [self.rows, self.columns].map(|a| a.called());
+        if rows == "avg_pool2d" { columns } else { rows }
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
+        if x.dtype() != DType::F32 {
+            return Err("takes floats, not labels (see to_f32)".into());
+        }
+        let (n, out) = ([self.rows.n, self.columns.n], [self.rows.out, self.columns.out]);
+        let (from, to) = if self.transposed { (out, n) } else { (n, out) };
+        if x.rank() < 2 || x.dims()[x.rank() - 2..] != from {
+            return Err(format!("the last two axes should be {from:?}"));
+        }
+        Ok(x.with(x.rank() - 2, to[0]).with(x.rank() - 1, to[1]))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let (h, w) = (self.rows, self.columns);
+        y.f.fill(T::zero());
+        for g in 0..x[0].f.len() / (x[0].shape.last() * x[0].shape.dims()[x[0].shape.rank() - 2]) {
+            for (o, q) in (0..h.out).flat_map(|o| (0..w.out).map(move |q| (o, q))) {
+                for (i, a) in h.taps(o).iter() {
+                    for (j, b) in w.taps(q).iter() {
+                        let (small, large) = ((g * h.out + o) * w.out + q, (g * h.n + i) * w.n + j);
+                        let (to, from) = if self.transposed { (large, small) } else { (small, large) };
+                        y.f[to] += T::of(a * b) * x[0].f[from];
+                    }
+                }
+            }
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let [rows, columns] = [self.rows, self.columns].map(|a| Table::new(a, self.transposed));
+        let (width, to_width) = (x[0].shape.last(), y.shape.last());
+        let plane = if self.transposed { self.rows.out } else { self.rows.n } * width;
+        // Along the columns of x first, whole rows at a time, then along the rows.
+        let lines = y.f.par_chunks_mut(to_width).with_min_len((TASK / width.max(to_width)).max(1));
+        lines.enumerate().for_each_init(
+            || vec![0.0; width],
+            |sum, (k, y)| {
+                let x = &x[0].f[k / rows.0.len() * plane..][..plane];
+                sum.fill(0.0);
+                for &(i, a) in &rows.0[k % rows.0.len()] {
+                    sum.iter_mut().zip(&x[i * width..]).for_each(|(s, x)| *s += a * x);
+                }
+                for (y, taps) in y.iter_mut().zip(&columns.0) {
+                    *y = taps.iter().map(|&(j, b)| b * sum[j]).sum();
+                }
+            },
+        );
+    }
+    fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.apply(Resample { transposed: !self.transposed, ..*self }))]
+    }
+    fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let wg = caps.max_invocations.min(256) as usize;
+        let [(rule_h, h), (rule_w, w)] = [self.rows, self.columns].map(|a| a.words());
+        let mut consts: Vec<(&'static str, Word)> = vec![("WG", wg.into()), ("RULE_H", rule_h.into()), ("RULE_W", rule_w.into())];
+        let rules = ["WINDOW", "COUNTED", "BINS", "NEAREST", "LINEAR", "FLIP"];
+        consts.extend(rules.iter().zip(0u32..).map(|(&rule, number)| (rule, Word::from(number))));
+        let axis = |name: &str, a: Along, words: [Word; 3]| {
+            let all = [("n", a.n.into()), ("out", a.out.into()), ("a", words[0]), ("b", words[1]), ("d", words[2])];
+            all.map(|(field, word)| (format!("{name}_{field}"), word))
+        };
+        let (entry, [from, to]) = if self.transposed { ("grad_x", ["dy", "dx"]) } else { ("forward", ["x", "y"]) };
+        let pass = Pass {
+            source: source!("resample"),
+            entry,
+            consts,
+            params: [axis("h", self.rows, h), axis("w", self.columns, w)].concat(),
+            binds: vec![Bind::input(from, 0, DType::F32), Bind::output(to, DType::F32).per_unit(1)],
+            code: String::new(),
+            units: y.elements(),
+            per_group: wg,
+            step: false,
+        };
+        vec![Kernel::one("elements", pass)]
+    }
+    fn flops(&self, x: &[Shape], y: Shape) -> u64 {
+        (2 * self.most() * y.elements().min(x[0].elements())) as u64
+    }
+    fn terms(&self, _x: &[Shape]) -> usize {
+        self.most()
+    }
+    fn cases() -> Vec<Case> {
+        tensor::cases()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::checks;
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<Resample>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Resample>();
+    }
+    #[test]
+    fn a_row_of_weights_sums_to_one() {
+        for case in tensor::sizes() {
+            for along in case {
+                for o in 0..along.out {
+                    let taps = along.taps(o);
+                    let sum: f64 = taps.iter().map(|(_, w)| w).sum();
+                    assert!(taps.first < taps.end && taps.end <= along.n, "{along:?}: {taps:?}");
+                    // With counted padding it may be less.
+                    let whole = !format!("{along:?}").contains("counted: true");
+                    assert!(sum <= 1.0 + 1e-12 && (!whole || sum >= 1.0 - 1e-12), "{along:?}: {sum}");
+                }
+            }
+        }
+    }
+}
