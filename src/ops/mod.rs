@@ -203,6 +203,8 @@ ops! {
     gather_rows::GatherRows [ScatterRows],
     map::Map,
     matmul::MatMul,
+    moments::Variance [Comoment],
+    norm::Norm [NormGrad],
     pad::Pad,
     permute::Permute,
     pick::Pick,
@@ -210,4 +212,5 @@ ops! {
     reshape::Reshape,
     slice::Slice,
     softmax::Softmax,
+    standardise::Standardise,
 }
