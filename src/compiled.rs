@@ -28,6 +28,8 @@ pub struct Compiled {
     inputs: Vec<InputDef>,
     outputs: usize,
     key: Key,
+    /// What is wrong with a run before the first step.
+    untrained: Option<Error>,
     /// Whether the inputs have been loaded.
     loaded: bool,
 }
@@ -46,9 +48,9 @@ impl Compiled {
     }
     /// A plan over the parameters of a store.
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
-        let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
+        let (inputs, outputs, untrained) = (plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
         let engine = Engine::new(device, plan, store, None, 0).await?;
-        Ok(Compiled { engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 } })
+        Ok(Compiled { engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
     }
     /// How many inputs it takes.
     pub fn inputs(&self) -> usize {
@@ -94,10 +96,13 @@ impl Compiled {
     /// [`output`](Compiled::output) reads them.
     ///
     /// # Errors
-    /// Inputs that were never loaded, a fault of the device.
+    /// Inputs that were never loaded; a layer that must have seen a batch and has not; a fault of the device.
     pub fn launch(&mut self) -> Result<()> {
         if !self.loaded {
             return Err(Error::argument("launch", "no inputs have been loaded"));
+        }
+        if let Some(error) = self.untrained.as_ref().filter(|_| !self.engine.store().is_trained()) {
+            return Err(error.clone());
         }
         self.engine.step(self.key, None)?;
         self.key.step += 1;

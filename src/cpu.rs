@@ -38,26 +38,32 @@ pub struct Store {
     pub layout: Layout,
     pub params: Vec<Vec<f32>>,
     pub grads: Vec<Vec<f32>>,
-    /// By state, by piece.
+    /// By state, by piece of trained parameters.
     pub states: Vec<Vec<Vec<f32>>>,
     pub guard: Guard,
 }
 
 impl Store {
     pub fn new(layout: Layout, states: usize) -> Store {
-        let zeros = || -> Vec<Vec<f32>> { layout.pieces.iter().map(|&n| vec![0.0; n]).collect() };
-        Store { params: zeros(), grads: zeros(), states: (0..states).map(|_| zeros()).collect(), guard: Guard::default(), layout }
+        let zeros = |pieces: usize| -> Vec<Vec<f32>> { layout.pieces[..pieces].iter().map(|&n| vec![0.0; n]).collect() };
+        let all = layout.pieces.len();
+        let states = (0..states).map(|_| zeros(layout.trained)).collect();
+        Store { params: zeros(all), grads: zeros(all), states, guard: Guard::default(), layout }
     }
     /// Checks the step (numbered from 0) and updates the weights, unless it or one before it was not finite.
     pub fn update(&mut self, optimizer: &Optimizer, hyper: &[Hyper], step: u64, loss: f32) {
-        let grads: Vec<&[f32]> = self.grads.iter().map(|g| g.as_slice()).collect();
+        let trained = self.layout.trained;
+        let grads: Vec<&[f32]> = self.grads[..trained].iter().map(|g| g.as_slice()).collect();
         self.guard.check(step, loss, &grads, optimizer.clip());
         if self.guard.halt != 0 {
             return;
         }
-        for (piece, ends) in self.layout.ends.iter().enumerate() {
+        for (piece, ends) in self.layout.ends[..trained].iter().enumerate() {
             let mut states: Vec<&mut [f32]> = self.states.iter_mut().map(|s| s[piece].as_mut_slice()).collect();
             optimizer.update(hyper, ends, self.guard.factor, &mut self.params[piece], &self.grads[piece], &mut states);
+        }
+        for (state, value) in self.params.iter_mut().zip(&self.grads).skip(trained) {
+            state.copy_from_slice(value);
         }
     }
 }

@@ -8,11 +8,14 @@ use crate::{
     graph::ParamDef,
     host::Host,
     ops::Key,
-    optim::{Groups, Guard, Optimizer},
+    optim::{Groups, Guard, Optimizer, assign_kernel},
     params::Layout,
     plan::Plan,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 /// An optimizer and the groups it makes of a model's parameters.
 #[derive(Clone, Debug)]
@@ -23,7 +26,14 @@ pub(crate) struct Update {
 
 /// The flat buffers of a model. Every plan of the model uses the same ones.
 #[derive(Clone)]
-pub(crate) enum Store {
+pub(crate) struct Store {
+    flat: Flat,
+    /// Whether a step was made on them, or values were set: before that state means nothing (see `Graph::require_step`).
+    trained: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Flat {
     Cpu(Arc<Mutex<cpu::Store>>),
     Gpu(Arc<gpu::Store>),
 }
@@ -38,17 +48,18 @@ impl Store {
     pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<Store> {
         let states = update.map_or(Vec::new(), |u| u.optimizer.states());
         let (of, count) = update.map_or((vec![0; params.len()], 1), |u| (u.groups.of.clone(), u.groups.settings.len()));
-        let store = match device.as_gpu() {
+        let flat = match device.as_gpu() {
             None => {
                 let layout = Layout::new(params, &of, count, usize::MAX, usize::MAX)?;
-                Store::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len()))))
+                Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len()))))
             }
             Some(gpu) => {
                 let piece = (gpu.caps().max_binding_bytes / 4) as usize;
                 let layout = Layout::new(params, &of, count, piece, (gpu.max_buffer_bytes() / 4) as usize)?;
-                Store::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?))
+                Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?))
             }
         };
+        let store = Store { flat, trained: Arc::default() };
         store.reset(params, update, seed)?;
         Ok(store)
     }
@@ -62,59 +73,68 @@ impl Store {
         }
         self.write_params(flat)?;
         for (k, state) in update.iter().flat_map(|u| u.optimizer.states()).enumerate() {
-            self.write_state(k, layout.pieces.iter().map(|&n| vec![state.start; n]).collect())?;
+            self.write_state(k, layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect())?;
         }
+        self.trained.store(false, Relaxed);
         self.write_guard(Guard::default())
     }
+    /// Whether a step was made on these weights since they were reset, or they were [set](Store::mark_trained).
+    pub fn is_trained(&self) -> bool {
+        self.trained.load(Relaxed)
+    }
+    /// Says that the weights are not the initial ones.
+    pub fn mark_trained(&self) {
+        self.trained.store(true, Relaxed);
+    }
     pub fn layout(&self) -> Layout {
-        match self {
-            Store::Cpu(s) => lock(s).layout.clone(),
-            Store::Gpu(s) => s.layout().clone(),
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).layout.clone(),
+            Flat::Gpu(s) => s.layout().clone(),
         }
     }
     pub fn write_params(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
-        match self {
-            Store::Cpu(s) => lock(s).params = pieces,
-            Store::Gpu(s) => s.write_params(&pieces)?,
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).params = pieces,
+            Flat::Gpu(s) => s.write_params(&pieces)?,
         }
         Ok(())
     }
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
-        match self {
-            Store::Cpu(s) => Ok(lock(s).params.clone()),
-            Store::Gpu(s) => s.read_params().await,
+        match &self.flat {
+            Flat::Cpu(s) => Ok(lock(s).params.clone()),
+            Flat::Gpu(s) => s.read_params().await,
         }
     }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
-        match self {
-            Store::Cpu(s) => Ok(lock(s).grads.clone()),
-            Store::Gpu(s) => s.read_grads().await,
+        match &self.flat {
+            Flat::Cpu(s) => Ok(lock(s).grads.clone()),
+            Flat::Gpu(s) => s.read_grads().await,
         }
     }
     pub fn write_state(&self, k: usize, pieces: Vec<Vec<f32>>) -> Result<()> {
-        match self {
-            Store::Cpu(s) => lock(s).states[k] = pieces,
-            Store::Gpu(s) => s.write_state(k, &pieces)?,
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).states[k] = pieces,
+            Flat::Gpu(s) => s.write_state(k, &pieces)?,
         }
         Ok(())
     }
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
-        match self {
-            Store::Cpu(s) => Ok(lock(s).states[k].clone()),
-            Store::Gpu(s) => s.read_state(k).await,
+        match &self.flat {
+            Flat::Cpu(s) => Ok(lock(s).states[k].clone()),
+            Flat::Gpu(s) => s.read_state(k).await,
         }
     }
     pub fn write_guard(&self, guard: Guard) -> Result<()> {
-        match self {
-            Store::Cpu(s) => lock(s).guard = guard,
-            Store::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).guard = guard,
+            Flat::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
         }
         Ok(())
     }
     pub async fn read_guard(&self) -> Result<Guard> {
-        match self {
-            Store::Cpu(s) => Ok(lock(s).guard),
-            Store::Gpu(s) => {
+        match &self.flat {
+            Flat::Cpu(s) => Ok(lock(s).guard),
+            Flat::Gpu(s) => {
                 let words = s.read_guard().await?;
                 Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4])))
             }
@@ -126,7 +146,12 @@ impl Store {
 pub(crate) const RING: usize = 1024;
 
 /// A loaded plan.
-pub(crate) enum Engine {
+pub(crate) struct Engine {
+    on: Loaded,
+    store: Store,
+}
+
+enum Loaded {
     Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Vec<Vec<f32>> },
     Gpu(Box<gpu::Exec>),
 }
@@ -134,31 +159,39 @@ pub(crate) enum Engine {
 impl Engine {
     /// Loads `plan`. With an `update`, output 0 is the loss; the first `ring` outputs (all scalars) are kept for each step.
     pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: usize) -> Result<Engine> {
-        Ok(match (device.as_gpu(), store) {
-            (Some(gpu), Store::Gpu(store)) => {
+        let on = match (device.as_gpu(), &store.flat) {
+            (Some(gpu), Flat::Gpu(store)) => {
                 let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
                 let spec = RingSpec { outputs: (0..ring).collect(), capacity: RING };
                 let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
-                Engine::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
+                Loaded::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
             }
-            (None, Store::Cpu(store)) => {
+            (None, Flat::Cpu(store)) => {
                 let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };
-                Engine::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
+                Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
-        })
+        };
+        Ok(Engine { on, store: store.clone() })
+    }
+    /// The flat buffers that it works on.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
     pub fn write(&mut self, input: usize, data: &Host<f32>) -> Result<()> {
-        match self {
-            Engine::Cpu { exec, .. } => exec.write(input, data),
-            Engine::Gpu(exec) => exec.write(input, data)?,
+        match &mut self.on {
+            Loaded::Cpu { exec, .. } => exec.write(input, data),
+            Loaded::Gpu(exec) => exec.write(input, data)?,
         }
         Ok(())
     }
     /// Runs the plan, and the update where there is one. On a GPU it returns when the work is queued.
     pub fn step(&mut self, key: Key, update: Option<&Update>) -> Result<()> {
-        match self {
-            Engine::Cpu { exec, store, ring, .. } => {
+        if update.is_some() {
+            self.store.mark_trained();
+        }
+        match &mut self.on {
+            Loaded::Cpu { exec, store, ring, .. } => {
                 let mut store = lock(store);
                 exec.run(&mut store, key);
                 if !ring.is_empty() {
@@ -173,7 +206,7 @@ impl Engine {
                     store.update(optimizer, &hyper, key.step, loss);
                 }
             }
-            Engine::Gpu(exec) => {
+            Loaded::Gpu(exec) => {
                 let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));
                 exec.submit(&StepRow { seed: key.seed, step: key.step, hyper })?;
             }
@@ -182,29 +215,29 @@ impl Engine {
     }
     /// Waits until all steps are done.
     pub fn finish(&mut self) -> Result<()> {
-        match self {
-            Engine::Cpu { .. } => Ok(()),
-            Engine::Gpu(exec) => exec.finish(),
+        match &mut self.on {
+            Loaded::Cpu { .. } => Ok(()),
+            Loaded::Gpu(exec) => exec.finish(),
         }
     }
     /// An output of the last step; waits for it.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
-        match self {
-            Engine::Cpu { exec, store, .. } => exec.read(&lock(store), output),
-            Engine::Gpu(exec) => exec.read(output).await,
+        match &self.on {
+            Loaded::Cpu { exec, store, .. } => exec.read(&lock(store), output),
+            Loaded::Gpu(exec) => exec.read(output).await,
         }
     }
     /// What the ring holds of the steps `first..first + count`, at most [`RING`] of them; waits for the last one.
     pub async fn read_ring(&self, first: u64, count: usize) -> Result<Vec<Vec<f32>>> {
-        match self {
-            Engine::Cpu { ring, .. } => Ok((first..first + count as u64).map(|s| ring[(s % RING as u64) as usize].clone()).collect()),
-            Engine::Gpu(exec) => exec.read_ring(first, count).await,
+        match &self.on {
+            Loaded::Cpu { ring, .. } => Ok((first..first + count as u64).map(|s| ring[(s % RING as u64) as usize].clone()).collect()),
+            Loaded::Gpu(exec) => exec.read_ring(first, count).await,
         }
     }
     pub fn gpu(&self) -> Option<&gpu::Exec> {
-        match self {
-            Engine::Cpu { .. } => None,
-            Engine::Gpu(exec) => Some(exec),
+        match &self.on {
+            Loaded::Cpu { .. } => None,
+            Loaded::Gpu(exec) => Some(exec),
         }
     }
 }
@@ -213,7 +246,13 @@ impl Engine {
 fn passes(update: &Update, layout: &Layout, caps: &crate::kernel::Caps) -> Vec<UpdatePass> {
     let guard = update.optimizer.guard_kernels(layout, caps).into_iter().map(|(piece, kernel)| UpdatePass { kernel, piece });
     let pieces = layout.pieces.iter().zip(&layout.ends).enumerate();
-    let updates = pieces.map(|(piece, (&units, ends))| UpdatePass { kernel: update.optimizer.update_kernel(ends, units, caps), piece });
+    let updates = pieces.map(|(piece, (&units, ends))| UpdatePass {
+        kernel: match piece < layout.trained {
+            true => update.optimizer.update_kernel(ends, units, caps),
+            false => assign_kernel(units, caps),
+        },
+        piece,
+    });
     guard.chain(updates).collect()
 }
 

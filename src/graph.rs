@@ -10,9 +10,9 @@ use crate::{
     ops::{Op, OpDef},
     shape::{DType, Shape},
 };
-use std::{cell::RefCell, fmt, panic::Location, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, fmt, panic::Location, sync::Arc};
 
-/// A trainable tensor of a model, by name.
+/// A tensor of a model that outlives a step, by name: a trained parameter, or state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamDef {
     /// Unique, e.g. `fc1.weight`.
@@ -23,6 +23,8 @@ pub struct ParamDef {
     pub init: Init,
     /// Whether weight decay applies by default: to matrices, not to biases and other vectors.
     pub decay: bool,
+    /// Whether the optimizer trains it; state is assigned instead (see [`Graph::state`]).
+    pub trained: bool,
 }
 
 /// What a node is.
@@ -65,6 +67,10 @@ pub(crate) struct Inner {
     pub nodes: Vec<Node>,
     pub params: Vec<ParamDef>,
     pub inputs: Vec<InputDef>,
+    /// What state becomes after a step: a node for each parameter that was assigned to.
+    pub assigned: BTreeMap<usize, usize>,
+    /// What is wrong with a run before the first step, where something is.
+    pub untrained: Option<Error>,
     pub error: Option<Error>,
     /// The line that new nodes are of, where it is not the one that adds them.
     place: Option<Place>,
@@ -141,24 +147,89 @@ impl Graph {
     /// A trainable tensor. A name used before gives the same tensor (shared weights); its shape must be the same.
     #[track_caller]
     pub fn param(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor<'_> {
-        let (shape, place) = (shape.into().of(DType::F32), Location::caller());
-        if let Some(why) = size_mistake(shape) {
-            return self.mistake("param", &[shape], why.into(), place);
-        }
-        if name == "__metadata__" || name.starts_with("optimizer.") {
-            let why = format!("`{name}` is a name that files of weights and checkpoints keep for themselves; choose another");
-            return self.mistake("param", &[shape], why, place);
+        self.named("param", name, shape.into().of(DType::F32), init, Location::caller())
+    }
+    /// A tensor that is kept and saved with the parameters but not trained: a running average, a count. PyTorch's buffers,
+    /// Keras' non-trainable weights. Without [`assign`](Graph::assign) it stays as it is.
+    ///
+    /// What comes back is its value as of this line: after an `assign` to that name, what was assigned.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, init::Init, optim::Sgd};
+    /// let g = Graph::training();
+    /// let x = g.input([4]);
+    /// let largest = g.state("largest", [], Init::Zeros).maximum(x.max_all());
+    /// g.assign("largest", largest);
+    /// let loss = (x * g.param("w", [], Init::Ones)).square().mean_all();
+    /// let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(0.1))?;
+    /// trainer.step(&[Host::new([4], vec![1.0, 3.0, -5.0, 2.0])])?;
+    /// trainer.step(&[Host::new([4], vec![1.0, -1.0, 0.5, 2.0])])?;
+    /// assert_eq!(trainer.params().get("largest")?.f(), &[3.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn state(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor<'_> {
+        let state = self.named("state", name, shape.into().of(DType::F32), init, Location::caller());
+        let g = self.inner.borrow();
+        let assigned = g.params.iter().position(|p| p.name == name).and_then(|i| g.assigned.get(&i));
+        assigned.map_or(state, |&id| self.tensor(id))
+    }
+    /// Sets a state to `value` after each step of a trainer, whose weights it thereby follows: not after a step that was not
+    /// finite. In an inference graph this does nothing. No gradient flows into it.
+    ///
+    /// A mistake: a name that is no [`state`](Graph::state) of this graph, a value of another shape.
+    #[track_caller]
+    pub fn assign<'g>(&'g self, name: &str, value: Tensor<'g>) {
+        let (shape, place) = (value.shape(), Location::caller());
+        if !self.training || self.inner.borrow().error.is_some() || value.is_dead() {
+            return;
         }
         let known = {
             let g = self.inner.borrow();
-            g.params.iter().position(|p| p.name == name).map(|i| (i, g.params[i].shape))
+            g.params.iter().position(|p| p.name == name && !p.trained).map(|i| (i, g.params[i].shape))
+        };
+        let why = match known {
+            _ if !std::ptr::eq(value.graph, self) => OTHER_GRAPH.to_string(),
+            Some((i, s)) if s == shape => {
+                self.inner.borrow_mut().assigned.insert(i, value.id);
+                return;
+            }
+            Some((_, s)) => format!("`{name}` has the shape {s}"),
+            None => format!("there is no state `{name}` in this graph; make it with Graph::state before"),
+        };
+        self.mistake("assign", &[shape], why, place);
+    }
+    /// Makes running this graph an error as long as no trainer has made a step on its parameters nor loaded them: for layers
+    /// whose state means nothing before. The first call counts.
+    pub fn require_step(&self, op: &str, shapes: &[Shape], why: String, place: Place) {
+        let error = Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place };
+        self.inner.borrow_mut().untrained.get_or_insert(error);
+    }
+    fn named(&self, kind: &str, name: &str, shape: Shape, init: Init, place: Place) -> Tensor<'_> {
+        let trained = kind == "param";
+        if let Some(why) = size_mistake(shape) {
+            return self.mistake(kind, &[shape], why.into(), place);
+        }
+        if name == "__metadata__" || name.starts_with("optimizer.") {
+            let why = format!("`{name}` is a name that files of weights and checkpoints keep for themselves; choose another");
+            return self.mistake(kind, &[shape], why, place);
+        }
+        let known = {
+            let g = self.inner.borrow();
+            g.params.iter().position(|p| p.name == name).map(|i| (i, g.params[i].shape, g.params[i].trained))
         };
         let i = match known {
-            Some((i, s)) if s == shape => i,
-            Some((_, s)) => return self.mistake("param", &[s, shape], format!("`{name}` already has the shape {s}"), place),
+            Some((i, s, t)) if s == shape && t == trained => i,
+            Some((_, s, t)) if t == trained => {
+                return self.mistake(kind, &[s, shape], format!("`{name}` already has the shape {s}"), place);
+            }
+            Some((_, s, t)) => {
+                let is = if t { "a parameter that is trained" } else { "state, which is not trained" };
+                return self.mistake(kind, &[s, shape], format!("`{name}` is already {is}"), place);
+            }
             None => {
                 let mut g = self.inner.borrow_mut();
-                g.params.push(ParamDef { name: name.to_string(), shape, init, decay: shape.rank() >= 2 });
+                g.params.push(ParamDef { name: name.to_string(), shape, init, decay: trained && shape.rank() >= 2, trained });
                 g.params.len() - 1
             }
         };
@@ -244,11 +315,28 @@ impl Graph {
     pub(crate) fn check(&self) -> Result<()> {
         self.error().map_or(Ok(()), Err)
     }
-    /// Every parameter, in the order of their creation.
+    /// Every parameter and state, in the order of their creation.
     pub fn param_tensors(&self) -> Vec<Tensor<'_>> {
         let g = self.inner.borrow();
         let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, Kind::Param(i) if i == p));
         (0..g.params.len()).filter_map(node).map(|id| self.tensor(id)).collect()
+    }
+    /// What the flat buffer of gradients holds after a step in the place of each parameter: the gradient of `loss`; of state,
+    /// what it becomes.
+    #[track_caller]
+    pub(crate) fn param_grads<'g>(&'g self, loss: Tensor<'g>) -> Vec<Tensor<'g>> {
+        let params = self.param_tensors();
+        let (trained, assigned): (Vec<bool>, BTreeMap<usize, usize>) = {
+            let g = self.inner.borrow();
+            (g.params.iter().map(|p| p.trained).collect(), g.assigned.clone())
+        };
+        let sources: Vec<Tensor> = params.iter().zip(&trained).filter(|(_, t)| **t).map(|(p, _)| *p).collect();
+        let mut grads = loss.grad(&sources).into_iter();
+        let one = |(i, &p): (usize, &Tensor<'g>)| match trained[i] {
+            true => grads.next().expect("grad returns a tensor for each source"),
+            false => assigned.get(&i).map_or(p, |&id| self.tensor(id)),
+        };
+        params.iter().enumerate().map(one).collect()
     }
     pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
         Tensor { graph: self, id }

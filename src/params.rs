@@ -37,6 +37,9 @@ pub struct Layout {
     pub pieces: Vec<usize>,
     /// For each piece, the element at which each group ends there (ascending; the last one is the piece's length).
     pub ends: Vec<Vec<usize>>,
+    /// How many pieces, the first ones, hold trained parameters. The others hold state: they have neither gradient nor
+    /// optimizer state, and their part of the flat gradients is what the state becomes.
+    pub trained: usize,
 }
 
 impl Layout {
@@ -45,18 +48,20 @@ impl Layout {
     pub fn new(params: &[ParamDef], groups: &[usize], count: usize, max_piece: usize, max_buffer: usize) -> Result<Layout> {
         let mut layout = Layout { ranges: vec![Range { piece: 0, start: 0, len: 0, group: 0 }; params.len()], ..Layout::default() };
         let mut order: Vec<usize> = (0..params.len()).collect();
-        order.sort_by_key(|&i| groups[i]);
+        order.sort_by_key(|&i| (!params[i].trained, groups[i]));
         for i in order {
             let (len, group) = (params[i].shape.elements(), groups[i]);
+            let first_state = !params[i].trained && layout.trained == layout.pieces.len();
             let room = len.next_multiple_of(ALIGN);
             if room > max_buffer {
                 let (need, limit) = (room as u64 * 4, max_buffer as u64 * 4);
                 let advice = "split the layer".to_string();
                 return Err(Error::Limit { what: format!("parameter {} {}", params[i].name, params[i].shape), need, limit, advice });
             }
-            if layout.pieces.last().is_none_or(|&n| n + room > max_piece) {
+            if first_state || layout.pieces.last().is_none_or(|&n| n + room > max_piece) {
                 layout.pieces.push(0);
                 layout.ends.push(vec![0; count]);
+                layout.trained += usize::from(params[i].trained);
             }
             let piece = layout.pieces.len() - 1;
             let start = layout.pieces[piece];
@@ -81,13 +86,24 @@ mod tests {
 
     #[test]
     fn groups_lie_together_and_pieces_hold_the_limit() {
-        let def = |name: &str, n: usize| ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false };
+        let def = |name: &str, n: usize| ParamDef {
+            name: name.into(),
+            shape: Shape::from([n]),
+            init: Init::Zeros,
+            decay: false,
+            trained: name != "mean",
+        };
         let params = [def("a", 100), def("b", 10), def("c", 64), def("d", 1000)];
         let l = Layout::new(&params, &[0, 1, 0, 0], 2, 256, 2048).unwrap();
         assert_eq!(l.pieces, vec![192, 1024, 64]);
         assert_eq!(l.ranges[2], Range { piece: 0, start: 128, len: 64, group: 0 });
         assert_eq!(l.ranges[1], Range { piece: 2, start: 0, len: 10, group: 1 });
         assert_eq!(l.ends, vec![vec![192, 192], vec![1024, 1024], vec![0, 64]]);
+        assert_eq!(l.trained, 3);
+        // State comes last, in pieces of its own, even where there would be room.
+        let l = Layout::new(&[def("mean", 5), def("a", 3), def("mean", 7)], &[0; 3], 1, 256, 2048).unwrap();
+        assert_eq!((l.pieces, l.trained), (vec![64, 128], 1));
+        assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (1, 64)]);
         let error = Layout::new(&params, &[0; 4], 1, 256, 512).unwrap_err().to_string();
         assert!(error.contains("parameter d [1000]") && error.contains("4096") && error.contains("2048"), "{error}");
     }

@@ -14,7 +14,7 @@ use downhill::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     losses, ops,
-    optim::{self, GroupOptions, Optimizer},
+    optim::{self, GroupOptions, Optimizer, assign_kernel},
     params::Layout,
     plan::{Options, Plan},
     shape::DType,
@@ -188,7 +188,8 @@ impl Seen {
         Ok(())
     }
     fn optimizer(&mut self, optimizer: &Optimizer, caps: &Caps) -> Check {
-        let param = |k: usize| ParamDef { name: format!("w{k}"), shape: Shape::from([3, 100 + k]), init: Init::Zeros, decay: true };
+        let param =
+            |k: usize| ParamDef { name: format!("w{k}"), shape: Shape::from([3, 100 + k]), init: Init::Zeros, decay: true, trained: true };
         let params: Vec<ParamDef> = (0..8).map(param).collect();
         let groups = optimizer.groups(&params)?;
         let layout = Layout::new(&params, &groups.of, groups.settings.len(), 1024, 1 << 20)?;
@@ -202,9 +203,8 @@ impl Seen {
             let caps = Caps { max_bindings: caps.max_bindings.max(8), ..*caps };
             self.kernel(&what, &kernel, &caps)?;
         }
-        for (_, kernel) in optimizer.guard_kernels(&layout, caps) {
-            self.kernel(&what, &kernel, caps)?;
-        }
+        let guards = optimizer.guard_kernels(&layout, caps).into_iter().map(|(_, kernel)| kernel);
+        guards.chain([assign_kernel(1000, caps)]).try_for_each(|kernel| self.kernel(&what, &kernel, caps))?;
         Ok(())
     }
     fn report(&self, what: &str, least: usize) -> Check {

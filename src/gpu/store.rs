@@ -16,7 +16,7 @@ pub struct Store {
     layout: Layout,
     pub(super) params: Vec<wgpu::Buffer>,
     pub(super) grads: Vec<wgpu::Buffer>,
-    /// By state, then by piece.
+    /// By state, then by piece of trained parameters.
     pub(super) states: Vec<Vec<wgpu::Buffer>>,
     pub(super) guard: wgpu::Buffer,
 }
@@ -31,15 +31,16 @@ impl Store {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let mut wanted = vec![("guard".to_string(), 4 * GUARD as u64)];
         let names = ["params".to_string(), "grads".to_string()].into_iter().chain((0..states).map(|k| format!("state {k}")));
-        for name in names {
+        for (k, name) in names.enumerate() {
             let piece = |(i, &n): (usize, &usize)| (format!("{name} piece {i} [{n}]"), n as u64 * 4);
-            wanted.extend(layout.pieces.iter().enumerate().map(piece));
+            let pieces = if k < 2 { layout.pieces.len() } else { layout.trained };
+            wanted.extend(layout.pieces[..pieces].iter().enumerate().map(piece));
         }
         let mut made = gpu.buffers(&wanted, usage).await?.into_iter();
         let guard = made.next().expect("the guard is the first of the buffers made");
-        let mut flat = || made.by_ref().take(layout.pieces.len()).collect::<Vec<_>>();
-        let (params, grads) = (flat(), flat());
-        let states = (0..states).map(|_| flat()).collect();
+        let mut flat = |pieces: usize| made.by_ref().take(pieces).collect::<Vec<_>>();
+        let (params, grads) = (flat(layout.pieces.len()), flat(layout.pieces.len()));
+        let states = (0..states).map(|_| flat(layout.trained)).collect();
         Ok(Store { gpu: gpu.clone(), layout, params, grads, states, guard })
     }
 
@@ -90,9 +91,9 @@ impl Store {
         self.states.get(k).map(Vec::as_slice).ok_or_else(|| Error::argument(format!("state {k}"), why()))
     }
     fn write(&self, buffers: &[wgpu::Buffer], pieces: &[Vec<f32>]) -> Result<()> {
-        let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
-        if lengths != self.layout.pieces {
-            let (got, want) = (format!("pieces of {lengths:?}"), format!("pieces of {:?}", self.layout.pieces));
+        let (lengths, wanted): (Vec<usize>, _) = (pieces.iter().map(Vec::len).collect(), &self.layout.pieces[..buffers.len()]);
+        if lengths != wanted {
+            let (got, want) = (format!("pieces of {lengths:?}"), format!("pieces of {wanted:?}"));
             return Err(Error::Input { what: "flat values".into(), got, want });
         }
         for (buffer, piece) in buffers.iter().zip(pieces) {

@@ -238,7 +238,7 @@ fn grad_w(@builtin(global_invocation_id) id: vec3<u32>) {
 
     let places = [(Loc::Input(0), n), (Loc::Param(0), n), (Loc::Constant(0), n)];
     let plan = Plan {
-        params: vec![ParamDef { name: "w".into(), shape: n, init: Init::Zeros, decay: false }],
+        params: vec![ParamDef { name: "w".into(), shape: n, init: Init::Zeros, decay: false, trained: true }],
         inputs: vec![InputDef { shape: n, classes: None }],
         constants: vec![Arc::new(Host::new(n, vec![0.5; 70]))],
         slots: vec![Slot { elements: 1, dtype: DType::F32 }],

@@ -1,5 +1,9 @@
 //! Layers: named parameters and ops, no kernels of their own.
 
+mod norm;
+
+pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
+
 use crate::{graph::Tensor, init::Init};
 use std::panic::Location;
 

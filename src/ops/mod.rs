@@ -204,6 +204,8 @@ ops! {
     map::Map,
     matmul::MatMul,
     max_pool2d::MaxPool2d [MaxPool2dPick, MaxPool2dGrad],
+    moments::Variance [Comoment],
+    norm::Norm [NormGrad],
     pad::Pad,
     permute::Permute,
     pick::Pick,
@@ -212,4 +214,5 @@ ops! {
     reshape::Reshape,
     slice::Slice,
     softmax::Softmax,
+    standardise::Standardise,
 }

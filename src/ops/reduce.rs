@@ -1,4 +1,4 @@
-//! Sums, means, maxima and minima over axes, and what is made of them: `logsumexp`, `variance`, `std`.
+//! Sums, means, maxima and minima over axes, and `logsumexp`, which is made of them.
 //!
 //! `y[o,c] = fold_i x[o,i,c]`, where `i` runs over one block of adjacent axes, `o` over those before it and `c` over
 //! those behind it. Other sets of axes are reduced one block after the other, the last one first.
@@ -6,7 +6,7 @@
 use super::{lines::Lines, *};
 use crate::{
     error::Place,
-    kernel::{Bind, source},
+    kernel::{Bind, Pass, Which, source},
 };
 use rayon::prelude::*;
 use std::{ops::Range, panic::Location};
@@ -197,29 +197,9 @@ impl OpDef for Reduce {
         vec![Some(dx)]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let [outer, all, inner] = self.sizes(x[0]);
-        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
-        let mut n = all;
-        loop {
-            let lines = Lines::new([outer, n, inner], true, caps);
-            let last = lines.chunks() == 1;
-            let from = match scratch.len() {
-                0 => Bind::input("x", 0, DType::F32),
-                k => Bind::scratch("x", k - 1),
-            };
-            let to = if last { Bind::output("y", DType::F32) } else { Bind::scratch("y", scratch.len()).written() };
-            let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.full(from), lines.ones(to)]);
-            // Only the last pass divides.
-            let fold = if !last && self.fold == Fold::Mean { Fold::Sum } else { self.fold };
-            pass.consts.push(("KIND", (fold as u32).into()));
-            pass.params.push(("divisor".into(), (all as f32).into()));
-            passes.push(pass);
-            if last {
-                return vec![Kernel { name: "lines", passes, scratch }];
-            }
-            scratch.push(outer * lines.chunks() * inner);
-            n = lines.chunks();
-        }
+        let (mut passes, mut scratch, sizes) = (Vec::new(), Vec::new(), self.sizes(x[0]));
+        fold_passes(self.fold, sizes, sizes[1], Which::In(0), caps, &mut passes, &mut scratch);
+        vec![Kernel { name: "lines", passes, scratch }]
     }
     fn terms(&self, x: &[Shape]) -> usize {
         if self.fold.adds() { self.sizes(x[0])[1] } else { 1 }
@@ -265,6 +245,37 @@ impl OpDef for Reduce {
     }
 }
 
+/// The passes that fold `x [outer, n, inner]` to the output; a mean is that of `all` elements. Chunks of long lines go
+/// through scratch buffers.
+pub(super) fn fold_passes(
+    fold: Fold,
+    [outer, mut n, inner]: [usize; 3],
+    all: usize,
+    mut x: Which,
+    caps: &Caps,
+    passes: &mut Vec<Pass>,
+    scratch: &mut Vec<usize>,
+) {
+    loop {
+        let lines = Lines::new([outer, n, inner], true, caps);
+        let last = lines.chunks() == 1;
+        let from = Bind { which: x, ..Bind::input("x", 0, DType::F32) };
+        let to = if last { Bind::output("y", DType::F32) } else { Bind::scratch("y", scratch.len()).written() };
+        let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.full(from), lines.ones(to)]);
+        // Only the last pass divides.
+        let kind = if !last && fold == Fold::Mean { Fold::Sum } else { fold };
+        pass.consts.push(("KIND", (kind as u32).into()));
+        pass.params.push(("divisor".into(), (all as f32).into()));
+        passes.push(pass);
+        if last {
+            return;
+        }
+        x = Which::Scratch(scratch.len());
+        scratch.push(outer * lines.chunks() * inner);
+        n = lines.chunks();
+    }
+}
+
 /// Adjacent blocks of axes, ascending, or what is wrong with them.
 fn blocks(x: Shape, axes: &[isize]) -> Result<Vec<Range<usize>>, String> {
     let mut hit = vec![false; x.rank()];
@@ -306,7 +317,7 @@ impl<'g> Tensor<'g> {
         blocks.into_iter().rev().fold(self, reduce)
     }
     /// The blocks of adjacent axes, ascending; `None` after a mistake in them, which is noted as one of `name`.
-    fn blocks(self, name: &str, axes: &[isize], place: Place) -> Option<Vec<Range<usize>>> {
+    pub(super) fn blocks(self, name: &str, axes: &[isize], place: Place) -> Option<Vec<Range<usize>>> {
         let x = self.shape();
         let found = match x.dtype() {
             _ if self.is_dead() => return None,
@@ -385,31 +396,9 @@ impl<'g> Tensor<'g> {
         let y = none.where_(f32::NEG_INFINITY, none.where_(1.0, sum).ln() + m);
         y.drop_axes(axes, keepdim)
     }
-    /// Σ (x − mean)² / (n − `correction`) over the n elements along `axes`. A correction of 1 gives the unbiased
-    /// estimate. In two passes, so that a mean far from 0 does no harm. See [`Tensor::sum`].
-    #[track_caller]
-    pub fn variance(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
-        if self.blocks("variance", axes, Location::caller()).is_none() {
-            return self.graph.dead();
-        }
-        let mean = self.mean(axes, true);
-        let n = self.shape().elements() / mean.shape().elements();
-        if n <= correction {
-            let why = format!("{n} elements with a correction of {correction} have no variance");
-            return self.graph.mistake("variance", &[self.shape()], why, Location::caller());
-        }
-        // Σ (x − mean) = 0: the gradient through the mean vanishes.
-        let sum = (self - mean.detach()).square().sum(axes, keepdim);
-        sum * (1.0 / (n - correction) as f32)
-    }
-    /// The square root of the [variance](Tensor::variance).
-    #[track_caller]
-    pub fn std(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
-        self.variance(axes, correction, keepdim).sqrt()
-    }
     /// Removes `axes`, which are of size 1 and have been checked, unless they are kept.
     #[track_caller]
-    fn drop_axes(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+    pub(super) fn drop_axes(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         let s = self.shape();
         let mut axes: Vec<usize> = axes.iter().filter_map(|&a| s.axis(a)).collect();
         axes.sort_unstable();
@@ -429,8 +418,6 @@ mod tests {
             checks::golden(name, |args, x| x[0].reduce(fold, &checks::axes(args), args["keepdim"] == true));
         }
         checks::golden("logsumexp", |args, x| x[0].logsumexp(&checks::axes(args), args["keepdim"] == true));
-        let correction = |args: &serde_json::Value| args["correction"].as_u64().unwrap() as usize;
-        checks::golden("variance", |args, x| x[0].variance(&checks::axes(args), correction(args), args["keepdim"] == true));
     }
 
     #[test]
@@ -495,7 +482,6 @@ mod tests {
         start(&|g| g.input([2, 3]).sum(&[2], false), "sum: [2, 3]: there is no axis 2 (src/ops/reduce.rs:");
         start(&|g| g.input([2, 3]).mean(&[1, -1], false), "mean: [2, 3]: axis -1 is named twice (");
         start(&|g| g.labels([2]).max_all(), "max: u32 [2]: takes floats, not labels (see to_f32) (");
-        start(&|g| g.input([2, 1]).variance(&[1], 1, false), "variance: [2, 1]: 1 elements with a correction of 1 have no variance (");
         start(&|g| g.input([2, 1]).logsumexp(&[-3], false).std(&[7], 1, true), "logsumexp: [2, 1]: there is no axis -3 (src/ops/reduce.rs:");
     }
 }

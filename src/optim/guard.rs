@@ -84,7 +84,7 @@ impl Optimizer {
     /// the scratch. Bindings: `In(1)` the gradients of the piece, `In(2)` the [`Guard`], `In(100)` the loss (one
     /// `f32`); the last one decides.
     pub fn guard_kernels(&self, layout: &Layout, caps: &Caps) -> Vec<(usize, Kernel)> {
-        let (width, pieces) = (workgroup(caps), layout.pieces.len());
+        let (width, pieces) = (workgroup(caps), layout.trained);
         // Where a piece is larger than a binding, the dispatch is split at multiples of 64 chunks.
         let chunk = (caps.max_binding_bytes / 256).clamp(64, CHUNK as u64) as usize;
         let pass = |source, entry, params: &[(&str, Word)], binds, units, step| Pass {
@@ -114,8 +114,27 @@ impl Optimizer {
             let check = pass(source!("optim/guard"), "check", &params, binds, 1, true);
             (piece, Kernel { name: "guard", passes: vec![squares, check], scratch: vec![units, pieces] })
         };
-        layout.pieces.iter().enumerate().map(kernel).collect()
+        layout.pieces[..pieces].iter().enumerate().map(kernel).collect()
     }
+}
+
+/// Sets a piece of `units` elements of state to what it becomes, unless the guard says otherwise. Bindings: `In(0)` the state,
+/// `In(1)` its new values, `In(2)` the [`Guard`].
+pub fn assign_kernel(units: usize, caps: &Caps) -> Kernel {
+    let width = workgroup(caps);
+    let each = |name, i| Bind::input(name, i, DType::F32).per_unit(1);
+    let pass = Pass {
+        source: source!("optim/assign"),
+        entry: "assign",
+        consts: vec![("WG", Word::U(width))],
+        params: Vec::new(),
+        binds: vec![each("state", 0).written(), each("value", 1), Bind::input("guard", 2, DType::U32)],
+        code: String::new(),
+        units,
+        per_group: width as usize,
+        step: false,
+    };
+    Kernel::one("assign", pass)
 }
 
 /// The number of the guard's input that is the loss.

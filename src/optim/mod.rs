@@ -12,7 +12,7 @@ mod schedule;
 mod update;
 
 pub use adam::AdamOf;
-pub use guard::Guard;
+pub use guard::{Guard, assign_kernel};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
 

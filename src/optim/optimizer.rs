@@ -141,19 +141,23 @@ impl Optimizer {
         debug_assert!(self.rule.states().len() <= MAX_STATES);
         self.schedule.check()
     }
-    /// The group of every parameter. Checks the options, too: an optimizer that gets through this works.
+    /// The group of every parameter; 0 for state, which has none. Checks the options, too: an optimizer that gets through this works.
     ///
     /// # Errors
     /// An option out of range; nothing to train; a group that matches no parameter; more than [`MAX_GROUPS`] groups of
     /// different settings.
     pub fn groups(&self, params: &[ParamDef]) -> Result<Groups> {
         self.check()?;
-        if params.is_empty() {
+        if !params.iter().any(|p| p.trained) {
             return Err(Error::argument(self.name(), "the graph has no parameters to train"));
         }
         let mut used = vec![false; self.groups.len()];
         let mut groups = Groups::default();
         for param in params {
+            if !param.trained {
+                groups.of.push(0);
+                continue;
+            }
             let i = self.groups.iter().position(|(matches, _)| matches(&param.name));
             let options = i.map_or(GroupOptions::default(), |i| {
                 used[i] = true;
@@ -168,7 +172,7 @@ impl Optimizer {
             }
         }
         if let Some(i) = used.iter().position(|used| !used) {
-            let names: Vec<&str> = params.iter().map(|p| p.name.as_str()).collect();
+            let names: Vec<&str> = params.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect();
             let why = format!(
                 "group {i} (in the order of the calls) has no parameter: none matches, or earlier groups take them; the names are {}",
                 names.join(", ")

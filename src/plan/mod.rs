@@ -77,6 +77,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What can be read after a run.
     pub outputs: Vec<(Loc, Shape)>,
+    /// What is wrong with running it before a step was made on its parameters, if anything is.
+    pub untrained: Option<Error>,
     /// Bytes of activations if every tensor had a buffer of its own.
     pub unplanned_bytes: u64,
 }
@@ -130,7 +132,8 @@ impl Plan {
             keep_outputs(&mut ir, outputs.len());
         }
         let grads = own_grads(&mut ir, outputs.len());
-        Ok(Plan::lower(&ir, &grads, outputs.len(), options))
+        let untrained = graph.inner.borrow().untrained.clone();
+        Ok(Plan { untrained, ..Plan::lower(&ir, &grads, outputs.len(), options) })
     }
 
     fn lower(ir: &Ir, grads: &[(usize, usize)], outputs: usize, options: &Options) -> Plan {
@@ -166,7 +169,12 @@ impl Plan {
         let mut at = Vec::with_capacity(self.params.len());
         for p in &self.params {
             match known.iter().position(|k| k.name == p.name) {
-                Some(i) if known[i].shape == p.shape => at.push(i),
+                Some(i) if known[i].shape == p.shape && known[i].trained == p.trained => at.push(i),
+                Some(i) if known[i].trained != p.trained => {
+                    let is = |trained| if trained { "trained" } else { "state" };
+                    let why = format!("{} here, but {} in the trainer", is(p.trained), is(known[i].trained));
+                    return Err(Error::Parameter { name: p.name.clone(), why });
+                }
                 Some(i) => {
                     return Err(Error::Parameter {
                         name: p.name.clone(),

@@ -11,14 +11,16 @@ use crate::{
 use std::{collections::BTreeMap, path::Path};
 
 impl Trainer {
-    /// Saves weights, optimizer states, steps and seed to a safetensors file. [`load`](Trainer::load) then goes on with
+    /// Saves weights, state, optimizer states, steps and seed to a safetensors file. [`load`](Trainer::load) then goes on with
     /// exactly the weights that training without the break would have had.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut tensors = self.params().all()?;
         let ranges = self.store.layout().ranges;
         for (k, state) in self.update.optimizer.states().iter().enumerate() {
             let flat = pollster::block_on(self.store.read_state(k))?;
-            let parts = split(&self.params, &ranges, &flat);
+            let trained = self.params.iter().zip(&ranges).filter(|(p, _)| p.trained);
+            let (params, ranges): (Vec<_>, Vec<_>) = trained.map(|(p, r)| (p.clone(), *r)).unzip();
+            let parts = split(&params, &ranges, &flat);
             tensors.extend(parts.into_iter().map(|(name, value)| (key(state.name, &name), value)));
         }
         let optimizer = self.update.optimizer.name().to_string();
@@ -36,7 +38,7 @@ impl Trainer {
     /// A file that is missing or not a checkpoint; another model or optimizer.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let (mut found, info) = read(path)?;
+        let (mut found, info) = read(path, &self.params)?;
         let optimizer = self.update.optimizer.name();
         if info.get("optimizer").map(String::as_str) != Some(optimizer) {
             let saved = info.get("optimizer").map_or("no checkpoint".to_string(), |o| format!("a checkpoint of {o}"));
@@ -57,8 +59,8 @@ impl Trainer {
         let layout = self.store.layout();
         let mut states = Vec::new();
         for state in self.update.optimizer.states() {
-            let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| vec![state.start; n]).collect();
-            for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate() {
+            let mut flat: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
+            for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate().filter(|(_, (p, _))| p.trained) {
                 flat[r.piece][r.start..][..r.len].copy_from_slice(take(key(state.name, &p.name), i)?.f());
             }
             states.push(flat);

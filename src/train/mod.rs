@@ -259,7 +259,7 @@ impl Trainer {
     pub fn lr(&self) -> f64 {
         self.update.optimizer.lr(self.step + 1)
     }
-    /// The trained tensors: read, write, save and load them.
+    /// The trained tensors and state: read, write, save and load them.
     pub fn params(&self) -> Params<'_> {
         Params::new(self)
     }
@@ -381,6 +381,9 @@ impl Trainer {
     /// The gradient of a parameter in the last step; waits for it.
     pub fn gradient(&self, name: &str) -> Result<Host<f32>> {
         let i = self.params().index(name)?;
+        if !self.params[i].trained {
+            return Err(Error::Parameter { name: name.to_string(), why: "it is state, which has no gradient".into() });
+        }
         let (flat, range) = (pollster::block_on(self.store.read_grads())?, self.store.layout().ranges[i]);
         Ok(Host::new(self.params[i].shape, flat[range.piece][range.start..range.start + range.len].to_vec()))
     }
@@ -472,8 +475,7 @@ fn check_loss(loss: Tensor) -> Result<()> {
 fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Plan> {
     check_loss(loss)?;
     let g = loss.graph();
-    let params = g.param_tensors();
-    let grads = loss.grad(&params);
+    let grads = g.param_grads(loss);
     g.check()?;
     Plan::new(outputs, &grads, &device.plan_options())
 }

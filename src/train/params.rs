@@ -1,4 +1,4 @@
-//! The trained tensors by name.
+//! The trained tensors, and state, by name.
 
 use super::Trainer;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::{collections::BTreeMap, path::Path};
 
-/// A trainer's parameters: names, shapes and values.
+/// A trainer's parameters and its state (see [`Graph::state`](crate::Graph::state)): names, shapes and values.
 ///
 /// ```
 /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
@@ -40,7 +40,7 @@ impl<'a> Params<'a> {
     }
     /// How many numbers are trained.
     pub fn elements(&self) -> usize {
-        self.trainer.params.iter().map(|p| p.shape.elements()).sum()
+        self.trainer.params.iter().filter(|p| p.trained).map(|p| p.shape.elements()).sum()
     }
     pub(super) fn index(&self, name: &str) -> Result<usize> {
         let known = self.trainer.params.iter().position(|p| p.name == name);
@@ -68,18 +68,21 @@ impl<'a> Params<'a> {
             fits(&self.trainer.params[i], value)?;
             flat[ranges[i].piece][ranges[i].start..][..ranges[i].len].copy_from_slice(value.f());
         }
-        store.write_params(flat)
+        store.write_params(flat)?;
+        store.mark_trained();
+        Ok(())
     }
     /// Writes all of them to a safetensors file, which PyTorch and others read.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), &self.all()?, None)
     }
-    /// Reads all of them from a safetensors file; nothing is changed unless each is there, finite or not, in its shape.
+    /// Reads all of them from a safetensors file; nothing is changed unless each is there, finite or not, in its shape. What
+    /// else is in the file is left aside.
     ///
     /// # Errors
     /// A file that is missing or not safetensors; a parameter that is missing, of another shape, or not `f32`.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
-        let (mut found, _) = read(path.as_ref())?;
+        let (mut found, _) = read(path.as_ref(), &self.trainer.params)?;
         let take = |p: &ParamDef| {
             let value = found.remove(&p.name).ok_or_else(|| missing(path.as_ref(), &p.name))?;
             Ok((p.name.clone(), value))
@@ -133,8 +136,9 @@ pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: Option<B
 /// All tensors of a safetensors file by name, and what is written beside them.
 pub(super) type File = (BTreeMap<String, Host<f32>>, BTreeMap<String, String>);
 
-/// Reads a safetensors file.
-pub(super) fn read(path: &Path) -> Result<File> {
+/// Reads a safetensors file. A tensor that is not `f32` is an error where it has the name of one of `params`, else left out:
+/// PyTorch counts batches in an integer, for instance.
+pub(super) fn read(path: &Path, params: &[ParamDef]) -> Result<File> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
     let format = |e: safetensors::SafeTensorError| Error::format(path, format!("not a safetensors file: {e}"));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
@@ -143,6 +147,9 @@ pub(super) fn read(path: &Path) -> Result<File> {
     for (name, view) in SafeTensors::deserialize(&bytes).map_err(format)?.tensors() {
         let shape = Shape::new(view.shape()).ok_or_else(|| Error::format(path, format!("{name}: {:?} has too many axes", view.shape())))?;
         if view.dtype() != Dtype::F32 {
+            if params.iter().all(|p| p.name != name) {
+                continue;
+            }
             return Err(Error::Parameter { name, why: format!("{:?} in {}, but F32 is needed", view.dtype(), path.display()) });
         }
         let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

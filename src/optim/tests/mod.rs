@@ -84,7 +84,7 @@ fn optimizer(case: &Value) -> Optimizer {
 
 /// A vector parameter, which weight decay skips unless told otherwise.
 fn vector(name: &str, n: usize) -> ParamDef {
-    ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false }
+    ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false, trained: true }
 }
 
 /// One of PyTorch's trajectories and what is needed to follow it.

@@ -1,0 +1,307 @@
+//! Normalisation: batch, layer, group, instance and RMS. Parameters and defaults are PyTorch's.
+
+use crate::{graph::Tensor, init::Init, ops::norm::Rule, shape::Shape};
+use std::panic::Location;
+
+/// What a [batch normalisation](Tensor::batch_norm) is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNorm {
+    /// Added to the variance; 10⁻⁵.
+    pub eps: f32,
+    /// How much of each batch's statistics goes into the running ones; 0.1.
+    pub momentum: f32,
+    /// Leaves weight and bias out.
+    pub no_affine: bool,
+}
+
+impl Default for BatchNorm {
+    fn default() -> BatchNorm {
+        BatchNorm { eps: 1e-5, momentum: 0.1, no_affine: false }
+    }
+}
+
+/// What a [layer normalisation](Tensor::layer_norm) is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    /// Added to the variance; 10⁻⁵.
+    pub eps: f32,
+    /// How many of the last axes are normalised over; 1.
+    pub axes: usize,
+    /// Leaves weight and bias out.
+    pub no_affine: bool,
+    /// Leaves the bias out.
+    pub no_bias: bool,
+}
+
+impl Default for LayerNorm {
+    fn default() -> LayerNorm {
+        LayerNorm { eps: 1e-5, axes: 1, no_affine: false, no_bias: false }
+    }
+}
+
+/// What a [group normalisation](Tensor::group_norm) is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNorm {
+    /// Added to the variance; 10⁻⁵.
+    pub eps: f32,
+    /// Leaves weight and bias out.
+    pub no_affine: bool,
+}
+
+impl Default for GroupNorm {
+    fn default() -> GroupNorm {
+        GroupNorm { eps: 1e-5, no_affine: false }
+    }
+}
+
+/// What an [instance normalisation](Tensor::instance_norm) is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InstanceNorm {
+    /// Added to the variance; 10⁻⁵.
+    pub eps: f32,
+    /// With weight and bias, which PyTorch leaves out unless asked.
+    pub affine: bool,
+}
+
+impl Default for InstanceNorm {
+    fn default() -> InstanceNorm {
+        InstanceNorm { eps: 1e-5, affine: false }
+    }
+}
+
+/// What an [RMS normalisation](Tensor::rms_norm) is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean square; 2⁻²³ as in PyTorch (Keras has 10⁻⁶).
+    pub eps: f32,
+    /// How many of the last axes are normalised over; 1.
+    pub axes: usize,
+    /// Leaves the weight out.
+    pub no_affine: bool,
+}
+
+impl Default for RmsNorm {
+    fn default() -> RmsNorm {
+        RmsNorm { eps: f32::EPSILON, axes: 1, no_affine: false }
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// `y = (x − mean) / √(var + eps) · w + b` for each channel of `[n, c]`, `[n, c, l]` or `[n, c, h, w]` (Ioffe & Szegedy
+    /// 2015, algorithm 1), with the parameters `name.weight` (ones) and `name.bias` (zeros), both `[c]`.
+    ///
+    /// In a training graph mean and variance are those of the batch, and the states `name.running_mean` and
+    /// `name.running_var` follow them: after each step, running = 0.9·running + 0.1·batch, whose variance is the unbiased
+    /// estimate. In an inference graph the running ones are used; running that before a step or a load of weights is an
+    /// error.
+    ///
+    /// A mistake: fewer than two axes; in training, one value for each channel.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
+    /// fn model<'g>(x: downhill::Tensor<'g>) -> downhill::Tensor<'g> {
+    ///     x.batch_norm("bn")
+    /// }
+    /// let (g, h) = (Graph::training(), Graph::inference());
+    /// let mut trainer = Trainer::new(&Device::cpu(), model(g.input([2, 1])).square().mean_all(), Sgd::new(0.0))?;
+    /// trainer.step(&[Host::new([2, 1], vec![3.0, 7.0])])?;
+    /// assert_eq!(trainer.params().get("bn.running_mean")?.f(), &[0.5]);
+    /// let y = trainer.compile(&[model(h.input([1, 1]))])?.run(&[Host::new([1, 1], vec![0.5])])?;
+    /// assert_eq!(y[0].f(), &[0.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn batch_norm(self, name: &str) -> Tensor<'g> {
+        self.batch_norm_with(name, BatchNorm::default())
+    }
+    /// [`batch_norm`](Tensor::batch_norm) with options.
+    #[track_caller]
+    pub fn batch_norm_with(self, name: &str, options: BatchNorm) -> Tensor<'g> {
+        let (shape, g, place) = (self.shape(), self.graph(), Location::caller());
+        let BatchNorm { eps, momentum, no_affine } = options;
+        let Some((c, kept)) = self.channels("batch_norm", eps) else { return g.dead() };
+        let n = shape.elements() / c;
+        let why = match (0.0..=1.0).contains(&momentum) {
+            false => Some(format!("the momentum is {momentum}, but must be in 0..=1")),
+            true if g.is_training() && n == 1 => Some("in training each channel needs more than one value; use a larger batch".into()),
+            true => None,
+        };
+        if let Some(why) = why {
+            return g.mistake("batch_norm", &[shape], why, place);
+        }
+        let affine = |name: &str, init| g.param(name, [c], init).reshape(kept);
+        let weight = (!no_affine).then(|| affine(&format!("{name}.weight"), Init::Ones));
+        let bias = (!no_affine).then(|| affine(&format!("{name}.bias"), Init::Zeros));
+        let names = [format!("{name}.running_mean"), format!("{name}.running_var")];
+        let running_mean = g.state(&names[0], [c], Init::Zeros);
+        let running_var = g.state(&names[1], [c], Init::Ones);
+        let (mean, var) = if g.is_training() {
+            let axes: Vec<isize> = (0..shape.rank() as isize).filter(|&a| a != 1).collect();
+            let (mean, var) = (self.mean(&axes, true), self.variance(&axes, 0, true));
+            let follow = |old: Tensor<'g>, new: Tensor<'g>| old * (1.0 - momentum) + new.reshape([c]) * momentum;
+            g.assign(&names[0], follow(running_mean, mean));
+            g.assign(&names[1], follow(running_var, var * (n as f32 / (n - 1) as f32)));
+            (mean, var)
+        } else {
+            let why = format!("`{name}` has seen no batch yet: make a step, or load weights, before it is used");
+            g.require_step("batch_norm", &[shape], why, place);
+            (running_mean.reshape(kept), running_var.reshape(kept))
+        };
+        let r = (var + eps).rsqrt();
+        let y = self.standardise(weight.map_or(r, |w| r * w), Some(mean));
+        bias.map_or(y, |b| y + b)
+    }
+
+    /// `y = (x − mean) / √(var + eps) · w + b` over the last axis (Ba, Kiros & Hinton 2016, eq. 4), with the parameters
+    /// `name.weight` (ones) and `name.bias` (zeros) of the size of that axis.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::training();
+    /// let y = g.input([1, 2]).layer_norm("ln");
+    /// let mut f = Device::cpu().compile(&[y])?;
+    /// let y = f.run(&[Host::new([1, 2], vec![100.0, 102.0])])?;
+    /// assert!((y[0].f()[1] - 1.0).abs() < 1e-4);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn layer_norm(self, name: &str) -> Tensor<'g> {
+        self.layer_norm_with(name, LayerNorm::default())
+    }
+    /// [`layer_norm`](Tensor::layer_norm) with options. The parameters have the shape of the last `axes` axes.
+    #[track_caller]
+    pub fn layer_norm_with(self, name: &str, options: LayerNorm) -> Tensor<'g> {
+        let LayerNorm { eps, axes, no_affine, no_bias } = options;
+        let Some((y, shape)) = self.over_last("layer_norm", axes, true, eps) else { return self.graph().dead() };
+        y.affine(name, shape, shape, !no_affine, !no_affine && !no_bias)
+    }
+
+    /// [`layer_norm`](Tensor::layer_norm) without the mean: `y = x / √(mean x² + eps) · w` over the last axis (Zhang &
+    /// Sennrich 2019, eq. 4), with the parameter `name.weight` (ones).
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::training();
+    /// let mut f = Device::cpu().compile(&[g.input([1, 2]).rms_norm("rms")])?;
+    /// let y = f.run(&[Host::new([1, 2], vec![1.0, 7.0])])?;
+    /// assert!((y[0].f()[1] - 1.4).abs() < 1e-5);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn rms_norm(self, name: &str) -> Tensor<'g> {
+        self.rms_norm_with(name, RmsNorm::default())
+    }
+    /// [`rms_norm`](Tensor::rms_norm) with options. The parameter has the shape of the last `axes` axes.
+    #[track_caller]
+    pub fn rms_norm_with(self, name: &str, options: RmsNorm) -> Tensor<'g> {
+        let RmsNorm { eps, axes, no_affine } = options;
+        let Some((y, shape)) = self.over_last("rms_norm", axes, false, eps) else { return self.graph().dead() };
+        y.affine(name, shape, shape, !no_affine, false)
+    }
+
+    /// `y = (x − mean) / √(var + eps) · w + b` over each of `groups` equal parts of the channels of each sample of
+    /// `[n, c, …]` (Wu & He 2018, eq. 1 and 7), with the parameters `name.weight` (ones) and `name.bias` (zeros), both `[c]`.
+    ///
+    /// A mistake: fewer than two axes, groups that do not divide the channels.
+    ///
+    /// ```
+    /// let g = downhill::Graph::training();
+    /// assert_eq!(g.input([8, 32, 14, 14]).group_norm("gn", 4).shape().dims(), &[8, 32, 14, 14]);
+    /// ```
+    #[track_caller]
+    pub fn group_norm(self, name: &str, groups: usize) -> Tensor<'g> {
+        self.group_norm_with(name, groups, GroupNorm::default())
+    }
+    /// [`group_norm`](Tensor::group_norm) with options.
+    #[track_caller]
+    pub fn group_norm_with(self, name: &str, groups: usize, options: GroupNorm) -> Tensor<'g> {
+        let GroupNorm { eps, no_affine } = options;
+        let Some((c, kept)) = self.channels("group_norm", eps) else { return self.graph().dead() };
+        if groups == 0 || c % groups != 0 {
+            let why = format!("{groups} groups do not divide {c} channels");
+            return self.graph().mistake("group_norm", &[self.shape()], why, Location::caller());
+        }
+        self.grouped(groups, eps).affine(name, Shape::from([c]), kept, !no_affine, !no_affine)
+    }
+
+    /// `y = (x − mean) / √(var + eps)` over each channel of each sample of `[n, c, …]` (Ulyanov, Vedaldi & Lempitsky 2016,
+    /// section 2). It has parameters only where [options](Tensor::instance_norm_with) say so.
+    ///
+    /// A mistake: no axis behind the channels, or one value for each channel.
+    ///
+    /// ```
+    /// let g = downhill::Graph::training();
+    /// assert_eq!(g.input([8, 3, 32, 32]).instance_norm("in").shape().dims(), &[8, 3, 32, 32]);
+    /// ```
+    #[track_caller]
+    pub fn instance_norm(self, name: &str) -> Tensor<'g> {
+        self.instance_norm_with(name, InstanceNorm::default())
+    }
+    /// [`instance_norm`](Tensor::instance_norm) with options; `affine` adds the parameters `name.weight` (ones) and
+    /// `name.bias` (zeros), both `[c]`.
+    #[track_caller]
+    pub fn instance_norm_with(self, name: &str, options: InstanceNorm) -> Tensor<'g> {
+        let InstanceNorm { eps, affine } = options;
+        let Some((c, kept)) = self.channels("instance_norm", eps) else { return self.graph().dead() };
+        if self.shape().dims()[2..].iter().product::<usize>() == 1 {
+            let why = "each channel of a sample needs more than one value, in axes behind the channels".to_string();
+            return self.graph().mistake("instance_norm", &[self.shape()], why, Location::caller());
+        }
+        self.grouped(c, eps).affine(name, Shape::from([c]), kept, affine, affine)
+    }
+
+    /// The channels of `[n, c, …]`, and the shape that gives each a number: `[1, c, 1…]`. `None` after a mistake.
+    #[track_caller]
+    fn channels(self, op: &str, eps: f32) -> Option<(usize, Shape)> {
+        let shape = self.shape();
+        let why = if shape.rank() < 2 { Some("takes [n, channels, …]".to_string()) } else { bad_eps(eps) };
+        if let Some(why) = why.filter(|_| !self.is_dead()) {
+            self.graph().mistake(op, &[shape], why, Location::caller());
+        }
+        let kept = (0..shape.rank()).filter(|&a| a != 1).fold(shape, |s, a| s.with(a, 1));
+        self.graph().error().is_none().then(|| (shape.dims()[1], kept))
+    }
+    /// Normalised over groups of channels of each sample.
+    #[track_caller]
+    fn grouped(self, groups: usize, eps: f32) -> Tensor<'g> {
+        let (shape, n) = (self.shape(), self.shape().dims()[0]);
+        let rows = self.reshape([n, groups, shape.elements() / (n * groups)]);
+        rows.normalise(Rule { start: 2, centre: true, eps }).reshape(shape)
+    }
+    /// Normalised over the last axes, and their shape; `None` after a mistake.
+    #[track_caller]
+    fn over_last(self, op: &str, axes: usize, centre: bool, eps: f32) -> Option<(Tensor<'g>, Shape)> {
+        let shape = self.shape();
+        let start = shape.rank().checked_sub(axes).filter(|_| axes > 0);
+        let why = match start {
+            None => Some(format!("cannot normalise over the last {axes} axes")),
+            Some(_) => bad_eps(eps),
+        };
+        if let Some(why) = why.filter(|_| !self.is_dead()) {
+            self.graph().mistake(op, &[shape], why, Location::caller());
+        }
+        if self.graph().error().is_some() {
+            return None;
+        }
+        let last = Shape::new(&shape.dims()[start?..])?;
+        Some((self.normalise(Rule { start: start?, centre, eps }), last))
+    }
+    /// self · `name.weight` + `name.bias`, of this shape, repeated as `kept`.
+    #[track_caller]
+    fn affine(self, name: &str, shape: Shape, kept: Shape, weight: bool, bias: bool) -> Tensor<'g> {
+        let g = self.graph();
+        let mut y = self;
+        if weight {
+            y = y.standardise(g.param(&format!("{name}.weight"), shape, Init::Ones).reshape(kept), None);
+        }
+        if bias {
+            y = y + g.param(&format!("{name}.bias"), shape, Init::Zeros).reshape(kept);
+        }
+        y
+    }
+}
+
+/// What is wrong with that eps.
+fn bad_eps(eps: f32) -> Option<String> {
+    (!(eps.is_finite() && eps >= 0.0)).then(|| format!("eps is {eps}, but must be finite and not negative"))
+}

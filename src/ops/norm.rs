@@ -1,0 +1,307 @@
+//! Normalisation over the last axes, what layer, group, instance and RMS normalisation are made of, and its gradient.
+//!
+//! `y = (x − m)·r`, `r = 1 / √(mean (x − m)² + eps)`, each mean over all axes from `start` on; m is the mean of x, or 0
+//! without `centre`. The gradient is `dx = r·(dy − mean dy − y·mean(dy·y))`, the second term only with `centre`.
+
+use super::{lines::Lines, moments::sums, *};
+use crate::kernel::{Bind, source};
+use rayon::prelude::*;
+
+/// What both ops share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// The first of the axes that are normalised over.
+    pub start: usize,
+    /// Whether the mean is subtracted.
+    pub centre: bool,
+    /// What keeps r finite.
+    pub eps: f32,
+}
+
+/// The op.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm(pub Rule);
+
+/// Its gradient: dy, x → dx. Statistics are computed again from x, which costs less than to keep them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormGrad(pub Rule);
+
+/// Longer lines are reduced by several workgroups: see [`Tensor::normalise`].
+const LONG: usize = 1 << 15;
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 14;
+
+/// Of one line: `y = (x − first − shift)·r`.
+struct Line {
+    first: f64,
+    shift: f64,
+    r: f64,
+}
+
+impl Line {
+    fn y(&self, x: f64) -> f64 {
+        (x - self.first - self.shift) * self.r
+    }
+}
+
+impl Rule {
+    /// The elements of a line.
+    fn line(&self, x: Shape) -> usize {
+        x.dims()[self.start..].iter().product()
+    }
+    /// The axes, for methods of [`Tensor`].
+    fn axes(&self, x: Shape) -> Vec<isize> {
+        (self.start..x.rank()).map(|a| a as isize).collect()
+    }
+    fn kept(&self, x: Shape) -> Shape {
+        (self.start..x.rank()).fold(x, |s, a| s.with(a, 1))
+    }
+    fn check(&self, x: Shape) -> Result<Shape, String> {
+        match x.dtype() {
+            DType::U32 => Err("takes floats, not labels (see to_f32)".into()),
+            _ if self.start > x.rank() => Err(format!("there is no axis {}", self.start)),
+            _ => Ok(x),
+        }
+    }
+    /// From the sums of x − first and of its square.
+    fn finish(&self, first: f64, [s, q]: [f64; 2], n: usize) -> Line {
+        let shift = if self.centre { s / n as f64 } else { 0.0 };
+        Line { first, shift, r: 1.0 / ((q / n as f64 - shift * shift).max(0.0) + f64::from(self.eps)).sqrt() }
+    }
+    /// Deviations from the first element are exact in f64: one reading is enough for both sums.
+    fn first(&self, x: &[f32]) -> f64 {
+        if self.centre { f64::from(x[0]) } else { 0.0 }
+    }
+    /// The definition: mean, and r.
+    fn statistics<T: Real>(&self, x: &[T]) -> (f64, f64) {
+        let n = x.len() as f64;
+        let m = if self.centre { x.iter().map(|x| x.f64()).sum::<f64>() / n } else { 0.0 };
+        let variance = x.iter().map(|x| (x.f64() - m).powi(2)).sum::<f64>() / n;
+        (m, 1.0 / (variance + f64::from(self.eps)).sqrt())
+    }
+    fn kernel(&self, entry: &'static str, inputs: &[&str], x: Shape, caps: &Caps) -> Kernel {
+        let n = self.line(x);
+        let lines = Lines::new([x.elements() / n, n, 1], false, caps);
+        let inputs = inputs.iter().enumerate().map(|(i, &name)| Bind::input(name, i, DType::F32));
+        let binds = inputs.chain([Bind::output("y", DType::F32)]).map(|bind| lines.full(bind)).collect();
+        let mut pass = lines.pass(source!("norm"), entry, binds);
+        pass.consts.push(("CENTRE", u32::from(self.centre).into()));
+        pass.params.push(("eps".into(), self.eps.into()));
+        Kernel::one("lines", pass)
+    }
+    /// 1 / √(mean (x − m)² + eps), of the kept shape.
+    fn r<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let shape = x.shape();
+        let square = match self.centre {
+            true => x.variance(&self.axes(shape), 0, true),
+            false => x.comoment(x, None, self.kept(shape)) * (1.0 / self.line(shape) as f32),
+        };
+        (square + self.eps).rsqrt()
+    }
+    /// Sizes at and around what lines are divided by; `n = 2` has gradients of rounding errors only.
+    fn shapes() -> Vec<(&'static [usize], usize)> {
+        vec![
+            (&[1], 0),
+            (&[7, 1], 1),
+            (&[5, 3], 1),
+            (&[13, 31], 1),
+            (&[13, 32], 1),
+            (&[13, 33], 1),
+            (&[2, 3, 5, 11], 2),
+            (&[11, 3, 85], 1),
+            (&[3, 256], 1),
+            (&[3, 257], 1),
+            (&[2, 5_003], 1),
+            (&[1_031, 129], 1),
+        ]
+    }
+}
+
+impl OpDef for Norm {
+    const NAME: &'static str = "norm";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
+        self.0.check(*x)
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let n = self.0.line(x[0].shape);
+        for (x, y) in x[0].f.chunks(n).zip(y.f.chunks_mut(n)) {
+            let (m, r) = self.0.statistics(x);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of((x.f64() - m) * r));
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let n = self.0.line(x[0].shape);
+        let task = (TASK / n).max(1) * n;
+        x[0].f.par_chunks(task).zip(y.f.par_chunks_mut(task)).for_each(|(x, y)| {
+            for (x, y) in x.chunks(n).zip(y.chunks_mut(n)) {
+                let first = self.0.first(x);
+                let both = sums(x, x, |x, _| {
+                    let d = f64::from(x) - first;
+                    [d, d * d]
+                });
+                let line = self.0.finish(first, both, n);
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = line.y(f64::from(x)) as f32);
+            }
+        });
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.graph.apply(NormGrad(self.0), &[dy, x[0]]))]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        vec![self.0.kernel("forward", &["x"], x[0], caps)]
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        self.0.line(x[0])
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        6 * x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |dims: &[usize], start: usize, centre: bool, eps: f32| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let what = if centre { "" } else { " without the mean" };
+            Case::new(format!("{x} from {start}{what}"), Norm(Rule { start, centre, eps }), &[x])
+        };
+        let mut cases = Vec::new();
+        for (dims, start) in Rule::shapes() {
+            cases.push(case(dims, start, true, 1e-5));
+            // Of one element y is ±1, and with a small eps its gradient is a rounding error.
+            cases.push(case(dims, start, false, if dims.ends_with(&[1]) { 0.5 } else { 1e-5 }));
+        }
+        cases.push(case(&[5, 67], 1, true, 0.3));
+        // The mean is 4,000 standard deviations from 0, and its rounding is a part of the tolerance's size.
+        cases.push(case(&[3, 257], 1, true, 1e-5).range(0, 4096.0, 4100.0));
+        // Two elements are ±1, whatever they are; many lines.
+        cases.push(case(&[5, 2], 1, true, 1e-5).flat());
+        cases.push(case(&[20_011, 3], 1, true, 1e-2).flat());
+        cases
+    }
+}
+
+impl OpDef for NormGrad {
+    const NAME: &'static str = "norm_grad";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [dy, x] = x else { return Err(format!("takes a gradient and an input, not {} inputs", x.len())) };
+        match dy == x {
+            true => self.0.check(*x),
+            false => Err(format!("the gradient {dy} must have the shape of the input {x}")),
+        }
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let n = self.0.line(x[1].shape);
+        for ((dy, x), dx) in x[0].f.chunks(n).zip(x[1].f.chunks(n)).zip(y.f.chunks_mut(n)) {
+            let (m, r) = self.0.statistics(x);
+            let y = |x: &T| (x.f64() - m) * r;
+            let a = if self.0.centre { dy.iter().map(|dy| dy.f64()).sum::<f64>() / n as f64 } else { 0.0 };
+            let b = dy.iter().zip(x).map(|(dy, x)| dy.f64() * y(x)).sum::<f64>() / n as f64;
+            for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+                *dx = T::of(r * (dy.f64() - a - y(x) * b));
+            }
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let n = self.0.line(x[1].shape);
+        let task = (TASK / n).max(1) * n;
+        x[0].f.par_chunks(task).zip(x[1].f.par_chunks(task)).zip(y.f.par_chunks_mut(task)).for_each(|((dy, x), dx)| {
+            for ((dy, x), dx) in dy.chunks(n).zip(x.chunks(n)).zip(dx.chunks_mut(n)) {
+                let first = self.0.first(x);
+                let [s, q, a, b] = sums(x, dy, |x, dy| {
+                    let (d, dy) = (f64::from(x) - first, f64::from(dy));
+                    [d, d * d, dy, dy * d]
+                });
+                let line = self.0.finish(first, [s, q], n);
+                let b = (b - a * line.shift) * line.r / n as f64;
+                let a = if self.0.centre { a / n as f64 } else { 0.0 };
+                for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+                    *dx = (line.r * (f64::from(dy) - a - line.y(f64::from(x)) * b)) as f32;
+                }
+            }
+        });
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, g: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        // For each line Σ g·dx = n·r·(c − a·b), with a = mean(g·y), b = mean(dy·y), and c the covariance of g and dy.
+        let (rule, graph, (dy, x)) = (self.0, g.graph, (x[0], x[1]));
+        let (axes, kept) = (rule.axes(x.shape()), rule.kept(x.shape()));
+        let (y, r) = (graph.apply(Norm(rule), &[x]), rule.r(x));
+        let mean = |s: Tensor<'g>, t: Tensor<'g>| s.comoment(t, None, kept) * (1.0 / rule.line(x.shape()) as f32);
+        let (a, b, c) = (mean(g, y), mean(dy, y), mean(g, dy));
+        let c = if rule.centre { c - g.mean(&axes, true) * dy.mean(&axes, true) } else { c };
+        let through_y = graph.apply(NormGrad(rule), &[-(g * b + dy * a) * r, x]);
+        let through_r = y * ((a * b - c) * r.square());
+        vec![Some(graph.apply(NormGrad(rule), &[g, x])), Some(through_y + through_r)]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        vec![self.0.kernel("grad_x", &["dy", "x"], x[1], caps)]
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        self.0.line(x[1])
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        12 * x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |dims: &[usize], start: usize, centre: bool, eps: f32| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let what = if centre { "" } else { " without the mean" };
+            Case::new(format!("{x} from {start}{what}"), NormGrad(Rule { start, centre, eps }), &[x, x])
+        };
+        let mut cases: Vec<Case> =
+            Rule::shapes().iter().flat_map(|&(dims, start)| [true, false].map(|centre| case(dims, start, centre, 1e-2))).collect();
+        cases.push(case(&[3, 257], 1, true, 1e-5).range(1, 4096.0, 4100.0).flat());
+        cases.push(case(&[20_011, 3], 1, true, 1e-2).flat());
+        cases
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// (x − m) / √(mean (x − m)² + eps) over the axes from `start` on, m being the mean, or 0 without `centre`.
+    ///
+    /// Long lines, of which there are seldom many, go through statistics of their own, so that they occupy more than one
+    /// workgroup each.
+    #[track_caller]
+    pub(crate) fn normalise(self, rule: Rule) -> Tensor<'g> {
+        let shape = self.shape();
+        if self.is_dead() || rule.line(shape) <= LONG {
+            return self.apply(Norm(rule));
+        }
+        let mean = rule.centre.then(|| self.mean(&rule.axes(shape), true));
+        self.standardise(rule.r(self), mean)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Graph, ops::checks};
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<Norm>();
+        checks::cpu::<NormGrad>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Norm>();
+        checks::wgsl::<NormGrad>();
+    }
+    #[test]
+    fn mistakes() {
+        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
+            let g = Graph::training();
+            assert!(f(&g).is_dead());
+            let message = g.error().map_or(String::new(), |e| e.to_string());
+            assert!(message.starts_with(text), "{message}");
+        };
+        let rule = Rule { start: 2, centre: true, eps: 1e-5 };
+        start(&|g| g.input([3]).apply(Norm(rule)), "norm: [3]: there is no axis 2 (src/ops/norm.rs:");
+        start(&|g| g.labels([3, 2]).apply(Norm(rule)), "norm: u32 [3, 2]: takes floats, not labels (see to_f32) (");
+        start(&|g| g.input([3]).apply(NormGrad(rule)), "norm_grad: [3]: takes a gradient and an input, not 1 inputs (");
+        let two = |g: &'static Graph| g.apply(NormGrad(rule), &[g.input([3, 2, 1]), g.input([3, 2])]);
+        let g: &'static Graph = Box::leak(Box::new(Graph::training()));
+        assert!(two(g).is_dead());
+    }
+}
