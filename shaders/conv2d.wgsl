@@ -58,7 +58,7 @@ fn tiled(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
 
     let mine = place(all.columns, column + lane % TILE_N);
     for (var q = lane; q < SLAB; q += WG) {
-        terms[q] = place(all.terms, all.from + q);
+        terms[q] = place(all.terms, all.first + q);
     }
     workgroupBarrier();
 
@@ -68,12 +68,12 @@ fn tiled(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
     var y1 = vec4<f32>();
     var y2 = vec4<f32>();
     var y3 = vec4<f32>();
-    for (var first = all.from; first < all.to; first += SLAB) {
+    for (var first = all.first; first < all.end; first += SLAB) {
         for (var e = lane; e < TILE_M * SLAB; e += WG) {
             let q = e % SLAB;
             let m = row + e / SLAB;
             var value = 0.0;
-            if m < p.m && first + q < all.to {
+            if m < p.m && first + q < all.end {
                 value = a[start_a + m * p.row_a + terms[q].w];
             }
             slab_a[q * ROW + e / SLAB] = value;

@@ -44,10 +44,10 @@ fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
         sums[i] = vec4<f32>();
     }
     var t = vec3<u32>();
-    if all.from < all.to {
-        t = digits(all.terms, all.from);
+    if all.first < all.end {
+        t = digits(all.terms, all.first);
     }
-    for (var k = all.from; k < all.to; k++) {
+    for (var k = all.first; k < all.end; k++) {
         let term = place_of(all.terms, t);
         let vb = vec4<f32>(factor(start_b, at[0], term), factor(start_b, at[1], term), factor(start_b, at[2], term), factor(start_b, at[3], term));
         for (var i = 0u; i < PARTS; i++) {

@@ -26,8 +26,8 @@ struct Walk {
 struct Work {
     columns: Walk,
     terms: Walk,
-    from: u32,
-    to: u32,
+    first: u32,
+    end: u32,
 }
 
 // An element of b: offset, row, column (of its image), and that in the other tensor. Beyond a walk the row is outside of all images.
