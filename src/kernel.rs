@@ -70,6 +70,14 @@ pub enum Span {
     /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
     /// these tensors from 0, and adds `p.first` where it needs the unit's number in the whole.
     PerUnit(usize),
+    /// Unit `u` touches only elements of block `u / units`, which has `elements` of them: the images that the tiles of
+    /// an image lie in, say. Split as `PerUnit` is, between blocks: the shader sees the tensor from its first block on.
+    Blocks {
+        /// Units of a block.
+        units: usize,
+        /// Elements of a block; the last block of a tensor may have fewer.
+        elements: usize,
+    },
     /// Unit `u` touches at most `chunk` elements from `u / chunks · line + u % chunks · chunk` on: pieces of lines that
     /// need not be multiples of anything. Split as `PerUnit` is, but a window may start anywhere: the shader sees the
     /// tensor from the last multiple of 64 elements at or before its first unit's start.
@@ -89,6 +97,7 @@ impl Span {
         match self {
             Span::Whole => 0,
             Span::PerUnit(n) => u * n,
+            Span::Blocks { units, elements } => u / units * elements,
             Span::Lines { line, chunks, chunk } => u / chunks * line + u % chunks * chunk,
         }
     }
@@ -129,6 +138,10 @@ impl Bind {
     /// The same, of which unit `u` touches the elements `u·n .. (u+1)·n`.
     pub fn per_unit(self, n: usize) -> Bind {
         Bind { span: Span::PerUnit(n), ..self }
+    }
+    /// The same, of which `units` units together touch a block of `elements` elements.
+    pub fn blocks(self, units: usize, elements: usize) -> Bind {
+        Bind { span: Span::Blocks { units, elements }, ..self }
     }
 }
 

@@ -23,13 +23,16 @@ pub(super) struct Window {
 }
 
 /// Windows start at a multiple of this many units, so that every tensor of theirs starts at a multiple of 256 bytes,
-/// the strictest alignment of a binding there is.
+/// the strictest alignment of a binding there is, and with a block of its units.
 fn grain(pass: &Pass) -> usize {
+    // The powers of two that n lacks.
+    let lacks = |n: usize| ALIGN >> n.trailing_zeros().min(ALIGN.ilog2());
     let units = |bind: &Bind| match bind.span {
-        // The powers of two that n lacks.
-        Span::PerUnit(n) => ALIGN >> n.trailing_zeros().min(ALIGN.ilog2()),
+        Span::PerUnit(n) => lacks(n),
+        Span::Blocks { units, elements } => units * lacks(elements),
         Span::Whole | Span::Lines { .. } => 1,
     };
+    // All blocks of a pass are of equally many units, so that the largest of these is a multiple of the others.
     pass.binds.iter().map(units).max().unwrap_or(1)
 }
 
@@ -64,6 +67,9 @@ impl Reach {
             match bind.span {
                 Span::Whole => return limit_error(format!("(`{}`, bound whole)", bind.name), need, self.binding),
                 Span::PerUnit(n) => most = most.min((self.binding / (n as u64 * 4)) as usize),
+                Span::Blocks { units, elements } => {
+                    most = most.min((self.binding / (elements as u64 * 4)) as usize * units);
+                }
                 Span::Lines { chunk, .. } => most = most.min((self.binding / 4).saturating_sub(ALIGN as u64 - 1) as usize / chunk),
             }
         }
@@ -98,6 +104,10 @@ impl Reach {
 pub(super) fn part(span: Span, split: bool, window: Window, elements: usize) -> (usize, usize) {
     match span {
         Span::PerUnit(n) if split => (window.first * n, (window.units * n).min(elements.saturating_sub(window.first * n))),
+        Span::Blocks { units, elements: n } if split => {
+            let (first, end) = (span.start(window.first), (window.first + window.units).div_ceil(units) * n);
+            (first, end.min(elements).saturating_sub(first))
+        }
         Span::Lines { chunk, .. } if split => {
             let first = span.start(window.first) / ALIGN * ALIGN;
             let end = (span.start(window.first + window.units - 1) + chunk).min(elements);

@@ -120,7 +120,9 @@ pub(crate) fn wgsl<O: OpDef>() {
                     };
                     // The last unit may be ragged, but it must be there, and no more than it.
                     let last = bind.span.start(pass.units - 1);
-                    let (Span::PerUnit(n) | Span::Lines { chunk: n, .. }) = bind.span else { continue };
+                    let (Span::PerUnit(n) | Span::Blocks { elements: n, .. } | Span::Lines { chunk: n, .. }) = bind.span else {
+                        continue;
+                    };
                     assert!(last < elements && last + n >= elements, "{} `{}` {pass:?}", case.name, bind.name);
                 }
                 let text = assemble(pass).expect("includes exist");

@@ -199,6 +199,7 @@ macro_rules! ops {
 ops! {
     argmax::Argmax,
     concat::Concat,
+    conv2d::Conv2d [Conv2dGradX, Conv2dGradW],
     cross_entropy::CrossEntropy [CrossEntropyGrad],
     gather_rows::GatherRows [ScatterRows],
     map::Map,

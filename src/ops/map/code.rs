@@ -24,9 +24,10 @@ impl Code {
     /// Inputs 0 to `given` of `expr` are arguments of the function; the others are read from bindings, which are the
     /// op's inputs from `first` on and have the shapes `x`. `out` is the shape of the result.
     ///
-    /// With `given` = 0 a unit of the pass is an element. Otherwise `map` is an epilogue: the pass must not be split,
-    /// and `i` is the element's number in the whole output.
-    pub fn new(expr: &Expr, given: usize, first: usize, x: &[Shape], out: Shape) -> Code {
+    /// `i` is the element's number in the window of the output that a dispatch sees, and `origin` is WGSL for the number
+    /// of its first element in the whole. With `given` = 0 a unit of the pass is an element. Otherwise `map` is an
+    /// epilogue, and inputs of the output's shape are bound whole: a pass that can be split must bind them as its output.
+    pub fn new(expr: &Expr, given: usize, first: usize, x: &[Shape], out: Shape, origin: &str) -> Code {
         let mut code = Code { text: String::new(), params: Vec::new(), binds: Vec::new(), step: expr.is_random() };
         let axes = Axes::new(x, out);
         for (size, &d) in axes.dims.iter().enumerate().skip(1) {
@@ -51,7 +52,7 @@ impl Code {
         }
         let _ = writeln!(t, "//!include lib/map\nfn map(i: u32{args}) -> f32 {{");
         if whole {
-            t.push_str("    let g = p.first + i;\n");
+            let _ = writeln!(t, "    let g = {origin} + i;");
         }
         // The coordinates of g along the merged axes, last axis first.
         let last = axes.dims.len().saturating_sub(1);

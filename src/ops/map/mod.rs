@@ -4,6 +4,7 @@
 //! planner composes neighbours into one expression, hence one kernel.
 
 mod code;
+pub(crate) mod epilogue;
 mod expr;
 mod fun;
 mod tensor;
@@ -149,7 +150,7 @@ impl OpDef for Map {
         grads
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let code = Code::new(&self.expr, 0, 0, x, y);
+        let code = Code::new(&self.expr, 0, 0, x, y, "p.first");
         let wg = caps.max_invocations.min(256) as usize;
         let mut binds = code.binds;
         binds.push(Bind::output("y", DType::F32).per_unit(1));

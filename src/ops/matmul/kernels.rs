@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kernel::{Bind, Pass, Word, source};
-use map::{Code, Fun, Inst};
+use map::{Fun, Inst, Sub};
 
 /// Products summed between two barriers.
 const SLAB: usize = 16;
@@ -21,13 +21,7 @@ pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Ke
 /// What every strategy has: the sizes, the strides of the batch, the bindings, the epilogue, and blocks of outputs as
 /// units. The pass cannot be split: a block reads all of a row of `a` and a column of `b`.
 fn pass(op: &MatMul, d: &Dims, x: &[Shape], y: Shape, [block_m, block_n]: [usize; 2]) -> Pass {
-    let mut code = match &op.epilogue {
-        Some(epilogue) => Code::new(epilogue, 1, 2, &x[2..], y),
-        None => {
-            let text = "fn map(i: u32, x0: f32) -> f32 {\n    return x0;\n}\n".to_string();
-            Code { text, params: Vec::new(), binds: Vec::new(), step: false }
-        }
-    };
+    let mut code = epilogue::code(&op.epilogue, 2, &x[2..], y, "p.first");
     let (blocks_m, blocks_n) = (d.m.div_ceil(block_m), d.n.div_ceil(block_n));
     let mut params: Vec<(String, Word)> = [("m", d.m), ("n", d.n), ("k", d.k), ("tiles_n", blocks_n), ("tiles", blocks_m * blocks_n)]
         .map(|(name, size)| (name.to_string(), size.into()))

@@ -10,7 +10,7 @@ mod tests;
 
 use super::*;
 use gemm::Parallelism;
-use map::{Expr, Map, Sub};
+use map::{Expr, Map, epilogue};
 use rayon::prelude::*;
 
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
@@ -99,20 +99,7 @@ impl MatMul {
     fn known_dims(&self, a: Shape, b: Shape) -> Dims {
         self.dims(a, b).expect("shape() accepted these shapes when the graph was built")
     }
-    /// Applies the epilogue to the products in `y`, which are the elements `first..` of the output.
-    fn finish<T: Real>(&self, x: &[View<T>], shape: Shape, first: usize, y: &mut [T], key: Key) {
-        let Some(epilogue) = &self.epilogue else { return };
-        let (product, rest) = (y.to_vec(), &x[2..]);
-        let strides: Vec<Vec<usize>> = rest.iter().map(|v| v.shape.strides_in(shape)).collect();
-        epilogue.eval(first, y, key, |i, at, out| match i {
-            0 => out.copy_from_slice(&product[at - first..][..out.len()]),
-            _ => map::load(&rest[i - 1], at, out, &strides[i - 1], shape),
-        });
-    }
 }
-
-/// Elements of one parallel task of an epilogue on the CPU device.
-const TASK: usize = 1 << 14;
 
 /// Below this many multiplications the matrices of a batch are shared out among the threads, above it each of them is.
 const SMALL: usize = 1 << 17;
@@ -121,10 +108,7 @@ impl OpDef for MatMul {
     const NAME: &'static str = "matmul";
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let (given, need) = (x.len(), 2 + self.epilogue.as_ref().map_or(0, |e| e.arity().max(1) - 1));
-        if given != need {
-            return Err(format!("takes {need} inputs, not {given}"));
-        }
+        epilogue::count(&self.epilogue, 2, x.len())?;
         self.dims(x[0], x[1])?;
         let (a, b) = (x[0].dims(), x[1].dims());
         let m = if self.transpose_a { a[a.len() - 1] } else { a[a.len() - 2] };
@@ -132,10 +116,8 @@ impl OpDef for MatMul {
         // The batch axes broadcast as they are once the last two are those of the output on both sides.
         let last = |s: Shape| s.with(s.rank() - 2, m).with(s.rank() - 1, n);
         let y = last(x[0]).broadcast(last(x[1])).expect("dims() broadcast the batch axes");
-        match x[2..].iter().find(|s| y.broadcast(**s) != Some(y)) {
-            Some(s) => Err(format!("the epilogue's input {s} does not broadcast to {y}")),
-            None => Ok(y),
-        }
+        epilogue::fits(&x[2..], y)?;
+        Ok(y)
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
         let d = self.known_dims(x[0].shape, x[1].shape);
@@ -156,10 +138,10 @@ impl OpDef for MatMul {
                 }
             }
         }
-        self.finish(x, y.shape, 0, y.f, key);
+        epilogue::finish(&self.epilogue, &x[2..], y.shape, 0, y.f, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
-        let (d, shape) = (self.known_dims(x[0].shape, x[1].shape), y.shape);
+        let d = self.known_dims(x[0].shape, x[1].shape);
         let (m, n, k) = (d.m, d.n, d.k);
         let one = |(a, b): (usize, usize), y: &mut [f32], threads: Parallelism| {
             let (a, b) = (&x[0].f[a..][..m * k], &x[1].f[b..][..k * n]);
@@ -180,9 +162,7 @@ impl OpDef for MatMul {
         } else {
             d.starts().zip(y.f.chunks_mut(m * n)).for_each(|(start, y)| one(start, y, Parallelism::Rayon(0)));
         }
-        if self.epilogue.is_some() {
-            y.f.par_chunks_mut(TASK).enumerate().for_each(|(i, y)| self.finish(x, shape, i * TASK, y, key));
-        }
+        epilogue::finish_all(&self.epilogue, &x[2..], y, key);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (a, b) = (x[0], x[1]);
@@ -206,23 +186,14 @@ impl OpDef for MatMul {
     }
     fn flops(&self, x: &[Shape], y: Shape) -> u64 {
         let k = self.known_dims(x[0], x[1]).k;
-        y.elements() as u64 * (2 * k + self.epilogue.as_ref().map_or(0, Expr::calls)) as u64
+        y.elements() as u64 * (2 * k + epilogue::calls(&self.epilogue)) as u64
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.known_dims(x[0], x[1]).k
     }
     /// The planner calls this only where `map` has the shape of the product.
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
-        let epilogue = match &self.epilogue {
-            None => map.expr.clone(),
-            Some(first) => {
-                let (own, all): (usize, Vec<usize>) = (first.arity().max(1), (0..first.arity()).collect());
-                let mut subs = vec![Sub::Expr(first, &all)];
-                subs.extend((1..map.expr.arity()).map(|i| Sub::Input(own + i - 1)));
-                map.expr.compose(&subs)
-            }
-        };
-        Some(Arc::new(MatMul { epilogue: Some(epilogue), ..self.clone() }))
+        Some(Arc::new(MatMul { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
     fn cases() -> Vec<Case> {
         kernels::cases()

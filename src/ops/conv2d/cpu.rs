@@ -1,0 +1,275 @@
+//! Convolutions on the CPU device: `im2col` in blocks that stay in cache, and products of matrices.
+//!
+//! For some rows of an image, the pixels under each tap of the kernel are laid out as the rows of a matrix `columns
+//! [c·kh·kw, pixels]`. Then y = w · columns; columns = wᵀ · dy, added up into dx; and dw = dy · columnsᵀ. Channels on
+//! their own (a depthwise convolution) have no products worth the name, and go row by row.
+
+use super::{Geometry, Sizes};
+use gemm::Parallelism;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Floats of one block of columns: a share of a core's second-level cache.
+const BLOCK: usize = 1 << 15;
+
+/// Sums that are made of the images in parallel; and how many floats they may take together.
+const PARTS: usize = 16;
+const PARTS_FLOATS: usize = 1 << 22;
+
+/// A matrix in memory: where it starts, and how far apart its rows and its columns are.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    data: &'a [f32],
+    strides: [usize; 2],
+}
+
+/// y = a·b, or y += a·b where `add`, for `a [m, k]`, `b [k, n]` and y of m rows that are `pitch` apart.
+fn product([m, k, n]: [usize; 3], a: Matrix, b: Matrix, y: &mut [f32], pitch: usize, add: bool, threads: Parallelism) {
+    let end = |rows: usize, columns: usize, [row, column]: [usize; 2]| (rows - 1) * row + (columns - 1) * column;
+    assert!(end(m, k, a.strides) < a.data.len() && end(k, n, b.strides) < b.data.len() && end(m, n, [pitch, 1]) < y.len());
+    let [[a_row, a_column], [b_row, b_column]] = [a.strides, b.strides].map(|s| s.map(|s| s as isize));
+    let (a, b, y, pitch) = (a.data.as_ptr(), b.data.as_ptr(), y.as_mut_ptr(), pitch as isize);
+    // SAFETY: the assertion above keeps every element of the three matrices inside its slice, and y is borrowed mutably,
+    // so that it overlaps neither of the others.
+    unsafe {
+        gemm::gemm(m, n, k, y, 1, pitch, add, a, a_column, a_row, b, b_column, b_row, 1.0, 1.0, false, false, false, threads);
+    }
+}
+
+/// Threads of one product, where `tasks` are running beside each other.
+fn threads(tasks: usize) -> Parallelism {
+    if tasks < rayon::current_num_threads() { Parallelism::Rayon(0) } else { Parallelism::None }
+}
+
+/// One group of one image, and what is the same for all of them.
+struct Plan<'a> {
+    g: &'a Geometry,
+    s: &'a Sizes,
+    /// Rows of y whose columns are one block.
+    rows: usize,
+    /// The columns are the image as it is.
+    plain: bool,
+    threads: Parallelism,
+}
+
+impl<'a> Plan<'a> {
+    fn new(g: &'a Geometry, s: &'a Sizes, tasks: usize) -> Plan<'a> {
+        let plain = s.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0; 4];
+        let rows = if plain { s.map[0] } else { (BLOCK / (s.taps() * s.map[1])).clamp(1, s.map[0]) };
+        Plan { g, s, rows, plain, threads: threads(tasks) }
+    }
+    /// Floats of a block of columns.
+    fn floats(&self) -> usize {
+        if self.plain { 0 } else { self.s.taps() * self.rows * self.s.map[1] }
+    }
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (all, rows) = (self.s.map[0], self.rows);
+        (0..all).step_by(rows).map(move |i| i..(i + rows).min(all))
+    }
+    /// For each tap and each of the rows `rows` of y: where its pixels are in the columns, and where in the image, if
+    /// any of them are.
+    fn lines(&self, rows: &Range<usize>, mut f: impl FnMut(usize, Option<(Range<usize>, usize)>)) {
+        let (g, s) = (self.g, self.s);
+        let ([h, wide], [kh, kw], ow) = (s.image, s.kernel, s.map[1]);
+        let mut to = 0;
+        for (c, a, b) in taps(s.c, kh, kw) {
+            let inside = inside(g, s, b);
+            for i in rows.clone() {
+                let row = (i * g.stride[0] + a * g.dilation[0]).checked_sub(g.padding[0]).filter(|&row| row < h);
+                let from = row.filter(|_| !inside.is_empty()).map(|row| {
+                    let first = inside.start * g.stride[1] + b * g.dilation[1] - g.padding[2];
+                    (inside.clone(), (c * h + row) * wide + first)
+                });
+                f(to, from);
+                to += ow;
+            }
+        }
+    }
+    /// The columns of these rows.
+    fn gather(&self, x: &[f32], rows: &Range<usize>, columns: &mut [f32]) {
+        let (stride, ow) = (self.g.stride[1], self.s.map[1]);
+        self.lines(rows, |to, from| {
+            let to = &mut columns[to..to + ow];
+            let Some((inside, x_at)) = from else { return to.fill(0.0) };
+            to[..inside.start].fill(0.0);
+            to[inside.end..].fill(0.0);
+            let to = &mut to[inside];
+            match stride {
+                1 => to.copy_from_slice(&x[x_at..][..to.len()]),
+                _ => to.iter_mut().zip(x[x_at..].iter().step_by(stride)).for_each(|(to, &x)| *to = x),
+            }
+        });
+    }
+    /// Adds the columns of these rows to the pixels that they are of.
+    fn scatter(&self, columns: &[f32], rows: &Range<usize>, dx: &mut [f32]) {
+        let stride = self.g.stride[1];
+        self.lines(rows, |at, to| {
+            let Some((inside, x_at)) = to else { return };
+            let from = &columns[at..][inside];
+            match stride {
+                1 => dx[x_at..][..from.len()].iter_mut().zip(from).for_each(|(x, &c)| *x += c),
+                _ => dx[x_at..].iter_mut().step_by(stride).zip(from).for_each(|(x, &c)| *x += c),
+            }
+        });
+    }
+    /// Rows `rows` of the image that y is, as a matrix of o rows.
+    fn map_of<'b>(&self, y: &'b [f32], rows: &Range<usize>) -> Matrix<'b> {
+        Matrix { data: &y[rows.start * self.s.map[1]..], strides: [self.s.map[0] * self.s.map[1], 1] }
+    }
+    fn pixels(&self, rows: &Range<usize>) -> usize {
+        rows.len() * self.s.map[1]
+    }
+    /// For the rows of every tap, channel by channel: (row of w, pixels of y, pixels of x from the first on).
+    fn direct(&self, mut f: impl FnMut(usize, Range<usize>, usize)) {
+        let (g, s) = (self.g, self.s);
+        for o in 0..s.o {
+            for (t, (c, a, b)) in taps(s.c, s.kernel[0], s.kernel[1]).enumerate() {
+                let inside = inside(g, s, b);
+                if inside.is_empty() {
+                    continue;
+                }
+                let first = inside.start * g.stride[1] + b * g.dilation[1] - g.padding[2];
+                for (i, row) in g.meets(0, a, s) {
+                    let y = (o * s.map[0] + i) * s.map[1];
+                    f(o * s.taps() + t, y + inside.start..y + inside.end, (c * s.image[0] + row) * s.image[1] + first);
+                }
+            }
+        }
+    }
+}
+
+/// Every element of a kernel of c channels, in order.
+fn taps(c: usize, kh: usize, kw: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..c * kh * kw).map(move |t| (t / (kh * kw), t / kw % kh, t % kw))
+}
+
+/// The columns of y whose pixel under column b of the kernel is inside of the image.
+fn inside(g: &Geometry, s: &Sizes, b: usize) -> Range<usize> {
+    let (at, left, stride) = (b * g.dilation[1], g.padding[2], g.stride[1]);
+    let start = left.saturating_sub(at).div_ceil(stride);
+    let end = (s.image[1] + left).saturating_sub(at).div_ceil(stride).min(s.map[1]);
+    start.min(end)..end
+}
+
+/// So few output channels a group that products of matrices do not pay.
+fn is_direct(s: &Sizes) -> bool {
+    s.o * s.c <= 4
+}
+
+pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
+    let (tasks, [image, map]) = (s.n * s.groups, [s.image, s.map].map(|d| d[0] * d[1]));
+    let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
+    let one = |columns: &mut Vec<f32>, ((task, y), x): ((usize, &mut [f32]), &[f32])| {
+        let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
+        if is_direct(s) {
+            y.fill(0.0);
+            return plan.direct(|t, to, from| {
+                let (w, y) = (w[t], &mut y[to]);
+                match g.stride[1] {
+                    1 => y.iter_mut().zip(&x[from..]).for_each(|(y, &x)| *y += w * x),
+                    step => y.iter_mut().zip(x[from..].iter().step_by(step)).for_each(|(y, &x)| *y += w * x),
+                }
+            });
+        }
+        for rows in plan.blocks() {
+            let pixels = plan.pixels(&rows);
+            let b = if plan.plain {
+                Matrix { data: x, strides: [image, 1] }
+            } else {
+                plan.gather(x, &rows, columns);
+                Matrix { data: columns, strides: [pixels, 1] }
+            };
+            let w = Matrix { data: w, strides: [taps, 1] };
+            product([s.o, taps, pixels], w, b, &mut y[rows.start * s.map[1]..], map, false, plan.threads);
+        }
+    };
+    let columns = || vec![0.0; plan.floats()];
+    y.par_chunks_mut(s.o * map).enumerate().zip(x.par_chunks(s.c * image)).for_each_init(columns, one);
+}
+
+pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+    let (tasks, [image, map]) = (s.n * s.groups, [s.image, s.map].map(|d| d[0] * d[1]));
+    let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
+    let one = |columns: &mut Vec<f32>, ((task, dx), dy): ((usize, &mut [f32]), &[f32])| {
+        let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
+        let transposed = Matrix { data: w, strides: [1, taps] };
+        if plan.plain && !is_direct(s) {
+            return product([taps, s.o, image], transposed, Matrix { data: dy, strides: [image, 1] }, dx, image, false, plan.threads);
+        }
+        dx.fill(0.0);
+        if is_direct(s) {
+            return plan.direct(|t, from, to| {
+                let (w, dy) = (w[t], &dy[from]);
+                match g.stride[1] {
+                    1 => dx[to..].iter_mut().zip(dy).for_each(|(x, &y)| *x += w * y),
+                    step => dx[to..].iter_mut().step_by(step).zip(dy).for_each(|(x, &y)| *x += w * y),
+                }
+            });
+        }
+        for rows in plan.blocks() {
+            let pixels = plan.pixels(&rows);
+            product([taps, s.o, pixels], transposed, plan.map_of(dy, &rows), columns, pixels, false, plan.threads);
+            plan.scatter(columns, &rows, dx);
+        }
+    };
+    let columns = || vec![0.0; plan.floats()];
+    dx.par_chunks_mut(s.c * image).enumerate().zip(dy.par_chunks(s.o * map)).for_each_init(columns, one);
+}
+
+/// The images are shared out into parts, whose number follows from the sizes alone, and the parts' sums are added in order.
+pub fn grad_w(g: &Geometry, s: &Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    let ([image, map], size) = ([s.image, s.map].map(|d| d[0] * d[1]), s.o * s.taps());
+    let parts = (PARTS_FLOATS / (size * s.groups)).clamp(2, PARTS).min(s.n);
+    let images = s.n.div_ceil(parts);
+    let (plan, taps) = (Plan::new(g, s, parts * s.groups), s.taps());
+    // Group by group, so that a part's sum is one block of memory.
+    let part = |columns: &mut Vec<f32>, (k, dw): (usize, &mut [f32])| {
+        let (part, group) = (k / s.groups, k % s.groups);
+        dw.fill(0.0);
+        for n in part * images..((part + 1) * images).min(s.n) {
+            let at = n * s.groups + group;
+            let (x, dy) = (&x[at * s.c * image..][..s.c * image], &dy[at * s.o * map..][..s.o * map]);
+            if is_direct(s) {
+                plan.direct(|t, y, x_at| dw[t] += dot(&dy[y], &x[x_at..], g.stride[1]));
+                continue;
+            }
+            for rows in plan.blocks() {
+                let pixels = plan.pixels(&rows);
+                let b = if plan.plain {
+                    Matrix { data: x, strides: [1, image] }
+                } else {
+                    plan.gather(x, &rows, columns);
+                    Matrix { data: columns, strides: [1, pixels] }
+                };
+                product([s.o, pixels, taps], plan.map_of(dy, &rows), b, dw, taps, true, plan.threads);
+            }
+        }
+    };
+    let columns = || vec![0.0; plan.floats()];
+    if parts == 1 {
+        return dw.par_chunks_mut(size).enumerate().for_each_init(columns, part);
+    }
+    let mut sums = vec![0.0; parts * dw.len()];
+    sums.par_chunks_mut(size).enumerate().for_each_init(columns, part);
+    let all = dw.len();
+    dw.par_chunks_mut(BLOCK).enumerate().for_each(|(k, dw)| {
+        dw.fill(0.0);
+        for part in sums.chunks(all) {
+            dw.iter_mut().zip(&part[k * BLOCK..]).for_each(|(dw, &sum)| *dw += sum);
+        }
+    });
+}
+
+/// Σ y[i] · x[i · step], in eight sums that do not wait for each other.
+fn dot(y: &[f32], x: &[f32], step: usize) -> f32 {
+    if step > 1 {
+        return y.iter().zip(x.iter().step_by(step)).map(|(y, x)| y * x).sum();
+    }
+    let mut sums = [0.0; 8];
+    let (blocks, x_blocks) = (y.chunks_exact(8), x[..y.len()].chunks_exact(8));
+    let rest: f32 = blocks.remainder().iter().zip(x_blocks.remainder()).map(|(y, x)| y * x).sum();
+    for (y, x) in blocks.zip(x_blocks) {
+        sums.iter_mut().zip(y.iter().zip(x)).for_each(|(s, (y, x))| *s += y * x);
+    }
+    sums.iter().sum::<f32>() + rest
+}

@@ -1,0 +1,316 @@
+//! The kernels of the three ops: tiles (portable), one invocation an element (groups of few channels), and blocks in the
+//! registers of a subgroup (software adapters). `shaders/lib/conv.wgsl` says how the three ops are one.
+
+use super::*;
+use crate::kernel::{Bind, Pass, Source, Word, source};
+
+/// Which of the three; `MODE` in WGSL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Forward,
+    GradX,
+    GradW,
+}
+
+/// A group of so few rows (channels of the result) has no use for tiles.
+const FEW: usize = 2;
+
+/// A sum over pixels is shared out until there are so many workgroups, but a share has at least so many terms.
+const GROUPS: usize = 1024;
+const SHARE: usize = 256;
+
+/// On a software adapter a few are enough for its threads.
+const SOFTWARE_GROUPS: usize = 32;
+
+/// Invocations that share one element of dw where channels are on their own.
+const DIRECT_PARTS: usize = 128;
+
+/// How much of the batch is a block, so that a dispatch can see some blocks alone: see [`Span::Blocks`](crate::kernel::Span::Blocks).
+struct Blocks {
+    images: usize,
+    count: usize,
+}
+
+impl Blocks {
+    /// All images if their tensors can be bound whole, else as many as fit; in multiples of 256 bytes.
+    fn new(s: &Sizes, caps: &Caps) -> Blocks {
+        let images = [s.x(), s.y()].map(|t| t.elements() / s.n);
+        let most = images.map(|e| (caps.max_binding_bytes / 4) as usize / e).into_iter().min().unwrap_or(0);
+        let grain = images.map(|e| 64 >> e.trailing_zeros().min(6)).into_iter().max().unwrap_or(1);
+        let images = if s.n <= most || most < grain { s.n } else { most / grain * grain };
+        Blocks { images, count: s.n.div_ceil(images) }
+    }
+}
+
+/// The numbers of one op. Group, row and image: how many elements are from one to the next, in the tensors `a`, `b` and
+/// the result.
+struct Frame<'a> {
+    mode: Mode,
+    g: &'a Geometry,
+    s: &'a Sizes,
+    blocks: Blocks,
+    /// Rows of the result of one group, its columns for a block of images (in one phase), and phases or parts.
+    m: usize,
+    columns: usize,
+    parts: usize,
+    /// Terms that a part of grad_w adds up.
+    share: usize,
+}
+
+impl Frame<'_> {
+    /// Elements of an image of x, and of y.
+    fn images(&self) -> [usize; 2] {
+        [self.s.x(), self.s.y()].map(|t| t.elements() / self.s.n)
+    }
+    fn params(&self) -> Vec<(String, Word)> {
+        let (g, s) = (self.g, self.s);
+        let ([h, w], [kh, kw], [oh, ow]) = (s.image, s.kernel, s.map);
+        let ([image_x, image_y], taps, images) = (self.images(), s.taps(), self.blocks.images);
+        let [tap_h, tap_w] = tap_steps(g);
+        let weights = s.o * taps;
+        // Rows and groups of a, groups of b, rows and groups of the result, then blocks of each.
+        let (row_a, group_a, group_b, row_y, group_y) = match self.mode {
+            Mode::Forward => (taps, weights, s.c * h * w, oh * ow, s.o * oh * ow),
+            Mode::GradX => (kh * kw, weights, s.o * oh * ow, h * w, s.c * h * w),
+            Mode::GradW => (oh * ow, s.o * oh * ow, s.c * h * w, taps, weights),
+        };
+        let all = s.w().elements();
+        let (block_a, block_b, block_y, part_y) = match self.mode {
+            Mode::Forward => (0, images * image_x, images * image_y, 0),
+            Mode::GradX => (0, images * image_y, images * image_x, 0),
+            Mode::GradW => (images * image_y, images * image_x, self.parts * all, all),
+        };
+        let ([b_height, b_width], [y_height, y_width], image_b, depth) = match self.mode {
+            Mode::Forward | Mode::GradW => ([h, w], [oh, ow], image_x, s.c),
+            Mode::GradX => ([oh, ow], [h, w], image_y, s.o),
+        };
+        let [sh, sw] = g.stride;
+        let [top, _, left, _] = g.padding;
+        [
+            ("batch", s.n),
+            ("images", images),
+            ("groups", s.groups),
+            ("m", self.m),
+            ("o", s.o),
+            ("taps", taps),
+            ("depth", depth),
+            ("h", h),
+            ("w", w),
+            ("kh", kh),
+            ("kw", kw),
+            ("oh", oh),
+            ("ow", ow),
+            ("sh", sh),
+            ("sw", sw),
+            ("dh", g.dilation[0]),
+            ("dw", g.dilation[1]),
+            ("top", top),
+            ("left", left),
+            ("tap_h", tap_h),
+            ("tap_w", tap_w),
+            ("phases_w", phases(g, s)[1]),
+            ("parts", self.parts),
+            ("share", self.share),
+            ("b_height", b_height),
+            ("b_width", b_width),
+            ("y_height", y_height),
+            ("y_width", y_width),
+            ("image_x", image_x),
+            ("image_y", image_y),
+            ("image_b", image_b),
+            ("row_a", row_a),
+            ("group_a", group_a),
+            ("group_b", group_b),
+            ("row_y", row_y),
+            ("group_y", group_y),
+            ("block_a", block_a),
+            ("block_b", block_b),
+            ("block_y", block_y),
+            ("part_y", part_y),
+        ]
+        .map(|(name, size)| (name.to_string(), size.into()))
+        .to_vec()
+    }
+    /// A pass of `units` units for each block. Tensors with a batch are split between blocks of images.
+    fn pass(&self, source: Source, entry: &'static str, units: usize, per_group: usize, to: Bind) -> Pass {
+        let [block_x, block_y] = self.images().map(|image| image * self.blocks.images);
+        let x = |name: &str, i| Bind::input(name, i, DType::F32).blocks(units, block_x);
+        let y = |name: &str, i| Bind::input(name, i, DType::F32).blocks(units, block_y);
+        let (a, b, to_block) = match self.mode {
+            Mode::Forward => (Bind::input("a", 1, DType::F32), x("b", 0), block_y),
+            Mode::GradX => (Bind::input("a", 1, DType::F32), y("b", 0), block_x),
+            Mode::GradW => (y("a", 1), x("b", 0), self.parts * self.s.w().elements()),
+        };
+        let mut params = self.params();
+        params.push(("block_units".into(), units.into()));
+        Pass {
+            source,
+            entry,
+            consts: vec![("MODE", (self.mode as usize).into())],
+            params,
+            binds: vec![a, b, to.blocks(units, to_block)],
+            code: String::new(),
+            units: units * self.blocks.count,
+            per_group,
+            step: false,
+        }
+    }
+    /// One workgroup for each tile of `tile` results.
+    fn tiles(&self, source: Source, entry: &'static str, tile: [usize; 2], to: Bind) -> Pass {
+        let [tiles_m, tiles_n] = [self.m.div_ceil(tile[0]), self.columns.div_ceil(tile[1])];
+        let mut pass = self.pass(source, entry, tiles_m * tiles_n * self.s.groups * self.parts, 1, to);
+        pass.params.extend([("tiles_m".into(), tiles_m.into()), ("tiles_n".into(), tiles_n.into())]);
+        pass
+    }
+    fn tiled(&self, [m, n, slab]: [usize; 3], to: Bind) -> Pass {
+        let mut pass = self.tiles(source!("conv2d"), "tiled", [m, n], to);
+        pass.consts.extend([("TILE_M", m.into()), ("TILE_N", n.into()), ("SLAB", slab.into())]);
+        pass
+    }
+    fn rows(&self, rows: usize, lanes: usize, epilogue: bool, to: Bind) -> Pass {
+        let mut pass = self.tiles(source!("conv2d_rows"), "rows", [rows, 4 * lanes], to);
+        pass.consts.extend([("LANES", lanes.into()), ("ROWS", rows.into()), ("EPILOGUE", usize::from(epilogue).into())]);
+        pass
+    }
+}
+
+/// Taps from one that meets a pixel of x to the next that does.
+fn tap_steps(g: &Geometry) -> [usize; 2] {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    [0, 1].map(|i| g.stride[i] / gcd(g.stride[i], g.dilation[i]))
+}
+
+/// Pixels of x that no two taps of one place meet, along each axis.
+fn phases(g: &Geometry, s: &Sizes) -> [usize; 2] {
+    [0, 1].map(|i| g.stride[i].min(s.image[i]))
+}
+
+/// Rows, columns and terms of a tile in workgroup memory: the smallest that holds the result, else what the device allows.
+fn tile(m: usize, n: usize, caps: &Caps) -> [usize; 3] {
+    let size = |n: usize| n.next_power_of_two().clamp(16, 64);
+    let (mut m, mut n) = (size(m), size(n));
+    let bytes = |m: usize, n: usize, slab: usize| 4 * slab * (m + 1 + n + 4);
+    let fits = |m: usize, n: usize, slab: usize| {
+        m * n / 16 <= caps.max_invocations as usize && bytes(m, n, slab) <= caps.max_workgroup_bytes as usize
+    };
+    while !fits(m, n, 8) && m.max(n) > 16 {
+        if m > n { m /= 2 } else { n /= 2 }
+    }
+    [m, n, if fits(m, n, 16) { 16 } else { 8 }]
+}
+
+/// Lanes of a subgroup, on a software adapter that has them.
+fn lanes(caps: &Caps) -> Option<usize> {
+    match caps.subgroups {
+        Some((lanes @ 4..=32, most)) if caps.software && lanes == most => Some(lanes as usize),
+        _ => None,
+    }
+}
+
+fn block_rows(m: usize, lanes: usize) -> usize {
+    m.next_power_of_two().clamp(lanes, 32.max(lanes))
+}
+
+/// The kernels whose result is images: forward and grad_x.
+pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+    let blocks = Blocks::new(s, caps);
+    let (m, columns, parts) = match mode {
+        Mode::GradX => {
+            let [h, w] = phases(g, s);
+            (s.c, blocks.images * s.image[0].div_ceil(g.stride[0]) * s.image[1].div_ceil(g.stride[1]), h * w)
+        }
+        _ => (s.o, blocks.images * s.map[0] * s.map[1], 1),
+    };
+    let frame = Frame { mode, g, s, blocks, m, columns, parts, share: 0 };
+    // The epilogue sees images as the kernel does: from the window's first block on.
+    let finish = |mut pass: Pass| {
+        let mut code = epilogue::code(epilogue, 2, rest, y, "p.first / p.block_units * p.block_y");
+        for (bind, _) in code.binds.iter_mut().zip(rest).filter(|(_, shape)| shape.elements() == y.elements()) {
+            bind.span = pass.binds[2].span;
+        }
+        let result = pass.binds.pop();
+        pass.binds.append(&mut code.binds);
+        pass.binds.extend(result);
+        pass.params.append(&mut code.params);
+        Pass { code: code.text, step: code.step, ..pass }
+    };
+    let to = || Bind::output("y", DType::F32);
+    if m <= FEW {
+        let wg = caps.max_invocations.min(256) as usize;
+        let elements = y.elements() / s.n * frame.blocks.images;
+        let mut pass = frame.pass(source!("conv2d_direct"), "images_direct", elements, wg, to());
+        pass.units = y.elements();
+        pass.consts.push(("LANES", wg.into()));
+        return vec![Kernel::one("direct", finish(pass))];
+    }
+    let mut kernels = vec![Kernel::one("tiled", finish(frame.tiled(tile(m, columns, caps), to())))];
+    if let Some(lanes) = lanes(caps) {
+        let pass = frame.rows(block_rows(m, lanes), lanes, epilogue.is_some(), to());
+        kernels.push(Kernel::one("rows", finish(pass)));
+    }
+    kernels
+}
+
+/// The kernels of grad_w: the sum over pixels in shares, and the sum of those.
+pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
+    let all = s.w().elements();
+    let frame = |parts: usize, share: usize| {
+        let (blocks, mode) = (Blocks::new(s, caps), Mode::GradW);
+        Frame { mode, g, s, blocks, m: s.o, columns: s.taps(), parts, share }
+    };
+    let blocks = Blocks::new(s, caps);
+    let terms = blocks.images * s.map[0] * s.map[1];
+    // Scratch must fit in a binding.
+    let most = ((caps.max_binding_bytes / 4) as usize / all / blocks.count).max(1);
+    let shares = |tiles: usize, groups: usize| {
+        let parts = (groups / (tiles * blocks.count)).clamp(1, terms.div_ceil(SHARE)).min(most);
+        let share = terms.div_ceil(parts);
+        (terms.div_ceil(share), share)
+    };
+    let whole = |name, make: &dyn Fn(Bind) -> Pass, parts: usize| {
+        let identity = |pass: Pass| Pass { code: epilogue::code(&None, 2, &[], s.w(), "0u").text, ..pass };
+        let sums = parts * blocks.count;
+        if sums == 1 {
+            return Kernel::one(name, identity(make(Bind::output("y", DType::F32))));
+        }
+        let wg = caps.max_invocations.min(256) as usize;
+        let sum = Pass {
+            source: source!("conv2d"),
+            entry: "grad_w_sum",
+            consts: vec![("LANES", wg.into())],
+            params: vec![("parts".into(), sums.into()), ("size".into(), all.into())],
+            binds: vec![Bind::scratch("part", 0), Bind::output("dw", DType::F32).per_unit(1)],
+            code: String::new(),
+            units: all,
+            per_group: wg,
+            step: false,
+        };
+        Kernel { name, passes: vec![identity(make(Bind::scratch("y", 0).written())), sum], scratch: vec![sums * all] }
+    };
+    if s.o <= FEW {
+        let parts = DIRECT_PARTS.min(terms.div_ceil(8)).min(most);
+        let wg = caps.max_invocations.min(256) as usize;
+        let make = |to: Bind| {
+            let mut pass = frame(parts, 0).pass(source!("conv2d_direct"), "grad_w_direct", all * parts, wg, to);
+            pass.consts.push(("LANES", wg.into()));
+            pass
+        };
+        return vec![whole("direct", &make, parts)];
+    }
+    let [m, n, slab] = tile(s.o, s.taps(), caps);
+    let tiles = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
+    let groups = if caps.software { SOFTWARE_GROUPS } else { GROUPS };
+    let (parts, share) = shares(tiles(m, n), groups);
+    let mut kernels = vec![whole("tiled", &|to| frame(parts, share).tiled([m, n, slab], to), parts)];
+    if let Some(lanes) = lanes(caps) {
+        let rows = block_rows(s.o, lanes);
+        let (parts, share) = shares(tiles(rows, 4 * lanes), groups);
+        kernels.push(whole("rows", &|to| frame(parts, share).rows(rows, lanes, false, to), parts));
+    }
+    kernels
+}

@@ -1,0 +1,218 @@
+//! What users say to a convolution, and the methods of [`Tensor`] that take the weight as a tensor.
+
+use super::*;
+use crate::error::Place;
+use std::panic::Location;
+
+/// Height and width: `3` is `[3, 3]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pair(pub [usize; 2]);
+
+impl From<usize> for Pair {
+    fn from(side: usize) -> Pair {
+        Pair([side; 2])
+    }
+}
+impl From<[usize; 2]> for Pair {
+    fn from(sides: [usize; 2]) -> Pair {
+        Pair(sides)
+    }
+}
+
+/// Zeros around an image. `1.into()` puts one on every side, `[1, 2].into()` one above and below, two left and right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Padding {
+    /// So many that the result has the size of the image: dilation · (kernel − 1) along each axis, of which the second half has
+    /// one more where the number is odd. As in PyTorch, for stride 1 alone.
+    Same,
+    /// Top, bottom, left, right; of one axis only the last two count.
+    Sides([usize; 4]),
+}
+
+impl Default for Padding {
+    fn default() -> Padding {
+        Padding::Sides([0; 4])
+    }
+}
+impl From<usize> for Padding {
+    fn from(all: usize) -> Padding {
+        Padding::Sides([all; 4])
+    }
+}
+impl From<[usize; 2]> for Padding {
+    fn from([h, w]: [usize; 2]) -> Padding {
+        Padding::Sides([h, h, w, w])
+    }
+}
+impl From<[usize; 4]> for Padding {
+    fn from(sides: [usize; 4]) -> Padding {
+        Padding::Sides(sides)
+    }
+}
+
+/// How a kernel moves over `D` axes. The default is PyTorch's: stride 1, no padding, dilation 1, one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Convolution<const D: usize> {
+    /// Pixels from one place of the kernel to the next.
+    pub stride: [usize; D],
+    /// Zeros around the image.
+    pub padding: Padding,
+    /// Pixels from one element of the kernel to the next.
+    pub dilation: [usize; D],
+    /// Groups of channels, each convolved on its own. As many as there are channels: a depthwise convolution.
+    pub groups: usize,
+}
+
+impl<const D: usize> Default for Convolution<D> {
+    fn default() -> Self {
+        Convolution { stride: [1; D], padding: Padding::default(), dilation: [1; D], groups: 1 }
+    }
+}
+
+impl Convolution<1> {
+    /// The same over images of height 1.
+    fn of_rows(self) -> Convolution<2> {
+        let padding = match self.padding {
+            Padding::Sides([_, _, left, right]) => Padding::Sides([0, 0, left, right]),
+            Padding::Same => Padding::Same,
+        };
+        Convolution { stride: [1, self.stride[0]], padding, dilation: [1, self.dilation[0]], groups: self.groups }
+    }
+}
+
+impl Convolution<2> {
+    /// With the padding of a kernel of that size, or what is wrong with it.
+    fn geometry(self, kernel: [usize; 2], flat: bool) -> Result<Geometry, String> {
+        let padding = match self.padding {
+            Padding::Sides(sides) => sides,
+            Padding::Same if self.stride != [1, 1] => {
+                return Err(format!(
+                    "padding `Same` is for a stride of 1, not {}; `Padding::Sides` gives the zeros of each side",
+                    by(self.stride, flat)
+                ));
+            }
+            Padding::Same => {
+                let all = [0, 1].map(|i| self.dilation[i] * (kernel[i] - 1));
+                [all[0] / 2, all[0] - all[0] / 2, all[1] / 2, all[1] - all[1] / 2]
+            }
+        };
+        let geometry = Geometry { stride: self.stride, dilation: self.dilation, padding, groups: self.groups };
+        geometry.check(flat).map(|()| geometry)
+    }
+}
+
+/// Height and width of a weight.
+fn kernel(w: Shape, flat: bool) -> Result<[usize; 2], String> {
+    match (w.dims(), flat) {
+        (&[_, _, h, w], false) => Ok([h, w]),
+        (&[_, _, w], true) => Ok([1, w]),
+        _ => Err(format!("the weight should have {} axes, not {}", if flat { 3 } else { 4 }, w.rank())),
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// The convolution (as everywhere in this field, the cross-correlation) of images `[n, c, h, w]` with a weight
+    /// `[out, c / groups, kh, kw]`: `y[n,o,i,j] = Σ_{c,a,b} x[n, c, i·s − top + a·d, j·s − left + b·d] · w[o,c,a,b]`, `[n, out, oh, ow]`
+    /// with `oh = (h + top + bottom − d·(kh − 1) − 1) / s + 1`, rounded down. The layer is [`conv2d`](Tensor::conv2d).
+    ///
+    /// A mistake: not four axes, a kernel larger than the padded image, groups that do not divide the channels, channels
+    /// of input and weight that differ, a stride or dilation of 0.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, ops::conv2d::{Convolution, Padding}};
+    /// let g = Graph::inference();
+    /// let (x, w) = (g.input([1, 1, 3, 3]), g.input([1, 1, 2, 2]));
+    /// let plain = x.convolve2d(w, Convolution::default());
+    /// let same = x.convolve2d(w, Convolution { padding: Padding::Same, ..Convolution::default() });
+    /// let mut f = Device::cpu().compile(&[plain, same])?;
+    /// let x = Host::new([1, 1, 3, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+    /// let y = f.run(&[x, Host::new([1, 1, 2, 2], vec![1.0, 0.0, 0.0, 1.0])])?;
+    /// assert_eq!(y[0].f(), &[6.0, 8.0, 12.0, 14.0]);
+    /// assert_eq!(y[1].f(), &[6.0, 8.0, 3.0, 12.0, 14.0, 6.0, 7.0, 8.0, 9.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn convolve2d(self, w: Tensor<'g>, options: Convolution<2>) -> Tensor<'g> {
+        self.convolve("conv2d", w, options, [self.shape(), w.shape()], Location::caller())
+    }
+    /// The convolution along the last axis of `[n, c, length]` with a weight `[out, c / groups, k]`; see
+    /// [`convolve2d`](Tensor::convolve2d).
+    #[track_caller]
+    pub fn convolve1d(self, w: Tensor<'g>, options: Convolution<1>) -> Tensor<'g> {
+        let y = self.convolve_rows(w, options, Location::caller());
+        if y.is_dead() { y } else { y.squeeze(2) }
+    }
+    /// The same with the result still an image, `[n, out, 1, length]`.
+    pub(crate) fn convolve_rows(self, w: Tensor<'g>, options: Convolution<1>, place: Place) -> Tensor<'g> {
+        let shapes = [self.shape(), w.shape()];
+        let row = |t: Tensor<'g>| match *t.shape().dims() {
+            [a, b, c] if !t.is_dead() => t.graph.at(place, || t.reshape(Shape::from([a, b, 1, c]).of(t.shape().dtype()))),
+            _ => t,
+        };
+        row(self).convolve("conv1d", row(w), options.of_rows(), shapes, place)
+    }
+    /// Both of them: what the user called it, and the shapes as the user sees them.
+    fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, shapes: [Shape; 2], place: Place) -> Tensor<'g> {
+        let flat = name == "conv1d";
+        if self.is_dead() || w.is_dead() {
+            return self.graph.dead();
+        }
+        let axes = if flat { 3 } else { 4 };
+        let checked = match shapes[0].rank() {
+            rank if rank != axes && flat => Err(format!("input 0 should be [n, channels, length], not of {rank} axes")),
+            _ => kernel(shapes[1], flat).and_then(|kernel| options.geometry(kernel, flat)),
+        };
+        match checked.and_then(|geometry| geometry.sizes(self.shape(), w.shape(), flat).map(|_| geometry)) {
+            Ok(geometry) => self.graph.apply_at(Arc::new(Conv2d { geometry, epilogue: None }), &[self, w], place),
+            Err(why) => self.graph.mistake(name, &shapes, why, place),
+        }
+    }
+    /// The transposed convolution of images `[n, c, h, w]` with a weight `[c, out / groups, kh, kw]`: the gradient of a
+    /// [`convolve2d`](Tensor::convolve2d) with these options for its input. Each element of x is multiplied with the kernel and added
+    /// to the result at `stride` times its place: `[n, out, oh, ow]` with `oh = (h − 1)·s − top − bottom + d·(kh − 1) + 1 +
+    /// output_padding`. Of the sizes whose convolution is h × w, an output padding takes a larger one; Dumoulin & Visin 2016, §4.
+    ///
+    /// A mistake, beside those of `convolve2d`: padding [`Same`](Padding::Same), an output padding that is not below the stride, a
+    /// result without elements.
+    ///
+    /// ```
+    /// use downhill::{Graph, ops::conv2d::Convolution};
+    /// let g = Graph::inference();
+    /// let options = Convolution { stride: [2, 2], padding: 1.into(), ..Convolution::default() };
+    /// let y = g.input([8, 16, 7, 7]).convolve_transpose2d(g.input([16, 4, 3, 3]), options, [1, 1]);
+    /// assert_eq!(y.shape().dims(), [8, 4, 14, 14]);
+    /// ```
+    #[track_caller]
+    pub fn convolve_transpose2d(self, w: Tensor<'g>, options: Convolution<2>, output_padding: [usize; 2]) -> Tensor<'g> {
+        let (shapes, place) = ([self.shape(), w.shape()], Location::caller());
+        if self.is_dead() || w.is_dead() {
+            return self.graph.dead();
+        }
+        match options.transposed(shapes[0], shapes[1], output_padding) {
+            Ok(op) => self.graph.apply_at(Arc::new(op), &[self, w], place),
+            Err(why) => self.graph.mistake("conv_transpose2d", &shapes, why, place),
+        }
+    }
+}
+
+impl Convolution<2> {
+    fn transposed(self, x: Shape, w: Shape, output_padding: [usize; 2]) -> Result<Conv2dGradX, String> {
+        if self.padding == Padding::Same {
+            return Err("padding `Same` is not for a transposed convolution; `Padding::Sides` gives the zeros of each side".into());
+        }
+        let [.., h, wide] = four(x, "input 0", "[n, channels, height, width]")?;
+        let geometry = self.geometry(kernel(w, false)?, false)?;
+        let (extra, stride) = (output_padding, self.stride);
+        if (0..2).any(|i| extra[i] >= stride[i]) {
+            let [extra, stride] = [extra, stride].map(|p| by(p, false));
+            return Err(format!("the output padding {extra} must be below the stride {stride}: more of it would hold nothing"));
+        }
+        let (span, padding) = (geometry.span(kernel(w, false)?), geometry.padded([0, 0]));
+        let full = [0, 1].map(|i| ([h, wide][i] - 1) * stride[i] + span[i] + extra[i]);
+        if (0..2).any(|i| padding[i] >= full[i]) {
+            let [full, padding] = [full, padding].map(|p| by(p, false));
+            return Err(format!("the padding takes {padding} from {full}, which leaves nothing"));
+        }
+        Ok(Conv2dGradX { geometry, image: [0, 1].map(|i| full[i] - padding[i]), epilogue: None })
+    }
+}
