@@ -16,7 +16,9 @@ use std::{error::Error, fs, io::Write, path::Path};
 fn main() {
     let mut suite = Suite::new();
     suite.on(On::Cpu, "digits by default", |_| digits());
-    suite.on(On::Gpu, "an epoch is that of the CPU", |_| same_epoch());
+    suite.on(On::Cpu, "digits by convolutions", |_| convolutions());
+    suite.on(On::Gpu, "an epoch is that of the CPU", |_| same_epoch(&[]));
+    suite.on(On::Gpu, "an epoch of convolutions is that of the CPU", |_| same_epoch(&["--model", "cnn", "--batch-norm"]));
     suite.on(On::Cpu, "a folder of IDX files", |_| folder());
     suite.on(On::Cpu, "bad input", |_| bad_input());
     suite.run()
@@ -46,8 +48,21 @@ fn digits() -> Check {
     Ok(())
 }
 
-fn same_epoch() -> Check {
-    let flags = |device| ["--epochs", "1", "--seed", "3", "--device", device];
+/// A few epochs of each, to more than the linear layers reach by then, saved and loaded with what the normalisation has seen.
+fn convolutions() -> Check {
+    let accuracy = |flags: &[&str]| -> Result<f64, Box<dyn Error>> {
+        Ok(number(&run(&[&["--device", "cpu", "--epochs", "8"], flags].concat())?, "test_accuracy")?)
+    };
+    let linear = accuracy(&[])?;
+    for flags in [&["--model", "cnn"][..], &["--model", "cnn", "--batch-norm"]] {
+        let cnn = accuracy(flags)?;
+        assert!(cnn >= 0.975 && cnn > linear, "{flags:?}: {cnn}, linear layers {linear}");
+    }
+    Ok(())
+}
+
+fn same_epoch(model: &[&str]) -> Check {
+    let flags = |device| [model, &["--epochs", "1", "--seed", "3", "--device", device]].concat();
     let (cpu, gpu) = (run(&flags("cpu"))?, run(&flags("gpu"))?);
     assert_ne!(cpu["device"], gpu["device"]);
     let (a, b) = (number(&cpu, "train_loss")?, number(&gpu, "train_loss")?);
@@ -111,6 +126,8 @@ fn bad_input() -> Check {
         (&["--data", "no-such-set"], &["no-such-set", "looked in"]),
         (&["--device", "no such adapter"], &["no such adapter", "adapters here"]),
         (&["--optimizer", "newton"], &["newton"]),
+        (&["--model", "rnn"], &["rnn", "mlp, cnn"]),
+        (&["--batch-norm"], &["--batch-norm", "--model cnn"]),
     ];
     for (flags, parts) in cases {
         let device: &[&str] = if flags[0] == "--device" { &[] } else { &["--device", "cpu"] };
