@@ -1,5 +1,9 @@
 //! Layers: named parameters and ops, no kernels of their own.
 
+mod conv;
+
+pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
+
 use crate::{graph::Tensor, init::Init};
 use std::panic::Location;
 
