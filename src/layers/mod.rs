@@ -1,7 +1,9 @@
 //! Layers: named parameters and ops, no kernels of their own.
 
+mod conv;
 mod norm;
 
+pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 
 use crate::{graph::Tensor, init::Init};

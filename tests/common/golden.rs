@@ -79,6 +79,11 @@ impl Args {
     pub fn dims(&mut self, name: &str) -> Vec<usize> {
         self.list(name).iter().map(|&x| x as usize).collect()
     }
+    /// A word, or else sizes.
+    pub fn text_or_dims(&mut self, name: &str) -> Result<String, Vec<usize>> {
+        let sizes = |v: &Value| numbers(v).iter().map(|&x| x as usize).collect();
+        self.take(name, |v| Some(v.as_str().map(str::to_string).ok_or_else(|| sizes(v))))
+    }
     pub fn axes(&mut self, name: &str) -> Vec<isize> {
         self.list(name).iter().map(|&x| x as isize).collect()
     }

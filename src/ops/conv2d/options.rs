@@ -152,7 +152,7 @@ impl<'g> Tensor<'g> {
         row(self).convolve("conv1d", row(w), options.of_rows(), shapes, place)
     }
     /// Both of them: what the user called it, and the shapes as the user sees them.
-    fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, shapes: [Shape; 2], place: Place) -> Tensor<'g> {
+    pub(crate) fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, shapes: [Shape; 2], place: Place) -> Tensor<'g> {
         let flat = name == "conv1d";
         if self.is_dead() || w.is_dead() {
             return self.graph.dead();
