@@ -319,17 +319,17 @@ fn bad(x: Shape, eps: f32) -> Option<String> {
 mod tests {
     use super::*;
     use crate::{
-        Graph, Host,
+        Device, Graph, Host, Trainer,
         cpu::interpret,
         kernel::Caps,
         ops::Key,
+        optim::Sgd,
         plan::{Options, Plan, ir::Ir},
     };
 
     /// Dispatches of each step that has any, by the names of ops.
     fn dispatches(outputs: &[Tensor], grads: &[Tensor]) -> Vec<(&'static str, usize)> {
         let plan = Plan::new(outputs, grads, &Options::new(Some(Caps::default()))).expect("the graph is right");
-        println!("{plan}");
         let step = |s: &crate::plan::Step| (s.op.name(), s.kernel.as_ref().map_or(0, |k| k.passes.len()));
         plan.steps.iter().filter(|s| !s.op.is_alias()).map(step).collect()
     }
@@ -362,16 +362,41 @@ mod tests {
         assert_eq!(dispatches(&[g.input([8, 16, 14, 14]).group_norm("gn", 4).relu()], &[]), [("norm", 1), ("map", 1)]);
     }
 
+    /// Running statistics follow every batch (twice where a layer is used twice) and mean nothing before the first.
+    #[test]
+    fn running_statistics() -> crate::Result<()> {
+        let g = Graph::training();
+        let (a, b) = (g.input([3, 1]), g.input([3, 1]));
+        let loss = a.batch_norm("bn").mean_all() + b.batch_norm("bn").square().mean_all();
+        let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(1e-30))?;
+        let h = Graph::inference();
+        let mut f = trainer.compile(&[h.input([2, 1]).batch_norm("bn")])?;
+        let x = Host::new([2, 1], vec![0.0, 3.0]);
+        let why = f.run(std::slice::from_ref(&x)).unwrap_err().to_string();
+        let want = "batch_norm: [2, 1]: `bn` has seen no batch yet: make a step, or load weights, before it is used (src/layers/norm.rs:";
+        assert!(why.starts_with(want), "{why}");
+
+        trainer.step(&[Host::new([3, 1], vec![1.0, 2.0, 6.0]), Host::new([3, 1], vec![0.0, 4.0, 8.0])])?;
+        // Means 3 and 4, unbiased variances 7 and 16.
+        let (mean, var) = (0.9 * (0.1 * 3.0) + 0.1 * 4.0, 0.9 * (0.9 + 0.1 * 7.0) + 0.1 * 16.0);
+        let near = |got: &Host<f32>, want: &[f32]| got.f().iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-5);
+        assert!(near(&trainer.params().get("bn.running_mean")?, &[mean]));
+        assert!(near(&trainer.params().get("bn.running_var")?, &[var]));
+        assert!(near(&f.run(&[x])?[0], &[-mean / var.sqrt(), (3.0 - mean) / var.sqrt()]));
+        Ok(())
+    }
+
     /// Gradients of gradients, by central differences of the gradient.
     #[test]
     fn second_derivatives() {
         type Model = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
-        let models: [(&str, Model); 5] = [
+        let models: [(&str, Model); 6] = [
             ("variance", |x| x.variance(&[0, 2], 1, true)),
             ("std", |x| x.std(&[1], 0, false)),
             ("batch_norm", |x| x.batch_norm("n")),
             ("layer_norm", |x| x.layer_norm_with("n", LayerNorm { axes: 2, ..LayerNorm::default() })),
             ("rms_norm", |x| x.rms_norm("n")),
+            ("bce", |x| crate::losses::bce(x.sigmoid(), x.graph().full(x.shape(), 0.3)).none()),
         ];
         for (name, model) in models {
             let g = Graph::training();
@@ -435,6 +460,9 @@ mod tests {
             "instance_norm: [3, 6]: each channel of a sample needs more than one value, in axes behind the channels",
         );
         // A weight of another shape is that of another layer.
-        start(&|g| g.input([3, 2]).layer_norm("n").reshape([2, 3]).layer_norm("n"), "param: [2] × [3]: `n.weight` already has the shape [2]");
+        start(
+            &|g| g.input([3, 2]).layer_norm("n").reshape([2, 3]).layer_norm("n"),
+            "param: [2] × [3]: `n.weight` already has the shape [2]",
+        );
     }
 }

@@ -70,19 +70,13 @@ impl Over {
         let fits = self.lead <= self.start && self.start <= self.end && self.end <= x.rank();
         if fits { Ok(()) } else { Err(format!("there are no axes ..{} and {}..{}", self.lead, self.start, self.end)) }
     }
-    /// For each element of the result the sums that `f` says, over pairs of elements of x and a: by the definition.
-    fn plain<T: Real, const K: usize>(&self, x: Shape, mut f: impl FnMut(usize, usize) -> [f64; K], y: &mut [T], g: impl Fn([f64; K]) -> f64) {
+    /// For each element of the result, by the definition, the sum of what `f` gives for an element and that number.
+    fn plain(&self, x: Shape, f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
         let [b, c, n, inner] = self.sizes(x);
-        for (k, y) in y.iter_mut().enumerate() {
-            let mut sum = [0.0; K];
-            for (o, i) in (0..b).flat_map(|o| (0..n).map(move |i| (o, i))) {
-                let at = ((o * c + k / inner) * n + i) * inner + k % inner;
-                sum.iter_mut().zip(f(at, k)).for_each(|(s, v)| *s += v);
-            }
-            *y = T::of(g(sum));
-        }
+        let at = |k: usize, o: usize, i: usize| ((o * c + k / inner) * n + i) * inner + k % inner;
+        (0..c * inner).map(|k| (0..b).flat_map(|o| (0..n).map(move |i| (o, i))).map(|(o, i)| f(at(k, o, i), k)).sum()).collect()
     }
-    /// The same for the CPU device, where `f` gets the elements of x and a and the number of the result.
+    /// The same for the CPU device, with several sums; `f` gets the elements of x and a, and the number of the result.
     fn fast<const K: usize>(&self, shape: Shape, x: &[f32], a: &[f32], f: impl Fn(f32, f32, usize) -> [f64; K] + Sync) -> Vec<[f64; K]> {
         let [b, c, n, inner] = self.sizes(shape);
         // A block is some rows of a line number; a task is some blocks. Rows enough that partial sums are few.
@@ -132,9 +126,9 @@ const TASK: usize = 1 << 15;
 /// The sums that `f` says over pairs of elements, in eight running values that need not wait for each other.
 pub(super) fn sums<const K: usize>(x: &[f32], a: &[f32], f: impl Fn(f32, f32) -> [f64; K]) -> [f64; K] {
     let mut run = [[0.0; 8]; K];
-    let (xs, r#as) = (x.chunks_exact(8), a.chunks_exact(8));
-    let rest = xs.remainder().iter().zip(r#as.remainder());
-    for (x, a) in xs.zip(r#as) {
+    let blocks = (x.chunks_exact(8), a.chunks_exact(8));
+    let rest = blocks.0.remainder().iter().zip(blocks.1.remainder());
+    for (x, a) in blocks.0.zip(blocks.1) {
         for j in 0..8 {
             let v = f(x[j], a[j]);
             run.iter_mut().zip(v).for_each(|(run, v)| run[j] += v);
@@ -178,10 +172,11 @@ impl OpDef for Variance {
         Ok(self.over.kept(*x))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let (shape, v, n) = (x[0].shape, x[0].f, self.over.count(x[0].shape) as f64);
-        let mut mean = vec![0.0; y.f.len()];
-        self.over.plain(shape, |at, _| [v[at].f64()], &mut mean, |[s]| s / n);
-        self.over.plain(shape, |at, k| [(v[at].f64() - mean[k]).powi(2)], y.f, |[s]| s / self.divisor(shape) as f64);
+        let (shape, v) = (x[0].shape, x[0].f);
+        let (n, divisor) = (self.over.count(shape) as f64, self.divisor(shape) as f64);
+        let sum = self.over.plain(shape, |at, _| v[at].f64());
+        let square = self.over.plain(shape, |at, k| (v[at].f64() - sum[k] / n).powi(2));
+        y.f.iter_mut().zip(square).for_each(|(y, s)| *y = T::of(s / divisor));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let (shape, v) = (x[0].shape, x[0].f);
@@ -306,13 +301,14 @@ impl OpDef for Comoment {
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let (a, v) = (x[0].f, x[1].f);
         let mean = |k: usize| if self.mean { x[2].f[k].f64() } else { 0.0 };
-        self.over.plain(x[0].shape, |at, k| [a[at].f64() * (v[at].f64() - mean(k))], y.f, |[s]| s);
+        let sum = self.over.plain(x[0].shape, |at, k| a[at].f64() * (v[at].f64() - mean(k)));
+        y.f.iter_mut().zip(sum).for_each(|(y, s)| *y = T::of(s));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let (a, v) = (x[0].f, x[1].f);
-        let all = match self.mean {
-            true => self.over.fast(x[0].shape, v, a, |x_, a, k| [f64::from(a) * (f64::from(x_) - f64::from(x[2].f[k]))]),
-            false => self.over.fast(x[0].shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
+        let (shape, a, v) = (x[0].shape, x[0].f, x[1].f);
+        let all = match x.get(2) {
+            Some(mean) => self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * (f64::from(x) - f64::from(mean.f[k]))]),
+            None => self.over.fast(shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
         };
         y.f.iter_mut().zip(all).for_each(|(y, [s])| *y = s as f32);
     }
