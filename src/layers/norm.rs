@@ -108,7 +108,7 @@ impl<'g> Tensor<'g> {
     ///     x.batch_norm("bn")
     /// }
     /// let (g, h) = (Graph::training(), Graph::inference());
-    /// let mut trainer = Trainer::new(&Device::cpu(), model(g.input([2, 1])).square().mean_all(), Sgd::new(0.0))?;
+    /// let mut trainer = Trainer::new(&Device::cpu(), model(g.input([2, 1])).square().mean_all(), Sgd::new(0.1))?;
     /// trainer.step(&[Host::new([2, 1], vec![3.0, 7.0])])?;
     /// assert_eq!(trainer.params().get("bn.running_mean")?.f(), &[0.5]);
     /// let y = trainer.compile(&[model(h.input([1, 1]))])?.run(&[Host::new([1, 1], vec![0.5])])?;
