@@ -1,31 +1,12 @@
 // moments — y[c,j] = Σ_{b,i} (x[b,c,i,j] − mean)² / divisor, the mean being that of the same elements (forward);
 //   Σ_{b,i} a[b,c,i,j] · (x[b,c,i,j] − mean[c,j]) (grad_scale)
 //   x, a [b, c, n, inner]     mean, y [c, inner]
-// Lines [b·c, n, inner] are reduced by LANES invocations each. Where a channel is more than one line (b > 1) or long lines
-// are cut, the results go (with PARTS = 1) to a tensor [c, b, chunks, inner], which a second pass reduces: of a variance each
-// part is the mean of its elements and Σ (x − mean)² (Chan, Golub & LeVeque 1979, eq. 2.1), so that nothing is lost where
-// the mean is far from 0. A line is read twice for that, the second time from cache.
+// Lines [b·c, n, inner] are reduced by LANES invocations each. Where long lines are cut or a channel is more than one line
+// (b > 1), the results are parts, which further passes reduce: chunks to lines, then lines to channels. A part of a
+// variance is the mean of its elements and Σ (x − mean)² (Chan, Golub & LeVeque 1979, eq. 2.1), so that nothing is lost
+// where the mean is far from 0. A line is read twice for that, the second time from cache.
 //!include lib/index
 //!include lib/lines
-
-// A result's number in the whole: the tensor that it is written to may be a window.
-fn number(out: u32) -> u32 {
-    return out + ((p.first * p.inner) & ~63u);
-}
-
-// The channel of a result, and its place among all of the channel: [c, inner].
-fn kept(out: u32) -> u32 {
-    let at = number(out);
-    return at / p.inner / p.chunks % p.c * p.inner + at % p.inner;
-}
-
-// A result's place in a tensor [c, b, chunks, inner].
-fn part_place(out: u32) -> u32 {
-    let at = number(out);
-    let row = at / p.inner / p.chunks;
-    let chunk = at / p.inner % p.chunks;
-    return ((row % p.c * p.b + row / p.c) * p.chunks + chunk) * p.inner + at % p.inner;
-}
 
 // The mean of a line, and Σ (x − mean)².
 fn moments(local: u32, t: Line) -> vec2<f32> {
@@ -60,54 +41,76 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     }
 }
 
-// y, mean [c, b, chunks, inner]
 @compute @workgroup_size(WG)
-fn forward_chunks(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn forward_part(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let group = group_index(id, n);
     for (var round = 0u; round < p.rounds; round++) {
         let t = line_of(group, local, round);
         let both = moments(local, t);
         if t.real && t.lane == 0u {
-            let to = part_place(t.out);
-            mean[to] = both.x;
-            y[to] = both.y;
+            y_mean[t.out] = both.x;
+            y[t.out] = both.y;
         }
     }
 }
 
-// Part k of a channel has as many elements as its chunk of a line.
+// How many elements part k stands for: chunks of lines of p.whole elements, the last one of which may have fewer.
 fn part_len(k: u32) -> f32 {
-    return f32(min(p.piece, p.whole - k % ((p.whole + p.piece - 1u) / p.piece) * p.piece));
+    let chunks = (p.whole + p.piece - 1u) / p.piece;
+    return f32(min(p.piece, p.whole - k % chunks * p.piece));
 }
 
-// x, mean [c, parts, inner] are what the first pass wrote.
+// The mean of a line of parts, and Σ (x − mean)².
+fn of_parts(local: u32, t: Line) -> vec2<f32> {
+    // Means as deviations from the first one, lest their sum round.
+    let near = x_mean[t.first];
+    var len = 0.0;
+    var s = 0.0;
+    for (var i = t.lane; i < t.len; i += LANES) {
+        let l = part_len(i);
+        len += l;
+        s += l * (x_mean[t.first + i * p.inner] - near);
+    }
+    len = max(lanes_sum(local, len), 1.0);
+    let m = lanes_sum(local, s) / len;
+    var q = 0.0;
+    for (var i = t.lane; i < t.len; i += LANES) {
+        let at = t.first + i * p.inner;
+        let d = x_mean[at] - near - m;
+        q += x[at] + part_len(i) * d * d;
+    }
+    return vec2(near + m, lanes_sum(local, q));
+}
+
 @compute @workgroup_size(WG)
-fn forward_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn forward_of_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let group = group_index(id, n);
     for (var round = 0u; round < p.rounds; round++) {
         let t = line_of(group, local, round);
-        // Means as deviations from the first one, lest their sum round.
-        let near = mean[t.first];
-        var len = 0.0;
-        var s = 0.0;
-        for (var i = t.lane; i < t.len; i += LANES) {
-            let l = part_len(i);
-            len += l;
-            s += l * (mean[t.first + i * p.inner] - near);
-        }
-        len = max(lanes_sum(local, len), 1.0);
-        let m = lanes_sum(local, s) / len;
-        var q = 0.0;
-        for (var i = t.lane; i < t.len; i += LANES) {
-            let at = t.first + i * p.inner;
-            let d = mean[at] - near - m;
-            q += x[at] + part_len(i) * d * d;
-        }
-        q = lanes_sum(local, q);
+        let both = of_parts(local, t);
         if t.real && t.lane == 0u {
-            y[t.out] = q / p.divisor;
+            y[t.out] = both.y / p.divisor;
         }
     }
+}
+
+@compute @workgroup_size(WG)
+fn forward_part_of_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let group = group_index(id, n);
+    for (var round = 0u; round < p.rounds; round++) {
+        let t = line_of(group, local, round);
+        let both = of_parts(local, t);
+        if t.real && t.lane == 0u {
+            y_mean[t.out] = both.x;
+            y[t.out] = both.y;
+        }
+    }
+}
+
+// The mean's place for a line: channel and column. A window of the whole begins at a multiple of 64 elements.
+fn mean_place(t: Line) -> u32 {
+    let at = t.out + ((p.first * p.inner) & ~63u);
+    return select(0u, at / p.inner / p.chunks % p.c * p.inner + at % p.inner, t.real);
 }
 
 // Σ a·(x − m) over a line, written.
@@ -128,11 +131,7 @@ fn products(local: u32, t: Line, m: f32) {
     }
     s = lanes_sum(local, s + u);
     if t.real && t.lane == 0u {
-        if PARTS == 1u {
-            y[part_place(t.out)] = s;
-        } else {
-            y[t.out] = s;
-        }
+        y[t.out] = s;
     }
 }
 
@@ -141,7 +140,7 @@ fn grad_scale(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: 
     let group = group_index(id, n);
     for (var round = 0u; round < p.rounds; round++) {
         let t = line_of(group, local, round);
-        products(local, t, mean[select(0u, kept(t.out), t.real)]);
+        products(local, t, mean[mean_place(t)]);
     }
 }
 

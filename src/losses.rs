@@ -81,13 +81,7 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
 /// [`bce_with_logits`] is more precise.
 #[track_caller]
 pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("bce", p, y, |p, y| {
-        let fixed = p.detach();
-        let value = -(y * fixed.ln().maximum(-100.0) + (1.0 - y) * (-fixed).log1p().maximum(-100.0));
-        let slope = (fixed - y) / (fixed * (1.0 - fixed)).maximum(1e-12);
-        // The value's own gradient would be 0/0 at the ends; a term that is 0 has the right one.
-        value + (p - fixed) * slope.detach()
-    })
+    each("bce", p, y, |p, y| p.bce_each(y))
 }
 
 /// Binary cross-entropy of logits: ln(1 + eˣ) − xy, which is [`bce`] of σ(x), stable for any x.

@@ -96,6 +96,7 @@ fn exceeded() -> Check {
         let least = match op {
             "map" => (1, 1),
             "reduce" => (5, 5),
+            "variance" | "comoment" | "norm" | "norm_grad" => (3, 3),
             "matmul" | "softmax" => (1, 0),
             _ => (0, 0),
         };
@@ -105,7 +106,7 @@ fn exceeded() -> Check {
 }
 
 /// Expressions over tensors of 60,000 elements, which are more than one binding of `small` holds.
-const LARGE: [&str; 22] = [
+const LARGE: [&str; 26] = [
     "random column",
     "normal",
     "bias",
@@ -128,6 +129,10 @@ const LARGE: [&str; 22] = [
     "permute",
     "slice",
     "concat",
+    "layer_norm",
+    "batch_norm",
+    "group_norm of long lines",
+    "rms_norm of long lines",
 ];
 
 /// Value and gradient of one of them against the oracle.
@@ -158,6 +163,10 @@ fn large(name: &str, device: &Device) -> Check {
         "permute" => x.transpose() * 2.0,
         "slice" => x.slice(0, 7, 293).exp(),
         "concat" => x.slice(0, 0, 10).concat(&[y], 0).slice(1, 1, 200),
+        "layer_norm" => x.layer_norm("n") * row,
+        "batch_norm" => x.reshape([6, 50, 200]).batch_norm("n").relu().reshape([300, 200]) * column,
+        "group_norm of long lines" => x.reshape([1, 6, 10_000]).group_norm("n", 1).reshape([300, 200]) * column,
+        "rms_norm of long lines" => x.reshape([60_000]).rms_norm("n").reshape([300, 200]) * column,
         other => panic!("{other}"),
     };
     let c = g.constant(testing::fill(z.shape(), &Fill::Range(-1.0, 1.5), 5));

@@ -20,7 +20,7 @@ struct Options {
     /// Only devices with this in their name, whatever the case.
     #[arg(long)]
     device: Option<String>,
-    /// Only benches with this in their name: matmul, elementwise, reduction, optimizer, training, host.
+    /// Only benches with this in their name: matmul, elementwise, reduction, normalisation, optimizer, training, host.
     #[arg(long)]
     filter: Option<String>,
     /// Fewer and smaller rows, measured for a shorter time.
@@ -36,10 +36,11 @@ struct Options {
 
 type Bench = fn(&mut Table, &On);
 
-const BENCHES: [(&str, Bench); 6] = [
+const BENCHES: [(&str, Bench); 7] = [
     ("matmul", matmul),
     ("elementwise", elementwise),
     ("reduction", reduction),
+    ("normalisation", normalisation),
     ("optimizer", optimizer),
     ("training", training),
     ("host", host),
@@ -102,10 +103,22 @@ fn replay(f: &mut Compiled, n: usize) -> Result<(), Error> {
 
 /// A row for a graph of some inputs.
 fn graph(table: &mut Table, on: &On, row: &str, rate: Rate, inputs: &[Shape], write: impl for<'g> Fn(&[Tensor<'g>]) -> Tensor<'g>) {
+    outputs(table, on, row, rate, &Graph::inference(), inputs, |x| vec![write(x)])
+}
+
+/// The same with several outputs.
+fn outputs<'g>(
+    table: &mut Table,
+    on: &On,
+    row: &str,
+    rate: Rate,
+    g: &'g Graph,
+    inputs: &[Shape],
+    write: impl Fn(&[Tensor<'g>]) -> Vec<Tensor<'g>>,
+) {
     let loaded = (|| {
-        let g = Graph::inference();
         let x: Vec<Tensor> = inputs.iter().map(|&s| g.input(s)).collect();
-        let mut f = on.device.compile(&[write(&x)])?;
+        let mut f = on.device.compile(&write(&x))?;
         let data: Vec<Host<f32>> = inputs.iter().enumerate().map(|(i, &s)| uniform(s, i as u64)).collect();
         f.load(&data)?;
         Ok(f)
@@ -163,6 +176,30 @@ fn reduction(table: &mut Table, on: &On) {
         let name = format!("sums of the columns of [{rows}, {columns}]");
         let bytes = Rate::Bytes(4.0 * (rows * columns) as f64);
         graph(table, on, &name, bytes, &[Shape::from([rows, columns])], |x| x[0].sum(&[0], false));
+    }
+    table.close();
+}
+
+/// Forward and backward in a training graph, of layer and parameters. What must be read and written is x → y, then
+/// dy, x → dx.
+fn normalisation(table: &mut Table, on: &On) {
+    table.open("normalisation", "forward and backward; 20 bytes an element");
+    type Layer = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
+    let rows: [(&str, &[usize], Layer); 4] = [
+        ("layer_norm [4096, 1024]", &[4096, 1024], |x| x.layer_norm("n")),
+        ("rms_norm [4096, 1024]", &[4096, 1024], |x| x.rms_norm("n")),
+        ("batch_norm [128, 64, 32, 32]", &[128, 64, 32, 32], |x| x.batch_norm("n")),
+        ("group_norm [32, 64, 32, 32] in 8", &[32, 64, 32, 32], |x| x.group_norm("n", 8)),
+    ];
+    for (name, dims, layer) in rows {
+        let shape = Shape::new(dims).expect("at most six axes");
+        let g = Graph::training();
+        outputs(table, on, name, Rate::Bytes(20.0 * shape.elements() as f64), &g, &[shape, shape], |x| {
+            let y = layer(x[0]);
+            // Of what is trained: running statistics are behind it.
+            let sources = [&x[..1], &g.param_tensors()[..if name.starts_with("rms") { 1 } else { 2 }]].concat();
+            std::iter::once(y).chain(y.vjp(x[1], &sources)).collect()
+        });
     }
     table.close();
 }

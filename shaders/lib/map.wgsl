@@ -137,5 +137,7 @@ fn f_gt(a: f32, b: f32) -> f32 { return f32(a > b); }
 fn f_ge(a: f32, b: f32) -> f32 { return f32(a >= b); }
 fn f_leaky_relu(a: f32, b: f32) -> f32 { return select(b * a, a, a > 0.0); }
 fn f_elu(a: f32, b: f32) -> f32 { return select(b * f_expm1(a), a, a > 0.0); }
+fn at_least(x: f32, low: f32) -> f32 { return select(x, low, x < low); }
+fn f_bce(p: f32, y: f32) -> f32 { return -(y * at_least(f_ln(p), -100.0) + (1.0 - y) * at_least(f_log1p(-p), -100.0)); }
 fn f_clamp(a: f32, b: f32, c: f32) -> f32 { return select(select(a, c, a > c), b, a < b); }
 fn f_where(a: f32, b: f32, c: f32) -> f32 { return select(c, b, a != 0.0); }

@@ -1,6 +1,11 @@
 //! Normalisation: batch, layer, group, instance and RMS. Parameters and defaults are PyTorch's.
 
-use crate::{graph::Tensor, init::Init, ops::norm::Rule, shape::Shape};
+use crate::{
+    graph::Tensor,
+    init::Init,
+    ops::norm::Rule,
+    shape::{DType, Shape},
+};
 use std::panic::Location;
 
 /// What a [batch normalisation](Tensor::batch_norm) is made with.
@@ -103,7 +108,7 @@ impl<'g> Tensor<'g> {
     ///     x.batch_norm("bn")
     /// }
     /// let (g, h) = (Graph::training(), Graph::inference());
-    /// let mut trainer = Trainer::new(&Device::cpu(), model(g.input([2, 1])).square().mean_all(), Sgd::new(0.0))?;
+    /// let mut trainer = Trainer::new(&Device::cpu(), model(g.input([2, 1])).square().mean_all(), Sgd::new(0.1))?;
     /// trainer.step(&[Host::new([2, 1], vec![3.0, 7.0])])?;
     /// assert_eq!(trainer.params().get("bn.running_mean")?.f(), &[0.5]);
     /// let y = trainer.compile(&[model(h.input([1, 1]))])?.run(&[Host::new([1, 1], vec![0.5])])?;
@@ -138,9 +143,9 @@ impl<'g> Tensor<'g> {
         let (mean, var) = if g.is_training() {
             let axes: Vec<isize> = (0..shape.rank() as isize).filter(|&a| a != 1).collect();
             let (mean, var) = (self.mean(&axes, true), self.variance(&axes, 0, true));
-            let follow = |old: Tensor<'g>, new: Tensor<'g>| old * (1.0 - momentum) + new.reshape([c]) * momentum;
-            g.assign(&names[0], follow(running_mean, mean));
-            g.assign(&names[1], follow(running_var, var * (n as f32 / (n - 1) as f32)));
+            let follow = |old: Tensor<'g>, new: Tensor<'g>, share: f32| old * (1.0 - momentum) + new.reshape([c]) * share;
+            g.assign(&names[0], follow(running_mean, mean, momentum));
+            g.assign(&names[1], follow(running_var, var, momentum * (n as f64 / (n - 1) as f64) as f32));
             (mean, var)
         } else {
             let why = format!("`{name}` has seen no batch yet: make a step, or load weights, before it is used");
@@ -254,7 +259,7 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     fn channels(self, op: &str, eps: f32) -> Option<(usize, Shape)> {
         let shape = self.shape();
-        let why = if shape.rank() < 2 { Some("takes [n, channels, …]".to_string()) } else { bad_eps(eps) };
+        let why = if shape.rank() < 2 { Some("takes [n, channels, …]".to_string()) } else { bad(shape, eps) };
         if let Some(why) = why.filter(|_| !self.is_dead()) {
             self.graph().mistake(op, &[shape], why, Location::caller());
         }
@@ -275,7 +280,7 @@ impl<'g> Tensor<'g> {
         let start = shape.rank().checked_sub(axes).filter(|_| axes > 0);
         let why = match start {
             None => Some(format!("cannot normalise over the last {axes} axes")),
-            Some(_) => bad_eps(eps),
+            Some(_) => bad(shape, eps),
         };
         if let Some(why) = why.filter(|_| !self.is_dead()) {
             self.graph().mistake(op, &[shape], why, Location::caller());
@@ -301,7 +306,163 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// What is wrong with that eps.
-fn bad_eps(eps: f32) -> Option<String> {
-    (!(eps.is_finite() && eps >= 0.0)).then(|| format!("eps is {eps}, but must be finite and not negative"))
+/// What is wrong with any of these layers.
+fn bad(x: Shape, eps: f32) -> Option<String> {
+    match x.dtype() {
+        DType::U32 => Some("takes floats, not labels (see to_f32)".into()),
+        _ if eps.is_finite() && eps >= 0.0 => None,
+        _ => Some(format!("eps is {eps}, but must be finite and not negative")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Device, Graph, Host, Trainer,
+        cpu::interpret,
+        kernel::Caps,
+        ops::Key,
+        optim::Sgd,
+        plan::{Options, Plan, ir::Ir},
+    };
+
+    /// Dispatches of each step that has any, by the names of ops.
+    fn dispatches(outputs: &[Tensor], grads: &[Tensor]) -> Vec<(&'static str, usize)> {
+        let plan = Plan::new(outputs, grads, &Options::new(Some(Caps::default()))).expect("the graph is right");
+        let step = |s: &crate::plan::Step| (s.op.name(), s.kernel.as_ref().map_or(0, |k| k.passes.len()));
+        plan.steps.iter().filter(|s| !s.op.is_alias()).map(step).collect()
+    }
+
+    #[test]
+    fn few_kernels() {
+        let g = Graph::training();
+        let x = g.input([8, 16, 14, 14]);
+        let inner = (x * 1.5).exp();
+        let y = inner.batch_norm("bn").relu();
+        let forward = [("map", 1), ("reduce", 1), ("reduce", 1), ("variance", 2), ("map", 1)];
+        assert_eq!(dispatches(&[y], &[]), forward);
+        let dy = g.input(y.shape());
+        let sources = [&[inner][..], &g.param_tensors()[..2]].concat();
+        let grads = y.vjp(dy, &sources);
+        // The gradient reads dy and x for the sums, and again for dx, which is one kernel.
+        let all = dispatches(&[&[y][..], &grads].concat(), &[]);
+        let backward = [("map", 1), ("reduce", 1), ("reduce", 1), ("comoment", 2), ("map", 1), ("map", 1), ("map", 1)];
+        assert_eq!(all[forward.len() + 1..], backward);
+
+        // What follows is a part of it; where running statistics are used, all is one kernel.
+        let g = Graph::inference();
+        assert_eq!(dispatches(&[g.input([8, 16, 14, 14]).batch_norm("bn").relu()], &[]), [("map", 1)]);
+        let g = Graph::training();
+        assert_eq!(dispatches(&[g.input([32, 512]).layer_norm("ln").gelu()], &[]), [("norm", 1), ("map", 1)]);
+        let x = g.input([32, 512]);
+        let y = x.layer_norm("ln");
+        let grads = y.vjp(g.input([32, 512]), &[x]);
+        assert_eq!(dispatches(&grads, &[]), [("map", 1), ("norm_grad", 1)]);
+        assert_eq!(dispatches(&[g.input([8, 16, 14, 14]).group_norm("gn", 4).relu()], &[]), [("norm", 1), ("map", 1)]);
+    }
+
+    /// Running statistics follow every batch (twice where a layer is used twice) and mean nothing before the first.
+    #[test]
+    fn running_statistics() -> crate::Result<()> {
+        let g = Graph::training();
+        let (a, b) = (g.input([3, 1]), g.input([3, 1]));
+        let loss = a.batch_norm("bn").mean_all() + b.batch_norm("bn").square().mean_all();
+        let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(1e-30))?;
+        let h = Graph::inference();
+        let mut f = trainer.compile(&[h.input([2, 1]).batch_norm("bn")])?;
+        let x = Host::new([2, 1], vec![0.0, 3.0]);
+        let why = f.run(std::slice::from_ref(&x)).unwrap_err().to_string();
+        let want = "batch_norm: [2, 1]: `bn` has seen no batch yet: make a step, or load weights, before it is used (src/layers/norm.rs:";
+        assert!(why.starts_with(want), "{why}");
+
+        trainer.step(&[Host::new([3, 1], vec![1.0, 2.0, 6.0]), Host::new([3, 1], vec![0.0, 4.0, 8.0])])?;
+        // Means 3 and 4, unbiased variances 7 and 16.
+        let (mean, var) = (0.9 * (0.1 * 3.0) + 0.1 * 4.0, 0.9 * (0.9 + 0.1 * 7.0) + 0.1 * 16.0);
+        let near = |got: &Host<f32>, want: &[f32]| got.f().iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-5);
+        assert!(near(&trainer.params().get("bn.running_mean")?, &[mean]));
+        assert!(near(&trainer.params().get("bn.running_var")?, &[var]));
+        assert!(near(&f.run(&[x])?[0], &[-mean / var.sqrt(), (3.0 - mean) / var.sqrt()]));
+        Ok(())
+    }
+
+    /// Gradients of gradients, by central differences of the gradient.
+    #[test]
+    fn second_derivatives() {
+        type Model = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
+        let models: [(&str, Model); 6] = [
+            ("variance", |x| x.variance(&[0, 2], 1, true)),
+            ("std", |x| x.std(&[1], 0, false)),
+            ("batch_norm", |x| x.batch_norm("n")),
+            ("layer_norm", |x| x.layer_norm_with("n", LayerNorm { axes: 2, ..LayerNorm::default() })),
+            ("rms_norm", |x| x.rms_norm("n")),
+            ("bce", |x| crate::losses::bce(x.sigmoid(), x.graph().full(x.shape(), 0.3)).none()),
+        ];
+        for (name, model) in models {
+            let g = Graph::training();
+            let (x, d) = (g.input([2, 3, 4]), g.input([2, 3, 4]));
+            let y = model(x);
+            let c = g.constant(Host::new(y.shape(), (0..y.shape().elements()).map(|i| (i as f32 * 0.7).sin()).collect()));
+            let slope = ((y * c + y.square() * c).sum_all().grad(&[x])[0] * d).sum_all();
+            let second = slope.grad(&[x])[0];
+            assert!(g.error().is_none(), "{name}: {:?}", g.error());
+            let value = |at: &[f64], to: &[f64], t: Tensor| {
+                let ir = Ir::new(&g, &[t]);
+                let params: Vec<Host<f64>> = ir.params.iter().map(|p| Host::new(p.shape, vec![1.0; p.shape.elements()])).collect();
+                interpret(&ir, &[Host::new([2, 3, 4], at.to_vec()), Host::new([2, 3, 4], to.to_vec())], &params, Key::default())[0].to_f64()
+            };
+            let wave = |k: f64| (0..24).map(|i| (f64::from(i) * k + k).sin() * 1.5).collect::<Vec<f64>>();
+            let (x, d) = (wave(1.3), wave(2.9));
+            let analytic = value(&x, &d, second);
+            for (i, a) in analytic.iter().enumerate() {
+                let moved = |h: f64| {
+                    let mut x = x.clone();
+                    x[i] += h;
+                    value(&x, &d, slope)[0]
+                };
+                let numeric = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                assert!((a - numeric).abs() < 1e-5 * (1.0 + a.abs()), "{name}, element {i}: {a} instead of {numeric}");
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes() {
+        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
+            let g = Graph::training();
+            assert!(f(&g).is_dead());
+            let message = g.error().map_or(String::new(), |e| e.to_string());
+            assert!(message.starts_with(text) && message.contains(" (src/layers/norm.rs:"), "{message}");
+        };
+        start(&|g| g.input([3]).batch_norm("n"), "batch_norm: [3]: takes [n, channels, …]");
+        start(
+            &|g| g.input([1, 3, 1, 1]).batch_norm("n"),
+            "batch_norm: [1, 3, 1, 1]: in training each channel needs more than one value; use a larger batch",
+        );
+        let bad = BatchNorm { momentum: 1.5, ..BatchNorm::default() };
+        start(&|g| g.input([3, 2]).batch_norm_with("n", bad), "batch_norm: [3, 2]: the momentum is 1.5, but must be in 0..=1");
+        let bad = BatchNorm { eps: -1.0, ..BatchNorm::default() };
+        start(&|g| g.input([3, 2]).batch_norm_with("n", bad), "batch_norm: [3, 2]: eps is -1, but must be finite and not negative");
+        start(&|g| g.labels([3, 2]).batch_norm("n"), "batch_norm: u32 [3, 2]: takes floats, not labels (see to_f32)");
+        start(&|g| g.input([]).layer_norm("n"), "layer_norm: []: cannot normalise over the last 1 axes");
+        let bad = LayerNorm { axes: 0, ..LayerNorm::default() };
+        start(&|g| g.input([3, 2]).layer_norm_with("n", bad), "layer_norm: [3, 2]: cannot normalise over the last 0 axes");
+        let bad = LayerNorm { eps: f32::NAN, ..LayerNorm::default() };
+        start(&|g| g.input([3, 2]).layer_norm_with("n", bad), "layer_norm: [3, 2]: eps is NaN, but must be finite and not negative");
+        start(&|g| g.labels([3, 2]).layer_norm("n"), "layer_norm: u32 [3, 2]: takes floats, not labels (see to_f32)");
+        let bad = RmsNorm { axes: 3, ..RmsNorm::default() };
+        start(&|g| g.input([3, 2]).rms_norm_with("n", bad), "rms_norm: [3, 2]: cannot normalise over the last 3 axes");
+        start(&|g| g.input([3, 6, 2]).group_norm("n", 4), "group_norm: [3, 6, 2]: 4 groups do not divide 6 channels");
+        start(&|g| g.input([3, 6, 2]).group_norm("n", 0), "group_norm: [3, 6, 2]: 0 groups do not divide 6 channels");
+        start(&|g| g.input([3]).group_norm("n", 1), "group_norm: [3]: takes [n, channels, …]");
+        start(
+            &|g| g.input([3, 6]).instance_norm("n"),
+            "instance_norm: [3, 6]: each channel of a sample needs more than one value, in axes behind the channels",
+        );
+        // A weight of another shape is that of another layer.
+        start(
+            &|g| g.input([3, 2]).layer_norm("n").reshape([2, 3]).layer_norm("n"),
+            "param: [2] × [3]: `n.weight` already has the shape [2]",
+        );
+    }
 }

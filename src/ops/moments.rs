@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::Place,
-    kernel::{Bind, Pass, Which, source},
+    kernel::{Bind, Which, source},
 };
 use rayon::prelude::*;
 use std::panic::Location;
@@ -70,19 +70,13 @@ impl Over {
         let fits = self.lead <= self.start && self.start <= self.end && self.end <= x.rank();
         if fits { Ok(()) } else { Err(format!("there are no axes ..{} and {}..{}", self.lead, self.start, self.end)) }
     }
-    /// For each element of the result the sums that `f` says, over pairs of elements of x and a: by the definition.
-    fn plain<T: Real, const K: usize>(&self, x: Shape, mut f: impl FnMut(usize, usize) -> [f64; K], y: &mut [T], g: impl Fn([f64; K]) -> f64) {
+    /// For each element of the result, by the definition, the sum of what `f` gives for an element and that number.
+    fn plain(&self, x: Shape, f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
         let [b, c, n, inner] = self.sizes(x);
-        for (k, y) in y.iter_mut().enumerate() {
-            let mut sum = [0.0; K];
-            for (o, i) in (0..b).flat_map(|o| (0..n).map(move |i| (o, i))) {
-                let at = ((o * c + k / inner) * n + i) * inner + k % inner;
-                sum.iter_mut().zip(f(at, k)).for_each(|(s, v)| *s += v);
-            }
-            *y = T::of(g(sum));
-        }
+        let at = |k: usize, o: usize, i: usize| ((o * c + k / inner) * n + i) * inner + k % inner;
+        (0..c * inner).map(|k| (0..b).flat_map(|o| (0..n).map(move |i| (o, i))).map(|(o, i)| f(at(k, o, i), k)).sum()).collect()
     }
-    /// The same for the CPU device, where `f` gets the elements of x and a and the number of the result.
+    /// The same for the CPU device, with several sums; `f` gets the elements of x and a, and the number of the result.
     fn fast<const K: usize>(&self, shape: Shape, x: &[f32], a: &[f32], f: impl Fn(f32, f32, usize) -> [f64; K] + Sync) -> Vec<[f64; K]> {
         let [b, c, n, inner] = self.sizes(shape);
         // A block is some rows of a line number; a task is some blocks. Rows enough that partial sums are few.
@@ -116,23 +110,13 @@ impl Over {
         }
         all
     }
-    /// The first pass, over lines `[b·c, n, inner]`, and `[c, parts, inner]`: where a channel has more than one part, the
-    /// pass (the second entry point) writes those into the scratch buffers of these names; else it is all there is to do, and
-    /// writes the output.
-    fn first(&self, x: Shape, entry: [&'static str; 2], inputs: Vec<Bind>, scratch: &[&str], caps: &Caps) -> (Pass, Lines, [usize; 3]) {
+    /// The lines `[b·c, n, inner]` of the first pass, and what is left to reduce then: the chunks of a line, and the b lines
+    /// of a channel, each with the most elements that one of its parts stands for.
+    fn stages(&self, x: Shape, caps: &Caps) -> (Lines, Vec<([usize; 3], usize)>) {
         let [b, c, n, inner] = self.sizes(x);
         let lines = Lines::new([b * c, n, inner], true, caps);
-        let all = [c, b * lines.chunks(), inner];
-        // A mean is read across channels.
-        let mut binds: Vec<Bind> = inputs.into_iter().map(|bind| if bind.name == "mean" { bind } else { lines.full(bind) }).collect();
-        match all[1] {
-            1 => binds.push(lines.ones(Bind::output("y", DType::F32))),
-            _ => binds.extend(scratch.iter().enumerate().map(|(i, &name)| Bind::scratch(name, i).written())),
-        }
-        let mut pass = lines.pass(source!("moments"), entry[usize::from(all[1] > 1)], binds);
-        pass.consts.push(("PARTS", u32::from(all[1] > 1).into()));
-        pass.params.extend([("b", b), ("c", c)].map(|(name, x)| (name.to_string(), x.into())));
-        (pass, lines, all)
+        let left = [([b * c, lines.chunks(), inner], lines.chunk), ([1, b, c * inner], n)];
+        (lines, left.into_iter().filter(|([_, parts, _], _)| *parts > 1).collect())
     }
 }
 
@@ -142,9 +126,9 @@ const TASK: usize = 1 << 15;
 /// The sums that `f` says over pairs of elements, in eight running values that need not wait for each other.
 pub(super) fn sums<const K: usize>(x: &[f32], a: &[f32], f: impl Fn(f32, f32) -> [f64; K]) -> [f64; K] {
     let mut run = [[0.0; 8]; K];
-    let (xs, r#as) = (x.chunks_exact(8), a.chunks_exact(8));
-    let rest = xs.remainder().iter().zip(r#as.remainder());
-    for (x, a) in xs.zip(r#as) {
+    let blocks = (x.chunks_exact(8), a.chunks_exact(8));
+    let rest = blocks.0.remainder().iter().zip(blocks.1.remainder());
+    for (x, a) in blocks.0.zip(blocks.1) {
         for j in 0..8 {
             let v = f(x[j], a[j]);
             run.iter_mut().zip(v).for_each(|(run, v)| run[j] += v);
@@ -188,10 +172,11 @@ impl OpDef for Variance {
         Ok(self.over.kept(*x))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let (shape, v, n) = (x[0].shape, x[0].f, self.over.count(x[0].shape) as f64);
-        let mut mean = vec![0.0; y.f.len()];
-        self.over.plain(shape, |at, _| [v[at].f64()], &mut mean, |[s]| s / n);
-        self.over.plain(shape, |at, k| [(v[at].f64() - mean[k]).powi(2)], y.f, |[s]| s / self.divisor(shape) as f64);
+        let (shape, v) = (x[0].shape, x[0].f);
+        let (n, divisor) = (self.over.count(shape) as f64, self.divisor(shape) as f64);
+        let sum = self.over.plain(shape, |at, _| v[at].f64());
+        let square = self.over.plain(shape, |at, k| (v[at].f64() - sum[k] / n).powi(2));
+        y.f.iter_mut().zip(square).for_each(|(y, s)| *y = T::of(s / divisor));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let (shape, v) = (x[0].shape, x[0].f);
@@ -211,20 +196,36 @@ impl OpDef for Variance {
         vec![Some((x[0] - x[0].mean(&self.over.axes(), true)) * (dy * scale))]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let (mut first, lines, [c, parts, inner]) = self.over.first(x[0], ["forward", "forward_chunks"], vec![Bind::input("x", 0, DType::F32)], &["y", "mean"], caps);
-        let divisor = ("divisor".to_string(), (self.divisor(x[0]) as f32).into());
-        first.params.push(divisor.clone());
-        if parts == 1 {
-            return vec![Kernel::one("lines", first)];
+        let (lines, left) = self.over.stages(x[0], caps);
+        let [_, _, n, _] = self.over.sizes(x[0]);
+        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
+        for k in 0..=left.len() {
+            let (lines, piece) = if k == 0 { (lines, n) } else { (Lines::new(left[k - 1].0, false, caps), left[k - 1].1) };
+            // Parts are a mean and Σ (x − mean)², each in a scratch buffer.
+            let mut binds = match k {
+                0 => vec![lines.full(Bind::input("x", 0, DType::F32))],
+                _ => vec![lines.full(Bind::scratch("x", 2 * k - 2)), lines.full(Bind::scratch("x_mean", 2 * k - 1))],
+            };
+            match left.get(k) {
+                None => binds.push(lines.ones(Bind::output("y", DType::F32))),
+                Some((sizes, _)) => {
+                    let parts = [Bind::scratch("y", 2 * k), Bind::scratch("y_mean", 2 * k + 1)];
+                    binds.extend(parts.map(|part| lines.ones(part.written())));
+                    scratch.extend([sizes.iter().product::<usize>(); 2]);
+                }
+            }
+            let entry = match (k, k == left.len()) {
+                (0, true) => "forward",
+                (0, false) => "forward_part",
+                (_, true) => "forward_of_parts",
+                (_, false) => "forward_part_of_parts",
+            };
+            let mut pass = lines.pass(source!("moments"), entry, binds);
+            pass.params.extend([("whole", n), ("piece", piece)].map(|(name, x)| (name.to_string(), x.into())));
+            pass.params.push(("divisor".into(), (self.divisor(x[0]) as f32).into()));
+            passes.push(pass);
         }
-        let [_, _, whole, _] = self.over.sizes(x[0]);
-        let (piece, lines) = (lines.chunk, Lines::new([c, parts, inner], false, caps));
-        let from = [0, 1].map(|i| lines.full(Bind::scratch(["x", "mean"][i], i)));
-        let binds = from.into_iter().chain([lines.ones(Bind::output("y", DType::F32))]).collect();
-        let mut second = lines.pass(source!("moments"), "forward_parts", binds);
-        second.params.extend([("whole", whole), ("piece", piece)].map(|(name, x)| (name.to_string(), x.into())));
-        second.params.push(divisor);
-        vec![Kernel { name: "lines", passes: vec![first, second], scratch: vec![c * parts * inner; 2] }]
+        vec![Kernel { name: "lines", passes, scratch }]
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.over.count(x[0])
@@ -234,14 +235,11 @@ impl OpDef for Variance {
     }
     fn cases() -> Vec<Case> {
         let mut cases = Vec::new();
-        for (dims, lead, start, end) in shapes() {
+        for (i, (dims, lead, start, end)) in shapes().into_iter().enumerate() {
             let x = Shape::new(dims).expect("at most six axes");
             let over = Over { lead, start, end };
-            let case = |correction| Case::new(format!("{x} over ..{lead} and {start}..{end}"), Variance { over, correction }, &[x]);
-            if over.count(x) > 1 {
-                cases.push(case(1).range(0, -1.0, 2.0));
-            }
-            cases.push(case(0).range(0, -1.0, 2.0));
+            let op = Variance { over, correction: i % 2 };
+            cases.push(Case::new(format!("{x} over ..{lead} and {start}..{end}"), op, &[x]).range(0, -1.0, 2.0));
         }
         let far = |dims: [usize; 3], lead| {
             let op = Variance { over: Over { lead, start: 2, end: 3 }, correction: 0 };
@@ -303,13 +301,14 @@ impl OpDef for Comoment {
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let (a, v) = (x[0].f, x[1].f);
         let mean = |k: usize| if self.mean { x[2].f[k].f64() } else { 0.0 };
-        self.over.plain(x[0].shape, |at, k| [a[at].f64() * (v[at].f64() - mean(k))], y.f, |[s]| s);
+        let sum = self.over.plain(x[0].shape, |at, k| a[at].f64() * (v[at].f64() - mean(k)));
+        y.f.iter_mut().zip(sum).for_each(|(y, s)| *y = T::of(s));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let (a, v) = (x[0].f, x[1].f);
-        let all = match self.mean {
-            true => self.over.fast(x[0].shape, v, a, |x_, a, k| [f64::from(a) * (f64::from(x_) - f64::from(x[2].f[k]))]),
-            false => self.over.fast(x[0].shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
+        let (shape, a, v) = (x[0].shape, x[0].f, x[1].f);
+        let all = match x.get(2) {
+            Some(mean) => self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * (f64::from(x) - f64::from(mean.f[k]))]),
+            None => self.over.fast(shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
         };
         y.f.iter_mut().zip(all).for_each(|(y, [s])| *y = s as f32);
     }
@@ -321,14 +320,30 @@ impl OpDef for Comoment {
         }
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let names = ["a", "x", "mean"][..x.len()].iter().enumerate();
-        let inputs = names.map(|(i, &name)| Bind::input(name, i, DType::F32)).collect();
-        let entry = if self.mean { "grad_scale" } else { "grad_scale_plain" };
-        let (first, _, sizes) = self.over.first(x[0], [entry; 2], inputs, &["y"], caps);
-        let (mut passes, mut scratch) = (vec![first], Vec::new());
-        if sizes[1] > 1 {
-            scratch.push(sizes.iter().product());
-            fold_passes(Fold::Sum, sizes, sizes[1], Which::Scratch(0), caps, &mut passes, &mut scratch);
+        let (lines, left) = self.over.stages(x[0], caps);
+        let [_, c, _, _] = self.over.sizes(x[0]);
+        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
+        let mut binds = vec![lines.full(Bind::input("a", 0, DType::F32)), lines.full(Bind::input("x", 1, DType::F32))];
+        if self.mean {
+            // It is read across lines.
+            binds.push(Bind::input("mean", 2, DType::F32));
+        }
+        let to = |left: &[([usize; 3], usize)], scratch: &mut Vec<usize>| match left.first() {
+            None => Which::Out,
+            Some((sizes, _)) => {
+                scratch.push(sizes.iter().product());
+                Which::Scratch(scratch.len() - 1)
+            }
+        };
+        let mut from = to(&left, &mut scratch);
+        binds.push(lines.ones(Bind { which: from, ..Bind::output("y", DType::F32) }));
+        let mut pass = lines.pass(source!("moments"), if self.mean { "grad_scale" } else { "grad_scale_plain" }, binds);
+        pass.params.push(("c".into(), c.into()));
+        passes.push(pass);
+        for (k, (sizes, _)) in left.iter().enumerate() {
+            let next = to(&left[k + 1..], &mut scratch);
+            fold_passes(Fold::Sum, *sizes, [from, next], caps, &mut passes, &mut scratch);
+            from = next;
         }
         vec![Kernel { name: "lines", passes, scratch }]
     }
@@ -348,7 +363,9 @@ impl OpDef for Comoment {
             let case = Case::new(name, Comoment { over, mean }, &inputs[..2 + usize::from(mean)]).range(0, 0.1, 2.0).range(1, 0.1, 2.0);
             if mean { case.range(2, -1.0, 0.0) } else { case }
         };
-        shapes().iter().flat_map(|s| [case(s, false), case(s, true)]).collect()
+        // Without a mean is what scales of channels need, with one what standardises them.
+        let both = shapes().into_iter().flat_map(|s| [(s, false), (s, true)]);
+        both.filter(|((_, lead, ..), mean)| *lead > 0 || !mean).chain([(shapes()[5], true)]).map(|(s, mean)| case(&s, mean)).collect()
     }
 }
 

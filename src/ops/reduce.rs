@@ -198,7 +198,7 @@ impl OpDef for Reduce {
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let (mut passes, mut scratch, sizes) = (Vec::new(), Vec::new(), self.sizes(x[0]));
-        fold_passes(self.fold, sizes, sizes[1], Which::In(0), caps, &mut passes, &mut scratch);
+        fold_passes(self.fold, sizes, [Which::In(0), Which::Out], caps, &mut passes, &mut scratch);
         vec![Kernel { name: "lines", passes, scratch }]
     }
     fn terms(&self, x: &[Shape]) -> usize {
@@ -245,22 +245,23 @@ impl OpDef for Reduce {
     }
 }
 
-/// The passes that fold `x [outer, n, inner]` to the output; a mean is that of `all` elements. Chunks of long lines go
-/// through scratch buffers.
+/// The passes that fold `x [outer, n, inner]` to `y`. Chunks of long lines go through scratch buffers, which are added to
+/// those that there are.
 pub(super) fn fold_passes(
     fold: Fold,
-    [outer, mut n, inner]: [usize; 3],
-    all: usize,
-    mut x: Which,
+    [outer, all, inner]: [usize; 3],
+    [mut x, y]: [Which; 2],
     caps: &Caps,
     passes: &mut Vec<Pass>,
     scratch: &mut Vec<usize>,
 ) {
+    let mut n = all;
     loop {
         let lines = Lines::new([outer, n, inner], true, caps);
         let last = lines.chunks() == 1;
+        let to = if last { y } else { Which::Scratch(scratch.len()) };
         let from = Bind { which: x, ..Bind::input("x", 0, DType::F32) };
-        let to = if last { Bind::output("y", DType::F32) } else { Bind::scratch("y", scratch.len()).written() };
+        let to = Bind { which: to, ..Bind::output("y", DType::F32) };
         let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.full(from), lines.ones(to)]);
         // Only the last pass divides.
         let kind = if !last && fold == Fold::Mean { Fold::Sum } else { fold };

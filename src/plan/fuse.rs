@@ -49,10 +49,11 @@ fn maps(ir: &Ir, max_inputs: usize) -> Ir {
             continue;
         };
         // Take in all pending inputs; where that is too much, the ones with the most inputs are computed on their own.
-        // Random numbers are numbered by their element, so they cannot move into a larger shape.
+        // Random numbers are numbered by their element, so they cannot move into a larger shape; and what reads many tensors
+        // would be computed over and over there, and take up bindings that larger expressions need.
         let fits = |i: &usize| {
-            let random = pending[*i].as_ref().is_some_and(|p| p.expr.is_random());
-            at[*i].is_none() && (!random || ir.nodes[*i].shape.same_dims(node.shape))
+            let stays = pending[*i].as_ref().is_some_and(|p| p.expr.is_random() || p.inputs.len() > 2);
+            at[*i].is_none() && (!stays || ir.nodes[*i].shape.same_dims(node.shape))
         };
         let mut taken: Vec<usize> = node.inputs.iter().copied().filter(fits).collect();
         taken.sort_by_key(|&i| pending[i].as_ref().map_or(0, |p| p.inputs.len()));

@@ -135,12 +135,8 @@ pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
             let (eps, axes) = (args.f32("eps"), args.u("axes"));
             x[0].layer_norm_with("layer", LayerNorm { eps, axes, no_affine: !args.b("affine"), no_bias: !args.b("bias") })
         }
-        "rms_norm" => {
-            x[0].rms_norm_with("layer", RmsNorm { eps: args.f32("eps"), axes: args.u("axes"), no_affine: !args.b("affine") })
-        }
-        "group_norm" => {
-            x[0].group_norm_with("layer", args.u("groups"), GroupNorm { eps: args.f32("eps"), no_affine: !args.b("affine") })
-        }
+        "rms_norm" => x[0].rms_norm_with("layer", RmsNorm { eps: args.f32("eps"), axes: args.u("axes"), no_affine: !args.b("affine") }),
+        "group_norm" => x[0].group_norm_with("layer", args.u("groups"), GroupNorm { eps: args.f32("eps"), no_affine: !args.b("affine") }),
         "instance_norm" => x[0].instance_norm_with("layer", InstanceNorm { eps: args.f32("eps"), affine: args.b("affine") }),
 
         // attention and embedding

@@ -93,6 +93,8 @@ functions! {
     LeakyRelu "leaky_relu" (a, b) = if a > T::zero() { a } else { b * a };
     /// a where a > 0, else b·(eᵃ − 1) (Clevert, Unterthiner & Hochreiter 2015, eq. 16).
     Elu "elu" (a, b) = if a > T::zero() { a } else { b * a.exp_m1() };
+    /// −(b ln a + (1 − b) ln(1 − a)), each logarithm at least −100.
+    Bce "bce" (a, b) = -(b * at_least(a.ln(), -100.0) + (T::one() - b) * at_least((-a).ln_1p(), -100.0));
     Clamp "clamp" (a, b, c) = if a < b { b } else if a > c { c } else { a };
     /// b where a ≠ 0, else c.
     Where "where" (a, b, c) = if a != T::zero() { b } else { c };
@@ -105,6 +107,11 @@ const GELU: (f64, f64) = (0.797_884_560_802_865_4, 0.044_715);
 
 fn bool<T: Real>(b: bool) -> T {
     if b { T::one() } else { T::zero() }
+}
+
+/// NaN stays NaN.
+fn at_least<T: Real>(a: T, low: f64) -> T {
+    if a < T::of(low) { T::of(low) } else { a }
 }
 
 /// By e^−|a|, which never overflows.
@@ -184,6 +191,11 @@ impl Fun {
             Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => [None; 3],
             Fun::LeakyRelu => two(a.gt(0.0).where_(dy, dy * b), a.gt(0.0).where_(0.0, dy * a)),
             Fun::Elu => two(a.gt(0.0).where_(dy, dy * (y + b)), a.gt(0.0).where_(0.0, dy * a.expm1())),
+            // The slope stays finite at 0 and 1, as PyTorch's does.
+            Fun::Bce => two(
+                dy * (a - b) / (a * (1.0 - a)).maximum(1e-12),
+                dy * ((-a).log1p().maximum(-100.0) - a.ln().maximum(-100.0)),
+            ),
             Fun::Clamp => {
                 let (low, high) = (a.lt(b), a.gt(c));
                 [Some((low + high).where_(0.0, dy)), Some(low.where_(dy, 0.0)), Some(high.where_(dy, 0.0))]

@@ -228,6 +228,12 @@ impl<'g> Tensor<'g> {
         }
         self.apply(Map { expr: Expr::call(Fun::Identity, &[Inst::Input(0)]), fixed: Some(to) })
     }
+    /// [`losses::bce`](crate::losses::bce) of each element: one function, so that its gradient is that of the definition at
+    /// 0 and 1 too, where the logarithms' own would be 0/0.
+    #[track_caller]
+    pub(crate) fn bce_each(self, y: Tensor<'g>) -> Tensor<'g> {
+        call(self.graph, Fun::Bce, &[self.into(), y.into()])
+    }
     /// Labels as floats.
     #[track_caller]
     pub fn to_f32(self) -> Tensor<'g> {
@@ -313,6 +319,7 @@ pub(super) fn cases() -> Vec<Case> {
             Fun::Softplus | Fun::LogSigmoid | Fun::Silu => case.range(0, -20.0, 20.0),
             Fun::Gelu | Fun::GeluGrad | Fun::GeluTanh => case.range(0, -6.0, 6.0),
             Fun::GeluTanhGrad => case.range(0, -2.0, 2.0),
+            Fun::Bce => case.range(0, 0.02, 0.98).range(1, 0.0, 1.0),
             Fun::Clamp => case.range(1, -1.0, -0.5).range(2, 0.5, 1.0),
             Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => case.flat(),
             _ => case,
