@@ -221,8 +221,8 @@ impl<'g> Tensor<'g> {
     pub fn dropout(self, p: f32) -> Tensor<'g> {
         self.drop_out("dropout", p, self.shape())
     }
-    /// [`dropout`](Tensor::dropout) of whole channels of images `[n, channels, height, width]`, whose neighbouring pixels tell too much of each
-    /// other (Tompson et al. 2014). A mistake besides: another number of axes.
+    /// [`dropout`](Tensor::dropout) of whole channels of images `[n, channels, height, width]`, whose neighbouring pixels
+    /// tell too much of each other (Tompson et al. 2014). A mistake besides: another number of axes.
     #[track_caller]
     pub fn dropout2d(self, p: f32) -> Tensor<'g> {
         let x = self.shape();
