@@ -89,17 +89,24 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// Images and windows to test: name, x, y, the windows.
+/// An image and windows to test: name, x, y, the windows.
+fn image(x: &[usize], kernel: [usize; 2], options: MaxPool<2>) -> (String, Shape, Shape, Image) {
+    let x = Shape::new(x).expect("at most six axes");
+    let image = options.image(x, kernel).expect("the windows fit");
+    let MaxPool { stride, padding, dilation, ceil_mode } = options;
+    let ceil = if ceil_mode { ", ceil" } else { "" };
+    let stride = stride.unwrap_or(kernel);
+    let name = format!("{x} by {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}{ceil}");
+    (name, x, image.shape(x, false).expect("the windows fit"), image)
+}
+
+/// One of more than 16,384 elements.
+pub(super) fn large() -> (String, Shape, Shape, Image) {
+    image(&[1, 131, 127], [2, 2], MaxPool::default())
+}
+
+/// All that is tested with gradients.
 pub(super) fn images() -> Vec<(String, Shape, Shape, Image)> {
-    let image = |x: &[usize], kernel: [usize; 2], options: MaxPool<2>| {
-        let x = Shape::new(x).expect("at most six axes");
-        let image = options.image(x, kernel).expect("the windows fit");
-        let MaxPool { stride, padding, dilation, ceil_mode } = options;
-        let ceil = if ceil_mode { ", ceil" } else { "" };
-        let stride = stride.unwrap_or(kernel);
-        let name = format!("{x} by {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}{ceil}");
-        (name, x, image.shape(x, false).expect("the windows fit"), image)
-    };
     let plain = MaxPool::<2>::default();
     let (one, two) = (MaxPool { stride: Some([1, 1]), ..plain }, MaxPool { stride: Some([2, 2]), ..plain });
     vec![

@@ -200,6 +200,13 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(format!("{what}{} {k}, {x} to {to:?}", OpDef::called(&op)), op, &[x]));
         }
     }
+    // Written in several windows where bindings are small: their gradients would not fit.
+    let linear = |n, out| Along::linear(n, out, false).expect("not 0");
+    let large = Resample { rows: linear(31, 131), columns: linear(37, 127), transposed: false };
+    cases.push(Case::new("upsample [31, 37] to [131, 127]", large, &[Shape::from([31, 37])]).flat());
+    let mean = |n| Along::mean(Windows::new(n, 3, 2, 1, 1, false).expect("the windows fit"), true);
+    let large = Resample { rows: mean(131), columns: mean(127), transposed: true };
+    cases.push(Case::new("gradient of avg_pool2d [131, 127]", large, &[Shape::from([66, 64])]).flat());
     cases
 }
 
