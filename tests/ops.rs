@@ -97,7 +97,8 @@ fn exceeded() -> Check {
             "map" => (1, 1),
             "reduce" => (5, 5),
             "variance" | "comoment" | "norm" | "norm_grad" => (3, 3),
-            "matmul" | "softmax" => (1, 0),
+            "matmul" | "softmax" | "max_pool2d" => (1, 0),
+            "max_pool2d_grad" | "resample" => (1, 1),
             _ => (0, 0),
         };
         assert!(folded >= least.0 && split >= least.1, "{op}: {folded} passes fold, {split} split");

@@ -14,15 +14,16 @@ const CLASSES: usize = 10;
 const SAMPLE: [usize; 3] = [3, 32, 32];
 const RECORD: usize = 1 + 3 * 32 * 32;
 
-/// The training and the test part of CIFAR-10 (Krizhevsky 2009), as samples `[3, 32, 32]` of 0..1: 50,000 and 10,000 colour images of ten classes.
+/// The training and the test part of CIFAR-10 (Krizhevsky 2009), as samples `[3, 32, 32]` of 0..1: 50,000 and 10,000 colour
+/// images of ten classes.
 ///
-/// `name` is a folder with the files of the binary version (`data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`, and for the names of the
-/// classes `batches.meta.txt`), or one with the folder `cifar-10-batches-bin` that the archive holds; or a name such as `cifar-10`, which is
-/// looked for where [`mnist`](super::mnist) looks.
+/// `name` is a folder with the files of the binary version (`data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`, and
+/// for the names of the classes `batches.meta.txt`), or one with the folder `cifar-10-batches-bin` that the archive holds; or
+/// a name such as `cifar-10`, which is looked for where [`mnist`](super::mnist) looks.
 ///
 /// # Errors
-/// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one of the six files is
-/// missing, [`Error::Format`] where one is not made of whole records or has a label above 9.
+/// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one
+/// of the six files is missing, [`Error::Format`] where one is not made of whole records or has a label above 9.
 pub fn cifar10(name: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
     load(name.as_ref(), &file::roots())
 }
@@ -57,7 +58,10 @@ fn records(path: &Path, labels: &mut Vec<u32>, pixels: &mut Vec<u8>) -> Result<(
     }
     for (k, record) in bytes.chunks_exact(RECORD).enumerate() {
         if record[0] as usize >= CLASSES {
-            return Err(Error::format(path, format!("record {k}, from 0, has the label {}, which should be 0 to {}", record[0], CLASSES - 1)));
+            return Err(Error::format(
+                path,
+                format!("record {k}, from 0, has the label {}, which should be 0 to {}", record[0], CLASSES - 1),
+            ));
         }
         labels.push(record[0].into());
         pixels.extend_from_slice(&record[1..]);

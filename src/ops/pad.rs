@@ -39,8 +39,9 @@ impl<'g> Tensor<'g> {
             None => self.graph.mistake("pad", &[s], format!("there is no axis {axis}"), place),
         }
     }
-    /// [`pad`](Tensor::pad) with something else than zeros; images take it twice, for rows and for columns. A mistake besides: more elements than
-    /// there are to take, which are `n − 1` of an axis of n for [`PadMode::Reflect`] and n for [`PadMode::Circular`].
+    /// [`pad`](Tensor::pad) with something else than zeros; images take it twice, for rows and for columns. A mistake
+    /// besides: more elements than there are to take, which are `n − 1` of an axis of n for [`PadMode::Reflect`] and n for
+    /// [`PadMode::Circular`].
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, ops::pad::PadMode};

@@ -246,8 +246,8 @@ impl<'g> Tensor<'g> {
     pub fn dropout(self, p: f32) -> Tensor<'g> {
         self.drop_out("dropout", p, self.shape())
     }
-    /// [`dropout`](Tensor::dropout) of whole channels of images `[n, channels, height, width]`, whose neighbouring pixels tell too much of each
-    /// other (Tompson et al. 2014). A mistake besides: another number of axes.
+    /// [`dropout`](Tensor::dropout) of whole channels of images `[n, channels, height, width]`, whose neighbouring pixels
+    /// tell too much of each other (Tompson et al. 2014). A mistake besides: another number of axes.
     #[track_caller]
     pub fn dropout2d(self, p: f32) -> Tensor<'g> {
         let x = self.shape();
@@ -268,6 +268,15 @@ impl<'g> Tensor<'g> {
         self.graph.uniform(mask).ge(p).where_(self * (1.0 / (1.0 - p)), 0.0)
     }
     /// Another name of [`detach`](Tensor::detach), that of Keras, TensorFlow and JAX.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::training();
+    /// let x = g.input([2]);
+    /// let dx = (x * x.stop_gradient()).sum_all().grad(&[x])[0];
+    /// assert_eq!(Device::cpu().compile(&[dx])?.run(&[Host::new([2], vec![3.0, 4.0])])?[0].f(), &[3.0, 4.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
     #[track_caller]
     pub fn stop_gradient(self) -> Tensor<'g> {
         self.detach()

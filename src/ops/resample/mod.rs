@@ -1,7 +1,8 @@
 //! Images of another size: means of windows, resizing, flipping.
 //!
-//! `y[g,o,q] = Σ_i Σ_j H[o,i]·W[q,j]·x[g,i,j]`, where `H` and `W` are sparse: an output is made of a few neighbouring elements of each axis,
-//! as [`Along`] says. The gradient is the same with both transposed, so that one op is its own gradient's gradient.
+//! `y[g,o,q] = Σ_i Σ_j H[o,i]·W[q,j]·x[g,i,j]`, where `H` and `W` are sparse: an output is made of a few neighbouring
+//! elements of each axis, as [`Along`] says. The gradient is the same with both transposed, so that one op is its own
+//! gradient's gradient.
 
 mod along;
 mod tensor;

@@ -46,8 +46,8 @@ impl Upsample {
 }
 
 impl<'g> Tensor<'g> {
-    /// The mean of each window of `kernel` rows and columns, without overlap: `[n, c, h, w]` to `[n, c, ⌊h / kernel⌋, ⌊w / kernel⌋]`.
-    /// Rows and columns that fill no window are left out. A mistake: a kernel of 0, or one larger than the image.
+    /// The mean of each window of `kernel` rows and columns, without overlap: `[n, c, h, w]` to `[n, c, ⌊h / kernel⌋, ⌊w /
+    /// kernel⌋]`. Rows and columns that fill no window are left out. A mistake: a kernel of 0, or one larger than the image.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -61,8 +61,8 @@ impl<'g> Tensor<'g> {
     pub fn avg_pool2d(self, kernel: [usize; 2]) -> Tensor<'g> {
         self.avg_pool2d_with(kernel, AvgPool::default())
     }
-    /// [`avg_pool2d`](Tensor::avg_pool2d) with options: sizes are `⌊(h + 2·padding − kernel) / stride⌋ + 1`, as PyTorch has it. Mistakes
-    /// besides: a stride of 0, a padding of more than half of the kernel.
+    /// [`avg_pool2d`](Tensor::avg_pool2d) with options: sizes are `⌊(h + 2·padding − kernel) / stride⌋ + 1`, as PyTorch has
+    /// it. Mistakes besides: a stride of 0, a padding of more than half of the kernel.
     #[track_caller]
     pub fn avg_pool2d_with(self, kernel: [usize; 2], options: AvgPool<2>) -> Tensor<'g> {
         self.resample("avg_pool2d", 4, |k, n| mean(n, kernel[k], options.stride.map(|s| s[k]), options.padding[k], &options))
@@ -80,8 +80,9 @@ impl<'g> Tensor<'g> {
             _ => mean(n, kernel, options.stride.map(|[s]| s), options.padding[0], &options),
         })
     }
-    /// The means of `[oh, ow]` parts of each image: `[n, c, h, w]` to `[n, c, oh, ow]`, whatever h and w are. Part `i` of the rows goes from
-    /// `⌊i·h / oh⌋` to before `⌈(i + 1)·h / oh⌉`, as in PyTorch: neighbours share a row where they do not fit. A mistake: an output of size 0.
+    /// The means of `[oh, ow]` parts of each image: `[n, c, h, w]` to `[n, c, oh, ow]`, whatever h and w are. Part `i` of the
+    /// rows goes from `⌊i·h / oh⌋` to before `⌈(i + 1)·h / oh⌉`, as in PyTorch: neighbours share a row where they do not fit.
+    /// A mistake: an output of size 0.
     #[track_caller]
     pub fn adaptive_avg_pool2d(self, size: [usize; 2]) -> Tensor<'g> {
         match size {
@@ -99,8 +100,8 @@ impl<'g> Tensor<'g> {
             Some(why) => self.graph.mistake("global_avg_pool2d", &[self.shape()], why, Location::caller()),
         }
     }
-    /// Images of another size, larger or smaller: `[n, c, h, w]` to `[n, c, oh, ow]`. PyTorch's `interpolate`, without its smoothing
-    /// where it makes them smaller. A mistake: an output of size 0.
+    /// Images of another size, larger or smaller: `[n, c, h, w]` to `[n, c, oh, ow]`. PyTorch's `interpolate`, without its
+    /// smoothing where it makes them smaller. A mistake: an output of size 0.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, ops::resample::Upsample};
@@ -199,6 +200,13 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(format!("{what}{} {k}, {x} to {to:?}", OpDef::called(&op)), op, &[x]));
         }
     }
+    // Written in several windows where bindings are small: their gradients would not fit.
+    let linear = |n, out| Along::linear(n, out, false).expect("not 0");
+    let large = Resample { rows: linear(31, 131), columns: linear(37, 127), transposed: false };
+    cases.push(Case::new("upsample [31, 37] to [131, 127]", large, &[Shape::from([31, 37])]).flat());
+    let mean = |n| Along::mean(Windows::new(n, 3, 2, 1, 1, false).expect("the windows fit"), true);
+    let large = Resample { rows: mean(131), columns: mean(127), transposed: true };
+    cases.push(Case::new("gradient of avg_pool2d [131, 127]", large, &[Shape::from([66, 64])]).flat());
     cases
 }
 

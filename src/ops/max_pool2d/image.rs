@@ -1,0 +1,168 @@
+//! The windows that an image is covered with.
+
+use super::*;
+use crate::kernel::{Bind, Pass, Word, source};
+use std::ops::Range;
+
+/// Windows along one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Windows {
+    pub(in crate::ops) n: usize,
+    pub(in crate::ops) out: usize,
+    pub(in crate::ops) kernel: usize,
+    pub(in crate::ops) stride: usize,
+    pub(in crate::ops) padding: usize,
+    pub(super) dilation: usize,
+}
+
+impl Windows {
+    /// Windows of `kernel` elements, `dilation` apart, over `n` elements and `padding` more on each side; each starts
+    /// `stride` behind the one before. With `ceil` the last one may reach past the padding, but not start behind `n`.
+    ///
+    /// # Errors
+    /// A sentence, where a number is 0, the padding is more than half of the kernel, or a window has no element.
+    pub fn new(n: usize, kernel: usize, stride: usize, padding: usize, dilation: usize, ceil: bool) -> Result<Windows, String> {
+        for (name, value) in [("kernel", kernel), ("stride", stride), ("dilation", dilation)] {
+            if value == 0 {
+                return Err(format!("{name} 0 should be at least 1"));
+            }
+        }
+        if padding > kernel / 2 {
+            return Err(format!("padding {padding} is more than half of the kernel {kernel}"));
+        }
+        let span = (kernel - 1).saturating_mul(dilation).saturating_add(1);
+        let padded = n.saturating_add(2 * padding);
+        if span > padded {
+            let dilated = if dilation > 1 { format!(" with dilation {dilation}") } else { String::new() };
+            return Err(format!("a kernel of {kernel}{dilated} is larger than {n} elements with padding {padding}"));
+        }
+        if padded > i32::MAX as usize {
+            return Err(format!("{n} elements with padding {padding} are more than an axis can hold"));
+        }
+        // What moves past the end at once, or never moves, may as well do so by less.
+        let (stride, dilation) = (stride.min(padded), dilation.min(padded));
+        let mut out = (padded - span) / stride + 1;
+        if ceil && !(padded - span).is_multiple_of(stride) && out * stride < n + padding {
+            out += 1;
+        }
+        let windows = Windows { n, out, kernel, stride, padding, dilation };
+        // Without gaps between its taps, a window that starts inside has one there.
+        match (0..if dilation > 1 { out } else { 0 }).find(|&o| windows.inside(o).is_empty()) {
+            Some(o) => Err(format!("window {o} has no element of {n}: a smaller dilation or padding would do")),
+            None => Ok(windows),
+        }
+    }
+    /// The taps of window `o` that lie inside.
+    pub(super) fn inside(&self, o: usize) -> Range<usize> {
+        let start = o * self.stride;
+        let first = self.padding.saturating_sub(start).div_ceil(self.dilation);
+        first..(self.n + self.padding).saturating_sub(start).div_ceil(self.dilation).min(self.kernel)
+    }
+    /// The element at a tap of window `o`, if it lies inside.
+    pub(super) fn at(&self, o: usize, tap: usize) -> Option<usize> {
+        (o * self.stride + tap * self.dilation).checked_sub(self.padding).filter(|&i| i < self.n)
+    }
+}
+
+/// Windows of an image: the last two axes of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Image {
+    pub rows: Windows,
+    pub columns: Windows,
+}
+
+impl Image {
+    /// Elements of a window.
+    pub fn taps(&self) -> usize {
+        self.rows.kernel * self.columns.kernel
+    }
+    /// Elements of a plane of x.
+    pub fn plane(&self) -> usize {
+        self.rows.n * self.columns.n
+    }
+    /// The shape of y, with that of x for `transposed`, from that of the other.
+    pub fn shape(&self, x: Shape, transposed: bool) -> Result<Shape, String> {
+        let (n, out) = ([self.rows.n, self.columns.n], [self.rows.out, self.columns.out]);
+        let (from, to) = if transposed { (out, n) } else { (n, out) };
+        if x.rank() < 2 || x.dims()[x.rank() - 2..] != from {
+            return Err(format!("the last two axes should be {from:?}"));
+        }
+        Ok(x.with(x.rank() - 2, to[0]).with(x.rank() - 1, to[1]))
+    }
+    /// The largest element of window `w` of a plane, and its tap.
+    pub fn largest<T: Real>(&self, x: &[T], w: usize) -> (T, usize) {
+        let (o, q) = (w / self.columns.out, w % self.columns.out);
+        let mut best: Option<(T, usize)> = None;
+        for a in self.rows.inside(o) {
+            let row = (o * self.rows.stride + a * self.rows.dilation - self.rows.padding) * self.columns.n;
+            for b in self.columns.inside(q) {
+                let v = x[row + q * self.columns.stride + b * self.columns.dilation - self.columns.padding];
+                let more = best.is_none_or(|(m, _)| (v > m || v.is_nan()) && !m.is_nan());
+                best = if more { Some((v, a * self.columns.kernel + b)) } else { best };
+            }
+        }
+        best.expect("every window has an element")
+    }
+    /// The same for all windows of row `o`, tap by tap; without their taps where there is no room for them.
+    pub fn scan(&self, x: &[f32], o: usize, best: &mut [f32], taps: &mut [u32]) {
+        let (rows, columns) = (self.rows, self.columns);
+        best.fill(f32::NEG_INFINITY);
+        let first = |q: usize| rows.inside(o).start * columns.kernel + columns.inside(q).start;
+        taps.iter_mut().enumerate().for_each(|(q, t)| *t = first(q) as u32);
+        for (a, b) in rows.inside(o).flat_map(|a| (0..columns.kernel).map(move |b| (a, b))) {
+            // The windows that have this tap inside of the image.
+            let before = |end: usize| end.saturating_sub(b * columns.dilation).div_ceil(columns.stride).min(columns.out);
+            let having = before(columns.padding)..before(columns.n + columns.padding);
+            if having.is_empty() {
+                continue;
+            }
+            let row = &x[(o * rows.stride + a * rows.dilation - rows.padding) * columns.n..][..columns.n];
+            let x = &row[having.start * columns.stride + b * columns.dilation - columns.padding..];
+            let (best, tap) = (&mut best[having.clone()], (a * columns.kernel + b) as u32);
+            let taps = if taps.is_empty() { &mut [] } else { &mut taps[having] };
+            match columns.stride {
+                1 => keep(best, taps, x.iter(), tap),
+                stride => keep(best, taps, x.iter().step_by(stride), tap),
+            }
+        }
+    }
+    /// A pass of which each unit is an element that is written.
+    pub fn pass(&self, entry: &'static str, binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
+        let wg = caps.max_invocations.min(256) as usize;
+        let (r, c) = (self.rows, self.columns);
+        let consts: [(&'static str, usize); 9] = [
+            ("WG", wg),
+            ("K_H", r.kernel),
+            ("K_W", c.kernel),
+            ("S_H", r.stride),
+            ("S_W", c.stride),
+            ("P_H", r.padding),
+            ("P_W", c.padding),
+            ("D_H", r.dilation),
+            ("D_W", c.dilation),
+        ];
+        Pass {
+            source: source!("max_pool2d"),
+            entry,
+            consts: consts.map(|(name, x)| (name, Word::from(x))).to_vec(),
+            params: [("h", r.n), ("w", c.n), ("oh", r.out), ("ow", c.out)].map(|(name, x)| (name.to_string(), x.into())).to_vec(),
+            binds,
+            code: String::new(),
+            units,
+            per_group: wg,
+            step: false,
+        }
+    }
+}
+
+/// Each of `x` that is larger than the best so far (or the first NaN), and `tap`, where it came from.
+fn keep<'a>(best: &mut [f32], taps: &mut [u32], x: impl Iterator<Item = &'a f32>, tap: u32) {
+    let stays = |best: f32, x: f32| best >= x || best.is_nan();
+    if taps.is_empty() {
+        best.iter_mut().zip(x).for_each(|(best, &x)| *best = if stays(*best, x) { *best } else { x });
+    } else {
+        for ((best, t), &x) in best.iter_mut().zip(taps).zip(x) {
+            (*best, *t) = if stays(*best, x) { (*best, *t) } else { (x, tap) };
+        }
+    }
+}

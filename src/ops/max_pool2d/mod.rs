@@ -1,0 +1,258 @@
+//! The largest element of each window of an image.
+//!
+//! `y[g,o,q] = max x[g, o·s + a·d − p, q·s + b·d − p]` over the taps `(a, b)` of the kernel, without those outside of the image.
+//! Its gradient goes by the number of the tap that won, which is an op of its own: then no window is looked through twice.
+
+mod image;
+mod tensor;
+
+pub use image::Windows;
+pub(in crate::ops) use tensor::no_images;
+pub use tensor::MaxPool;
+
+use super::*;
+use crate::kernel::Bind;
+use image::Image;
+use rayon::prelude::*;
+use tensor::{images, large};
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 13;
+
+/// The op: x `[.., h, w]` → `[.., oh, ow]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MaxPool2d {
+    image: Image,
+    index: bool,
+}
+
+/// What lies at a tap of each window: x `[.., h, w]`, taps u32 `[.., oh, ow]` → `[.., oh, ow]`, 0 for a tap outside of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MaxPool2dPick {
+    image: Image,
+}
+
+/// Its gradient: dy `[.., oh, ow]`, taps u32 `[.., oh, ow]` → `[.., h, w]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MaxPool2dGrad {
+    image: Image,
+}
+
+impl OpDef for MaxPool2d {
+    const NAME: &'static str = "max_pool2d";
+
+    fn called(&self) -> &'static str {
+        if self.index { "max_pool2d_index" } else { "max_pool2d" }
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
+        if x.dtype() != DType::F32 {
+            return Err("takes floats, not labels (see to_f32)".into());
+        }
+        Ok(self.image.shape(*x, false)?.of(if self.index { DType::U32 } else { DType::F32 }))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let windows = self.image.rows.out * self.image.columns.out;
+        let largest = |w: usize| self.image.largest(&x[0].f[w / windows * self.image.plane()..], w % windows);
+        y.f.iter_mut().enumerate().for_each(|(w, y)| *y = largest(w).0);
+        y.u.iter_mut().enumerate().for_each(|(w, t)| *t = largest(w).1 as u32);
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let (Image { rows, columns }, plane) = (self.image, self.image.plane());
+        let at_least = (TASK / columns.out).max(1);
+        let line = |k: usize| (&x[0].f[k / rows.out * plane..][..plane], k % rows.out);
+        let plain = |w: Windows| [w.kernel, w.stride, w.padding, w.dilation] == [2, 2, 0, 1] && w.out * 2 <= w.n;
+        let values = y.f.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
+        if !self.index && plain(rows) && plain(columns) {
+            let larger = |a: f32, b: f32| if a >= b || a.is_nan() { a } else { b };
+            return values.for_each(|(k, y)| {
+                let (x, o) = line(k);
+                let (a, b) = (&x[2 * o * columns.n..][..columns.n], &x[(2 * o + 1) * columns.n..][..columns.n]);
+                for ((y, a), b) in y.iter_mut().zip(a.chunks_exact(2)).zip(b.chunks_exact(2)) {
+                    *y = larger(larger(a[0], a[1]), larger(b[0], b[1]));
+                }
+            });
+        }
+        values.for_each(|(k, y)| {
+            let (x, o) = line(k);
+            self.image.scan(x, o, y, &mut []);
+        });
+        let taps = y.u.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
+        taps.for_each_init(
+            || vec![0.0; columns.out],
+            |best, (k, taps)| {
+                let (x, o) = line(k);
+                self.image.scan(x, o, best, taps);
+            },
+        );
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        if self.index {
+            return vec![None];
+        }
+        let taps = x[0].apply(MaxPool2d { index: true, ..*self });
+        vec![Some(dy.graph.apply(MaxPool2dGrad { image: self.image }, &[dy, taps]))]
+    }
+    fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let (entry, name) = if self.index { ("index", "t") } else { ("forward", "y") };
+        let binds = vec![Bind::input("x", 0, DType::F32), Bind::output(name, y.dtype()).per_unit(1)];
+        vec![Kernel::one("elements", self.image.pass(entry, binds, y.elements(), caps))]
+    }
+    fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
+        (y.elements() * self.image.taps()) as u64
+    }
+    fn cases() -> Vec<Case> {
+        // Far from the kinks that other ops have: there `Fill` makes equal numbers.
+        let case = |index, name, x, image| Case::new(name, MaxPool2d { image, index }, &[x]).range(0, 1.5, 5.5);
+        let values = images().into_iter().map(|(name, x, _, image)| case(false, name, x, image));
+        let taps = images().into_iter().map(|(name, x, _, image)| case(true, format!("{name}, index"), x, image).flat());
+        values.chain(taps).collect()
+    }
+}
+
+impl MaxPool2dPick {
+    fn shapes(&self, x: &[Shape], transposed: bool) -> Result<Shape, String> {
+        let [x, taps] = x else { return Err(format!("takes values and taps, not {} inputs", x.len())) };
+        if x.dtype() != DType::F32 || taps.dtype() != DType::U32 {
+            return Err("takes floats and integers".into());
+        }
+        let y = self.image.shape(*x, transposed)?;
+        let (windows, what) = if transposed { (*x, "values") } else { (y, "windows") };
+        if !windows.same_dims(*taps) {
+            return Err(format!("the taps {taps} should be those of the {what} {windows}"));
+        }
+        Ok(y)
+    }
+}
+
+impl OpDef for MaxPool2dPick {
+    const NAME: &'static str = "max_pool2d_pick";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        self.shapes(x, false)
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let Image { rows, columns } = self.image;
+        for (w, (y, &t)) in y.f.iter_mut().zip(x[1].u).enumerate() {
+            let (line, q) = (w / columns.out, w % columns.out);
+            let row = rows.at(line % rows.out, t as usize / columns.kernel);
+            let at = row.zip(columns.at(q, t as usize % columns.kernel));
+            *y = at.map_or(T::zero(), |(i, j)| x[0].f[(line / rows.out * rows.n + i) * columns.n + j]);
+        }
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.graph.apply(MaxPool2dGrad { image: self.image }, &[dy, x[1]])), None]
+    }
+    fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let taps = Bind::input("t", 1, DType::U32).per_unit(1);
+        let binds = vec![Bind::input("x", 0, DType::F32), taps, Bind::output("y", DType::F32).per_unit(1)];
+        vec![Kernel::one("elements", self.image.pass("pick", binds, y.elements(), caps))]
+    }
+    fn flops(&self, _x: &[Shape], _y: Shape) -> u64 {
+        0
+    }
+    fn terms(&self, _x: &[Shape]) -> usize {
+        // Of the gradient.
+        self.image.taps()
+    }
+    fn cases() -> Vec<Case> {
+        let case = |(name, x, y, image): (String, Shape, Shape, Image)| {
+            Case::new(name, MaxPool2dPick { image }, &[x, y]).labels(1, image.taps())
+        };
+        images().into_iter().map(case).collect()
+    }
+}
+
+impl OpDef for MaxPool2dGrad {
+    const NAME: &'static str = "max_pool2d_grad";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        MaxPool2dPick { image: self.image }.shapes(x, true)
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        y.f.chunks_mut(self.image.plane()).enumerate().for_each(|(g, dx)| self.plane(x, dx, g));
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let plane = self.image.plane();
+        y.f.par_chunks_mut(plane)
+            .with_min_len((TASK / plane).max(1))
+            .enumerate()
+            .for_each(|(g, dx)| self.plane(x, dx, g));
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.graph.apply(MaxPool2dPick { image: self.image }, &[dy, x[1]])), None]
+    }
+    fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let (dy, taps) = (Bind::input("dy", 0, DType::F32), Bind::input("t", 1, DType::U32));
+        let binds = vec![dy, taps, Bind::output("dx", DType::F32).per_unit(1)];
+        vec![Kernel::one("elements", self.image.pass("grad_x", binds, y.elements(), caps))]
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        x[0].elements() as u64
+    }
+    fn terms(&self, _x: &[Shape]) -> usize {
+        self.image.taps()
+    }
+    fn cases() -> Vec<Case> {
+        let case = |(name, _, y, image): (String, Shape, Shape, Image)| {
+            Case::new(name, MaxPool2dGrad { image }, &[y, y]).labels(1, image.taps())
+        };
+        let mut cases: Vec<Case> = images().into_iter().map(case).collect();
+        // Written in several windows where bindings are small: the gradient of this gradient would not fit.
+        cases.push(case(large()).flat());
+        cases
+    }
+}
+
+impl MaxPool2dGrad {
+    /// Plane `g` of dx.
+    fn plane<T: Real>(&self, x: &[View<T>], dx: &mut [T], g: usize) {
+        let Image { rows, columns } = self.image;
+        dx.fill(T::zero());
+        for (o, w) in (0..rows.out).map(|o| (o, (g * rows.out + o) * columns.out)) {
+            for (q, (&dy, &t)) in x[0].f[w..].iter().zip(&x[1].u[w..]).take(columns.out).enumerate() {
+                let (a, b) = (t as usize / columns.kernel, t as usize % columns.kernel);
+                if let (Some(i), Some(j)) = (rows.at(o, a), columns.at(q, b)) {
+                    dx[i * columns.n + j] += dy;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::checks;
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<MaxPool2d>();
+        checks::cpu::<MaxPool2dPick>();
+        checks::cpu::<MaxPool2dGrad>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<MaxPool2d>();
+        checks::wgsl::<MaxPool2dPick>();
+        checks::wgsl::<MaxPool2dGrad>();
+    }
+    #[test]
+    fn the_first_of_equal_ones_wins_and_nan_is_passed_on() {
+        let image = MaxPool::default().image(Shape::from([2, 6]), [2, 3]).unwrap();
+        let nan = f64::NAN;
+        let x = Host::new([2, 6], vec![1.0, 3.0, 2.0, 5.0, 9.0, nan, 3.0, 3.0, 0.0, nan, 5.0, 9.0]);
+        let mut taps = Host::<f64>::zeros(Shape::from([1, 2]).u32());
+        MaxPool2d { image, index: true }.reference(&[x.view()], &mut taps.view_mut(), Key::default());
+        assert_eq!(taps.u(), [1, 2]);
+        let narrow: Host<f32> = x.cast();
+        let mut y = Host::<f32>::zeros(Shape::from([1, 2]));
+        OpDef::cpu(&MaxPool2d { image, index: false }, &[narrow.view()], &mut y.view_mut(), Key::default());
+        assert!(y.f()[0] == 3.0 && y.f()[1].is_nan());
+        // The way of the CPU device for windows of 2 by 2.
+        let image = MaxPool::default().image(Shape::from([2, 6]), [2, 2]).unwrap();
+        let mut y = Host::<f32>::zeros(Shape::from([1, 3]));
+        OpDef::cpu(&MaxPool2d { image, index: false }, &[narrow.view()], &mut y.view_mut(), Key::default());
+        assert!(y.f()[0] == 3.0 && y.f()[1].is_nan() && y.f()[2].is_nan(), "{y:?}");
+    }
+}

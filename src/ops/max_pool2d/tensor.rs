@@ -1,0 +1,175 @@
+//! The methods of [`Tensor`] that take maxima, and the op's test cases.
+
+use super::*;
+use std::panic::Location;
+
+/// What `max_pool1d_with` (`N` = 1) and `max_pool2d_with` (`N` = 2) are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPool<const N: usize> {
+    /// How far each window is from the one before; the kernel's size without one.
+    pub stride: Option<[usize; N]>,
+    /// Elements on each side that count as −∞; at most half of the kernel.
+    pub padding: [usize; N],
+    /// How far the elements of a window are apart.
+    pub dilation: [usize; N],
+    /// Rounds the output's size up instead of down: the last window may reach past the padding.
+    pub ceil_mode: bool,
+}
+
+impl<const N: usize> Default for MaxPool<N> {
+    fn default() -> Self {
+        MaxPool { stride: None, padding: [0; N], dilation: [1; N], ceil_mode: false }
+    }
+}
+
+impl MaxPool<2> {
+    pub(super) fn image(&self, x: Shape, kernel: [usize; 2]) -> Result<Image, String> {
+        let (stride, MaxPool { padding, dilation, ceil_mode, .. }) = (self.stride.unwrap_or(kernel), *self);
+        let axis = |k: usize, n| Windows::new(n, kernel[k], stride[k], padding[k], dilation[k], ceil_mode);
+        let [rows, columns] = [x.dims()[x.rank() - 2], x.last()];
+        Ok(Image { rows: axis(0, rows)?, columns: axis(1, columns)? })
+    }
+}
+
+/// Why `x` is no batch of images `[n, channels, height, width]`, or of lines, of floats.
+pub(in crate::ops) fn no_images(x: Shape, rank: usize) -> Option<String> {
+    match (x.dtype(), rank) {
+        (DType::U32, _) => Some("takes floats, not labels (see to_f32)".into()),
+        _ if x.rank() == rank => None,
+        (_, 3) => Some("takes [n, channels, length]: give it these axes by reshape or unsqueeze".into()),
+        _ => Some("takes images, [n, channels, height, width]: give it these axes by reshape or unsqueeze".into()),
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// The largest element of each window of `kernel` rows and columns, without overlap: `[n, c, h, w]` to `[n, c, ⌊h /
+    /// kernel⌋, ⌊w / kernel⌋]`. Rows and columns that fill no window are left out. The gradient goes to the first maximum of
+    /// a window (row by row); a NaN is the result wherever it is in the window. A mistake: a kernel of 0, or one larger than
+    /// the image.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([1, 1, 2, 4]).max_pool2d([2, 2])])?;
+    /// let x = Host::new([1, 1, 2, 4], vec![1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 8.0, 7.0]);
+    /// assert_eq!(f.run(&[x])?[0].f(), &[4.0, 8.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn max_pool2d(self, kernel: [usize; 2]) -> Tensor<'g> {
+        self.max_pool2d_with(kernel, MaxPool::default())
+    }
+    /// [`max_pool2d`](Tensor::max_pool2d) with options: sizes are `⌊(h + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`, as
+    /// PyTorch has it. Mistakes besides: a stride or dilation of 0, a padding of more than half of the kernel.
+    #[track_caller]
+    pub fn max_pool2d_with(self, kernel: [usize; 2], options: MaxPool<2>) -> Tensor<'g> {
+        let x = self.shape();
+        match no_images(x, 4).map_or_else(|| options.image(x, kernel), Err) {
+            _ if self.is_dead() => self,
+            Ok(image) => self.apply(MaxPool2d { image, index: false }),
+            Err(why) => self.graph.mistake("max_pool2d", &[x], why, Location::caller()),
+        }
+    }
+    /// [`max_pool2d`](Tensor::max_pool2d) along one axis: `[n, c, length]` to `[n, c, ⌊length / kernel⌋]`.
+    #[track_caller]
+    pub fn max_pool1d(self, kernel: usize) -> Tensor<'g> {
+        self.max_pool1d_with(kernel, MaxPool::default())
+    }
+    /// [`max_pool1d`](Tensor::max_pool1d) with options.
+    #[track_caller]
+    pub fn max_pool1d_with(self, kernel: usize, options: MaxPool<1>) -> Tensor<'g> {
+        let MaxPool { stride, padding: [padding], dilation: [dilation], ceil_mode } = options;
+        let options = MaxPool { stride: stride.map(|[s]| [1, s]), padding: [0, padding], dilation: [1, dilation], ceil_mode };
+        let x = self.shape();
+        match no_images(x, 3).map_or_else(|| options.image(x, [1, kernel]), Err) {
+            _ if self.is_dead() => self,
+            Ok(_) => self.unsqueeze(2).max_pool2d_with([1, kernel], options).squeeze(2),
+            Err(why) => self.graph.mistake("max_pool1d", &[x], why, Location::caller()),
+        }
+    }
+}
+
+/// An image and windows to test: name, x, y, the windows.
+fn image(x: &[usize], kernel: [usize; 2], options: MaxPool<2>) -> (String, Shape, Shape, Image) {
+    let x = Shape::new(x).expect("at most six axes");
+    let image = options.image(x, kernel).expect("the windows fit");
+    let MaxPool { stride, padding, dilation, ceil_mode } = options;
+    let ceil = if ceil_mode { ", ceil" } else { "" };
+    let stride = stride.unwrap_or(kernel);
+    let name = format!("{x} by {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}{ceil}");
+    (name, x, image.shape(x, false).expect("the windows fit"), image)
+}
+
+/// One of more than 16,384 elements.
+pub(super) fn large() -> (String, Shape, Shape, Image) {
+    image(&[1, 131, 127], [2, 2], MaxPool::default())
+}
+
+/// All that is tested with gradients.
+pub(super) fn images() -> Vec<(String, Shape, Shape, Image)> {
+    let plain = MaxPool::<2>::default();
+    let (one, two) = (MaxPool { stride: Some([1, 1]), ..plain }, MaxPool { stride: Some([2, 2]), ..plain });
+    vec![
+        image(&[1, 1, 1, 1], [1, 1], plain),
+        image(&[2, 3, 8, 6], [2, 2], plain),
+        image(&[1, 1, 7, 5], [2, 2], plain), // leaves a row and a column out
+        image(&[1, 2, 7, 5], [2, 2], MaxPool { ceil_mode: true, ..plain }),
+        image(&[3, 1, 5, 7], [3, 3], MaxPool { padding: [1, 1], ..one }),
+        image(&[1, 3, 11, 13], [3, 3], MaxPool { padding: [1, 1], ..two }),
+        image(&[2, 1, 9, 10], [2, 1], MaxPool { stride: Some([3, 5]), ..plain }), // stride > kernel
+        image(&[2, 2, 5, 4], [5, 4], plain), // all of it
+        image(&[1, 1, 4, 9], [4, 5], MaxPool { stride: Some([3, 2]), padding: [2, 1], ..plain }),
+        image(&[1, 2, 9, 10], [3, 2], MaxPool { padding: [1, 1], dilation: [2, 3], ..one }),
+        image(&[1, 1, 10, 11], [2, 3], MaxPool { padding: [1, 1], dilation: [3, 2], ceil_mode: true, ..two }),
+        image(&[5, 17, 6, 6], [3, 3], two), // many groups
+        image(&[3, 77, 65], [2, 2], plain),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Graph;
+
+    #[test]
+    fn mistakes() {
+        let message = |x: Shape, kernel, options| {
+            Graph::training().input_of(x).max_pool2d_with(kernel, options).error().map_or(String::new(), |e| e.to_string())
+        };
+        let (x, plain) = (Shape::from([1, 3, 4, 6]), MaxPool::<2>::default());
+        let start = |text: String, want: &str| assert!(text.starts_with(&format!("max_pool2d: {want} (")), "{text}");
+        start(
+            message(Shape::from([3, 4, 6]), [2, 2], plain),
+            "[3, 4, 6]: takes images, [n, channels, height, width]: give it these axes by reshape or unsqueeze",
+        );
+        start(message(x.u32(), [2, 2], plain), "u32 [1, 3, 4, 6]: takes floats, not labels (see to_f32)");
+        start(message(x, [2, 0], plain), "[1, 3, 4, 6]: kernel 0 should be at least 1");
+        start(message(x, [2, 2], MaxPool { stride: Some([0, 1]), ..plain }), "[1, 3, 4, 6]: stride 0 should be at least 1");
+        start(message(x, [2, 2], MaxPool { dilation: [1, 0], ..plain }), "[1, 3, 4, 6]: dilation 0 should be at least 1");
+        start(
+            message(x, [3, 3], MaxPool { padding: [1, 2], ..plain }),
+            "[1, 3, 4, 6]: padding 2 is more than half of the kernel 3",
+        );
+        start(message(x, [7, 2], plain), "[1, 3, 4, 6]: a kernel of 7 is larger than 4 elements with padding 0");
+        start(
+            message(x, [2, 3], MaxPool { padding: [0, 1], dilation: [1, 4], ..plain }),
+            "[1, 3, 4, 6]: a kernel of 3 with dilation 4 is larger than 6 elements with padding 1",
+        );
+        start(
+            message(x, [2, 2], MaxPool { padding: [1, 0], dilation: [5, 1], ..plain }),
+            "[1, 3, 4, 6]: window 0 has no element of 4: a smaller dilation or padding would do",
+        );
+        let huge = usize::MAX;
+        start(
+            message(x, [huge, 1], MaxPool { padding: [huge / 2, 0], ..plain }),
+            &format!("[1, 3, 4, 6]: 4 elements with padding {} are more than an axis can hold", huge / 2),
+        );
+        // Far strides and dilations that nothing comes of are none.
+        let far = MaxPool { stride: Some([huge, huge]), dilation: [1, huge], ceil_mode: true, ..plain };
+        assert_eq!(Graph::training().input_of(x).max_pool2d_with([4, 1], far).shape(), Shape::from([1, 3, 1, 1]));
+        let line = |x: Shape| Graph::training().input_of(x).max_pool1d(5).error().unwrap().to_string();
+        assert!(line(x).starts_with("max_pool1d: [1, 3, 4, 6]: takes [n, channels, length]: give it"), "{}", line(x));
+        let short = line(Shape::from([1, 3, 4]));
+        assert!(short.starts_with("max_pool1d: [1, 3, 4]: a kernel of 5 is larger than 4 elements with padding 0 ("), "{short}");
+    }
+}
