@@ -206,6 +206,7 @@ ops! {
     pad::Pad,
     permute::Permute,
     pick::Pick,
+    recurrent::Recurrent [RecurrentGrad],
     reduce::Reduce,
     reshape::Reshape,
     slice::Slice,

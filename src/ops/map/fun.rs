@@ -108,7 +108,7 @@ fn bool<T: Real>(b: bool) -> T {
 }
 
 /// By e^−|a|, which never overflows.
-fn sigmoid<T: Real>(a: T) -> T {
+pub(in crate::ops) fn sigmoid<T: Real>(a: T) -> T {
     let e = (-a.abs()).exp();
     (if a >= T::zero() { T::one() } else { e }) / (T::one() + e)
 }
