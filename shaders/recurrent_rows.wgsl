@@ -47,10 +47,10 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let j = unit % p.tiles_n * LANES + lane;
     let column = min(j, p.h - 1u);
     var sums = product(row, column + vec4<u32>(0u, p.h, 2u * p.h, 3u * p.h), lane);
-    for (var i = 0u; i < ROWS; i++) {
-        if row + i < p.n && j < p.h {
-            cell_forward(row + i, j, sums[i]);
-        }
+    // Not unrolled: the cell would be there ROWS times.
+    let rows = select(0u, min(ROWS, p.n - row), j < p.h);
+    for (var i = 0u; i < rows; i++) {
+        cell_forward(row + i, j, sums[i]);
     }
 }
 
@@ -64,11 +64,10 @@ fn backward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let j = unit % p.tiles_n * (4u * LANES) + lane;
     let columns = vec4<u32>(j, j + LANES, j + 2u * LANES, j + 3u * LANES);
     var sums = product(row, min(columns, vec4<u32>(p.h - 1u)), lane);
-    for (var i = 0u; i < ROWS; i++) {
-        for (var k = 0u; k < 4u; k++) {
-            if row + i < p.n && columns[k] < p.h {
-                cell_backward(row + i, columns[k], sums[i][k]);
-            }
+    let rows = min(ROWS, p.n - row);
+    for (var i = 0u; i < rows; i++) {
+        for (var k = 0u; k < min(4u, (p.h + LANES - 1u - min(j, p.h)) / LANES); k++) {
+            cell_backward(row + i, j + k * LANES, sums[i][k]);
         }
     }
 }

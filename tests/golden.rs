@@ -206,8 +206,8 @@ fn layer(row: &Value, device: &Device) -> Check {
     args.done();
     let dy = g.input(y.shape());
     feed.push(input(&row["cotangent"]));
-    // Nothing is trained: the step is there for what a layer keeps of a batch.
-    let mut trainer = Trainer::new(device, (y * dy).sum_all(), Sgd::new(0.0)).map_err(|e| format!("{what}: {e}"))?;
+    // Nothing is trained (the rate is lost in rounding): the step is there for what a layer keeps of a batch.
+    let mut trainer = Trainer::new(device, (y * dy).sum_all(), Sgd::new(1e-30)).map_err(|e| format!("{what}: {e}"))?;
     let values = |key: &str| row[key].as_object().expect("an object").iter().map(|(n, v)| (format!("layer.{n}"), v)).collect::<Vec<_>>();
     let given: Vec<(String, Host<f32>)> = [values("params"), values("state")].concat().iter().map(|(n, v)| (n.clone(), input(v))).collect();
     let mut names: Vec<&str> = given.iter().map(|(n, _)| n.as_str()).collect();

@@ -1,5 +1,9 @@
 //! Layers: named parameters and ops, no kernels of their own.
 
+mod recurrent;
+
+pub use recurrent::{Direction, Gru, Lstm, Recurrent};
+
 use crate::{graph::Tensor, init::Init};
 use std::panic::Location;
 

@@ -1,13 +1,16 @@
 //! How rows of golden files become ops and layers, family by family.
 
 use crate::golden::Args;
-use downhill::Tensor;
+use downhill::{
+    Tensor,
+    layers::{Direction, Recurrent},
+};
 
 /// Files of ops.
 pub const OPS: [&str; 0] = [];
 
 /// Files of layers, with parameters named as in PyTorch's state dicts.
-pub const LAYERS: [&str; 0] = [];
+pub const LAYERS: [&str; 1] = ["recurrent_layers"];
 
 /// An op by its name in the files.
 pub fn op<'g>(name: &str, _args: &mut Args, _x: &[Tensor<'g>]) -> Tensor<'g> {
@@ -26,7 +29,7 @@ pub fn op<'g>(name: &str, _args: &mut Args, _x: &[Tensor<'g>]) -> Tensor<'g> {
 }
 
 /// A layer by its name in the files, with the name `layer`.
-pub fn layer<'g>(name: &str, _args: &mut Args, _x: &[Tensor<'g>]) -> Tensor<'g> {
+pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
     match name {
         // convolution
 
@@ -35,6 +38,28 @@ pub fn layer<'g>(name: &str, _args: &mut Args, _x: &[Tensor<'g>]) -> Tensor<'g> 
         // attention and embedding
 
         // recurrent
+        "lstm" | "gru" => recurrent(name, args, x),
         other => panic!("no layer for {other}"),
     }
+}
+
+/// All that a recurrent layer gives, in one row.
+fn recurrent<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
+    let direction = match (args.b("reverse"), args.b("bidirectional")) {
+        (false, false) => Direction::Forward,
+        (true, false) => Direction::Reverse,
+        (false, true) => Direction::Both,
+        (true, true) => panic!("both ways, reversed"),
+    };
+    assert_eq!(args.b("state"), x.len() > 1);
+    let (h0, c0) = (x.get(1).copied(), x.get(2).copied());
+    let options = Recurrent { no_bias: !args.b("bias"), layers: args.u("layers"), direction, h0, c0 };
+    let hidden = args.u("hidden");
+    let row = |x: Tensor<'g>| x.reshape([x.shape().elements()]);
+    if name == "lstm" {
+        let lstm = x[0].lstm_with("layer", hidden, options);
+        return row(lstm.output).concat(&[row(lstm.h), row(lstm.c)], 0);
+    }
+    let gru = x[0].gru_with("layer", hidden, options);
+    row(gru.output).concat(&[row(gru.h)], 0)
 }

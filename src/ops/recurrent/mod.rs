@@ -220,7 +220,9 @@ impl OpDef for Recurrent {
                 Cell::Lstm => through_w.concat(&[past_w], 1),
                 Cell::Gru => through_w + past_w,
             };
-        vec![Some(dx), Some(dw), Some(rows.sum(&[0], false)), Some(ds)]
+        // Written as broadcasting is undone: where both biases are there, their gradients are one sum.
+        let db = rows.sum(&[0], true).reshape([dims.gates()]);
+        vec![Some(dx), Some(dw), Some(db), Some(ds)]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         kernels::forward(self.dims(y), x[3], caps)
