@@ -1,4 +1,4 @@
-//! How rows of golden files become ops and layers, family by family.
+//! How rows of golden files become ops, layers and networks, family by family.
 
 use crate::golden::Args;
 use downhill::{
@@ -40,6 +40,18 @@ pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         // recurrent
         "lstm" | "gru" => recurrent(name, args, x),
         other => panic!("no layer for {other}"),
+    }
+}
+
+/// A network of `training.json` by its name there: from a batch of samples to the logits of 10 classes.
+pub fn model(name: &str) -> for<'g> fn(Tensor<'g>) -> Tensor<'g> {
+    match name {
+        "mlp" => |x| x.linear("fc1", 48).relu().linear("fc2", 32).relu().linear("fc3", 10),
+        "lstm" => |x| {
+            let (n, t) = (x.dim(0), x.dim(1));
+            x.lstm("lstm", 32).slice(1, t - 1, t).reshape([n, 32]).linear("out", 10)
+        },
+        other => panic!("no model for {other}"),
     }
 }
 
