@@ -240,14 +240,26 @@ mod tests {
         let g = Graph::training();
         let some = Some(g.input([1]));
         for (got, want) in [
-            (message(&[2, 3], 4, plain, false), "lstm: [2, 3]: takes sequences [n, t, features]; `unsqueeze` or `reshape` adds an axis (src/"),
+            (
+                message(&[2, 3], 4, plain, false),
+                "lstm: [2, 3]: takes sequences [n, t, features]; `unsqueeze` or `reshape` adds an axis (src/",
+            ),
             (message(&[2, 3, 4, 5], 4, plain, true), "gru: [2, 3, 4, 5]: takes sequences [n, t, features]"),
             (message(&[2, 3, 4], 0, plain, false), "lstm: [2, 3, 4]: the hidden size is 0, but must be at least 1"),
             (message(&[2, 3, 4], usize::MAX / 2, plain, true), "gru: [2, 3, 4]: the hidden size is 9223372036854775807, but"),
             (message(&[2, 3, 4], 4, Recurrent { layers: 0, ..plain }, false), "lstm: [2, 3, 4]: layers is 0, but must be at least 1 ("),
-            (message(&[2, 3, 4], 4, Recurrent { c0: some, ..plain }, true), "gru: [2, 3, 4]: a GRU has no cell state: c0 must be left out ("),
-            (message(&[3, 3, 4], 4, Recurrent { h0: some, ..plain }, true), "gru: [3, 3, 4]: h0 has the shape [1, 2, 4], but must be [1, 3, 4]: layers"),
-            (message(&[2, 3, 4], 5, Recurrent { c0: some, ..plain }, false), "lstm: [2, 3, 4]: c0 has the shape [1, 2, 4], but must be [1, 2, 5]"),
+            (
+                message(&[2, 3, 4], 4, Recurrent { c0: some, ..plain }, true),
+                "gru: [2, 3, 4]: a GRU has no cell state: c0 must be left out (",
+            ),
+            (
+                message(&[3, 3, 4], 4, Recurrent { h0: some, ..plain }, true),
+                "gru: [3, 3, 4]: h0 has the shape [1, 2, 4], but must be [1, 3, 4]: layers",
+            ),
+            (
+                message(&[2, 3, 4], 5, Recurrent { c0: some, ..plain }, false),
+                "lstm: [2, 3, 4]: c0 has the shape [1, 2, 4], but must be [1, 2, 5]",
+            ),
             (message(&[2, 3, 4], 4, Recurrent { h0: some, c0: some, ..plain }, false), ""),
         ] {
             assert!(got.starts_with(want) && got.is_empty() == want.is_empty(), "{got}");
