@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Golden values from PyTorch for the tests of downhill: ops, losses, optimizers, schedules, init, a small MLP.
+"""Golden values from PyTorch for the tests of downhill: ops, losses, optimizers, schedules, init.
 
     pip install torch numpy
-    python scripts/golden.py [--digits data/digits.csv.gz] [--out tests/golden]
+    python scripts/golden.py [--out tests/golden]
 
 Writes one JSON file per group, `{"torch": VERSION, "cases": [...]}`, one case per line. The committed files
 came from torch 2.15.0 on a CPU with one thread; another version or CPU may change last digits. A tensor is
@@ -481,57 +481,8 @@ def init():
     return cases
 
 
-# ---- a model ---------------------------------------------------------------------------------------------
-
-SIZES, BATCH, STEPS = [64, 48, 32, 10], 64, 20
-
-
-def mlp(digits):
-    table = np.loadtxt(digits, delimiter=",", dtype=np.float32)
-    features, labels = table[:, :64] / np.float32(16), table[:, 64].astype(np.int64)
-    cases = []
-    for name, options in [("SGD", dict(lr=0.1)), ("SGD", dict(lr=0.05, momentum=0.9)), ("Adam", dict(lr=1e-3)),
-                          ("AdamW", dict(lr=1e-3, weight_decay=0.01)), ("RMSprop", dict(lr=1e-3))]:
-        case = {"optimizer": name, "options": OPTIMIZERS[name] | options}
-        for suffix, dtype in ("", torch.float64), ("_f32", torch.float32):
-            params = {}
-            for k, (i, o) in enumerate(zip(SIZES, SIZES[1:]), 1):
-                bound = 1 / math.sqrt(i)
-                weight, bias = gen(1000 * k + 1, o * i, bound).reshape(o, i), gen(1000 * k + 2, o, bound)
-                params[f"fc{k}.weight"] = to_torch(weight, dtype).requires_grad_()
-                params[f"fc{k}.bias"] = to_torch(bias, dtype).requires_grad_()
-            opt, values = optimizer(name, list(params.values()), **options), []
-            for step in range(STEPS):
-                rows = slice(step * BATCH, (step + 1) * BATCH)
-                y = torch.from_numpy(features[rows]).to(dtype)
-                for k in range(1, len(SIZES)):
-                    y = F.linear(y, params[f"fc{k}.weight"], params[f"fc{k}.bias"])
-                    y = y if k + 1 == len(SIZES) else F.relu(y)
-                loss = F.cross_entropy(y, torch.from_numpy(labels[rows]))
-                values.append(loss.item())
-                opt.zero_grad()
-                loss.backward()
-                opt.step()
-            case["losses" + suffix] = values
-            case["sums" + suffix] = {n: p.detach().double().sum().item() for n, p in params.items()}
-            case["squares" + suffix] = {n: p.detach().double().square().sum().item() for n, p in params.items()}
-            case["fc1_weight_head" + suffix] = params["fc1.weight"].flatten()[:8].tolist()
-        cases.append(case)
-    head = dict(
-        about="ReLU MLP, mean cross-entropy. Step k's batch: the digits file's rows from k*batch on, features / 16. "
-              "losses[k]: of step k, before its update. After the last step: sums and squares of each tensor's "
-              "values, added in f64, and the first 8 of fc1.weight",
-        weights="layer k = 1..: weight [out, in] row-major = gen(1000k+1, out*in, 1/sqrt(in)), "
-                "bias = gen(1000k+2, out, 1/sqrt(in))",
-        generator=GENERATOR,
-        check={"seed": 1001, "bound": 0.125, "values": gen(1001, 4, 0.125).tolist()},
-        sizes=SIZES, batch=BATCH, steps=STEPS)
-    return cases, head
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits", type=Path, default=ROOT / "data/digits.csv.gz")
     parser.add_argument("--out", type=Path, default=ROOT / "tests/golden")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "reduction: 'mean' divides", UserWarning)   # kl_div; both are recorded
@@ -539,8 +490,6 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     for group in ops, losses, optimizers, schedules, init:
         write(args.out, group.__name__, group())
-    cases, head = mlp(args.digits)
-    write(args.out, "mlp", cases, **head)
 
 
 if __name__ == "__main__":

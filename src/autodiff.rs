@@ -2,7 +2,9 @@
 //! broadcasting is undone here, once for all ops.
 
 use crate::{
+    error::Place,
     graph::{Kind, OTHER_GRAPH, Tensor},
+    ops::pad::Pad,
     shape::{DType, Shape},
 };
 use std::panic::Location;
@@ -56,16 +58,20 @@ impl<'g> Tensor<'g> {
         for (id, node) in nodes.iter().enumerate() {
             depends[id] = x.iter().any(|t| t.id == id) || node.inputs.iter().any(|&i| depends[i]);
         }
+        // What each use of a node adds to its gradient, and the place of that use; summed when all of them are known.
+        let mut parts: Vec<Vec<(Tensor, Place)>> = vec![Vec::new(); nodes.len()];
         let mut grads: Vec<Option<Tensor>> = vec![None; nodes.len()];
         grads[self.id] = Some(dy);
         for (id, node) in nodes.iter().enumerate().rev().filter(|&(id, _)| depends[id]) {
+            if id != self.id {
+                grads[id] = sum(std::mem::take(&mut parts[id]));
+            }
             let (Some(dy), Kind::Op(op)) = (grads[id], &node.kind) else { continue };
             let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(i)).collect();
-            let parts = graph.at(node.place, || op.vjp(&inputs, graph.tensor(id), dy));
-            for (&input, part) in node.inputs.iter().zip(parts) {
+            let new = graph.at(node.place, || op.vjp(&inputs, graph.tensor(id), dy));
+            for (&input, part) in node.inputs.iter().zip(new) {
                 let (Some(part), true) = (part, depends[input] && nodes[input].shape.dtype() == DType::F32) else { continue };
-                let part = graph.at(node.place, || part.sum_to(nodes[input].shape));
-                grads[input] = Some(graph.at(node.place, || grads[input].map_or(part, |g| g + part)));
+                parts[input].push((graph.at(node.place, || part.sum_to(nodes[input].shape)), node.place));
             }
         }
         // What was made later than this tensor has no part in it.
@@ -88,5 +94,115 @@ impl<'g> Tensor<'g> {
         let axes: Vec<isize> = (0..full.rank() as isize).filter(repeated).collect();
         let sum = if axes.is_empty() { self } else { self.sum(&axes, true) };
         sum.reshape(shape)
+    }
+}
+
+/// The sum of what the uses of a tensor add to its gradient. Where several of them are slices (the steps of a sequence), each
+/// gradient is zeros but for its own slice: those that do not overlap are put side by side instead of being added up, which
+/// costs the size of the tensor and not its square.
+fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
+    let pad = |t: Tensor| match &t.graph.inner.borrow().nodes.get(t.id)?.kind {
+        Kind::Op(op) => op.as_pad().copied(),
+        _ => None,
+    };
+    let padded = |parts: &[(Tensor<'g>, Place)], axis: Option<usize>| {
+        let mut all: Vec<(usize, Pad)> = parts.iter().enumerate().filter_map(|(i, p)| Some((i, pad(p.0)?))).collect();
+        all.retain(|p| axis.is_none_or(|axis| p.1.axis == axis));
+        all
+    };
+    let mut axes: Vec<usize> = padded(&parts, None).iter().map(|p| p.1.axis).collect();
+    axes.sort_unstable();
+    axes.dedup();
+    for axis in axes {
+        loop {
+            // As many as lie one behind the other, from the front.
+            let mut row = padded(&parts, Some(axis));
+            row.sort_by_key(|(_, pad)| pad.before);
+            let (mut end, size) = (0, row.first().map_or(1, |&(i, _)| parts[i].0.shape().dims()[axis]));
+            row.retain(|(_, pad)| {
+                let fits = pad.before >= end;
+                end = if fits { size - pad.after } else { end };
+                fits
+            });
+            if row.len() < 2 {
+                break;
+            }
+            let (first, place) = parts[row[0].0];
+            let graph = first.graph;
+            let mut pieces = Vec::new();
+            let mut at = 0;
+            graph.at(place, || {
+                let zeros = |n: usize| graph.full(first.shape().with(axis, n), 0.0);
+                for &(i, pad) in &row {
+                    if pad.before > at {
+                        pieces.push(zeros(pad.before - at));
+                    }
+                    pieces.push(graph.tensor(graph.inner.borrow().nodes[parts[i].0.id].inputs[0]));
+                    at = size - pad.after;
+                }
+                if at < size {
+                    pieces.push(zeros(size - at));
+                }
+            });
+            let whole = graph.at(place, || pieces[0].concat(&pieces[1..], axis as isize));
+            let mut taken: Vec<usize> = row.iter().map(|p| p.0).collect();
+            taken.sort_unstable();
+            taken.iter().rev().for_each(|&i| {
+                parts.remove(i);
+            });
+            parts.push((whole, place));
+        }
+    }
+    let (first, rest) = parts.split_first()?;
+    Some(rest.iter().fold(first.0, |sum, &(part, place)| part.graph.at(place, || sum + part)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Device, Graph, Host, Tensor, plan::Options, plan::Plan};
+
+    /// Slices that follow each other, overlap, leave gaps, lie along another axis, and a use of the whole.
+    #[test]
+    fn slices_of_one_tensor() {
+        for (slices, whole) in [
+            (&[(0, 0, 1), (0, 1, 3), (0, 3, 4)][..], false),
+            (&[(0, 2, 3), (0, 0, 1)], false),
+            (&[(0, 1, 2), (0, 3, 4)], true),
+            (&[(0, 0, 3), (0, 1, 2), (0, 2, 4), (0, 3, 4)], true),
+            (&[(0, 0, 2), (1, 0, 1), (0, 2, 4), (1, 1, 3), (1, 1, 2)], false),
+            (&[(1, 1, 2)], false),
+            (&[(0, 0, 4), (0, 0, 4)], false),
+        ] {
+            let g = Graph::training();
+            let x = g.input([4, 3]);
+            let mut want = [0.0; 12];
+            let mut loss = if whole { x.square().sum_all() * 0.5 } else { x.sum_all() * 0.0 };
+            for (k, &(axis, from, to)) in slices.iter().enumerate() {
+                loss = loss + x.slice(axis, from, to).sum_all() * (k + 1) as f32;
+                let inside = |i: usize| (from..to).contains(&if axis == 0 { i / 3 } else { i % 3 });
+                (0..12).filter(|&i| inside(i)).for_each(|i| want[i] += (k + 1) as f32);
+            }
+            let start: Vec<f32> = (0..12).map(|i| i as f32).collect();
+            if whole {
+                want.iter_mut().zip(&start).for_each(|(w, x)| *w += x);
+            }
+            let got = Device::cpu().compile(&loss.grad(&[x])).unwrap().run(&[Host::new([4, 3], start)]).unwrap();
+            assert_eq!(got[0].f(), want, "{slices:?}");
+        }
+    }
+
+    /// The gradient of t steps writes about as much as there is, not t times as much.
+    #[test]
+    fn steps_of_a_sequence_are_put_side_by_side() {
+        let t = 50;
+        let g = Graph::training();
+        let x = g.input([t, 7]);
+        let step = |k: usize| x.slice(0, k, k + 1);
+        let y = (1..t).fold(step(0), |h, k| (h + step(k)).tanh());
+        let outputs: Vec<Tensor> = y.sum_all().grad(&[x]);
+        let plan = Plan::new(&outputs, &[], &Options::new(None)).unwrap();
+        let written: usize = plan.steps.iter().map(|s| s.output.1.elements()).sum();
+        assert!(plan.steps.iter().all(|s| s.op.name() != "pad"), "{plan}");
+        assert!(written < 8 * t * 7, "{written} numbers written for {} in\n{plan}", t * 7);
     }
 }

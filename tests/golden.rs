@@ -28,7 +28,7 @@ fn main() {
         ("ops", "op", op as fn(&Value, &Device) -> Check),
         ("losses", "loss", loss),
         ("optimizers", "optimizer", optimizer),
-        ("mlp", "optimizer", mlp),
+        ("training", "model", training),
     ]
     .into_iter()
     .chain(nets::OPS.map(|file| (file, "op", op as fn(&Value, &Device) -> Check)))
@@ -380,32 +380,27 @@ fn generate(seed: u64, n: usize, bound: f32) -> Vec<f32> {
 }
 
 /// The first 20 losses of a network on real digits, and its weights after them, by `fit`.
-fn mlp(row: &Value, device: &Device) -> Check {
-    let file = whole("mlp");
-    let what = format!("{} {}", row["optimizer"], row["options"]);
+fn training(row: &Value, device: &Device) -> Check {
+    let file = whole("training");
+    let what = format!("{} {} {}", text(row, "model"), row["optimizer"], row["options"]);
+    let (number, float) = (|v: &Value| v.as_u64().expect("a number"), |v: &Value| v.as_f64().expect("a number"));
     let check = &file["check"];
-    let ours = generate(check["seed"].as_u64().expect("a number"), 4, check["bound"].as_f64().expect("a number") as f32);
+    let ours = generate(number(&check["seed"]), 4, float(&check["bound"]) as f32);
     assert_eq!(ours, numbers(&check["values"]).iter().map(|&x| x as f32).collect::<Vec<_>>());
-    let sizes: Vec<usize> = numbers(&file["sizes"]).iter().map(|&x| x as usize).collect();
-    let (batch, steps) = (file["batch"].as_u64().expect("a number") as usize, file["steps"].as_u64().expect("a number") as usize);
+    let (batch, steps) = (number(&file["batch"]) as usize, number(&file["steps"]) as usize);
+    let shape = |v: &Value| Shape::new(&numbers(v).iter().map(|&d| d as usize).collect::<Vec<_>>()).expect("at most six axes");
 
-    let digits = data::digits().subset(&(0..batch * steps).collect::<Vec<_>>())?;
-    let (hidden, outputs) = (sizes[1..sizes.len() - 1].to_vec(), sizes[sizes.len() - 1]);
-    let mut trainer = Trainer::for_data(
-        device,
-        &digits,
-        move |x| {
-            let hidden = hidden.iter().enumerate();
-            hidden.fold(x, |x, (k, &n)| x.linear(&format!("fc{}", k + 1), n).relu()).linear("fc3", outputs)
-        },
-        |x, y| x.cross_entropy(y),
-        rule(row),
-    )?;
-    for (k, pair) in sizes.windows(2).enumerate() {
-        let (seed, bound) = (1000 * (k as u64 + 1), (1.0 / (pair[0] as f64).sqrt()) as f32);
-        let weight = Host::new([pair[1], pair[0]], generate(seed + 1, pair[0] * pair[1], bound));
-        trainer.params().set(&format!("fc{}.weight", k + 1), &weight)?;
-        trainer.params().set(&format!("fc{}.bias", k + 1), &Host::new([pair[1]], generate(seed + 2, pair[1], bound)))?;
+    let digits = data::digits().subset(&(0..batch * steps).collect::<Vec<_>>())?.reshape(shape(&row["sample"]))?;
+    let model = nets::model(text(row, "model"));
+    let mut trainer = Trainer::for_data(device, &digits, model, |x, y| x.cross_entropy(y), rule(row))?;
+    let drawn = row["params"].as_array().expect("a list");
+    // Where each of them starts: an error of a weight is set against this.
+    let mut bounds = std::collections::BTreeMap::new();
+    for p in drawn {
+        let (name, shape, bound, plus) = (text(p, "name"), shape(&p["shape"]), float(&p["bound"]), float(&p["plus"]) as f32);
+        let values = generate(number(&p["seed"]), shape.elements(), bound as f32).iter().map(|x| x + plus).collect();
+        trainer.params().set(name, &Host::new(shape, values))?;
+        bounds.insert(name.to_string(), bound);
     }
     let history = trainer.fit(&digits, Fit::new().batch_size(batch).shuffle(false))?;
     let losses = &history.epochs[0].losses;
@@ -419,20 +414,22 @@ fn mlp(row: &Value, device: &Device) -> Check {
             return Err(format!("{what}: loss of step {k} is {got}, not {want}").into());
         }
     }
-    for (name, value) in trainer.params().all()? {
-        let (sum, squares) = (row["sums"][&name].as_f64().expect("a number"), row["squares"][&name].as_f64().expect("a number"));
+    let all = trainer.params().all()?;
+    let ours: BTreeSet<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(ours, row["sums"].as_object().expect("an object").keys().map(String::as_str).collect(), "{what}: names");
+    for (name, value) in &all {
+        let (sum, squares) = (float(&row["sums"][name]), float(&row["squares"][name]));
         let value = value.to_f64();
         let (s, q) = (value.iter().sum::<f64>(), value.iter().map(|x| x * x).sum::<f64>());
         // A sum of n numbers of both signs is as large as √(n·Σx²) at most, and its error goes with that.
         if !near(s, sum, (value.len() as f64 * squares).sqrt()) || !near(q, squares, squares) {
             return Err(format!("{what}: {name} has the sum {s} and the squares {q}, not {sum} and {squares}").into());
         }
-    }
-    let head = trainer.params().get("fc1.weight")?.to_f64()[..8].to_vec();
-    let want = numbers(&row["fc1_weight_head"]);
-    for (got, &want) in head.iter().zip(&want) {
-        if !near(*got, want, 0.125) {
-            return Err(format!("{what}: fc1.weight starts with {head:?}, not with {want:?}").into());
+        let want = numbers(&row["heads"][name]);
+        for (got, &want) in value.iter().zip(&want) {
+            if !near(*got, want, bounds.get(name).copied().unwrap_or(want.abs())) {
+                return Err(format!("{what}: {name} holds {got} where it should {want}").into());
+            }
         }
     }
     Ok(())

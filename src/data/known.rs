@@ -1,6 +1,6 @@
 //! Real data that ships with the crate; `data/README.md` says where it is from.
 
-use super::{Column, Csv, Dataset, Features, Target};
+use super::{Column, Csv, Dataset, Target, Text};
 use flate2::read::MultiGzDecoder;
 use std::io::Read;
 
@@ -16,10 +16,7 @@ const SHIPPED: &str = "ships with the crate, and the tests read it";
 /// ```
 pub fn digits() -> Dataset {
     let table = parse(&Csv::new("digits.csv.gz").labels(Column::Last), &unpack(include_bytes!("../../data/digits.csv.gz")));
-    let pixels = match &table.features {
-        Features::Float(x) => x.iter().map(|&x| x as u8).collect(),
-        Features::Bytes { data, .. } => data.clone(),
-    };
+    let pixels = (0..table.features.len()).map(|i| table.features.at(i) as u8).collect();
     Dataset::bytes(pixels, table.sample, 1.0 / 16.0, table.target).expect(SHIPPED)
 }
 
@@ -43,6 +40,18 @@ pub fn diabetes() -> Dataset {
     Dataset::check(x.features, x.sample, target).expect(SHIPPED)
 }
 
+/// Genesis, the first book of the Bible in the King James Version of 1611: 196,818 characters of 60 kinds, one verse a line.
+///
+/// ```
+/// let text = downhill::data::genesis();
+/// assert_eq!(text.decode(&text.tokens()[..24])?, "In the beginning God cre");
+/// # Ok::<(), downhill::Error>(())
+/// ```
+pub fn genesis() -> Text {
+    let text = String::from_utf8(unpack(include_bytes!("../../data/genesis.txt.gz"))).expect(SHIPPED);
+    Text::new(&text).expect(SHIPPED)
+}
+
 /// A table whose first line is `rows,features,class names…` and whose last column is the class.
 fn titled(name: &str, bytes: &[u8]) -> Dataset {
     let end = bytes.iter().position(|&b| b == b'\n').expect(SHIPPED);
@@ -64,7 +73,7 @@ fn unpack(gz: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Normalise;
+    use crate::data::{Features, Normalise};
 
     fn counts(data: &Dataset) -> Vec<usize> {
         (0..data.classes() as u32).map(|c| data.labels().iter().filter(|&&l| l == c).count()).collect()
@@ -88,6 +97,12 @@ mod tests {
         let b = breast_cancer();
         assert_eq!((b.len(), b.sample_shape().dims(), counts(&b)), (569, &[30][..], vec![212, 357]));
         assert_eq!(b.class_names(), ["malignant", "benign"]);
+
+        // 50 chapters of 1,533 verses.
+        let g = genesis();
+        let verses = g.decode(g.tokens()).unwrap();
+        assert_eq!((verses.lines().count(), verses.len(), g.vocabulary().len()), (1533, 196_818, 60));
+        assert!(verses.ends_with("and he was put in a coffin in Egypt.\n"));
 
         let d = diabetes();
         assert_eq!((d.len(), d.sample_shape().dims(), d.features().at(2)), (442, &[10][..], 32.1));

@@ -2,7 +2,8 @@
 //!
 //! - [`Dataset::new`], [`Dataset::bytes`]: from numbers in memory
 //! - [`Csv`], [`idx`], [`mnist`], [`cifar10`]: from files, gzipped or not
-//! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`]: real data that ships with the crate
+//! - [`Text`]: from a text, for models of its characters
+//! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`], [`genesis`]: real data that ships with the crate
 
 mod cifar;
 mod csv;
@@ -12,13 +13,15 @@ mod known;
 mod mnist;
 mod normalise;
 mod split;
+mod text;
 
 pub use cifar::cifar10;
 pub use csv::{Column, Csv};
-pub use known::{breast_cancer, diabetes, digits, iris};
+pub use known::{breast_cancer, diabetes, digits, genesis, iris};
 pub use mnist::mnist;
 pub use normalise::Normalise;
 pub use split::{batches, shuffled};
+pub use text::Text;
 
 use crate::{
     error::{Error, Result},
@@ -42,6 +45,13 @@ pub enum Features {
         /// What is added then.
         shift: f32,
     },
+    /// Numbers of words or characters, `0..vocabulary`: the model is given them as `u32`, for a table of embeddings.
+    Tokens {
+        /// The numbers.
+        data: Vec<u32>,
+        /// How many words or characters there are.
+        vocabulary: usize,
+    },
 }
 
 impl Features {
@@ -50,6 +60,7 @@ impl Features {
         match self {
             Features::Float(v) => v.len(),
             Features::Bytes { data, .. } => data.len(),
+            Features::Tokens { data, .. } => data.len(),
         }
     }
     /// Whether there are none.
@@ -61,6 +72,7 @@ impl Features {
         match self {
             Features::Float(v) => v[i],
             Features::Bytes { data, scale, shift } => data[i] as f32 * scale + shift,
+            Features::Tokens { data, .. } => data[i] as f32,
         }
     }
 }
@@ -70,9 +82,11 @@ impl Features {
 pub enum Target {
     /// Nothing: data to predict.
     None,
-    /// The class of each sample, `0..classes`.
+    /// Classes, `0..classes`.
     Labels {
-        /// One for each sample.
+        /// The shape for one sample: `[]` for one class, `[t]` for one at each of t places.
+        sample: Shape,
+        /// Row-major, one sample after the other.
         values: Vec<u32>,
         /// How many classes there are.
         classes: usize,
@@ -89,7 +103,11 @@ pub enum Target {
 impl Target {
     /// The class of each sample, `0..classes`.
     pub fn labels(values: Vec<u32>, classes: usize) -> Target {
-        Target::Labels { values, classes }
+        Target::labels_per([], values, classes)
+    }
+    /// Classes of shape `sample` for each sample, `0..classes`: `[t]` for one at each of t places of a sequence.
+    pub fn labels_per(sample: impl Into<Shape>, values: Vec<u32>, classes: usize) -> Target {
+        Target::Labels { sample: sample.into().u32(), values, classes }
     }
     /// Numbers of shape `sample` for each sample: `[1]` for the output of `linear(_, 1)`.
     pub fn values(sample: impl Into<Shape>, data: Vec<f32>) -> Target {
@@ -98,7 +116,9 @@ impl Target {
     fn pick(&self, rows: &[usize]) -> Target {
         match self {
             Target::None => Target::None,
-            Target::Labels { values, classes } => Target::Labels { values: rows.iter().map(|&r| values[r]).collect(), classes: *classes },
+            Target::Labels { sample, values, classes } => {
+                Target::Labels { sample: *sample, values: pick(values, sample.elements(), rows), classes: *classes }
+            }
             Target::Values { sample, data } => Target::Values { sample: *sample, data: pick(data, sample.elements(), rows) },
         }
     }
@@ -143,17 +163,27 @@ impl Dataset {
         }
         Dataset::check(Features::Bytes { data: x, scale, shift: 0.0 }, sample.into(), target)
     }
+    /// Samples of tokens below `vocabulary`, which a model gets as `u32`s.
+    pub fn tokens(x: Vec<u32>, sample: impl Into<Shape>, vocabulary: usize, target: Target) -> Result<Dataset> {
+        Dataset::check(Features::Tokens { data: x, vocabulary }, sample.into(), target)
+    }
     fn check(features: Features, sample: Shape, mut target: Target) -> Result<Dataset> {
-        let sample = check_sample("features", sample)?;
+        let mut sample = check_sample("features", sample)?;
         let len = rows("features", features.len(), sample)?;
-        if let Features::Float(x) = &features {
-            check_finite("features", x, sample)?;
+        match &features {
+            Features::Float(x) => check_finite("features", x, sample)?,
+            Features::Bytes { .. } => {}
+            Features::Tokens { data, vocabulary } => {
+                check_labels_of(sample, data, *vocabulary)?;
+                sample = sample.u32();
+            }
         }
         let targets = match &mut target {
             Target::None => len,
-            Target::Labels { values, classes } => {
-                check_labels(values, *classes)?;
-                values.len()
+            Target::Labels { sample, values, classes } => {
+                *sample = check_sample("targets", *sample)?.u32();
+                check_labels_of(*sample, values, *classes)?;
+                rows("targets", values.len(), *sample)?
             }
             Target::Values { sample, data } => {
                 *sample = check_sample("targets", *sample)?;
@@ -187,17 +217,19 @@ impl Dataset {
         if sample.elements() != self.sample.elements() {
             return Err(Error::argument("Dataset::reshape", format!("a sample is {}, which does not fill {sample}", self.sample)));
         }
-        self.sample = sample;
+        self.sample = sample.of(self.sample.dtype());
         Ok(self)
     }
     /// The same samples, each as one row of numbers.
     pub fn flat(self) -> Dataset {
-        Dataset { sample: Shape::from([self.sample.elements()]), ..self }
+        Dataset { sample: Shape::from([self.sample.elements()]).of(self.sample.dtype()), ..self }
     }
-    /// Labels as numbers of shape `[1]`, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. Other targets stay.
+    /// Labels as numbers, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. One a sample becomes the shape `[1]`.
+    /// Other targets stay.
     pub fn with_float_labels(mut self) -> Dataset {
-        if let Target::Labels { values, .. } = &self.target {
-            self.target = Target::values([1], values.iter().map(|&v| v as f32).collect());
+        if let Target::Labels { sample, values, .. } = &self.target {
+            let sample = if sample.rank() == 0 { Shape::from([1]) } else { *sample };
+            self.target = Target::values(sample, values.iter().map(|&v| v as f32).collect());
         }
         self
     }
@@ -260,10 +292,11 @@ impl Dataset {
         let features = match &self.features {
             Features::Float(v) => Features::Float(pick(v, width, rows)),
             Features::Bytes { data, scale, shift } => Features::Bytes { data: pick(data, width, rows), scale: *scale, shift: *shift },
+            Features::Tokens { data, vocabulary } => Features::Tokens { data: pick(data, width, rows), vocabulary: *vocabulary },
         };
         Ok(Dataset { features, target: self.target.pick(rows), len: rows.len(), class_names: self.class_names.clone(), ..*self })
     }
-    /// Those rows as `x [b, sample…]` and `y`: labels `[b]`, numbers `[b, target…]`, or nothing, `[0]`.
+    /// Those rows as `x [b, sample…]` and `y`: labels or numbers `[b, target…]`, or nothing, `[0]`.
     pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
         let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
         self.gather_into(rows, &mut x, &mut y)?;
@@ -275,28 +308,25 @@ impl Dataset {
         let batched = |s: Shape| s.batched(rows.len()).expect("check_sample left room for this axis");
         let width = self.sample.elements();
         x.shape = batched(self.sample);
-        let out = floats(x, rows.len() * width);
+        let len = rows.len() * width;
         // Below some 64 thousand numbers a thread costs more than it brings.
         let min = 1 + (1 << 16) / width;
         match &self.features {
-            Features::Float(v) => out.par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
+            Features::Float(v) => floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
                 out.copy_from_slice(&v[r * width..(r + 1) * width]);
             }),
-            Features::Bytes { data, scale, shift } => out.par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
-                out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
-            }),
+            Features::Bytes { data, scale, shift } => {
+                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
+                    out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
+                })
+            }
+            Features::Tokens { data, .. } => labels(x, data, width, rows),
         }
         match &self.target {
             Target::None => *y = Host::labels([0], Vec::new()),
-            Target::Labels { values, .. } => {
-                y.shape = Shape::from([rows.len()]).u32();
-                let mut out = match std::mem::replace(&mut y.data, Data::Index(Vec::new())) {
-                    Data::Index(v) => v,
-                    Data::Float(_) => Vec::new(),
-                };
-                out.clear();
-                out.extend(rows.iter().map(|&r| values[r]));
-                y.data = Data::Index(out);
+            Target::Labels { sample, values, .. } => {
+                y.shape = batched(*sample);
+                labels(y, values, sample.elements(), rows);
             }
             Target::Values { sample, data } => {
                 y.shape = batched(*sample);
@@ -318,10 +348,17 @@ impl Dataset {
 
 impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kind = if matches!(self.features, Features::Bytes { .. }) { "bytes" } else { "floats" };
-        write!(f, "Dataset({} samples of {} {kind}, ", self.len, self.sample)?;
+        let kind = match self.features {
+            Features::Float(_) => "floats",
+            Features::Bytes { .. } => "bytes",
+            Features::Tokens { .. } => "tokens",
+        };
+        write!(f, "Dataset({} samples of {} {kind}, ", self.len, self.sample.of(DType::F32))?;
         match &self.target {
             Target::None => write!(f, "no targets)"),
+            Target::Labels { sample, classes, .. } if sample.rank() > 0 => {
+                write!(f, "{classes} classes at each of {})", sample.of(DType::F32))
+            }
             Target::Labels { classes, .. } => write!(f, "{classes} classes)"),
             Target::Values { sample, .. } => write!(f, "targets {sample})"),
         }
@@ -340,6 +377,17 @@ fn floats(h: &mut Host<f32>, len: usize) -> &mut [f32] {
         }
         Data::Index(_) => unreachable!("made a float above"),
     }
+}
+
+/// Those rows of `from`, in the label buffer of `h`, in the memory it had.
+fn labels(h: &mut Host<f32>, from: &[u32], width: usize, rows: &[usize]) {
+    let mut out = match std::mem::replace(&mut h.data, Data::Index(Vec::new())) {
+        Data::Index(v) => v,
+        Data::Float(_) => Vec::new(),
+    };
+    out.clear();
+    rows.iter().for_each(|&r| out.extend_from_slice(&from[r * width..(r + 1) * width]));
+    h.data = Data::Index(out);
 }
 
 fn check_sample(what: &str, sample: Shape) -> Result<Shape> {
@@ -369,6 +417,14 @@ fn check_finite(what: &str, data: &[f32], sample: Shape) -> Result<()> {
         Some(i) => Err(Error::NonFinite { what: what.to_string(), value: data[i], row: i / width, column: i % width }),
         None => Ok(()),
     }
+}
+
+/// [`check_labels`] where a sample has many: the row is the sample's.
+fn check_labels_of(sample: Shape, values: &[u32], classes: usize) -> Result<()> {
+    check_labels(values, classes).map_err(|e| match e {
+        Error::Label { row, label, classes } => Error::Label { row: row / sample.elements(), label, classes },
+        other => other,
+    })
 }
 
 pub(crate) fn check_labels(values: &[u32], classes: usize) -> Result<()> {

@@ -72,6 +72,7 @@ impl Normalise {
                 (*scale, *shift) = ((*scale as f64 / self.std[0]) as f32, ((*shift as f64 - self.mean[0]) / self.std[0]) as f32);
             }
             Features::Float(x) => self.rows(x),
+            Features::Tokens { .. } => return Err(Error::argument("Normalise", "tokens are numbers of words, which have no mean")),
             bytes => {
                 let mut x: Vec<f32> = (0..bytes.len()).map(|i| bytes.at(i)).collect();
                 self.rows(&mut x);

@@ -50,8 +50,8 @@ impl Dataset {
     /// [`Error::Argument`] where a part would have no rows, or the targets are not labels.
     pub fn stratified(&self, fraction: f64, seed: u64) -> Result<(Dataset, Dataset)> {
         let labels = self.labels();
-        if labels.is_empty() {
-            return Err(Error::argument("stratified", "the targets are not labels; use split"));
+        if labels.len() != self.len() {
+            return Err(Error::argument("stratified", "the targets are not labels, one for each sample; use split"));
         }
         let (n, count) = (self.len(), self.count(fraction)?);
         let order = shuffled(n, seed, SPLIT);

@@ -2,9 +2,11 @@
 
 mod conv;
 mod norm;
+mod recurrent;
 
 pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
+pub use recurrent::{Direction, Gru, Lstm, Recurrent};
 
 use crate::{graph::Tensor, init::Init};
 use std::panic::Location;

@@ -62,6 +62,10 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     fn as_map(&self) -> Option<&map::Map> {
         None
     }
+    /// The padding that this op is, if it is one: gradients of slices of one tensor are put together by it.
+    fn as_pad(&self) -> Option<&pad::Pad> {
+        None
+    }
     /// The op followed by `map`, whose input 0 is this op's output and whose other inputs are appended to this
     /// op's; `None` where the op's kernels take no epilogue.
     fn with_epilogue(&self, _map: &map::Map) -> Option<Arc<dyn Op>> {
@@ -84,6 +88,7 @@ pub trait Op: fmt::Debug + Send + Sync {
     fn called(&self) -> &'static str;
     fn is_alias(&self) -> bool;
     fn as_map(&self) -> Option<&map::Map>;
+    fn as_pad(&self) -> Option<&pad::Pad>;
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>>;
 }
 
@@ -123,6 +128,9 @@ impl<O: OpDef> Op for O {
     }
     fn as_map(&self) -> Option<&map::Map> {
         OpDef::as_map(self)
+    }
+    fn as_pad(&self) -> Option<&pad::Pad> {
+        OpDef::as_pad(self)
     }
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>> {
         OpDef::with_epilogue(self, map)
@@ -210,6 +218,7 @@ ops! {
     pad::Pad,
     permute::Permute,
     pick::Pick,
+    recurrent::Recurrent [RecurrentGrad],
     reduce::Reduce,
     resample::Resample,
     reshape::Reshape,

@@ -125,6 +125,9 @@ impl OpDef for Pad {
     fn flops(&self, _x: &[Shape], _y: Shape) -> u64 {
         0
     }
+    fn as_pad(&self) -> Option<&Pad> {
+        Some(self)
+    }
     fn cases() -> Vec<Case> {
         let case = |x: &[usize], axis: usize, before: usize, after: usize| {
             let x = Shape::new(x).expect("at most six axes");

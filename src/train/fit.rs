@@ -3,10 +3,10 @@
 use super::{SOME, Trainer, metrics, progress::Progress};
 use crate::{
     compiled::Compiled,
-    data::{self, Dataset, Target},
+    data::{self, Dataset, Features, Target},
     error::{Error, Result},
     graph::{Graph, Tensor},
-    host::Host,
+    host::{Data, Host},
     plan::Plan,
     shape::Shape,
 };
@@ -243,6 +243,8 @@ impl Trainer {
         let started = Instant::now();
         self.check_data("evaluate", data)?;
         let order: Vec<usize> = (0..data.len()).collect();
+        // Of one sample.
+        let labels = data.labels().len() / data.len();
         let (mut loss, mut right, mut classified) = (0.0, 0.0, false);
         let mut outputs = Outputs::default();
         for rows in data::batches(&order, EVALUATION_BATCH.min(data.len()))? {
@@ -254,12 +256,12 @@ impl Trainer {
             outputs.push(next());
             loss += f64::from(next().f()[0]) * rows.len() as f64;
             if let Some(&accuracy) = next().f().first() {
-                // A count, so that the share of all rows is exact.
-                (right, classified) = (right + (f64::from(accuracy) * rows.len() as f64).round(), true);
+                // A count, so that the share of all labels is exact.
+                (right, classified) = (right + (f64::from(accuracy) * (rows.len() * labels) as f64).round(), true);
             }
         }
         let n = data.len() as f64;
-        let accuracy = classified.then_some(right / n);
+        let accuracy = classified.then_some(right / (n * labels as f64));
         Ok(Evaluation { loss: loss / n, accuracy, outputs: outputs.join(), seconds: started.elapsed().as_secs_f64() })
     }
 
@@ -284,16 +286,21 @@ impl Trainer {
         }
         super::check_finite(0, x)?;
         let mut outputs = Outputs::default();
-        for chunk in x.f().chunks(EVALUATION_BATCH * sample.elements()) {
-            let rows = chunk.len() / sample.elements();
+        let order: Vec<usize> = (0..n).collect();
+        for rows in order.chunks(EVALUATION_BATCH) {
+            let (first, rows, width) = (rows[0], rows.len(), sample.elements());
             let shape = sample.batched(rows).expect("the samples came with this first axis");
+            let range = first * width..(first + rows) * width;
+            let part = match &x.data {
+                Data::Float(v) => Data::Float(v[range].to_vec()),
+                Data::Index(v) => Data::Index(v[range].to_vec()),
+            };
             // The graph also wants targets; what they are changes the loss only.
             let y = match target {
                 super::Kind::Input => None,
-                super::Kind::Labels => Some(Host::labels([rows], vec![0; rows])),
-                super::Kind::Values(s) => s.batched(rows).map(Host::zeros),
+                super::Kind::Labels(s) | super::Kind::Values(s) => s.batched(rows).map(Host::zeros),
             };
-            let inputs: Vec<Host<f32>> = std::iter::once(Host::new(shape, chunk.to_vec())).chain(y).collect();
+            let inputs: Vec<Host<f32>> = std::iter::once(Host { shape, data: part }).chain(y).collect();
             outputs.push(self.inference(rows).await?.run_async(&inputs).await?.swap_remove(0));
         }
         Ok(outputs.join())
@@ -318,7 +325,8 @@ impl Trainer {
         let model = self.model(what)?;
         let kind = |x: Shape, target: super::Kind| match target {
             super::Kind::Input => format!("samples of shape {x} without a target"),
-            super::Kind::Labels => format!("samples of shape {x} with labels"),
+            super::Kind::Labels(s) if s.rank() > 0 => format!("samples of shape {x} with labels of shape {s}"),
+            super::Kind::Labels(_) => format!("samples of shape {x} with labels"),
             super::Kind::Values(s) => format!("samples of shape {x} with values of shape {s}"),
         };
         let got = (data.sample_shape(), super::Kind::of(data.target()));
@@ -329,15 +337,24 @@ impl Trainer {
         if got.0 != model.x || (got.1 != model.target && model.target != super::Kind::Input) {
             return Err(Error::Input { what: what.to_string(), got: kind(got.0, got.1), want: kind(model.x, model.target) });
         }
-        if let Target::Labels { values, .. } = data.target()
-            && model.target == super::Kind::Labels
-        {
-            let g = Graph::training();
-            model.write(&g, SOME)?;
-            let classes = g.inner.borrow().inputs.last().and_then(|i| i.classes);
+        // Labels and tokens must be below what the graph looks them up in.
+        let mut indices: Vec<(usize, &[u32], usize)> = Vec::new();
+        if let Features::Tokens { data, .. } = data.features() {
+            indices.push((0, data, model.x.elements()));
+        }
+        if let (Target::Labels { sample, values, .. }, super::Kind::Labels(_)) = (data.target(), model.target) {
+            indices.push((1, values, sample.elements()));
+        }
+        if indices.is_empty() {
+            return Ok(());
+        }
+        let g = Graph::training();
+        model.write(&g, SOME)?;
+        for (input, values, width) in indices {
+            let classes = g.inner.borrow().inputs[input].classes;
             let bad = values.iter().enumerate().find(|&(_, &l)| classes.is_some_and(|k| l as usize >= k));
-            if let (Some((row, &label)), Some(classes)) = (bad, classes) {
-                return Err(Error::Label { row, label, classes });
+            if let (Some((at, &label)), Some(classes)) = (bad, classes) {
+                return Err(Error::Label { row: at / width, label, classes });
             }
         }
         Ok(())

@@ -44,7 +44,7 @@ struct Model {
 enum Kind {
     /// Its own input.
     Input,
-    Labels,
+    Labels(Shape),
     Values(Shape),
 }
 
@@ -52,7 +52,7 @@ impl Kind {
     fn of(target: &Target) -> Kind {
         match target {
             Target::None => Kind::Input,
-            Target::Labels { .. } => Kind::Labels,
+            Target::Labels { sample, .. } => Kind::Labels(*sample),
             Target::Values { sample, .. } => Kind::Values(*sample),
         }
     }
@@ -78,12 +78,11 @@ impl Model {
     fn write<'g>(&self, g: &'g Graph, batch: usize) -> Result<Written<'g>> {
         let batched =
             |s: Shape| s.batched(batch).ok_or_else(|| Error::argument("data", format!("samples of shape {s} have too many axes")));
-        let x = g.input(batched(self.x)?);
+        let x = g.input_of(batched(self.x)?);
         let output = (self.model)(x);
         let y = match self.target {
             Kind::Input => x,
-            Kind::Labels => g.labels([batch]),
-            Kind::Values(s) => g.input(batched(s)?),
+            Kind::Labels(s) | Kind::Values(s) => g.input_of(batched(s)?),
         };
         let loss = (self.loss)(output, y);
         // What fit and evaluate could not feed.
@@ -91,7 +90,10 @@ impl Model {
             let why = "a model for data has the inputs that the data gives; use constants, or Trainer::new with a graph of your own";
             return Err(Error::argument("model", why));
         }
-        let classifies = self.target == Kind::Labels && output.shape().rank() == 2 && output.shape().last() > 1;
+        // One score for each class of each label.
+        let scores = output.shape();
+        let rows = scores.without(scores.rank().saturating_sub(1));
+        let classifies = matches!(self.target, Kind::Labels(_)) && scores.rank() > 1 && rows.same_dims(y.shape()) && scores.last() > 1;
         let accuracy = (classifies && !output.is_dead()).then(|| output.argmax(-1).to_f32().eq(y).mean_all());
         g.check()?;
         Ok(Written { output, loss, accuracy })
@@ -171,8 +173,8 @@ impl Trainer {
         Ok(trainer)
     }
     /// Trains `model`, a function from a batch `[n, …]` of the samples of `data` to its output, so that
-    /// `loss(output, target)` falls. The target is `[n]` labels or `[n, …]` values as the data has them; the model's
-    /// input for data without a target.
+    /// `loss(output, target)` falls. The target is `[n, …]` labels or values as the data has them; the model's input for
+    /// data without a target.
     ///
     /// ```
     /// use downhill::{Device, Fit, Trainer, data, optim::Adam};

@@ -115,7 +115,7 @@ fn at_least<T: Real>(a: T, low: f64) -> T {
 }
 
 /// By e^−|a|, which never overflows.
-fn sigmoid<T: Real>(a: T) -> T {
+pub(in crate::ops) fn sigmoid<T: Real>(a: T) -> T {
     let e = (-a.abs()).exp();
     (if a >= T::zero() { T::one() } else { e }) / (T::one() + e)
 }

@@ -12,6 +12,7 @@ mod tensor;
 pub use code::Code;
 pub use expr::{Expr, Inst, Sub};
 pub use fun::Fun;
+pub(in crate::ops) use fun::sigmoid;
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};

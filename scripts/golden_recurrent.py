@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Golden values of the recurrent layers from PyTorch: tests/golden/recurrent_layers.json.
+
+    python scripts/golden_recurrent.py
+
+As scripts/golden.py. Inputs are the sequences [n, t, features] and, with `state`, h0 (and c0). The output is all that the
+layer gives in one row: the hidden states, then the last hidden state, then (LSTM) the last cell state. `reverse`: the
+sequence is turned round before the layer, and its output after it.
+"""
+import torch
+
+from golden import ROOT, draw, layer_rows, write
+
+
+def recurrent_layers():
+    cases, add = layer_rows()
+    table = [  # n, t, features, hidden, options
+        (1, 1, 1, 1, {}),
+        (2, 1, 3, 4, {}),
+        (3, 5, 2, 4, {}),
+        (2, 7, 4, 3, dict(state=True)),
+        (2, 3, 3, 5, dict(bias=False)),
+        (3, 4, 2, 3, dict(reverse=True)),
+        (2, 4, 3, 4, dict(reverse=True, state=True, bias=False)),
+        (2, 3, 2, 3, dict(bidirectional=True)),
+        (2, 3, 3, 2, dict(layers=2, state=True)),
+        (2, 3, 2, 2, dict(layers=2, bidirectional=True, state=True)),
+        (5, 2, 7, 11, {}),
+    ]
+    for layer, new in ("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU):
+        for n, t, features, hidden, options in table:
+            args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1) | options
+            text = f"{n}x{t}x{features} to {hidden}"
+            ways = args["layers"] * (2 if args["bidirectional"] else 1)
+            states = ["h0", "c0"][: 2 if layer == "lstm" else 1] if args["state"] else []
+            inputs = [draw(f"{layer}{text}{options}x", [n, t, features])]
+            inputs += [draw(f"{layer}{text}{options}{s}", [ways, n, hidden], 0.1, 0.9) for s in states]
+
+            def call(m, x, *state):
+                x = x.flip(1) if args["reverse"] else x
+                state = state if len(state) == 2 else state[0] if state else None
+                y, last = m(x, state)
+                y = y.flip(1) if args["reverse"] else y
+                return torch.cat([s.reshape(-1) for s in (y, *(last if layer == "lstm" else [last]))])
+
+            module = new(features, hidden, args["layers"], bias=args["bias"], batch_first=True, bidirectional=args["bidirectional"])
+            add(layer, text, inputs, module, call, hidden=hidden, **args)
+    return cases
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    write(ROOT / "tests/golden", "recurrent_layers", recurrent_layers())

@@ -1,0 +1,248 @@
+//! Text, for models of its characters.
+
+use super::{Dataset, Target};
+use crate::error::{Error, Result};
+
+/// A text as numbers of its characters, and the vocabulary that they count: every character of it, sorted.
+///
+/// [`windows`](Text::windows) makes a data set of it: each sample is `t` tokens, its target the `t` tokens that follow each of
+/// them.
+///
+/// ```
+/// use downhill::{Device, Fit, Trainer, data::Text, init::Init, optim::Adam};
+/// let text = Text::new(&"so on and ".repeat(60))?;
+/// let (train, test) = text.split(0.8)?;
+/// let (train, test) = (train.windows(10, 3)?, test.windows(10, 10)?);
+/// let characters = text.vocabulary().len();
+/// let mut trainer = Trainer::for_data(
+///     &Device::cpu(),
+///     &train,
+///     move |tokens| {
+///         let table = tokens.graph().param("embedding.weight", [characters, 8], Init::Normal { mean: 0.0, std: 1.0 });
+///         table.gather_rows(tokens).gru("gru", 16).linear("out", characters)
+///     },
+///     |logits, next| logits.cross_entropy(next),
+///     Adam::new(0.02),
+/// )?;
+/// trainer.fit(&train, Fit::new().epochs(10).batch_size(16).validation(&test))?;
+/// assert!(trainer.evaluate(&test)?.accuracy.unwrap() > 0.85);
+/// # Ok::<(), downhill::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Text {
+    vocabulary: Vec<char>,
+    tokens: Vec<u32>,
+}
+
+impl Text {
+    /// A text and the characters in it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty one.
+    pub fn new(text: &str) -> Result<Text> {
+        let mut vocabulary: Vec<char> = text.chars().collect();
+        vocabulary.sort_unstable();
+        vocabulary.dedup();
+        if vocabulary.is_empty() {
+            return Err(Error::argument("Text", "there is no character in it"));
+        }
+        let mut new = Text { vocabulary, tokens: Vec::new() };
+        new.tokens = new.encode(text)?;
+        Ok(new)
+    }
+    /// The characters, sorted; a token is a place in this list.
+    pub fn vocabulary(&self) -> &[char] {
+        &self.vocabulary
+    }
+    /// The text, as tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+    /// Another text as tokens of this vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a character that is not in it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let token = |(at, c): (usize, char)| match self.vocabulary.binary_search(&c) {
+            Ok(token) => Ok(token as u32),
+            Err(_) => {
+                let why = format!("{c:?} (character {at}) is not among the {} characters of the vocabulary", self.vocabulary.len());
+                Err(Error::argument("Text::encode", why))
+            }
+        };
+        text.chars().enumerate().map(token).collect()
+    }
+    /// The text that tokens stand for.
+    ///
+    /// # Errors
+    /// [`Error::Label`] for a token that stands for no character.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        super::check_labels(tokens, self.vocabulary.len())?;
+        Ok(tokens.iter().map(|&t| self.vocabulary[t as usize]).collect())
+    }
+    /// The first `fraction` of the text, and the rest of it, both with the vocabulary of the whole: to train on and to validate by.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where a part would be empty.
+    pub fn split(&self, fraction: f64) -> Result<(Text, Text)> {
+        let n = self.tokens.len();
+        let count = (fraction * n as f64).round();
+        if !(count >= 1.0 && count < n as f64) {
+            return Err(Error::argument("Text::split", format!("a fraction of {fraction} of {n} characters leaves one part empty")));
+        }
+        let part = |tokens: &[u32]| Text { vocabulary: self.vocabulary.clone(), tokens: tokens.to_vec() };
+        let (first, second) = self.tokens.split_at(count as usize);
+        Ok((part(first), part(second)))
+    }
+    /// Windows of `t` tokens, each `stride` after the one before it: inputs `[n, t]`, and as targets `[n, t]` the tokens one place
+    /// further. With a stride of `t` every token is predicted once.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a `t` or a `stride` of 0, and for a text of fewer than `t + 1` characters.
+    pub fn windows(&self, t: usize, stride: usize) -> Result<Dataset> {
+        let n = self.tokens.len();
+        if t == 0 || stride == 0 {
+            return Err(Error::argument("Text::windows", format!("windows of {t} every {stride}: both must be at least 1")));
+        }
+        if t >= n {
+            return Err(Error::argument("Text::windows", format!("a window of {t} and the token after it need more than {n} characters")));
+        }
+        let starts = || (0..n - t).step_by(stride);
+        let from = |shift: usize| starts().flat_map(|s| &self.tokens[s + shift..s + shift + t]).copied().collect();
+        let (classes, names) = (self.vocabulary.len(), self.vocabulary.iter().map(char::to_string).collect::<Vec<_>>());
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Dataset::tokens(from(0), [t], classes, Target::labels_per([t], from(1), classes))?.with_class_names(&names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Device, Fit, Host, Shape, Trainer,
+        data::{Features, Normalise},
+        init::Init,
+        optim::Adam,
+    };
+
+    #[test]
+    fn there_and_back() {
+        let text = Text::new("übel, aber gut").unwrap();
+        assert_eq!(text.vocabulary().iter().collect::<String>(), " ,abeglrtuü");
+        assert_eq!(text.tokens()[..5], [10, 3, 4, 6, 1]);
+        assert_eq!(text.decode(text.tokens()).unwrap(), "übel, aber gut");
+        assert_eq!(text.encode("gab").unwrap(), [5, 2, 3]);
+        assert!(text.encode("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn windows_and_what_follows() {
+        let text = Text::new("abcdefg").unwrap();
+        let rows = |t, stride| {
+            let data = text.windows(t, stride).unwrap();
+            let (x, y) = data.batch(&(0..data.len()).collect::<Vec<_>>()).unwrap();
+            assert_eq!((x.shape, y.shape), (Shape::from([data.len(), t]).u32(), Shape::from([data.len(), t]).u32()));
+            let lines = |h: &Host| h.u().chunks(t).map(|w| text.decode(w).unwrap()).collect::<Vec<_>>().join(" ");
+            (lines(&x), lines(&y))
+        };
+        let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
+        assert_eq!(rows(3, 3), pair("abc def", "bcd efg"));
+        assert_eq!(rows(3, 2), pair("abc cde", "bcd def"));
+        assert_eq!(rows(6, 1), pair("abcdef", "bcdefg"));
+        assert_eq!(rows(1, 5), pair("a f", "b g"));
+
+        let data = text.windows(3, 1).unwrap();
+        assert_eq!(format!("{data:?}"), "Dataset(4 samples of [3] tokens, 7 classes at each of [3])");
+        assert_eq!((data.class_name(2), data.labels().len()), ("c".to_string(), 12));
+        let part = data.subset(&[3, 0]).unwrap();
+        let (x, y) = part.batch(&[0]).unwrap();
+        assert_eq!((x.u(), y.u()), (&[3, 4, 5][..], &[4, 5, 6][..]));
+        assert_eq!(part.features(), &Features::Tokens { data: vec![3, 4, 5, 0, 1, 2], vocabulary: 7 });
+        assert_eq!(part.clone().reshape([1, 3]).unwrap().flat().sample_shape(), Shape::from([3]).u32());
+        let (_, y) = part.with_float_labels().batch(&[1]).unwrap();
+        assert_eq!(y, Host::new([1, 3], vec![1.0, 2.0, 3.0]));
+    }
+
+    #[test]
+    fn mistakes() {
+        let text = Text::new("abc").unwrap();
+        let windows = text.windows(2, 1).unwrap();
+        for (e, want) in [
+            (Text::new("").unwrap_err(), "Text: there is no character in it"),
+            (text.encode("abx").unwrap_err(), "Text::encode: 'x' (character 2) is not among the 3 characters of the vocabulary"),
+            (text.split(0.0).unwrap_err(), "Text::split: a fraction of 0 of 3 characters leaves one part empty"),
+            (text.windows(0, 1).unwrap_err(), "Text::windows: windows of 0 every 1: both must be at least 1"),
+            (text.windows(3, 1).unwrap_err(), "Text::windows: a window of 3 and the token after it need more than 3 characters"),
+            (windows.stratified(0.5, 1).unwrap_err(), "stratified: the targets are not labels, one for each sample; use split"),
+            (Normalise::features(&windows).apply(&mut windows.clone()).unwrap_err(), "Normalise: tokens are numbers of words, which"),
+            (Dataset::tokens(vec![0, 1, 2], [2], 3, Target::None).unwrap_err(), "features: 3 numbers are no whole samples of [2]"),
+        ] {
+            assert!(e.to_string().starts_with(want), "{e}");
+        }
+        let e = text.decode(&[0, 3]).unwrap_err();
+        assert!(matches!(e, Error::Label { row: 1, label: 3, classes: 3 }), "{e}");
+        // The row is that of the sample.
+        let e = Dataset::tokens(vec![0, 1, 2, 3], [2], 3, Target::None).unwrap_err();
+        assert!(matches!(e, Error::Label { row: 1, label: 3, classes: 3 }), "{e}");
+        let e = Dataset::tokens(vec![0; 4], [2], 3, Target::labels_per([2], vec![0, 7, 0, 0], 3)).unwrap_err();
+        assert!(matches!(e, Error::Label { row: 0, label: 7, classes: 3 }), "{e}");
+    }
+
+    fn trainer(data: &Dataset, characters: usize) -> Trainer {
+        Trainer::for_data(
+            &Device::cpu(),
+            data,
+            move |tokens| {
+                let table = tokens.graph().param("embedding.weight", [characters, 8], Init::Normal { mean: 0.0, std: 1.0 });
+                table.gather_rows(tokens).lstm("lstm", 24).linear("out", characters)
+            },
+            |logits, next| logits.cross_entropy(next),
+            Adam::new(0.02),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_character_model_learns_and_writes() {
+        let text = Text::new(&"tick tock, ".repeat(60)).unwrap();
+        let (train, test) = text.split(0.75).unwrap();
+        let (train, test) = (train.windows(12, 4).unwrap(), test.windows(12, 12).unwrap());
+        let mut trainer = trainer(&train, text.vocabulary().len());
+        let history = trainer.fit(&train, Fit::new().epochs(12).batch_size(16).validation(&test)).unwrap();
+        let (first, last) = (&history.epochs[0], &history.epochs[11]);
+        assert!(last.loss < 0.5 * first.loss && last.accuracy > first.accuracy, "{last:?}");
+
+        let result = trainer.evaluate(&test).unwrap();
+        assert_eq!(result.outputs.shape, Shape::from([test.len(), 12, text.vocabulary().len()]));
+        assert_eq!(last.validation, Some((result.loss, result.accuracy)));
+        // Accuracy and loss are those of all places.
+        let predicted = result.predictions().unwrap();
+        let right = predicted.iter().zip(test.labels()).filter(|(a, b)| a == b).count();
+        assert_eq!(result.accuracy, Some(right as f64 / test.labels().len() as f64));
+        assert!(result.accuracy > Some(0.85), "{result:?}");
+
+        // Written on from a beginning, always by the likeliest character.
+        let mut written = text.encode("tick tock, t").unwrap();
+        for _ in 0..11 {
+            let x = Host::labels([1, 12], written[written.len() - 12..].to_vec());
+            let y = trainer.predict(&x).unwrap();
+            let next = crate::train::metrics::argmax(y.f(), text.vocabulary().len()).unwrap()[11];
+            written.push(next);
+        }
+        assert_eq!(text.decode(&written).unwrap(), "tick tock, tick tock, t");
+    }
+
+    #[test]
+    fn a_model_is_told_of_tokens_that_it_does_not_know() {
+        let (small, large) = (Text::new("abcabc").unwrap(), Text::new("abcdef").unwrap());
+        let mut trainer = trainer(&small.windows(2, 1).unwrap(), 3);
+        let e = trainer.fit(&large.windows(2, 1).unwrap(), Fit::new()).unwrap_err();
+        assert!(matches!(e, Error::Label { row: 2, label: 3, classes: 3 }), "{e}");
+        let e = trainer.predict(&Host::labels([1, 2], vec![0, 3])).unwrap_err();
+        assert!(matches!(e, Error::Label { label: 3, classes: 3, .. }), "{e}");
+        let e = trainer.predict(&Host::new([1, 2], vec![0.0, 1.0])).unwrap_err().to_string();
+        assert!(e.starts_with("predict: got [1, 2] with 2 values, but") && e.contains("samples of shape u32 [2]"), "{e}");
+        let e = trainer.evaluate(&small.windows(3, 1).unwrap()).unwrap_err().to_string();
+        assert!(e.contains("samples of shape u32 [3] with labels of shape u32 [3]"), "{e}");
+    }
+}

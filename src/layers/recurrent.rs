@@ -1,0 +1,306 @@
+//! LSTM and GRU layers over sequences.
+
+use crate::{
+    graph::Tensor,
+    init::Init,
+    ops::recurrent::{Cell, Recurrent as Op},
+    shape::DType,
+};
+use std::panic::Location;
+
+/// Which way a recurrent layer goes through a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first step to the last.
+    #[default]
+    Forward,
+    /// From the last step to the first; the output keeps the order of the input.
+    Reverse,
+    /// Both, with parameters of their own (`…_l0` and `…_l0_reverse`); outputs are put together along the last axis, `[n, t, 2·hidden]`.
+    Both,
+}
+
+/// What a recurrent layer is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Recurrent<'g> {
+    /// Leaves both biases out.
+    pub no_bias: bool,
+    /// Layers on top of each other: each takes the one before's output. At least 1.
+    pub layers: usize,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The hidden state before the first step, `[layers · directions, n, hidden]`; zeros without one.
+    pub h0: Option<Tensor<'g>>,
+    /// The cell state of an LSTM before the first step, like `h0`.
+    pub c0: Option<Tensor<'g>>,
+}
+
+impl Default for Recurrent<'_> {
+    fn default() -> Self {
+        Recurrent { no_bias: false, layers: 1, direction: Direction::Forward, h0: None, c0: None }
+    }
+}
+
+/// What an LSTM gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Lstm<'g> {
+    /// The hidden state after each step, `[n, t, hidden]`; `[n, t, 2·hidden]` in both directions.
+    pub output: Tensor<'g>,
+    /// The hidden state after the last step it takes, `[layers · directions, n, hidden]`: PyTorch's `h_n`.
+    pub h: Tensor<'g>,
+    /// The cell state then: PyTorch's `c_n`.
+    pub c: Tensor<'g>,
+}
+
+/// What a GRU gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Gru<'g> {
+    /// The hidden state after each step, `[n, t, hidden]`; `[n, t, 2·hidden]` in both directions.
+    pub output: Tensor<'g>,
+    /// The hidden state after the last step it takes, `[layers · directions, n, hidden]`: PyTorch's `h_n`.
+    pub h: Tensor<'g>,
+}
+
+impl<'g> Tensor<'g> {
+    /// A long short-term memory over sequences `[n, t, features]`: the hidden state after each step, `[n, t, hidden]`. With
+    /// `a = W_ih·x + b_ih + W_hh·h + b_hh`, cut into i, f, g and o:
+    /// `c' = σ(f)·c + σ(i)·tanh(g)`, `h' = σ(o)·tanh(c')` (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000).
+    ///
+    /// Parameters are PyTorch's: `name.weight_ih_l0` `[4·hidden, features]`, `name.weight_hh_l0` `[4·hidden, hidden]`,
+    /// `name.bias_ih_l0` and `name.bias_hh_l0` `[4·hidden]`, uniform in ±1/√hidden. The length of the sequence is the graph's: another length
+    /// is another graph with the same parameters.
+    ///
+    /// A mistake: not three axes, hidden 0.
+    ///
+    /// ```
+    /// use downhill::Graph;
+    /// let g = Graph::training();
+    /// let y = g.input([32, 20, 8]).lstm("lstm", 64);
+    /// assert_eq!(y.shape().dims(), &[32, 20, 64]);
+    /// // The last step's, for a classifier of sequences.
+    /// assert_eq!(y.slice(1, 19, 20).reshape([32, 64]).linear("out", 10).shape().dims(), &[32, 10]);
+    /// ```
+    #[track_caller]
+    pub fn lstm(self, name: &str, hidden: usize) -> Tensor<'g> {
+        self.lstm_with(name, hidden, Recurrent::default()).output
+    }
+    /// [`lstm`](Tensor::lstm) with options, and with the last states.
+    ///
+    /// ```
+    /// use downhill::{Graph, layers::{Direction, Recurrent}};
+    /// let g = Graph::training();
+    /// let options = Recurrent { layers: 2, direction: Direction::Both, ..Recurrent::default() };
+    /// let lstm = g.input([32, 20, 8]).lstm_with("lstm", 64, options);
+    /// assert_eq!(lstm.output.shape().dims(), &[32, 20, 128]);
+    /// assert_eq!(lstm.c.shape().dims(), &[4, 32, 64]);
+    /// ```
+    #[track_caller]
+    pub fn lstm_with(self, name: &str, hidden: usize, options: Recurrent<'g>) -> Lstm<'g> {
+        let [output, h, c] = layers(self, Cell::Lstm, name, hidden, options);
+        Lstm { output, h, c }
+    }
+    /// A gated recurrent unit over sequences `[n, t, features]`: the hidden state after each step, `[n, t, hidden]`.
+    /// `r = σ(W_ir·x + b_ir + W_hr·h + b_hr)`, z like it, `n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn))`, `h' = (1 − z)·n + z·h` (Cho et al.
+    /// 2014, with r after the product, as PyTorch and cuDNN have it).
+    ///
+    /// Parameters are PyTorch's, as for [`lstm`](Tensor::lstm) with 3 gates r, z, n instead of 4.
+    ///
+    /// A mistake: not three axes, hidden 0.
+    ///
+    /// ```
+    /// use downhill::Graph;
+    /// let g = Graph::training();
+    /// assert_eq!(g.input([32, 20, 8]).gru("gru", 64).shape().dims(), &[32, 20, 64]);
+    /// ```
+    #[track_caller]
+    pub fn gru(self, name: &str, hidden: usize) -> Tensor<'g> {
+        self.gru_with(name, hidden, Recurrent::default()).output
+    }
+    /// [`gru`](Tensor::gru) with options, and with the last state.
+    #[track_caller]
+    pub fn gru_with(self, name: &str, hidden: usize, options: Recurrent<'g>) -> Gru<'g> {
+        let [output, h, _] = layers(self, Cell::Gru, name, hidden, options);
+        Gru { output, h }
+    }
+}
+
+/// What is wrong with an input, a size or options, if anything.
+fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: usize) -> Option<String> {
+    let shape = x.shape();
+    let &[n, _, _] = shape.dims() else {
+        return Some("takes sequences [n, t, features]; `unsqueeze` or `reshape` adds an axis".into());
+    };
+    if shape.dtype() != DType::F32 {
+        return Some("takes floats, not labels (see one_hot)".into());
+    }
+    if hidden.checked_mul(cell.gates()).is_none_or(|n| n == 0 || n > u32::MAX as usize) {
+        return Some(format!("the hidden size is {hidden}, but must be at least 1 and have a place for all gates"));
+    }
+    if options.layers == 0 {
+        return Some("layers is 0, but must be at least 1".into());
+    }
+    if options.c0.is_some() && cell == Cell::Gru {
+        return Some("a GRU has no cell state: c0 must be left out".into());
+    }
+    let want = [states, n, hidden];
+    let wrong = [("h0", options.h0), ("c0", options.c0)].into_iter().find_map(|(name, state)| {
+        let given = state?.shape();
+        (given != want.into()).then(|| format!("{name} has the shape {given}, but must be {want:?}: layers · directions, n, hidden"))
+    });
+    wrong
+}
+
+/// The output and the last states; in place of a cell state that there is none of, the hidden one.
+#[track_caller]
+fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Recurrent<'g>) -> [Tensor<'g>; 3] {
+    let (shape, place) = (x.shape(), Location::caller());
+    if x.is_dead() || [options.h0, options.c0].into_iter().flatten().any(|s| s.is_dead()) {
+        return [x.graph().dead(); 3];
+    }
+    let ways: &[bool] = match options.direction {
+        Direction::Forward => &[false],
+        Direction::Reverse => &[true],
+        Direction::Both => &[false, true],
+    };
+    if let Some(why) = mistake(x, cell, hidden, &options, options.layers * ways.len()) {
+        return [x.graph().mistake(cell.name(), &[shape], why, place); 3];
+    }
+    let n = shape.dims()[0];
+    let join = |all: &[Tensor<'g>], axis| if all.len() == 1 { all[0] } else { all[0].concat(&all[1..], axis) };
+    let (mut x, mut last) = (x, [Vec::new(), Vec::new()]);
+    for layer in 0..options.layers {
+        let mut outputs = Vec::new();
+        for (way, &reverse) in ways.iter().enumerate() {
+            let k = layer * ways.len() + way;
+            let zeros = |parts: usize| x.graph().full([n, parts * hidden], 0.0);
+            let given = |state: Option<Tensor<'g>>| state.map_or_else(|| zeros(1), |s| s.slice(0, k, k + 1).reshape([n, hidden]));
+            let state = match (options.h0, options.c0) {
+                (None, None) => zeros(cell.states()),
+                (h0, _) if cell == Cell::Gru => given(h0),
+                (h0, c0) => given(h0).concat(&[given(c0)], 1),
+            };
+            let suffix = format!("l{layer}{}", if way == 1 { "_reverse" } else { "" });
+            let of = |what: &str| format!("{name}.{what}_{suffix}");
+            let one = one(x, Op { cell, reverse }, hidden, options.no_bias, state, of);
+            outputs.push(one[0]);
+            last.iter_mut().zip(&one[1..]).for_each(|(all, s)| all.push(s.unsqueeze(0)));
+        }
+        x = join(&outputs, 2);
+    }
+    [x, join(&last[0], 0), join(&last[1], 0)]
+}
+
+/// One layer in one direction: its output and its last hidden and cell state.
+#[track_caller]
+fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g>, name: impl Fn(&str) -> String) -> [Tensor<'g>; 3] {
+    let (g, cell) = (x.graph(), op.cell);
+    let bound = 1.0 / (hidden as f32).sqrt();
+    let init = || Init::Uniform { low: -bound, high: bound };
+    let (shape, gates) = (x.shape(), cell.gates() * hidden);
+    let (n, t, features) = (shape.dims()[0], shape.dims()[1], shape.last());
+    let w_ih = g.param(&name("weight_ih"), [gates, features], init());
+    let w_hh = g.param(&name("weight_hh"), [gates, hidden], init());
+    // What does not depend on the state: all steps in one product.
+    let mut from_x = x.reshape([n * t, features]).matmul_t(w_ih, false, true);
+    let mut b_hh = g.full([gates], 0.0);
+    if !no_bias {
+        from_x = from_x + g.param(&name("bias_ih"), [gates], init());
+        b_hh = g.param(&name("bias_hh"), [gates], init());
+    }
+    let y = g.apply(op, &[from_x.reshape([n, t, gates]), w_hh, b_hh, state]);
+    if y.is_dead() {
+        return [y; 3];
+    }
+    // Place 0 (or t) of the t + 1 places is the state before the first step.
+    let (from, end) = if op.reverse { (0, 0) } else { (1, t) };
+    let part = |k: usize, from: usize, to: usize| y.slice(2, k * hidden, (k + 1) * hidden).slice(1, from, to);
+    let last = |k: usize| part(k, end, end + 1).reshape([n, hidden]);
+    [part(0, from, from + t), last(0), last(cell.states() - 1)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, Graph, Host, Shape, testing};
+
+    #[test]
+    fn mistakes_are_in_the_layers_words() {
+        let message = |shape: &[usize], hidden: usize, options: Recurrent, gru: bool| {
+            let g = Graph::training();
+            let (x, y) = (g.input(Shape::new(shape).unwrap()), g.input([1, 2, 4]));
+            let options = Recurrent { h0: options.h0.map(|_| y), c0: options.c0.map(|_| y), ..options };
+            if gru {
+                x.gru_with("rnn", hidden, options);
+            } else {
+                x.lstm_with("rnn", hidden, options);
+            }
+            g.error().map_or(String::new(), |e| e.to_string())
+        };
+        let plain = Recurrent::default();
+        let g = Graph::training();
+        let some = Some(g.input([1]));
+        for (got, want) in [
+            (
+                message(&[2, 3], 4, plain, false),
+                "lstm: [2, 3]: takes sequences [n, t, features]; `unsqueeze` or `reshape` adds an axis (src/",
+            ),
+            (message(&[2, 3, 4, 5], 4, plain, true), "gru: [2, 3, 4, 5]: takes sequences [n, t, features]"),
+            (message(&[2, 3, 4], 0, plain, false), "lstm: [2, 3, 4]: the hidden size is 0, but must be at least 1"),
+            (message(&[2, 3, 4], usize::MAX / 2, plain, true), "gru: [2, 3, 4]: the hidden size is 9223372036854775807, but"),
+            (message(&[2, 3, 4], 4, Recurrent { layers: 0, ..plain }, false), "lstm: [2, 3, 4]: layers is 0, but must be at least 1 ("),
+            (
+                message(&[2, 3, 4], 4, Recurrent { c0: some, ..plain }, true),
+                "gru: [2, 3, 4]: a GRU has no cell state: c0 must be left out (",
+            ),
+            (
+                message(&[3, 3, 4], 4, Recurrent { h0: some, ..plain }, true),
+                "gru: [3, 3, 4]: h0 has the shape [1, 2, 4], but must be [1, 3, 4]: layers",
+            ),
+            (
+                message(&[2, 3, 4], 5, Recurrent { c0: some, ..plain }, false),
+                "lstm: [2, 3, 4]: c0 has the shape [1, 2, 4], but must be [1, 2, 5]",
+            ),
+            (message(&[2, 3, 4], 4, Recurrent { h0: some, c0: some, ..plain }, false), ""),
+        ] {
+            assert!(got.starts_with(want) && got.is_empty() == want.is_empty(), "{got}");
+        }
+        let g = Graph::training();
+        let e = g.labels([2, 3, 4]).lstm("lstm", 4).error().unwrap().to_string();
+        assert!(e.starts_with("lstm: u32 [2, 3, 4]: takes floats, not labels (see one_hot) (src/layers/recurrent.rs:"), "{e}");
+    }
+
+    #[test]
+    fn a_graph_takes_sequences_of_its_own_length() {
+        let g = Graph::inference();
+        let mut f = Device::cpu().compile(&[g.input([1, 3, 2]).gru("gru", 2)]).unwrap();
+        let e = f.run(&[Host::zeros([1, 4, 2].into())]).unwrap_err().to_string();
+        assert_eq!(e, "input 0: got [1, 4, 2] with 8 values, but the graph was built for [1, 3, 2]");
+    }
+
+    /// A gradient's gradient, against central differences of the gradient.
+    #[test]
+    fn twice() {
+        for gru in [false, true] {
+            let g = Graph::training();
+            let x = g.input([2, 3, 2]);
+            let y = if gru { x.gru("rnn", 3) } else { x.lstm("rnn", 3) };
+            let dx = (y * y).sum_all().grad(&[x])[0];
+            let loss = (dx * dx).sum_all();
+            let ddx = loss.grad(&[x])[0];
+            let mut f = Device::cpu().compile(&[loss, ddx]).unwrap();
+            let start: Vec<f32> = (0..12).map(|i| (i as f32 * 0.7).sin()).collect();
+            let exact = f.run(&[Host::new([2, 3, 2], start.clone())]).unwrap()[1].to_f64();
+            for i in 0..12 {
+                let mut at = |h: f32| {
+                    let mut x = start.clone();
+                    x[i] += h;
+                    f.run(&[Host::new([2, 3, 2], x)]).unwrap()[0].to_f64()[0]
+                };
+                let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
+                assert!((numeric - exact[i]).abs() < 1e-3 * (1.0 + exact[i].abs()), "{i}: {} instead of {numeric}", exact[i]);
+            }
+            let inputs = [Host::new([2, 3, 2], start)];
+            testing::compare(&g, &[loss, ddx], &inputs, &Device::cpu(), &Device::cpu().plan_options(), 64).unwrap();
+        }
+    }
+}

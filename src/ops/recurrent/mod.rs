@@ -1,0 +1,415 @@
+//! Recurrent layers: LSTM and GRU over a whole sequence, one op forward and one backward.
+//!
+//! A step is one dispatch: the product of the last state with the weights, and the cell's arithmetic on its sums. The op
+//! is given what does not depend on the state (`x·Wᵀ` of all steps, one large product), and it keeps the gates, so that
+//! nothing is computed twice. Its gradient is a sequence of steps too; that of the weights is one product over all of
+//! them. (With an op for each step, the graph would grow with the sequence, and so would the number of contributions to
+//! each gradient.)
+//!
+//! Sources: Hochreiter & Schmidhuber 1997 with the forget gate of Gers, Schmidhuber & Cummins 2000 (LSTM); Cho et al. 2014 (GRU).
+
+mod cell;
+mod kernels;
+
+use super::{
+    matmul::{Matrix, product},
+    *,
+};
+pub use cell::Cell;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// The op. With h the hidden size, S = h (2h for the LSTM, which has a cell state) and G gates:
+/// `x [n, t, G·h]`, the part of the gates' arguments that comes from the input; `w [G·h, h]` and `b [G·h]`, by which the state adds
+/// to it; `s [n, S]`, the state before the first step → `y [n, t + 1, P·h]`.
+///
+/// Place 0 of `y` holds `s` (where `reverse`, place t does), the others the result of each step: the state, then what its
+/// gradient needs. LSTM: h, c, i, f, g, o, so P = 6. GRU: h, r, z, n and `u = W_hn·h + b_hn`, so P = 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Recurrent {
+    /// Which arithmetic.
+    pub cell: Cell,
+    /// From the last step to the first.
+    pub reverse: bool,
+}
+
+/// Its gradient for the gates' arguments: the op's `y [n, t + 1, P·h]` and `w [G·h, h]`, and `dy` like `y` → `d [n, t, 5h]`.
+///
+/// LSTM: di, df, dg, do. GRU: dn, dr, dz, du. Both: then what reaches the state before a step other than through `w`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecurrentGrad {
+    /// Which arithmetic.
+    pub cell: Cell,
+    /// From the last step to the first.
+    pub reverse: bool,
+}
+
+/// The parts of a gradient, each of h numbers.
+const D_PARTS: usize = 5;
+
+/// The sizes of a sequence, and the order of its steps.
+#[derive(Clone, Copy, Debug)]
+struct Dims {
+    cell: Cell,
+    reverse: bool,
+    n: usize,
+    t: usize,
+    h: usize,
+}
+
+/// One step: the place of its input in `x`, and in `y` of the state before it and of its result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Step {
+    time: usize,
+    before: usize,
+    after: usize,
+}
+
+impl Dims {
+    /// Step k of `0..t`.
+    fn step(&self, k: usize) -> Step {
+        match self.reverse {
+            false => Step { time: k, before: k, after: k + 1 },
+            true => Step { time: self.t - 1 - k, before: self.t - k, after: self.t - 1 - k },
+        }
+    }
+    /// The place of the first state.
+    fn start(&self) -> usize {
+        if self.reverse { self.t } else { 0 }
+    }
+    /// Numbers of one place of `y`.
+    fn place(&self) -> usize {
+        self.cell.parts() * self.h
+    }
+    /// The gates' numbers of one step.
+    fn gates(&self) -> usize {
+        self.cell.gates() * self.h
+    }
+    /// Numbers of one sample in `y`.
+    fn row(&self) -> usize {
+        (self.t + 1) * self.place()
+    }
+    /// Writes the first state of one sample.
+    fn begin<T: Real>(&self, s: &[T], y: &mut [T]) {
+        let to = &mut y[self.start() * self.place()..][..self.place()];
+        to.fill(T::zero());
+        to[..s.len()].copy_from_slice(s);
+    }
+    /// Of one sample's `y`: the place before a step, and that after it.
+    fn places<'a, T>(&self, y: &'a mut [T], step: Step) -> (&'a [T], &'a mut [T]) {
+        let size = self.place();
+        let (low, high) = y.split_at_mut(step.before.max(step.after) * size);
+        match step.before < step.after {
+            true => (&low[step.before * size..][..size], &mut high[..size]),
+            false => (&high[..size], &mut low[step.after * size..][..size]),
+        }
+    }
+    /// Of one sample's `d`: a step, and the one whose input it made.
+    fn gradients<'a, T>(&self, d: &'a mut [T], k: usize) -> (&'a mut [T], Option<&'a [T]>) {
+        let (size, at) = (D_PARTS * self.h, self.step(k).time);
+        if k + 1 == self.t {
+            return (&mut d[at * size..][..size], None);
+        }
+        let next = self.step(k + 1).time;
+        let (low, high) = d.split_at_mut(at.max(next) * size);
+        match at < next {
+            true => (&mut low[at * size..][..size], Some(&high[..size])),
+            false => (&mut high[..size], Some(&low[next * size..][..size])),
+        }
+    }
+}
+
+impl Recurrent {
+    fn dims(&self, y: Shape) -> Dims {
+        let (n, t, h) = (y.dims()[0], y.dims()[1] - 1, y.dims()[2] / self.cell.parts());
+        Dims { cell: self.cell, reverse: self.reverse, n, t, h }
+    }
+}
+
+impl RecurrentGrad {
+    fn dims(&self, d: Shape) -> Dims {
+        let (n, t, h) = (d.dims()[0], d.dims()[1], d.dims()[2] / D_PARTS);
+        Dims { cell: self.cell, reverse: self.reverse, n, t, h }
+    }
+}
+
+/// Samples of one parallel task on the CPU device: each thread takes some through the whole sequence, and waits for no other.
+fn task(n: usize) -> usize {
+    n.div_ceil(rayon::current_num_threads()).min(64)
+}
+
+impl OpDef for Recurrent {
+    const NAME: &'static str = "recurrent";
+
+    fn called(&self) -> &'static str {
+        self.cell.name()
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x, w, b, s] = x else { return Err(format!("takes gates, weights, a bias and a state, not {} inputs", x.len())) };
+        let (gates, states) = (self.cell.gates(), self.cell.states());
+        let &[n, t, width] = x.dims() else { return Err("the gates must be [n, t, gates·hidden]".into()) };
+        let h = width / gates;
+        let wants = [(w, vec![gates * h, h]), (b, vec![gates * h]), (s, vec![n, states * h])];
+        if h * gates != width || wants.iter().any(|(given, want)| given.dims() != want) {
+            let [w, b, s] = wants.map(|(_, want)| format!("{want:?}"));
+            return Err(format!("with gates {x}, weights must be {w}, the bias {b} and the state {s}"));
+        }
+        if [x, w, b, s].iter().any(|s| s.dtype() != DType::F32) {
+            return Err("takes floats, not labels (see to_f32)".into());
+        }
+        Ok(Shape::from([n, t + 1, self.cell.parts() * h]))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let d = self.dims(y.shape);
+        let [x, w, b, s] = [x[0].f, x[1].f, x[2].f, x[3].f];
+        for ((y, x), s) in y.f.chunks_mut(d.row()).zip(x.chunks(d.t * d.gates())).zip(s.chunks(s.len() / d.n)) {
+            d.begin(s, y);
+            for step in (0..d.t).map(|k| d.step(k)) {
+                let (before, after) = d.places(y, step);
+                let mut u = b.to_vec();
+                for (u, w) in u.iter_mut().zip(w.chunks(d.h)) {
+                    w.iter().zip(before).for_each(|(&w, &h)| *u += w * h);
+                }
+                self.cell.forward(&x[step.time * d.gates()..][..d.gates()], &u, before, after);
+            }
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let d = self.dims(y.shape);
+        let [x, w, b, s] = [x[0].f, x[1].f, x[2].f, x[3].f];
+        let (rows, per_x, per_s) = (task(d.n), d.t * d.gates(), s.len() / d.n);
+        let samples = x.par_chunks(rows * per_x).zip(s.par_chunks(rows * per_s));
+        y.f.par_chunks_mut(rows * d.row()).zip(samples).for_each(|(y, (x, s))| {
+            let n = y.len() / d.row();
+            let mut u = vec![0.0; n * d.gates()];
+            y.chunks_mut(d.row()).zip(s.chunks(per_s)).for_each(|(y, s)| d.begin(s, y));
+            for step in (0..d.t).map(|k| d.step(k)) {
+                u.chunks_mut(d.gates()).for_each(|u| u.copy_from_slice(b));
+                let state = Matrix { data: &y[step.before * d.place()..], row: d.row(), column: 1 };
+                product([n, d.gates(), d.h], &mut u, true, state, Matrix::new(w, [d.h, d.gates()], true), Parallelism::None);
+                for ((y, u), x) in y.chunks_mut(d.row()).zip(u.chunks(d.gates())).zip(x.chunks(per_x)) {
+                    let (before, after) = d.places(y, step);
+                    self.cell.forward(&x[step.time * d.gates()..][..d.gates()], u, before, after);
+                }
+            }
+        });
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let Recurrent { cell, reverse } = *self;
+        let dims = self.dims(y.shape());
+        let (n, t, h) = (dims.n, dims.t, dims.h);
+        let d = y.graph.apply(RecurrentGrad { cell, reverse }, &[y, x[1], dy]);
+        let part = |from: usize, to: usize| d.slice(2, from * h, to * h);
+        // For the gates' arguments, in the order of `x`; and for what the state adds to them.
+        let (dx, du) = match cell {
+            Cell::Lstm => (part(0, 4), part(0, 4)),
+            Cell::Gru => (part(1, 3).concat(&[part(0, 1)], 2), part(1, 4)),
+        };
+        // The states before each step, in the order of the steps' places.
+        let before = usize::from(reverse);
+        let states = y.slice(2, 0, h).slice(1, before, before + t).reshape([n * t, h]);
+        let rows = du.reshape([n * t, dims.gates()]);
+        let dw = rows.matmul_t(states, true, false);
+        let (first, start) = (dims.step(0).time, dims.start());
+        let at = |x: Tensor<'g>, place: usize| x.slice(1, place, place + 1).reshape([n, x.dim(2)]);
+        let through_w = at(du, first).matmul(x[1]);
+        let past_w = at(part(4, 5), first);
+        let direct = at(dy.slice(2, 0, cell.states() * h), start);
+        let ds = direct
+            + match cell {
+                Cell::Lstm => through_w.concat(&[past_w], 1),
+                Cell::Gru => through_w + past_w,
+            };
+        // Written as broadcasting is undone: where both biases are there, their gradients are one sum.
+        let db = rows.sum(&[0], true).reshape([dims.gates()]);
+        vec![Some(dx), Some(dw), Some(db), Some(ds)]
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        kernels::forward(self.dims(y), x[3], caps)
+    }
+    fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
+        let d = self.dims(y);
+        (d.n * d.t * (d.gates() * 2 * d.h + 4 * d.gates())) as u64
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        // Of the gradient: in each step so many.
+        x[0].dims()[1] * x[1].dims()[0]
+    }
+    fn cases() -> Vec<Case> {
+        kernels::cases(|cell, reverse, n, t, h| {
+            let (g, name) = (cell.gates() * h, format!("{} {n}×{t}, hidden {h}{}", cell.name(), if reverse { ", reverse" } else { "" }));
+            let shapes = [[n, t, g].into(), [g, h].into(), [g].into(), [n, cell.states() * h].into()];
+            let w = 1.0 / (h as f64).sqrt();
+            Case::new(name, Recurrent { cell, reverse }, &shapes).range(1, -w, w)
+        })
+    }
+}
+
+impl OpDef for RecurrentGrad {
+    const NAME: &'static str = "recurrent_grad";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [y, w, dy] = x else { return Err(format!("takes states, weights and a gradient, not {} inputs", x.len())) };
+        let h = w.last();
+        let fits = matches!(y.dims(), &[_, t, width] if t > 1 && width == self.cell.parts() * h) && w.dims() == [self.cell.gates() * h, h];
+        if !fits || x.iter().any(|s| s.dtype() != DType::F32) {
+            return Err(format!("states and weights should be [n, t + 1, {}·h] and [{}·h, h]", self.cell.parts(), self.cell.gates()));
+        }
+        match dy == y {
+            true => Ok(Shape::from([y.dims()[0], y.dims()[1] - 1, D_PARTS * h])),
+            false => Err(format!("the gradient has the shape {dy} instead of {y}")),
+        }
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let d = self.dims(y.shape);
+        let [states, w, dy] = [x[0].f, x[1].f, x[2].f];
+        let of = |x: &[T], sample: usize, place: usize| x[sample * d.row() + place * d.place()..][..d.place()].to_vec();
+        for (r, out) in y.f.chunks_mut(d.t * D_PARTS * d.h).enumerate() {
+            for k in (0..d.t).rev() {
+                let step = d.step(k);
+                let (out, next) = d.gradients(out, k);
+                let mut dh = vec![T::zero(); d.h];
+                let next = next.map(|next| {
+                    for (&d, w) in next[self.cell.first() * d.h..].iter().zip(w.chunks(d.h)) {
+                        w.iter().zip(&mut dh).for_each(|(&w, dh)| *dh += d * w);
+                    }
+                    &next[4 * d.h..]
+                });
+                self.cell.backward(&of(states, r, step.before), &of(states, r, step.after), &of(dy, r, step.after), &dh, next, out);
+            }
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let d = self.dims(y.shape);
+        let [states, w, dy] = [x[0].f, x[1].f, x[2].f];
+        let (rows, per_d, size) = (task(d.n), d.t * D_PARTS * d.h, D_PARTS * d.h);
+        let samples = states.par_chunks(rows * d.row()).zip(dy.par_chunks(rows * d.row()));
+        y.f.par_chunks_mut(rows * per_d).zip(samples).for_each(|(out, (states, dy))| {
+            let n = out.len() / per_d;
+            let mut dh = vec![0.0; n * d.h];
+            for k in (0..d.t).rev() {
+                let step = d.step(k);
+                if k + 1 < d.t {
+                    let next = &out[d.step(k + 1).time * size + self.cell.first() * d.h..];
+                    let next = Matrix { data: next, row: per_d, column: 1 };
+                    product([n, d.h, d.gates()], &mut dh, false, next, Matrix::new(w, [d.gates(), d.h], false), Parallelism::None);
+                }
+                let place = |r: usize, place: usize| r * d.row() + place * d.place()..r * d.row() + (place + 1) * d.place();
+                for (r, (out, dh)) in out.chunks_mut(per_d).zip(dh.chunks(d.h)).enumerate() {
+                    let (out, next) = d.gradients(out, k);
+                    let [before, after] = [step.before, step.after].map(|p| &states[place(r, p)]);
+                    self.cell.backward(before, after, &dy[place(r, step.after)], dh, next.map(|next| &next[4 * d.h..]), out);
+                }
+            }
+        });
+    }
+    /// That of the definition, written out step by step: a second derivative of a recurrent layer is rare, and its graph may be long.
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        // Other names for the inputs, so that one of them is not taken for a function of another one.
+        let x: Vec<Tensor> = x.iter().map(|x| x.identity()).collect();
+        self.written_out(&x).vjp(d, &x).into_iter().map(Some).collect()
+    }
+    fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        kernels::backward(self.dims(y), caps)
+    }
+    fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
+        let d = self.dims(y);
+        (d.n * d.t * (d.gates() * 2 * d.h + 6 * d.gates())) as u64
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        x[0].dims()[1] * x[1].dims()[0]
+    }
+    fn cases() -> Vec<Case> {
+        kernels::cases(|cell, reverse, n, t, h| {
+            let name = format!("{} {n}×{t}, hidden {h}{}", cell.name(), if reverse { ", reverse" } else { "" });
+            let y = Shape::from([n, t + 1, cell.parts() * h]);
+            let w = 1.0 / (h as f64).sqrt();
+            // Gates and states are below 1.
+            Case::new(name, RecurrentGrad { cell, reverse }, &[y, [cell.gates() * h, h].into(), y]).range(0, -0.9, 0.9).range(1, -w, w)
+        })
+    }
+}
+
+impl RecurrentGrad {
+    /// The op in tensor arithmetic, one step after the other.
+    fn written_out<'g>(&self, x: &[Tensor<'g>]) -> Tensor<'g> {
+        let &[y, w, dy] = x else { unreachable!("shape() takes three inputs") };
+        let (n, h) = (y.shape().dims()[0], w.shape().last());
+        let d = Dims { cell: self.cell, reverse: self.reverse, n, t: y.shape().dims()[1] - 1, h };
+        let place = |x: Tensor<'g>, at: usize| x.slice(1, at, at + 1).reshape([n, x.dim(2)]);
+        let mut steps: Vec<Option<Tensor>> = vec![None; d.t];
+        let mut next: Option<Tensor> = None;
+        for k in (0..d.t).rev() {
+            let step = d.step(k);
+            let zero = y.graph.full([n, h], 0.0);
+            let (dh, past_w) = next.map_or((zero, zero), |next| {
+                let first = self.cell.first() * h;
+                (next.slice(1, first, first + d.gates()).matmul(w), next.slice(1, 4 * h, 5 * h))
+            });
+            let out = self.cell.backward_of(place(y, step.before), place(y, step.after), place(dy, step.after), dh, past_w);
+            steps[step.time] = Some(out.unsqueeze(1));
+            next = Some(out);
+        }
+        let steps: Vec<Tensor> = steps.into_iter().flatten().collect();
+        steps[0].concat(&steps[1..], 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Graph, ops::checks};
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<Recurrent>();
+        checks::cpu::<RecurrentGrad>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Recurrent>();
+        checks::wgsl::<RecurrentGrad>();
+    }
+    #[test]
+    fn mistakes() {
+        let message = |op: Recurrent, shapes: &[Shape]| {
+            let g = Graph::training();
+            let x: Vec<Tensor> = shapes.iter().map(|&s| g.input_of(s)).collect();
+            g.apply(op, &x).error().unwrap().to_string()
+        };
+        let start = |text: String, want: &str| assert!(text.starts_with(want), "{text}");
+        let [lstm, gru] = [Cell::Lstm, Cell::Gru].map(|cell| Recurrent { cell, reverse: false });
+        let s = |d: &[usize]| Shape::new(d).unwrap();
+        let good = [s(&[2, 5, 12]), s(&[12, 3]), s(&[12]), s(&[2, 6])];
+        let with = |i: usize, shape: Shape| {
+            let mut all = good;
+            all[i] = shape;
+            all
+        };
+        start(message(lstm, &good[..3]), "lstm: [2, 5, 12] × [12, 3] × [12]: takes gates, weights, a bias and a state, not 3 inputs (");
+        start(message(lstm, &with(0, s(&[2, 12]))), "lstm: [2, 12] × [12, 3] × [12] × [2, 6]: the gates must be [n, t, gates·hidden] (");
+        let want = "with gates [2, 5, 12], weights must be [12, 3], the bias [12] and the state [2, 6] (";
+        start(message(lstm, &with(1, s(&[12, 4]))), &format!("lstm: [2, 5, 12] × [12, 4] × [12] × [2, 6]: {want}"));
+        start(message(lstm, &with(2, s(&[3]))), &format!("lstm: [2, 5, 12] × [12, 3] × [3] × [2, 6]: {want}"));
+        start(message(lstm, &with(3, s(&[2, 3]))), &format!("lstm: [2, 5, 12] × [12, 3] × [12] × [2, 3]: {want}"));
+        start(message(gru, &with(0, s(&[2, 5, 11]))), "gru: [2, 5, 11] × [12, 3] × [12] × [2, 6]: with gates [2, 5, 11], weights must be [9, 3]");
+        start(message(lstm, &with(0, good[0].u32())), "lstm: u32 [2, 5, 12] × [12, 3] × [12] × [2, 6]: takes floats, not labels");
+
+        let grad = |shapes: &[Shape]| {
+            let g = Graph::training();
+            let x: Vec<Tensor> = shapes.iter().map(|&s| g.input_of(s)).collect();
+            g.apply(RecurrentGrad { cell: Cell::Lstm, reverse: false }, &x).error().unwrap().to_string()
+        };
+        let y = s(&[2, 6, 18]);
+        start(grad(&[y, good[1]]), "recurrent_grad: [2, 6, 18] × [12, 3]: takes states, weights and a gradient, not 2 inputs (");
+        start(grad(&[y, good[2], y]), "recurrent_grad: [2, 6, 18] × [12] × [2, 6, 18]: states and weights should be [n, t + 1, 6·h] and [4·h, h] (");
+        start(grad(&[y, good[1], good[0]]), "recurrent_grad: [2, 6, 18] × [12, 3] × [2, 5, 12]: the gradient has the shape [2, 5, 12] instead of [2, 6, 18] (");
+    }
+    #[test]
+    fn steps_go_the_other_way() {
+        let d = |reverse| Dims { cell: Cell::Gru, reverse, n: 1, t: 3, h: 1 };
+        let order = |reverse| (0..3).map(|k| d(reverse).step(k)).map(|s| (s.time, s.before, s.after)).collect::<Vec<_>>();
+        assert_eq!(order(false), [(0, 0, 1), (1, 1, 2), (2, 2, 3)]);
+        assert_eq!(order(true), [(2, 3, 2), (1, 2, 1), (0, 1, 0)]);
+    }
+}
