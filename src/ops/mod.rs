@@ -198,6 +198,7 @@ macro_rules! ops {
 // learns of an op.
 ops! {
     argmax::Argmax,
+    attention::Attention [AttentionGrad],
     concat::Concat,
     cross_entropy::CrossEntropy [CrossEntropyGrad],
     gather_rows::GatherRows [ScatterRows],
