@@ -206,6 +206,7 @@ macro_rules! ops {
 // learns of an op.
 ops! {
     argmax::Argmax,
+    attention::Attention [AttentionGrad],
     concat::Concat,
     conv2d::Conv2d [Conv2dGradX, Conv2dGradW],
     cross_entropy::CrossEntropy [CrossEntropyGrad],

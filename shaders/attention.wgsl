@@ -1,0 +1,269 @@
+// attention — y[i,:] = Σ_j p[i,j] · v[j,:],  y[i,e] = l[i],  p[i,j] = e^(s[i,j] − l[i]),  l[i] = ln Σ_j e^s[i,j],  s = scale · q·kᵀ
+//   q [batch, n, d]   k [batch, m, d]   v [batch, m, e]   y [batch, n, e + 1]      j ≤ i where CAUSAL
+// attention_grad — with t[i,j] = scale · p[i,j] · (dy[i,:]·v[j,:] − δ[i]):  dq = t·k,  dk = tᵀ·q,  dv = pᵀ·dy
+//   a = [q | dy | l | δ] [batch, n, d + e + 2]   b = [k | v] [batch, m, d + e]   dq [batch, n, d]   dk [batch, m, d]   dv [batch, m, e]
+//
+// All of them are one scheme: a tile of scores is `rows`·`cols`ᵀ; it is turned into weights; weights·`values` are added
+// to the output. `rows` are q (forward), a (dq) or b (dk, dv), of which a workgroup has 4·TR; it walks along `cols`, k,
+// b or a, in tiles of 4·TC, and nothing of the size n·m is ever stored. `values` are v, or columns of `cols`.
+//
+// As in matmul.wgsl, an invocation computes 4 × 4 scores, TR rows and TC columns apart, from slabs of SLAB terms in workgroup
+// memory. It owns COLS columns, TC apart, of its four rows of the output, in registers; a wide output is several units.
+// Forward, the largest score so far of each row is known to all: where it grows, what has been added up shrinks by e^(old −
+// new), so that no power overflows. Each invocation adds up the powers of its own scores; the sums meet at the end.
+// Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao et al. 2022,
+// "FlashAttention", algorithms 1 and 4.
+//!include lib/index
+//!include lib/map
+
+const WG = TR * TC;
+const TILE_R = 4u * TR;
+const TILE_C = 4u * TC;
+// Rows of a slab, one longer than a tile: neighbours that load along a row then hit different banks.
+const ROW_R = TILE_R + 1u;
+const ROW_C = TILE_C + 1u;
+const WIDTH = COLS * TC;
+// Rows of `values` that fit into a slab.
+const DEPTH = min(SLAB / 2u, TILE_C);
+// The score of a pair that does not see each other: no score is less.
+const HIDDEN = -3.40282347e38;
+
+var<workgroup> slab_r: array<f32, SLAB * ROW_R>;
+var<workgroup> slab_c: array<f32, SLAB * ROW_C>;
+// The weights: column j, row i at j · ROW_R + i.
+var<workgroup> weights: array<f32, TILE_C * ROW_R>;
+
+// Which rows of the output a unit has.
+struct Unit {
+    batch: u32,
+    row: u32,
+    // Its first column.
+    first: u32,
+}
+
+fn unit_of(unit: u32) -> Unit {
+    let block = unit / p.chunks;
+    return Unit(block / p.blocks, block % p.blocks * TILE_R, unit % p.chunks * WIDTH);
+}
+
+// Σ over the columns first .. first + count of rows[row + r + x·TR] · cols[col + c + y·TC], as [x][y].
+fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
+    let r = lane / TC;
+    let c = lane % TC;
+    var s0 = vec4<f32>();
+    var s1 = vec4<f32>();
+    var s2 = vec4<f32>();
+    var s3 = vec4<f32>();
+    for (var at = 0u; at < count; at += SLAB) {
+        for (var e = lane; e < TILE_R * SLAB; e += WG) {
+            let i = row + e / SLAB;
+            let q = at + e % SLAB;
+            var value = 0.0;
+            if i < p.rows_n && q < count {
+                value = rows[(batch * p.rows_n + i) * p.rows_w + first + q];
+            }
+            slab_r[e % SLAB * ROW_R + e / SLAB] = value;
+        }
+        for (var e = lane; e < TILE_C * SLAB; e += WG) {
+            let j = col + e / SLAB;
+            let q = at + e % SLAB;
+            var value = 0.0;
+            if j < p.cols_n && q < count {
+                value = cols[(batch * p.cols_n + j) * p.cols_w + first + q];
+            }
+            slab_c[e % SLAB * ROW_C + e / SLAB] = value;
+        }
+        workgroupBarrier();
+        for (var q = 0u; q < SLAB; q++) {
+            let ir = q * ROW_R + r;
+            let ic = q * ROW_C + c;
+            let z = vec4<f32>(slab_c[ic], slab_c[ic + TC], slab_c[ic + 2u * TC], slab_c[ic + 3u * TC]);
+            s0 += slab_r[ir] * z;
+            s1 += slab_r[ir + TR] * z;
+            s2 += slab_r[ir + 2u * TR] * z;
+            s3 += slab_r[ir + 3u * TR] * z;
+        }
+        workgroupBarrier();
+    }
+    return mat4x4<f32>(s0, s1, s2, s3);
+}
+
+// sums += weights · values, for this tile of columns. The weights must be written, but no barrier need have followed.
+fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, array<vec4<f32>, COLS>>) {
+    let r = lane / TC;
+    let c = lane % TC;
+    for (var k = 0u; k < TILE_C && col + k < p.cols_n; k += DEPTH) {
+        workgroupBarrier();
+        for (var e = lane; e < DEPTH * WIDTH; e += WG) {
+            let j = col + k + e / WIDTH;
+            let at = first + e % WIDTH;
+            var value = 0.0;
+            if j < p.cols_n && at < p.width {
+                value = values[(batch * p.cols_n + j) * p.values_w + p.values_from + at];
+            }
+            slab_c[e] = value;
+        }
+        workgroupBarrier();
+        for (var h = 0u; h < DEPTH; h++) {
+            let at = (k + h) * ROW_R + r;
+            let w = vec4<f32>(weights[at], weights[at + TR], weights[at + 2u * TR], weights[at + 3u * TR]);
+            for (var t = 0u; t < COLS; t++) {
+                (*sums)[t] += w * slab_c[h * WIDTH + c + t * TC];
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+// For each of an invocation's four rows, what a step of a reduction over the TC invocations of that row reads.
+fn across(r: u32, k: u32) -> vec4<f32> {
+    return vec4<f32>(slab_c[r * TC + k], slab_c[(r + TR) * TC + k], slab_c[(r + 2u * TR) * TC + k], slab_c[(r + 3u * TR) * TC + k]);
+}
+
+fn exp4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(f_exp(x.x), f_exp(x.y), f_exp(x.z), f_exp(x.w)); }
+
+fn greater(a: f32, b: f32) -> f32 { return select(b, a, a >= b || a != a); }
+
+fn sees(query: u32, key: u32) -> bool { return CAUSAL == 0u || key <= query; }
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let number = group_index(group, groups);
+    if number >= p.units {
+        return;
+    }
+    let unit = unit_of(number);
+    let r = lane / TC;
+    let c = lane % TC;
+    var top = vec4<f32>(HIDDEN);
+    var total = vec4<f32>();
+    var sums: array<vec4<f32>, COLS>;
+    for (var t = 0u; t < COLS; t++) {
+        sums[t] = vec4<f32>();
+    }
+    // Every row sees the first key, so that after the first tile no top is HIDDEN.
+    let end = select(p.cols_n, min(p.cols_n, unit.row + TILE_R), CAUSAL == 1u);
+    for (var col = 0u; col < end; col += TILE_C) {
+        var s = product(lane, unit.batch, unit.row, col, 0u, p.d);
+        for (var x = 0u; x < 4u; x++) {
+            var most = HIDDEN;
+            for (var z = 0u; z < 4u; z++) {
+                let j = col + c + z * TC;
+                let score = select(HIDDEN, s[x][z] * p.scale, j < p.cols_n && sees(unit.row + r + x * TR, j));
+                s[x][z] = score;
+                most = greater(most, score);
+            }
+            slab_c[(r + x * TR) * TC + c] = most;
+        }
+        workgroupBarrier();
+        let before = top;
+        for (var k = 0u; k < TC; k++) {
+            let other = across(r, k);
+            top = select(top, other, other > top | other != other);
+        }
+        let shrink = exp4(before - top);
+        total *= shrink;
+        for (var t = 0u; t < COLS; t++) {
+            sums[t] *= shrink;
+        }
+        for (var x = 0u; x < 4u; x++) {
+            let w = select(exp4(s[x] - top[x]), vec4<f32>(), s[x] == vec4<f32>(HIDDEN));
+            total[x] += w.x + w.y + w.z + w.w;
+            for (var z = 0u; z < 4u; z++) {
+                weights[(c + z * TC) * ROW_R + r + x * TR] = w[z];
+            }
+        }
+        accumulate(lane, unit.batch, col, unit.first, &sums);
+    }
+    for (var x = 0u; x < 4u; x++) {
+        slab_c[(r + x * TR) * TC + c] = total[x];
+    }
+    workgroupBarrier();
+    total = vec4<f32>();
+    for (var k = 0u; k < TC; k++) {
+        total += across(r, k);
+    }
+    for (var x = 0u; x < 4u; x++) {
+        let i = unit.row + r + x * TR;
+        if i < p.rows_n {
+            let out = (unit.batch * p.rows_n + i) * (p.width + 1u);
+            for (var t = 0u; t < COLS; t++) {
+                let at = unit.first + c + t * TC;
+                if at < p.width {
+                    y[out + at] = sums[t][x] / total[x];
+                }
+            }
+            if c == 0u && unit.first == 0u {
+                y[out + p.width] = top[x] + f_ln(total[x]);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(WG)
+fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let number = group_index(group, groups);
+    if number >= p.units {
+        return;
+    }
+    let unit = unit_of(number);
+    let r = lane / TC;
+    let c = lane % TC;
+    var sums: array<vec4<f32>, COLS>;
+    for (var t = 0u; t < COLS; t++) {
+        sums[t] = vec4<f32>();
+    }
+    // Queries see the keys up to their own number; keys are seen by the queries from their own number on.
+    var start = 0u;
+    var end = p.cols_n;
+    if CAUSAL == 1u {
+        if QUERIES == 1u {
+            end = min(end, unit.row + TILE_R);
+        } else {
+            start = unit.row / TILE_C * TILE_C;
+        }
+    }
+    for (var col = start; col < end; col += TILE_C) {
+        let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
+        var dp = mat4x4<f32>();
+        if VALUES == 0u {
+            dp = product(lane, unit.batch, unit.row, col, p.d, p.e);
+        }
+        for (var x = 0u; x < 4u; x++) {
+            for (var z = 0u; z < 4u; z++) {
+                let i = unit.row + r + x * TR;
+                let j = col + c + z * TC;
+                var w = 0.0;
+                if i < p.rows_n && j < p.cols_n {
+                    // l and δ are the last two columns of the queries' side.
+                    var at = (unit.batch * p.rows_n + i) * p.rows_w + p.d + p.e;
+                    var seen = sees(i, j);
+                    if QUERIES == 0u {
+                        at = (unit.batch * p.cols_n + j) * p.cols_w + p.d + p.e;
+                        seen = sees(j, i);
+                    }
+                    if seen && QUERIES == 1u {
+                        w = f_exp(s[x][z] * p.scale - rows[at]);
+                        w *= (dp[x][z] - rows[at + 1u]) * p.scale;
+                    } else if seen {
+                        w = f_exp(s[x][z] * p.scale - cols[at]);
+                        if VALUES == 0u {
+                            w *= (dp[x][z] - cols[at + 1u]) * p.scale;
+                        }
+                    }
+                }
+                weights[(c + z * TC) * ROW_R + r + x * TR] = w;
+            }
+        }
+        accumulate(lane, unit.batch, col, unit.first, &sums);
+    }
+    for (var x = 0u; x < 4u; x++) {
+        let i = unit.row + r + x * TR;
+        for (var t = 0u; t < COLS; t++) {
+            let at = unit.first + c + t * TC;
+            if i < p.rows_n && at < p.width {
+                y[(unit.batch * p.rows_n + i) * p.width + at] = sums[t][x];
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Scaled dot-product attention, by an online softmax: nothing of the size queries × keys is ever stored.
+//!
+//! With scores `s[i,j] = scale · Σ_c q[i,c] · k[j,c]`, over the keys j that query i sees: `y[i,:] = Σ_j e^(s[i,j] − l[i]) · v[j,:]`
+//! with `l[i] = ln Σ_j e^s[i,j]`. The op's output holds y and, as one more column, l: from it the gradients know every
+//! weight `p[i,j] = e^(s[i,j] − l[i])` again without a second softmax. With `δ[i] = Σ_c dy[i,c] · y[i,c]` they are
+//!
+//! * `dv[j,:] = Σ_i p[i,j] · dy[i,:]`
+//! * `t[i,j] = scale · p[i,j] · (dy[i,:]·v[j,:] − δ[i])`, `dq[i,:] = Σ_j t[i,j] · k[j,:]`, `dk[j,:] = Σ_i t[i,j] · q[i,:]`
+//!
+//! and a gradient of l itself only changes δ. All three read two tensors, in which rows of what belongs together lie side by
+//! side: `[q | dy | l | δ]` and `[k | v]`. So they need no more bindings than any device has.
+//!
+//! Sources: Vaswani et al. 2017, eq. 1; Milakov & Gimelshein 2018 (the online softmax); Rabe & Staats 2021; Dao et al. 2022,
+//! algorithm 1 and appendix B.2 (the tiles and the gradient).
+
+mod cases;
+mod cpu;
+mod kernels;
+#[cfg(test)]
+mod tests;
+
+use super::*;
+
+/// The op: queries `[.., n, d]`, keys `[.., m, d]`, values `[.., m, e]` → `[.., n, e + 1]`, whose last column is l. Also the
+/// options of [`Tensor::scaled_dot_product_attention`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Attention {
+    /// Query i sees the keys 0..=i alone (both counted from 0, whatever their numbers: PyTorch's `is_causal`).
+    pub causal: bool,
+    /// What scores are multiplied by; 1/√d without one.
+    pub scale: Option<f32>,
+}
+
+/// What a gradient is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// The queries.
+    Q,
+    /// The keys.
+    K,
+    /// The values.
+    V,
+}
+
+/// Its gradients: `[q | dy | l | δ]` `[.., n, d + e + 2]`, `[k | v]` `[.., m, d + e]` → that of the queries, keys or values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionGrad {
+    /// Which one.
+    pub of: Of,
+    /// Features of a query and of a key.
+    pub d: usize,
+    /// As in the op.
+    pub causal: bool,
+    /// What scores are multiplied by.
+    pub scale: f32,
+}
+
+/// The sizes of both ops.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sizes {
+    /// Products of the leading axes: batch and heads.
+    batch: usize,
+    n: usize,
+    m: usize,
+    d: usize,
+    e: usize,
+}
+
+impl Sizes {
+    /// The keys that query `i` sees are `0..seen(i)`.
+    fn seen(&self, causal: bool, i: usize) -> usize {
+        if causal { self.m.min(i + 1) } else { self.m }
+    }
+    /// Floating-point operations of products over `terms` columns for every pair of a query and a key that it sees.
+    fn flops(&self, causal: bool, terms: usize) -> u64 {
+        let pairs = if causal { (0..self.n).map(|i| self.seen(true, i)).sum() } else { self.n * self.m };
+        2 * (self.batch * pairs * terms) as u64
+    }
+}
+
+/// The last two axes, and the shape of the others.
+fn matrix(x: Shape) -> Option<(Shape, usize, usize)> {
+    match x.dims() {
+        [lead @ .., r, c] if x.dtype() == DType::F32 => Some((Shape::new(lead)?, *r, *c)),
+        _ => None,
+    }
+}
+
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    a.iter().zip(b).fold(T::zero(), |sum, (&a, &b)| sum + a * b)
+}
+
+impl Attention {
+    fn sizes(&self, x: &[Shape]) -> Result<Sizes, String> {
+        let [q, k, v] = x else { return Err(format!("takes queries, keys and values, not {} inputs", x.len())) };
+        let (Some((lead, n, d)), Some((lead_k, m, d_k)), Some((lead_v, m_v, e))) = (matrix(*q), matrix(*k), matrix(*v)) else {
+            return Err("queries, keys and values must be floats with at least two axes: [.., rows, features]".into());
+        };
+        if d != d_k {
+            return Err(format!("queries have {d} features, but keys have {d_k}: a score is the product of all of them"));
+        }
+        if m != m_v {
+            return Err(format!("there are {m} keys, but {m_v} values: each key needs one"));
+        }
+        if lead != lead_k || lead != lead_v {
+            return Err(format!("the axes before the last two must be the same: they are {lead}, {lead_k} and {lead_v}"));
+        }
+        if let Some(scale) = self.scale.filter(|s| !s.is_finite()) {
+            return Err(format!("the scale must be a finite number, not {scale}"));
+        }
+        Ok(Sizes { batch: lead.elements(), n, m, d, e })
+    }
+    fn known_sizes(&self, x: &[Shape]) -> Sizes {
+        self.sizes(x).expect("shape() accepted these shapes when the graph was built")
+    }
+    fn scale(&self, d: usize) -> f32 {
+        self.scale.unwrap_or((1.0 / (d as f64).sqrt()) as f32)
+    }
+}
+
+impl OpDef for Attention {
+    const NAME: &'static str = "attention";
+
+    fn called(&self) -> &'static str {
+        "scaled_dot_product_attention"
+    }
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let s = self.sizes(x)?;
+        Ok(x[0].with(x[0].rank() - 1, s.e + 1))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let s = self.known_sizes(&[x[0].shape, x[1].shape, x[2].shape]);
+        let scale = T::of(f64::from(self.scale(s.d)));
+        for (row, y) in y.f.chunks_mut(s.e + 1).enumerate() {
+            let (batch, i) = (row / s.n, row % s.n);
+            let q = &x[0].f[row * s.d..][..s.d];
+            let keys = x[1].f[batch * s.m * s.d..].chunks(s.d).take(s.seen(self.causal, i));
+            let scores: Vec<T> = keys.map(|k| dot(q, k) * scale).collect();
+            let top = scores.iter().fold(T::neg_infinity(), |m, &x| if m >= x || m.is_nan() { m } else { x });
+            let p: Vec<T> = scores.iter().map(|&s| (s - top).exp()).collect();
+            let sum: f64 = p.iter().map(|p| p.f64()).sum();
+            y.fill(T::zero());
+            for (&p, v) in p.iter().zip(x[2].f[batch * s.m * s.e..].chunks(s.e)) {
+                y.iter_mut().zip(v).for_each(|(y, &v)| *y += p * v * T::of(1.0 / sum));
+            }
+            y[s.e] = top + T::of(sum.ln());
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let s = self.known_sizes(&[x[0].shape, x[1].shape, x[2].shape]);
+        cpu::forward(s, self.causal, self.scale(s.d), [x[0].f, x[1].f, x[2].f], y.f);
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let [q, k, v] = [x[0], x[1], x[2]];
+        let (d, e) = (q.shape().last(), v.shape().last());
+        let split = |t: Tensor<'g>| (t.slice(-1, 0, e), t.slice(-1, e, e + 1));
+        let ((y, l), (dy, dl)) = (split(y), split(dy));
+        let delta = (dy * y).sum(&[-1], true) - dl;
+        let (rows, cols) = (q.concat(&[dy, l, delta], -1), k.concat(&[v], -1));
+        let grad = |of| AttentionGrad { of, d, causal: self.causal, scale: self.scale(d) };
+        [Of::Q, Of::K, Of::V].map(|of| Some(q.graph.apply(grad(of), &[rows, cols]))).to_vec()
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        kernels::forward(self, self.known_sizes(x), caps)
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        let s = self.known_sizes(x);
+        s.flops(self.causal, s.d + s.e)
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        let s = self.known_sizes(x);
+        s.m + s.d
+    }
+    fn cases() -> Vec<Case> {
+        cases::forward()
+    }
+}
+
+impl AttentionGrad {
+    fn sizes(&self, x: &[Shape]) -> Result<Sizes, String> {
+        let [rows, cols] = x else { return Err(format!("takes two tensors, not {}", x.len())) };
+        match (matrix(*rows), matrix(*cols)) {
+            (Some((lead, n, a)), Some((other, m, b))) if lead == other && a == b + 2 && b > self.d => {
+                Ok(Sizes { batch: lead.elements(), n, m, d: self.d, e: b - self.d })
+            }
+            _ => Err(format!("takes [.., n, {0} + e + 2] and [.., m, {0} + e]", self.d)),
+        }
+    }
+    fn known_sizes(&self, x: &[Shape]) -> Sizes {
+        self.sizes(x).expect("shape() accepted these shapes when the graph was built")
+    }
+    /// The same of plain ops, with all the weights in memory: what second derivatives are made of.
+    fn plain<'g>(&self, rows: Tensor<'g>, cols: Tensor<'g>) -> Tensor<'g> {
+        let s = self.known_sizes(&[rows.shape(), cols.shape()]);
+        let (d, e) = (s.d, s.e);
+        let [q, dy] = [(0, d), (d, d + e)].map(|(from, to)| rows.slice(-1, from, to));
+        let [l, delta] = [d + e, d + e + 1].map(|at| rows.slice(-1, at, at + 1));
+        let [k, v] = [(0, d), (d, d + e)].map(|(from, to)| cols.slice(-1, from, to));
+        let mut exponent = q.matmul_t(k, false, true) * self.scale - l;
+        if self.causal {
+            // e^-10000 is 0 in f64 as well.
+            exponent = causal_mask(rows.graph, s.n, s.m).where_(exponent, -1e4);
+        }
+        let p = exponent.exp();
+        let t = || p * (dy.matmul_t(v, false, true) - delta) * self.scale;
+        match self.of {
+            Of::Q => t().matmul(k),
+            Of::K => t().matmul_t(q, true, false),
+            Of::V => p.matmul_t(dy, true, false),
+        }
+    }
+}
+
+/// 1 where query i sees key j, else 0.
+fn causal_mask(graph: &crate::graph::Graph, n: usize, m: usize) -> Tensor<'_> {
+    let seen = |at: usize| f32::from(u8::from(at % m <= at / m));
+    graph.constant(Host::new([n, m], (0..n * m).map(seen).collect()))
+}
+
+impl OpDef for AttentionGrad {
+    const NAME: &'static str = "attention_grad";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let s = self.sizes(x)?;
+        let (like, width) = match self.of {
+            Of::Q => (x[0], s.d),
+            Of::K => (x[1], s.d),
+            Of::V => (x[1], s.e),
+        };
+        Ok(like.with(like.rank() - 1, width))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let s = self.known_sizes(&[x[0].shape, x[1].shape]);
+        let (d, e, scale) = (s.d, s.e, T::of(f64::from(self.scale)));
+        y.f.fill(T::zero());
+        for batch in 0..s.batch {
+            for (i, j) in (0..s.n).flat_map(|i| (0..s.seen(self.causal, i)).map(move |j| (i, j))) {
+                let (row, col) = (batch * s.n + i, batch * s.m + j);
+                let (a, b) = (&x[0].f[row * (d + e + 2)..][..d + e + 2], &x[1].f[col * (d + e)..][..d + e]);
+                let p = (dot(&a[..d], &b[..d]) * scale - a[d + e]).exp();
+                let t = p * (dot(&a[d..d + e], &b[d..]) - a[d + e + 1]) * scale;
+                let (weight, to, from) = match self.of {
+                    Of::Q => (t, row * d, &b[..d]),
+                    Of::K => (t, col * d, &a[..d]),
+                    Of::V => (p, col * e, &a[d..d + e]),
+                };
+                y.f[to..].iter_mut().zip(from).for_each(|(y, &z)| *y += weight * z);
+            }
+        }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        cpu::grad(self, self.known_sizes(&[x[0].shape, x[1].shape]), x[0].f, x[1].f, y.f);
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        // Of copies: one input may depend on the other, and that path is not ours to walk.
+        let [rows, cols] = [x[0] * 1.0, x[1] * 1.0];
+        self.plain(rows, cols).vjp(dy, &[rows, cols]).into_iter().map(Some).collect()
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        kernels::grad(self, self.known_sizes(x), caps)
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        let s = self.known_sizes(x);
+        s.flops(self.causal, if self.of == Of::V { s.d + s.e } else { 2 * s.d + s.e })
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        let s = self.known_sizes(x);
+        s.d + s.e + if self.of == Of::Q { s.m } else { s.n }
+    }
+    fn cases() -> Vec<Case> {
+        cases::grad()
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// softmax(q·kᵀ·scale)·v: for these queries `[.., n, d]`, keys `[.., m, d]` and values `[.., m, e]`, whose leading axes
+    /// (batch, heads) are the same, the means of the values `[.., n, e]` with weights by how well query and key agree (Vaswani
+    /// et al. 2017, eq. 1). The scale is 1/√d where `options` have none. With `causal`, query i sees the keys j ≤ i alone, both
+    /// counted from 0 also where n ≠ m, as PyTorch's `is_causal` does.
+    ///
+    /// Memory grows with n + m, not n·m, forward and backward (Dao et al. 2022).
+    ///
+    /// A mistake: fewer than two axes, features, keys and values or leading axes that do not fit, a scale that is not finite.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, ops::attention::Attention};
+    /// let g = Graph::inference();
+    /// let [q, k, v] = [(); 3].map(|()| g.input([2, 1]));
+    /// let y = q.scaled_dot_product_attention(k, v, Attention { causal: true, ..Attention::default() });
+    /// let mut f = Device::cpu().compile(&[y])?;
+    /// let [q, k, v] = [[0.0, 0.0], [5.0, 9.0], [1.0, 3.0]].map(|x| Host::new([2, 1], x.to_vec()));
+    /// assert_eq!(f.run(&[q, k, v])?[0].f(), &[1.0, 2.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn scaled_dot_product_attention(self, k: Tensor<'g>, v: Tensor<'g>, options: Attention) -> Tensor<'g> {
+        let y = self.graph.apply(options, &[self, k, v]);
+        if y.is_dead() { y } else { y.slice(-1, 0, v.shape().last()) }
+    }
+}
