@@ -19,8 +19,7 @@ use std::{
 };
 
 /// The files that a line `//!include NAME` can name.
-const LIBRARY: &[Source] =
-    &[
+const LIBRARY: &[Source] = &[
     source!("lib/batch"),
     source!("lib/cell"),
     source!("lib/conv"),

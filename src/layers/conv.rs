@@ -226,7 +226,10 @@ mod tests {
             let message = g.error().map_or(String::new(), |e| e.to_string());
             assert!(message.starts_with(text), "{message}");
         };
-        told(|g| g.input([2, 784]).conv2d("c", 8, 3), "conv2d: [2, 784]: input 0 should be [n, channels, height, width], not of 2 axes (src/layers/conv.rs:");
+        told(
+            |g| g.input([2, 784]).conv2d("c", 8, 3),
+            "conv2d: [2, 784]: input 0 should be [n, channels, height, width], not of 2 axes (src/layers/conv.rs:",
+        );
         told(|g| g.input([2, 784]).conv1d("c", 8, 3), "conv1d: [2, 784]: input 0 should be [n, channels, length], not of 2 axes (");
         told(
             |g| g.input([2, 3, 9, 9]).conv2d_with("c", 8, 3, Conv2d { groups: 2, ..Conv2d::default() }),
