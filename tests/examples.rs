@@ -265,6 +265,10 @@ fn draw_digits(flags: &[&str]) -> Any<(autoencoder::Report, Vec<u8>, Option<Vec<
 }
 
 fn autoencoders() -> Check {
+    let dir = tempfile::tempdir()?;
+    let images = dir.path().join("a.png");
+    assert_eq!(drawn(autoencoder::run, &["--epochs", "2", "--images", text(&images)?])?, [46, 2, 2]);
+
     let flags = ["--device", "cpu", "--epochs", "20"];
     let (plain, images, samples) = draw_digits(&flags)?;
     let (first, last) = held_out(&plain.history)?;

@@ -447,6 +447,9 @@ mod tests {
 
     #[test]
     fn batches_hold_the_rows_asked_for() {
+        let alone = six().with_class_names(&["a", "b", "c"]).unwrap().without_target();
+        assert_eq!((alone.target(), alone.classes(), alone.class_names().len()), (&Target::None, 0, 0));
+        assert_eq!(alone.features(), six().features());
         let (x, y) = six().batch(&[5, 0, 5]).unwrap();
         assert_eq!(x, Host::new([3, 2], vec![10.0, 11.0, 0.0, 1.0, 10.0, 11.0]));
         assert_eq!(y, Host::labels([3], vec![2, 0, 2]));
