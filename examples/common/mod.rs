@@ -1,5 +1,8 @@
 //! What every example needs: the flag `--device`, and errors that end as one line.
 
+// Each example uses a part of this.
+#![allow(dead_code)]
+
 use clap::{Args, Parser};
 use downhill::{Device, Result};
 use std::{error::Error, process::ExitCode};
