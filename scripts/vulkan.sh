@@ -27,7 +27,7 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"
   elif command -v sudo >/dev/null; then
-    sudo -n "$@"
+    sudo "$@"
   else
     echo "this needs root or sudo: $*"
     return 1

@@ -14,7 +14,7 @@
 //! tolerance, and a kernel that leaves an element unwritten, writes past an end, or has other bits in a second run is
 //! wrong however near it is. What a device cannot hold or bind is not a failure, and is reported as not run.
 //!
-//! `cargo run --release --example selftest` does it on every device of the machine.
+//! In the source of this crate, `cargo run --release --example selftest` does it on every device of the machine.
 
 mod report;
 
@@ -91,11 +91,8 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
     }
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     let fits = |case: &Case| largest(case) <= options.max_elements;
-    let ops: Vec<(&str, Vec<Case>)> = ops
-        .into_iter()
-        .filter(|op| wanted(op.0))
-        .map(|(name, cases)| (name, cases.into_iter().filter(fits).collect::<Vec<_>>()))
-        .collect();
+    let ops: Vec<(&str, Vec<Case>)> =
+        ops.into_iter().filter(|op| wanted(op.0)).map(|(name, cases)| (name, cases.into_iter().filter(fits).collect::<Vec<_>>())).collect();
     let optimizers: Vec<Optimizer> = optimizers.into_iter().filter(|o| wanted(o.name())).collect();
 
     let (start, of) = (Instant::now(), ops.iter().map(|op| op.1.len()).sum::<usize>() + optimizers.len());
@@ -127,11 +124,12 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
             }
         }
     }
+    let kernel = if device.as_gpu().is_some() { "apply" } else { "cpu" };
     for (i, optimizer) in optimizers.iter().enumerate() {
         let before = optimizers[..i].iter().filter(|o| o.name() == optimizer.name()).count();
         let case = format!("options {before}");
-        tell(optimizer.name(), "update", &case, number);
-        report.add(optimizer.name(), "update", &case, &[Direction::Update], update(device, optimizer).map(|checked| vec![checked]));
+        tell(optimizer.name(), kernel, &case, number);
+        report.add(optimizer.name(), kernel, &case, &[Direction::Update], update(device, optimizer).map(|checked| vec![checked]));
         number += 1;
         if device.as_gpu().is_some_and(|gpu| report.lost(gpu.lost())) {
             break;
@@ -168,9 +166,8 @@ fn update(device: &Device, optimizer: &Optimizer) -> Result<Checked> {
         let values = x.iter().zip(0..).map(|(x, k)| testing::fill(x.shape(), &Fill::Range(-1.0, 1.0), 10 * t + k));
         std::iter::once(Host::new(Shape::SCALAR, vec![scale])).chain(values).collect()
     };
-    let flat = |trainer: &Trainer| -> Result<Vec<f32>> {
-        Ok(trainer.params().all()?.iter().flat_map(|(_, value)| value.f().to_vec()).collect())
-    };
+    let flat =
+        |trainer: &Trainer| -> Result<Vec<f32>> { Ok(trainer.params().all()?.iter().flat_map(|(_, value)| value.f().to_vec()).collect()) };
     let train = || -> Result<(Vec<f32>, bool)> {
         let mut trainer = Trainer::new(device, loss, optimizer.clone())?;
         for t in 1..=STEPS {

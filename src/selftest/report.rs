@@ -190,13 +190,17 @@ impl Report {
             });
             with(fields, r.direction)
         });
-        let failures = self.failures.iter().map(|f| with(json!({ "op": f.op, "kernel": f.kernel, "case": f.case, "why": f.why }), f.direction));
+        let failures =
+            self.failures.iter().map(|f| with(json!({ "op": f.op, "kernel": f.kernel, "case": f.case, "why": f.why }), f.direction));
         json!({
             "device": self.device, "passed": self.passed(), "lost": self.lost, "seconds": self.seconds,
             "rows": rows.collect::<Vec<_>>(), "failures": failures.collect::<Vec<_>>(),
         })
     }
 }
+
+/// Characters of a case's name in the table.
+const CASE: usize = 48;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -219,7 +223,12 @@ impl fmt::Display for Report {
                 (0, _) => "ok",
                 _ => "FAILED",
             };
-            writeln!(f, "{verdict:<7} {}", row.worst_case)?;
+            let case = match row.worst {
+                Some(worst) if worst.ulps == 0.0 => "none: all are exact",
+                _ => row.worst_case.as_str(),
+            };
+            let short: String = case.chars().take(CASE).collect();
+            writeln!(f, "{verdict:<7} {short}{}", if short.len() < case.len() { "…" } else { "" })?;
         }
         let (cases, not_run) = self.rows.iter().fold((0, 0), |(cases, not), row| (cases + row.cases, not + row.not_run));
         writeln!(f)?;
