@@ -17,12 +17,7 @@ has_driver() {
 
 if [ "$(uname)" = Linux ] && ! has_driver; then
   heading 'No Vulkan driver found: installing the software driver'
-  if command -v apt-get >/dev/null; then
-    as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
-    $as_root apt-get update -q
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends mesa-vulkan-drivers libvulkan1
-  else
+  if ! scripts/vulkan.sh lavapipe >/dev/null; then
     echo 'Install a Vulkan driver of your distribution (for software rendering: lavapipe, in Mesa); without one the GPU tests are ignored.'
   fi
 fi

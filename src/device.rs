@@ -75,6 +75,15 @@ impl Device {
     pub async fn open_async(options: &GpuOptions) -> Result<Device> {
         Ok(Device { gpu: Some(gpu::open(options).await?), why: "asked for".into() })
     }
+    /// Every GPU that `options` allow, opened, the best first; where one does not open, its error. An adapter that several
+    /// backends offer is there once for each.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter) where none is allowed, which lists what there is.
+    pub fn open_all(options: &GpuOptions) -> Result<Vec<(AdapterSummary, Result<Device>)>> {
+        let all = pollster::block_on(gpu::open_all(options))?.into_iter();
+        Ok(all.map(|(summary, gpu)| (summary, gpu.map(|gpu| Device { gpu: Some(gpu), why: "asked for".into() }))).collect())
+    }
     /// What `best`, `cpu`, `gpu` or a part of an adapter's name stands for: the values of an example's `--device`.
     pub fn parse(text: &str) -> Result<Device> {
         match text {

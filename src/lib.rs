@@ -44,6 +44,7 @@
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
 //! | know what went wrong | [`Error`] |
+//! | know whether a driver computes rightly | [`selftest`] |
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |
 //!
 //! The other modules are the parts of the machine: [`shape`] and [`host`] (tensors on the host, and the conventions of layout),
@@ -77,6 +78,7 @@ pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod rng;
+pub mod selftest;
 pub mod shape;
 pub mod testing;
 pub mod train;

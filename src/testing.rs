@@ -5,6 +5,8 @@
 //! * every kernel candidate agrees with the `f64` reference, forward and backward, by one tolerance;
 //! * kernels write every element (outputs start as NaN) and nothing else (fences stay), and a second run is bit-equal.
 //!
+//! [`selftest`](crate::selftest) makes a report of the last two, for users.
+//!
 //! # Testing an op of your own
 //!
 //! Write its [`cases`](crate::ops::OpDef::cases) first: one element, primes, one below, at and above whatever your kernel divides
@@ -19,7 +21,7 @@
 //! * [`Device::gpu`] takes a software adapter where there is no GPU: slow, but strict.
 //! * Opened with `GpuOptions { checked: true, .. }` shaders check their bounds; with small
 //!   [`limits`](crate::gpu::GpuOptions::limits), dispatches fold and bindings split that never would on a large GPU.
-//! * [`close`] has the tolerance, which grows with [`OpDef::terms`]: say there how many numbers you add up.
+//! * [`distance`] has the tolerance, which grows with [`OpDef::terms`]: say there how many numbers you add up.
 //! * A wrong [`reference`](OpDef::reference) is found by nothing here but its gradient: compare it with values from elsewhere.
 //!
 //! `tests/own_op.rs` in the source of this crate is a whole op with its tests, and puts bugs into it that these checks find.
@@ -71,33 +73,71 @@ pub fn fill(shape: Shape, fill: &Fill, seed: u64) -> Host<f32> {
     }
 }
 
-/// Whether `got` is `want` to rounding, where each value is the sum of `terms` terms; else a sentence with the worst.
+/// How far values are from those of the oracle: [`distance`] has the definitions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Distance {
+    /// The largest error, in units in the last place. Infinite where a value is NaN or infinite and should not be.
+    pub ulps: f64,
+    /// The largest error allowed, in the same units.
+    pub tolerance: f64,
+    /// The largest |got − want| / |want| of those elements that are at least as large as the mean, and not 0.
+    pub relative: f64,
+    /// The element of the largest error.
+    pub element: usize,
+}
+
+impl Distance {
+    /// The largest error as a part of the tolerance: at most 1 is right to rounding.
+    pub fn ratio(&self) -> f64 {
+        self.ulps / self.tolerance
+    }
+    /// Whether every element is right to rounding.
+    pub fn fits(&self) -> bool {
+        self.ratio() <= 1.0
+    }
+}
+
+/// How far `got` is from `want`, where each value is the sum of `terms` terms; or a sentence if there are not as many.
 ///
-/// The tolerance is |got − want| ≤ 2⁻²³ · (16 + 2·√terms) · (|want| + mean |want|), the mean over what is not 0: 16 units in the last place for the
+/// An error is |got − want|, its unit in the last place 2⁻²³ · (|want| + mean |want|), the mean over what is not 0 and finite. The
+/// tolerance is 16 + 2·√terms such units: 16 for the
 /// functions of WGSL, the square root because rounding errors of a sum are random, the mean because a result near 0 is
 /// the difference of terms that are not. What is below the smallest normal `f32` may be 0. It is the one tolerance of all comparisons between a device and the oracle.
-pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
+pub fn distance(got: &[f64], want: &[f64], terms: usize) -> Result<Distance, String> {
     if got.len() != want.len() {
         return Err(format!("{} values instead of {}", got.len(), want.len()));
     }
     let finite = want.iter().filter(|w| w.is_finite() && **w != 0.0);
     let mean = finite.clone().map(|w| w.abs()).sum::<f64>() / finite.count().max(1) as f64;
-    let unit = f64::from(f32::EPSILON) * (16.0 + 2.0 * (terms as f64).sqrt());
-    let mut worst: Option<(f64, usize)> = None;
+    let tolerance = 16.0 + 2.0 * (terms as f64).sqrt();
+    let mut worst = Distance { ulps: 0.0, tolerance, relative: 0.0, element: 0 };
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let error = if g == w || (g.is_nan() && w.is_nan()) {
-            0.0
-        } else {
-            (g - w).abs() / (unit * (w.abs() + mean) + f64::from(f32::MIN_POSITIVE))
-        };
-        let error = if error.is_nan() { f64::INFINITY } else { error };
-        if error > worst.map_or(1.0, |(e, _)| e) {
-            worst = Some((error, i));
+        if g == w || (g.is_nan() && w.is_nan()) {
+            continue;
+        }
+        let error = if g.is_finite() { (g - w).abs() } else { f64::INFINITY };
+        let ulps = error / (f64::from(f32::EPSILON) * (w.abs() + mean) + f64::from(f32::MIN_POSITIVE) / tolerance);
+        let ulps = if ulps.is_nan() { f64::INFINITY } else { ulps };
+        if ulps > worst.ulps {
+            (worst.ulps, worst.element) = (ulps, i);
+        }
+        if w != 0.0 && w.is_finite() && w.abs() >= mean {
+            worst.relative = worst.relative.max(error / w.abs());
         }
     }
-    worst.map_or(Ok(()), |(error, i)| {
-        Err(format!("element {i} of {}: {} instead of {}, {error:.1} times the tolerance", got.len(), got[i], want[i]))
-    })
+    Ok(worst)
+}
+
+/// Whether `got` is `want` to rounding, by the tolerance of [`distance`]; else a sentence with the worst element.
+pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
+    let worst = distance(got, want, terms)?;
+    sentence(&worst, got, want).map_or(Ok(()), Err)
+}
+
+/// What is wrong with the worst element, if it is.
+fn sentence(worst: &Distance, got: &[f64], want: &[f64]) -> Option<String> {
+    let (i, times) = (worst.element, worst.ratio());
+    (!worst.fits()).then(|| format!("element {i} of {}: {} instead of {}, {times:.1} times the tolerance", got.len(), got[i], want[i]))
 }
 
 /// The case's op in the middle of a graph: its inputs are nodes, and the gradient that comes in depends on its output.
@@ -202,35 +242,78 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
 
 /// Every candidate of the case's op on `device`, forward and backward, against the oracle.
 pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
-    let candidates = match device.as_gpu() {
-        None => 1,
-        Some(gpu) => {
-            let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
-            let y = case.op.shape(&shapes)?;
-            case.op.kernels(&shapes, y, gpu.caps()).len().max(1)
-        }
-    };
-    for candidate in 0..candidates {
-        let options = Options { candidate: Some(candidate), ..device.plan_options() };
-        check_candidate(case, device, &options).map_err(|e| format!("candidate {candidate}: {e}"))?;
+    let g = Graph::training();
+    let subject = Subject::new(&g, case, device)?;
+    for candidate in 0..subject.kernels.len() {
+        let checked = subject.measure(candidate, device).map_err(|e| e.to_string());
+        checked.and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("candidate {candidate}: {e}"))?;
     }
     Ok(())
 }
 
-fn check_candidate(case: &Case, device: &Device, options: &Options) -> Result<(), String> {
-    let g = Graph::training();
-    let m = middle(&g, case);
-    let outputs: Vec<Tensor> = std::iter::once(m.y).chain(m.grads).collect();
-    let inputs = case.fill(17);
-    let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
-    // The loss adds up all elements; a gradient adds as many terms as the forward op, or one for each use of an input.
-    let most = shapes.iter().chain([&m.y.shape()]).map(|s| s.elements()).max().unwrap_or(1);
-    let terms = case.op.terms(&shapes).max(if outputs.len() > 1 {
-        most / shapes.iter().map(|s| s.elements()).min().unwrap_or(1).max(1)
-    } else {
-        1
-    });
-    compare(&g, &outputs, &inputs, device, options, terms)
+/// A case in the middle of a graph, its inputs, and what the oracle has for them.
+pub(crate) struct Subject<'g> {
+    /// The op's candidates on the device.
+    pub kernels: Vec<&'static str>,
+    /// The inputs that the outputs after the first are gradients of.
+    pub grads: Vec<usize>,
+    outputs: Vec<Tensor<'g>>,
+    inputs: Vec<Host<f32>>,
+    want: Vec<Host<f64>>,
+    terms: usize,
+}
+
+impl<'g> Subject<'g> {
+    /// `case` for `device`, written into the empty graph `g`; or a sentence about a case that does not fit its op.
+    pub fn new(g: &'g Graph, case: &Case, device: &Device) -> Result<Subject<'g>, String> {
+        let outputs = graph(g, case);
+        let inputs = case.fill(17);
+        let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
+        let want = oracle(g, &outputs, &inputs).map_err(|e| e.to_string())?;
+        let y = outputs[0].shape();
+        // The loss adds up all elements; a gradient adds as many terms as the forward op, or one for each use of an input.
+        let most = shapes.iter().chain([&y]).map(|s| s.elements()).max().unwrap_or(1);
+        let terms = case.op.terms(&shapes).max(if outputs.len() > 1 {
+            most / shapes.iter().map(|s| s.elements()).min().unwrap_or(1).max(1)
+        } else {
+            1
+        });
+        let kernels = match device.as_gpu() {
+            None => vec!["cpu"],
+            Some(_) if case.op.is_alias() => vec!["alias"],
+            Some(gpu) => case.op.kernels(&shapes, y, gpu.caps()).iter().map(|kernel| kernel.name).collect(),
+        };
+        let floats = (0..shapes.len()).filter(|&i| shapes[i].dtype() == DType::F32);
+        let grads = floats.take(outputs.len() - 1).collect();
+        Ok(Subject { kernels, grads, outputs, inputs, want, terms })
+    }
+    /// One candidate on the device: see [`measure`].
+    pub fn measure(&self, candidate: usize, device: &Device) -> Result<Vec<Checked>> {
+        let options = Options { candidate: Some(candidate), ..device.plan_options() };
+        measure(&self.outputs, &self.inputs, &self.want, device, &options, self.terms)
+    }
+}
+
+/// What the checks of one output found.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// From the oracle.
+    pub distance: Distance,
+    /// What is wrong, in a sentence.
+    pub wrong: Option<String>,
+}
+
+impl Checked {
+    /// By [`distance`] alone.
+    pub(crate) fn new(got: &[f64], want: &[f64], terms: usize) -> Checked {
+        match distance(got, want, terms) {
+            Ok(distance) => Checked { wrong: sentence(&distance, got, want), distance },
+            Err(why) => {
+                let distance = Distance { ulps: f64::INFINITY, tolerance: 1.0, relative: f64::INFINITY, element: 0 };
+                Checked { distance, wrong: Some(why) }
+            }
+        }
+    }
 }
 
 /// Compiles `outputs` of `g` for `device` and compares them with the oracle on the unfused graph; on a GPU also with
@@ -244,24 +327,70 @@ pub fn compare(
     terms: usize,
 ) -> Result<(), String> {
     let text = |e: crate::Error| e.to_string();
-    g.check().map_err(text)?;
-    let wide: Vec<Host<f64>> = inputs.iter().map(Host::cast).collect();
-    let ir = Ir::new(g, outputs);
-    let params = |ir: &Ir| -> Result<Vec<Host<f64>>> {
-        ir.params.iter().map(|p| Ok(Host::new(p.shape, p.init.values(p.shape, KEY.seed, &p.name)?).cast())).collect()
-    };
-    let want = cpu::interpret(&ir, &wide, &params(&ir).map_err(text)?, KEY);
-    let got = run(outputs, inputs, device, options).map_err(text)??;
-    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+    let want = oracle(g, outputs, inputs).map_err(text)?;
+    verdict(&measure(outputs, inputs, &want, device, options, terms).map_err(text)?, &want)
+}
+
+/// The first thing that is wrong.
+fn verdict(checked: &[Checked], want: &[Host<f64>]) -> Result<(), String> {
+    for (i, (checked, want)) in checked.iter().zip(want).enumerate() {
         let what = if i == 0 { "output".to_string() } else { format!("output {i} (a gradient)") };
-        close(&got.to_f64(), &want.to_f64(), terms).map_err(|e| format!("{what} {}: {e}", want.shape))?;
+        checked.wrong.as_ref().map_or(Ok(()), |why| Err(format!("{what} {}: {why}", want.shape)))?;
     }
     Ok(())
 }
 
-/// The outputs on a device, after the checks that need no oracle. The outer error is the device's, the inner one a
-/// check that failed.
-fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Options) -> Result<Result<Vec<Host<f32>>, String>> {
+/// The definition of `outputs` in `f64`, on the unfused graph. Parameters have their initial values.
+///
+/// # Errors
+/// The graph's first mistake.
+pub fn oracle(g: &Graph, outputs: &[Tensor], inputs: &[Host<f32>]) -> Result<Vec<Host<f64>>> {
+    g.check()?;
+    let wide: Vec<Host<f64>> = inputs.iter().map(Host::cast).collect();
+    let ir = Ir::new(g, outputs);
+    let values = ir.params.iter().map(|p| Ok(Host::new(p.shape, p.init.values(p.shape, KEY.seed, &p.name)?).cast()));
+    Ok(cpu::interpret(&ir, &wide, &values.collect::<Result<Vec<_>>>()?, KEY))
+}
+
+/// Compiles `outputs` for `device` and compares each with what it should be; runs twice, which must agree to the last
+/// bit, and on a GPU with outputs that start as NaN and with fences.
+///
+/// # Errors
+/// What the device cannot do, or refuses: see [`Device::compile`].
+pub fn measure(
+    outputs: &[Tensor],
+    inputs: &[Host<f32>],
+    want: &[Host<f64>],
+    device: &Device,
+    options: &Options,
+    terms: usize,
+) -> Result<Vec<Checked>> {
+    let Runs { first, again, broken } = run(outputs, inputs, device, options)?;
+    let check = |((first, again), want): ((&Host<f32>, &Host<f32>), &Host<f64>)| {
+        let near = Checked::new(&first.to_f64(), &want.to_f64(), terms);
+        let (a, b) = (bits(first), bits(again));
+        let unwritten = || a.iter().position(|&x| x == NAN).map(|i| format!("element {i} was not written"));
+        let differs = || {
+            let i = (0..a.len()).find(|&i| a[i] != b[i])?;
+            Some(format!("a second run differs at element {i}: {:x} and {:x}", a[i], b[i]))
+        };
+        Checked { wrong: broken.clone().or_else(unwritten).or_else(differs).or(near.wrong), ..near }
+    };
+    Ok(first.iter().zip(&again).zip(want).map(check).collect())
+}
+
+fn bits(x: &Host<f32>) -> Vec<u32> {
+    x.f().iter().map(|x| x.to_bits()).chain(x.u().iter().copied()).collect()
+}
+
+/// The outputs of two runs, and which fences fell.
+struct Runs {
+    first: Vec<Host<f32>>,
+    again: Vec<Host<f32>>,
+    broken: Option<String>,
+}
+
+fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Options) -> Result<Runs> {
     let plan = Plan::new(outputs, &[], options)?;
     let Some(gpu) = device.as_gpu() else {
         let layout = Layout::new(&plan.params, &vec![0; plan.params.len()], 1, usize::MAX, usize::MAX)?;
@@ -269,8 +398,11 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Opti
         initial(&plan, &store.layout.clone(), &mut store.params)?;
         let mut exec = cpu::Exec::new(plan);
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
-        exec.run(&mut store, KEY);
-        return Ok(Ok((0..outputs.len()).map(|o| exec.read(&store, o)).collect::<Result<_>>()?));
+        let mut run = || {
+            exec.run(&mut store, KEY);
+            (0..outputs.len()).map(|o| exec.read(&store, o)).collect::<Result<Vec<_>>>()
+        };
+        return Ok(Runs { first: run()?, again: run()?, broken: None });
     };
     let piece = (gpu.caps().max_binding_bytes / 4) as usize;
     let layout = Layout::new(&plan.params, &vec![0; plan.params.len()], 1, piece, (gpu.max_buffer_bytes() / 4) as usize)?;
@@ -283,33 +415,18 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Opti
         for (i, x) in inputs.iter().enumerate() {
             exec.write(i, x)?;
         }
-        let mut runs = Vec::new();
-        for _ in 0..2 {
+        let mut runs = [Vec::new(), Vec::new()];
+        for out in &mut runs {
             exec.fill_slots(NAN)?;
             exec.submit(&StepRow { seed: KEY.seed, step: KEY.step, ..StepRow::default() })?;
-            let mut out = Vec::new();
             for o in 0..outputs.len() {
                 out.push(exec.read(o).await?);
             }
-            runs.push(out);
         }
         let broken = exec.fences_intact(NAN).await?;
-        if !broken.is_empty() {
-            return Ok(Err(format!("a kernel wrote past the end of {}", broken.join(", "))));
-        }
-        let again = runs.pop().unwrap_or_default();
-        let first = runs.pop().unwrap_or_default();
-        let bits = |out: &[Host<f32>]| -> Vec<u32> {
-            out.iter().flat_map(|h| h.f().iter().map(|x| x.to_bits()).chain(h.u().iter().copied())).collect()
-        };
-        let (a, b) = (bits(&first), bits(&again));
-        if let Some(i) = (0..a.len()).find(|&i| a[i] != b[i]) {
-            return Ok(Err(format!("a second run differs at element {i}: {:x} and {:x}", a[i], b[i])));
-        }
-        if let Some(i) = a.iter().position(|&x| x == NAN) {
-            return Ok(Err(format!("element {i} was not written")));
-        }
-        Ok(Ok(first))
+        let broken = (!broken.is_empty()).then(|| format!("a kernel wrote past the end of {}", broken.join(", ")));
+        let [first, again] = runs;
+        Ok(Runs { first, again, broken })
     })
 }
 

@@ -11,6 +11,8 @@ use downhill::{
     kernel::{Caps, Span, Which},
     losses,
     ops::{self, Case, Fill},
+    optim,
+    selftest::{self, Direction},
     testing,
 };
 
@@ -34,7 +36,59 @@ fn main() {
             suite.on(on, &format!("large/{name}"), move |device| large(name, device));
         }
     }
+    suite.each(&common::BOTH, "selftest", report);
+    suite.on(On::Small, "selftest", limited);
+    suite.test("selftest of nothing", nothing);
     suite.run()
+}
+
+/// The report of the self-test has every op and optimizer, with numbers that make sense.
+fn report(device: &Device) -> Check {
+    let report = selftest::run(device, &selftest::Options::quick())?;
+    assert!(report.passed(), "{report}");
+    for (op, cases) in ops::all() {
+        let rows: Vec<_> = report.rows.iter().filter(|row| row.op == op).collect();
+        assert_eq!(rows.first().map(|row| row.direction), Some(Direction::Forward), "{op}");
+        assert!(rows[0].cases > 0 && rows[0].cases <= cases.len() && rows[0].not_run == 0, "{op}: {:?}", rows[0]);
+        let gradients = cases.iter().any(|case| case.gradient);
+        assert_eq!(rows.iter().any(|row| matches!(row.direction, Direction::Gradient(_))), gradients, "{op}");
+    }
+    for row in &report.rows {
+        let worst = row.worst.ok_or("nothing was compared")?;
+        assert!(worst.fits() && worst.ulps >= 0.0 && worst.tolerance >= 18.0, "{row:?}");
+        // Sums and exponentials round; what only moves values does not have to.
+        let rounds = ["matmul", "softmax", "reduce"].contains(&row.op.as_str()) || row.direction == Direction::Update;
+        assert!(!rounds || (worst.ulps > 0.0 && row.relative > 0.0), "{row:?}");
+    }
+    for optimizer in optim::all() {
+        assert!(report.rows.iter().any(|row| row.op == optimizer.name() && row.direction == Direction::Update), "{optimizer:?}");
+    }
+    assert_eq!(report.json()["rows"].as_array().map(Vec::len), Some(report.rows.len()));
+    Ok(())
+}
+
+/// What a device is too small for is not a failure: it is said.
+fn limited(device: &Device) -> Check {
+    let only = vec!["permute".to_string(), "Adam".to_string()];
+    let report = selftest::run(device, &selftest::Options { only, ..Default::default() })?;
+    assert!(report.passed(), "{report}");
+    let [permute, adam] = ["permute", "Adam"].map(|op| report.rows.iter().find(|row| row.op == op).expect("it was asked for"));
+    assert!(permute.cases > 0 && permute.not_run > 0, "{permute:?}");
+    // It needs more storage buffers than the four that there are.
+    assert!(adam.cases == 0 && adam.not_run > 0 && adam.limit.as_ref().is_some_and(|why| why.contains("limit is 4")), "{adam:?}");
+    assert!(report.to_string().contains("not run: 3 cases of Adam apply update: limit:"), "{report}");
+    Ok(())
+}
+
+/// A name that is none is a mistake, and a report of nothing is no proof.
+fn nothing() -> Check {
+    let only = vec!["softmux".to_string()];
+    let error = selftest::run(&Device::cpu(), &selftest::Options { only, ..Default::default() }).expect_err("there is none").to_string();
+    assert!(error.starts_with("selftest: there is no `softmux`; there are argmax, ") && error.ends_with("Adam, AdamW"), "{error}");
+    assert!(
+        !selftest::run(&Device::cpu(), &selftest::Options { max_elements: 0, only: vec!["matmul".into()], ..Default::default() })?.passed()
+    );
+    Ok(())
 }
 
 /// Right, or an error that names need and limit: never a wrong number.

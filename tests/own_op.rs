@@ -14,6 +14,7 @@ use downhill::{
     kernel::{Bind, Caps, Kernel, Pass, Source},
     ops::{Case, Key, OpDef},
     optim::{Hyper, MAX_STATES, Optimizer, Rule, Sgd, State},
+    selftest::{self, Direction, Report},
     testing,
 };
 use std::sync::Arc;
@@ -169,9 +170,14 @@ impl OpDef for Wrong {
     }
 }
 
+/// One case of an op with a bug.
+fn case(bug: Bug) -> Case {
+    Case { op: Arc::new(Wrong(bug)), ..Case::new("[3, 5]", RIGHT, &[Shape::from([3, 5])]) }
+}
+
 /// The harness's verdict on a bug.
 fn verdict(bug: Bug, device: &Device) -> Result<(), String> {
-    let case = Case { op: Arc::new(Wrong(bug)), ..Case::new("[3, 5]", RIGHT, &[Shape::from([3, 5])]) };
+    let case = case(bug);
     testing::check_reference(&case)?;
     testing::check_device(&case, device)
 }
@@ -182,6 +188,50 @@ fn expect(bug: Bug, device: &Device, words: &str) -> Check {
         Err(text) if text.contains(words) => Ok(()),
         Err(text) => Err(format!("{bug:?}: `{text}` does not say `{words}`").into()),
     }
+}
+
+/// The self-test of an op from outside.
+fn report(name: &'static str, cases: Vec<Case>, device: &Device) -> Result<Report, downhill::Error> {
+    selftest::run(device, &selftest::Options { only: vec![name.into()], own: vec![(name, cases)], ..Default::default() })
+}
+
+/// The self-test of the right op passes and says how near it is.
+fn reported_right(device: &Device) -> Check {
+    let report = report("running_sum", RunningSum::cases(), device)?;
+    assert!(report.passed() && report.failures.is_empty(), "{report}");
+    let kernel = if device.as_gpu().is_some() { "rows" } else { "cpu" };
+    let rows: Vec<_> = report.rows.iter().map(|r| (r.op.as_str(), r.kernel.as_str(), r.direction, r.cases, r.failed)).collect();
+    assert_eq!(rows, [("running_sum", kernel, Direction::Forward, 18, 0), ("running_sum", kernel, Direction::Gradient(0), 18, 0)]);
+    for row in &report.rows {
+        let worst = row.worst.ok_or("nothing was compared")?;
+        // 16 + 2·√terms; the cases have rows of 1 to 257.
+        assert!(worst.ulps > 0.0 && worst.fits() && (18.0..=16.0 + 2.0 * 257f64.sqrt()).contains(&worst.tolerance), "{report}");
+        assert!(row.relative > 0.0 && row.relative < 1e-5, "{report}");
+    }
+    Ok(())
+}
+
+/// The self-test of an op with a bug fails, and says where and why.
+fn reported(bug: Bug, device: &Device, words: &str) -> Check {
+    let mut cases = vec![case(bug)];
+    cases.extend(RunningSum::cases());
+    let report = report("wrong_sum", cases, device)?;
+    assert!(!report.passed(), "{report}");
+    let forward = &report.rows[0];
+    assert_eq!(
+        (forward.direction, forward.cases, forward.failed, forward.worst_case.as_str()),
+        (Direction::Forward, 19, 1, "[3, 5]"),
+        "{report}"
+    );
+    assert!(matches!(bug, Bug::Past) || !forward.worst.is_some_and(|worst| worst.fits()), "{report}");
+    let failure = &report.failures[0];
+    assert_eq!((failure.op.as_str(), failure.kernel.as_str(), failure.case.as_str()), ("wrong_sum", "rows", "[3, 5]"));
+    assert!(failure.why.contains(words), "{report}");
+    let json = report.json();
+    assert_eq!((&json["passed"], &json["rows"][0]["failed"], &json["failures"][0]["case"]), (&false.into(), &1.into(), &"[3, 5]".into()));
+    let line = format!("FAILED: wrong_sum rows forward, case `[3, 5]`: {}", failure.why);
+    assert!(report.to_string().contains(&line), "{report}");
+    Ok(())
 }
 
 /// Parameters behind the op learn what it takes to climb 1, 3, 6, 10, 15.
@@ -260,6 +310,10 @@ fn main() {
     suite.on(On::Gpu, "wrong value", |d| expect(Bug::Value, d, "times the tolerance"));
     suite.on(On::Gpu, "hole", |d| expect(Bug::Hole, d, "was not written"));
     suite.on(On::Gpu, "past the end", |d| expect(Bug::Past, d, "past the end"));
+    suite.each(&[On::Cpu, On::Gpu, On::Checked], "reported right", reported_right);
+    suite.on(On::Gpu, "reported wrong value", |d| reported(Bug::Value, d, "times the tolerance"));
+    suite.on(On::Gpu, "reported hole", |d| reported(Bug::Hole, d, "was not written"));
+    suite.on(On::Gpu, "reported past the end", |d| reported(Bug::Past, d, "past the end"));
     suite.test("mistakes name the op and the line", || {
         let g = Graph::training();
         let line = line!() + 1;

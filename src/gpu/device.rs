@@ -107,6 +107,15 @@ pub async fn adapters() -> Vec<AdapterSummary> {
     enumerate().await.iter().map(|a| AdapterSummary::new(&a.get_info())).collect()
 }
 
+impl GpuOptions {
+    fn fit(&self, summary: &AdapterSummary) -> bool {
+        match &self.name {
+            Some(part) => summary.name.to_lowercase().contains(&part.to_lowercase()),
+            None => self.software || !summary.software,
+        }
+    }
+}
+
 /// Opens the best adapter that `options` allow.
 ///
 /// # Errors
@@ -118,11 +127,7 @@ pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
     let mut failed = None;
     for adapter in &found {
         let summary = AdapterSummary::new(&adapter.get_info());
-        let fits = match &options.name {
-            Some(part) => summary.name.to_lowercase().contains(&part.to_lowercase()),
-            None => options.software || !summary.software,
-        };
-        if !fits {
+        if !options.fit(&summary) {
             continue;
         }
         match Gpu::new(adapter, summary, options).await {
@@ -130,14 +135,33 @@ pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Err(failed.unwrap_or_else(|| Error::NoAdapter {
+    Err(failed.unwrap_or_else(|| none(options, &found)))
+}
+
+/// Opens every adapter that `options` allow, the best first: each with why it does not open, if it does not.
+///
+/// # Errors
+/// [`Error::NoAdapter`] with the list of adapters where none fits.
+pub async fn open_all(options: &GpuOptions) -> Result<Vec<(AdapterSummary, Result<Arc<Gpu>>)>> {
+    let (found, mut all) = (enumerate().await, Vec::new());
+    for adapter in &found {
+        let summary = AdapterSummary::new(&adapter.get_info());
+        if options.fit(&summary) {
+            all.push((summary.clone(), Gpu::new(adapter, summary, options).await));
+        }
+    }
+    if all.is_empty() { Err(none(options, &found)) } else { Ok(all) }
+}
+
+fn none(options: &GpuOptions, found: &[wgpu::Adapter]) -> Error {
+    Error::NoAdapter {
         wanted: match &options.name {
             Some(part) => format!("with `{part}` in its name"),
             None if options.software => "at all".to_string(),
             None => "that is hardware".to_string(),
         },
         available: found.iter().map(|a| AdapterSummary::new(&a.get_info()).to_string()).collect(),
-    }))
+    }
 }
 
 /// What wgpu reported outside of any call of ours.
@@ -255,6 +279,11 @@ impl Gpu {
 
     pub(crate) fn error(&self, why: impl Into<String>) -> Error {
         Error::Device { device: self.summary.to_string(), why: why.into() }
+    }
+
+    /// Why the device is gone, for good, if it is.
+    pub(crate) fn lost(&self) -> Option<String> {
+        lock(&self.faults).lost.clone()
     }
 
     /// The error that wgpu reported since the last call, if it did.

@@ -14,6 +14,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open};
+pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, RingSpec, StepRow, UpdatePass};
 pub use store::Store;

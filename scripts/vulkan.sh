@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Prepares one of three Vulkan drivers that need no GPU, and prints the environment that selects it, to be evaluated:
+#
+#   eval "$(scripts/vulkan.sh swiftshader)" && cargo run --example selftest
+#
+#   lavapipe     Mesa's software driver, of this distribution; installed where it is missing
+#   swiftshader  Google's software driver, out of Debian's package chromium-common
+#   mesa-sid     lavapipe of Debian unstable: a newer Mesa, with a C library of its own that cargo's runner starts
+#
+# usage: scripts/vulkan.sh lavapipe|swiftshader|mesa-sid [FOLDER]
+#
+# The last two are downloaded into FOLDER once (${XDG_CACHE_HOME:-~/.cache}/downhill/vulkan without one) and change
+# nothing else. Exit code 3, and one sentence on stderr, where a driver cannot be had on this machine.
+set -euo pipefail
+
+name=${1:-}
+cache=$(realpath -m "${2:-${XDG_CACHE_HOME:-$HOME/.cache}/downhill/vulkan}")
+
+# stdout is for the environment alone.
+exec 3>&1 1>&2
+
+cannot() {
+  echo "$name cannot be had here: $1"
+  exit 3
+}
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    echo "this needs root or sudo: $*"
+    return 1
+  fi
+}
+updated=
+update() {
+  [ -n "$updated" ] || as_root apt-get update -q || true
+  updated=yes
+}
+install() {
+  command -v apt-get >/dev/null || cannot "$* is installed by apt-get only; use your distribution's package"
+  update
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" || cannot "apt-get could not install $*"
+}
+# The first of the files that exists.
+first() {
+  local file
+  for file in "$@"; do
+    if [ -e "$file" ]; then
+      echo "$file"
+      return
+    fi
+  done
+}
+say() {
+  printf 'export %s=%q\n' "$@" >&3
+}
+# The loader's variable, under its new and its old name; and what Mesa wants headless.
+select_driver() {
+  say VK_DRIVER_FILES "$1" VK_ICD_FILENAMES "$1"
+  [ -n "${XDG_RUNTIME_DIR:-}" ] || say XDG_RUNTIME_DIR "${TMPDIR:-/tmp}"
+}
+# A folder for what is not whole yet; a driver then gets its place in one move.
+work=
+workshop() {
+  mkdir -p "$cache"
+  work=$(mktemp -d "$cache/$name.XXXXXX")
+  trap 'rm -rf "$work" 2>/dev/null || as_root rm -rf "$work"' EXIT
+}
+
+lavapipe() {
+  local icd
+  manifest() { first /usr/share/vulkan/icd.d/lvp_icd*.json /usr/local/share/vulkan/icd.d/lvp_icd*.json /etc/vulkan/icd.d/lvp_icd*.json; }
+  icd=$(manifest)
+  if [ -z "$icd" ]; then
+    install mesa-vulkan-drivers libvulkan1
+    icd=$(manifest)
+  fi
+  [ -n "$icd" ] || cannot 'the installed Mesa is without it'
+  select_driver "$icd"
+}
+
+swiftshader() {
+  local dir=$cache/swiftshader
+  if [ -z "$(first "$dir"/*.json)" ]; then
+    command -v apt-get >/dev/null && command -v dpkg >/dev/null || cannot 'it is taken out of a Debian package, which needs apt-get and dpkg'
+    workshop
+    cd "$work"
+    apt-get download -q chromium-common || { update && apt-get download -q chromium-common; } || cannot 'apt-get found no package chromium-common'
+    dpkg -x chromium-common*.deb all
+    mkdir driver
+    find all \( -name 'libvk_swiftshader.so' -o -name 'vk_swiftshader_icd.json' \) -exec mv {} driver/ \;
+    [ "$(find driver -type f | wc -l)" = 2 ] || cannot 'this chromium-common is without it'
+    mv driver "$dir"
+  fi
+  # The system's loader opens it.
+  /sbin/ldconfig -p | grep -q 'libvulkan\.so\.1' || install libvulkan1
+  select_driver "$(first "$dir"/*.json)"
+}
+
+# The mirror that this system gets Debian from, whatever the format of its lists.
+debian_mirror() {
+  command -v apt-get >/dev/null || return 0
+  apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+    awk '$1 == "Debian" && $2 == "main" && $3 ~ /\/debian\/?$/ && !found { print $3; found = 1 }'
+}
+
+mesa_sid() {
+  local dir=$cache/mesa-sid libs mirror deb loader
+  libs=usr/lib/$(uname -m)-linux-gnu
+  if [ ! -x "$dir/run" ]; then
+    command -v dpkg >/dev/null || cannot 'it is put together from Debian packages, which needs dpkg'
+    mirror=$(debian_mirror)
+    if [ -z "$mirror" ]; then
+      update
+      mirror=$(debian_mirror)
+    fi
+    [ -n "$mirror" ] || cannot 'apt is not set up for a mirror of Debian'
+    [ -x /usr/sbin/debootstrap ] || install debootstrap
+    workshop
+    # Downloaded and unpacked only: no program of it runs, so no chroot is needed.
+    as_root /usr/sbin/debootstrap --download-only --variant=minbase --include=mesa-vulkan-drivers,libvulkan1 sid "$work/packages" "$mirror" ||
+      cannot "debootstrap could not get Debian sid from $mirror"
+    mkdir -p "$work/all" "$work/driver/usr/lib" "$work/driver/usr/share"
+    for deb in "$work"/packages/var/cache/apt/archives/*.deb; do
+      dpkg -x "$deb" "$work/all"
+    done
+    mv "$work/all/$libs" "$work/driver/usr/lib/"
+    mv "$work/all/usr/share/vulkan" "$work/driver/usr/share/"
+    loader=$(cd "$work/driver" && first "$libs"/ld-linux*.so.*)
+    [ -n "$loader" ] || cannot 'its C library has no loader where one was expected'
+    # Programs find its libraries, newer than the system's, only if its own loader starts them.
+    printf '#!/bin/sh\nexec %q --library-path %q "$@"\n' "$dir/$loader" "$dir/$libs" >"$work/driver/run"
+    chmod +x "$work/driver/run"
+    mv "$work/driver" "$dir"
+  fi
+  select_driver "$(first "$dir"/usr/share/vulkan/icd.d/lvp_icd*.json)"
+  say "CARGO_TARGET_$(uname -m | tr '[:lower:]' '[:upper:]')_UNKNOWN_LINUX_GNU_RUNNER" "$dir/run"
+}
+
+case $name in
+  lavapipe) lavapipe ;;
+  swiftshader) swiftshader ;;
+  mesa-sid) mesa_sid ;;
+  *)
+    sed -n 's/^# usage: /usage: /p' "$0"
+    exit 2
+    ;;
+esac

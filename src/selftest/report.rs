@@ -1,0 +1,252 @@
+//! What [`run`](super::run) found: as data, as a table, as JSON.
+
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    testing::{Checked, Distance},
+};
+use serde_json::{Value, json};
+use std::{fmt, time::Duration};
+
+/// What was computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// The output.
+    Forward,
+    /// The gradient of the input of this number.
+    Gradient(usize),
+    /// Weights after some steps of an optimizer.
+    Update,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Direction::Forward => f.pad("forward"),
+            Direction::Gradient(i) => f.pad(&format!("gradient {i}")),
+            Direction::Update => f.pad("update"),
+        }
+    }
+}
+
+/// A kernel in one direction, over all of its cases.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The op, or the optimizer.
+    pub op: String,
+    /// The kernel's name: `cpu` on the CPU device, `alias` where there is nothing to compute.
+    pub kernel: String,
+    /// What it computed.
+    pub direction: Direction,
+    /// Cases that ran.
+    pub cases: usize,
+    /// Cases of which this is wrong.
+    pub failed: usize,
+    /// Cases that did not run because the device is too small for them.
+    pub not_run: usize,
+    /// Why the first of those did not.
+    pub limit: Option<String>,
+    /// The error of the case that came nearest to its tolerance, or went furthest beyond.
+    pub worst: Option<Distance>,
+    /// The name of that case.
+    pub worst_case: String,
+    /// The largest [`Distance::relative`] of all cases.
+    pub relative: f64,
+}
+
+/// What is wrong with one case.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The op, or the optimizer.
+    pub op: String,
+    /// The kernel's name.
+    pub kernel: String,
+    /// What it computed.
+    pub direction: Direction,
+    /// The case's name.
+    pub case: String,
+    /// A sentence.
+    pub why: String,
+}
+
+/// What is right and wrong with a device. `Display` is a table, with what its columns mean.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Adapter, driver, limits and features, over several lines.
+    pub device: String,
+    /// By op, kernel and direction.
+    pub rows: Vec<Row>,
+    /// All of them, in the order in which they were found.
+    pub failures: Vec<Failure>,
+    /// Why the device was lost, if it was: what would have come after that was not tested.
+    pub lost: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Report {
+    pub(super) fn new(device: &Device) -> Report {
+        Report { device: device.describe(), rows: Vec::new(), failures: Vec::new(), lost: None, seconds: 0.0 }
+    }
+    /// What came of a case of a kernel in these directions.
+    pub(super) fn add(&mut self, op: &str, kernel: &str, case: &str, directions: &[Direction], result: Result<Vec<Checked>>) {
+        match result {
+            Ok(all) => {
+                for (&direction, checked) in directions.iter().zip(all) {
+                    let (row, distance) = (self.row(op, kernel, direction), checked.distance);
+                    row.cases += 1;
+                    row.relative = row.relative.max(distance.relative);
+                    if row.worst.is_none_or(|worst| distance.ratio() > worst.ratio()) {
+                        (row.worst, row.worst_case) = (Some(distance), case.to_string());
+                    }
+                    if let Some(why) = checked.wrong {
+                        self.fail(op, kernel, direction, case, why);
+                    }
+                }
+            }
+            Err(error @ Error::Limit { .. }) => {
+                for &direction in directions {
+                    let row = self.row(op, kernel, direction);
+                    row.not_run += 1;
+                    row.limit.get_or_insert_with(|| error.to_string());
+                }
+            }
+            Err(error) => {
+                for &direction in directions {
+                    self.row(op, kernel, direction).cases += 1;
+                }
+                self.fail(op, kernel, directions[0], case, error.to_string());
+            }
+        }
+    }
+    /// A case of a row is wrong.
+    pub(super) fn fail(&mut self, op: &str, kernel: &str, direction: Direction, case: &str, why: String) {
+        self.row(op, kernel, direction).failed += 1;
+        self.failures.push(Failure { op: op.into(), kernel: kernel.into(), direction, case: case.into(), why });
+    }
+    /// Whether the device is gone, and that it is.
+    pub(super) fn lost(&mut self, why: Option<String>) -> bool {
+        self.lost = why;
+        self.lost.is_some()
+    }
+    pub(super) fn finish(mut self, took: Duration) -> Report {
+        let mut kernels: Vec<(&str, &str)> = Vec::new();
+        for row in &self.rows {
+            if !kernels.contains(&(&row.op, &row.kernel)) {
+                // After the op's other kernels.
+                let at = kernels.iter().rposition(|k| k.0 == row.op).map_or(kernels.len(), |i| i + 1);
+                kernels.insert(at, (&row.op, &row.kernel));
+            }
+        }
+        let place = |row: &Row| (kernels.iter().position(|k| *k == (&row.op, &row.kernel)), row.direction);
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.sort_by_key(|&i| place(&self.rows[i]));
+        self.rows = order.iter().map(|&i| self.rows[i].clone()).collect();
+        self.seconds = took.as_secs_f64();
+        self
+    }
+    fn row(&mut self, op: &str, kernel: &str, direction: Direction) -> &mut Row {
+        let at = self.rows.iter().position(|r| r.op == op && r.kernel == kernel && r.direction == direction);
+        let at = at.unwrap_or_else(|| {
+            self.rows.push(Row {
+                op: op.into(),
+                kernel: kernel.into(),
+                direction,
+                cases: 0,
+                failed: 0,
+                not_run: 0,
+                limit: None,
+                worst: None,
+                worst_case: String::new(),
+                relative: 0.0,
+            });
+            self.rows.len() - 1
+        });
+        &mut self.rows[at]
+    }
+
+    /// Whether the device computes rightly: something ran, and nothing failed.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty() && self.lost.is_none() && self.rows.iter().any(|row| row.cases > 0)
+    }
+    /// Everything, under the names of the fields. An error that is infinite (a NaN where there should be none) is `null`.
+    pub fn json(&self) -> Value {
+        let direction = |d: Direction| match d {
+            Direction::Forward => json!({ "direction": "forward" }),
+            Direction::Gradient(input) => json!({ "direction": "gradient", "input": input }),
+            Direction::Update => json!({ "direction": "update" }),
+        };
+        let with = |mut fields: Value, d: Direction| {
+            if let (Value::Object(fields), Value::Object(direction)) = (&mut fields, direction(d)) {
+                fields.extend(direction);
+            }
+            fields
+        };
+        let rows = self.rows.iter().map(|r| {
+            let fields = json!({
+                "op": r.op, "kernel": r.kernel, "cases": r.cases, "failed": r.failed, "not_run": r.not_run, "limit": r.limit,
+                "ulps": r.worst.map(|w| w.ulps), "tolerance": r.worst.map(|w| w.tolerance), "ratio": r.worst.map(|w| w.ratio()),
+                "worst_case": r.worst_case, "relative": r.relative,
+            });
+            with(fields, r.direction)
+        });
+        let failures =
+            self.failures.iter().map(|f| with(json!({ "op": f.op, "kernel": f.kernel, "case": f.case, "why": f.why }), f.direction));
+        json!({
+            "device": self.device, "passed": self.passed(), "lost": self.lost, "seconds": self.seconds,
+            "rows": rows.collect::<Vec<_>>(), "failures": failures.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Characters of a case's name in the table.
+const CASE: usize = 48;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<20} {:<9} {:<11} {:>5} {:>9} {:>9} {:>6} {:>9}  {:<7} worst case",
+            "op", "kernel", "direction", "cases", "ULP", "allowed", "used", "relative", "verdict"
+        )?;
+        for row in &self.rows {
+            write!(f, "{:<20} {:<9} {:<11} {:>5} ", row.op, row.kernel, row.direction, row.cases)?;
+            match row.worst {
+                Some(w) => {
+                    let used = (100.0 * w.ratio()).min(99_999.0);
+                    write!(f, "{:>9.3} {:>9.1} {used:>4.0} % {:>9.1e}  ", w.ulps, w.tolerance, row.relative)?;
+                }
+                None => write!(f, "{:>9} {:>9} {:>6} {:>9}  ", "-", "-", "-", "-")?,
+            }
+            let verdict = match (row.failed, row.cases) {
+                (0, 0) => "not run",
+                (0, _) => "ok",
+                _ => "FAILED",
+            };
+            let case = match row.worst {
+                Some(worst) if worst.ulps == 0.0 => "none: all are exact",
+                _ => row.worst_case.as_str(),
+            };
+            let short: String = case.chars().take(CASE).collect();
+            writeln!(f, "{verdict:<7} {short}{}", if short.len() < case.len() { "…" } else { "" })?;
+        }
+        let (cases, not_run) = self.rows.iter().fold((0, 0), |(cases, not), row| (cases + row.cases, not + row.not_run));
+        writeln!(f)?;
+        writeln!(f, "ULP       largest |got − want| in units in the last place, 2⁻²³ · (|want| + mean |want|), at the case that")?;
+        writeln!(f, "          comes nearest to what is allowed: 16 + 2·√(terms that are added up)")?;
+        writeln!(f, "relative  largest |got − want| / |want|, of the elements not below the mean")?;
+        writeln!(f)?;
+        for row in self.rows.iter().filter(|row| row.not_run > 0) {
+            let why = row.limit.as_deref().unwrap_or_default();
+            writeln!(f, "not run: {} cases of {} {} {}: limit: {why}", row.not_run, row.op, row.kernel, row.direction)?;
+        }
+        for Failure { op, kernel, direction, case, why } in &self.failures {
+            writeln!(f, "FAILED: {op} {kernel} {direction}, case `{case}`: {why}")?;
+        }
+        if let Some(why) = &self.lost {
+            writeln!(f, "FAILED: {why}; nothing was tested after that")?;
+        }
+        let verdict = if self.passed() { "all right".to_string() } else { format!("{} FAILED", self.failures.len().max(1)) };
+        write!(f, "{cases} comparisons in {:.1} s, {not_run} not run for a limit of the device: {verdict}", self.seconds)
+    }
+}
