@@ -96,6 +96,7 @@ fn exceeded() -> Check {
         let least = match op {
             "map" => (1, 1),
             "reduce" => (5, 5),
+            "conv2d" | "conv2d_grad_x" | "conv2d_grad_w" => (3, 4),
             "matmul" | "softmax" => (1, 0),
             _ => (0, 0),
         };
