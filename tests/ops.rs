@@ -153,6 +153,7 @@ fn exceeded() -> Check {
             "variance" | "comoment" | "norm" | "norm_grad" => (3, 3),
             "matmul" | "softmax" | "max_pool2d" => (1, 0),
             "max_pool2d_grad" | "resample" => (1, 1),
+            "conv2d" | "conv2d_grad_x" | "conv2d_grad_w" => (3, 4),
             _ => (0, 0),
         };
         assert!(folded >= least.0 && split >= least.1, "{op}: {folded} passes fold, {split} split");

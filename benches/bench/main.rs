@@ -6,7 +6,16 @@
 mod table;
 
 use clap::Parser;
-use downhill::{Compiled, DType, Device, Error, Graph, Host, Shape, Tensor, Trainer, init::Init, ops::Fill, optim::Adam, plan, testing};
+use downhill::{
+    Compiled, DType, Device, Error, Graph, Host, Shape, Tensor, Trainer,
+    init::Init,
+    ops::{
+        Fill,
+        conv2d::{Conv2d, Conv2dGradW, Conv2dGradX, Geometry},
+    },
+    optim::Adam,
+    plan, testing,
+};
 use serde_json::json;
 use std::{
     path::PathBuf,
@@ -20,7 +29,7 @@ struct Options {
     /// Only devices with this in their name, whatever the case.
     #[arg(long)]
     device: Option<String>,
-    /// Only benches with this in their name: matmul, elementwise, reduction, normalisation, optimizer, training, host.
+    /// Only benches with this in their name: matmul, conv2d, elementwise, reduction, normalisation, optimizer, training, host.
     #[arg(long)]
     filter: Option<String>,
     /// Fewer and smaller rows, measured for a shorter time.
@@ -36,8 +45,9 @@ struct Options {
 
 type Bench = fn(&mut Table, &On);
 
-const BENCHES: [(&str, Bench); 7] = [
+const BENCHES: [(&str, Bench); 8] = [
     ("matmul", matmul),
+    ("conv2d", conv2d),
     ("elementwise", elementwise),
     ("reduction", reduction),
     ("normalisation", normalisation),
@@ -156,6 +166,30 @@ fn matmul(table: &mut Table, on: &On) {
         row(&format!(" ({name}: dW = dyᵀ·x)"), [outputs, 1024, inputs], true, false);
         let (name, inputs, outputs) = MLP[1];
         row(&format!(" ({name}: dx = dy·W)"), [1024, outputs, inputs], false, false);
+    }
+    table.close();
+}
+
+/// The convolutions of a small network for images of digits, one of a larger network, and a depthwise one.
+fn conv2d(table: &mut Table, on: &On) {
+    table.open("conv2d", "3 × 3, padding 1: x [n, channels, height, width] → channels, forward and both gradients");
+    let n = if on.quick || on.software { 16 } else { 128 };
+    let shapes = [([n, 1, 28, 28], 32, 1), ([n, 32, 14, 14], 64, 1), ([n, 64, 56, 56], 64, 1), ([n, 64, 28, 28], 64, 64)];
+    for (x, out, groups) in shapes {
+        if on.quick && x[2] == 56 {
+            continue;
+        }
+        let ([n, c, h, w], y) = (x, [x[0], out, x[2], x[3]]);
+        let [x, y, weight] = [Shape::from(x), Shape::from(y), Shape::from([out, c / groups, 3, 3])];
+        let geometry = Geometry { stride: [1, 1], dilation: [1, 1], padding: [1; 4], groups };
+        let depthwise = if groups > 1 { ", depthwise" } else { "" };
+        let mut row = |what: &str, inputs: [Shape; 2], op: &dyn for<'g> Fn(&[Tensor<'g>]) -> Tensor<'g>| {
+            let rate = Rate::Flop((2 * y.elements() * 9 * c / groups) as f64);
+            graph(table, on, &format!("[{n}, {c}, {h}, {w}] → {out}{depthwise}: {what}"), rate, &inputs, op);
+        };
+        row("forward", [x, weight], &|t| t[0].graph().apply(Conv2d { geometry, epilogue: None }, t));
+        row("grad_x", [y, weight], &|t| t[0].graph().apply(Conv2dGradX { geometry, image: [h, w], epilogue: None }, t));
+        row("grad_w", [x, y], &|t| t[0].graph().apply(Conv2dGradW { geometry, kernel: [3, 3] }, t));
     }
     table.close();
 }

@@ -240,15 +240,17 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
         Pass { code: code.text, step: code.step, ..pass }
     };
     let to = || Bind::output("y", DType::F32);
+    let mut kernels = Vec::new();
     if m <= FEW {
         let wg = caps.max_invocations.min(256) as usize;
         let elements = y.elements() / s.n * frame.blocks.images;
         let mut pass = frame.pass(source!("conv2d_direct"), "images_direct", elements, wg, to());
         pass.units = y.elements();
         pass.consts.push(("LANES", wg.into()));
-        return vec![Kernel::one("direct", finish(pass))];
+        kernels.push(Kernel::one("direct", finish(pass)));
+    } else {
+        kernels.push(Kernel::one("tiled", finish(frame.tiled(tile(m, columns, caps), to()))));
     }
-    let mut kernels = vec![Kernel::one("tiled", finish(frame.tiled(tile(m, columns, caps), to())))];
     if let Some(lanes) = lanes(caps) {
         let pass = frame.rows(block_rows(m, lanes), lanes, epilogue.is_some(), to());
         kernels.push(Kernel::one("rows", finish(pass)));
@@ -292,6 +294,8 @@ pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
         };
         Kernel { name, passes: vec![identity(make(Bind::scratch("y", 0).written())), sum], scratch: vec![sums * all] }
     };
+    let tiles = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
+    let groups = if caps.software { SOFTWARE_GROUPS } else { GROUPS };
     if s.o <= FEW {
         let parts = DIRECT_PARTS.min(terms.div_ceil(8)).min(most);
         let wg = caps.max_invocations.min(256) as usize;
@@ -303,8 +307,6 @@ pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
         return vec![whole("direct", &make, parts)];
     }
     let [m, n, slab] = tile(s.o, s.taps(), caps);
-    let tiles = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
-    let groups = if caps.software { SOFTWARE_GROUPS } else { GROUPS };
     let (parts, share) = shares(tiles(m, n), groups);
     let mut kernels = vec![whole("tiled", &|to| frame(parts, share).tiled([m, n, slab], to), parts)];
     if let Some(lanes) = lanes(caps) {
