@@ -1,5 +1,5 @@
 // attention — y[i,:] = Σ_j p[i,j] · v[j,:],  y[i,e] = l[i],  p[i,j] = e^(s[i,j] − l[i]),  l[i] = ln Σ_j e^s[i,j],  s = scale · q·kᵀ
-//   q [batch, n, d]   k [batch, m, d]   v [batch, m, e]   y [batch, n, e + 1]      j ≤ i where CAUSAL
+//   q [batch, n, d]   k [batch, m, d]   v [batch, m, e]   y [batch, n, e + 1]      j ≤ i where p.causal
 // attention_grad — with t[i,j] = scale · p[i,j] · (dy[i,:]·v[j,:] − δ[i]):  dq = t·k,  dk = tᵀ·q,  dv = pᵀ·dy
 //   a = [q | dy | l | δ] [batch, n, d + e + 2]   b = [k | v] [batch, m, d + e]   dq [batch, n, d]   dk [batch, m, d]   dv [batch, m, e]
 //
@@ -124,7 +124,7 @@ fn exp4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(f_exp(x.x), f_exp(x.y), f_
 
 fn greater(a: f32, b: f32) -> f32 { return select(b, a, a >= b || a != a); }
 
-fn sees(query: u32, key: u32) -> bool { return CAUSAL == 0u || key <= query; }
+fn sees(query: u32, key: u32) -> bool { return p.causal == 0u || key <= query; }
 
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -142,7 +142,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         sums[t] = vec4<f32>();
     }
     // Every row sees the first key, so that after the first tile no top is HIDDEN.
-    let end = select(p.cols_n, min(p.cols_n, unit.row + TILE_R), CAUSAL == 1u);
+    let end = select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u);
     for (var col = 0u; col < end; col += TILE_C) {
         var s = product(lane, unit.batch, unit.row, col, 0u, p.d);
         for (var x = 0u; x < 4u; x++) {
@@ -216,8 +216,8 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // Queries see the keys up to their own number; keys are seen by the queries from their own number on.
     var start = 0u;
     var end = p.cols_n;
-    if CAUSAL == 1u {
-        if QUERIES == 1u {
+    if p.causal == 1u {
+        if p.of_queries == 1u {
             end = min(end, unit.row + TILE_R);
         } else {
             start = unit.row / TILE_C * TILE_C;
@@ -226,7 +226,7 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var col = start; col < end; col += TILE_C) {
         let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
         var dp = mat4x4<f32>();
-        if VALUES == 0u {
+        if p.of_values == 0u {
             dp = product(lane, unit.batch, unit.row, col, p.d, p.e);
         }
         for (var x = 0u; x < 4u; x++) {
@@ -238,16 +238,16 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                     // l and δ are the last two columns of the queries' side.
                     var at = (unit.batch * p.rows_n + i) * p.rows_w + p.d + p.e;
                     var seen = sees(i, j);
-                    if QUERIES == 0u {
+                    if p.of_queries == 0u {
                         at = (unit.batch * p.cols_n + j) * p.cols_w + p.d + p.e;
                         seen = sees(j, i);
                     }
-                    if seen && QUERIES == 1u {
+                    if seen && p.of_queries == 1u {
                         w = f_exp(s[x][z] * p.scale - rows[at]);
                         w *= (dp[x][z] - rows[at + 1u]) * p.scale;
                     } else if seen {
                         w = f_exp(s[x][z] * p.scale - cols[at]);
-                        if VALUES == 0u {
+                        if p.of_values == 0u {
                             w *= (dp[x][z] - cols[at + 1u]) * p.scale;
                         }
                     }

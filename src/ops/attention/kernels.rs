@@ -15,22 +15,24 @@ struct Sides {
     width: usize,
 }
 
-/// Invocations of a workgroup as rows × columns, each of which does 4 × 4 scores, and how many terms of a product lie in
-/// workgroup memory at once.
-fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 3] {
+/// Invocations of a workgroup as rows × columns, each of which does 4 × 4 scores; how many terms of a product lie in
+/// workgroup memory at once; columns of the output that an invocation owns. Few different ones: each is a pipeline.
+fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 4] {
     let bytes = |&[tr, tc, slab]: &[usize; 3]| 4 * (4 * tc * (4 * tr + 1) + slab * (4 * tr + 1) + slab * (4 * tc + 1));
     let fits = |t: &[usize; 3]| t[0] * t[1] <= caps.max_invocations as usize && bytes(t) <= caps.max_workgroup_bytes as usize;
     let [tr, tc, slab] = [[16, 16, 16], [8, 16, 16], [4, 8, 8]].into_iter().find(fits).unwrap_or([2, 4, 8]);
-    // No more than there is to do.
-    let enough = |n: usize| n.next_power_of_two();
-    [tr.min(enough(n.div_ceil(4))), tc.min(enough(m.div_ceil(4).max(width.div_ceil(COLS)))), slab]
+    // Small matrices get small tiles.
+    let tr = if n <= 8 { 2 } else { tr };
+    let tc = if m <= 16 && width <= 4 * COLS { 4 } else { tc };
+    [tr, tc, slab, width.div_ceil(tc).next_power_of_two().min(COLS)]
 }
 
-fn pass(entry: &'static str, s: Sizes, sides: Sides, consts: &[(&'static str, usize)], scale: f32, caps: &Caps) -> Pass {
+/// The flags: causal; the gradient is of the queries; of the values.
+fn pass(entry: &'static str, s: Sizes, sides: Sides, flags: [usize; 3], scale: f32, caps: &Caps) -> Pass {
     let Sides { rows, cols, values, width } = sides;
-    let [tr, tc, slab] = tile(rows.1, cols.1, width, caps);
-    let per_lane = width.div_ceil(tc).min(COLS);
+    let [tr, tc, slab, per_lane] = tile(rows.1, cols.1, width, caps);
     let (blocks, chunks) = (rows.1.div_ceil(4 * tr), width.div_ceil(per_lane * tc));
+    let [causal, of_queries, of_values] = flags;
     let sizes = [
         ("rows_n", rows.1),
         ("rows_w", rows.2),
@@ -43,14 +45,16 @@ fn pass(entry: &'static str, s: Sizes, sides: Sides, consts: &[(&'static str, us
         ("e", s.e),
         ("blocks", blocks),
         ("chunks", chunks),
+        ("causal", causal),
+        ("of_queries", of_queries),
+        ("of_values", of_values),
     ];
     let mut params: Vec<(String, crate::kernel::Word)> = sizes.map(|(name, x)| (name.to_string(), x.into())).into();
     params.push(("scale".into(), scale.into()));
-    let own = [("TR", tr), ("TC", tc), ("SLAB", slab), ("COLS", per_lane)];
     Pass {
         source: source!("attention"),
         entry,
-        consts: own.iter().chain(consts).map(|&(name, x)| (name, x.into())).collect(),
+        consts: [("TR", tr), ("TC", tc), ("SLAB", slab), ("COLS", per_lane)].map(|(name, x)| (name, x.into())).into(),
         params,
         binds: vec![
             Bind::input("rows", rows.0, DType::F32),
@@ -67,8 +71,7 @@ fn pass(entry: &'static str, s: Sizes, sides: Sides, consts: &[(&'static str, us
 
 pub(super) fn forward(op: &Attention, s: Sizes, caps: &Caps) -> Vec<Kernel> {
     let sides = Sides { rows: (0, s.n, s.d), cols: (1, s.m, s.d), values: (2, s.e, 0), width: s.e };
-    let consts = [("CAUSAL", usize::from(op.causal))];
-    vec![Kernel::one("tiled", pass("forward", s, sides, &consts, op.scale(s.d), caps))]
+    vec![Kernel::one("tiled", pass("forward", s, sides, [op.causal.into(), 0, 0], op.scale(s.d), caps))]
 }
 
 pub(super) fn grad(op: &AttentionGrad, s: Sizes, caps: &Caps) -> Vec<Kernel> {
@@ -77,6 +80,6 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, caps: &Caps) -> Vec<Kernel> {
     let (rows, cols) = if op.of == Of::Q { (a, b) } else { (b, a) };
     let (from, width) = if op.of == Of::V { (s.d, s.e) } else { (0, s.d) };
     let sides = Sides { rows, cols, values: (cols.0, cols.2, from), width };
-    let consts = [("CAUSAL", op.causal.into()), ("QUERIES", (op.of == Of::Q).into()), ("VALUES", (op.of == Of::V).into())];
-    vec![Kernel::one("tiled", pass("grad", s, sides, &consts, op.scale, caps))]
+    let flags = [op.causal, op.of == Of::Q, op.of == Of::V].map(usize::from);
+    vec![Kernel::one("tiled", pass("grad", s, sides, flags, op.scale, caps))]
 }

@@ -168,8 +168,9 @@ impl OpDef for Attention {
         s.flops(self.causal, s.d + s.e)
     }
     fn terms(&self, x: &[Shape]) -> usize {
+        // Of a gradient: each weight's has the sum over e in it.
         let s = self.known_sizes(x);
-        s.m + s.d
+        s.m * s.e + s.d
     }
     fn cases() -> Vec<Case> {
         cases::forward()
