@@ -143,11 +143,10 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
         return Some("a GRU has no cell state: c0 must be left out".into());
     }
     let want = [states, n, hidden];
-    let wrong = [("h0", options.h0), ("c0", options.c0)].into_iter().find_map(|(name, state)| {
+    [("h0", options.h0), ("c0", options.c0)].into_iter().find_map(|(name, state)| {
         let given = state?.shape();
         (given != want.into()).then(|| format!("{name} has the shape {given}, but must be {want:?}: layers · directions, n, hidden"))
-    });
-    wrong
+    })
 }
 
 /// The output and the last states; in place of a cell state that there is none of, the hidden one.
