@@ -6,9 +6,6 @@
 pub mod plot;
 pub mod png;
 
-// Each example uses a part of this.
-#![allow(dead_code)]
-
 use clap::{Args, Parser};
 use downhill::{Device, Result};
 use std::{
