@@ -47,7 +47,37 @@ def lstm():
     return Model(), [8, 8], [("Adam", dict(lr=1e-3))]
 
 
-MODELS = [mlp, lstm]
+def cnn():   # a bias before a batch norm has no gradient but rounding, which Adam would make steps of
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+            self.conv2, self.bn2 = nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+            self.fc = nn.Linear(48, 10)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
+            x = F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
+            return self.fc(x.flatten(1))
+
+    return Model(), [1, 8, 8], [("SGD", dict(lr=0.05, momentum=0.9)), ("Adam", dict(lr=1e-3))]
+
+
+def transformer():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.pos = nn.Linear(8, 16), nn.Embedding(8, 16)
+            self.block = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True, norm_first=True)
+            self.out = nn.Linear(16, 10)
+
+        def forward(self, x):   # the rows of an image are a sequence
+            return self.out(self.block(self.embed(x) + self.pos.weight).mean(1))
+
+    return Model(), [8, 8], [("Adam", dict(lr=1e-3))]
+
+
+MODELS = [mlp, lstm, cnn]
 
 
 # ---- training --------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ impl<'g> Tensor<'g> {
         let Pair([h, w]) = kernel.into();
         let ConvTranspose2d { stride, padding, output_padding, dilation, groups, no_bias, weight, bias } = options;
         let Some(c) = self.conv_channels("conv_transpose2d", 4, groups) else { return self.graph().dead() };
-        if out % groups != 0 {
+        if !out.is_multiple_of(groups) {
             let why = format!("{groups} groups do not divide {out} output channels");
             return self.graph().mistake("conv_transpose2d", &[self.shape()], why, Location::caller());
         }
@@ -160,11 +160,11 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     fn conv_channels(self, op: &str, rank: usize, groups: usize) -> Option<usize> {
         let shape = self.shape();
-        let why = match shape.dims() {
+        let why = match shape.dims().get(1) {
             _ if self.is_dead() => return None,
-            &[_, c, ..] if shape.rank() == rank && groups > 0 && c % groups == 0 => return Some(c),
-            &[_, c, ..] if shape.rank() == rank && groups > 0 => format!("{groups} groups do not divide {c} input channels"),
-            _ if shape.rank() == rank => "there are no 0 groups: 1 is a plain convolution".into(),
+            Some(_) if shape.rank() == rank && groups == 0 => "there are no 0 groups: 1 is a plain convolution".into(),
+            Some(&c) if shape.rank() == rank && c.is_multiple_of(groups) => return Some(c),
+            Some(c) if shape.rank() == rank => format!("{groups} groups do not divide {c} input channels"),
             _ => format!("input 0 should be [n, channels, {}], not of {} axes", ["length", "height, width"][rank - 3], shape.rank()),
         };
         self.graph().mistake(op, &[shape], why, Location::caller());

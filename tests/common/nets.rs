@@ -3,7 +3,7 @@
 use crate::golden::Args;
 use downhill::{
     Tensor,
-    layers::{BatchNorm, Conv, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Recurrent, RmsNorm},
+    layers::{BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Recurrent, RmsNorm},
     ops::{
         conv2d::{Convolution, Padding},
         max_pool2d::MaxPool,
@@ -154,6 +154,12 @@ pub fn model(name: &str) -> for<'g> fn(Tensor<'g>) -> Tensor<'g> {
         "lstm" => |x| {
             let (n, t) = (x.dim(0), x.dim(1));
             x.lstm("lstm", 32).slice(1, t - 1, t).reshape([n, 32]).linear("out", 10)
+        },
+        "cnn" => |x| {
+            let padded = || Conv2d { padding: 1.into(), no_bias: true, ..Conv2d::default() };
+            let x = x.conv2d_with("conv1", 8, 3, padded()).batch_norm("bn1").relu().max_pool2d([2, 2]);
+            let x = x.conv2d_with("conv2", 12, 3, padded()).batch_norm("bn2").relu().max_pool2d([2, 2]);
+            x.flatten().linear("fc", 10)
         },
         other => panic!("no model for {other}"),
     }
