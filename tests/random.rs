@@ -9,7 +9,21 @@
 mod common;
 
 use common::{Check, On, Suite};
-use downhill::{Compiled, Device, Graph, Host, Shape, Tensor, Trainer, init::Init, ops::Fill, optim::Sgd, plan::Options, testing};
+use downhill::{
+    Compiled, Device, Graph, Host, Shape, Tensor, Trainer,
+    init::Init,
+    layers::{BatchNorm, Conv2d, ConvTranspose2d, GroupNorm, LayerNorm, RmsNorm},
+    ops::{
+        Fill,
+        attention::Attention,
+        max_pool2d::MaxPool,
+        pad::PadMode,
+        resample::{AvgPool, Upsample},
+    },
+    optim::Sgd,
+    plan::Options,
+    testing,
+};
 use proptest::{
     collection::vec,
     prelude::any,
@@ -124,6 +138,76 @@ impl<'g> Random<'g> {
     fn generic(&mut self, t: Tensor<'g>) -> Tensor<'g> {
         self.inputs.push(testing::fill(t.shape(), &Fill::Range(-1.0, 1.0), self.seed()));
         t * 0.8 + self.g.input(t.shape())
+    }
+    /// A tensor of that many axes: one of the pool, or a leaf.
+    fn of_rank(&mut self, rank: usize) -> (Tensor<'g>, f32) {
+        let fits: Vec<(Tensor, f32)> = self.pool.iter().copied().filter(|(t, _)| t.shape().rank() == rank).collect();
+        if !fits.is_empty() && self.below(3) > 0 {
+            return fits[self.below(fits.len())];
+        }
+        let mut dims: Vec<usize> = (0..rank).map(|_| 2 + self.below(5)).collect();
+        dims[0] = 1 + self.below(3);
+        (self.leaf(&dims), 1.7)
+    }
+    /// A layer, or an op of images or sequences.
+    fn layer(&mut self, kind: usize) {
+        let name = format!("layer{}", self.steps.len());
+        let (x, bound) = self.of_rank(if kind < 41 { 4 } else { 3 });
+        let d = x.shape().dims().to_vec();
+        let (c, h, w) = (d[1], d[2], d[d.len() - 1]);
+        // Its sums are as large as its weights and inputs allow; the values are brought back to about 1.
+        let (y, bound) = match kind {
+            34 | 35 => {
+                let groups = if c.is_multiple_of(2) { 1 + self.below(2) } else { 1 };
+                let (kernel, padding) = ([1 + self.below(h.min(3)), 1 + self.below(w.min(3))], self.below(2));
+                let (stride, out) = ([1 + self.below(3), 1 + self.below(2)], groups * (1 + self.below(3)));
+                let y = if kind == 34 {
+                    let options = Conv2d { stride, padding: padding.into(), groups, ..Conv2d::default() };
+                    x.conv2d_with(&name, out, kernel, options)
+                } else {
+                    x.conv_transpose2d_with(&name, out, kernel, ConvTranspose2d { stride, groups, ..ConvTranspose2d::default() })
+                };
+                (y.tanh(), 1.0)
+            }
+            36 => {
+                let (kernel, stride) = ([1 + self.below(h.min(3)), 1 + self.below(w.min(3))], [1 + self.below(2), 1 + self.below(3)]);
+                let padding = kernel.map(|k| k / 2);
+                (self.generic(x).max_pool2d_with(kernel, MaxPool { stride: Some(stride), padding, ..MaxPool::default() }), bound + 1.0)
+            }
+            37 => match self.below(3) {
+                0 => (x.avg_pool2d_with([h.min(2), w.min(2)], AvgPool { stride: Some([1, 2]), ..AvgPool::default() }), bound),
+                1 => (x.adaptive_avg_pool2d([1 + self.below(4), 1 + self.below(4)]), bound),
+                _ => (x.global_avg_pool2d(), bound),
+            },
+            38 => {
+                let mode = if self.below(2) == 0 { Upsample::Nearest } else { Upsample::Bilinear { align_corners: self.below(2) == 0 } };
+                (x.upsample(mode, [1 + self.below(7), 1 + self.below(7)]), bound)
+            }
+            // With an ε that keeps what hardly varies from being blown up.
+            39 if d[0] * h * w > 1 => (x.batch_norm_with(&name, BatchNorm { eps: 0.1, ..BatchNorm::default() }), 4.0),
+            39 => (x.dropout2d(0.3), 1.5 * bound),
+            40 => match self.below(2) {
+                0 => {
+                    let groups = if c.is_multiple_of(2) { 2 } else { 1 };
+                    (x.group_norm_with(&name, groups, GroupNorm { eps: 0.1, ..GroupNorm::default() }), 4.0)
+                }
+                _ => (x.pad_with(-1, (w - 1).min(1), w - 1, PadMode::Reflect).flip(2).pad_with(1, 0, 1, PadMode::Circular), bound),
+            },
+            41 => match self.below(2) {
+                0 => (x.layer_norm_with(&name, LayerNorm { eps: 0.1, ..LayerNorm::default() }), 4.0),
+                _ => (x.rms_norm_with(&name, RmsNorm { eps: 0.1, ..RmsNorm::default() }), 4.0),
+            },
+            42 => {
+                let (m, e) = (1 + self.below(5), 1 + self.below(4));
+                let (k, v) = (self.leaf(&[d[0], m, w]), self.leaf(&[d[0], m, e]));
+                (x.tanh().scaled_dot_product_attention(k, v, Attention { causal: self.below(2) == 1, scale: None }), 1.7)
+            }
+            _ => match self.below(2) {
+                0 => (x.lstm(&name, 1 + self.below(4)), 1.0),
+                _ => (x.gru(&name, 1 + self.below(4)), 1.0),
+            },
+        };
+        self.pool.push(if bound > 4.0 { (y.tanh(), 1.0) } else { (y, bound) });
     }
     fn step(&mut self, genes: &[u16]) {
         self.genes = genes.iter().rev().copied().collect();
@@ -257,6 +341,7 @@ impl<'g> Random<'g> {
                 (x.gather_rows(y), bound)
             }
             33 if s.rank() > 0 => (self.generic(x).argmax(-1).to_f32() * 0.2, 1.0),
+            34..44 => return self.layer(kind),
             _ => (x.detach() + x * 0.3, 1.3 * bound),
         };
         // Large values would hide the rounding errors of small ones, and the other way round.
@@ -265,7 +350,7 @@ impl<'g> Random<'g> {
 }
 
 /// Kinds of steps.
-const KINDS: usize = 34;
+const KINDS: usize = 44;
 
 /// A graph of up to a dozen ops, the loss first among its outputs, then some of its tensors, then gradients of inputs and
 /// parameters; what its inputs are fed; the kinds of its steps.
@@ -304,7 +389,7 @@ fn check(device: &Device, genes: &Genes, number: u32) -> Check {
     g.error().map_or(Ok(()), Err)?;
     let all = [(true, true), (false, false), (true, false), (false, true)];
     let cpu = device.as_gpu().is_none();
-    let some = if cpu { &all[..] } else { &all[..1 + usize::from(number % 4 == 0)] };
+    let some = if cpu { &all[..] } else { &all[..1 + usize::from(number.is_multiple_of(4))] };
     for &(fuse, reuse) in some {
         let options = Options { fuse, reuse, ..device.plan_options() };
         testing::compare(&g, &outputs, &inputs, device, &options, TERMS).map_err(|e| format!("fuse {fuse}, reuse {reuse}: {e}"))?;
