@@ -170,7 +170,7 @@ impl Net {
             if self.batch_norm {
                 x = x.batch_norm(&format!("bn{i}"));
             }
-            x = x.relu().max_pool2d([2, 2]);
+            x = x.relu().max_pool2d(2);
         }
         x = x.flatten();
         for (i, &outputs) in (1..).zip(&self.layers) {

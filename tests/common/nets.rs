@@ -157,8 +157,8 @@ pub fn model(name: &str) -> for<'g> fn(Tensor<'g>) -> Tensor<'g> {
         },
         "cnn" => |x| {
             let padded = || Conv2d { padding: 1.into(), no_bias: true, ..Conv2d::default() };
-            let x = x.conv2d_with("conv1", 8, 3, padded()).batch_norm("bn1").relu().max_pool2d([2, 2]);
-            let x = x.conv2d_with("conv2", 12, 3, padded()).batch_norm("bn2").relu().max_pool2d([2, 2]);
+            let x = x.conv2d_with("conv1", 8, 3, padded()).batch_norm("bn1").relu().max_pool2d(2);
+            let x = x.conv2d_with("conv2", 12, 3, padded()).batch_norm("bn2").relu().max_pool2d(2);
             x.flatten().linear("fc", 10)
         },
         other => panic!("no model for {other}"),

@@ -1,6 +1,7 @@
 //! The methods of [`Tensor`] that take maxima, and the op's test cases.
 
 use super::*;
+use crate::ops::conv2d::Pair;
 use std::panic::Location;
 
 /// What `max_pool1d_with` (`N` = 1) and `max_pool2d_with` (`N` = 2) are given.
@@ -50,19 +51,20 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let mut f = Device::cpu().compile(&[g.input([1, 1, 2, 4]).max_pool2d([2, 2])])?;
+    /// let mut f = Device::cpu().compile(&[g.input([1, 1, 2, 4]).max_pool2d(2)])?;
     /// let x = Host::new([1, 1, 2, 4], vec![1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 8.0, 7.0]);
     /// assert_eq!(f.run(&[x])?[0].f(), &[4.0, 8.0]);
     /// # Ok::<(), downhill::Error>(())
     /// ```
     #[track_caller]
-    pub fn max_pool2d(self, kernel: [usize; 2]) -> Tensor<'g> {
+    pub fn max_pool2d(self, kernel: impl Into<Pair>) -> Tensor<'g> {
         self.max_pool2d_with(kernel, MaxPool::default())
     }
     /// [`max_pool2d`](Tensor::max_pool2d) with options: sizes are `⌊(h + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`, as
     /// PyTorch has it. Mistakes besides: a stride or dilation of 0, a padding of more than half of the kernel.
     #[track_caller]
-    pub fn max_pool2d_with(self, kernel: [usize; 2], options: MaxPool<2>) -> Tensor<'g> {
+    pub fn max_pool2d_with(self, kernel: impl Into<Pair>, options: MaxPool<2>) -> Tensor<'g> {
+        let Pair(kernel) = kernel.into();
         let x = self.shape();
         match no_images(x, 4).map_or_else(|| options.image(x, kernel), Err) {
             _ if self.is_dead() => self,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ops::max_pool2d::{Windows, no_images};
+use crate::ops::conv2d::Pair;
 use std::panic::Location;
 
 /// What `avg_pool1d_with` (`N` = 1) and `avg_pool2d_with` (`N` = 2) are given.
@@ -52,19 +53,20 @@ impl<'g> Tensor<'g> {
     /// ```
     /// use downhill::{Device, Graph, Host};
     /// let g = Graph::inference();
-    /// let mut f = Device::cpu().compile(&[g.input([1, 1, 2, 4]).avg_pool2d([2, 2])])?;
+    /// let mut f = Device::cpu().compile(&[g.input([1, 1, 2, 4]).avg_pool2d(2)])?;
     /// let x = Host::new([1, 1, 2, 4], vec![1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 8.0, 7.0]);
     /// assert_eq!(f.run(&[x])?[0].f(), &[2.5, 6.5]);
     /// # Ok::<(), downhill::Error>(())
     /// ```
     #[track_caller]
-    pub fn avg_pool2d(self, kernel: [usize; 2]) -> Tensor<'g> {
+    pub fn avg_pool2d(self, kernel: impl Into<Pair>) -> Tensor<'g> {
         self.avg_pool2d_with(kernel, AvgPool::default())
     }
     /// [`avg_pool2d`](Tensor::avg_pool2d) with options: sizes are `⌊(h + 2·padding − kernel) / stride⌋ + 1`, as PyTorch has
     /// it. Mistakes besides: a stride of 0, a padding of more than half of the kernel.
     #[track_caller]
-    pub fn avg_pool2d_with(self, kernel: [usize; 2], options: AvgPool<2>) -> Tensor<'g> {
+    pub fn avg_pool2d_with(self, kernel: impl Into<Pair>, options: AvgPool<2>) -> Tensor<'g> {
+        let Pair(kernel) = kernel.into();
         self.resample("avg_pool2d", 4, |k, n| mean(n, kernel[k], options.stride.map(|s| s[k]), options.padding[k], &options))
     }
     /// [`avg_pool2d`](Tensor::avg_pool2d) along one axis: `[n, c, length]` to `[n, c, ⌊length / kernel⌋]`.
