@@ -9,8 +9,8 @@ var<workgroup> index: array<u32, WG>;
 
 // Whether the pair (b, j) comes before (a, i).
 fn before(b: f32, j: u32, a: f32, i: u32) -> bool {
-    let nan_a = a != a;
-    let nan_b = b != b;
+    let nan_a = is_nan(a);
+    let nan_b = is_nan(b);
     let equal = (a == b) || (nan_a && nan_b);
     return select((b > a && !nan_a) || (nan_b && !nan_a), j < i, equal);
 }

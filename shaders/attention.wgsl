@@ -122,7 +122,9 @@ fn across(r: u32, k: u32) -> vec4<f32> {
 
 fn exp4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(f_exp(x.x), f_exp(x.y), f_exp(x.z), f_exp(x.w)); }
 
-fn greater(a: f32, b: f32) -> f32 { return select(b, a, a >= b || a != a); }
+fn larger4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(larger(a.x, b.x), larger(a.y, b.y), larger(a.z, b.z), larger(a.w, b.w));
+}
 
 fn sees(query: u32, key: u32) -> bool { return p.causal == 0u || key <= query; }
 
@@ -151,15 +153,14 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 let j = col + c + z * TC;
                 let score = select(HIDDEN, s[x][z] * p.scale, j < p.cols_n && sees(unit.row + r + x * TR, j));
                 s[x][z] = score;
-                most = greater(most, score);
+                most = larger(most, score);
             }
             slab_c[(r + x * TR) * TC + c] = most;
         }
         workgroupBarrier();
         let before = top;
         for (var k = 0u; k < TC; k++) {
-            let other = across(r, k);
-            top = select(top, other, other > top | other != other);
+            top = larger4(top, across(r, k));
         }
         let shrink = exp4(before - top);
         total *= shrink;

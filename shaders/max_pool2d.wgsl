@@ -6,6 +6,7 @@
 // One invocation for each element that is written; windows that overlap read from cache. grad_x owns an element of dx and looks
 // at the indices of the few windows that reach it, so no sum needs atomics and no maximum is looked for again.
 //!include lib/index
+//!include lib/nan
 
 struct At { plane: u32, row: u32, column: u32 }
 
@@ -40,8 +41,8 @@ fn largest(o: At) -> Best {
         var element = line;
         for (var b = columns.x; b < columns.y; b++) {
             let v = x[element];
-            // Larger, or a NaN, of which the first stays. (v != v is false in SPIR-V, where it is an ordered comparison.)
-            if !(v <= best.value) && best.value == best.value {
+            // Larger, or a NaN, of which the first stays.
+            if (v > best.value || is_nan(v)) && !is_nan(best.value) {
                 best = Best(v, a * K_W + b);
             }
             element += D_W;

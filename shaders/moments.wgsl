@@ -26,7 +26,7 @@ fn moments(local: u32, t: Line) -> vec2<f32> {
     q = lanes_sum(local, q);
     // What rounding left in the mean.
     rest = lanes_sum(local, rest);
-    return vec2(m + rest / len, max(q - rest * rest / len, 0.0));
+    return vec2(m + rest / len, larger(q - rest * rest / len, 0.0));
 }
 
 @compute @workgroup_size(WG)

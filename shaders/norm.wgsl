@@ -42,7 +42,7 @@ fn mean_of(local: u32, t: Line, len: f32) -> f32 {
 // What the mean left, and r, from the means of x − m and of its square.
 fn rest_and_r(rest: f32, square: f32) -> vec2<f32> {
     let c = select(0.0, rest, CENTRE == 1u);
-    return vec2(c, 1.0 / sqrt(max(square - c * c, 0.0) + p.eps));
+    return vec2(c, 1.0 / sqrt(larger(square - c * c, 0.0) + p.eps));
 }
 
 @compute @workgroup_size(WG)

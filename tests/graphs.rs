@@ -4,12 +4,14 @@ mod common;
 
 use common::{BOTH, Check, On, Suite, bits};
 use downhill::{
-    Compiled, Device, Fit, Graph, Host, Shape, Trainer,
+    Compiled, Device, Error, Fit, Graph, Host, Shape, Trainer,
     data::{Dataset, Target},
     init::Init,
     layers::Linear,
+    losses::cross_entropy,
     ops::{
         Fill,
+        attention::Attention,
         map::{Expr, Fun, Inst, Map, Sub},
         max_pool2d::MaxPool,
         pad::PadMode,
@@ -23,6 +25,7 @@ use downhill::{
 fn main() {
     let mut suite = Suite::new();
     let devices = [On::Cpu, On::Gpu, On::Small];
+    let special = [On::Cpu, On::Gpu, On::Checked];
     suite.each(&devices, "gradients that are shared, constant or aliases", gradients);
     suite.each(&BOTH, "a loss that is a parameter", loss_is_a_parameter);
     suite.each(&BOTH, "a parameter without a part in the loss", unused);
@@ -33,6 +36,9 @@ fn main() {
     suite.each(&BOTH, "weights shared by name", shared_by_name);
     suite.each(&BOTH, "second derivatives of pooling", second_derivatives);
     suite.each(&BOTH, "NaN in a window", nan_in_a_window);
+    suite.each(&special, "NaN and infinity through functions", special_functions);
+    suite.each(&special, "NaN and infinity through lines", special_lines);
+    suite.each(&BOTH, "a NaN inside of a model", diverges);
     suite.each(&devices, "dropout of channels", dropout_of_channels);
     suite.test("tensors of different graphs", different_graphs);
     suite.test("tensors whose data is of another type", another_type);
@@ -326,6 +332,123 @@ fn nan_in_a_window(device: &Device) -> Check {
             assert!(out[0].f()[0].is_nan() && out[0].f()[1..].iter().all(|&y| y == 6.0), "{kernel:?} {at}: {:?}", out[0]);
             assert_eq!(out[1].f(), want, "{kernel:?} {at}");
         }
+    }
+    Ok(())
+}
+
+/// What must not be lost on the way to a loss, and finite values beside it.
+const SPECIAL: [f32; 10] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, 1.0, -1.0, 0.5, 2.0, -2.5, 3.0];
+
+/// Every function of every one of them, alone and fused with its neighbours, is NaN and infinite where the oracle is.
+fn special_functions(device: &Device) -> Check {
+    for arity in 1..=3 {
+        // All tuples.
+        let n = SPECIAL.len().pow(arity);
+        let column = |k: u32| Host::new([n], (0..n).map(|i| SPECIAL[i / SPECIAL.len().pow(k) % SPECIAL.len()]).collect());
+        let feed: Vec<Host<f32>> = (0..arity).map(column).collect();
+        let g = Graph::inference();
+        let x: Vec<_> = feed.iter().map(|_| g.input([n])).collect();
+        let inner: Vec<_> = x.iter().map(|&x| x * 1.0).collect();
+        for &f in Fun::ALL.iter().filter(|f| f.arity() == arity as usize) {
+            let args: Vec<_> = (0..arity as usize).map(Inst::Input).collect();
+            let y = g.apply(Map::new(Expr::call(f, &args)), &inner) * 2.0;
+            for fuse in [true, false] {
+                let options = Options { fuse, ..device.plan_options() };
+                testing::compare(&g, &[y], &feed, device, &options, 1).map_err(|e| format!("{}, fused {fuse}: {e}", f.name()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same of whatever looks at a line as a whole: one, several or many invocations to a line, along either axis.
+fn special_lines(device: &Device) -> Check {
+    for n in [5, 67, 5003] {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        let ends: [&[(usize, f32)]; 9] = [
+            &[],
+            &[(0, nan)],
+            &[(n - 1, nan)],
+            &[(1, nan), (n - 2, nan), (2, inf)],
+            &[(n / 2, inf)],
+            &[(n / 2, -inf)],
+            &[(0, inf), (n - 1, -inf)],
+            &[(0, -inf), (n - 1, nan)],
+            &[(0, inf), (n - 1, inf)],
+        ];
+        let m = ends.len();
+        let mut x = testing::fill([m, n].into(), &Fill::Range(-2.0, 3.0), 5).f().to_vec();
+        for (row, ends) in ends.iter().enumerate() {
+            ends.iter().for_each(|&(at, value)| x[row * n + at] = value);
+        }
+        let g = Graph::training();
+        let (input, labels) = (g.input([m, n]), g.labels([m]));
+        g.require_classes(labels, n);
+        let rows = input * 1.0;
+        let columns = rows.permute(&[1, 0]);
+        let mut all: Vec<(&str, downhill::Tensor)> = Vec::new();
+        for (axis, x) in [(1, rows), (0, columns)] {
+            all.extend([
+                ("sum", x.sum(&[axis], false)),
+                ("mean", x.mean(&[axis], false)),
+                ("max", x.max(&[axis], false)),
+                ("min", x.min(&[axis], false)),
+                ("argmax", x.argmax(axis)),
+                ("argmin", x.argmin(axis)),
+                ("variance", x.variance(&[axis], 0, false)),
+                ("softmax", x.softmax(axis)),
+                ("log_softmax", x.log_softmax(axis)),
+                ("logsumexp", x.logsumexp(&[axis], false)),
+            ]);
+        }
+        let images = rows.reshape([m, 1, 1, n]);
+        all.extend([
+            ("layer_norm", rows.layer_norm("layer")),
+            ("rms_norm", rows.rms_norm("rms")),
+            ("cross_entropy", cross_entropy(rows, labels).none()),
+            ("matmul", rows.matmul(g.full([n, 3], 0.5))),
+            ("max_pool2d", images.max_pool2d([1, 3])),
+            ("conv2d", images.conv2d("conv", 2, [1, 3])),
+        ]);
+        if n < 100 {
+            let q = rows.reshape([1, m, n]);
+            let v = g.constant(testing::fill([1, m, 4].into(), &Fill::Range(-1.0, 1.0), 6));
+            all.push(("attention", q.scaled_dot_product_attention(q * 0.5, v, Attention::default())));
+        }
+        let feed = [Host::new([m, n], x), Host::labels([m], (0..m as u32).map(|i| i % n as u32).collect())];
+        for (name, y) in all {
+            for fuse in [true, false] {
+                let options = Options { fuse, ..device.plan_options() };
+                testing::compare(&g, &[y], &feed, device, &options, n).map_err(|e| format!("{name} of {n}, fused {fuse}: {e}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whatever stands between it and the loss, the guard sees it.
+fn diverges(device: &Device) -> Check {
+    let layers: [(&str, fn(downhill::Tensor) -> downhill::Tensor); 8] = [
+        ("relu", |x| x.relu()),
+        ("maximum", |x| x.maximum(0.0)),
+        ("clamp", |x| x.clamp(-1.0, 1.0)),
+        ("max_pool2d", |x| x.reshape([1, 1, 2, 4]).max_pool2d([2, 2]).reshape([2])),
+        ("max", |x| x.max(&[0], false)),
+        ("softmax", |x| x.softmax(0).square()),
+        ("exp", |x| x.exp()),
+        ("rms_norm", |x| x.rms_norm("rms").slice(0, 1, 8)),
+    ];
+    for (name, layer) in layers {
+        let g = Graph::training();
+        let w = g.param("w", [8], Init::Ones);
+        let mut trainer = Trainer::new(device, layer((w * g.input([8])).ln()).sum_all(), Sgd::new(0.1))?;
+        let mut x = vec![1.5; 8];
+        trainer.step(&[Host::new([8], x.clone())])?;
+        trainer.loss()?;
+        x[0] = -1.0;
+        trainer.step(&[Host::new([8], x)])?;
+        let loss = trainer.loss();
+        assert!(matches!(&loss, Err(Error::Diverged { step: 1, what, .. }) if what == "loss"), "{name}: {loss:?}");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 // A unit is one chunk of a line number: o · chunks + chunk for all inner lines of o, or, where groups > 1, one tile of
 // COLUMNS of them; with groups = 1 it goes over all tiles, one a round. Only then can a dispatch be a window of the whole
 // (p.first > 0); it sees each tensor from the last multiple of 64 elements at or before its first unit (Span::Lines).
+//!include lib/nan
 
 struct Line {
     // Its first element in x; the others are p.inner apart.
@@ -56,10 +57,7 @@ fn lanes_sum(local: u32, v: f32) -> f32 {
     return part[local - lane * COLUMNS];
 }
 
-// The larger of a and b; NaN where one of them is.
-fn larger(a: f32, b: f32) -> f32 { return select(b, a, a >= b || a != a); }
-
-// The same for the maximum.
+// The same for the maximum, NaN where there is one.
 fn lanes_max(local: u32, v: f32) -> f32 {
     if LANES == 1u {
         return v;

@@ -4,6 +4,7 @@
 // functions: WGSL lets those be wrong by many units in the last place (and sin and cos by 2^-11), and drivers differ.
 // With these, every device gives the same answer to a few units in the last place. Elementwise kernels wait for
 // memory, so the few extra operations cost next to nothing.
+//!include lib/nan
 
 // x · 2^n for -252 <= n <= 254, in two steps, since neither the scale nor the result need be a normal number.
 fn scale(x: f32, n: i32) -> f32 {
@@ -18,7 +19,7 @@ fn f_exp(x: f32) -> f32 {
     let r = (c - n * 0.693359375) + n * 2.12194440e-4;
     let s = 1.0 + r * (1.0 + r * (0.5 + r * (0.166666667 + r * (0.0416666667 + r * (8.33333333e-3 + r * (1.38888889e-3 + r * 1.98412698e-4))))));
     let y = scale(s, i32(n));
-    return select(y, x, x != x);
+    return select(y, x, is_nan(x));
 }
 
 // 2 atanh(s) for |s| <= 0.172: ln of (1 + s)/(1 - s).
@@ -114,23 +115,25 @@ fn f_add(a: f32, b: f32) -> f32 { return a + b; }
 fn f_sub(a: f32, b: f32) -> f32 { return a - b; }
 fn f_mul(a: f32, b: f32) -> f32 { return a * b; }
 fn f_div(a: f32, b: f32) -> f32 { return a / b; }
-// a^b = ±e^(b ln|a|), negative for a < 0 and odd b; NaN for a < 0 and b not whole.
+// a^b = ±e^(b ln|a|), negative for a < 0 and odd b; NaN for finite a < 0 and b not whole. 1 where b is 0 or |a| is 1,
+// even beside infinity, and of a = 1 beside NaN.
 fn f_pow(a: f32, b: f32) -> f32 {
     // b ln|a| in two parts: its rounding error would be multiplied by the result.
     let l = f_ln(abs(a));
     let h = b * l;
     // Beyond the range of e^h there is nothing to correct, and infinities would make a NaN.
-    let y = f_exp(h) * (1.0 + select(0.0, fma(b, l, -h), abs(h) < 200.0));
+    let power = f_exp(h) * (1.0 + select(0.0, fma(b, l, -h), abs(h) < 200.0));
+    let y = select(power, 1.0, abs(a) == 1.0);
     let whole = floor(b) == b;
     let odd = whole && abs(b) < 16777216.0 && (i32(b) & 1) != 0;
-    let negative = select(select((a - a) / (a - a), y, whole), -y, odd);
-    let positive = select(y, select(0.0, 1.0 / abs(a), b < 0.0), a == 0.0);
+    let negative = select(select((a - a) / (a - a), y, whole || a < -3.40282347e38), -y, odd);
+    let positive = select(y, select(0.0, 1.0 / abs(a), b < 0.0), a == 0.0 && !is_nan(b));
     return select(select(positive, negative, a < 0.0), 1.0, b == 0.0);
 }
-fn f_maximum(a: f32, b: f32) -> f32 { return select(b, a, a > b || a != a); }
-fn f_minimum(a: f32, b: f32) -> f32 { return select(b, a, a < b || a != a); }
+fn f_maximum(a: f32, b: f32) -> f32 { return select(b, a, a > b || is_nan(a)); }
+fn f_minimum(a: f32, b: f32) -> f32 { return select(b, a, a < b || is_nan(a)); }
 fn f_eq(a: f32, b: f32) -> f32 { return f32(a == b); }
-fn f_ne(a: f32, b: f32) -> f32 { return f32(a != b); }
+fn f_ne(a: f32, b: f32) -> f32 { return f32(!(a == b)); }
 fn f_lt(a: f32, b: f32) -> f32 { return f32(a < b); }
 fn f_le(a: f32, b: f32) -> f32 { return f32(a <= b); }
 fn f_gt(a: f32, b: f32) -> f32 { return f32(a > b); }
@@ -140,4 +143,4 @@ fn f_elu(a: f32, b: f32) -> f32 { return select(b * f_expm1(a), a, a > 0.0); }
 fn at_least(x: f32, low: f32) -> f32 { return select(x, low, x < low); }
 fn f_bce(p: f32, y: f32) -> f32 { return -(y * at_least(f_ln(p), -100.0) + (1.0 - y) * at_least(f_log1p(-p), -100.0)); }
 fn f_clamp(a: f32, b: f32, c: f32) -> f32 { return select(select(a, c, a > c), b, a < b); }
-fn f_where(a: f32, b: f32, c: f32) -> f32 { return select(c, b, a != 0.0); }
+fn f_where(a: f32, b: f32, c: f32) -> f32 { return select(b, c, a == 0.0); }

@@ -26,6 +26,7 @@ const LIBRARY: &[Source] = &[
     source!("lib/index"),
     source!("lib/lines"),
     source!("lib/map"),
+    source!("lib/nan"),
     source!("lib/philox"),
 ];
 

@@ -6,7 +6,7 @@
 
 use super::{
     lines::Lines,
-    reduce::{Fold, fold_passes},
+    reduce::{Fold, fold_passes, larger},
     *,
 };
 use crate::{
@@ -188,7 +188,7 @@ impl OpDef for Variance {
             [d, d * d]
         });
         let (n, divisor) = (self.over.count(shape) as f64, self.divisor(shape) as f64);
-        y.f.iter_mut().zip(all).for_each(|(y, [s, q])| *y = ((q - s * s / n).max(0.0) / divisor) as f32);
+        y.f.iter_mut().zip(all).for_each(|(y, [s, q])| *y = (larger(q - s * s / n, 0.0) / divisor) as f32);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         // Σ (x − mean) = 0: what flows through the mean vanishes, whatever x is.

@@ -3,7 +3,7 @@
 //! `y = (x − m)·r`, `r = 1 / √(mean (x − m)² + eps)`, each mean over all axes from `start` on; m is the mean of x, or 0
 //! without `centre`. The gradient is `dx = r·(dy − mean dy − y·mean(dy·y))`, the second term only with `centre`.
 
-use super::{lines::Lines, moments::sums, *};
+use super::{lines::Lines, moments::sums, reduce::larger, *};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 
@@ -67,7 +67,7 @@ impl Rule {
     /// From the sums of x − first and of its square.
     fn finish(&self, first: f64, [s, q]: [f64; 2], n: usize) -> Line {
         let shift = if self.centre { s / n as f64 } else { 0.0 };
-        Line { first, shift, r: 1.0 / ((q / n as f64 - shift * shift).max(0.0) + f64::from(self.eps)).sqrt() }
+        Line { first, shift, r: 1.0 / (larger(q / n as f64 - shift * shift, 0.0) + f64::from(self.eps)).sqrt() }
     }
     /// Deviations from the first element are exact in f64: one reading is enough for both sums.
     fn first(&self, x: &[f32]) -> f64 {

@@ -38,7 +38,7 @@ pub struct Reduce {
 }
 
 /// The larger, or NaN where one is.
-fn larger(a: f64, b: f64) -> f64 {
+pub(super) fn larger(a: f64, b: f64) -> f64 {
     if a >= b || a.is_nan() { a } else { b }
 }
 fn smaller(a: f64, b: f64) -> f64 {
