@@ -428,7 +428,8 @@ fn special_lines(device: &Device) -> Check {
 
 /// Whatever stands between it and the loss, the guard sees it.
 fn diverges(device: &Device) -> Check {
-    let layers: [(&str, fn(downhill::Tensor) -> downhill::Tensor); 8] = [
+    type Layer = fn(downhill::Tensor) -> downhill::Tensor;
+    let layers: [(&str, Layer); 8] = [
         ("relu", |x| x.relu()),
         ("maximum", |x| x.maximum(0.0)),
         ("clamp", |x| x.clamp(-1.0, 1.0)),
