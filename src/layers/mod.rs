@@ -1,9 +1,11 @@
 //! Layers: named parameters and ops, no kernels of their own.
 
+mod attention;
 mod conv;
 mod norm;
 mod recurrent;
 
+pub use attention::{MultiHeadAttention, TransformerEncoderLayer};
 pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use recurrent::{Direction, Gru, Lstm, Recurrent};

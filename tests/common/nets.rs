@@ -3,8 +3,12 @@
 use crate::golden::Args;
 use downhill::{
     Tensor,
-    layers::{BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Recurrent, RmsNorm},
+    layers::{
+        BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, MultiHeadAttention, Recurrent, RmsNorm,
+        TransformerEncoderLayer,
+    },
     ops::{
+        attention::Attention,
         conv2d::{Convolution, Padding},
         max_pool2d::MaxPool,
         pad::PadMode,
@@ -13,10 +17,10 @@ use downhill::{
 };
 
 /// Files of ops.
-pub const OPS: [&str; 2] = ["conv", "pool"];
+pub const OPS: [&str; 3] = ["attention", "conv", "pool"];
 
 /// Files of layers, with parameters named as in PyTorch's state dicts.
-pub const LAYERS: [&str; 3] = ["conv_layers", "norm_layers", "recurrent_layers"];
+pub const LAYERS: [&str; 4] = ["attention_layers", "conv_layers", "norm_layers", "recurrent_layers"];
 
 /// Sizes along each axis.
 fn sizes<const D: usize>(args: &mut Args, name: &str) -> [usize; D] {
@@ -96,6 +100,10 @@ pub fn op<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         // attention and embedding
 
         // recurrent
+        "attention" => {
+            let options = Attention { causal: args.b("causal"), scale: Some(args.f32("scale")) };
+            x[0].scaled_dot_product_attention(x[1], x[2], options)
+        }
         other => panic!("no op for {other}"),
     }
 }
@@ -140,6 +148,16 @@ pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         "instance_norm" => x[0].instance_norm_with("layer", InstanceNorm { eps: args.f32("eps"), affine: args.b("affine") }),
 
         // attention and embedding
+        "embedding" => x[0].embedding("layer", args.u("vocabulary"), args.u("dim")),
+        "multi_head_attention" => {
+            let (causal, no_bias, memory) = (args.b("causal"), !args.b("bias"), x.get(1).copied());
+            x[0].multi_head_attention_with("layer", args.u("heads"), MultiHeadAttention { causal, no_bias, memory })
+        }
+        "transformer_encoder_layer" => {
+            let (norm_first, causal, gelu) = (args.b("norm_first"), args.b("causal"), args.b("gelu"));
+            let options = TransformerEncoderLayer { norm_first, causal, gelu, dropout: 0.0 };
+            x[0].transformer_encoder_layer_with("layer", args.u("heads"), args.u("feed_forward"), options)
+        }
 
         // recurrent
         "lstm" | "gru" => recurrent(name, args, x),
@@ -160,6 +178,11 @@ pub fn model(name: &str) -> for<'g> fn(Tensor<'g>) -> Tensor<'g> {
             let x = x.conv2d_with("conv1", 8, 3, padded()).batch_norm("bn1").relu().max_pool2d(2);
             let x = x.conv2d_with("conv2", 12, 3, padded()).batch_norm("bn2").relu().max_pool2d(2);
             x.flatten().linear("fc", 10)
+        },
+        "transformer" => |x| {
+            let options = TransformerEncoderLayer { norm_first: true, dropout: 0.0, ..TransformerEncoderLayer::default() };
+            let x = x.linear("embed", 16).positional_embedding("pos", 8);
+            x.transformer_encoder_layer_with("block", 4, 32, options).mean(&[1], false).linear("out", 10)
         },
         other => panic!("no model for {other}"),
     }

@@ -1,0 +1,266 @@
+//! Attention: embeddings, positions, multi-head attention and the transformer's encoder layer. Parameters and defaults are
+//! PyTorch's.
+
+use super::Linear;
+use crate::{
+    graph::Tensor,
+    host::Host,
+    init::Init,
+    ops::attention::Attention,
+    shape::{DType, Shape},
+};
+use std::panic::Location;
+
+/// What [multi-head attention](Tensor::multi_head_attention) is made with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MultiHeadAttention<'g> {
+    /// Place i sees the places 0..=i alone.
+    pub causal: bool,
+    /// Leaves all biases out.
+    pub no_bias: bool,
+    /// What is attended to, `[n, s, e]`; the input itself without it.
+    pub memory: Option<Tensor<'g>>,
+}
+
+/// What a [transformer encoder layer](Tensor::transformer_encoder_layer) is made with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TransformerEncoderLayer {
+    /// Normalises what goes into attention and feed-forward part instead of what comes out (Xiong et al. 2020): it trains
+    /// without a warm-up.
+    pub norm_first: bool,
+    /// Place i sees the places 0..=i alone: a language model.
+    pub causal: bool,
+    /// The share of numbers that a training step leaves out after each part; 0.1.
+    pub dropout: f32,
+    /// GELU instead of ReLU.
+    pub gelu: bool,
+}
+
+impl Default for TransformerEncoderLayer {
+    fn default() -> Self {
+        TransformerEncoderLayer { norm_first: false, causal: false, dropout: 0.1, gelu: false }
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// A vector for each index: indices `[..]` below `vocabulary` to `[.., dim]`, rows of the parameter `name.weight`
+    /// `[vocabulary, dim]`, which starts standard normal. An index that is out of range is an error before the step runs.
+    ///
+    /// ```
+    /// use downhill::Graph;
+    /// let g = Graph::training();
+    /// let y = g.labels([32, 20]).embedding("words", 5000, 64);
+    /// assert_eq!(y.shape().dims(), &[32, 20, 64]);
+    /// ```
+    #[track_caller]
+    pub fn embedding(self, name: &str, vocabulary: usize, dim: usize) -> Tensor<'g> {
+        let shape = self.shape();
+        if self.is_dead() {
+            return self;
+        }
+        if shape.dtype() != DType::U32 {
+            let why = "takes indices (Graph::labels), not floats".to_string();
+            return self.graph().mistake("embedding", &[shape], why, Location::caller());
+        }
+        let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
+        table.gather_rows(self)
+    }
+    /// Adds to each place of `[.., t, e]` a vector that is learnt: the first t rows of the parameter `name.weight`
+    /// `[longest, e]`, which starts normal with a deviation of 0.02. A mistake: a sequence longer than `longest`.
+    #[track_caller]
+    pub fn positional_embedding(self, name: &str, longest: usize) -> Tensor<'g> {
+        let Some([t, e]) = self.places("positional_embedding") else { return self.graph().dead() };
+        if t > longest {
+            let why = format!("the sequence has {t} places, but {longest} were planned");
+            return self.graph().mistake("positional_embedding", &[self.shape()], why, Location::caller());
+        }
+        let table = self.graph().param(&format!("{name}.weight"), [longest, e], Init::Normal { mean: 0.0, std: 0.02 });
+        self + table.slice(0, 0, t)
+    }
+    /// Adds sin(i / 10000^(2k/e)) to feature 2k of place i of `[.., t, e]`, and the cosine to feature 2k + 1 (Vaswani et al.
+    /// 2017, §3.5).
+    #[track_caller]
+    pub fn sinusoidal_positions(self) -> Tensor<'g> {
+        let Some([t, e]) = self.places("sinusoidal_positions") else { return self.graph().dead() };
+        let value = |at: usize| {
+            let (i, c) = ((at / e) as f64, at % e);
+            let angle = i / 1e4f64.powf((c - c % 2) as f64 / e as f64);
+            (if c % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+        };
+        self + self.graph().constant(Host::new([t, e], (0..t * e).map(value).collect()))
+    }
+    /// The last two axes of a sequence.
+    #[track_caller]
+    fn places(self, op: &str) -> Option<[usize; 2]> {
+        let shape = self.shape();
+        match shape.dims() {
+            _ if self.is_dead() => None,
+            [.., t, e] if shape.dtype() == DType::F32 => Some([*t, *e]),
+            _ => {
+                self.graph().mistake(op, &[shape], "takes floats [.., places, features]".into(), Location::caller());
+                None
+            }
+        }
+    }
+    /// Self-attention of `[n, t, e]` in `heads` heads: queries, keys and values are linear in the input, each head of e / heads
+    /// features attends on its own, and what they gather goes through a last linear layer (Vaswani et al. 2017, §3.2.2). The
+    /// parameters are `name.in_proj_weight` `[3e, e]` (queries, keys, values), `name.in_proj_bias`, `name.out_proj.weight` and
+    /// `name.out_proj.bias`, those of `torch.nn.MultiheadAttention`.
+    ///
+    /// A mistake: other than three axes, heads that do not divide the features.
+    #[track_caller]
+    pub fn multi_head_attention(self, name: &str, heads: usize) -> Tensor<'g> {
+        self.multi_head_attention_with(name, heads, MultiHeadAttention::default())
+    }
+    /// [`multi_head_attention`](Tensor::multi_head_attention) with options.
+    #[track_caller]
+    pub fn multi_head_attention_with(self, name: &str, heads: usize, options: MultiHeadAttention<'g>) -> Tensor<'g> {
+        let (g, memory, place) = (self.graph(), options.memory.unwrap_or(self), Location::caller());
+        if self.is_dead() || memory.is_dead() {
+            return g.dead();
+        }
+        let shapes: Vec<Shape> = [self].into_iter().chain(options.memory).map(|x| x.shape()).collect();
+        let (n, t, e, s) = match (shapes[0].dims(), memory.shape().dims()) {
+            (&[n, t, e], &[m, s, f]) if (n, e) == (m, f) => (n, t, e, s),
+            (&[..], &[_, _, _]) if shapes[0].rank() == 3 => {
+                let why = "what is attended to has another number of samples or features than the input".to_string();
+                return g.mistake("multi_head_attention", &shapes, why, place);
+            }
+            _ => return g.mistake("multi_head_attention", &shapes, "takes sequences [n, places, features]".into(), place),
+        };
+        if heads == 0 || !e.is_multiple_of(heads) {
+            return g.mistake("multi_head_attention", &shapes, format!("{heads} heads do not divide {e} features"), place);
+        }
+        let w = g.param(&format!("{name}.in_proj_weight"), [3 * e, e], Init::XavierUniform { gain: 1.0 });
+        let b = (!options.no_bias).then(|| g.param(&format!("{name}.in_proj_bias"), [3 * e], Init::Zeros));
+        // Parts `from..to` of queries, keys and values, [parts, n, heads, places, features of a head].
+        let project = |x: Tensor<'g>, places: usize, from: usize, to: usize| {
+            let part = |p: Tensor<'g>| if to - from == 3 { p } else { p.slice(0, from * e, to * e) };
+            let y = x.reshape([n * places, e]).matmul_t(part(w), false, true);
+            let y = b.map_or(y, |b| y + part(b));
+            y.reshape([n, places, to - from, heads, e / heads]).permute(&[2, 0, 3, 1, 4])
+        };
+        let nth = |all: Tensor<'g>, i: usize| all.slice(0, i, i + 1).squeeze(0);
+        let (q, k, v) = match options.memory {
+            None => {
+                let all = project(self, t, 0, 3);
+                (nth(all, 0), nth(all, 1), nth(all, 2))
+            }
+            Some(memory) => {
+                let both = project(memory, s, 1, 3);
+                (project(self, t, 0, 1).squeeze(0), nth(both, 0), nth(both, 1))
+            }
+        };
+        let y = q.scaled_dot_product_attention(k, v, Attention { causal: options.causal, scale: None });
+        let y = y.permute(&[0, 2, 1, 3]).reshape([n, t, e]);
+        y.linear_with(&format!("{name}.out_proj"), e, Linear { no_bias: options.no_bias, bias: Some(Init::Zeros), ..Linear::default() })
+    }
+    /// The transformer's encoder layer on `[n, t, e]` (Vaswani et al. 2017, §3.1): with x₁ = norm1(x + attention(x)) it gives
+    /// norm2(x₁ + linear2(relu(linear1(x₁)))), where `linear1` has `feed_forward` outputs. The parameters are those of
+    /// `torch.nn.TransformerEncoderLayer`: `name.self_attn.…`, `name.linear1.…`, `name.linear2.…`, `name.norm1.…`, `name.norm2.…`.
+    ///
+    /// ```
+    /// use downhill::{Graph, layers::TransformerEncoderLayer};
+    /// let g = Graph::training();
+    /// let x = g.labels([8, 20]).embedding("words", 500, 32).positional_embedding("places", 64);
+    /// let options = TransformerEncoderLayer { causal: true, norm_first: true, ..TransformerEncoderLayer::default() };
+    /// let y = x.transformer_encoder_layer_with("block1", 4, 128, options).linear("next", 500);
+    /// assert_eq!(y.shape().dims(), &[8, 20, 500]);
+    /// ```
+    #[track_caller]
+    pub fn transformer_encoder_layer(self, name: &str, heads: usize, feed_forward: usize) -> Tensor<'g> {
+        self.transformer_encoder_layer_with(name, heads, feed_forward, TransformerEncoderLayer::default())
+    }
+    /// [`transformer_encoder_layer`](Tensor::transformer_encoder_layer) with options. Dropout is after attention, after the
+    /// activation and after the second linear layer; PyTorch also leaves out weights of the attention itself.
+    #[track_caller]
+    pub fn transformer_encoder_layer_with(
+        self,
+        name: &str,
+        heads: usize,
+        feed_forward: usize,
+        options: TransformerEncoderLayer,
+    ) -> Tensor<'g> {
+        let TransformerEncoderLayer { norm_first, causal, dropout, gelu } = options;
+        let part = |part: &str| format!("{name}.{part}");
+        let attend = |x: Tensor<'g>| {
+            let options = MultiHeadAttention { causal, ..MultiHeadAttention::default() };
+            x.multi_head_attention_with(&part("self_attn"), heads, options).dropout(dropout)
+        };
+        let feed = |x: Tensor<'g>| {
+            let hidden = x.linear(&part("linear1"), feed_forward);
+            let hidden = if gelu { hidden.gelu() } else { hidden.relu() };
+            hidden.dropout(dropout).linear(&part("linear2"), x.shape().last()).dropout(dropout)
+        };
+        let norm = |x: Tensor<'g>, k: usize| x.layer_norm(&part(&format!("norm{k}")));
+        if self.shape().rank() != 3 {
+            let why = "takes sequences [n, places, features]".to_string();
+            return self.graph().mistake("transformer_encoder_layer", &[self.shape()], why, Location::caller());
+        }
+        if norm_first {
+            let x = self + attend(norm(self, 1));
+            x + feed(norm(x, 2))
+        } else {
+            let x = norm(self + attend(self), 1);
+            norm(x + feed(x), 2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, Graph, ops::Fill, testing};
+
+    #[test]
+    fn a_causal_layer_does_not_look_ahead() {
+        let run = |causal: bool, last: f32| {
+            let g = Graph::inference();
+            let options = TransformerEncoderLayer { causal, ..TransformerEncoderLayer::default() };
+            let y = g.input([1, 5, 8]).sinusoidal_positions().transformer_encoder_layer_with("block", 2, 16, options);
+            let mut x = testing::fill(Shape::from([1, 5, 8]), &Fill::Range(-1.0, 1.0), 3).f().to_vec();
+            x[39] = last;
+            Device::cpu().compile(&[y]).unwrap().run(&[Host::new([1, 5, 8], x)]).unwrap().remove(0).f()[..32].to_vec()
+        };
+        assert_eq!(run(true, 0.5), run(true, -0.7));
+        assert_ne!(run(false, 0.5), run(false, -0.7));
+    }
+    #[test]
+    fn positions() {
+        let g = Graph::inference();
+        let y = Device::cpu().compile(&[(g.input([3, 5]) * 0.0).sinusoidal_positions()]).unwrap().run(&[Host::zeros(Shape::from([3, 5]))]);
+        let y = y.unwrap().remove(0);
+        let at = |i: f64, k: i32| i / 1e4f64.powf(f64::from(2 * k) / 5.0);
+        let want: Vec<f64> = (0..3).flat_map(|i| [0, 0, 1, 1, 2].map(|k| at(f64::from(i), k))).collect();
+        for (c, (got, angle)) in y.f().iter().zip(want).enumerate() {
+            let want = if c % 5 % 2 == 0 { angle.sin() } else { angle.cos() };
+            assert!((f64::from(*got) - want).abs() < 1e-6, "{c}");
+        }
+    }
+    #[test]
+    fn mistakes() {
+        let told = |f: for<'g> fn(&'g Graph) -> Tensor<'g>, want: &str| {
+            let g = Graph::training();
+            assert!(f(&g).is_dead());
+            let text = g.error().map_or(String::new(), |e| e.to_string());
+            assert!(text.starts_with(want) && text.contains("(src/layers/attention.rs:"), "{text}");
+        };
+        told(|g| g.input([4, 3]).embedding("e", 5, 2), "embedding: [4, 3]: takes indices (Graph::labels), not floats");
+        told(
+            |g| g.input([2, 12, 4]).positional_embedding("p", 8),
+            "positional_embedding: [2, 12, 4]: the sequence has 12 places, but 8 were planned",
+        );
+        told(|g| g.input([4]).sinusoidal_positions(), "sinusoidal_positions: [4]: takes floats [.., places, features]");
+        told(|g| g.input([2, 5, 6]).multi_head_attention("a", 4), "multi_head_attention: [2, 5, 6]: 4 heads do not divide 6 features");
+        told(|g| g.input([2, 5, 6]).multi_head_attention("a", 0), "multi_head_attention: [2, 5, 6]: 0 heads do not divide 6");
+        told(|g| g.input([5, 6]).multi_head_attention("a", 2), "multi_head_attention: [5, 6]: takes sequences [n, places, features]");
+        told(
+            |g| {
+                let options = MultiHeadAttention { memory: Some(g.input([2, 3, 8])), ..MultiHeadAttention::default() };
+                g.input([2, 5, 6]).multi_head_attention_with("a", 2, options)
+            },
+            "multi_head_attention: [2, 5, 6] × [2, 3, 8]: what is attended to has another number",
+        );
+        told(|g| g.input([5, 6]).transformer_encoder_layer("a", 2, 8), "transformer_encoder_layer: [5, 6]: takes sequences");
+    }
+}
