@@ -74,7 +74,8 @@ fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) ->
             slab_c[e % SLAB * ROW_C + e / SLAB] = value;
         }
         workgroupBarrier();
-        for (var q = 0u; q < SLAB; q++) {
+        let deep = min(SLAB, count - at);
+        for (var q = 0u; q < deep; q++) {
             let ir = q * ROW_R + r;
             let ic = q * ROW_C + c;
             let z = vec4<f32>(slab_c[ic], slab_c[ic + TC], slab_c[ic + 2u * TC], slab_c[ic + 3u * TC]);
@@ -104,7 +105,8 @@ fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, a
             slab_c[e] = value;
         }
         workgroupBarrier();
-        for (var h = 0u; h < DEPTH; h++) {
+        let deep = min(DEPTH, p.cols_n - col - k);
+        for (var h = 0u; h < deep; h++) {
             let at = (k + h) * ROW_R + r;
             let w = vec4<f32>(weights[at], weights[at + TR], weights[at + 2u * TR], weights[at + 3u * TR]);
             for (var t = 0u; t < COLS; t++) {

@@ -3,9 +3,11 @@
 // One invocation per element of y; neighbours read neighbours of one row.
 // scatter_rows — dtable[r,j] = Σ_i dy[i,j] · (index[i] = r), the gradient
 //   dy [m, cols]   dtable [rows, cols]
-// One invocation per element of dtable goes over all m indices and adds what is its own, in their order: no atomics, the same
-// sum every time. That costs rows · cols · m comparisons (an index is read once by all the neighbours of a row): fine for
-// class weights and small vocabularies; a large one wants the indices sorted first.
+// Two passes, no atomics, the same sum every time:
+// `sort` — order [m] has the tokens i by index and, of equal indices, by number: one invocation per token counts how many come
+// before it, m² comparisons in all (neighbours read the same index at the same time).
+// `grad_table` — LANES invocations per row of dtable find the row's first token by bisection, then add up its tokens, in
+// their order: each of them the columns lane, lane + LANES, ….
 // An index ≥ rows (a caller's mistake, caught on the host) is taken as the last row, so that no read is out of bounds.
 //!include lib/index
 
@@ -18,18 +20,46 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     }
 }
 
+fn row_of(i: u32) -> u32 { return min(index[i], p.rows - 1u); }
+
 @compute @workgroup_size(WG)
-fn grad_table(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn sort(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let i = group_index(id, n) * WG + local;
     if i < p.units {
-        let row = (p.first + i) / p.cols;
-        let column = (p.first + i) % p.cols;
-        var sum = 0.0;
+        let row = row_of(i);
+        var before = 0u;
         for (var k = 0u; k < p.m; k++) {
-            if min(index[k], p.rows - 1u) == row {
-                sum += dy[k * p.cols + column];
+            let other = row_of(k);
+            before += u32(other < row || (other == row && k < i));
+        }
+        order[before] = i;
+    }
+}
+
+@compute @workgroup_size(WG)
+fn grad_table(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let unit = group_index(id, n) * (WG / LANES) + local / LANES;
+    if unit < p.units {
+        let row = p.first + unit;
+        var first = 0u;
+        var end = p.m;
+        while first < end {
+            let middle = (first + end) / 2u;
+            if row_of(order[middle]) < row {
+                first = middle + 1u;
+            } else {
+                end = middle;
             }
         }
-        dtable[i] = sum;
+        while end < p.m && row_of(order[end]) == row {
+            end++;
+        }
+        for (var column = local % LANES; column < p.cols; column += LANES) {
+            var sum = 0.0;
+            for (var k = first; k < end; k++) {
+                sum += dy[order[k] * p.cols + column];
+            }
+            dtable[unit * p.cols + column] = sum;
+        }
     }
 }

@@ -194,6 +194,31 @@ fn conv2d(table: &mut Table, on: &On) {
     table.close();
 }
 
+/// Products of a pair of a query and a key: two forward, five more backward (Dao et al. 2022); half of the pairs are causal.
+fn attention(table: &mut Table, on: &On) {
+    table.open("attention", "softmax(q·kᵀ/√d)·v; heads of a batch × positions × features; backward by its own recomputation");
+    let sizes: &[[usize; 3]] = match (on.quick, on.software) {
+        (true, _) => &[[8, 128, 32]],
+        (_, true) => &[[8, 128, 32], [8, 256, 64]],
+        _ => &[[8, 128, 32], [64, 256, 64], [16, 1024, 64], [4, 2048, 128]],
+    };
+    for &[heads, n, d] in sizes {
+        for causal in [false, true] {
+            let options = Attention { causal, scale: None };
+            let name = |what: &str| format!("{heads} × {n} × {d}{}{what}", if causal { ", causal" } else { "" });
+            let pairs = if causal { n * (n + 1) / 2 } else { n * n };
+            let flop = |products: usize| Rate::Flop((2 * heads * pairs * d * products) as f64);
+            let inputs = [Shape::from([heads, n, d]); 4];
+            graph(table, on, &name(""), flop(2), &inputs[..3], |x| x[0].scaled_dot_product_attention(x[1], x[2], options));
+            graph(table, on, &name(", with gradients"), flop(7), &inputs, |x| {
+                let y = x[0].scaled_dot_product_attention(x[1], x[2], options);
+                y.vjp(x[3], &x[..3]).into_iter().fold(y, |sum, grad| sum + grad)
+            });
+        }
+    }
+    table.close();
+}
+
 fn elementwise(table: &mut Table, on: &On) {
     table.open("elementwise", "relu(a·x + b), one kernel; 8 bytes an element");
     for (name, n) in [("1 Mi", 1usize << 20), ("16 Mi", 1 << 24)] {

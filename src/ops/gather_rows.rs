@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};
+use rayon::prelude::*;
 
 /// The op: table `[v, d..]`, index `[..]` → `[.., d..]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,14 @@ fn row(index: u32, rows: usize) -> usize {
     (index as usize).min(rows - 1)
 }
 
+/// Invocations of a workgroup: a power of two.
+fn workgroup(caps: &Caps) -> usize {
+    1 << caps.max_invocations.clamp(1, 256).ilog2()
+}
+
+/// A pass whose unit is one invocation's.
 fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
-    let wg = caps.max_invocations.min(256) as usize;
+    let wg = workgroup(caps);
     Pass {
         source: source!("gather_rows"),
         entry,
@@ -35,6 +42,12 @@ fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: 
         step: false,
     }
 }
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 13;
+
+/// Columns that a lane of the gradient's second pass does at least, where that leaves neighbours enough to read together.
+const PER_LANE: usize = 8;
 
 impl OpDef for GatherRows {
     const NAME: &'static str = "gather_rows";
@@ -56,6 +69,12 @@ impl OpDef for GatherRows {
         for (y, &i) in y.f.chunks_mut(cols).zip(x[1].u) {
             y.copy_from_slice(&x[0].f[row(i, rows) * cols..][..cols]);
         }
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let rows = x[0].shape.dims()[0];
+        let cols = x[0].f.len() / rows;
+        let lines = y.f.par_chunks_mut(cols).zip(x[1].u).with_min_len((TASK / cols).max(1));
+        lines.for_each(|(y, &i)| y.copy_from_slice(&x[0].f[row(i, rows) * cols..][..cols]));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let rows = x[0].shape().dims()[0];
@@ -116,17 +135,34 @@ impl OpDef for ScatterRows {
             to.iter_mut().zip(dy).for_each(|(y, &dy)| *y += dy);
         }
     }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let cols = y.f.len() / self.rows;
+        // A range of rows for each thread, which adds what is its own.
+        let range = self.rows.div_ceil(rayon::current_num_threads());
+        y.f.par_chunks_mut(range * cols).enumerate().for_each(|(k, y)| {
+            y.fill(0.0);
+            for (dy, &i) in x[0].f.chunks(cols).zip(x[1].u) {
+                if let Some(to) = row(i, self.rows).checked_sub(k * range).and_then(|r| y.get_mut(r * cols..(r + 1) * cols)) {
+                    to.iter_mut().zip(dy).for_each(|(y, &dy)| *y += dy);
+                }
+            }
+        });
+    }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![Some(dy.gather_rows(x[1])), None]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let binds = vec![
-            Bind::input("dy", 0, DType::F32),
-            Bind::input("index", 1, DType::U32),
-            Bind::output("dtable", DType::F32).per_unit(1),
-        ];
-        let params = [("rows", self.rows), ("cols", y.elements() / self.rows), ("m", x[1].elements())];
-        vec![Kernel::one("scan", pass("grad_table", &params, binds, y.elements(), caps))]
+        let (m, cols, wg) = (x[1].elements(), y.elements() / self.rows, workgroup(caps));
+        let params = [("rows", self.rows), ("cols", cols), ("m", m)];
+        let index = Bind::input("index", 1, DType::U32);
+        let order = Bind { dtype: DType::U32, ..Bind::scratch("order", 0) };
+        let sort = pass("sort", &params, vec![index.clone(), order.clone().written()], m, caps);
+        // A row belongs to some lanes, each of which looks for its start anew.
+        let lanes = cols.div_ceil(PER_LANE).max(cols.min(32)).next_power_of_two().min(wg);
+        let binds = vec![Bind::input("dy", 0, DType::F32), index, order, Bind::output("dtable", DType::F32).per_unit(cols)];
+        let mut sums = Pass { per_group: wg / lanes, ..pass("grad_table", &params, binds, self.rows, caps) };
+        sums.consts.push(("LANES", lanes.into()));
+        vec![Kernel { name: "sorted", passes: vec![sort, sums], scratch: vec![m] }]
     }
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         x[0].elements() as u64
@@ -139,13 +175,22 @@ impl OpDef for ScatterRows {
             let [dy, index] = [dy, index].map(|d| Shape::new(d).expect("at most six axes"));
             Case::new(format!("{dy} at {index} into {rows}"), ScatterRows { rows }, &[dy, index]).labels(1, rows)
         };
-        vec![case(1, &[1], &[1]), case(5, &[8, 3], &[8]), case(13, &[2, 3, 7, 2], &[2, 3]), case(257, &[100, 3], &[100])]
+        vec![
+            case(1, &[1], &[1]),
+            case(1, &[5], &[5]),
+            case(5, &[8, 3], &[8]),
+            case(13, &[2, 3, 7, 2], &[2, 3]),
+            case(257, &[100, 3], &[100]),
+            case(3, &[131, 65], &[131]).range(0, -0.5, 0.5),
+            case(2, &[7, 4_099], &[7]),
+            case(300_007, &[11, 1], &[11]).flat(),
+        ]
     }
 }
 
 impl<'g> Tensor<'g> {
-    /// `y[i] = table[index[i]]`: this table `[v, d..]` and indices `[..]` below v give `[.., d..]`. Its gradient on the GPU
-    /// costs v · d · (number of indices) comparisons.
+    /// `y[i] = table[index[i]]`: this table `[v, d..]` and indices `[..]` below v give `[.., d..]`. Its gradient is
+    /// added up in the order of the indices.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};

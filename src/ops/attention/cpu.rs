@@ -99,15 +99,33 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, a: &[f32], b: &[f32], y: &mut [
             dp.resize(rows * seen, 0.0);
             product(&mut dp, seen, [rows, seen, e], op.scale, Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed());
         }
-        for (i, t) in t.chunks_mut(seen).enumerate() {
-            for (j, t) in t.iter_mut().enumerate() {
-                let (query, key) = if op.of == Of::Q { (first + i, j) } else { (start + j, first + i) };
+        // l and scale · δ of the queries that have a part in this block.
+        let queries = if op.of == Of::Q { first..first + rows } else { start..end };
+        let (l, delta): (Vec<f32>, Vec<f32>) = queries
+            .map(|query| {
                 let stats = &a[(batch * n + query) * wide_a + d + e..];
-                *t = match op.causal && key > query {
-                    true => 0.0,
-                    false => (*t - stats[0]).exp() * if op.of == Of::V { 1.0 } else { dp[i * seen + j] - op.scale * stats[1] },
-                };
+                (stats[0], op.scale * stats[1])
+            })
+            .unzip();
+        for (i, t) in t.chunks_mut(seen).enumerate() {
+            // Columns that do not see this row.
+            let hidden = match op.of {
+                _ if !op.causal => 0..0,
+                Of::Q => s.seen(true, first + i)..seen,
+                Of::K | Of::V => 0..i.min(seen),
+            };
+            match op.of {
+                Of::Q => {
+                    let (l, delta) = (l[i], delta[i]);
+                    t.iter_mut().zip(&dp[i * seen..]).for_each(|(t, dp)| *t = (*t - l).exp() * (dp - delta));
+                }
+                Of::K => {
+                    let dp = &dp[i * seen..];
+                    t.iter_mut().zip(dp).zip(l.iter().zip(&delta)).for_each(|((t, dp), (l, delta))| *t = (*t - l).exp() * (dp - delta));
+                }
+                Of::V => t.iter_mut().zip(&l).for_each(|(t, l)| *t = (*t - l).exp()),
             }
+            t[hidden].fill(0.0);
         }
         product(y, width, [rows, width, seen], 1.0, Matrix::rows(&t, seen), Matrix::rows(&c[from..], cols_w));
     };
