@@ -11,6 +11,7 @@ use downhill::{
     init::Init,
     ops::{
         Fill,
+        attention::Attention,
         conv2d::{Conv2d, Conv2dGradW, Conv2dGradX, Geometry},
     },
     optim::Adam,
@@ -29,7 +30,7 @@ struct Options {
     /// Only devices with this in their name, whatever the case.
     #[arg(long)]
     device: Option<String>,
-    /// Only benches with this in their name: matmul, conv2d, elementwise, reduction, normalisation, optimizer, training, host.
+    /// Only benches with this in their name: matmul, attention, conv2d, elementwise, reduction, normalisation, optimizer, training, host.
     #[arg(long)]
     filter: Option<String>,
     /// Fewer and smaller rows, measured for a shorter time.
@@ -45,8 +46,9 @@ struct Options {
 
 type Bench = fn(&mut Table, &On);
 
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 9] = [
     ("matmul", matmul),
+    ("attention", attention),
     ("conv2d", conv2d),
     ("elementwise", elementwise),
     ("reduction", reduction),
