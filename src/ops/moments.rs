@@ -1,5 +1,5 @@
 //! Second moments over axes, in one reading of the tensor: the variance, and Σ a·(x − mean), which is the gradient of what
-//! scales x − mean (see [`standardise`](super::standardise)). What normalisation over a batch is made of.
+//! scales x − mean (see [`standardise`]). What normalisation over a batch is made of.
 //!
 //! Both reduce one block of adjacent axes or, with `lead`, the first axes as well: `[b, c, n, inner]` over b and n. So
 //! the statistics of the channels of `[n, c, h, w]` need no permuted copy.
