@@ -19,7 +19,8 @@ use std::{
 };
 
 /// The files that a line `//!include NAME` can name.
-const LIBRARY: &[Source] = &[source!("lib/batch"), source!("lib/conv"), source!("lib/index"), source!("lib/lines"), source!("lib/map"), source!("lib/philox")];
+const LIBRARY: &[Source] =
+    &[source!("lib/batch"), source!("lib/conv"), source!("lib/index"), source!("lib/lines"), source!("lib/map"), source!("lib/philox")];
 
 /// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
 pub const HYPER: usize = 64;

@@ -148,7 +148,7 @@ impl<'g> Tensor<'g> {
         let Pair([h, w]) = kernel.into();
         let ConvTranspose2d { stride, padding, output_padding, dilation, groups, no_bias, weight, bias } = options;
         let Some(c) = self.channels("conv_transpose2d", 4, groups) else { return self.graph().dead() };
-        if out % groups != 0 {
+        if !out.is_multiple_of(groups) {
             let why = format!("{groups} groups do not divide {out} output channels");
             return self.graph().mistake("conv_transpose2d", &[self.shape()], why, Location::caller());
         }
@@ -160,11 +160,11 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     fn channels(self, op: &str, rank: usize, groups: usize) -> Option<usize> {
         let shape = self.shape();
-        let why = match shape.dims() {
+        let why = match shape.dims().get(1) {
             _ if self.is_dead() => return None,
-            &[_, c, ..] if shape.rank() == rank && groups > 0 && c % groups == 0 => return Some(c),
-            &[_, c, ..] if shape.rank() == rank && groups > 0 => format!("{groups} groups do not divide {c} input channels"),
-            _ if shape.rank() == rank => "there are no 0 groups: 1 is a plain convolution".into(),
+            Some(_) if shape.rank() == rank && groups == 0 => "there are no 0 groups: 1 is a plain convolution".into(),
+            Some(&c) if shape.rank() == rank && c.is_multiple_of(groups) => return Some(c),
+            Some(c) if shape.rank() == rank => format!("{groups} groups do not divide {c} input channels"),
             _ => format!("input 0 should be [n, channels, {}], not of {} axes", ["length", "height, width"][rank - 3], shape.rank()),
         };
         self.graph().mistake(op, &[shape], why, Location::caller());
@@ -226,7 +226,10 @@ mod tests {
             let message = g.error().map_or(String::new(), |e| e.to_string());
             assert!(message.starts_with(text), "{message}");
         };
-        told(|g| g.input([2, 784]).conv2d("c", 8, 3), "conv2d: [2, 784]: input 0 should be [n, channels, height, width], not of 2 axes (src/layers/conv.rs:");
+        told(
+            |g| g.input([2, 784]).conv2d("c", 8, 3),
+            "conv2d: [2, 784]: input 0 should be [n, channels, height, width], not of 2 axes (src/layers/conv.rs:",
+        );
         told(|g| g.input([2, 784]).conv1d("c", 8, 3), "conv1d: [2, 784]: input 0 should be [n, channels, length], not of 2 axes (");
         told(
             |g| g.input([2, 3, 9, 9]).conv2d_with("c", 8, 3, Conv2d { groups: 2, ..Conv2d::default() }),

@@ -11,6 +11,7 @@ mod tests;
 use super::*;
 use gemm::Parallelism;
 use map::{Expr, Map, epilogue};
+use product::{Matrix, product};
 use rayon::prelude::*;
 
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
@@ -144,17 +145,9 @@ impl OpDef for MatMul {
         let d = self.known_dims(x[0].shape, x[1].shape);
         let (m, n, k) = (d.m, d.n, d.k);
         let one = |(a, b): (usize, usize), y: &mut [f32], threads: Parallelism| {
-            let (a, b) = (&x[0].f[a..][..m * k], &x[1].f[b..][..k * n]);
-            assert_eq!(y.len(), m * n);
-            let (a_row, a_col) = if self.transpose_a { (1, m) } else { (k, 1) };
-            let (b_row, b_col) = if self.transpose_b { (1, k) } else { (n, 1) };
-            let [a_row, a_col, b_row, b_col, y_row] = [a_row, a_col, b_row, b_col, n].map(|s| s as isize);
-            let (a, b, y) = (a.as_ptr(), b.as_ptr(), y.as_mut_ptr());
-            // SAFETY: the slices above hold m·k, k·n and m·n elements, and these strides stay inside them for row and
-            // column numbers below m, n and k. y is borrowed mutably, so it overlaps neither a nor b.
-            unsafe {
-                gemm::gemm(m, n, k, y, 1, y_row, false, a, a_col, a_row, b, b_col, b_row, 0.0, 1.0, false, false, false, threads);
-            }
+            let a = Matrix { data: &x[0].f[a..][..m * k], strides: if self.transpose_a { [1, m] } else { [k, 1] } };
+            let b = Matrix { data: &x[1].f[b..][..k * n], strides: if self.transpose_b { [1, k] } else { [n, 1] } };
+            product([m, k, n], a, b, y, n, false, threads);
         };
         if m * n * k < SMALL {
             let starts: Vec<_> = d.starts().collect();
