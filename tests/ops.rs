@@ -102,6 +102,8 @@ fn small(op: &str, case: &Case, device: &Device) -> Check {
         // Windows start at multiples of 64 units, and chunks of several lines must be of one size: a large prime has
         // none, and of so many columns 64 rows are all that fits.
         "reduce" => [&[2, 17_011][..], &[65, 255], &[65, 257]].contains(&shapes[0].dims()),
+        // A dispatch for some of the images.
+        "conv2d" | "conv2d_grad_x" | "conv2d_grad_w" => !case.name.starts_with("many images") && case.name != "many small images",
         _ => true,
     };
     match why.contains(&format!("but this device's limit is {limit}:")) && most > limit && may {

@@ -5,36 +5,19 @@
 //! their own (a depthwise convolution) have no products worth the name, and go row by row.
 
 use super::{Geometry, Sizes};
+use crate::ops::product::{Matrix, product};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Floats of one block of columns: a share of a core's second-level cache.
+/// Floats of one block of columns: a share of a core's second-level cache. But no fewer pixels than these, or w would be read
+/// for too few of them.
 const BLOCK: usize = 1 << 15;
+const PIXELS: usize = 64;
 
 /// Sums that are made of the images in parallel; and how many floats they may take together.
 const PARTS: usize = 16;
 const PARTS_FLOATS: usize = 1 << 22;
-
-/// A matrix in memory: where it starts, and how far apart its rows and its columns are.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    data: &'a [f32],
-    strides: [usize; 2],
-}
-
-/// y = a·b, or y += a·b where `add`, for `a [m, k]`, `b [k, n]` and y of m rows that are `pitch` apart.
-fn product([m, k, n]: [usize; 3], a: Matrix, b: Matrix, y: &mut [f32], pitch: usize, add: bool, threads: Parallelism) {
-    let end = |rows: usize, columns: usize, [row, column]: [usize; 2]| (rows - 1) * row + (columns - 1) * column;
-    assert!(end(m, k, a.strides) < a.data.len() && end(k, n, b.strides) < b.data.len() && end(m, n, [pitch, 1]) < y.len());
-    let [[a_row, a_column], [b_row, b_column]] = [a.strides, b.strides].map(|s| s.map(|s| s as isize));
-    let (a, b, y, pitch) = (a.data.as_ptr(), b.data.as_ptr(), y.as_mut_ptr(), pitch as isize);
-    // SAFETY: the assertion above keeps every element of the three matrices inside its slice, and y is borrowed mutably,
-    // so that it overlaps neither of the others.
-    unsafe {
-        gemm::gemm(m, n, k, y, 1, pitch, add, a, a_column, a_row, b, b_column, b_row, 1.0, 1.0, false, false, false, threads);
-    }
-}
 
 /// Threads of one product, where `tasks` are running beside each other.
 fn threads(tasks: usize) -> Parallelism {
@@ -55,12 +38,17 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(g: &'a Geometry, s: &'a Sizes, tasks: usize) -> Plan<'a> {
         let plain = s.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0; 4];
-        let rows = if plain { s.map[0] } else { (BLOCK / (s.taps() * s.map[1])).clamp(1, s.map[0]) };
+        let rows = if plain { s.map[0] } else { ((BLOCK / s.taps()).max(PIXELS) / s.map[1]).clamp(1, s.map[0]) };
         Plan { g, s, rows, plain, threads: threads(tasks) }
     }
     /// Floats of a block of columns.
     fn floats(&self) -> usize {
-        if self.plain { 0 } else { self.s.taps() * self.rows * self.s.map[1] }
+        if self.plain { 0 } else { self.s.taps() * self.pitch(self.rows * self.s.map[1]) }
+    }
+    /// Floats from one row of columns of so many pixels to the next: an odd number of vectors, so that rows are not all in the
+    /// same sets of a cache.
+    fn pitch(&self, pixels: usize) -> usize {
+        pixels.next_multiple_of(8) | 8
     }
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let (all, rows) = (self.s.map[0], self.rows);
@@ -71,9 +59,9 @@ impl<'a> Plan<'a> {
     fn lines(&self, rows: &Range<usize>, mut f: impl FnMut(usize, Option<(Range<usize>, usize)>)) {
         let (g, s) = (self.g, self.s);
         let ([h, wide], [kh, kw], ow) = (s.image, s.kernel, s.map[1]);
-        let mut to = 0;
-        for (c, a, b) in taps(s.c, kh, kw) {
-            let inside = inside(g, s, b);
+        let pitch = self.pitch(self.pixels(rows));
+        for (t, (c, a, b)) in taps(s.c, kh, kw).enumerate() {
+            let (mut to, inside) = (t * pitch, inside(g, s, b));
             for i in rows.clone() {
                 let row = (i * g.stride[0] + a * g.dilation[0]).checked_sub(g.padding[0]).filter(|&row| row < h);
                 let from = row.filter(|_| !inside.is_empty()).map(|row| {
@@ -177,7 +165,7 @@ pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
                 Matrix { data: x, strides: [image, 1] }
             } else {
                 plan.gather(x, &rows, columns);
-                Matrix { data: columns, strides: [pixels, 1] }
+                Matrix { data: columns, strides: [plan.pitch(pixels), 1] }
             };
             let w = Matrix { data: w, strides: [taps, 1] };
             product([s.o, taps, pixels], w, b, &mut y[rows.start * s.map[1]..], map, false, plan.threads);
@@ -208,7 +196,7 @@ pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         }
         for rows in plan.blocks() {
             let pixels = plan.pixels(&rows);
-            product([taps, s.o, pixels], transposed, plan.map_of(dy, &rows), columns, pixels, false, plan.threads);
+            product([taps, s.o, pixels], transposed, plan.map_of(dy, &rows), columns, plan.pitch(pixels), false, plan.threads);
             plan.scatter(columns, &rows, dx);
         }
     };
@@ -239,7 +227,7 @@ pub fn grad_w(g: &Geometry, s: &Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                     Matrix { data: x, strides: [1, image] }
                 } else {
                     plan.gather(x, &rows, columns);
-                    Matrix { data: columns, strides: [1, pixels] }
+                    Matrix { data: columns, strides: [1, plan.pitch(pixels)] }
                 };
                 product([s.o, pixels, taps], plan.map_of(dy, &rows), b, dw, taps, true, plan.threads);
             }

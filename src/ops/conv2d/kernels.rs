@@ -2,7 +2,10 @@
 //! registers of a subgroup (software adapters). `shaders/lib/conv.wgsl` says how the three ops are one.
 
 use super::*;
-use crate::kernel::{Bind, Pass, Source, Word, source};
+use crate::{
+    kernel::{Bind, Pass, Source, Word, source},
+    params::ALIGN,
+};
 
 /// Which of the three; `MODE` in WGSL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +39,7 @@ impl Blocks {
     fn new(s: &Sizes, caps: &Caps) -> Blocks {
         let images = [s.x(), s.y()].map(|t| t.elements() / s.n);
         let most = images.map(|e| (caps.max_binding_bytes / 4) as usize / e).into_iter().min().unwrap_or(0);
-        let grain = images.map(|e| 64 >> e.trailing_zeros().min(6)).into_iter().max().unwrap_or(1);
+        let grain = images.map(|e| ALIGN >> e.trailing_zeros().min(ALIGN.ilog2())).into_iter().max().unwrap_or(1);
         let images = if s.n <= most || most < grain { s.n } else { most / grain * grain };
         Blocks { images, count: s.n.div_ceil(images) }
     }
@@ -74,11 +77,11 @@ impl Frame<'_> {
             Mode::GradX => (kh * kw, weights, s.o * oh * ow, h * w, s.c * h * w),
             Mode::GradW => (oh * ow, s.o * oh * ow, s.c * h * w, taps, weights),
         };
-        let all = s.w().elements();
+        let part = part_elements(s);
         let (block_a, block_b, block_y, part_y) = match self.mode {
             Mode::Forward => (0, images * image_x, images * image_y, 0),
             Mode::GradX => (0, images * image_y, images * image_x, 0),
-            Mode::GradW => (images * image_y, images * image_x, self.parts * all, all),
+            Mode::GradW => (images * image_y, images * image_x, self.parts * part, part),
         };
         let ([b_height, b_width], [y_height, y_width], image_b, depth) = match self.mode {
             Mode::Forward | Mode::GradW => ([h, w], [oh, ow], image_x, s.c),
@@ -139,7 +142,7 @@ impl Frame<'_> {
         let (a, b, to_block) = match self.mode {
             Mode::Forward => (Bind::input("a", 1, DType::F32), x("b", 0), block_y),
             Mode::GradX => (Bind::input("a", 1, DType::F32), y("b", 0), block_x),
-            Mode::GradW => (y("a", 1), x("b", 0), self.parts * self.s.w().elements()),
+            Mode::GradW => (y("a", 1), x("b", 0), self.parts * part_elements(self.s)),
         };
         let mut params = self.params();
         params.push(("block_units".into(), units.into()));
@@ -172,6 +175,11 @@ impl Frame<'_> {
         pass.consts.extend([("LANES", lanes.into()), ("ROWS", rows.into()), ("EPILOGUE", usize::from(epilogue).into())]);
         pass
     }
+}
+
+/// Elements of one part's results in scratch: so many that every block of them may start a window.
+fn part_elements(s: &Sizes) -> usize {
+    s.w().elements().next_multiple_of(ALIGN)
 }
 
 /// Taps from one that meets a pixel of x to the next that does.
@@ -260,7 +268,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
 
 /// The kernels of grad_w: the sum over pixels in shares, and the sum of those.
 pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
-    let all = s.w().elements();
+    let (all, part) = (s.w().elements(), part_elements(s));
     let frame = |parts: usize, share: usize| {
         let (blocks, mode) = (Blocks::new(s, caps), Mode::GradW);
         Frame { mode, g, s, blocks, m: s.o, columns: s.taps(), parts, share }
@@ -268,7 +276,7 @@ pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
     let blocks = Blocks::new(s, caps);
     let terms = blocks.images * s.map[0] * s.map[1];
     // Scratch must fit in a binding.
-    let most = ((caps.max_binding_bytes / 4) as usize / all / blocks.count).max(1);
+    let most = ((caps.max_binding_bytes / 4) as usize / part / blocks.count).max(1);
     let shares = |tiles: usize, groups: usize| {
         let parts = (groups / (tiles * blocks.count)).clamp(1, terms.div_ceil(SHARE)).min(most);
         let share = terms.div_ceil(parts);
@@ -285,14 +293,14 @@ pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
             source: source!("conv2d"),
             entry: "grad_w_sum",
             consts: vec![("LANES", wg.into())],
-            params: vec![("parts".into(), sums.into()), ("size".into(), all.into())],
+            params: vec![("parts".into(), sums.into()), ("size".into(), part.into())],
             binds: vec![Bind::scratch("part", 0), Bind::output("dw", DType::F32).per_unit(1)],
             code: String::new(),
             units: all,
             per_group: wg,
             step: false,
         };
-        Kernel { name, passes: vec![identity(make(Bind::scratch("y", 0).written())), sum], scratch: vec![sums * all] }
+        Kernel { name, passes: vec![identity(make(Bind::scratch("y", 0).written())), sum], scratch: vec![sums * part] }
     };
     let tiles = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
     let groups = if caps.software { SOFTWARE_GROUPS } else { GROUPS };

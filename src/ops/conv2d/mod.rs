@@ -97,6 +97,9 @@ fn by([h, w]: [usize; 2], flat: bool) -> String {
     if flat { w.to_string() } else { format!("{h} × {w}") }
 }
 
+/// Pixels along one axis, with padding: kernels count them in 32 bits, below 0 too.
+const MOST: usize = 1 << 30;
+
 /// The four sizes of an image or a weight.
 fn four(shape: Shape, what: &str, axes: &str) -> Result<[usize; 4], String> {
     if shape.dtype() != DType::F32 {
@@ -106,12 +109,15 @@ fn four(shape: Shape, what: &str, axes: &str) -> Result<[usize; 4], String> {
 }
 
 impl Geometry {
-    /// Without groups, settings that no convolution has, in a sentence.
+    /// A sentence for settings that no convolution has.
     fn check(&self, flat: bool) -> Result<(), String> {
         for (name, value) in [("stride", self.stride), ("dilation", self.dilation)] {
             if value.contains(&0) {
                 return Err(format!("a {name} of {} is not possible: it must be 1 or more", by(value, flat)));
             }
+        }
+        if self.stride.iter().chain(&self.dilation).chain(&self.padding).any(|&size| size > MOST) {
+            return Err(format!("stride, dilation and padding must be at most {MOST}"));
         }
         if self.groups == 0 { Err("there are no 0 groups: 1 is a plain convolution".into()) } else { Ok(()) }
     }
@@ -126,6 +132,9 @@ impl Geometry {
     /// Height and width of the result.
     fn map(&self, image: [usize; 2], kernel: [usize; 2], flat: bool) -> Result<[usize; 2], String> {
         let (span, padded) = (self.span(kernel), self.padded(image));
+        if padded[0] > MOST || padded[1] > MOST {
+            return Err(format!("the image with its padding is {}; along each axis it must be at most {MOST}", by(padded, flat)));
+        }
         if span[0] > padded[0] || span[1] > padded[1] {
             let dilated = if span == kernel { "" } else { ", dilated," };
             let (span, padded) = (by(span, flat), by(padded, flat));

@@ -83,21 +83,20 @@ impl Convolution<1> {
 impl Convolution<2> {
     /// With the padding of a kernel of that size, or what is wrong with it.
     fn geometry(self, kernel: [usize; 2], flat: bool) -> Result<Geometry, String> {
-        let padding = match self.padding {
-            Padding::Sides(sides) => sides,
-            Padding::Same if self.stride != [1, 1] => {
-                return Err(format!(
-                    "padding `Same` is for a stride of 1, not {}; `Padding::Sides` gives the zeros of each side",
-                    by(self.stride, flat)
-                ));
-            }
+        let sides = if let Padding::Sides(sides) = self.padding { sides } else { [0; 4] };
+        let geometry = Geometry { stride: self.stride, dilation: self.dilation, padding: sides, groups: self.groups };
+        geometry.check(flat)?;
+        match self.padding {
+            Padding::Sides(_) => Ok(geometry),
+            Padding::Same if self.stride != [1, 1] => Err(format!(
+                "padding `Same` is for a stride of 1, not {}; `Padding::Sides` gives the zeros of each side",
+                by(self.stride, flat)
+            )),
             Padding::Same => {
                 let all = [0, 1].map(|i| self.dilation[i] * (kernel[i] - 1));
-                [all[0] / 2, all[0] - all[0] / 2, all[1] / 2, all[1] - all[1] / 2]
+                Ok(Geometry { padding: [all[0] / 2, all[0] - all[0] / 2, all[1] / 2, all[1] - all[1] / 2], ..geometry })
             }
-        };
-        let geometry = Geometry { stride: self.stride, dilation: self.dilation, padding, groups: self.groups };
-        geometry.check(flat).map(|()| geometry)
+        }
     }
 }
 

@@ -80,6 +80,14 @@ fn mistakes() {
         },
         "conv2d: [2, 4, 5, 5] × [6, 4, 3, 3]: padding `Same` is for a stride of 1, not 2 × 1; `Padding::Sides` gives the zeros of each side (",
     );
+    told(
+        |g| g.input([2, 4, 5, 5]).convolve2d(g.input([6, 4, 3, 3]), Convolution { padding: usize::MAX.into(), ..Convolution::default() }),
+        "conv2d: [2, 4, 5, 5] × [6, 4, 3, 3]: stride, dilation and padding must be at most 1073741824 (",
+    );
+    told(
+        |g| g.input([2, 4, 5, 5]).convolve2d(g.input([6, 4, 3, 3]), Convolution { padding: [1 << 30, 1].into(), ..Convolution::default() }),
+        "conv2d: [2, 4, 5, 5] × [6, 4, 3, 3]: the image with its padding is 2147483653 × 7; along each axis it must be at most 1073741824 (",
+    );
     assert_eq!(conv(), Convolution { stride: [1, 1], padding: 0.into(), dilation: [1, 1], groups: 1 });
 }
 
