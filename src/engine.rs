@@ -263,11 +263,5 @@ pub(crate) fn check_input(plan_input: &crate::graph::InputDef, number: usize, da
         let got = format!("{} with {}", data.shape, data.content());
         return Err(Error::Input { what, got, want: plan_input.shape.to_string() });
     }
-    if let Some(classes) = plan_input.classes {
-        let labels = data.u().iter().enumerate().find(|&(_, &l)| l as usize >= classes);
-        if let Some((row, &label)) = labels {
-            return Err(Error::Label { row, label, classes });
-        }
-    }
-    Ok(())
+    plan_input.classes.map_or(Ok(()), |below| below.check(data.u(), data.shape.dims(), 1))
 }

@@ -62,6 +62,18 @@ pub enum Error {
         /// How many classes there are.
         classes: usize,
     },
+    /// An index that names no row of a table.
+    #[error("{op}: the index {index} at position {position:?} is not below {rows}, the size of the vocabulary")]
+    Index {
+        /// The op that looks it up.
+        op: &'static str,
+        /// What it is.
+        index: u32,
+        /// Where it is among the indices, along each of their axes, from 0.
+        position: Vec<usize>,
+        /// The rows of the table.
+        rows: usize,
+    },
     /// NaN or infinity in data.
     #[error("{what}: {value} at row {row}, column {column}: replace or drop it before training")]
     NonFinite {

@@ -58,8 +58,36 @@ pub struct Node {
 pub struct InputDef {
     /// Batch axis and all.
     pub shape: Shape,
-    /// Labels must be below this; known once an op that takes them says so.
-    pub classes: Option<usize>,
+    /// What labels must be below; known once an op that takes them says so.
+    pub classes: Option<Below>,
+}
+
+/// What labels or indices must be below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Below {
+    /// How many classes, or rows of a table, there are.
+    pub count: usize,
+    /// The op that looks them up in a table, where they are indices.
+    pub table: Option<&'static str>,
+}
+
+impl Below {
+    /// Whether all of `values` are. Of a tensor of these axes, of which the first may be longer than it says; `width`
+    /// neighbours are of one row.
+    ///
+    /// # Errors
+    /// [`Error::Label`] or [`Error::Index`] for the first that is not.
+    pub(crate) fn check(self, values: &[u32], dims: &[usize], width: usize) -> Result<()> {
+        let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| l as usize >= self.count) else { return Ok(()) };
+        let Some(op) = self.table else { return Err(Error::Label { row: at / width, label, classes: self.count }) };
+        let (mut rest, mut position) = (at, Vec::new());
+        for (axis, &d) in dims.iter().enumerate().rev() {
+            position.push(if axis == 0 { rest } else { rest % d });
+            rest /= d;
+        }
+        position.reverse();
+        Err(Error::Index { op, index: label, position, rows: self.count })
+    }
 }
 
 #[derive(Default)]
@@ -274,6 +302,10 @@ impl Graph {
     }
     /// Notes that the labels in `t`, where they come from inputs, must be below `classes`. Constants are checked now.
     pub fn require_classes(&self, t: Tensor, classes: usize) {
+        self.require(t, Below { count: classes, table: None });
+    }
+    /// The same for whatever they are.
+    pub(crate) fn require(&self, t: Tensor, below: Below) {
         let mut g = self.inner.borrow_mut();
         let g = &mut *g;
         let mut visit = vec![t.id];
@@ -281,11 +313,11 @@ impl Graph {
             match &node.kind {
                 Kind::Input(i) => {
                     let known = &mut g.inputs[*i].classes;
-                    *known = Some(known.map_or(classes, |k| k.min(classes)));
+                    *known = Some(known.filter(|k| k.count <= below.count).unwrap_or(below));
                 }
                 Kind::Constant(value) => {
-                    if let Some((row, &label)) = value.u().iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
-                        g.error.get_or_insert(Error::Label { row, label, classes });
+                    if let Err(error) = below.check(value.u(), value.shape.dims(), 1) {
+                        g.error.get_or_insert(error);
                     }
                 }
                 // Labels that are only moved are labels as before; where some are left out, the others need not be classes.

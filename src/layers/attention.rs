@@ -3,7 +3,7 @@
 
 use super::Linear;
 use crate::{
-    graph::Tensor,
+    graph::{Below, Tensor},
     host::Host,
     init::Init,
     ops::attention::Attention,
@@ -47,10 +47,14 @@ impl<'g> Tensor<'g> {
     /// `[vocabulary, dim]`, which starts standard normal. An index that is out of range is an error before the step runs.
     ///
     /// ```
-    /// use downhill::Graph;
+    /// use downhill::{Device, Graph, Host};
     /// let g = Graph::training();
-    /// let y = g.labels([32, 20]).embedding("words", 5000, 64);
-    /// assert_eq!(y.shape().dims(), &[32, 20, 64]);
+    /// let y = g.labels([2, 3]).embedding("words", 10, 4);
+    /// assert_eq!(y.shape().dims(), &[2, 3, 4]);
+    /// let mut f = Device::cpu().compile(&[y])?;
+    /// let error = f.run(&[Host::labels([2, 3], vec![0, 1, 2, 3, 10, 5])]).unwrap_err();
+    /// assert_eq!(error.to_string(), "embedding: the index 10 at position [1, 1] is not below 10, the size of the vocabulary");
+    /// # Ok::<(), downhill::Error>(())
     /// ```
     #[track_caller]
     pub fn embedding(self, name: &str, vocabulary: usize, dim: usize) -> Tensor<'g> {
@@ -63,6 +67,8 @@ impl<'g> Tensor<'g> {
             return self.graph().mistake("embedding", &[shape], why, Location::caller());
         }
         let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
+        // Before gather_rows, which asks the same of them, in other words.
+        self.graph().require(self, Below { count: vocabulary, table: Some("embedding") });
         table.gather_rows(self)
     }
     /// Adds to each place of `[.., t, e]` a vector that is learnt: the first t rows of the parameter `name.weight`

@@ -351,10 +351,9 @@ impl Trainer {
         let g = Graph::training();
         model.write(&g, SOME)?;
         for (input, values, width) in indices {
-            let classes = g.inner.borrow().inputs[input].classes;
-            let bad = values.iter().enumerate().find(|&(_, &l)| classes.is_some_and(|k| l as usize >= k));
-            if let (Some((at, &label)), Some(classes)) = (bad, classes) {
-                return Err(Error::Label { row: at / width, label, classes });
+            let def = g.inner.borrow().inputs[input].clone();
+            if let Some(below) = def.classes {
+                below.check(values, def.shape.dims(), width)?;
             }
         }
         Ok(())
