@@ -457,6 +457,14 @@ fn labels(device: &Device) -> Check {
     let g = Graph::training();
     let mut f = device.compile(&[g.param("table", [5, 2], Init::Ones).gather_rows(g.labels([3]))])?;
     expect("gather_rows", f.run(&[Host::labels([3], vec![4, 5, 0])]).err(), &["label 5 in row 1 is not one of the 5 classes"])?;
+    // Indices of several axes: where along each of them, in inputs and in constants.
+    let text = "gather_rows: the index 5 at position [1, 2] is not below 5, the size of the vocabulary";
+    let g = Graph::training();
+    let mut f = device.compile(&[g.param("table", [5, 2], Init::Ones).gather_rows(g.labels([2, 3]))])?;
+    expect("gather_rows", f.run(&[Host::labels([2, 3], vec![4, 0, 1, 2, 3, 5])]).err(), &[text])?;
+    let g = Graph::training();
+    let bad = g.param("table", [5, 2], Init::Ones).gather_rows(g.constant(Host::labels([2, 3], vec![4, 0, 1, 2, 3, 5])));
+    expect("constant indices", device.compile(&[bad]).err(), &[text])?;
     // Class numbers that are computed: of more classes than there are.
     let g = Graph::training();
     let y = g.input([2, 3]).cross_entropy(g.input([2, 9]).argmax(-1));

@@ -3,7 +3,10 @@
 //! `y[i,j] = table[index[i], j]`; `dtable[r,j] = Σ_{i: index[i] = r} dy[i,j]`, added in the order of i.
 
 use super::*;
-use crate::kernel::{Bind, Pass, source};
+use crate::{
+    graph::Below,
+    kernel::{Bind, Pass, source},
+};
 use rayon::prelude::*;
 
 /// The op: table `[v, d..]`, index `[..]` → `[.., d..]`.
@@ -182,6 +185,8 @@ impl OpDef for ScatterRows {
             case(13, &[2, 3, 7, 2], &[2, 3]),
             case(257, &[100, 3], &[100]),
             case(3, &[131, 65], &[131]).range(0, -0.5, 0.5),
+            case(7, &[1, 300], &[1]),
+            case(5, &[601, 2], &[601]).range(0, -0.5, 0.5),
             case(2, &[7, 4_099], &[7]),
             case(300_007, &[11, 1], &[11]).flat(),
         ]
@@ -190,7 +195,7 @@ impl OpDef for ScatterRows {
 
 impl<'g> Tensor<'g> {
     /// `y[i] = table[index[i]]`: this table `[v, d..]` and indices `[..]` below v give `[.., d..]`. Its gradient is
-    /// added up in the order of the indices.
+    /// added up in the order of the indices. An index that is out of range is an error before anything runs.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -204,7 +209,9 @@ impl<'g> Tensor<'g> {
     pub fn gather_rows(self, index: Tensor<'g>) -> Tensor<'g> {
         let y = self.graph.apply(GatherRows, &[self, index]);
         if !y.is_dead() {
-            self.graph.require_classes(index, self.shape().dims()[0]);
+            // Of several axes, a number in all of them together would say little.
+            let table = (index.shape().rank() > 1).then_some("gather_rows");
+            self.graph.require(index, Below { count: self.shape().dims()[0], table });
         }
         y
     }
