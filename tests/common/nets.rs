@@ -98,8 +98,6 @@ pub fn op<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         // normalisation
 
         // attention and embedding
-
-        // recurrent
         "attention" => {
             let options = Attention { causal: args.b("causal"), scale: Some(args.f32("scale")) };
             x[0].scaled_dot_product_attention(x[1], x[2], options)
