@@ -1,42 +1,12 @@
 //! Attention on the CPU device: blocks of rows, each by a few matrix products, all of them in parallel.
 
 use super::{AttentionGrad, Of, Sizes};
+use crate::ops::product::{Matrix, product};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// Rows of a block: it holds so many times all columns at once.
 const BLOCK: usize = 64;
-
-/// A matrix inside a slice: how far apart rows and columns are.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    f: &'a [f32],
-    row: usize,
-    col: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Rows that are `width` apart.
-    fn rows(f: &'a [f32], width: usize) -> Matrix<'a> {
-        Matrix { f, row: width, col: 1 }
-    }
-    fn transposed(self) -> Matrix<'a> {
-        Matrix { row: self.col, col: self.row, ..self }
-    }
-}
-
-/// `y = alpha · a·b` for an m × k and a k × n matrix; rows of y are `width` apart.
-fn product(y: &mut [f32], width: usize, [m, n, k]: [usize; 3], alpha: f32, a: Matrix, b: Matrix) {
-    let inside = |len: usize, rows: usize, row: usize, cols: usize, col: usize| (rows - 1) * row + (cols - 1) * col < len;
-    assert!(inside(y.len(), m, width, n, 1) && inside(a.f.len(), m, a.row, k, a.col) && inside(b.f.len(), k, b.row, n, b.col));
-    let (y, [y_row, a_row, a_col, b_row, b_col]) = (y.as_mut_ptr(), [width, a.row, a.col, b.row, b.col].map(|s| s as isize));
-    let (a, b) = (a.f.as_ptr(), b.f.as_ptr());
-    // SAFETY: the last element of each matrix is inside its slice, as asserted, and y is borrowed mutably, so it overlaps
-    // neither a nor b.
-    unsafe {
-        gemm::gemm(m, n, k, y, 1, y_row, false, a, a_col, a_row, b, b_col, b_row, 0.0, alpha, false, false, false, Parallelism::None);
-    }
-}
 
 /// See [`super::Attention`].
 pub(super) fn forward(s: Sizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
@@ -46,7 +16,7 @@ pub(super) fn forward(s: Sizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3]
         let (rows, seen) = (y.len() / width, s.seen(causal, first + y.len() / width - 1));
         let (q, k, v) = (&q[(batch * n + first) * d..], &k[batch * m * d..], &v[batch * m * e..]);
         let mut p = vec![0.0; rows * seen];
-        product(&mut p, seen, [rows, seen, d], scale, Matrix::rows(q, d), Matrix::rows(k, d).transposed());
+        product([rows, d, seen], scale, [Matrix::rows(q, d), Matrix::rows(k, d).transposed()], &mut p, seen, false, Parallelism::None);
         let mut sums = vec![0.0; rows];
         for (r, (p, sum)) in p.chunks_mut(seen).zip(&mut sums).enumerate() {
             let (p, hidden) = p.split_at_mut(s.seen(causal, first + r));
@@ -61,7 +31,7 @@ pub(super) fn forward(s: Sizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3]
             y[r * width + e] = top + total.ln() as f32;
             *sum = (1.0 / total) as f32;
         }
-        product(y, width, [rows, e, seen], 1.0, Matrix::rows(&p, seen), Matrix::rows(v, e));
+        product([rows, seen, e], 1.0, [Matrix::rows(&p, seen), Matrix::rows(v, e)], y, width, false, Parallelism::None);
         y.chunks_mut(width).zip(sums).for_each(|(y, scale)| y[..e].iter_mut().for_each(|y| *y *= scale));
     };
     y.par_chunks_mut(n * width).enumerate().for_each(|(batch, y)| {
@@ -93,11 +63,11 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, a: &[f32], b: &[f32], y: &mut [
         let (row, col) = (batch * rows_n + first, batch * cols_n + start);
         let (r, c) = if op.of == Of::Q { (&a[row * rows_w..], &b[col * cols_w..]) } else { (&b[row * rows_w..], &a[col * cols_w..]) };
         let mut t = vec![0.0; rows * seen];
-        product(&mut t, seen, [rows, seen, d], op.scale, Matrix::rows(r, rows_w), Matrix::rows(c, cols_w).transposed());
+        product([rows, d, seen], op.scale, [Matrix::rows(r, rows_w), Matrix::rows(c, cols_w).transposed()], &mut t, seen, false, Parallelism::None);
         let mut dp = Vec::new();
         if op.of != Of::V {
             dp.resize(rows * seen, 0.0);
-            product(&mut dp, seen, [rows, seen, e], op.scale, Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed());
+            product([rows, e, seen], op.scale, [Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed()], &mut dp, seen, false, Parallelism::None);
         }
         // l and scale · δ of the queries that have a part in this block.
         let queries = if op.of == Of::Q { first..first + rows } else { start..end };
@@ -127,7 +97,7 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, a: &[f32], b: &[f32], y: &mut [
             }
             t[hidden].fill(0.0);
         }
-        product(y, width, [rows, width, seen], 1.0, Matrix::rows(&t, seen), Matrix::rows(&c[from..], cols_w));
+        product([rows, seen, width], 1.0, [Matrix::rows(&t, seen), Matrix::rows(&c[from..], cols_w)], y, width, false, Parallelism::None);
     };
     y.par_chunks_mut(rows_n * width).enumerate().for_each(|(batch, y)| {
         y.par_chunks_mut(BLOCK * width).enumerate().for_each(|(b, y)| block(batch, b * BLOCK, y));

@@ -102,7 +102,7 @@ impl<'a> Plan<'a> {
     }
     /// Rows `rows` of the image that y is, as a matrix of o rows.
     fn map_of<'b>(&self, y: &'b [f32], rows: &Range<usize>) -> Matrix<'b> {
-        Matrix { data: &y[rows.start * self.s.map[1]..], strides: [self.s.map[0] * self.s.map[1], 1] }
+        Matrix::rows(&y[rows.start * self.s.map[1]..], self.s.map[0] * self.s.map[1])
     }
     fn pixels(&self, rows: &Range<usize>) -> usize {
         rows.len() * self.s.map[1]
@@ -162,13 +162,13 @@ pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
         for rows in plan.blocks() {
             let pixels = plan.pixels(&rows);
             let b = if plan.plain {
-                Matrix { data: x, strides: [image, 1] }
+                Matrix::rows(x, image)
             } else {
                 plan.gather(x, &rows, columns);
-                Matrix { data: columns, strides: [plan.pitch(pixels), 1] }
+                Matrix::rows(columns, plan.pitch(pixels))
             };
-            let w = Matrix { data: w, strides: [taps, 1] };
-            product([s.o, taps, pixels], w, b, &mut y[rows.start * s.map[1]..], map, false, plan.threads);
+            let w = Matrix::rows(w, taps);
+            product([s.o, taps, pixels], 1.0, [w, b], &mut y[rows.start * s.map[1]..], map, false, plan.threads);
         }
     };
     let columns = || vec![0.0; plan.floats()];
@@ -180,9 +180,9 @@ pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
     let one = |columns: &mut Vec<f32>, ((task, dx), dy): ((usize, &mut [f32]), &[f32])| {
         let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
-        let transposed = Matrix { data: w, strides: [1, taps] };
+        let transposed = Matrix::rows(w, taps).transposed();
         if plan.plain && !is_direct(s) {
-            return product([taps, s.o, image], transposed, Matrix { data: dy, strides: [image, 1] }, dx, image, false, plan.threads);
+            return product([taps, s.o, image], 1.0, [transposed, Matrix::rows(dy, image)], dx, image, false, plan.threads);
         }
         dx.fill(0.0);
         if is_direct(s) {
@@ -196,7 +196,7 @@ pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         }
         for rows in plan.blocks() {
             let pixels = plan.pixels(&rows);
-            product([taps, s.o, pixels], transposed, plan.map_of(dy, &rows), columns, plan.pitch(pixels), false, plan.threads);
+            product([taps, s.o, pixels], 1.0, [transposed, plan.map_of(dy, &rows)], columns, plan.pitch(pixels), false, plan.threads);
             plan.scatter(columns, &rows, dx);
         }
     };
@@ -224,12 +224,12 @@ pub fn grad_w(g: &Geometry, s: &Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             for rows in plan.blocks() {
                 let pixels = plan.pixels(&rows);
                 let b = if plan.plain {
-                    Matrix { data: x, strides: [1, image] }
+                    Matrix::rows(x, image).transposed()
                 } else {
                     plan.gather(x, &rows, columns);
-                    Matrix { data: columns, strides: [1, plan.pitch(pixels)] }
+                    Matrix::rows(columns, plan.pitch(pixels)).transposed()
                 };
-                product([s.o, pixels, taps], plan.map_of(dy, &rows), b, dw, taps, true, plan.threads);
+                product([s.o, pixels, taps], 1.0, [plan.map_of(dy, &rows), b], dw, taps, true, plan.threads);
             }
         }
     };

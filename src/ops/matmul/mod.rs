@@ -11,6 +11,7 @@ mod tests;
 use super::*;
 use gemm::Parallelism;
 use map::{Expr, Map, epilogue};
+use product::{Matrix, product};
 use rayon::prelude::*;
 
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
@@ -101,37 +102,6 @@ impl MatMul {
     }
 }
 
-/// A matrix in memory: element (i, j) is `data[i · row + j · column]`.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub data: &'a [f32],
-    pub row: usize,
-    pub column: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Contiguous, `[rows, columns]`; where `transposed` it lies there as `[columns, rows]`.
-    pub fn new(data: &'a [f32], [rows, columns]: [usize; 2], transposed: bool) -> Matrix<'a> {
-        let (row, column) = if transposed { (1, rows) } else { (columns, 1) };
-        Matrix { data, row, column }
-    }
-}
-
-/// `y = a·b`, or `y + a·b` where `add`, with `a [m, k]`, `b [k, n]` and `y [m, n]`, which is contiguous.
-pub(super) fn product([m, n, k]: [usize; 3], y: &mut [f32], add: bool, a: Matrix, b: Matrix, threads: Parallelism) {
-    assert!(m > 0 && n > 0 && k > 0 && y.len() == m * n);
-    let end = |x: Matrix, rows: usize, columns: usize| (rows - 1) * x.row + (columns - 1) * x.column;
-    assert!(end(a, m, k) < a.data.len() && end(b, k, n) < b.data.len());
-    let [a_row, a_col, b_row, b_col, y_row] = [a.row, a.column, b.row, b.column, n].map(|s| s as isize);
-    let (a, b, y) = (a.data.as_ptr(), b.data.as_ptr(), y.as_mut_ptr());
-    let scale = if add { 1.0 } else { 0.0 };
-    // SAFETY: by the assertions above these strides stay inside the slices for row and column numbers below m, n and k.
-    // y is borrowed mutably, so it overlaps neither a nor b.
-    unsafe {
-        gemm::gemm(m, n, k, y, 1, y_row, add, a, a_col, a_row, b, b_col, b_row, scale, 1.0, false, false, false, threads);
-    }
-}
-
 /// Below this many multiplications the matrices of a batch are shared out among the threads, above it each of them is.
 const SMALL: usize = 1 << 17;
 
@@ -175,9 +145,13 @@ impl OpDef for MatMul {
         let d = self.known_dims(x[0].shape, x[1].shape);
         let (m, n, k) = (d.m, d.n, d.k);
         let one = |(a, b): (usize, usize), y: &mut [f32], threads: Parallelism| {
-            let a = Matrix::new(&x[0].f[a..][..m * k], [m, k], self.transpose_a);
-            let b = Matrix::new(&x[1].f[b..][..k * n], [k, n], self.transpose_b);
-            product([m, n, k], y, false, a, b, threads);
+            let side = |data, [rows, columns]: [usize; 2], transposed| match transposed {
+                false => Matrix::rows(data, columns),
+                true => Matrix::rows(data, rows).transposed(),
+            };
+            let a = side(&x[0].f[a..][..m * k], [m, k], self.transpose_a);
+            let b = side(&x[1].f[b..][..k * n], [k, n], self.transpose_b);
+            product([m, k, n], 1.0, [a, b], y, n, false, threads);
         };
         if m * n * k < SMALL {
             let starts: Vec<_> = d.starts().collect();

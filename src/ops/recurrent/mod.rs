@@ -12,7 +12,7 @@ mod cell;
 mod kernels;
 
 use super::{
-    matmul::{Matrix, product},
+    product::{Matrix, product},
     *,
 };
 pub use cell::Cell;
@@ -185,8 +185,9 @@ impl OpDef for Recurrent {
             y.chunks_mut(d.row()).zip(s.chunks(per_s)).for_each(|(y, s)| d.begin(s, y));
             for step in (0..d.t).map(|k| d.step(k)) {
                 u.chunks_mut(d.gates()).for_each(|u| u.copy_from_slice(b));
-                let state = Matrix { data: &y[step.before * d.place()..], row: d.row(), column: 1 };
-                product([n, d.gates(), d.h], &mut u, true, state, Matrix::new(w, [d.h, d.gates()], true), Parallelism::None);
+                let state = Matrix::rows(&y[step.before * d.place()..], d.row());
+                let w = Matrix::rows(w, d.h).transposed();
+                product([n, d.h, d.gates()], 1.0, [state, w], &mut u, d.gates(), true, Parallelism::None);
                 for ((y, u), x) in y.chunks_mut(d.row()).zip(u.chunks(d.gates())).zip(x.chunks(per_x)) {
                     let (before, after) = d.places(y, step);
                     self.cell.forward(&x[step.time * d.gates()..][..d.gates()], u, before, after);
@@ -291,8 +292,8 @@ impl OpDef for RecurrentGrad {
                 let step = d.step(k);
                 if k + 1 < d.t {
                     let next = &out[d.step(k + 1).time * size + self.cell.first() * d.h..];
-                    let next = Matrix { data: next, row: per_d, column: 1 };
-                    product([n, d.h, d.gates()], &mut dh, false, next, Matrix::new(w, [d.gates(), d.h], false), Parallelism::None);
+                    let next = Matrix::rows(next, per_d);
+                    product([n, d.gates(), d.h], 1.0, [next, Matrix::rows(w, d.h)], &mut dh, d.h, false, Parallelism::None);
                 }
                 let place = |r: usize, place: usize| r * d.row() + place * d.place()..r * d.row() + (place + 1) * d.place();
                 for (r, (out, dh)) in out.chunks_mut(per_d).zip(dh.chunks(d.h)).enumerate() {
