@@ -1,4 +1,5 @@
-//! The kernels of [`Attention`] and [`AttentionGrad`]: one strategy, `tiled`, whose sizes follow from the device's limits.
+//! The kernels of [`Attention`] and [`AttentionGrad`]: `tiled`, whose sizes follow from the device's limits, and
+//! `rows` for software adapters.
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};
@@ -27,11 +28,26 @@ fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 4] {
     [tr, tc, slab, width.div_ceil(tc).next_power_of_two().min(COLS)]
 }
 
-/// The flags: causal; the gradient is of the queries; of the values.
-fn pass(entry: &'static str, s: Sizes, sides: Sides, flags: [usize; 3], scale: f32, caps: &Caps) -> Pass {
-    let Sides { rows, cols, values, width } = sides;
-    let [tr, tc, slab, per_lane] = tile(rows.1, cols.1, width, caps);
-    let (blocks, chunks) = (rows.1.div_ceil(4 * tr), width.div_ceil(per_lane * tc));
+/// The candidates. The flags: causal; the gradient is of the queries; of the values.
+fn kernels(entries: [&'static str; 2], s: Sizes, sides: &Sides, flags: [usize; 3], scale: f32, caps: &Caps) -> Vec<Kernel> {
+    let [tr, tc, slab, per_lane] = tile(sides.rows.1, sides.cols.1, sides.width, caps);
+    let consts = vec![("TR", tr.into()), ("TC", tc.into()), ("SLAB", slab.into()), ("COLS", per_lane.into())];
+    let tiled = pass(s, sides, [4 * tr, per_lane * tc], flags, scale);
+    let mut kernels = vec![Kernel::one("tiled", Pass { entry: entries[0], consts, ..tiled })];
+    if let (true, Some((lanes @ (4 | 8 | 16), most))) = (caps.software, caps.subgroups)
+        && lanes == most
+    {
+        let (lanes, rows, source) = (lanes as usize, if sides.rows.1 <= 16 { 16 } else { 32 }, source!("attention_rows"));
+        let consts = vec![("LANES", lanes.into()), ("ROWS", rows.into())];
+        kernels.push(Kernel::one("rows", Pass { source, entry: entries[1], consts, ..pass(s, sides, [rows, 4 * lanes], flags, scale) }));
+    }
+    kernels
+}
+
+/// What both strategies have; a unit is a block of the output.
+fn pass(s: Sizes, sides: &Sides, [block, chunk]: [usize; 2], flags: [usize; 3], scale: f32) -> Pass {
+    let &Sides { rows, cols, values, width } = sides;
+    let (blocks, chunks) = (rows.1.div_ceil(block), width.div_ceil(chunk));
     let [causal, of_queries, of_values] = flags;
     let sizes = [
         ("rows_n", rows.1),
@@ -53,8 +69,8 @@ fn pass(entry: &'static str, s: Sizes, sides: Sides, flags: [usize; 3], scale: f
     params.push(("scale".into(), scale.into()));
     Pass {
         source: source!("attention"),
-        entry,
-        consts: [("TR", tr), ("TC", tc), ("SLAB", slab), ("COLS", per_lane)].map(|(name, x)| (name, x.into())).into(),
+        entry: "forward",
+        consts: Vec::new(),
         params,
         binds: vec![
             Bind::input("rows", rows.0, DType::F32),
@@ -71,7 +87,7 @@ fn pass(entry: &'static str, s: Sizes, sides: Sides, flags: [usize; 3], scale: f
 
 pub(super) fn forward(op: &Attention, s: Sizes, caps: &Caps) -> Vec<Kernel> {
     let sides = Sides { rows: (0, s.n, s.d), cols: (1, s.m, s.d), values: (2, s.e, 0), width: s.e };
-    vec![Kernel::one("tiled", pass("forward", s, sides, [op.causal.into(), 0, 0], op.scale(s.d), caps))]
+    kernels(["forward", "forward_rows"], s, &sides, [op.causal.into(), 0, 0], op.scale(s.d), caps)
 }
 
 pub(super) fn grad(op: &AttentionGrad, s: Sizes, caps: &Caps) -> Vec<Kernel> {
@@ -81,5 +97,5 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, caps: &Caps) -> Vec<Kernel> {
     let (from, width) = if op.of == Of::V { (s.d, s.e) } else { (0, s.d) };
     let sides = Sides { rows, cols, values: (cols.0, cols.2, from), width };
     let flags = [op.causal, op.of == Of::Q, op.of == Of::V].map(usize::from);
-    vec![Kernel::one("tiled", pass("grad", s, sides, flags, op.scale, caps))]
+    kernels(["grad", "grad_rows"], s, &sides, flags, op.scale, caps)
 }

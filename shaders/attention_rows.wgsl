@@ -1,0 +1,176 @@
+// attention_rows — attention and attention_grad of attention.wgsl, for adapters that are a CPU in disguise
+//
+// As in matmul_rows.wgsl there are no barriers and no workgroup memory: one subgroup of LANES invocations is the whole
+// workgroup and has ROWS rows of the output. A lane owns four columns, LANES apart, of all rows of a tile of scores, and
+// then four columns of the output; what another lane has (an element of `rows`, a weight) the subgroup hands round. The loop
+// over `cols` in tiles of 4·LANES, scores, weights, sums, and the online softmax are those of attention.wgsl.
+// Rows and columns beyond the edges are computed from the last one; their weights are 0, and they are not stored.
+//!include lib/index
+//!include lib/map
+
+const PARTS = ROWS / LANES;
+const TILE = 4u * LANES;
+// The score of a pair that does not see each other: no score is less.
+const HIDDEN = -3.40282347e38;
+
+// The columns of this lane.
+fn columns(first: u32, lane: u32) -> vec4<u32> { return first + lane + LANES * vec4<u32>(0u, 1u, 2u, 3u); }
+
+// Σ over the columns first .. first + count of rows[row + r] · cols[the lane's four from col on], for all r.
+fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32, s: ptr<function, array<vec4<f32>, ROWS>>) {
+    var at_r: array<u32, PARTS>;
+    for (var i = 0u; i < PARTS; i++) {
+        at_r[i] = (batch * p.rows_n + min(row + i * LANES + lane, p.rows_n - 1u)) * p.rows_w + first;
+    }
+    var at_c = (batch * p.cols_n + min(columns(col, lane), vec4<u32>(p.cols_n - 1u))) * p.cols_w + first;
+    for (var r = 0u; r < ROWS; r++) {
+        (*s)[r] = vec4<f32>();
+    }
+    for (var q = 0u; q < count; q++) {
+        let z = vec4<f32>(cols[at_c.x], cols[at_c.y], cols[at_c.z], cols[at_c.w]);
+        for (var i = 0u; i < PARTS; i++) {
+            let x = rows[at_r[i] + q];
+            for (var h = 0u; h < LANES; h++) {
+                (*s)[i * LANES + h] += subgroupShuffle(x, h) * z;
+            }
+        }
+        at_c += 1u;
+    }
+}
+
+// sums += weights · values, for this tile of columns.
+fn accumulate(lane: u32, batch: u32, col: u32, first: u32, weights: ptr<function, array<vec4<f32>, ROWS>>, sums: ptr<function, array<vec4<f32>, ROWS>>) {
+    let at = p.values_from + min(columns(first, lane), vec4<u32>(p.width - 1u));
+    for (var z = 0u; z < 4u; z++) {
+        for (var h = 0u; h < LANES; h++) {
+            let v = (batch * p.cols_n + min(col + z * LANES + h, p.cols_n - 1u)) * p.values_w + at;
+            let value = vec4<f32>(values[v.x], values[v.y], values[v.z], values[v.w]);
+            for (var r = 0u; r < ROWS; r++) {
+                (*sums)[r] += subgroupShuffle((*weights)[r][z], h) * value;
+            }
+        }
+    }
+}
+
+fn exp4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(f_exp(x.x), f_exp(x.y), f_exp(x.z), f_exp(x.w)); }
+
+@compute @workgroup_size(LANES)
+fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let unit = group_index(group, groups);
+    if unit >= p.units {
+        return;
+    }
+    let block = unit / p.chunks;
+    let batch = block / p.blocks;
+    let row = block % p.blocks * ROWS;
+    let first = unit % p.chunks * TILE;
+    var top: array<f32, ROWS>;
+    var total: array<f32, ROWS>;
+    var s: array<vec4<f32>, ROWS>;
+    var sums: array<vec4<f32>, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        top[r] = HIDDEN;
+        total[r] = 0.0;
+        sums[r] = vec4<f32>();
+    }
+    let end = select(p.cols_n, min(p.cols_n, row + ROWS), p.causal == 1u);
+    for (var col = 0u; col < end; col += TILE) {
+        product(lane, batch, row, col, 0u, p.d, &s);
+        let j = columns(col, lane);
+        for (var r = 0u; r < ROWS; r++) {
+            let seen = j < vec4<u32>(select(p.cols_n, min(p.cols_n, row + r + 1u), p.causal == 1u));
+            let x = select(vec4<f32>(HIDDEN), s[r] * p.scale, seen);
+            let before = top[r];
+            top[r] = max(before, subgroupMax(max(max(x.x, x.y), max(x.z, x.w))));
+            let shrink = f_exp(before - top[r]);
+            s[r] = select(vec4<f32>(), exp4(x - top[r]), seen);
+            // Of this lane's columns; the lanes' sums meet at the end.
+            total[r] = total[r] * shrink + s[r].x + s[r].y + s[r].z + s[r].w;
+            sums[r] *= shrink;
+        }
+        accumulate(lane, batch, col, first, &s, &sums);
+    }
+    let at = columns(first, lane);
+    for (var r = 0u; r < ROWS; r++) {
+        let whole = subgroupAdd(total[r]);
+        let out = (batch * p.rows_n + row + r) * (p.width + 1u);
+        if row + r < p.rows_n {
+            for (var z = 0u; z < 4u; z++) {
+                if at[z] < p.width {
+                    y[out + at[z]] = sums[r][z] / whole;
+                }
+            }
+            if lane == 0u && first == 0u {
+                y[out + p.width] = top[r] + f_ln(whole);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let unit = group_index(group, groups);
+    if unit >= p.units {
+        return;
+    }
+    let block = unit / p.chunks;
+    let batch = block / p.blocks;
+    let row = block % p.blocks * ROWS;
+    let first = unit % p.chunks * TILE;
+    var s: array<vec4<f32>, ROWS>;
+    var dp: array<vec4<f32>, ROWS>;
+    var sums: array<vec4<f32>, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        dp[r] = vec4<f32>();
+        sums[r] = vec4<f32>();
+    }
+    var start = 0u;
+    var end = p.cols_n;
+    if p.causal == 1u {
+        if p.of_queries == 1u {
+            end = min(end, row + ROWS);
+        } else {
+            start = row / TILE * TILE;
+        }
+    }
+    for (var col = start; col < end; col += TILE) {
+        product(lane, batch, row, col, 0u, p.d, &s);
+        if p.of_values == 0u {
+            product(lane, batch, row, col, p.d, p.e, &dp);
+        }
+        let j = columns(col, lane);
+        // l and δ are the last two columns of the queries' side: of this lane's columns, or of each row.
+        var l = vec4<f32>();
+        var delta = vec4<f32>();
+        if p.of_queries == 0u {
+            let at = (batch * p.cols_n + min(j, vec4<u32>(p.cols_n - 1u))) * p.cols_w + p.d + p.e;
+            l = vec4<f32>(cols[at.x], cols[at.y], cols[at.z], cols[at.w]);
+            delta = vec4<f32>(cols[at.x + 1u], cols[at.y + 1u], cols[at.z + 1u], cols[at.w + 1u]);
+        }
+        for (var r = 0u; r < ROWS; r++) {
+            let i = row + r;
+            var seen = j >= vec4<u32>(i);
+            if p.of_queries == 1u {
+                let at = (batch * p.rows_n + min(i, p.rows_n - 1u)) * p.rows_w + p.d + p.e;
+                l = vec4<f32>(rows[at]);
+                delta = vec4<f32>(rows[at + 1u]);
+                seen = j <= vec4<u32>(i);
+            }
+            var w = exp4(s[r] * p.scale - l);
+            if p.of_values == 0u {
+                w *= (dp[r] - delta) * p.scale;
+            }
+            seen = (seen | vec4<bool>(p.causal == 0u)) & (j < vec4<u32>(p.cols_n));
+            s[r] = select(vec4<f32>(), w, seen);
+        }
+        accumulate(lane, batch, col, first, &s, &sums);
+    }
+    let at = columns(first, lane);
+    for (var r = 0u; r < ROWS; r++) {
+        for (var z = 0u; z < 4u; z++) {
+            if row + r < p.rows_n && at[z] < p.width {
+                y[(batch * p.rows_n + row + r) * p.width + at[z]] = sums[r][z];
+            }
+        }
+    }
+}
