@@ -68,10 +68,10 @@ impl<'g> Tensor<'g> {
             }
             let (Some(dy), Kind::Op(op)) = (grads[id], &node.kind) else { continue };
             let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(i)).collect();
-            let new = graph.at(node.place, || op.vjp(&inputs, graph.tensor(id), dy));
+            let new = graph.part_of(node, || op.vjp(&inputs, graph.tensor(id), dy));
             for (&input, part) in node.inputs.iter().zip(new) {
                 let (Some(part), true) = (part, depends[input] && nodes[input].shape.dtype() == DType::F32) else { continue };
-                parts[input].push((graph.at(node.place, || part.sum_to(nodes[input].shape)), node.place));
+                parts[input].push((graph.part_of(node, || part.sum_to(nodes[input].shape)), node.place));
             }
         }
         // What was made later than this tensor has no part in it.

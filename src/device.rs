@@ -118,6 +118,18 @@ impl Device {
     pub fn describe(&self) -> String {
         self.gpu.as_ref().map_or_else(|| format!("{}\ndriver      {}", self.name(), self.driver()), |gpu| gpu.describe())
     }
+    /// Bytes of memory of its own, where that is known: a GPU's (of a software adapter, what the driver says), or this machine's.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match &self.gpu {
+            Some(gpu) => gpu.memory_bytes(),
+            // Linux alone says it in a file.
+            None => {
+                let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+                let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+                total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+            }
+        }
+    }
     /// The GPU, or `None` for the CPU device.
     pub fn as_gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()

@@ -10,7 +10,7 @@ use crate::{
     ops::Key,
     optim::{Groups, Guard, Optimizer, assign_kernel},
     params::Layout,
-    plan::Plan,
+    plan::{Memory, Plan},
 };
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -22,6 +22,42 @@ use std::sync::{
 pub(crate) struct Update {
     pub optimizer: Optimizer,
     pub groups: Groups,
+}
+
+impl Update {
+    /// Of an optimizer over these parameters.
+    pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Update> {
+        let groups = optimizer.groups(params)?;
+        Ok(Update { optimizer, groups })
+    }
+}
+
+/// Where the parameters lie on a device: what [`Store::new`] makes room for.
+fn layout(device: &Device, params: &[ParamDef], update: Option<&Update>) -> Result<Layout> {
+    let (of, count) = update.map_or((vec![0; params.len()], 1), |u| (u.groups.of.clone(), u.groups.settings.len()));
+    let [piece, buffer] =
+        device.as_gpu().map_or([usize::MAX; 2], |gpu| [gpu.caps().max_binding_bytes, gpu.max_buffer_bytes()].map(|b| (b / 4) as usize));
+    Layout::new(params, &of, count, piece, buffer)
+}
+
+/// What training by `plan` takes of a device's memory; the first `ring` outputs are kept for each step. Makes nothing.
+///
+/// # Errors
+/// [`Error::Limit`] where it would not load.
+pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: &Update, ring: usize) -> Result<Memory> {
+    let layout = layout(device, params, Some(update))?;
+    let states = update.optimizer.states();
+    let names: Vec<&str> = states.iter().map(|s| s.name).collect();
+    let (scratch, tables) = match device.as_gpu() {
+        None => (0, (RING * ring * 4 + size_of::<Guard>()) as u64),
+        Some(gpu) => {
+            let (updates, spec) = (passes(update, &layout, gpu.caps()), RingSpec { outputs: (0..ring).collect(), capacity: RING });
+            let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
+            let needs = gpu::needs(gpu, plan, &layout, &options)?;
+            (needs.scratch, needs.tables)
+        }
+    };
+    Ok(Memory::new(plan, params, &layout, &names, scratch, tables))
 }
 
 /// The flat buffers of a model. Every plan of the model uses the same ones.
@@ -47,17 +83,10 @@ impl Store {
     /// Flat buffers for `params`, filled with their initial values.
     pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<Store> {
         let states = update.map_or(Vec::new(), |u| u.optimizer.states());
-        let (of, count) = update.map_or((vec![0; params.len()], 1), |u| (u.groups.of.clone(), u.groups.settings.len()));
+        let layout = layout(device, params, update)?;
         let flat = match device.as_gpu() {
-            None => {
-                let layout = Layout::new(params, &of, count, usize::MAX, usize::MAX)?;
-                Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len()))))
-            }
-            Some(gpu) => {
-                let piece = (gpu.caps().max_binding_bytes / 4) as usize;
-                let layout = Layout::new(params, &of, count, piece, (gpu.max_buffer_bytes() / 4) as usize)?;
-                Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?))
-            }
+            None => Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len())))),
+            Some(gpu) => Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?)),
         };
         let store = Store { flat, trained: Arc::default() };
         store.reset(params, update, seed)?;

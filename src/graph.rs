@@ -51,6 +51,15 @@ pub struct Node {
     pub shape: Shape,
     /// The line of the user's program that made it.
     pub place: Place,
+    /// The layer that it is part of, by the number of that layer's first parameter; `None` before the first layer.
+    pub layer: Option<usize>,
+}
+
+impl ParamDef {
+    /// The layer that it is of: its name up to the last dot.
+    pub fn layer(&self) -> &str {
+        self.name.rsplit_once('.').map_or(self.name.as_str(), |(layer, _)| layer)
+    }
 }
 
 /// What a graph requires of an input, checked before a batch goes in.
@@ -102,7 +111,23 @@ pub(crate) struct Inner {
     pub error: Option<Error>,
     /// The line that new nodes are of, where it is not the one that adds them.
     place: Option<Place>,
+    /// The layer that new nodes are part of, where it does not follow from their inputs.
+    layer: Option<Option<usize>>,
     streams: u32,
+}
+
+impl Inner {
+    /// What uses a parameter is part of that parameter's layer; anything else, of the latest layer that it follows.
+    fn layer_of(&self, node: &Node) -> Option<usize> {
+        if let Kind::Param(i) = node.kind {
+            return self.params.iter().position(|p| p.layer() == self.params[i].layer());
+        }
+        let of = |params: bool| {
+            let inputs = node.inputs.iter().map(|&i| &self.nodes[i]);
+            inputs.filter(|n| !params || matches!(n.kind, Kind::Param(_))).filter_map(|n| n.layer).max()
+        };
+        of(true).or_else(|| of(false))
+    }
 }
 
 /// What is wrong with tensors that are not of one graph.
@@ -170,7 +195,7 @@ impl Graph {
             g.inputs.push(InputDef { shape, classes: None });
             g.inputs.len() - 1
         };
-        self.push(Node { kind: Kind::Input(i), inputs: Vec::new(), shape, place })
+        self.push(Node { kind: Kind::Input(i), inputs: Vec::new(), shape, place, layer: None })
     }
     /// A trainable tensor. A name used before gives the same tensor (shared weights); its shape must be the same.
     #[track_caller]
@@ -264,7 +289,7 @@ impl Graph {
         let node = self.inner.borrow().nodes.iter().position(|n| matches!(n.kind, Kind::Param(p) if p == i));
         match node {
             Some(id) => Tensor { graph: self, id },
-            None => self.push(Node { kind: Kind::Param(i), inputs: Vec::new(), shape, place }),
+            None => self.push(Node { kind: Kind::Param(i), inputs: Vec::new(), shape, place, layer: None }),
         }
     }
     /// Values known now: class weights, a mask, a table.
@@ -278,7 +303,7 @@ impl Graph {
             return self.mistake("constant", &[value.shape], format!("{} do not fill that shape", value.content()), place);
         }
         let shape = value.shape;
-        self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place })
+        self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place, layer: None })
     }
     /// Applies an op. Every method of [`Tensor`] ends here; so does an op of your own.
     #[track_caller]
@@ -297,7 +322,7 @@ impl Graph {
         match op.shape(&shapes).and_then(|shape| size_mistake(shape).map_or(Ok(shape), |why| Err(format!("the result is {shape}: {why}"))))
         {
             Err(why) => self.mistake(op.called(), &shapes, why, place),
-            Ok(shape) => self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place }),
+            Ok(shape) => self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place, layer: None }),
         }
     }
     /// Notes that the labels in `t`, where they come from inputs, must be below `classes`. Constants are checked now.
@@ -378,7 +403,8 @@ impl Graph {
         if g.error.is_some() {
             return self.dead();
         }
-        g.nodes.push(node);
+        let layer = g.layer.unwrap_or_else(|| g.layer_of(&node));
+        g.nodes.push(Node { layer, ..node });
         Tensor { graph: self, id: g.nodes.len() - 1 }
     }
     /// Runs `f`; the nodes it adds bear `place` instead of the line that adds them.
@@ -386,6 +412,13 @@ impl Graph {
         let before = self.inner.borrow_mut().place.replace(place);
         let result = f();
         self.inner.borrow_mut().place = before;
+        result
+    }
+    /// Runs `f`; the nodes it adds bear the line of `node` and are part of its layer.
+    pub(crate) fn part_of<R>(&self, node: &Node, f: impl FnOnce() -> R) -> R {
+        let before = self.inner.borrow_mut().layer.replace(node.layer);
+        let result = self.at(node.place, f);
+        self.inner.borrow_mut().layer = before;
         result
     }
     pub(crate) fn dead(&self) -> Tensor<'_> {

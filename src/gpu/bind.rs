@@ -15,7 +15,7 @@ use crate::{
 /// How a kernel of an update names the state after the weights, the gradients and the guard…
 const FIRST_STATE: usize = 3;
 /// … and the loss.
-const LOSS: usize = 100;
+pub(super) const LOSS: usize = 100;
 
 /// A range of a buffer that holds a tensor.
 #[derive(Clone, Copy)]
@@ -57,29 +57,39 @@ pub(super) struct Buffers {
     pub fence: usize,
 }
 
+/// Elements of each scratch buffer that the updates share.
+pub(super) fn update_scratch(updates: &[UpdatePass]) -> Vec<usize> {
+    let mut scratch: Vec<usize> = Vec::new();
+    for UpdatePass { kernel, .. } in updates {
+        for (k, &n) in kernel.scratch.iter().enumerate() {
+            scratch.resize(scratch.len().max(k + 1), 0);
+            scratch[k] = scratch[k].max(n);
+        }
+    }
+    scratch
+}
+
+/// Label and elements of each buffer of a plan's own: slots, inputs, constants, scratch of the updates.
+pub(super) fn wanted(plan: &Plan, updates: &[UpdatePass]) -> Vec<(String, usize)> {
+    let mut wanted: Vec<(String, usize)> = Vec::new();
+    wanted.extend(plan.slots.iter().enumerate().map(|(i, s)| (format!("slot {i} [{}]", s.elements), s.elements)));
+    wanted.extend(plan.inputs.iter().enumerate().map(|(i, d)| (format!("input {i} {}", d.shape), d.shape.elements())));
+    wanted.extend(plan.constants.iter().enumerate().map(|(i, c)| (format!("constant {i} {}", c.shape), c.shape.elements())));
+    wanted.extend(update_scratch(updates).into_iter().enumerate().map(|(i, n)| (format!("update scratch {i} [{n}]"), n)));
+    wanted
+}
+
 impl Buffers {
     pub async fn new(gpu: &Gpu, plan: &Plan, options: &ExecOptions<'_>) -> Result<Buffers> {
         let fence = if options.guards { FENCE } else { 0 };
-        let mut scratch: Vec<usize> = Vec::new();
-        for UpdatePass { kernel, .. } in options.updates {
-            for (k, &n) in kernel.scratch.iter().enumerate() {
-                scratch.resize(scratch.len().max(k + 1), 0);
-                scratch[k] = scratch[k].max(n);
-            }
-        }
-        let mut wanted: Vec<(String, usize)> = Vec::new();
-        wanted.extend(plan.slots.iter().enumerate().map(|(i, s)| (format!("slot {i} [{}]", s.elements), s.elements)));
-        wanted.extend(plan.inputs.iter().enumerate().map(|(i, d)| (format!("input {i} {}", d.shape), d.shape.elements())));
-        wanted.extend(plan.constants.iter().enumerate().map(|(i, c)| (format!("constant {i} {}", c.shape), c.shape.elements())));
-        wanted.extend(scratch.iter().enumerate().map(|(i, &n)| (format!("update scratch {i} [{n}]"), n)));
-
+        let wanted = wanted(plan, options.updates);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let sizes: Vec<(String, u64)> = wanted.iter().map(|(label, n)| (label.clone(), 4 * (n + fence) as u64)).collect();
         let made = gpu.buffers(&sizes, usage).await?;
         let mut own = wanted.into_iter().zip(made).map(|((label, elements), buffer)| Own { label, elements, buffer });
         let mut next = |n: usize| own.by_ref().take(n).collect::<Vec<Own>>();
         let (slots, inputs, constants) = (next(plan.slots.len()), next(plan.inputs.len()), next(plan.constants.len()));
-        let scratch = next(scratch.len());
+        let scratch = next(usize::MAX);
         for (own, host) in constants.iter().zip(&plan.constants) {
             gpu.queue.write_buffer(&own.buffer, 0, words_of(&host.data));
         }
@@ -128,7 +138,7 @@ impl Buffers {
             }
         }
         for update in updates {
-            let label = format!("update {} piece {} [{}]", update.kernel.name, update.piece, store.layout().pieces[update.piece]);
+            let label = update.label(store.layout());
             for pass in &update.kernel.passes {
                 let name = format!("update {}", update.kernel.name);
                 all.push(bind(&label, &name, pass, |which| self.of_update(plan, store, update, which))?);

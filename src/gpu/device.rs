@@ -13,7 +13,10 @@ use std::{
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Which adapter to open, and how.
@@ -186,6 +189,8 @@ pub struct Gpu {
     faults: Arc<Mutex<Faults>>,
     /// The buffer that read-backs go through, while nobody uses it.
     staging: Mutex<Option<wgpu::Buffer>>,
+    /// Buffers made, and their bytes.
+    made: [AtomicU64; 2],
 }
 
 /// The largest read-back buffer that is kept for the next one: what a step's losses and metrics need, and more.
@@ -232,7 +237,7 @@ impl Gpu {
         let pipelines = Pipelines::new(&device);
         let options = options.clone();
         let staging = Mutex::new(None);
-        Ok(Arc::new(Gpu { device, queue, pipelines, summary, limits, features, options, caps, faults, staging }))
+        Ok(Arc::new(Gpu { device, queue, pipelines, summary, limits, features, options, caps, faults, staging, made: Default::default() }))
     }
 
     /// Name, kind, backend and driver.
@@ -254,6 +259,15 @@ impl Gpu {
     /// Device memory in use, in bytes, where the backend can say: weights, plans, and what wgpu stages uploads in.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+    /// How many buffers were made on it so far, and their bytes together: those of models, of plans, and of read-backs.
+    pub fn buffers_made(&self) -> (u64, u64) {
+        (self.made[0].load(Relaxed), self.made[1].load(Relaxed))
+    }
+    /// Bytes of memory of its own, where that is known: the largest heap of the device. A GPU that shares the machine's memory
+    /// has what the driver lets it have of it.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        heap(&self.device)
     }
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.limits
@@ -316,12 +330,19 @@ impl Gpu {
         }
     }
 
+    /// An error where a buffer would be larger than this device's can be.
+    pub(crate) fn check_size(&self, what: &str, need: u64) -> Result<()> {
+        let limit = self.max_buffer_bytes();
+        if need <= limit {
+            return Ok(());
+        }
+        Err(Error::Limit { what: what.to_string(), need, limit, advice: "use a smaller batch or a smaller layer".into() })
+    }
+
     /// Buffers of these labels and sizes in bytes, all zero.
     pub(crate) async fn buffers(&self, wanted: &[(String, u64)], usage: wgpu::BufferUsages) -> Result<Vec<wgpu::Buffer>> {
-        let limit = self.max_buffer_bytes();
-        if let Some((what, need)) = wanted.iter().find(|(_, bytes)| *bytes > limit) {
-            let advice = "use a smaller batch or a smaller layer".to_string();
-            return Err(Error::Limit { what: what.clone(), need: *need, limit, advice });
+        for (what, bytes) in wanted {
+            self.check_size(what, *bytes)?;
         }
         let total: u64 = wanted.iter().map(|(_, bytes)| bytes).sum();
         let what = format!("{} buffers of together {total} bytes", wanted.len());
@@ -331,7 +352,10 @@ impl Gpu {
             };
             wanted.iter().map(new).collect()
         };
-        self.scoped(&what, make).await
+        let buffers: Vec<wgpu::Buffer> = self.scoped(&what, make).await?;
+        self.made[0].fetch_add(buffers.len() as u64, Relaxed);
+        self.made[1].fetch_add(total, Relaxed);
+        Ok(buffers)
     }
 
     /// Waits until that submission is done. On the web it returns at once: there the browser polls.
@@ -414,4 +438,25 @@ fn message(error: &wgpu::Error) -> String {
         wgpu::Error::OutOfMemory { .. } => "out of device memory; use a smaller batch or a smaller model".to_string(),
         other => other.to_string(),
     }
+}
+
+/// The bytes of the largest heap that is local to the device.
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn heap(device: &wgpu::Device) -> Option<u64> {
+    // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
+    const LOCAL: u32 = 1;
+    // SAFETY: nothing of the driver's is changed, destroyed or kept: the device that lends the handles outlives this
+    // function, and asking a physical device for its memory is allowed at any time, from any thread.
+    let memory = unsafe {
+        let vulkan = device.as_hal::<wgpu::hal::vulkan::Api>()?;
+        vulkan.shared_instance().raw_instance().get_physical_device_memory_properties(vulkan.raw_physical_device())
+    };
+    let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
+    heaps.iter().filter(|h| h.flags.as_raw() & LOCAL != 0).map(|h| h.size).max()
+}
+
+/// wgpu has no Vulkan here.
+#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn heap(_: &wgpu::Device) -> Option<u64> {
+    None
 }

@@ -12,6 +12,7 @@ use crate::{
     },
     host::Host,
     kernel::Kernel,
+    params::Layout,
     plan::{Loc, Plan},
     shape::{DType, Shape},
 };
@@ -26,7 +27,7 @@ use std::{
 /// Elements of the fence after a guarded buffer.
 pub(super) const FENCE: usize = 64;
 /// Steps whose rows the table on the device holds.
-const ROWS: u64 = 64;
+pub(super) const ROWS: u64 = 64;
 /// Submissions under way at once: `submit` waits for the oldest where there would be more.
 const IN_FLIGHT: usize = 4;
 
@@ -39,6 +40,12 @@ pub struct UpdatePass {
     pub kernel: Kernel,
     /// The piece of the flat buffers that its bindings are of.
     pub piece: usize,
+}
+
+impl UpdatePass {
+    pub(super) fn label(&self, layout: &Layout) -> String {
+        format!("update {} piece {} [{}]", self.kernel.name, self.piece, layout.pieces[self.piece])
+    }
 }
 
 /// What each step leaves in a ring on the device: the outputs of these indices, scalars all of them.
@@ -128,7 +135,7 @@ struct Job {
     size: [u32; 3],
 }
 
-struct Ring {
+pub(super) struct Ring {
     buffer: wgpu::Buffer,
     outputs: Vec<usize>,
     capacity: u64,
@@ -411,6 +418,11 @@ fn nth<'a, T>(all: &'a [T], what: &str, i: usize) -> Result<&'a T> {
 }
 
 impl Ring {
+    /// Label and bytes of its buffer.
+    pub(super) fn wanted(spec: &RingSpec) -> (String, u64) {
+        let bytes = (spec.capacity * spec.outputs.len().max(1)) as u64 * 4;
+        (format!("ring of {} steps × {}", spec.capacity, spec.outputs.len()), bytes)
+    }
     async fn new(gpu: &Gpu, plan: &Plan, spec: &RingSpec) -> Result<Ring> {
         if spec.capacity == 0 {
             return Err(Error::argument("ring", "a ring of no steps holds nothing"));
@@ -421,10 +433,8 @@ impl Ring {
                 return Err(Error::argument("ring", format!("output {i} is {shape}, not one number")));
             }
         }
-        let bytes = (spec.capacity * spec.outputs.len().max(1)) as u64 * 4;
-        let label = format!("ring of {} steps × {}", spec.capacity, spec.outputs.len());
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = gpu.buffers(&[(label, bytes)], usage).await?.remove(0);
+        let buffer = gpu.buffers(&[Ring::wanted(spec)], usage).await?.remove(0);
         Ok(Ring { buffer, outputs: spec.outputs.clone(), capacity: spec.capacity as u64 })
     }
 }

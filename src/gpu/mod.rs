@@ -8,6 +8,7 @@ mod bind;
 mod device;
 mod dispatch;
 mod exec;
+mod needs;
 mod prune;
 pub mod shader;
 mod store;
@@ -16,4 +17,5 @@ mod tests;
 
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, RingSpec, StepRow, UpdatePass};
+pub(crate) use needs::needs;
 pub use store::Store;

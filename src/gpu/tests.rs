@@ -76,7 +76,7 @@ fn pass(text: &'static str, units: usize, binds: Vec<Bind>) -> Pass {
 fn step(inputs: &[(Loc, Shape)], output: (Loc, Shape), kernel: Kernel) -> Step {
     let scratch = (0..kernel.scratch.len()).collect();
     let label = format!("probe {} → {}", inputs[0].1, output.1);
-    Step { label, op: Arc::new(Probe), inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel) }
+    Step { label, layer: String::new(), op: Arc::new(Probe), inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel) }
 }
 
 /// A plan of one step from inputs of these shapes to slot 0.

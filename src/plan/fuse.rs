@@ -84,7 +84,7 @@ fn place(id: usize, ir: &Ir, out: &mut Ir, at: &mut [Option<usize>], pending: &[
     let natural = p.inputs.iter().try_fold(Shape::SCALAR, |s, &i| s.broadcast(out.nodes[i].shape));
     let fixed = (natural.is_none_or(|s| !s.same_dims(shape))).then_some(shape);
     let map = Map { expr: p.expr.clone(), fixed };
-    let new = out.push(Node { kind: crate::graph::Kind::Op(Arc::new(map)), inputs: p.inputs.clone(), shape, place: ir.nodes[id].place });
+    let new = out.push(Node { kind: crate::graph::Kind::Op(Arc::new(map)), inputs: p.inputs.clone(), ..ir.nodes[id].clone() });
     at[id] = Some(new);
     new
 }

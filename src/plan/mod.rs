@@ -6,6 +6,9 @@
 pub(crate) mod fuse;
 pub(crate) mod ir;
 pub(crate) mod memory;
+pub(crate) mod report;
+
+pub use report::{LayerMemory, Memory};
 
 use crate::{
     error::{Error, Result},
@@ -41,6 +44,8 @@ pub enum Loc {
 pub struct Step {
     /// Op, shapes and place, e.g. `matmul [64, 784] × [512, 784] → [64, 512] (mnist.rs:14)`.
     pub label: String,
+    /// The layer that it is part of, e.g. `fc1`, also in its gradient; empty before the first layer.
+    pub layer: String,
     /// What is computed.
     pub op: Arc<dyn Op>,
     /// What is read.
@@ -146,6 +151,7 @@ impl Plan {
                 Kind::Constant(value) => plan.constants.push(value.clone()),
                 Kind::Op(op) => plan.steps.push(Step {
                     label: label(ir, id),
+                    layer: node.layer.map_or(String::new(), |first| ir.params[first].layer().to_string()),
                     op: op.clone(),
                     inputs: node.inputs.iter().map(|&i| (memory.locs[i], ir.nodes[i].shape)).collect(),
                     output: (memory.locs[id], node.shape),

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod fit;
+mod memory;
 pub mod metrics;
 mod params;
 mod progress;
@@ -23,7 +24,7 @@ use crate::{
     host::Host,
     ops::Key,
     optim::Optimizer,
-    plan::Plan,
+    plan::{Memory, Plan},
     shape::{DType, Shape},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -98,6 +99,13 @@ impl Model {
         g.check()?;
         Ok(Written { output, loss, accuracy })
     }
+    /// The plan of a step on `batch` samples.
+    fn plan(&self, device: &Device, batch: usize) -> Result<Plan> {
+        let g = Graph::training();
+        let written = self.write(&g, batch)?;
+        let outputs: Vec<Tensor> = std::iter::once(written.loss).chain(written.accuracy).collect();
+        training_plan(device, &outputs, written.loss)
+    }
 }
 
 /// One step's loss and, for a classifier, accuracy.
@@ -141,6 +149,8 @@ pub struct Trainer {
     model: Option<Model>,
     /// The summary of that one graph.
     graph_summary: String,
+    /// Its memory.
+    graph_memory: Option<Memory>,
     /// Plans of the training graph by batch size; by 0 that of a graph of the user's own.
     plans: HashMap<usize, Loaded>,
     /// Plans of the inference graph by batch size.
@@ -168,7 +178,9 @@ impl Trainer {
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         let mut trainer = Trainer::empty(device, loss, optimizer.into()).await?;
         let plan = training_plan(device, &[loss], loss)?;
-        trainer.graph_summary = trainer.summarise(loss, &plan);
+        let memory = trainer.memory_of(&plan)?;
+        trainer.graph_summary = trainer.summarise(loss, &plan, &memory);
+        trainer.graph_memory = Some(memory);
         trainer.load_plan(0, plan).await?;
         Ok(trainer)
     }
@@ -221,8 +233,7 @@ impl Trainer {
     async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer) -> Result<Trainer> {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
-        let groups = optimizer.groups(&params)?;
-        let update = Update { optimizer, groups };
+        let update = Update::new(optimizer, &params)?;
         let store = Store::new(device, &params, Some(&update), 0).await?;
         Ok(Trainer {
             device: device.clone(),
@@ -231,6 +242,7 @@ impl Trainer {
             params,
             model: None,
             graph_summary: String::new(),
+            graph_memory: None,
             plans: HashMap::new(),
             inference: HashMap::new(),
             seed: 0,
@@ -435,12 +447,7 @@ impl Trainer {
         if batch == 0 || self.plans.contains_key(&batch) {
             return Ok(());
         }
-        let plan = {
-            let g = Graph::training();
-            let written = model.write(&g, batch)?;
-            let outputs: Vec<Tensor> = std::iter::once(written.loss).chain(written.accuracy).collect();
-            training_plan(&self.device, &outputs, written.loss)?
-        };
+        let plan = model.plan(&self.device, batch)?;
         self.load_plan(batch, plan).await
     }
     async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {

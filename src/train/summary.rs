@@ -4,7 +4,7 @@ use super::{Trainer, training_plan};
 use crate::{
     error::Result,
     graph::{Graph, Kind, Tensor},
-    plan::{Plan, ir::Ir},
+    plan::{Memory, Plan, ir::Ir, report::size},
     shape::Shape,
 };
 
@@ -14,6 +14,8 @@ struct Layer {
     output: Shape,
     params: usize,
     flops: u64,
+    /// The parameters counted.
+    seen: Vec<usize>,
 }
 
 impl Trainer {
@@ -27,21 +29,19 @@ impl Trainer {
         let g = Graph::training();
         let loss = model.write(&g, batch.max(1))?.loss;
         let plan = training_plan(&self.device, &[loss], loss)?;
-        Ok(self.summarise(loss, &plan))
+        Ok(self.summarise(loss, &plan, &self.memory(batch.max(1))?))
     }
-    pub(super) fn summarise(&self, loss: Tensor, step: &Plan) -> String {
+    pub(super) fn summarise(&self, loss: Tensor, step: &Plan, memory: &Memory) -> String {
         let mut text = format!("{:<20} {:<18} {:>12} {:>14}\n", "layer", "output", "parameters", "MFLOP forward");
         for l in &layers(&Ir::new(loss.graph(), &[loss])) {
             let mflop = l.flops as f64 / 1e6;
             text += &format!("{:<20} {:<18} {:>12} {mflop:>14.3}\n", l.name, l.output.to_string(), l.params);
         }
         let params: usize = self.params().elements();
-        let states = self.update.optimizer.states().len();
-        let mib = |bytes: u64| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20));
-        let flat = |buffers: usize| mib((params * buffers) as u64 * 4);
         text += &format!("{params} parameters, {:.1} MFLOP a step, update not counted\n", step.flops() as f64 / 1e6);
-        text += &format!("memory: weights {}, gradients {}, optimizer {}, ", flat(1), flat(1), flat(states));
-        text += &format!("activations {} ({} without reuse)\n", mib(step.activation_bytes()), mib(step.unplanned_bytes));
+        let kinds: Vec<String> =
+            memory.kinds().into_iter().filter(|k| k.1 > 0).map(|(name, bytes)| format!("{name} {}", size(bytes))).collect();
+        text += &format!("memory: {} ({})\n", size(memory.total()), kinds.join(", "));
         text
     }
     /// The plan of a step at the batch size last trained with, a line for each dispatch; empty before the first step.
@@ -53,18 +53,28 @@ impl Trainer {
 
 fn layers(ir: &Ir) -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
+    // The parameter that a node is another form of: itself, reshaped, scaled.
+    let mut form: Vec<Option<usize>> = Vec::with_capacity(ir.nodes.len());
     for (id, node) in ir.nodes.iter().enumerate() {
-        let Kind::Op(op) = &node.kind else { continue };
-        for &input in &node.inputs {
-            let Kind::Param(p) = ir.nodes[input].kind else { continue };
+        let inputs: Vec<Option<usize>> = node.inputs.iter().map(|&i| form[i]).collect();
+        form.push(match &node.kind {
+            Kind::Param(p) => Some(*p),
+            Kind::Op(_) if inputs.iter().all(|f| f.is_some()) => inputs.first().copied().flatten(),
+            _ => None,
+        });
+        let (Kind::Op(op), None) = (&node.kind, form[id]) else { continue };
+        let flops = op.flops(&ir.shapes(id), node.shape);
+        for p in inputs.into_iter().flatten() {
             let param = &ir.params[p];
-            let name = param.name.rsplit_once('.').map_or(param.name.as_str(), |(layer, _)| layer);
-            let (count, flops) = (param.shape.elements(), op.flops(&ir.shapes(id), node.shape));
-            match layers.iter_mut().find(|l| l.name == name) {
-                Some(l) => {
-                    (l.params, l.flops, l.output) = (l.params + count, l.flops + flops, node.shape);
-                }
-                None => layers.push(Layer { name: name.to_string(), output: node.shape, params: count, flops }),
+            let i = layers.iter().position(|l| l.name == param.layer()).unwrap_or_else(|| {
+                layers.push(Layer { name: param.layer().to_string(), output: node.shape, params: 0, flops: 0, seen: Vec::new() });
+                layers.len() - 1
+            });
+            let layer = &mut layers[i];
+            (layer.output, layer.flops) = (node.shape, layer.flops + flops);
+            if !layer.seen.contains(&p) {
+                layer.params += param.shape.elements();
+                layer.seen.push(p);
             }
         }
     }
