@@ -4,6 +4,7 @@
 //! cargo run --release --example mnist                              # the digits that ship, on the best device
 //! cargo run --release --example mnist -- --data fashion-mnist      # or a folder with the four IDX files
 //! cargo run --release --example mnist -- --model cnn               # convolutions, which see where a pixel is
+//! cargo run --release --example mnist -- --memory --profile        # what a step takes: bytes, and time
 //! ```
 
 mod common;
@@ -60,6 +61,12 @@ pub struct Args {
     /// Writes the results to this file, as one JSON object
     #[arg(long, value_name = "FILE", value_parser = common::new_file)]
     json: Option<PathBuf>,
+    /// Prints the bytes of a step, by kind and by layer, and the largest batch that fits
+    #[arg(long)]
+    memory: bool,
+    /// Prints where the time of a step goes; with a file, writes a trace there, which ui.perfetto.dev opens
+    #[arg(long, value_name = "TRACE.json", value_parser = common::new_file)]
+    profile: Option<Option<PathBuf>>,
     #[command(flatten)]
     plot: plot::PlotArgs,
 }
@@ -202,6 +209,16 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     );
     let mut trainer = task.trainer(&device, &args)?;
     println!("\n{}", trainer.summary(task.batch)?);
+    if args.memory {
+        println!("{}", trainer.memory(task.batch)?);
+        match trainer.max_batch(None) {
+            Ok(most) => println!("the largest batch that fits: {most} images\n"),
+            Err(error) => println!("the largest batch that fits is not known: {error}\n"),
+        }
+    }
+    if let Some(trace) = &args.profile {
+        profile(&task, &device, &args, trace.as_deref())?;
+    }
 
     let history = trainer.fit(&task.train, Fit::new().epochs(task.epochs).batch_size(task.batch).validation(&task.test).progress(true))?;
     let seconds: f64 = history.epochs.iter().map(|e| e.seconds).sum();
@@ -218,6 +235,22 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     if let Some(path) = &args.json {
         write_json(path, &device, &args, &history, accuracy)?;
     }
+    Ok(())
+}
+
+/// Prints where the time of a step goes. The steps are made by a trainer that is not used for anything else.
+fn profile(task: &Task, device: &Device, args: &Args, trace: Option<&Path>) -> Result<(), Box<dyn Error>> {
+    let mut trainer = task.trainer(device, args)?;
+    let rows: Vec<usize> = (0..task.batch.min(task.train.len())).collect();
+    let (x, y) = task.train.batch(&rows)?;
+    trainer.step(&[x, y])?;
+    let profile = trainer.profile(20)?;
+    println!("a step on {} images:\n{profile}", rows.len());
+    if let Some(path) = trace {
+        profile.write_trace(path)?;
+        println!("its trace, for https://ui.perfetto.dev: {}", path.display());
+    }
+    println!();
     Ok(())
 }
 

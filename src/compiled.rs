@@ -9,7 +9,9 @@ use crate::{
     host::Host,
     ops::Key,
     plan::{Options, Plan},
+    profile::{KernelTime, Profile, StepTimes},
 };
+use std::time::Instant;
 
 /// A graph lowered for a device. For training see [`crate::Trainer`].
 ///
@@ -24,6 +26,7 @@ use crate::{
 /// # Ok::<(), downhill::Error>(())
 /// ```
 pub struct Compiled {
+    device: Device,
     engine: Engine,
     inputs: Vec<InputDef>,
     outputs: usize,
@@ -50,7 +53,7 @@ impl Compiled {
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
         let (inputs, outputs, untrained) = (plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
         let engine = Engine::new(device, plan, store, None, 0).await?;
-        Ok(Compiled { engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
+        Ok(Compiled { device: device.clone(), engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
     }
     /// How many inputs it takes.
     pub fn inputs(&self) -> usize {
@@ -98,14 +101,19 @@ impl Compiled {
     /// # Errors
     /// Inputs that were never loaded; a layer that must have seen a batch and has not; a fault of the device.
     pub fn launch(&mut self) -> Result<()> {
+        self.ready()?;
+        self.engine.step(self.key, None)?;
+        self.key.step += 1;
+        Ok(())
+    }
+    /// An error where it cannot run.
+    fn ready(&self) -> Result<()> {
         if !self.loaded {
             return Err(Error::argument("launch", "no inputs have been loaded"));
         }
         if let Some(error) = self.untrained.as_ref().filter(|_| !self.engine.store().is_trained()) {
             return Err(error.clone());
         }
-        self.engine.step(self.key, None)?;
-        self.key.step += 1;
         Ok(())
     }
     /// Output `i` of the last run; waits for it.
@@ -125,6 +133,52 @@ impl Compiled {
     /// Waits until all runs are done.
     pub fn wait(&mut self) -> Result<()> {
         self.engine.finish()
+    }
+    /// Where the time of a run goes, from `runs` of them on the inputs loaded last, and as many without clocks.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([64, 64]).linear("fc", 32).relu()])?;
+    /// f.load(&[Host::new([64, 64], vec![0.5; 64 * 64])])?;
+    /// let profile = f.profile(3)?;
+    /// assert_eq!(profile.kernels[0].op, "matmul");
+    /// println!("{profile}");
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`launch`](Compiled::launch).
+    pub fn profile(&mut self, runs: usize) -> Result<Profile> {
+        pollster::block_on(self.profile_async(runs))
+    }
+    /// [`profile`](Compiled::profile), without blocking.
+    pub async fn profile_async(&mut self, runs: usize) -> Result<Profile> {
+        let (mut plain, mut times) = (Vec::new(), Vec::new());
+        let peaks = self.device.peaks_async().await?;
+        for _ in 0..runs.max(1) {
+            self.wait()?;
+            let start = Instant::now();
+            self.launch()?;
+            self.wait()?;
+            plain.push(start.elapsed().as_secs_f64());
+        }
+        let zero = Instant::now();
+        for _ in 0..runs.max(1) {
+            times.push(self.measure(zero).await?);
+        }
+        Ok(Profile::new(&self.device, peaks, self.kernels().to_vec(), plain, &times))
+    }
+    /// One run with clocks.
+    pub(crate) async fn measure(&mut self, zero: Instant) -> Result<StepTimes> {
+        self.ready()?;
+        let times = self.engine.profile(self.key, None, zero).await?;
+        self.key.step += 1;
+        Ok(times)
+    }
+    /// What a run computes.
+    pub(crate) fn kernels(&self) -> &[KernelTime] {
+        self.engine.kernels()
     }
     /// What it did so far on a GPU; `None` on the CPU.
     pub fn counters(&self) -> Option<Counters> {

@@ -89,9 +89,14 @@ impl Exec {
         to.u.copy_from_slice(data.u());
     }
     pub fn run(&mut self, store: &mut Store, key: Key) {
+        self.run_with(store, key, |_| ());
+    }
+    /// The same; `done` hears the number of each op when it is done.
+    pub fn run_with(&mut self, store: &mut Store, key: Key, mut done: impl FnMut(usize)) {
         let plan = mem::take(&mut self.plan);
-        for step in plan.steps.iter().filter(|s| !s.op.is_alias()) {
+        for (number, step) in plan.steps.iter().filter(|s| !s.op.is_alias()).enumerate() {
             self.step(&plan, step, store, key);
+            done(number);
         }
         self.plan = plan;
     }

@@ -11,10 +11,14 @@ use crate::{
     optim::{Groups, Guard, Optimizer, assign_kernel},
     params::Layout,
     plan::{Memory, Plan},
+    profile::{self, KernelTime, StepTimes},
 };
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 /// An optimizer and the groups it makes of a model's parameters.
@@ -178,6 +182,8 @@ pub(crate) const RING: usize = 1024;
 pub(crate) struct Engine {
     on: Loaded,
     store: Store,
+    /// What a step computes.
+    kernels: Vec<KernelTime>,
 }
 
 enum Loaded {
@@ -188,20 +194,27 @@ enum Loaded {
 impl Engine {
     /// Loads `plan`. With an `update`, output 0 is the loss; the first `ring` outputs (all scalars) are kept for each step.
     pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: usize) -> Result<Engine> {
+        let mut kernels = profile::kernels(&plan);
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), Flat::Gpu(store)) => {
                 let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
+                kernels.extend(update.iter().flat_map(|u| update_kernels(u, store.layout(), &updates)));
                 let spec = RingSpec { outputs: (0..ring).collect(), capacity: RING };
                 let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
                 Loaded::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
             }
             (None, Flat::Cpu(store)) => {
+                if let Some(u) = update {
+                    let layout = &lock(store).layout;
+                    let bytes = (0..layout.pieces.len()).map(|piece| update_bytes(u, layout, piece) + guard_bytes(layout, piece)).sum();
+                    kernels.push(KernelTime::update(format!("update {} [{}]", u.optimizer.name(), layout.elements()), "cpu", bytes));
+                }
                 let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };
                 Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
         };
-        Ok(Engine { on, store: store.clone() })
+        Ok(Engine { on, store: store.clone(), kernels })
     }
     /// The flat buffers that it works on.
     pub fn store(&self) -> &Store {
@@ -220,27 +233,50 @@ impl Engine {
             self.store.mark_trained();
         }
         match &mut self.on {
-            Loaded::Cpu { exec, store, ring, .. } => {
-                let mut store = lock(store);
-                exec.run(&mut store, key);
-                if !ring.is_empty() {
-                    let row = &mut ring[(key.step % RING as u64) as usize];
-                    for (output, value) in row.iter_mut().enumerate() {
-                        *value = exec.read(&store, output)?.to_f64()[0] as f32;
-                    }
-                }
-                if let Some(Update { optimizer, groups }) = update {
-                    let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
-                    let hyper = optimizer.hyper(key.step + 1, &groups.settings);
-                    store.update(optimizer, &hyper, key.step, loss);
-                }
-            }
-            Loaded::Gpu(exec) => {
-                let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));
-                exec.submit(&StepRow { seed: key.seed, step: key.step, hyper })?;
+            Loaded::Cpu { .. } => self.step_here(key, update, |_| ()),
+            Loaded::Gpu(exec) => exec.submit(&row(key, update)),
+        }
+    }
+    /// The step of a CPU; `done` hears the number of each kernel when it is done.
+    fn step_here(&mut self, key: Key, update: Option<&Update>, mut done: impl FnMut(usize)) -> Result<()> {
+        let Loaded::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
+        let mut store = lock(store);
+        exec.run_with(&mut store, key, &mut done);
+        if !ring.is_empty() {
+            let row = &mut ring[(key.step % RING as u64) as usize];
+            for (output, value) in row.iter_mut().enumerate() {
+                *value = exec.read(&store, output)?.to_f64()[0] as f32;
             }
         }
+        if let Some(Update { optimizer, groups }) = update {
+            let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
+            let hyper = optimizer.hyper(key.step + 1, &groups.settings);
+            store.update(optimizer, &hyper, key.step, loss);
+            done(self.kernels.len() - 1);
+        }
         Ok(())
+    }
+    /// The same as [`step`](Engine::step), with a clock around each kernel and a wait at the end. Times are seconds from `zero`.
+    pub async fn profile(&mut self, key: Key, update: Option<&Update>, zero: Instant) -> Result<StepTimes> {
+        if update.is_some() {
+            self.store.mark_trained();
+        }
+        if let Loaded::Gpu(exec) = &mut self.on {
+            return exec.profile(&row(key, update), zero).await;
+        }
+        let begun = zero.elapsed().as_secs_f64();
+        let (mut times, mut last) = (StepTimes::default(), begun);
+        self.step_here(key, update, |kernel| {
+            let now = zero.elapsed().as_secs_f64();
+            times.device.push((kernel, last, now));
+            last = now;
+        })?;
+        times.lap("kernels", zero, begun);
+        Ok(times)
+    }
+    /// What a step computes, in order: what the numbers in [`StepTimes`] are of.
+    pub fn kernels(&self) -> &[KernelTime] {
+        &self.kernels
     }
     /// Waits until all steps are done.
     pub fn finish(&mut self) -> Result<()> {
@@ -269,6 +305,32 @@ impl Engine {
             Loaded::Gpu(exec) => Some(exec),
         }
     }
+}
+
+/// What is new in a step.
+fn row(key: Key, update: Option<&Update>) -> StepRow {
+    let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));
+    StepRow { seed: key.seed, step: key.step, hyper }
+}
+
+/// Bytes that the update of a piece reads and writes: weights and states both, gradients once; of state, what it becomes and what
+/// it is.
+fn update_bytes(update: &Update, layout: &Layout, piece: usize) -> u64 {
+    let tensors = if piece < layout.trained { 3 + 2 * update.optimizer.states().len() } else { 2 };
+    (tensors * layout.pieces[piece] * 4) as u64
+}
+/// Bytes that the check of a piece reads.
+fn guard_bytes(layout: &Layout, piece: usize) -> u64 {
+    if piece < layout.trained { layout.pieces[piece] as u64 * 4 } else { 0 }
+}
+/// The updates as kernels to measure.
+fn update_kernels(update: &Update, layout: &Layout, passes: &[UpdatePass]) -> Vec<KernelTime> {
+    let kernel = |(i, p): (usize, &UpdatePass)| {
+        // The checks of all pieces come first.
+        let bytes = if i < layout.trained { guard_bytes(layout, p.piece) } else { update_bytes(update, layout, p.piece) };
+        KernelTime::update(p.label(layout), p.kernel.name, bytes)
+    };
+    passes.iter().enumerate().map(kernel).collect()
 }
 
 /// The check and the update as passes over the flat buffers.

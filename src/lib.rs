@@ -41,6 +41,7 @@
 //! | write a model | [`Graph`]; [`Tensor`], whose methods are the ops; [`layers`], [`losses`], [`init`] |
 //! | train on a data set | [`Trainer::for_data`], [`Fit`], [`data`], [`optim`], [`train::metrics`] |
 //! | train step by step | [`Trainer::new`], [`Trainer::step`], [`Trainer::params`] |
+//! | know what training takes | [`Trainer::memory`], [`Trainer::max_batch`], [`Trainer::profile`] |
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
 //! | know what went wrong | [`Error`] |
@@ -76,7 +77,9 @@ pub mod losses;
 pub mod ops;
 pub mod optim;
 pub mod params;
+mod peaks;
 pub mod plan;
+pub mod profile;
 pub mod rng;
 pub mod selftest;
 pub mod shape;
@@ -88,6 +91,8 @@ pub use device::Device;
 pub use error::{Error, Result};
 pub use graph::{Graph, Tensor};
 pub use host::Host;
+pub use plan::Memory;
+pub use profile::{Peaks, Profile};
 pub use shape::{DType, Shape};
 pub use train::{Epoch, Evaluation, Event, Fit, History, Params, StepReport, Trainer};
 

@@ -35,6 +35,8 @@ pub(super) struct Work<'a> {
     pub label: String,
     /// Op and kernel, for labels of pipelines.
     pub name: String,
+    /// Its number: ops in the order of the plan, then updates.
+    pub kernel: usize,
     pub pass: &'a Pass,
     pub places: Vec<Place<'a>>,
 }
@@ -124,25 +126,24 @@ impl Buffers {
 
     /// Every pass of the plan and of the updates, in order.
     pub fn work<'a>(&'a self, plan: &'a Plan, store: &'a Store, updates: &'a [UpdatePass]) -> Result<Vec<Work<'a>>> {
-        let mut all = Vec::new();
-        for step in &plan.steps {
+        let (mut all, mut number) = (Vec::new(), 0);
+        for step in plan.steps.iter().filter(|s| !s.op.is_alias()) {
             let Some(kernel) = &step.kernel else {
-                if step.op.is_alias() {
-                    continue;
-                }
                 return Err(Error::argument(&step.label, "this step was planned for the CPU: it has no kernel"));
             };
             let name = format!("{} {}", step.op.name(), kernel.name);
             for pass in &kernel.passes {
-                all.push(bind(&step.label, &name, pass, |which| self.of_step(store, step, &kernel.scratch, which))?);
+                all.push(bind(&step.label, &name, number, pass, |which| self.of_step(store, step, &kernel.scratch, which))?);
             }
+            number += 1;
         }
         for update in updates {
             let label = update.label(store.layout());
             for pass in &update.kernel.passes {
                 let name = format!("update {}", update.kernel.name);
-                all.push(bind(&label, &name, pass, |which| self.of_update(plan, store, update, which))?);
+                all.push(bind(&label, &name, number, pass, |which| self.of_update(plan, store, update, which))?);
             }
+            number += 1;
         }
         Ok(all)
     }
@@ -170,7 +171,7 @@ impl Buffers {
     }
 }
 
-fn bind<'a>(label: &str, name: &str, pass: &'a Pass, find: impl Fn(Which) -> Option<Place<'a>>) -> Result<Work<'a>> {
+fn bind<'a>(label: &str, name: &str, kernel: usize, pass: &'a Pass, find: impl Fn(Which) -> Option<Place<'a>>) -> Result<Work<'a>> {
     let mut places = Vec::with_capacity(pass.binds.len());
     for bind in &pass.binds {
         let why =
@@ -186,7 +187,7 @@ fn bind<'a>(label: &str, name: &str, pass: &'a Pass, find: impl Fn(Which) -> Opt
             return Err(Error::argument(label, why));
         }
     }
-    Ok(Work { label: label.to_string(), name: name.to_string(), pass, places })
+    Ok(Work { label: label.to_string(), name: name.to_string(), kernel, pass, places })
 }
 
 /// The bytes of a tensor.

@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     gpu::shader::Pipelines,
     kernel::Caps,
+    profile::Peaks,
 };
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::{
@@ -14,7 +15,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -191,6 +192,8 @@ pub struct Gpu {
     staging: Mutex<Option<wgpu::Buffer>>,
     /// Buffers made, and their bytes.
     made: [AtomicU64; 2],
+    /// What it does at best, once that was measured.
+    pub(crate) peaks: OnceLock<Peaks>,
 }
 
 /// The largest read-back buffer that is kept for the next one: what a step's losses and metrics need, and more.
@@ -237,7 +240,20 @@ impl Gpu {
         let pipelines = Pipelines::new(&device);
         let options = options.clone();
         let staging = Mutex::new(None);
-        Ok(Arc::new(Gpu { device, queue, pipelines, summary, limits, features, options, caps, faults, staging, made: Default::default() }))
+        Ok(Arc::new(Gpu {
+            device,
+            queue,
+            pipelines,
+            summary,
+            limits,
+            features,
+            options,
+            caps,
+            faults,
+            staging,
+            made: Default::default(),
+            peaks: OnceLock::new(),
+        }))
     }
 
     /// Name, kind, backend and driver.

@@ -7,6 +7,7 @@ use crate::{
         bind::{Buffers, Own, words_of},
         device::Gpu,
         dispatch::{Reach, params, part},
+        profile::{Clocks, record},
         shader::{HYPER, STEP_BYTES},
         store::Store,
     },
@@ -43,7 +44,7 @@ pub struct UpdatePass {
 }
 
 impl UpdatePass {
-    pub(super) fn label(&self, layout: &Layout) -> String {
+    pub(crate) fn label(&self, layout: &Layout) -> String {
         format!("update {} piece {} [{}]", self.kernel.name, self.piece, layout.pieces[self.piece])
     }
 }
@@ -115,12 +116,27 @@ struct Counting {
     bytes_read: AtomicU64,
 }
 
-struct Dispatch {
+pub(super) struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
     /// Whether it reads the row of the step.
     step: bool,
     size: [u32; 3],
+    /// The number of its kernel: ops in the order of the plan, then updates.
+    pub kernel: usize,
+}
+
+impl Dispatch {
+    /// Its commands, with the row of the step at that offset of the table.
+    pub fn encode(&self, pass: &mut wgpu::ComputePass, rows: &wgpu::BindGroup, at: u32) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        if self.step {
+            pass.set_bind_group(1, rows, &[at]);
+        }
+        let [x, y, z] = self.size;
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// A [`Dispatch`] without its bind group.
@@ -228,7 +244,7 @@ impl Exec {
                 }
                 let label = Some(work.label.as_str());
                 let group = device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout: &job.bindings, entries: &entries });
-                Dispatch { pipeline: job.pipeline, group, step: work.pass.step, size: job.size }
+                Dispatch { pipeline: job.pipeline, group, step: work.pass.step, size: job.size, kernel: work.kernel }
             });
             let dispatches: Vec<Dispatch> = dispatches.collect();
             let rows_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -279,6 +295,10 @@ impl Exec {
     /// Runs the plan and the updates once. Returns when the work is queued; it waits only where too much is queued
     /// already.
     pub fn submit(&mut self, row: &StepRow) -> Result<()> {
+        self.submit_with(row, None)
+    }
+    pub(super) fn submit_with(&mut self, row: &StepRow, mut clocks: Option<&mut Clocks>) -> Result<()> {
+        let lap = |clocks: &mut Option<&mut Clocks>, name| clocks.iter_mut().for_each(|c| c.lap(name));
         self.gpu.check()?;
         while self.in_flight.len() >= IN_FLIGHT {
             let oldest = self.in_flight.pop_front().expect("IN_FLIGHT is at least 1");
@@ -289,19 +309,10 @@ impl Exec {
         self.gpu.queue.write_buffer(&self.rows, at, bytemuck::cast_slice(&words));
         self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
 
+        lap(&mut clocks, "upload");
         let label = Some("step");
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
-        for dispatch in &self.dispatches {
-            pass.set_pipeline(&dispatch.pipeline);
-            pass.set_bind_group(0, &dispatch.group, &[]);
-            if dispatch.step {
-                pass.set_bind_group(1, &self.rows_group, &[at as u32]);
-            }
-            let [x, y, z] = dispatch.size;
-            pass.dispatch_workgroups(x, y, z);
-        }
-        drop(pass);
+        record(&self.gpu, &mut encoder, self.dispatches.iter(), (&self.rows_group, at as u32), clocks.as_deref_mut())?;
         if let Some(ring) = &self.ring {
             let row = row.step % ring.capacity * ring.outputs.len() as u64 * 4;
             for (i, &output) in ring.outputs.iter().enumerate() {
@@ -310,7 +321,13 @@ impl Exec {
                 encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, row + i as u64 * 4, Some(4));
             }
         }
-        self.in_flight.push_back(self.gpu.queue.submit([encoder.finish()]));
+        if let Some(clocks) = &clocks {
+            clocks.resolve(&mut encoder);
+        }
+        let commands = encoder.finish();
+        lap(&mut clocks, "encode");
+        self.in_flight.push_back(self.gpu.queue.submit([commands]));
+        lap(&mut clocks, "submit");
         self.submits += 1;
         self.gpu.check()
     }
@@ -373,6 +390,9 @@ impl Exec {
         }
     }
 
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
     fn count_read(&self, words: usize) {
         self.counting.reads.fetch_add(1, Relaxed);
         self.counting.bytes_read.fetch_add(words as u64 * 4, Relaxed);

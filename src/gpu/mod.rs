@@ -9,6 +9,7 @@ mod device;
 mod dispatch;
 mod exec;
 mod needs;
+mod profile;
 mod prune;
 pub mod shader;
 mod store;

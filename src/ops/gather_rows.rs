@@ -100,6 +100,10 @@ impl OpDef for GatherRows {
         // Of the gradient.
         x[1].elements()
     }
+    fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
+        // Of the table, what is looked up.
+        x[1].bytes() + 2 * y.bytes()
+    }
     fn cases() -> Vec<Case> {
         let case = |table: &[usize], index: &[usize]| {
             let [t, i] = [table, index].map(|d| Shape::new(d).expect("at most six axes"));

@@ -46,6 +46,10 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
         y.elements() as u64
     }
+    /// Bytes that must be read and written, for reports: by default the inputs and the output, once each.
+    fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
+        x.iter().chain([&y]).map(|s| s.bytes()).sum()
+    }
     /// How many terms are added up in one output element: the tolerance of a comparison grows with it.
     fn terms(&self, _x: &[Shape]) -> usize {
         1
@@ -84,6 +88,7 @@ pub trait Op: fmt::Debug + Send + Sync {
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>>;
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
     fn flops(&self, x: &[Shape], y: Shape) -> u64;
+    fn bytes(&self, x: &[Shape], y: Shape) -> u64;
     fn terms(&self, x: &[Shape]) -> usize;
     fn called(&self) -> &'static str;
     fn is_alias(&self) -> bool;
@@ -116,6 +121,9 @@ impl<O: OpDef> Op for O {
     }
     fn flops(&self, x: &[Shape], y: Shape) -> u64 {
         OpDef::flops(self, x, y)
+    }
+    fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
+        OpDef::bytes(self, x, y)
     }
     fn terms(&self, x: &[Shape]) -> usize {
         OpDef::terms(self, x)
@@ -220,6 +228,7 @@ ops! {
     pad::Pad,
     permute::Permute,
     pick::Pick,
+    probe::Probe,
     recurrent::Recurrent [RecurrentGrad],
     reduce::Reduce,
     resample::Resample,

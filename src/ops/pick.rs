@@ -47,6 +47,10 @@ impl OpDef for Pick {
         };
         vec![Kernel::one("rows", pass)]
     }
+    fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
+        // One of each row.
+        x[1].bytes() + 2 * y.bytes()
+    }
     fn cases() -> Vec<Case> {
         let case = |dims: &[usize]| {
             let x = Shape::new(dims).expect("at most six axes");

@@ -81,6 +81,9 @@ impl OpDef for Slice {
     fn flops(&self, _x: &[Shape], _y: Shape) -> u64 {
         0
     }
+    fn bytes(&self, _x: &[Shape], y: Shape) -> u64 {
+        2 * y.bytes()
+    }
     fn cases() -> Vec<Case> {
         let case = |x: &[usize], axis: usize, start: usize, end: usize| {
             let x = Shape::new(x).expect("at most six axes");

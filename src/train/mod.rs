@@ -25,9 +25,13 @@ use crate::{
     ops::Key,
     optim::Optimizer,
     plan::{Memory, Plan},
+    profile::Profile,
     shape::{DType, Shape},
 };
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
 type ModelFn = Box<dyn for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync>;
 type LossFn = Box<dyn for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync>;
@@ -357,15 +361,72 @@ impl Trainer {
     }
     /// Runs the step whose batch has been written.
     async fn advance(&mut self, key: usize) -> Result<()> {
+        self.room().await?;
+        let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
+        loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
+        self.made(key);
+        Ok(())
+    }
+    /// Makes sure that what the next step leaves can be kept.
+    async fn room(&mut self) -> Result<()> {
         if self.unread.len() >= RING {
             self.collect().await?;
         }
-        let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
-        loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
+        Ok(())
+    }
+    /// A step was made.
+    fn made(&mut self, key: usize) {
         self.unread.push((self.step, key));
         self.last = Some(key);
         self.step += 1;
-        Ok(())
+    }
+    /// Where the time of a step goes: of each kernel by the device's own clock where it has one, of the host beside it, and what
+    /// part of the device's [peaks](Device::peaks) that is.
+    ///
+    /// It makes `steps` training steps with clocks, and as many without to compare with, all on the batch of the last step. They are
+    /// steps like any other: they change the weights, are counted, and their losses are reported.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};
+    /// let g = Graph::training();
+    /// let loss = g.input([32, 8]).linear("fc1", 64).relu().linear("fc2", 1).mse(g.input([32, 1]));
+    /// let mut trainer = Trainer::new(&Device::cpu(), loss, Adam::new(1e-3))?;
+    /// trainer.step(&[Host::new([32, 8], vec![0.5; 256]), Host::new([32, 1], vec![1.0; 32])])?;
+    /// let profile = trainer.profile(5)?;
+    /// println!("{profile}");
+    /// profile.write_trace(std::env::temp_dir().join("trace.json"))?; // For https://ui.perfetto.dev.
+    /// assert_eq!(trainer.steps(), 11);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No step before, so that there is no batch; as [`step_again`](Trainer::step_again).
+    pub fn profile(&mut self, steps: usize) -> Result<Profile> {
+        pollster::block_on(self.profile_async(steps))
+    }
+    /// [`profile`](Trainer::profile), without blocking.
+    pub async fn profile_async(&mut self, steps: usize) -> Result<Profile> {
+        let none = || Error::argument("profile", "there was no step before it, so there is no batch to measure");
+        let key = self.last.ok_or_else(none)?;
+        let peaks = self.device.peaks_async().await?;
+        let (mut plain, mut times) = (Vec::new(), Vec::new());
+        let (wait, steps) =
+            (|loaded: &mut HashMap<usize, Loaded>| loaded.get_mut(&key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
+        for _ in 0..steps {
+            wait(&mut self.plans)?;
+            let start = Instant::now();
+            self.advance(key).await?;
+            wait(&mut self.plans)?;
+            plain.push(start.elapsed().as_secs_f64());
+        }
+        let zero = Instant::now();
+        for _ in 0..steps {
+            self.room().await?;
+            let loaded = self.plans.get_mut(&key).expect("the last step was made on it");
+            times.push(loaded.engine.profile(Key { seed: self.seed, step: self.step }, Some(&self.update), zero).await?);
+            self.made(key);
+        }
+        Ok(Profile::new(&self.device, peaks, self.plans[&key].engine.kernels().to_vec(), plain, &times))
     }
     /// The loss of the last step; waits for it. NaN before the first one.
     ///

@@ -1,0 +1,170 @@
+//! A step with a clock around each dispatch.
+
+use crate::{
+    error::Result,
+    gpu::{
+        device::Gpu,
+        exec::{Dispatch, Exec, StepRow},
+    },
+    profile::{Clock, StepTimes},
+};
+use std::time::Instant;
+
+/// Dispatches whose times one query set holds: wgpu allows twice as many queries.
+const SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+
+/// Measures one step.
+pub(super) struct Clocks {
+    /// What all times are seconds from.
+    zero: Instant,
+    /// When the step began.
+    begun: f64,
+    /// Two timestamps for each dispatch, and the buffer they are put into; none where the device has no clock.
+    queries: Option<(Vec<wgpu::QuerySet>, wgpu::Buffer)>,
+    /// The kernels of the dispatches.
+    kernels: Vec<usize>,
+    times: StepTimes,
+}
+
+impl Clocks {
+    async fn new(gpu: &Gpu, dispatches: usize, zero: Instant) -> Result<Clocks> {
+        let queries = match gpu.clock() {
+            Clock::Timestamps => {
+                let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+                let resolved = gpu.buffers(&[("timestamps".into(), 16 * dispatches.max(1) as u64)], usage).await?.remove(0);
+                let made = gpu.scoped("timestamps", |device| {
+                    let set = |first: usize| {
+                        let count = 2 * SET.min(dispatches - first) as u32;
+                        device.create_query_set(&wgpu::QuerySetDescriptor {
+                            label: Some("timestamps"),
+                            ty: wgpu::QueryType::Timestamp,
+                            count,
+                        })
+                    };
+                    (0..dispatches).step_by(SET).map(set).collect()
+                });
+                Some((made.await?, resolved))
+            }
+            _ => None,
+        };
+        Ok(Clocks {
+            zero,
+            begun: zero.elapsed().as_secs_f64(),
+            queries,
+            kernels: Vec::with_capacity(dispatches),
+            times: StepTimes::default(),
+        })
+    }
+    /// Notes what the host did since the last call.
+    pub fn lap(&mut self, name: &'static str) {
+        self.times.lap(name, self.zero, self.begun);
+    }
+    /// Puts the timestamps where they can be read.
+    pub fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        let Some((sets, resolved)) = &self.queries else { return };
+        for (i, set) in sets.iter().enumerate() {
+            let count = 2 * SET.min(self.kernels.len() - i * SET) as u32;
+            encoder.resolve_query_set(set, 0..count, resolved, 16 * (i * SET) as u64);
+        }
+    }
+    /// The times, once the step is done.
+    async fn read(mut self, gpu: &Gpu) -> Result<StepTimes> {
+        let Some((_, resolved)) = &self.queries else { return Ok(self.times) };
+        let words: Vec<u32> = gpu.read(&[(resolved, 0, 4 * self.kernels.len())]).await?;
+        let ticks: Vec<u64> = words.as_chunks::<2>().0.iter().map(|&[low, high]| u64::from(high) << 32 | u64::from(low)).collect();
+        let first = ticks.first().copied().unwrap_or(0);
+        let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
+        // The device has a clock of its own: its first dispatch is put where the host began to submit.
+        let start = self.times.host.iter().find(|h| h.0 == "submit").map_or(self.begun, |h| h.1);
+        let mut end = start;
+        for (&kernel, &[from, to]) in self.kernels.iter().zip(ticks.as_chunks::<2>().0) {
+            let [from, to] = [from, to].map(|t| start + t.saturating_sub(first) as f64 * period);
+            // Dispatches that do not wait for each other may overlap: each counts from the end of the one before it.
+            let from = from.max(end);
+            end = to.max(from);
+            self.times.device.push((kernel, from, end));
+        }
+        self.lap("read clocks");
+        Ok(self.times)
+    }
+}
+
+/// Encodes the dispatches of one step, whose row is at the offset `at`: into one pass, or, with clocks, each into one of its own.
+/// On a device without timestamps the latter are submitted here one by one, and waited for.
+pub(super) fn record<'a>(
+    gpu: &Gpu,
+    encoder: &mut wgpu::CommandEncoder,
+    dispatches: impl Iterator<Item = &'a Dispatch>,
+    (rows, at): (&wgpu::BindGroup, u32),
+    clocks: Option<&mut Clocks>,
+) -> Result<()> {
+    let label = Some("step");
+    let Some(clocks) = clocks else {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
+        dispatches.for_each(|dispatch| dispatch.encode(&mut pass, rows, at));
+        return Ok(());
+    };
+    for (i, dispatch) in dispatches.enumerate() {
+        clocks.kernels.push(dispatch.kernel);
+        if let Some((sets, _)) = &clocks.queries {
+            let (set, query) = (&sets[i / SET], 2 * (i % SET) as u32);
+            let times = wgpu::ComputePassTimestampWrites {
+                query_set: set,
+                beginning_of_pass_write_index: Some(query),
+                end_of_pass_write_index: Some(query + 1),
+            };
+            let descriptor = wgpu::ComputePassDescriptor { label, timestamp_writes: Some(times) };
+            dispatch.encode(&mut encoder.begin_compute_pass(&descriptor), rows, at);
+        } else {
+            let mut own = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+            dispatch.encode(&mut own.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None }), rows, at);
+            let commands = own.finish();
+            let start = clocks.zero.elapsed().as_secs_f64();
+            gpu.wait(gpu.queue.submit([commands]))?;
+            clocks.times.device.push((dispatch.kernel, start, clocks.zero.elapsed().as_secs_f64()));
+        }
+    }
+    if clocks.queries.is_none() {
+        clocks.lap("kernels");
+    }
+    Ok(())
+}
+
+impl Gpu {
+    /// What measures the time of a dispatch.
+    pub(crate) fn clock(&self) -> Clock {
+        match self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            true => Clock::Timestamps,
+            false => Clock::Waits,
+        }
+    }
+    /// Seconds of a copy of so many bytes by the driver, from one buffer to another: the fastest of some.
+    pub(crate) async fn copy_seconds(&self, bytes: u64) -> Result<f64> {
+        const COPIES: u32 = 4;
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffers = self.buffers(&[("copy from".into(), bytes), ("copy to".into(), bytes)], usage).await?;
+        let mut best = f64::INFINITY;
+        for _ in 0..3 {
+            let start = Instant::now();
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
+            for _ in 0..COPIES {
+                encoder.copy_buffer_to_buffer(&buffers[0], 0, &buffers[1], 0, Some(bytes));
+            }
+            self.wait(self.queue.submit([encoder.finish()]))?;
+            best = best.min(start.elapsed().as_secs_f64() / f64::from(COPIES));
+        }
+        Ok(best)
+    }
+}
+
+impl Exec {
+    /// Makes a step as [`submit`](Exec::submit) does, waits for it, and measures; times are seconds from `zero`.
+    pub(crate) async fn profile(&mut self, row: &StepRow, zero: Instant) -> Result<StepTimes> {
+        self.finish()?;
+        let mut clocks = Clocks::new(self.gpu(), self.dispatches(), zero).await?;
+        self.submit_with(row, Some(&mut clocks))?;
+        self.finish()?;
+        clocks.lap("wait");
+        clocks.read(self.gpu()).await
+    }
+}

@@ -1,0 +1,120 @@
+//! What a device does at best, measured by ops that do nothing else.
+
+use crate::{
+    compiled::Compiled,
+    device::Device,
+    error::Result,
+    graph::{Graph, Tensor},
+    host::Host,
+    ops::probe::Probe,
+    profile::Peaks,
+};
+use rayon::prelude::*;
+use std::{sync::OnceLock, time::Instant};
+
+/// A run of arithmetic takes at least so many seconds: far more than it takes to start it, far less than systems let a kernel run.
+const LONG: f64 = 3e-3;
+
+impl Device {
+    /// What this device does at best, measured by two small probes; at the first call, which takes some tenths of a second. Of a
+    /// loaded machine it is what was left.
+    ///
+    /// ```
+    /// let peaks = downhill::Device::cpu().peaks()?;
+    /// println!("{peaks}");
+    /// assert!(peaks.gflops > 0.1 && peaks.gbps > 0.1);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A fault of the device, or no memory for the copy.
+    pub fn peaks(&self) -> Result<Peaks> {
+        pollster::block_on(self.peaks_async())
+    }
+    /// [`peaks`](Device::peaks), without blocking.
+    pub async fn peaks_async(&self) -> Result<Peaks> {
+        static CPU: OnceLock<Peaks> = OnceLock::new();
+        let known = self.as_gpu().map_or(&CPU, |gpu| &gpu.peaks);
+        if let Some(peaks) = known.get() {
+            return Ok(*peaks);
+        }
+        let peaks = match self.as_gpu() {
+            Some(_) => Peaks { gflops: self.multiply_add().await?, gbps: self.copy().await? },
+            None => Peaks { gflops: self.product().await?, gbps: copy_here() },
+        };
+        Ok(*known.get_or_init(|| peaks))
+    }
+    /// Of the GPU's arithmetic.
+    async fn multiply_add(&self) -> Result<f64> {
+        // Enough to fill the largest GPU several times over; a CPU is filled by little.
+        let invocations = if self.is_software() { 1 << 13 } else { 1 << 20 };
+        let mut rounds = 32;
+        loop {
+            let probe = Probe::MultiplyAdd { invocations, rounds };
+            let mut f = self.probe(Host::new([2], vec![0.5, 1.0]), |x| x.graph().apply(probe, &[x])).await?;
+            let (seconds, flops) = fastest(&mut f, 1).await?;
+            if seconds >= LONG || rounds >= 1 << 16 {
+                return Ok(flops as f64 / seconds.min(fastest(&mut f, 3).await?.0) / 1e9);
+            }
+            rounds *= if seconds < LONG / 16.0 { 8 } else { 2 };
+        }
+    }
+    /// Of the GPU's memory: by a kernel and by the driver's own copy, of which each may be the faster one.
+    async fn copy(&self) -> Result<f64> {
+        let Some(gpu) = self.as_gpu() else { return Ok(copy_here()) };
+        // More than caches hold, within the limits.
+        let bytes = gpu.caps().max_binding_bytes.min(if self.is_software() { 32 << 20 } else { 128 << 20 });
+        let n = bytes as usize / 4;
+        let kernel = {
+            let mut f = self.probe(Host::new([n], vec![1.0; n]), |x| x.graph().apply(Probe::Copy, &[x])).await?;
+            fastest(&mut f, 3).await?.0
+        };
+        Ok(2.0 * bytes as f64 / kernel.min(gpu.copy_seconds(bytes).await?) / 1e9)
+    }
+    /// Of the CPU's arithmetic: a matrix product whose parts stay in the cache.
+    async fn product(&self) -> Result<f64> {
+        const N: usize = 512;
+        let mut f = self.probe(Host::new([N, N], vec![1.0; N * N]), |x| x.matmul(x)).await?;
+        let (seconds, flops) = fastest(&mut f, 16).await?;
+        Ok(flops as f64 / seconds / 1e9)
+    }
+    fn is_software(&self) -> bool {
+        self.as_gpu().is_some_and(|gpu| gpu.caps().software)
+    }
+    /// An op of one input, loaded with it.
+    async fn probe(&self, x: Host<f32>, op: impl for<'g> Fn(Tensor<'g>) -> Tensor<'g>) -> Result<Compiled> {
+        let g = Graph::inference();
+        let mut options = self.plan_options();
+        options.candidate = if self.as_gpu().is_some() { Some(0) } else { None };
+        let mut f = Compiled::new_async(self, &[op(g.input(x.shape))], &options, 0).await?;
+        f.load(&[x])?;
+        Ok(f)
+    }
+}
+
+/// The seconds of the fastest of some runs, and the operations of one; a first run warms up.
+async fn fastest(f: &mut Compiled, runs: usize) -> Result<(f64, u64)> {
+    let (zero, mut best) = (Instant::now(), f64::INFINITY);
+    for run in 0..=runs {
+        let seconds: f64 = f.measure(zero).await?.device.iter().map(|d| d.2 - d.1).sum();
+        if run > 0 {
+            best = best.min(seconds);
+        }
+    }
+    Ok((best.max(1e-9), f.kernels().iter().map(|k| k.flops).sum()))
+}
+
+/// Of this machine's memory: a copy by all threads.
+fn copy_here() -> f64 {
+    const N: usize = 64 << 20;
+    let (from, mut to) = (vec![1u8; N], vec![0u8; N]);
+    let mut best = f64::INFINITY;
+    for _ in 0..6 {
+        let start = Instant::now();
+        to.par_chunks_mut(1 << 18).zip(from.par_chunks(1 << 18)).for_each(|(to, from)| to.copy_from_slice(from));
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    // Somebody has to look at it, or it need not be done.
+    std::hint::black_box(&to);
+    2.0 * N as f64 / best / 1e9
+}

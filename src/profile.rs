@@ -1,0 +1,291 @@
+//! Where the time of a step goes: a table for people, a trace for [Perfetto](https://ui.perfetto.dev).
+
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    ops::Op,
+    plan::{Plan, Step, report::size},
+};
+use serde_json::{Value, json};
+use std::{fmt, path::Path, time::Instant};
+
+/// What a device was seen to do at best, by two small probes. Kernels are compared with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// 10⁹ floating-point operations a second: multiplications and additions of `f32` that stay in registers (on the CPU, a
+    /// matrix product that stays in the cache).
+    pub gflops: f64,
+    /// 10⁹ bytes a second, read and written, of a copy of much more memory than caches hold.
+    pub gbps: f64,
+}
+
+impl fmt::Display for Peaks {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:.1} GFLOP/s, {:.1} GB/s", self.gflops, self.gbps)
+    }
+}
+
+/// What measured the time of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The GPU's own clock, before and after each dispatch.
+    Timestamps,
+    /// The host's clock around each dispatch and a wait for it: with what it takes to ask for it and to be told.
+    Waits,
+    /// The host's clock around each op of the CPU device.
+    Host,
+}
+
+/// One op of a plan, or one update, as it was measured. All of its dispatches together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// Op, shapes and place, e.g. `matmul [64, 784] × fc1.weight [512, 784] → [64, 512] (mnist.rs:14)`.
+    pub label: String,
+    /// The op's name; `update` for the optimizer.
+    pub op: String,
+    /// The candidate that was chosen; on the CPU device, which has none, `cpu`.
+    pub kernel: String,
+    /// The layer that it is part of.
+    pub layer: String,
+    /// Dispatches of a step: passes of the kernel, and windows where a tensor is larger than a binding.
+    pub dispatches: usize,
+    /// Of one step: the median over the steps.
+    pub seconds: f64,
+    /// Floating-point operations of one step; 0 where they are not counted.
+    pub flops: u64,
+    /// Bytes that it must read and write, whatever its kernel does.
+    pub bytes: u64,
+}
+
+impl KernelTime {
+    fn new(label: String, op: &str, kernel: &str, layer: &str, flops: u64, bytes: u64) -> KernelTime {
+        let [op, kernel, layer] = [op, kernel, layer].map(str::to_string);
+        KernelTime { label, op, kernel, layer, dispatches: 0, seconds: 0.0, flops, bytes }
+    }
+    /// Of an update.
+    pub(crate) fn update(label: String, kernel: &str, bytes: u64) -> KernelTime {
+        KernelTime::new(label, "update", kernel, "", 0, bytes)
+    }
+    /// 10⁹ floating-point operations a second.
+    pub fn gflops(&self) -> f64 {
+        rate(self.flops, self.seconds)
+    }
+    /// 10⁹ bytes a second.
+    pub fn gbps(&self) -> f64 {
+        rate(self.bytes, self.seconds)
+    }
+    /// The part of the nearer peak that it reaches, and whether that is the one of arithmetic (and not of memory).
+    pub fn of_peak(&self, peaks: &Peaks) -> (f64, bool) {
+        let (compute, memory) = (self.gflops() / peaks.gflops, self.gbps() / peaks.gbps);
+        (compute.max(memory), compute > memory)
+    }
+}
+
+fn rate(n: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { n as f64 / seconds / 1e9 } else { 0.0 }
+}
+
+/// A time of the host or of the device. Those of one side lie one behind the other, or one within the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Whether it is the device's.
+    pub device: bool,
+    /// What was done.
+    pub name: String,
+    /// Which of [`Profile::kernels`] it is of.
+    pub kernel: Option<usize>,
+    /// Seconds from the start of the profile.
+    pub start: f64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// Where the time of a step goes: see [`Trainer::profile`](crate::Trainer::profile).
+///
+/// Its text is a table, the longest first.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// Adapter and driver.
+    pub device: String,
+    /// What measured.
+    pub clock: Clock,
+    /// What the device can do.
+    pub peaks: Peaks,
+    /// Steps that were measured.
+    pub steps: usize,
+    /// Every op, in the order of the plan, and the updates behind them.
+    pub kernels: Vec<KernelTime>,
+    /// Seconds of a whole step without clocks, with a wait at its end: the median of as many others.
+    pub step_seconds: f64,
+    /// Everything that was measured, in the order of time.
+    pub spans: Vec<Span>,
+}
+
+/// One measured step. Times are seconds from the start of the profile.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StepTimes {
+    /// Of each dispatch, the number of its kernel, start and end, one behind the other.
+    pub device: Vec<(usize, f64, f64)>,
+    /// Of each thing that the host did, start and end, one behind the other.
+    pub host: Vec<(&'static str, f64, f64)>,
+}
+
+impl StepTimes {
+    /// Notes what the host did since `since` (or since the last of them); both are seconds from `zero`.
+    pub fn lap(&mut self, name: &'static str, zero: Instant, since: f64) {
+        let start = self.host.last().map_or(since, |last| last.2);
+        self.host.push((name, start, zero.elapsed().as_secs_f64().max(start)));
+    }
+}
+
+/// What a plan computes, in its order, not measured yet.
+pub(crate) fn kernels(plan: &Plan) -> Vec<KernelTime> {
+    let row = |s: &Step| {
+        let shapes: Vec<_> = s.inputs.iter().map(|i| i.1).collect();
+        let kernel = s.kernel.as_ref().map_or("cpu", |k| k.name);
+        let op: &dyn Op = s.op.as_ref();
+        KernelTime::new(s.label.clone(), op.name(), kernel, &s.layer, op.flops(&shapes, s.output.1), op.bytes(&shapes, s.output.1))
+    };
+    plan.steps.iter().filter(|s| !s.op.is_alias()).map(row).collect()
+}
+
+pub(crate) fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    x.get(x.len() / 2).map_or(0.0, |&m| if x.len() % 2 == 1 { m } else { (m + x[x.len() / 2 - 1]) / 2.0 })
+}
+
+impl Profile {
+    /// Puts steps together that were measured of the same kernels.
+    pub(crate) fn new(device: &Device, peaks: Peaks, mut kernels: Vec<KernelTime>, plain: Vec<f64>, steps: &[StepTimes]) -> Profile {
+        let (name, clock) = (device.to_string(), device.as_gpu().map_or(Clock::Host, |gpu| gpu.clock()));
+        let mut sums = vec![vec![0.0; steps.len()]; kernels.len()];
+        let mut spans = Vec::new();
+        for (number, step) in steps.iter().enumerate() {
+            let mut within = |device: bool, all: Vec<Span>| {
+                let (Some(first), Some(last)) = (all.first(), all.last()) else { return };
+                let seconds = last.start + last.seconds - first.start;
+                spans.push(Span { device, name: format!("step {}", number + 1), kernel: None, start: first.start, seconds });
+                spans.extend(all);
+            };
+            let host = step.host.iter().map(|&(name, start, end)| Span {
+                device: false,
+                name: name.to_string(),
+                kernel: None,
+                start,
+                seconds: end - start,
+            });
+            within(false, host.collect());
+            let device = step.device.iter().map(|&(k, start, end)| {
+                let name = format!("{} {}", kernels[k].op, kernels[k].kernel);
+                Span { device: true, name, kernel: Some(k), start, seconds: end - start }
+            });
+            within(true, device.collect());
+            for &(k, start, end) in &step.device {
+                sums[k][number] += end - start;
+                kernels[k].dispatches += usize::from(number == 0);
+            }
+        }
+        for (kernel, sums) in kernels.iter_mut().zip(sums) {
+            kernel.seconds = median(sums);
+        }
+        spans.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.seconds.total_cmp(&a.seconds)));
+        Profile { device: name, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans }
+    }
+    /// Seconds that all kernels of a step take together.
+    pub fn kernel_seconds(&self) -> f64 {
+        self.kernels.iter().map(|k| k.seconds).sum()
+    }
+    /// What the host did in a step, in order: the median seconds of each.
+    pub fn host(&self) -> Vec<(String, f64)> {
+        let mut names: Vec<&str> = Vec::new();
+        let spans = || self.spans.iter().filter(|s| !s.device && !s.name.starts_with("step "));
+        spans().for_each(|s| {
+            if !names.contains(&s.name.as_str()) {
+                names.push(&s.name)
+            }
+        });
+        let of = |name: &str| median(spans().filter(|s| s.name == name).map(|s| s.seconds).collect());
+        names.into_iter().map(|name| (name.to_string(), of(name))).collect()
+    }
+    /// Writes all of its spans as a trace, in the JSON format of Chrome's trace events, which <https://ui.perfetto.dev> opens: one
+    /// track for the host, one for the device. The two have clocks of their own: the first dispatch of a step is drawn where
+    /// the host submitted it.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the file cannot be written.
+    pub fn write_trace(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        std::fs::write(path, self.trace().to_string()).map_err(|e| Error::file(path, e))
+    }
+    fn trace(&self) -> Value {
+        let name = |what: &str, pid: u32, name: &str| json!({ "ph": "M", "name": what, "pid": pid, "tid": 1, "args": { "name": name } });
+        let mut events = vec![
+            name("process_name", 1, "host"),
+            name("thread_name", 1, "steps"),
+            name("process_name", 2, &self.device),
+            name("thread_name", 2, "kernels"),
+        ];
+        // Whole nanoseconds of both ends, so that what is within a span stays so.
+        let nanos = |seconds: f64| (seconds * 1e9).round();
+        for s in &self.spans {
+            let (start, end) = (nanos(s.start), nanos(s.start + s.seconds));
+            let args = s.kernel.map(|k| &self.kernels[k]).map_or(
+                json!({}),
+                |k| json!({ "what": k.label, "layer": k.layer, "flop": k.flops, "bytes": k.bytes, "dispatches": k.dispatches }),
+            );
+            let (pid, cat) = if s.device { (2, "device") } else { (1, "host") };
+            events.push(json!({
+                "ph": "X", "name": s.name, "cat": cat, "pid": pid, "tid": 1,
+                "ts": start / 1e3, "dur": (end - start) / 1e3, "args": args,
+            }));
+        }
+        json!({ "traceEvents": events, "displayTimeUnit": "ns" })
+    }
+}
+
+/// `1.23 s`, `4.56 ms`, `7.9 µs`.
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", s * 1e3),
+        s => format!("{:.1} µs", s * 1e6),
+    }
+}
+
+/// The kernels, the longest first, and what they are parts of.
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let all = self.kernel_seconds();
+        writeln!(f, "{:>9} {:>7} {:>9} {:>8} {:>11}  what", "time", "share", "GFLOP/s", "GB/s", "of peak")?;
+        let mut order: Vec<&KernelTime> = self.kernels.iter().collect();
+        order.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        for k in order {
+            let (share, compute) = k.of_peak(&self.peaks);
+            let gflops = if k.flops > 0 { format!("{:.1}", k.gflops()) } else { "–".into() };
+            let of_peak = format!("{:.0} % {}", 100.0 * share, if compute { "FMA" } else { "copy" });
+            let (label, percent) =
+                (k.label.trim_start_matches(&k.op).trim_start().trim_start_matches(&k.kernel).trim_start(), 100.0 * k.seconds / all);
+            let times = if k.dispatches > 1 { format!(" ×{}", k.dispatches) } else { String::new() };
+            let (time, gbps) = (time(k.seconds), k.gbps());
+            writeln!(f, "{time:>9} {percent:>5.1} % {gflops:>9} {gbps:>8.1} {of_peak:>11}  {} {}{times}: {label}", k.op, k.kernel)?;
+        }
+        let clock = match self.clock {
+            Clock::Timestamps => "the device's timestamps",
+            Clock::Waits => "the host's clock around each dispatch and a wait, as this device has no timestamps",
+            Clock::Host => "the host's clock",
+        };
+        let bytes: u64 = self.kernels.iter().map(|k| k.bytes).sum();
+        let flops: u64 = self.kernels.iter().map(|k| k.flops).sum();
+        writeln!(
+            f,
+            "\nkernels {} a step, the median of {} by {clock}; a step as in training {}",
+            time(all),
+            self.steps,
+            time(self.step_seconds)
+        )?;
+        writeln!(f, "together {:.1} MFLOP and {}; this device's peaks: {}", flops as f64 / 1e6, size(bytes), self.peaks)?;
+        let host: Vec<String> = self.host().iter().map(|(name, s)| format!("{name} {}", time(*s))).collect();
+        write!(f, "host, with clocks: {}", host.join(", "))
+    }
+}
