@@ -105,6 +105,13 @@ impl Store {
             Flat::Gpu(s) => s.read_params().await,
         }
     }
+    pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).grads = pieces,
+            Flat::Gpu(s) => s.write_grads(&pieces)?,
+        }
+        Ok(())
+    }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
             Flat::Cpu(s) => Ok(lock(s).grads.clone()),
