@@ -32,7 +32,7 @@ fn graph(table: &mut Table, on: &On, row: &str, rate: Rate, inputs: &[Shape], wr
     outputs(table, on, row, rate, &Graph::inference(), inputs, |x| vec![write(x)])
 }
 
-/// The same with several outputs.
+/// The same with several outputs. With `--candidates`, a row for every kernel of the last step, each in turn.
 fn outputs<'g>(
     table: &mut Table,
     on: &On,
@@ -42,17 +42,35 @@ fn outputs<'g>(
     inputs: &[Shape],
     write: impl Fn(&[Tensor<'g>]) -> Vec<Tensor<'g>>,
 ) {
-    let loaded = (|| {
-        let x: Vec<Tensor> = inputs.iter().map(|&s| g.input(s)).collect();
-        let mut f = on.device.compile(&write(&x))?;
-        let data: Vec<Host<f32>> = inputs.iter().enumerate().map(|(i, &s)| uniform(s, i as u64)).collect();
-        f.load(&data)?;
-        Ok(f)
-    })();
-    match loaded {
-        Ok(mut f) => table.repeated(row, rate, |n| replay(&mut f, n)),
-        Err(error) => table.repeated(row, rate, |_| Err(Error::clone(&error))),
+    let x: Vec<Tensor> = inputs.iter().map(|&s| g.input(s)).collect();
+    let y = write(&x);
+    let data: Vec<Host<f32>> = inputs.iter().enumerate().map(|(i, &s)| uniform(s, i as u64)).collect();
+    for (name, options) in candidates(on, &y) {
+        let row = if name.is_empty() { row.to_string() } else { format!("{row}: {name}") };
+        let loaded = Compiled::new(&on.device, &y, &options, 0).and_then(|mut f| f.load(&data).map(|()| f));
+        match loaded {
+            Ok(mut f) => table.repeated(&row, rate, |n| replay(&mut f, n)),
+            Err(error) => table.repeated(&row, rate, |_| Err(Error::clone(&error))),
+        }
     }
+}
+
+/// How to lower these tensors: as the device does; where `--candidates` asks for it, by each kernel of the last step instead.
+fn candidates(on: &On, y: &[Tensor]) -> Vec<(String, plan::Options)> {
+    let options = on.device.plan_options();
+    let name = |candidate: usize| -> Option<&'static str> {
+        let plan = Plan::new(y, &[], &plan::Options { candidate: Some(candidate), ..options }).ok()?;
+        plan.steps.last()?.kernel.as_ref().map(|kernel| kernel.name)
+    };
+    let mut all: Vec<(String, plan::Options)> = Vec::new();
+    while let (true, Some(name)) = (on.candidates, name(all.len())) {
+        // Beyond the last candidate it is that one again.
+        if all.last().is_some_and(|(last, _)| last == name) {
+            break;
+        }
+        all.push((name.to_string(), plan::Options { candidate: Some(all.len()), ..options }));
+    }
+    if all.is_empty() { vec![(String::new(), options)] } else { all }
 }
 
 /// The layers of the MLP: inputs and outputs.
@@ -179,23 +197,30 @@ pub fn normalisation(table: &mut Table, on: &On) {
     table.close();
 }
 
-/// The loss does not depend on the weights, so that nothing but the update takes time: the gradient, zeros, is written
-/// (one word an element) and checked (one), Adam reads four words and writes three.
+/// The update alone, with gradients that are there: they are checked (one word an element), then Adam reads four words and
+/// writes three.
 pub fn optimizer(table: &mut Table, on: &On) {
-    table.open("optimizer", "a step of Adam: gradient written, checked, weights and states updated; 36 bytes a parameter");
-    let millions = if on.quick { 5 } else { 50 };
-    let n = millions * 1_000_000usize;
-    let made = (|| {
-        let g = Graph::training();
-        g.param("w", [n], Init::Zeros);
-        let mut trainer = Trainer::new(&on.device, g.scalar(0.0), Adam::new(1e-3))?;
-        trainer.step(&[])?;
-        Ok(trainer)
-    })();
-    let (row, rate) = (format!("{millions} M parameters"), Rate::Bytes(36.0 * n as f64));
-    match made {
-        Ok(mut trainer) => table.repeated(&row, rate, |n| steps(&mut trainer, n, None)),
-        Err(error) => table.repeated(&row, rate, |_| Err(Error::clone(&error))),
+    table.open("optimizer", "Adam: gradients checked, weights and states updated; 32 bytes a parameter");
+    let sizes: &[(&str, usize)] = if on.quick { &[("4 Mi", 1 << 22)] } else { &[("16 Mi", 1 << 24), ("50 M", 50_000_000)] };
+    for &(name, n) in sizes {
+        let made = (|| {
+            let g = Graph::training();
+            let w = g.param("w", [n], Init::Uniform { low: -0.05, high: 0.05 });
+            let mut trainer = Trainer::new(&on.device, w.sum_all(), Adam::new(1e-3))?;
+            trainer.apply_gradients(&[("w", testing::fill(Shape::from([n]), &Fill::Range(-0.01, 0.01), 1))])?;
+            Ok(trainer)
+        })();
+        let (row, rate) = (format!("{name} parameters"), Rate::Bytes(32.0 * n as f64));
+        match made {
+            Ok(mut trainer) => table.repeated(&row, rate, |n| again(&mut trainer, n)),
+            Err(error) => table.repeated(&row, rate, |_| Err(Error::clone(&error))),
+        }
     }
     table.close();
+}
+
+/// Makes n steps on what is on the device, and waits for the last one.
+pub fn again(trainer: &mut Trainer, n: usize) -> Result<(), Error> {
+    (0..n).try_for_each(|_| trainer.step_again())?;
+    trainer.take_reports().map(drop)
 }
