@@ -2,9 +2,10 @@
 
 use crate::{
     cpu,
+    data::Augment,
     device::Device,
     error::{Error, Result},
-    gpu::{self, ExecOptions, RingSpec, StepRow, UpdatePass},
+    gpu::{self, Counters, ExecOptions, Resident, StepRow, UpdatePass},
     graph::ParamDef,
     host::Host,
     ops::Key,
@@ -141,16 +142,96 @@ impl Store {
     pub async fn read_guard(&self) -> Result<Guard> {
         match &self.flat {
             Flat::Cpu(s) => Ok(lock(s).guard),
-            Flat::Gpu(s) => {
-                let words = s.read_guard().await?;
-                Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4])))
-            }
+            Flat::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
 }
 
 /// Steps whose losses and metrics are kept until they are read.
 pub(crate) const RING: usize = 1024;
+
+/// Where the plans of a model leave the first outputs of each step.
+#[derive(Clone)]
+pub(crate) enum Ring {
+    Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::Store>> },
+    Gpu(Arc<gpu::Ring>),
+}
+
+#[derive(Default)]
+pub(crate) struct CpuRing {
+    rows: Vec<Vec<f32>>,
+    /// The first step and the count of a read that was asked for.
+    asked: Option<(u64, usize)>,
+}
+
+/// What steps left in a ring, and the guard after the last of them.
+pub(crate) struct Kept {
+    pub first: u64,
+    pub rows: Vec<Vec<f32>>,
+    pub guard: Guard,
+}
+
+impl Ring {
+    /// A ring for `width` outputs of [`RING`] steps.
+    pub async fn new(store: &Store, width: usize) -> Result<Ring> {
+        Ok(match &store.flat {
+            Flat::Cpu(store) => {
+                let ring = CpuRing { rows: vec![vec![f32::NAN; width]; RING], asked: None };
+                Ring::Cpu { kept: Arc::new(Mutex::new(ring)), store: store.clone() }
+            }
+            Flat::Gpu(store) => Ring::Gpu(Arc::new(gpu::Ring::new(store, width, RING).await?)),
+        })
+    }
+    /// Asks for the steps `first..first + count`, at most [`RING`] of them, which have all been queued; what was asked for
+    /// before must have come.
+    pub fn ask(&self, first: u64, count: usize) -> Result<()> {
+        match self {
+            Ring::Cpu { kept, .. } => lock(kept).asked = Some((first, count)),
+            Ring::Gpu(ring) => ring.ask(first, count)?,
+        }
+        Ok(())
+    }
+    /// What was asked for, if it has come; never waits.
+    pub fn take(&self) -> Result<Option<Kept>> {
+        match self {
+            Ring::Cpu { kept, store } => {
+                let mut ring = lock(kept);
+                let Some((first, count)) = ring.asked.take() else { return Ok(None) };
+                let rows = (first..first + count as u64).map(|s| ring.rows[(s % RING as u64) as usize].clone()).collect();
+                Ok(Some(Kept { first, rows, guard: lock(store).guard }))
+            }
+            Ring::Gpu(ring) => Ok(ring.take()?.map(Kept::of)),
+        }
+    }
+    /// What was asked for; waits for it.
+    pub async fn wait(&self) -> Result<Option<Kept>> {
+        match self {
+            Ring::Cpu { .. } => self.take(),
+            Ring::Gpu(ring) => Ok(ring.wait().await?.map(Kept::of)),
+        }
+    }
+    /// Read-backs, on a GPU.
+    pub fn counters(&self) -> Counters {
+        match self {
+            Ring::Cpu { .. } => Counters::default(),
+            Ring::Gpu(ring) => {
+                let [reads, waits, bytes_read] = ring.counts();
+                // The ring, and what it is read through.
+                Counters { reads, waits, bytes_read, allocations: 2, ..Counters::default() }
+            }
+        }
+    }
+}
+
+impl Kept {
+    fn of(kept: gpu::Kept) -> Kept {
+        Kept { first: kept.first, rows: kept.rows, guard: guard_of(&kept.guard) }
+    }
+}
+
+fn guard_of(words: &[u32]) -> Guard {
+    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4]))
+}
 
 /// A loaded plan.
 pub(crate) struct Engine {
@@ -159,22 +240,22 @@ pub(crate) struct Engine {
 }
 
 enum Loaded {
-    Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Vec<Vec<f32>> },
+    Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Option<Arc<Mutex<CpuRing>>> },
     Gpu(Box<gpu::Exec>),
 }
 
 impl Engine {
-    /// Loads `plan`. With an `update`, output 0 is the loss; the first `ring` outputs (all scalars) are kept for each step.
-    pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: usize) -> Result<Engine> {
+    /// Loads `plan`. With an `update`, output 0 is the loss; the first outputs (single numbers) are left in the ring by each step.
+    pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: Option<&Ring>) -> Result<Engine> {
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), Flat::Gpu(store)) => {
                 let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
-                let spec = RingSpec { outputs: (0..ring).collect(), capacity: RING };
-                let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
+                let ring = ring.and_then(|ring| if let Ring::Gpu(ring) = ring { Some(ring) } else { None });
+                let options = ExecOptions { updates: &updates, ring, guards: false };
                 Loaded::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
             }
             (None, Flat::Cpu(store)) => {
-                let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };
+                let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
                 Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
@@ -192,30 +273,55 @@ impl Engine {
         }
         Ok(())
     }
+    /// Has [`fed`](Engine::steps) steps fetch their batches from data on the device. Only on a GPU.
+    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<Augment>) -> Result<()> {
+        match &mut self.on {
+            Loaded::Cpu { .. } => unreachable!("data goes to a GPU only"),
+            Loaded::Gpu(exec) => exec.feed(resident, augment).await,
+        }
+    }
+    /// Lets go of data on the device.
+    pub fn starve(&mut self) {
+        if let Loaded::Gpu(exec) = &mut self.on {
+            exec.starve();
+        }
+    }
+    /// How many fed steps the next call of [`steps`](Engine::steps) should make.
+    pub fn steps_per_submit(&self) -> usize {
+        self.gpu().map_or(1, |exec| exec.steps_per_submit())
+    }
     /// Runs the plan, and the update where there is one. On a GPU it returns when the work is queued.
     pub fn step(&mut self, key: Key, update: Option<&Update>) -> Result<()> {
+        self.steps(key, 1, false, update)
+    }
+    /// So many steps from `key` on, in one submit; each on the batch that it fetches where they are `fed`.
+    pub fn steps(&mut self, key: Key, count: usize, fed: bool, update: Option<&Update>) -> Result<()> {
         if update.is_some() {
             self.store.mark_trained();
         }
+        let keys = (0..count as u64).map(|k| Key { step: key.step + k, ..key });
         match &mut self.on {
             Loaded::Cpu { exec, store, ring, .. } => {
                 let mut store = lock(store);
-                exec.run(&mut store, key);
-                if !ring.is_empty() {
-                    let row = &mut ring[(key.step % RING as u64) as usize];
-                    for (output, value) in row.iter_mut().enumerate() {
-                        *value = exec.read(&store, output)?.to_f64()[0] as f32;
+                for key in keys {
+                    exec.run(&mut store, key);
+                    if let Some(ring) = ring {
+                        let row = &mut lock(ring).rows[(key.step % RING as u64) as usize];
+                        for (value, output) in row.iter_mut().zip(0..exec.outputs()) {
+                            *value = exec.read(&store, output)?.to_f64()[0] as f32;
+                        }
                     }
-                }
-                if let Some(Update { optimizer, groups }) = update {
-                    let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
-                    let hyper = optimizer.hyper(key.step + 1, &groups.settings);
-                    store.update(optimizer, &hyper, key.step, loss);
+                    if let Some(Update { optimizer, groups }) = update {
+                        let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
+                        let hyper = optimizer.hyper(key.step + 1, &groups.settings);
+                        store.update(optimizer, &hyper, key.step, loss);
+                    }
                 }
             }
             Loaded::Gpu(exec) => {
-                let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));
-                exec.submit(&StepRow { seed: key.seed, step: key.step, hyper })?;
+                let hyper = |step| update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(step + 1, &u.groups.settings));
+                let rows: Vec<StepRow> = keys.map(|key| StepRow { seed: key.seed, step: key.step, hyper: hyper(key.step) }).collect();
+                exec.submit_steps(&rows, fed)?;
             }
         }
         Ok(())
@@ -232,13 +338,6 @@ impl Engine {
         match &self.on {
             Loaded::Cpu { exec, store, .. } => exec.read(&lock(store), output),
             Loaded::Gpu(exec) => exec.read(output).await,
-        }
-    }
-    /// What the ring holds of the steps `first..first + count`, at most [`RING`] of them; waits for the last one.
-    pub async fn read_ring(&self, first: u64, count: usize) -> Result<Vec<Vec<f32>>> {
-        match &self.on {
-            Loaded::Cpu { ring, .. } => Ok((first..first + count as u64).map(|s| ring[(s % RING as u64) as usize].clone()).collect()),
-            Loaded::Gpu(exec) => exec.read_ring(first, count).await,
         }
     }
     pub fn gpu(&self) -> Option<&gpu::Exec> {

@@ -14,6 +14,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// Which adapter to open, and how.
@@ -334,6 +335,25 @@ impl Gpu {
         self.scoped(&what, make).await
     }
 
+    /// Calls back for whatever is done; never waits.
+    pub(crate) fn poll(&self) -> Result<()> {
+        // Losing the device can panic in here as well: see `wait`.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(wgpu::PollType::Poll)));
+        self.check()?;
+        polled.map(|_| ()).map_err(|_| self.error("the device was lost"))
+    }
+    /// Whether that submission is done; never waits.
+    pub(crate) fn is_done(&self, submission: &wgpu::SubmissionIndex) -> Result<bool> {
+        let now = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: Some(Duration::ZERO) };
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(now)));
+        self.check()?;
+        match polled {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(wgpu::PollError::Timeout)) => Ok(false),
+            Ok(Err(e)) => Err(self.error(e.to_string())),
+            Err(_) => Err(self.error("the device was lost")),
+        }
+    }
     /// Waits until that submission is done. On the web it returns at once: there the browser polls.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
