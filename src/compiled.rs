@@ -52,7 +52,7 @@ impl Compiled {
     /// A plan over the parameters of a store.
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
         let (inputs, outputs, untrained) = (plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
-        let engine = Engine::new(device, plan, store, None, 0).await?;
+        let engine = Engine::new(device, plan, store, None, None).await?;
         Ok(Compiled { device: device.clone(), engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
     }
     /// How many inputs it takes.

@@ -143,6 +143,10 @@ impl Exec {
             Loc::Grad(i) => range(&store.grads, i),
         }
     }
+    /// How many outputs there are.
+    pub fn outputs(&self) -> usize {
+        self.plan.outputs.len()
+    }
     /// An output of the last run.
     pub fn read(&self, store: &Store, output: usize) -> Result<Host<f32>> {
         let (loc, shape) = self.plan.outputs[output];

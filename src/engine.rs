@@ -2,9 +2,10 @@
 
 use crate::{
     cpu,
+    data::Augment,
     device::Device,
     error::{Error, Result},
-    gpu::{self, ExecOptions, RingSpec, StepRow, UpdatePass},
+    gpu::{self, Counters, ExecOptions, Resident, StepRow, UpdatePass},
     graph::ParamDef,
     host::Host,
     ops::Key,
@@ -44,24 +45,27 @@ fn layout(device: &Device, params: &[ParamDef], update: Option<&Update>) -> Resu
     Layout::new(params, &of, count, piece, buffer)
 }
 
+/// Data on a GPU from which steps fetch their batches, and how images are changed on the way.
+pub(crate) type Fed<'a> = (&'a Resident, Option<Augment>);
+
 /// What training by `plan` takes of a device's memory; the first `ring` outputs are kept for each step. Makes nothing.
 ///
 /// # Errors
 /// [`Error::Limit`] where it would not load.
-pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: &Update, ring: usize) -> Result<Memory> {
+pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: &Update, ring: usize, fed: Option<Fed>) -> Result<Memory> {
     let layout = layout(device, params, Some(update))?;
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
     let (scratch, tables) = match device.as_gpu() {
         None => (0, (RING * ring * 4 + size_of::<Guard>()) as u64),
         Some(gpu) => {
-            let (updates, spec) = (passes(update, &layout, gpu.caps()), RingSpec { outputs: (0..ring).collect(), capacity: RING });
-            let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
-            let needs = gpu::needs(gpu, plan, &layout, &options)?;
-            (needs.scratch, needs.tables)
+            let updates = passes(update, &layout, gpu.caps());
+            let needs = gpu::needs(gpu, plan, &layout, &updates, fed)?;
+            (needs.scratch, needs.tables + gpu::Ring::all_bytes(ring, RING))
         }
     };
-    Ok(Memory::new(plan, params, &layout, &names, scratch, tables))
+    let data = fed.map_or(0, |(data, _)| data.bytes());
+    Ok(Memory::new(plan, params, &layout, &names, [scratch, tables, data]))
 }
 
 /// The flat buffers of a model. Every plan of the model uses the same ones.
@@ -138,6 +142,13 @@ impl Store {
             Flat::Gpu(s) => s.read_params().await,
         }
     }
+    pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).grads = pieces,
+            Flat::Gpu(s) => s.write_grads(&pieces)?,
+        }
+        Ok(())
+    }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
             Flat::Cpu(s) => Ok(lock(s).grads.clone()),
@@ -167,16 +178,96 @@ impl Store {
     pub async fn read_guard(&self) -> Result<Guard> {
         match &self.flat {
             Flat::Cpu(s) => Ok(lock(s).guard),
-            Flat::Gpu(s) => {
-                let words = s.read_guard().await?;
-                Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4])))
-            }
+            Flat::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
 }
 
 /// Steps whose losses and metrics are kept until they are read.
 pub(crate) const RING: usize = 1024;
+
+/// Where the plans of a model leave the first outputs of each step.
+#[derive(Clone)]
+pub(crate) enum Ring {
+    Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::Store>> },
+    Gpu(Arc<gpu::Ring>),
+}
+
+#[derive(Default)]
+pub(crate) struct CpuRing {
+    rows: Vec<Vec<f32>>,
+    /// The first step and the count of a read that was asked for.
+    asked: Option<(u64, usize)>,
+}
+
+/// What steps left in a ring, and the guard after the last of them.
+pub(crate) struct Kept {
+    pub first: u64,
+    pub rows: Vec<Vec<f32>>,
+    pub guard: Guard,
+}
+
+impl Ring {
+    /// A ring for `width` outputs of [`RING`] steps.
+    pub async fn new(store: &Store, width: usize) -> Result<Ring> {
+        Ok(match &store.flat {
+            Flat::Cpu(store) => {
+                let ring = CpuRing { rows: vec![vec![f32::NAN; width]; RING], asked: None };
+                Ring::Cpu { kept: Arc::new(Mutex::new(ring)), store: store.clone() }
+            }
+            Flat::Gpu(store) => Ring::Gpu(Arc::new(gpu::Ring::new(store, width, RING).await?)),
+        })
+    }
+    /// Asks for the steps `first..first + count`, at most [`RING`] of them, which have all been queued; what was asked for
+    /// before must have come.
+    pub fn ask(&self, first: u64, count: usize) -> Result<()> {
+        match self {
+            Ring::Cpu { kept, .. } => lock(kept).asked = Some((first, count)),
+            Ring::Gpu(ring) => ring.ask(first, count)?,
+        }
+        Ok(())
+    }
+    /// What was asked for, if it has come; never waits.
+    pub fn take(&self) -> Result<Option<Kept>> {
+        match self {
+            Ring::Cpu { kept, store } => {
+                let mut ring = lock(kept);
+                let Some((first, count)) = ring.asked.take() else { return Ok(None) };
+                let rows = (first..first + count as u64).map(|s| ring.rows[(s % RING as u64) as usize].clone()).collect();
+                Ok(Some(Kept { first, rows, guard: lock(store).guard }))
+            }
+            Ring::Gpu(ring) => Ok(ring.take()?.map(Kept::of)),
+        }
+    }
+    /// What was asked for; waits for it.
+    pub async fn wait(&self) -> Result<Option<Kept>> {
+        match self {
+            Ring::Cpu { .. } => self.take(),
+            Ring::Gpu(ring) => Ok(ring.wait().await?.map(Kept::of)),
+        }
+    }
+    /// Read-backs, on a GPU.
+    pub fn counters(&self) -> Counters {
+        match self {
+            Ring::Cpu { .. } => Counters::default(),
+            Ring::Gpu(ring) => {
+                let [reads, waits, bytes_read] = ring.counts();
+                // The ring, and what it is read through.
+                Counters { reads, waits, bytes_read, allocations: 2, ..Counters::default() }
+            }
+        }
+    }
+}
+
+impl Kept {
+    fn of(kept: gpu::Kept) -> Kept {
+        Kept { first: kept.first, rows: kept.rows, guard: guard_of(&kept.guard) }
+    }
+}
+
+fn guard_of(words: &[u32]) -> Guard {
+    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4]))
+}
 
 /// A loaded plan.
 pub(crate) struct Engine {
@@ -187,20 +278,20 @@ pub(crate) struct Engine {
 }
 
 enum Loaded {
-    Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Vec<Vec<f32>> },
+    Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Option<Arc<Mutex<CpuRing>>> },
     Gpu(Box<gpu::Exec>),
 }
 
 impl Engine {
-    /// Loads `plan`. With an `update`, output 0 is the loss; the first `ring` outputs (all scalars) are kept for each step.
-    pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: usize) -> Result<Engine> {
+    /// Loads `plan`. With an `update`, output 0 is the loss; the first outputs (single numbers) are left in the ring by each step.
+    pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: Option<&Ring>) -> Result<Engine> {
         let mut kernels = profile::kernels(&plan);
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), Flat::Gpu(store)) => {
                 let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
                 kernels.extend(update.iter().flat_map(|u| update_kernels(u, store.layout(), &updates)));
-                let spec = RingSpec { outputs: (0..ring).collect(), capacity: RING };
-                let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
+                let ring = ring.and_then(|ring| if let Ring::Gpu(ring) = ring { Some(ring) } else { None });
+                let options = ExecOptions { updates: &updates, ring, guards: false };
                 Loaded::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
             }
             (None, Flat::Cpu(store)) => {
@@ -209,7 +300,7 @@ impl Engine {
                     let bytes = (0..layout.pieces.len()).map(|piece| update_bytes(u, layout, piece) + guard_bytes(layout, piece)).sum();
                     kernels.push(KernelTime::update(format!("update {} [{}]", u.optimizer.name(), layout.elements()), "cpu", bytes));
                 }
-                let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };
+                let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
                 Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
@@ -227,24 +318,46 @@ impl Engine {
         }
         Ok(())
     }
+    /// Has [`fed`](Engine::steps) steps fetch their batches from data on the device. Only on a GPU.
+    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<Augment>) -> Result<()> {
+        match &mut self.on {
+            Loaded::Cpu { .. } => unreachable!("data goes to a GPU only"),
+            Loaded::Gpu(exec) => exec.feed(resident, augment).await,
+        }
+    }
+    /// Lets go of data on the device.
+    pub fn starve(&mut self) {
+        if let Loaded::Gpu(exec) = &mut self.on {
+            exec.starve();
+        }
+    }
+    /// How many fed steps the next call of [`steps`](Engine::steps) should make.
+    pub fn steps_per_submit(&self) -> usize {
+        self.gpu().map_or(1, |exec| exec.steps_per_submit())
+    }
     /// Runs the plan, and the update where there is one. On a GPU it returns when the work is queued.
     pub fn step(&mut self, key: Key, update: Option<&Update>) -> Result<()> {
+        self.steps(key, 1, false, update)
+    }
+    /// So many steps from `key` on, in one submit; each on the batch that it fetches where they are `fed`.
+    pub fn steps(&mut self, key: Key, count: usize, fed: bool, update: Option<&Update>) -> Result<()> {
         if update.is_some() {
             self.store.mark_trained();
         }
+        let mut keys = (0..count as u64).map(|k| Key { step: key.step + k, ..key });
         match &mut self.on {
-            Loaded::Cpu { .. } => self.step_here(key, update, |_| ()),
-            Loaded::Gpu(exec) => exec.submit(&row(key, update)),
+            Loaded::Cpu { .. } => keys.try_for_each(|key| self.step_here(key, update, |_| ())),
+            Loaded::Gpu(exec) => exec.submit_steps(&keys.map(|key| row(key, update)).collect::<Vec<_>>(), fed),
         }
     }
-    /// The step of a CPU; `done` hears the number of each kernel when it is done.
+    /// A step of a CPU; `done` hears the number of each kernel when it is done.
     fn step_here(&mut self, key: Key, update: Option<&Update>, mut done: impl FnMut(usize)) -> Result<()> {
         let Loaded::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = lock(store);
         exec.run_with(&mut store, key, &mut done);
-        if !ring.is_empty() {
-            let row = &mut ring[(key.step % RING as u64) as usize];
-            for (output, value) in row.iter_mut().enumerate() {
+        if let Some(ring) = ring {
+            let row = &mut lock(ring).rows[(key.step % RING as u64) as usize];
+            for (value, output) in row.iter_mut().zip(0..exec.outputs()) {
                 *value = exec.read(&store, output)?.to_f64()[0] as f32;
             }
         }
@@ -290,13 +403,6 @@ impl Engine {
         match &self.on {
             Loaded::Cpu { exec, store, .. } => exec.read(&lock(store), output),
             Loaded::Gpu(exec) => exec.read(output).await,
-        }
-    }
-    /// What the ring holds of the steps `first..first + count`, at most [`RING`] of them; waits for the last one.
-    pub async fn read_ring(&self, first: u64, count: usize) -> Result<Vec<Vec<f32>>> {
-        match &self.on {
-            Loaded::Cpu { ring, .. } => Ok((first..first + count as u64).map(|s| ring[(s % RING as u64) as usize].clone()).collect()),
-            Loaded::Gpu(exec) => exec.read_ring(first, count).await,
         }
     }
     pub fn gpu(&self) -> Option<&gpu::Exec> {

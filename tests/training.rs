@@ -41,6 +41,7 @@ fn main() {
     suite.each(&BOTH, "an early end", early_end);
     suite.each(&everywhere, "gradient clipping", clipping);
     suite.each(&BOTH, "parameter groups", groups);
+    suite.each(&[On::Cpu, On::Gpu, On::Pieces], "gradients that are given", given_gradients);
     suite.each(&[On::Pieces], "split flat buffers", split);
     suite.each(&[On::Gpu, On::Pieces], "the CPU's loss curve", loss_curve);
     suite.each(&[On::Gpu, On::Webgpu], "the CPU's loss curve with convolutions", cnn_curve);
@@ -633,5 +634,44 @@ fn same_curve(got: &[f32], want: &[f32], steps: usize) -> Check {
         assert!((g - w).abs() <= 1e-3 * w, "step {k}: {g} and {w}");
     }
     assert!(want[steps - 1] < 0.8 * want[0], "it learns nothing: {want:?}");
+    Ok(())
+}
+
+/// The gradients that a step found, given to another trainer, are that step; twice, they are two. State stays.
+fn given_gradients(device: &Device) -> Check {
+    let trainer = || -> Result<Trainer, Error> {
+        let g = Graph::training();
+        let x = g.input([6, 5]);
+        let loss = x.linear("fc1", 4).batch_norm("bn").tanh().linear("fc2", 3).square().mean_all();
+        Trainer::new(device, loss, Optimizer::from(Adam::new(0.02)).clip_norm(0.1))?.seed(3)
+    };
+    let batch = [Host::new([6, 5], (0..30).map(|i| (i as f32 * 0.7).sin()).collect())];
+    let (mut whole, mut given) = (trainer()?, trainer()?);
+    whole.step(&batch)?;
+    let names = ["fc1.weight", "fc1.bias", "bn.weight", "bn.bias", "fc2.weight", "fc2.bias"];
+    let gradients = names.map(|name| whole.gradient(name)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let gradients: Vec<(&str, Host<f32>)> = names.into_iter().zip(gradients).collect();
+    assert!(gradients.iter().any(|(_, g)| g.f().iter().any(|&x| x != 0.0)));
+
+    let state = given.params().get("bn.running_mean")?;
+    given.apply_gradients(&gradients)?;
+    assert_eq!(given.params().get("bn.running_mean")?, state);
+    for name in names {
+        assert_eq!(bits(given.params().get(name)?.f()), bits(whole.params().get(name)?.f()), "{name}");
+    }
+    given.step_again()?;
+    assert_eq!(given.steps(), 2);
+    assert_ne!(given.params().get("fc1.weight")?, whole.params().get("fc1.weight")?);
+    assert!(given.take_reports()?.iter().all(|r| r.loss.is_nan()) && given.loss()?.is_nan());
+
+    // What is not finite changes nothing, and is told.
+    let before = weights(&given)?;
+    given.apply_gradients(&[("fc2.bias", Host::new([3], vec![1.0, f32::INFINITY, 0.0]))])?;
+    assert!(matches!(given.loss(), Err(Error::Diverged { .. })));
+    assert_eq!(weights(&given)?, before);
+    for (bad, says) in [("fc3.bias", "fc3.bias"), ("bn.running_mean", "no gradient"), ("fc1.bias", "[3]")] {
+        let error = given.apply_gradients(&[(bad, Host::new([3], vec![1.0; 3]))]).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
     Ok(())
 }

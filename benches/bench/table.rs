@@ -1,12 +1,14 @@
-//! Timing a row, printing it, and appending it to a file as JSON.
+//! Timing a row, printing it beside an earlier run's, and appending it to a file as JSON.
 
 use downhill::{Device, Error};
 use serde_json::{Value, json};
 use std::{
-    fs::{File, OpenOptions},
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
     hint::black_box,
-    io::Write,
+    io::{self, Write},
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -32,12 +34,33 @@ pub struct Budget {
     pub repetition: Duration,
 }
 
+/// The objects of a file of rows.
+pub fn rows(path: &Path) -> io::Result<Vec<Value>> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let text = fs::read_to_string(path).map_err(named)?;
+    text.lines().map(|line| serde_json::from_str(line).map_err(|e| named(e.into()))).collect()
+}
+
+/// What names a row: bench, device, shape.
+fn key(row: &Value) -> [String; 3] {
+    ["bench", "device", "shape"].map(|key| row[key].as_str().unwrap_or_default().to_string())
+}
+
 /// Where rows go, and whether all of them could be measured.
 pub struct Table {
     json: Option<File>,
+    /// Of an earlier run: the median and the least time of each row, in milliseconds.
+    old: HashMap<[String; 3], [f64; 2]>,
+    /// Old time over new, of each bench's rows without the control.
+    ratios: Vec<(&'static str, f64)>,
     pub budget: Budget,
+    /// Only rows with this in their name.
+    pub only: Option<String>,
     device: String,
     driver: String,
+    /// What was measured: the short hash of the commit, with a + where files differ from it.
+    commit: String,
+    date: String,
     bench: &'static str,
     pub failed: bool,
 }
@@ -45,9 +68,27 @@ pub struct Table {
 type Outcome = Result<(), Error>;
 
 impl Table {
-    pub fn new(json: Option<&Path>, budget: Budget) -> std::io::Result<Table> {
+    pub fn new(json: Option<&Path>, old: Option<&Path>, budget: Budget) -> io::Result<Table> {
         let json = json.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
-        Ok(Table { json, budget, device: String::new(), driver: String::new(), bench: "", failed: false })
+        let of = |row: &Value| ["median_ms", "min_ms"].map(|key| row[key].as_f64().unwrap_or(f64::NAN));
+        let old = old.map_or(Ok(Vec::new()), rows)?.iter().map(|row| (key(row), of(row))).collect();
+        Ok(Table {
+            json,
+            old,
+            ratios: Vec::new(),
+            budget,
+            only: None,
+            device: String::new(),
+            driver: String::new(),
+            commit: commit(),
+            date: time::OffsetDateTime::now_utc().date().to_string(),
+            bench: "",
+            failed: false,
+        })
+    }
+    /// Whether a row of that name is asked for.
+    pub fn wants(&self, shape: &str) -> bool {
+        shape == CONTROL || self.only.as_ref().is_none_or(|part| shape.contains(part.as_str()))
     }
     /// The rows that follow are of this device.
     pub fn device(&mut self, device: &Device) {
@@ -64,10 +105,19 @@ impl Table {
     pub fn close(&mut self) {
         const BYTES: usize = 32 << 20;
         let (from, mut to) = (vec![1u8; BYTES], vec![0u8; BYTES]);
-        self.row("control: host memcpy 32 MiB", Rate::Bytes(2.0 * BYTES as f64), || {
+        self.row(CONTROL, Rate::Bytes(2.0 * BYTES as f64), || {
             black_box(&mut to).copy_from_slice(black_box(&from));
             Ok(())
         });
+    }
+    /// After all benches: how they compare with the earlier run.
+    pub fn summary(&self) {
+        let mut benches: Vec<&str> = self.ratios.iter().map(|r| r.0).collect();
+        benches.dedup();
+        for bench in benches {
+            let logs: Vec<f64> = self.ratios.iter().filter(|r| r.0 == bench).map(|r| r.1.ln()).collect();
+            println!("{bench}: {:.2}× the earlier run's speed (geometric mean of {} rows)", mean(&logs).exp(), logs.len());
+        }
     }
     /// A row: `run` is timed until it returns, so it must wait for what it starts.
     pub fn row(&mut self, shape: &str, rate: Rate, mut run: impl FnMut() -> Outcome) {
@@ -75,6 +125,9 @@ impl Table {
     }
     /// A row whose `run(n)` does the work n times and then waits for all of it.
     pub fn repeated(&mut self, shape: &str, rate: Rate, mut run: impl FnMut(usize) -> Outcome) {
+        if !self.wants(shape) {
+            return;
+        }
         let Budget { time, repetition } = self.budget;
         let measured = (|| {
             // The first run compiles and allocates; the second one says how long a run takes.
@@ -95,7 +148,10 @@ impl Table {
         self.put(shape, rate, measured, json!({}));
     }
     /// A row whose `run` says itself how long it took; nothing else in it is counted.
-    pub fn timed(&mut self, shape: &str, more: Value, mut run: impl FnMut() -> Result<Duration, Error>) -> Option<f64> {
+    pub fn timed(&mut self, shape: &str, rate: Rate, more: Value, mut run: impl FnMut() -> Result<Duration, Error>) -> Option<f64> {
+        if !self.wants(shape) {
+            return None;
+        }
         let measured = (|| {
             run()?;
             let (mut seconds, all) = (Vec::new(), Instant::now());
@@ -104,7 +160,7 @@ impl Table {
             }
             Ok(seconds)
         })();
-        self.put(shape, Rate::None, measured, more)
+        self.put(shape, rate, measured, more)
     }
     /// A row that is left out, and why.
     pub fn skip(&self, shape: &str, why: &str) {
@@ -133,11 +189,16 @@ impl Table {
             Rate::Samples(x) => ("samples_per_s", x / median, format!("{:.0} samples/s", x / median)),
             Rate::None => ("", 0.0, String::new()),
         };
-        println!("    {shape:<44} {:>9.4} ms {:>9.4} ms   {text}", median * 1e3, min * 1e3);
+        let before = self.old.get(&[self.bench, &self.device, shape].map(String::from));
+        let ratio = before.map_or(String::new(), |[m, least]| format!("   {:.2}× (least {:.2}×)", m / median / 1e3, least / min / 1e3));
+        if let Some([m, _]) = before.filter(|_| shape != CONTROL) {
+            self.ratios.push((self.bench, m / median / 1e3));
+        }
+        println!("    {shape:<44} {:>9.4} ms {:>9.4} ms   {text:<18}{ratio}", median * 1e3, min * 1e3);
         if let Some(file) = &mut self.json {
             let mut object = json!({
                 "bench": self.bench, "device": self.device, "driver": self.driver, "shape": shape,
-                "median_ms": median * 1e3, "min_ms": min * 1e3,
+                "median_ms": median * 1e3, "min_ms": min * 1e3, "date": self.date, "commit": self.commit,
             });
             if !key.is_empty() {
                 object[key] = json!(value);
@@ -152,4 +213,21 @@ impl Table {
         }
         Some(median)
     }
+}
+
+/// The row that no change of the library can affect.
+pub const CONTROL: &str = "control: host memcpy 32 MiB";
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The commit that this was built from, as far as git knows.
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let out = Command::new("git").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
+    };
+    let changed = git(&["status", "--porcelain", "--", "src", "shaders", "Cargo.toml"]).is_some_and(|files| !files.is_empty());
+    git(&["rev-parse", "--short", "HEAD"]).map_or(String::new(), |hash| if changed { hash + "+" } else { hash })
 }

@@ -5,6 +5,7 @@
 //! - [`Text`]: from a text, for models of its characters
 //! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`], [`genesis`]: real data that ships with the crate
 
+mod augment;
 mod cifar;
 mod csv;
 mod file;
@@ -15,6 +16,7 @@ mod normalise;
 mod split;
 mod text;
 
+pub use augment::Augment;
 pub use cifar::cifar10;
 pub use csv::{Column, Csv};
 pub use known::{breast_cancer, diabetes, digits, genesis, iris};
@@ -29,7 +31,10 @@ use crate::{
     shape::{DType, MAX_RANK, Shape},
 };
 use rayon::prelude::*;
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// What goes into a model, row-major, one sample after the other.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +150,28 @@ pub struct Dataset {
     target: Target,
     class_names: Vec<String>,
     len: usize,
+    id: Id,
+}
+
+/// Which numbers a data set has: a copy has the same, and whatever changes them takes a new one. So what was put on a
+/// device once need not go there again. Two are never unequal: it is no part of what is compared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Id(u64);
+
+impl Id {
+    fn new() -> Id {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Id(NEXT.fetch_add(1, Relaxed))
+    }
+    pub fn is(self, other: Id) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl PartialEq for Id {
+    fn eq(&self, _: &Id) -> bool {
+        true
+    }
 }
 
 impl Dataset {
@@ -194,7 +221,7 @@ impl Dataset {
         if targets != len {
             return Err(Error::argument("Dataset", format!("{len} samples, but {targets} targets")));
         }
-        Ok(Dataset { features, sample, target, class_names: Vec::new(), len })
+        Ok(Dataset { features, sample, target, class_names: Vec::new(), len, id: Id::new() })
     }
     /// With room for more classes than the labels show; never fewer.
     fn with_classes(mut self, n: usize) -> Dataset {
@@ -229,6 +256,7 @@ impl Dataset {
     pub fn with_float_labels(mut self) -> Dataset {
         if let Target::Labels { sample, values, .. } = &self.target {
             let sample = if sample.rank() == 0 { Shape::from([1]) } else { *sample };
+            self.id = Id::new();
             self.target = Target::values(sample, values.iter().map(|&v| v as f32).collect());
         }
         self
@@ -236,9 +264,18 @@ impl Dataset {
 
     /// The samples alone: for a model whose target is its input, such as an autoencoder.
     pub fn without_target(self) -> Dataset {
-        Dataset { target: Target::None, class_names: Vec::new(), ..self }
+        Dataset { target: Target::None, class_names: Vec::new(), id: Id::new(), ..self }
     }
 
+    /// Which numbers it has.
+    pub(crate) fn id(&self) -> Id {
+        self.id
+    }
+    /// The samples and their targets, to be changed.
+    fn change(&mut self) -> (&mut Features, &mut Target) {
+        self.id = Id::new();
+        (&mut self.features, &mut self.target)
+    }
     /// How many samples; at least one.
     pub fn len(&self) -> usize {
         self.len
@@ -294,7 +331,8 @@ impl Dataset {
             Features::Bytes { data, scale, shift } => Features::Bytes { data: pick(data, width, rows), scale: *scale, shift: *shift },
             Features::Tokens { data, vocabulary } => Features::Tokens { data: pick(data, width, rows), vocabulary: *vocabulary },
         };
-        Ok(Dataset { features, target: self.target.pick(rows), len: rows.len(), class_names: self.class_names.clone(), ..*self })
+        let (target, class_names) = (self.target.pick(rows), self.class_names.clone());
+        Ok(Dataset { features, target, class_names, len: rows.len(), id: Id::new(), ..*self })
     }
     /// Those rows as `x [b, sample…]` and `y`: labels or numbers `[b, target…]`, or nothing, `[0]`.
     pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
@@ -304,6 +342,16 @@ impl Dataset {
     }
     /// [`batch`](Dataset::batch) into tensors that there are already, whose memory is used again.
     pub fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
+        self.gather_augmented(rows, None, x, y)
+    }
+    /// The same, with the images changed as in the step of this seed and number.
+    pub(crate) fn gather_augmented(
+        &self,
+        rows: &[usize],
+        augment: Option<(&Augment, u64, u64)>,
+        x: &mut Host<f32>,
+        y: &mut Host<f32>,
+    ) -> Result<()> {
         self.check_rows(rows)?;
         let batched = |s: Shape| s.batched(rows.len()).expect("check_sample left room for this axis");
         let width = self.sample.elements();
@@ -311,14 +359,34 @@ impl Dataset {
         let len = rows.len() * width;
         // Below some 64 thousand numbers a thread costs more than it brings.
         let min = 1 + (1 << 16) / width;
+        let change = augment.map(|(augment, seed, step)| {
+            let [.., height, across] = self.sample.dims() else { unreachable!("Augment::check has seen that these are images") };
+            let image = [*height, *across];
+            move |place, from: &[f32], outside, out: &mut [f32]| augment.apply(image, (seed, step, place), from, outside, out)
+        });
         match &self.features {
-            Features::Float(v) => floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
-                out.copy_from_slice(&v[r * width..(r + 1) * width]);
-            }),
-            Features::Bytes { data, scale, shift } => {
-                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).for_each(|(out, &r)| {
-                    out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
+            Features::Float(v) => {
+                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each(|(place, (out, &r))| {
+                    let from = &v[r * width..(r + 1) * width];
+                    match &change {
+                        Some(change) => change(place, from, 0.0, out),
+                        None => out.copy_from_slice(from),
+                    }
                 })
+            }
+            Features::Bytes { data, scale, shift } => {
+                let outside = self.means()[0];
+                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each_init(
+                    Vec::new,
+                    |from, (place, (out, &r))| {
+                        out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
+                        if let Some(change) = &change {
+                            from.clear();
+                            from.extend_from_slice(out);
+                            change(place, from, outside, out);
+                        }
+                    },
+                )
             }
             Features::Tokens { data, .. } => labels(x, data, width, rows),
         }
@@ -337,6 +405,11 @@ impl Dataset {
             }
         }
         Ok(())
+    }
+    /// What each byte of the features means.
+    pub(crate) fn means(&self) -> [f32; 256] {
+        let Features::Bytes { scale, shift, .. } = self.features else { return [0.0; 256] };
+        std::array::from_fn(|byte| byte as f32 * scale + shift)
     }
     fn check_rows(&self, rows: &[usize]) -> Result<()> {
         match rows.iter().find(|&&r| r >= self.len) {

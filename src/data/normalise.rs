@@ -67,7 +67,7 @@ impl Normalise {
     /// [`Error::Argument`] where `data` has not the features this was learnt on.
     pub fn apply(&self, data: &mut Dataset) -> Result<()> {
         self.fit("features", data.sample_shape().elements())?;
-        match &mut data.features {
+        match data.change().0 {
             Features::Bytes { scale, shift, .. } if self.mean.len() == 1 => {
                 (*scale, *shift) = ((*scale as f64 / self.std[0]) as f32, ((*shift as f64 - self.mean[0]) / self.std[0]) as f32);
             }
@@ -86,7 +86,7 @@ impl Normalise {
     /// # Errors
     /// [`Error::Argument`] where they are not numbers, or not of the shape this was learnt on.
     pub fn apply_targets(&self, data: &mut Dataset) -> Result<()> {
-        match &mut data.target {
+        match data.change().1 {
             Target::Values { sample, data } => {
                 self.fit("targets", sample.elements())?;
                 self.rows(data);

@@ -18,6 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// Which adapter to open, and how.
@@ -240,20 +241,7 @@ impl Gpu {
         let pipelines = Pipelines::new(&device);
         let options = options.clone();
         let staging = Mutex::new(None);
-        Ok(Arc::new(Gpu {
-            device,
-            queue,
-            pipelines,
-            summary,
-            limits,
-            features,
-            options,
-            caps,
-            faults,
-            staging,
-            made: Default::default(),
-            peaks: OnceLock::new(),
-        }))
+        Ok(Arc::new(Gpu { device, queue, pipelines, summary, limits, features, options, caps, faults, staging, made: Default::default(), peaks: OnceLock::new() }))
     }
 
     /// Name, kind, backend and driver.
@@ -374,6 +362,25 @@ impl Gpu {
         Ok(buffers)
     }
 
+    /// Calls back for whatever is done; never waits.
+    pub(crate) fn poll(&self) -> Result<()> {
+        // Losing the device can panic in here as well: see `wait`.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(wgpu::PollType::Poll)));
+        self.check()?;
+        polled.map(|_| ()).map_err(|_| self.error("the device was lost"))
+    }
+    /// Whether that submission is done; never waits.
+    pub(crate) fn is_done(&self, submission: &wgpu::SubmissionIndex) -> Result<bool> {
+        let now = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: Some(Duration::ZERO) };
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(now)));
+        self.check()?;
+        match polled {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(wgpu::PollError::Timeout)) => Ok(false),
+            Ok(Err(e)) => Err(self.error(e.to_string())),
+            Err(_) => Err(self.error("the device was lost")),
+        }
+    }
     /// Waits until that submission is done. On the web it returns at once: there the browser polls.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };

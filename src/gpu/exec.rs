@@ -1,13 +1,17 @@
-//! The replay of a plan: every buffer, pipeline and bind group is made once; a step is one encoder, one compute pass
-//! and one submit.
+//! The replay of a plan: every buffer, pipeline and bind group is made once; a step is one compute pass, and one submit
+//! has one step or many.
 
 use crate::{
+    data::Augment,
     error::{Error, Result},
     gpu::{
-        bind::{Buffers, Own, words_of},
+        bind::{Buffers, Own, Work, words_of},
         device::Gpu,
         dispatch::{Reach, params, part},
+        feed::Resident,
+        pace::{MOST, Pace},
         profile::{Clocks, record},
+        ring::Ring,
         shader::{HYPER, STEP_BYTES},
         store::Store,
     },
@@ -18,7 +22,7 @@ use crate::{
     shape::{DType, Shape},
 };
 use std::{
-    collections::VecDeque,
+    iter::Sum,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -27,10 +31,8 @@ use std::{
 
 /// Elements of the fence after a guarded buffer.
 pub(super) const FENCE: usize = 64;
-/// Steps whose rows the table on the device holds.
-pub(super) const ROWS: u64 = 64;
-/// Submissions under way at once: `submit` waits for the oldest where there would be more.
-const IN_FLIGHT: usize = 4;
+/// Steps whose rows the table on the device holds: those of one submit.
+pub(super) const ROWS: u64 = MOST as u64;
 
 /// An optimizer's kernel for one piece of the flat buffers. Its passes bind `In(0)`, the weights; `In(1)`, the
 /// gradients; `In(2)`, the guard; `In(3 + k)`, state `k`; `In(100)`, the plan's first output (the loss); and scratch,
@@ -49,22 +51,13 @@ impl UpdatePass {
     }
 }
 
-/// What each step leaves in a ring on the device: the outputs of these indices, scalars all of them.
-#[derive(Clone, Debug, Default)]
-pub struct RingSpec {
-    /// Numbers of outputs of the plan.
-    pub outputs: Vec<usize>,
-    /// Steps that the ring holds.
-    pub capacity: usize,
-}
-
 /// What a plan is run with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct ExecOptions<'a> {
     /// What runs after the plan's steps, in order.
     pub updates: &'a [UpdatePass],
-    /// What each step leaves on the device, to be read later.
-    pub ring: Option<&'a RingSpec>,
+    /// Where each step leaves its first outputs, as many as the plan and the ring have.
+    pub ring: Option<&'a Arc<Ring>>,
     /// Whether each buffer gets a fence after its end, for tests.
     pub guards: bool,
 }
@@ -91,27 +84,51 @@ impl StepRow {
     }
 }
 
-/// What an [`Exec`] did so far.
+/// What was done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Steps, each of which is one submit.
+    /// Steps: replays of a plan.
+    pub steps: u64,
+    /// Submits of steps, each of which has one or many of them.
     pub submits: u64,
     /// Dispatches of all steps.
     pub dispatches: u64,
     /// Read-backs; each is a submit too.
     pub reads: u64,
-    /// Bytes of inputs, constants, uniforms and rows of the table.
+    /// Times that the host waited for a read-back: the device has nothing to do then, once it is done.
+    pub waits: u64,
+    /// Times that the host waited because it was some submits ahead of the device, which has the others to go on with.
+    pub held: u64,
+    /// Bytes of inputs, constants, uniforms and rows of the table; of data sets on the device, and the orders of their
+    /// samples.
     pub bytes_uploaded: u64,
     /// Bytes of read-backs.
     pub bytes_read: u64,
-    /// Buffers made. All of them are made when the plan is loaded.
+    /// Buffers made: when a plan is loaded, and when data is put on the device.
     pub allocations: u64,
+}
+
+impl Sum for Counters {
+    fn sum<I: Iterator<Item = Counters>>(all: I) -> Counters {
+        all.fold(Counters::default(), |a, b| Counters {
+            steps: a.steps + b.steps,
+            submits: a.submits + b.submits,
+            dispatches: a.dispatches + b.dispatches,
+            reads: a.reads + b.reads,
+            waits: a.waits + b.waits,
+            held: a.held + b.held,
+            bytes_uploaded: a.bytes_uploaded + b.bytes_uploaded,
+            bytes_read: a.bytes_read + b.bytes_read,
+            allocations: a.allocations + b.allocations,
+        })
+    }
 }
 
 /// [`Counters`] that a shared `Exec` can add to.
 #[derive(Default)]
 struct Counting {
     reads: AtomicU64,
+    waits: AtomicU64,
     bytes_uploaded: AtomicU64,
     bytes_read: AtomicU64,
 }
@@ -151,10 +168,11 @@ struct Job {
     size: [u32; 3],
 }
 
-pub(super) struct Ring {
-    buffer: wgpu::Buffer,
-    outputs: Vec<usize>,
-    capacity: u64,
+/// What fetches a step's batch.
+struct Feed {
+    resident: Arc<Resident>,
+    augment: Option<Augment>,
+    dispatches: Vec<Dispatch>,
 }
 
 /// A plan, loaded.
@@ -171,10 +189,14 @@ pub struct Exec {
     rows: wgpu::Buffer,
     rows_group: wgpu::BindGroup,
     row_stride: u64,
-    ring: Option<Ring>,
-    in_flight: VecDeque<wgpu::SubmissionIndex>,
-    submits: u64,
-    allocations: u64,
+    /// The words of the rows that are sent, in memory that is used again.
+    words: Vec<u32>,
+    /// Which dispatches fetch a step's batch, and from where.
+    feed: Option<Feed>,
+    ring: Option<Arc<Ring>>,
+    pace: Pace,
+    /// What is counted by whoever has it alone.
+    done: Counters,
     counting: Counting,
 }
 
@@ -189,11 +211,56 @@ impl Exec {
             return Err(Error::Parameter { name: param.name.clone(), why: "it has no range in this store's layout".into() });
         }
         let buffers = Buffers::new(gpu, plan, &options).await?;
+        let works = buffers.work(plan, store, options.updates)?;
+        let (dispatches, uniform_bytes) = Exec::lower(gpu, &works).await?;
+        drop(works);
+
+        let row_stride = STEP_BYTES.next_multiple_of(gpu.limits().min_uniform_buffer_offset_alignment as u64);
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let rows = gpu.buffers(&[(format!("{ROWS} steps"), ROWS * row_stride)], usage).await?.remove(0);
+        let made = gpu.scoped("bind groups", |device| {
+            let resource =
+                wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &rows, offset: 0, size: wgpu::BufferSize::new(STEP_BYTES) });
+            let entries = [wgpu::BindGroupEntry { binding: 0, resource }];
+            device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some("step"), layout: &gpu.pipelines.step, entries: &entries })
+        });
+        let rows_group = made.await?;
+        if let Some(ring) = options.ring {
+            let wrong = |(_, (_, shape)): &(usize, &(Loc, Shape))| shape.elements() != 1 || shape.dtype() != DType::F32;
+            if let Some((i, (_, shape))) = plan.outputs.iter().take(ring.width()).enumerate().find(wrong) {
+                return Err(Error::argument("ring", format!("output {i} is {shape}, not one number")));
+            }
+        }
+
+        let constants: usize = plan.constants.iter().map(|c| c.len() * 4).sum();
+        let counting = Counting { bytes_uploaded: AtomicU64::new(uniform_bytes + constants as u64), ..Counting::default() };
+        let allocations = buffers.all().count() as u64 + 2;
+        Ok(Exec {
+            gpu: gpu.clone(),
+            store: store.clone(),
+            buffers,
+            params: plan.params.len(),
+            inputs: plan.inputs.iter().map(|input| input.shape).collect(),
+            outputs: plan.outputs.clone(),
+            dispatches,
+            rows,
+            rows_group,
+            row_stride,
+            words: Vec::new(),
+            feed: None,
+            ring: options.ring.cloned(),
+            pace: Pace::default(),
+            done: Counters { allocations, ..Counters::default() },
+            counting,
+        })
+    }
+
+    /// Passes as dispatches: their pipelines, their bind groups, and one buffer with the `struct Params` of them all,
+    /// whose bytes come back as well.
+    pub(super) async fn lower(gpu: &Gpu, works: &[Work<'_>]) -> Result<(Vec<Dispatch>, u64)> {
         let limits = gpu.limits();
         let align = limits.min_uniform_buffer_offset_alignment as u64;
         let reach = Reach { binding: gpu.caps().max_binding_bytes, groups: limits.max_compute_workgroups_per_dimension };
-
-        let works = buffers.work(plan, store, options.updates)?;
         let (mut jobs, mut uniforms) = (Vec::new(), Vec::<u32>::new());
         for (i, work) in works.iter().enumerate() {
             let pipeline = gpu.pipeline(&work.name, work.pass).await?;
@@ -220,16 +287,10 @@ impl Exec {
             }
         }
 
-        let row_stride = STEP_BYTES.next_multiple_of(align);
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform_bytes = (uniforms.len() as u64 * 4).max(16);
-        let tables = [(format!("params of {} dispatches", jobs.len()), uniform_bytes), (format!("{ROWS} steps"), ROWS * row_stride)];
-        let [uniform, rows]: [wgpu::Buffer; 2] = gpu.buffers(&tables, usage).await?.try_into().expect("as many buffers as were asked for");
+        let uniform = gpu.buffers(&[(format!("params of {} dispatches", jobs.len()), uniform_bytes)], usage).await?.remove(0);
         gpu.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(&uniforms));
-        let ring = match options.ring {
-            Some(spec) => Some(Ring::new(gpu, plan, spec).await?),
-            None => None,
-        };
 
         let made = gpu.scoped("bind groups", |device| {
             let bytes = wgpu::BufferSize::new;
@@ -246,37 +307,9 @@ impl Exec {
                 let group = device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout: &job.bindings, entries: &entries });
                 Dispatch { pipeline: job.pipeline, group, step: work.pass.step, size: job.size, kernel: work.kernel }
             });
-            let dispatches: Vec<Dispatch> = dispatches.collect();
-            let rows_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("step"),
-                layout: &gpu.pipelines.step,
-                entries: &[entry(0, binding(&rows, 0, STEP_BYTES))],
-            });
-            (dispatches, rows_group)
+            dispatches.collect()
         });
-        let (dispatches, rows_group) = made.await?;
-        drop(works);
-
-        let constants: usize = plan.constants.iter().map(|c| c.len() * 4).sum();
-        let counting = Counting { bytes_uploaded: AtomicU64::new(uniform_bytes + constants as u64), ..Counting::default() };
-        let allocations = (buffers.all().count() + 2 + ring.is_some() as usize) as u64;
-        Ok(Exec {
-            gpu: gpu.clone(),
-            store: store.clone(),
-            buffers,
-            params: plan.params.len(),
-            inputs: plan.inputs.iter().map(|input| input.shape).collect(),
-            outputs: plan.outputs.clone(),
-            dispatches,
-            rows,
-            rows_group,
-            row_stride,
-            ring,
-            in_flight: VecDeque::new(),
-            submits: 0,
-            allocations,
-            counting,
-        })
+        Ok((made.await?, uniform_bytes))
     }
 
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
@@ -292,33 +325,76 @@ impl Exec {
         self.gpu.check()
     }
 
-    /// Runs the plan and the updates once. Returns when the work is queued; it waits only where too much is queued
-    /// already.
-    pub fn submit(&mut self, row: &StepRow) -> Result<()> {
-        self.submit_with(row, None)
+    /// Has each step that is [`fed`](Exec::submit_steps) fetch its batch from `resident`, with the first input's images
+    /// changed. Made once; data that it was fed from before is let go.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where the samples do not fit the plan's inputs; as [`Exec::new`].
+    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<Augment>) -> Result<()> {
+        if self.feed.as_ref().is_some_and(|old| Arc::ptr_eq(&old.resident, resident) && old.augment == augment) {
+            return Ok(());
+        }
+        self.feed = None;
+        let passes = resident.passes(&self.inputs, augment, self.gpu.caps())?;
+        let inputs = (0..self.inputs.len()).map(|i| self.buffers.place(&self.store, Loc::Input(i), self.inputs[i].elements()));
+        let works = resident.works(&passes, inputs.collect());
+        let (dispatches, bytes) = Exec::lower(&self.gpu, &works).await?;
+        drop(works);
+        self.counting.bytes_uploaded.fetch_add(bytes, Relaxed);
+        self.done.allocations += 1;
+        self.feed = Some(Feed { resident: resident.clone(), augment, dispatches });
+        Ok(())
     }
-    pub(super) fn submit_with(&mut self, row: &StepRow, mut clocks: Option<&mut Clocks>) -> Result<()> {
+    /// Lets go of the data that it is fed from.
+    pub fn starve(&mut self) {
+        self.feed = None;
+    }
+
+    /// Runs the plan and the updates once, on the inputs as they are.
+    pub fn submit(&mut self, row: &StepRow) -> Result<()> {
+        self.submit_steps(std::slice::from_ref(row), false)
+    }
+    /// Runs the plan and the updates once for each row, in one submit; where they are `fed`, on the batch that each step
+    /// fetches. Returns when the work is queued; it waits only where too much is queued already.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for more rows than the table has; a fault of the device.
+    pub fn submit_steps(&mut self, rows: &[StepRow], fed: bool) -> Result<()> {
+        self.submit_with(rows, fed, None)
+    }
+    /// The same; with clocks, which measure one step.
+    pub(super) fn submit_with(&mut self, rows: &[StepRow], fed: bool, mut clocks: Option<&mut Clocks>) -> Result<()> {
         let lap = |clocks: &mut Option<&mut Clocks>, name| clocks.iter_mut().for_each(|c| c.lap(name));
         self.gpu.check()?;
-        while self.in_flight.len() >= IN_FLIGHT {
-            let oldest = self.in_flight.pop_front().expect("IN_FLIGHT is at least 1");
-            self.gpu.wait(oldest)?;
+        if rows.len() > MOST {
+            return Err(Error::argument("submit", format!("{} steps at once, but at most {MOST} are possible", rows.len())));
         }
-        let words = row.words();
-        let at = row.step % ROWS * self.row_stride;
-        self.gpu.queue.write_buffer(&self.rows, at, bytemuck::cast_slice(&words));
-        self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
+        let feed: &[Dispatch] = match (fed, &self.feed) {
+            (false, _) => &[],
+            (true, Some(feed)) => &feed.dispatches,
+            (true, None) => return Err(Error::argument("submit", "this plan is fed from nowhere")),
+        };
+        self.pace.room(&self.gpu)?;
+        // One write, so with what lies between the rows. It lands when the submits before are done.
+        self.words.clear();
+        for row in rows {
+            self.words.resize(self.words.len().next_multiple_of(self.row_stride as usize / 4), 0);
+            self.words.extend(row.words());
+        }
+        self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
+        self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
 
         lap(&mut clocks, "upload");
         let label = Some("step");
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        record(&self.gpu, &mut encoder, self.dispatches.iter(), (&self.rows_group, at as u32), clocks.as_deref_mut())?;
-        if let Some(ring) = &self.ring {
-            let row = row.step % ring.capacity * ring.outputs.len() as u64 * 4;
-            for (i, &output) in ring.outputs.iter().enumerate() {
-                let (loc, shape) = self.outputs[output];
-                let from = self.buffers.place(&self.store, loc, shape.elements());
-                encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, row + i as u64 * 4, Some(4));
+        for (i, row) in rows.iter().enumerate() {
+            let at = i as u32 * self.row_stride as u32;
+            record(&self.gpu, &mut encoder, feed.iter().chain(&self.dispatches), (&self.rows_group, at), clocks.as_deref_mut())?;
+            if let Some(ring) = &self.ring {
+                for (k, &(loc, shape)) in self.outputs.iter().take(ring.width()).enumerate() {
+                    let from = self.buffers.place(&self.store, loc, shape.elements());
+                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, ring.place(row.step, k), Some(4));
+                }
             }
         }
         if let Some(clocks) = &clocks {
@@ -326,10 +402,16 @@ impl Exec {
         }
         let commands = encoder.finish();
         lap(&mut clocks, "encode");
-        self.in_flight.push_back(self.gpu.queue.submit([commands]));
+        self.pace.sent(self.gpu.queue.submit([commands]), rows.len());
         lap(&mut clocks, "submit");
-        self.submits += 1;
+        self.done.submits += 1;
+        self.done.steps += rows.len() as u64;
+        self.done.dispatches += (rows.len() * (feed.len() + self.dispatches.len())) as u64;
         self.gpu.check()
+    }
+    /// How many fed steps the next submit should have, so that it takes some ten milliseconds.
+    pub fn steps_per_submit(&self) -> usize {
+        self.pace.steps()
     }
 
     /// Output `output` of the plan, after all steps submitted so far.
@@ -344,38 +426,15 @@ impl Exec {
         })
     }
 
-    /// The outputs of the ring, in the order of its [`RingSpec`], of each of the steps `first..first + count`.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for more steps than the ring holds.
-    pub async fn read_ring(&self, first: u64, count: usize) -> Result<Vec<Vec<f32>>> {
-        let Some(ring) = self.ring.as_ref().filter(|ring| count as u64 <= ring.capacity) else {
-            let holds = self.ring.as_ref().map_or(0, |ring| ring.capacity);
-            return Err(Error::argument("read_ring", format!("{count} steps asked for, but the ring holds {holds}")));
-        };
-        let width = ring.outputs.len();
-        let start = first % ring.capacity;
-        let before = (count as u64).min(ring.capacity - start) as usize;
-        let mut parts = vec![(&ring.buffer, start * width as u64 * 4, before * width), (&ring.buffer, 0, (count - before) * width)];
-        parts.retain(|part| part.2 > 0);
-        self.count_read(count * width);
-        let words: Vec<u32> = self.gpu.read(&parts).await?;
-        let value = |(i, &word): (usize, &u32)| match self.outputs[ring.outputs[i]].1.dtype() {
-            DType::F32 => f32::from_bits(word),
-            DType::U32 => word as f32,
-        };
-        Ok(words.chunks_exact(width.max(1)).map(|row| row.iter().enumerate().map(value).collect()).collect())
-    }
-
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         Counters {
-            submits: self.submits,
-            dispatches: self.submits * self.dispatches.len() as u64,
             reads: self.counting.reads.load(Relaxed),
+            waits: self.counting.waits.load(Relaxed),
+            held: self.pace.held,
             bytes_uploaded: self.counting.bytes_uploaded.load(Relaxed),
             bytes_read: self.counting.bytes_read.load(Relaxed),
-            allocations: self.allocations,
+            ..self.done
         }
     }
     /// Dispatches of a step.
@@ -384,8 +443,11 @@ impl Exec {
     }
     /// Waits until all steps are done. Blocks.
     pub fn finish(&mut self) -> Result<()> {
-        match self.in_flight.drain(..).next_back() {
-            Some(newest) => self.gpu.wait(newest),
+        match self.pace.last() {
+            Some(newest) => {
+                self.counting.waits.fetch_add(1, Relaxed);
+                self.gpu.wait(newest)
+            }
             None => self.gpu.check(),
         }
     }
@@ -395,6 +457,7 @@ impl Exec {
     }
     fn count_read(&self, words: usize) {
         self.counting.reads.fetch_add(1, Relaxed);
+        self.counting.waits.fetch_add(1, Relaxed);
         self.counting.bytes_read.fetch_add(words as u64 * 4, Relaxed);
     }
 
@@ -435,26 +498,4 @@ impl Exec {
 
 fn nth<'a, T>(all: &'a [T], what: &str, i: usize) -> Result<&'a T> {
     all.get(i).ok_or_else(|| Error::argument(format!("{what} {i}"), format!("this plan has {}", all.len())))
-}
-
-impl Ring {
-    /// Label and bytes of its buffer.
-    pub(super) fn wanted(spec: &RingSpec) -> (String, u64) {
-        let bytes = (spec.capacity * spec.outputs.len().max(1)) as u64 * 4;
-        (format!("ring of {} steps × {}", spec.capacity, spec.outputs.len()), bytes)
-    }
-    async fn new(gpu: &Gpu, plan: &Plan, spec: &RingSpec) -> Result<Ring> {
-        if spec.capacity == 0 {
-            return Err(Error::argument("ring", "a ring of no steps holds nothing"));
-        }
-        for &i in &spec.outputs {
-            let (_, shape) = nth(&plan.outputs, "output", i)?;
-            if shape.elements() != 1 {
-                return Err(Error::argument("ring", format!("output {i} is {shape}, not one number")));
-            }
-        }
-        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = gpu.buffers(&[Ring::wanted(spec)], usage).await?.remove(0);
-        Ok(Ring { buffer, outputs: spec.outputs.clone(), capacity: spec.capacity as u64 })
-    }
 }

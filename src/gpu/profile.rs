@@ -162,7 +162,7 @@ impl Exec {
     pub(crate) async fn profile(&mut self, row: &StepRow, zero: Instant) -> Result<StepTimes> {
         self.finish()?;
         let mut clocks = Clocks::new(self.gpu(), self.dispatches(), zero).await?;
-        self.submit_with(row, Some(&mut clocks))?;
+        self.submit_with(std::slice::from_ref(row), false, Some(&mut clocks))?;
         self.finish()?;
         clocks.lap("wait");
         clocks.read(self.gpu()).await

@@ -44,6 +44,9 @@ impl Store {
         Ok(Store { gpu: gpu.clone(), layout, params, grads, states, guard })
     }
 
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
     /// Where each parameter lies.
     pub fn layout(&self) -> &Layout {
         &self.layout

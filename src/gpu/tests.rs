@@ -289,7 +289,7 @@ fn steps_update_the_store_and_fill_the_ring() {
     let train = || {
         let (plan, layout, update) = trained();
         let store = Arc::new(block_on(Store::new(&gpu, layout, 1)).unwrap());
-        let ring = RingSpec { outputs: vec![0], capacity: 48 };
+        let ring = Arc::new(block_on(Ring::new(&store, 1, 48)).unwrap());
         let options = ExecOptions { updates: &[update], ring: Some(&ring), guards: true };
         let mut exec = block_on(Exec::new(&gpu, &plan, &store, options)).unwrap();
         exec.fill_slots(NAN).unwrap();
@@ -309,9 +309,14 @@ fn steps_update_the_store_and_fill_the_ring() {
         assert_eq!((after.submits, after.dispatches, after.reads), (steps, 4 * steps, 0));
         assert_eq!(after.bytes_uploaded - before.bytes_uploaded, steps * (280 + 272));
         assert_eq!(after.allocations, before.allocations);
-        let ring = block_on(exec.read_ring(steps - 48, 48)).unwrap();
+        assert!(ring.take().unwrap().is_none());
+        assert!(ring.ask(0, 49).is_err() && ring.ask(0, 0).is_err());
+        ring.ask(steps - 48, 48).unwrap();
+        assert!(ring.ask(0, 1).unwrap_err().to_string().contains("under way"));
+        let ring = block_on(ring.wait()).unwrap().unwrap();
+        assert_eq!((ring.first, ring.guard), (steps - 48, block_on(store.read_guard()).unwrap()));
+        let ring = ring.rows;
         assert_eq!(block_on(exec.fences_intact(NAN)).unwrap(), Vec::<String>::new());
-        assert!(block_on(exec.read_ring(0, 49)).is_err());
         (block_on(store.read_params()).unwrap(), block_on(store.read_state(0)).unwrap(), ring, block_on(store.read_guard()).unwrap())
     };
     let (w, m, ring, guard) = train();

@@ -28,6 +28,8 @@ pub struct Memory {
     pub scratch: u64,
     /// What is uploaded for each batch.
     pub inputs: u64,
+    /// The data set, where it lies on the device: there once [`fit`](crate::Trainer::fit) has put it there.
+    pub data: u64,
     /// What is uploaded once with the plan.
     pub constants: u64,
     /// Sizes and settings of kernels, learning rates, losses that have not been read yet.
@@ -57,7 +59,7 @@ pub struct LayerMemory {
     pub parameters: u64,
     /// Slots; inputs and constants.
     pub activations: u64,
-    /// Tables, and scratch of the update.
+    /// Tables, scratch of the update, the data set.
     pub other: u64,
 }
 
@@ -74,8 +76,8 @@ const STEP: &str = "(step)";
 
 impl Memory {
     /// Of a plan over the flat buffers of `params`; the update keeps `states`.
-    pub(crate) fn new(plan: &Plan, params: &[ParamDef], layout: &Layout, states: &[&str], scratch: u64, tables: u64) -> Memory {
-        let mut m = Memory { scratch, tables, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
+    pub(crate) fn new(plan: &Plan, params: &[ParamDef], layout: &Layout, states: &[&str], [scratch, tables, data]: [u64; 3]) -> Memory {
+        let mut m = Memory { scratch, tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
         m.row(STEP).other = scratch + tables;
         m.optimizer = states.iter().map(|s| (s.to_string(), 0)).collect();
         for (param, range) in params.iter().zip(&layout.ranges) {
@@ -94,6 +96,7 @@ impl Memory {
         m.inputs = plan.inputs.iter().map(|i| i.shape.bytes()).sum();
         m.constants = plan.constants.iter().map(|c| c.shape.bytes()).sum();
         m.row(INPUTS).activations = m.inputs + m.constants;
+        m.row(INPUTS).other = data;
         for (slot, owner) in plan.slots.iter().zip(owners(plan)) {
             let bytes = slot.elements as u64 * 4;
             match owner {
@@ -124,6 +127,7 @@ impl Memory {
             kind("activations", self.activations),
             kind("scratch", self.scratch),
             kind("inputs", self.inputs),
+            kind("data set", self.data),
             kind("constants", self.constants),
             kind("tables", self.tables),
         ]);

@@ -71,9 +71,7 @@ impl Trainer {
         }
         self.store.write_guard(Default::default())?;
         (self.step, self.epoch, self.seed) = (step, epoch, seed);
-        self.unread.clear();
-        self.reports.clear();
-        Ok(())
+        self.forget()
     }
 }
 

@@ -1,10 +1,16 @@
 //! The upper level: epochs over a data set, evaluation and prediction.
 
-use super::{SOME, Trainer, metrics, progress::Progress};
+use super::{
+    SOME, Trainer,
+    feed::{Course, RESIDENT},
+    metrics,
+    progress::Progress,
+};
 use crate::{
     compiled::Compiled,
-    data::{self, Dataset, Features, Target},
+    data::{self, Augment, Dataset, Features, Target},
     error::{Error, Result},
+    gpu::MOST_STEPS,
     graph::{Graph, Tensor},
     host::{Data, Host},
     plan::Plan,
@@ -15,7 +21,8 @@ use std::{ops::ControlFlow, time::Instant};
 /// What a callback is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A step was queued.
+    /// A step was queued. Some steps may follow before a GPU is given all of them at once; none after one that a callback
+    /// answers with `Break`.
     Step {
         /// From 1, within this call of `fit`.
         epoch: usize,
@@ -72,7 +79,10 @@ type Callback<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 /// ```
 pub struct Fit<'a> {
     epochs: usize,
-    batch: usize,
+    pub(super) batch: usize,
+    pub(super) augment: Option<Augment>,
+    resident: u64,
+    pub(super) steps_per_submit: Option<usize>,
     shuffle: bool,
     progress: bool,
     validation: Option<&'a Dataset>,
@@ -81,7 +91,17 @@ pub struct Fit<'a> {
 
 impl Default for Fit<'_> {
     fn default() -> Self {
-        Fit { epochs: 1, batch: 32, shuffle: true, progress: false, validation: None, callbacks: Vec::new() }
+        Fit {
+            epochs: 1,
+            batch: 32,
+            augment: None,
+            resident: RESIDENT,
+            steps_per_submit: None,
+            shuffle: true,
+            progress: false,
+            validation: None,
+            callbacks: Vec::new(),
+        }
     }
 }
 
@@ -111,12 +131,27 @@ impl<'a> Fit<'a> {
     pub fn validation(self, data: &'a Dataset) -> Self {
         Fit { validation: Some(data), ..self }
     }
+    /// Random changes to the images of each batch.
+    pub fn augment(self, augment: Augment) -> Self {
+        Fit { augment: Some(augment), ..self }
+    }
+    /// How many bytes a data set may take on a GPU, 2 GiB without this. One that fits goes there once (bytes as bytes, cut where
+    /// a buffer would be larger than the device can bind) and stays for later calls with the same data; steps then upload nothing. Otherwise,
+    /// and always with 0, another thread prepares the next batches while one is trained on. The results are the same to the bit.
+    pub fn resident(self, most_bytes: u64) -> Self {
+        Fit { resident: most_bytes, ..self }
+    }
+    /// How many steps a GPU is given at once, 1 to 64, where the data is there. Without this so many that they take some ten
+    /// milliseconds, as was measured on the steps before. The results are the same to the bit.
+    pub fn steps_per_submit(self, steps: usize) -> Self {
+        Fit { steps_per_submit: Some(steps), ..self }
+    }
     /// Calls `f` after each step and each epoch; `Break` ends the training.
     pub fn callback(mut self, f: impl FnMut(&Event) -> ControlFlow<()> + 'a) -> Self {
         self.callbacks.push(Box::new(f));
         self
     }
-    fn call(&mut self, event: &Event) -> bool {
+    pub(super) fn call(&mut self, event: &Event) -> bool {
         // Every callback hears every event, also after one that wants to stop.
         let mut stop = false;
         for f in &mut self.callbacks {
@@ -164,12 +199,18 @@ impl Trainer {
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
         }
+        if let Some(augment) = &fit.augment {
+            augment.check(data)?;
+        }
+        if fit.steps_per_submit.is_some_and(|steps| !(1..=MOST_STEPS).contains(&steps)) {
+            return Err(Error::argument("steps_per_submit", format!("must be 1 to {MOST_STEPS}")));
+        }
         let mut order: Vec<usize> = (0..data.len()).collect();
         // Before anything changes, and also where there is no epoch to make.
         let steps = data::batches(&order, fit.batch)?.len();
         let mut progress = Progress::new(fit.progress, fit.epochs, steps);
         let mut history = History::default();
-        let (mut x, mut y) = (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
+        let resident = self.resident(data, fit.resident).await;
         self.take_reports_async().await?;
         for epoch in 1..=fit.epochs {
             let (started, lr) = (Instant::now(), self.lr());
@@ -177,21 +218,10 @@ impl Trainer {
                 order = data::shuffled(data.len(), self.seed, self.epoch);
             }
             self.epoch += 1;
-            let mut reports = Vec::new();
-            let mut stop = false;
-            for (k, rows) in data::batches(&order, fit.batch)?.enumerate() {
-                data.gather_into(rows, &mut x, &mut y)?;
-                self.step_on(rows.len(), &x, &y).await?;
-                stop = fit.call(&Event::Step { epoch, step: k + 1, steps });
-                if progress.wants_loss() {
-                    reports.extend(self.take_reports_async().await?);
-                }
-                progress.step(epoch, k + 1, rows.len(), reports.last());
-                if stop {
-                    break;
-                }
-            }
-            reports.extend(self.take_reports_async().await?);
+            let batches = data::batches(&order, fit.batch)?.collect();
+            let course = Course { data, fit: &mut fit, progress: &mut progress, epoch, batches };
+            let mut stop = self.run(course, resident.as_ref()).await?;
+            let reports = self.take_reports_async().await?;
             let seconds = started.elapsed().as_secs_f64();
             let samples: usize = reports.iter().map(|r| r.samples).sum();
             let mean =
@@ -221,17 +251,6 @@ impl Trainer {
         }
         progress.finish();
         Ok(history)
-    }
-
-    /// One step on a batch of a data set that has been checked.
-    async fn step_on(&mut self, batch: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {
-        self.plan(batch).await?;
-        let loaded = self.plans.get_mut(&batch).expect("the plan was just made");
-        let inputs = [x, y];
-        for (i, data) in inputs.iter().enumerate().take(loaded.inputs.len()) {
-            loaded.engine.write(i, data)?;
-        }
-        self.advance(batch).await
     }
 
     /// Loss, accuracy and outputs on a data set, in inference mode.

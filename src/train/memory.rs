@@ -1,6 +1,6 @@
 //! How much memory training takes, and the largest batch that fits.
 
-use super::{SOME, Trainer, check_loss, training_plan};
+use super::{SOME, Trainer, feed::Held, check_loss, training_plan};
 use crate::{
     device::Device,
     engine::{self, Update},
@@ -30,7 +30,7 @@ impl Memory {
         check_loss(loss)?;
         let params = loss.graph().inner.borrow().params.clone();
         let update = Update::new(optimizer.into(), &params)?;
-        engine::memory(device, &training_plan(device, &[loss], loss)?, &params, &update, 1)
+        engine::memory(device, &training_plan(device, &[loss], loss)?, &params, &update, 1, None)
     }
 }
 
@@ -51,7 +51,8 @@ impl Trainer {
         }
     }
     pub(super) fn memory_of(&self, plan: &Plan) -> Result<Memory> {
-        engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len())
+        let fed = self.resident.as_ref().map(Held::fed);
+        engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len(), fed)
     }
     /// The most samples whose step fits into `bytes` of memory and all limits of the device. `None` takes nine tenths of the memory
     /// that the device says it has. It is computed, from plans of some sizes, and nothing is loaded.

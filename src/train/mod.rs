@@ -1,11 +1,14 @@
 //! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
 
 mod checkpoint;
+mod feed;
 mod fit;
+mod gradients;
 mod memory;
 pub mod metrics;
 mod params;
 mod progress;
+mod reports;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -17,7 +20,7 @@ use crate::{
     compiled::Compiled,
     data::{Dataset, Target},
     device::Device,
-    engine::{Engine, RING, Store, Update, check_input},
+    engine::{Engine, Ring, Store, Update, check_input},
     error::{Error, Result},
     gpu::Counters,
     graph::{Graph, InputDef, ParamDef, Tensor},
@@ -28,10 +31,7 @@ use crate::{
     profile::Profile,
     shape::{DType, Shape},
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Instant,
-};
+use std::{collections::HashMap, time::Instant};
 
 type ModelFn = Box<dyn for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync>;
 type LossFn = Box<dyn for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync>;
@@ -68,6 +68,8 @@ struct Loaded {
     engine: Engine,
     inputs: Vec<InputDef>,
     batch: usize,
+    /// Numbers that a step leaves: its loss and, for a classifier, its accuracy.
+    kept: usize,
     plan: String,
 }
 
@@ -164,9 +166,15 @@ pub struct Trainer {
     epoch: u64,
     /// The plan of the last step, whose inputs still hold its batch.
     last: Option<usize>,
-    /// Steps whose loss has not been read yet, and the plan each ran on.
+    ring: Ring,
+    /// Steps whose loss has not been asked for yet, and the plan each ran on; then those that have not come.
     unread: Vec<(u64, usize)>,
+    asked: Vec<(u64, usize)>,
     reports: Vec<StepReport>,
+    /// The data set that is on the device.
+    resident: Option<feed::Held>,
+    /// What was counted by what is gone.
+    gone: Counters,
 }
 
 impl Trainer {
@@ -180,7 +188,7 @@ impl Trainer {
     }
     /// [`new`](Trainer::new), without blocking.
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
-        let mut trainer = Trainer::empty(device, loss, optimizer.into()).await?;
+        let mut trainer = Trainer::empty(device, loss, optimizer.into(), 1).await?;
         let plan = training_plan(device, &[loss], loss)?;
         let memory = trainer.memory_of(&plan)?;
         trainer.graph_summary = trainer.summarise(loss, &plan, &memory);
@@ -230,15 +238,18 @@ impl Trainer {
         let g = Graph::training();
         let written = model.write(&g, SOME)?;
         check_loss(written.loss)?;
-        let mut trainer = Trainer::empty(device, written.loss, optimizer.into()).await?;
+        let kept = 1 + written.accuracy.iter().count();
+        let mut trainer = Trainer::empty(device, written.loss, optimizer.into(), kept).await?;
         trainer.model = Some(model);
         Ok(trainer)
     }
-    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer) -> Result<Trainer> {
+    /// Without a plan; `kept` numbers of a step are to be read.
+    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, kept: usize) -> Result<Trainer> {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
         let update = Update::new(optimizer, &params)?;
         let store = Store::new(device, &params, Some(&update), 0).await?;
+        let ring = Ring::new(&store, kept).await?;
         Ok(Trainer {
             device: device.clone(),
             update,
@@ -253,16 +264,19 @@ impl Trainer {
             step: 0,
             epoch: 0,
             last: None,
+            ring,
             unread: Vec::new(),
+            asked: Vec::new(),
             reports: Vec::new(),
+            resident: None,
+            gone: Counters::default(),
         })
     }
     /// Starts again from the initial weights of `seed` (0 without this), which also decides shuffles and dropout.
     pub fn seed(mut self, seed: u64) -> Result<Trainer> {
         self.store.reset(&self.params, Some(&self.update), seed)?;
         (self.seed, self.step, self.epoch) = (seed, 0, 0);
-        self.unread.clear();
-        self.reports.clear();
+        self.forget()?;
         Ok(self)
     }
     /// The device it trains on.
@@ -283,15 +297,10 @@ impl Trainer {
     }
     /// What a step did so far on a GPU (submits, dispatches, bytes), all plans together; `None` on the CPU.
     pub fn counters(&self) -> Option<Counters> {
-        let all = self.plans.values().filter_map(|p| p.engine.gpu()).map(|exec| exec.counters());
-        all.reduce(|a, b| Counters {
-            submits: a.submits + b.submits,
-            dispatches: a.dispatches + b.dispatches,
-            reads: a.reads + b.reads,
-            bytes_uploaded: a.bytes_uploaded + b.bytes_uploaded,
-            bytes_read: a.bytes_read + b.bytes_read,
-            allocations: a.allocations + b.allocations,
-        })
+        self.device.as_gpu()?;
+        let plans = self.plans.values().filter_map(|p| p.engine.gpu()).map(|exec| exec.counters());
+        let data = self.resident.as_ref().map(feed::Held::counters);
+        Some(plans.chain(data).chain([self.ring.counters(), self.gone]).sum())
     }
 
     /// Compiles tensors of a graph whose parameters are this trainer's, by name: they use the trained buffers, without a
@@ -361,24 +370,22 @@ impl Trainer {
     }
     /// Runs the step whose batch has been written.
     async fn advance(&mut self, key: usize) -> Result<()> {
-        self.room().await?;
-        let loaded = self.plans.get_mut(&key).expect("the plan was loaded to write the batch");
-        loaded.engine.step(Key { seed: self.seed, step: self.step }, Some(&self.update))?;
-        self.made(key);
+        self.make_room(1).await?;
+        self.advance_by(key, 1, false)
+    }
+    /// Runs so many steps in one submit: one on the batch that has been written, or several, each `fed` with its own. The ring
+    /// must have room for them.
+    fn advance_by(&mut self, key: usize, count: usize, fed: bool) -> Result<()> {
+        let loaded = self.plans.get_mut(&key).expect("the plan was loaded before its batch");
+        loaded.engine.steps(Key { seed: self.seed, step: self.step }, count, fed, Some(&self.update))?;
+        self.made(key, count);
         Ok(())
     }
-    /// Makes sure that what the next step leaves can be kept.
-    async fn room(&mut self) -> Result<()> {
-        if self.unread.len() >= RING {
-            self.collect().await?;
-        }
-        Ok(())
-    }
-    /// A step was made.
-    fn made(&mut self, key: usize) {
-        self.unread.push((self.step, key));
+    /// So many steps were made.
+    fn made(&mut self, key: usize, count: usize) {
+        self.unread.extend((self.step..self.step + count as u64).map(|step| (step, key)));
         self.last = Some(key);
-        self.step += 1;
+        self.step += count as u64;
     }
     /// Where the time of a step goes: of each kernel by the device's own clock where it has one, of the host beside it, and what
     /// part of the device's [peaks](Device::peaks) that is.
@@ -421,85 +428,12 @@ impl Trainer {
         }
         let zero = Instant::now();
         for _ in 0..steps {
-            self.room().await?;
+            self.make_room(1).await?;
             let loaded = self.plans.get_mut(&key).expect("the last step was made on it");
             times.push(loaded.engine.profile(Key { seed: self.seed, step: self.step }, Some(&self.update), zero).await?);
-            self.made(key);
+            self.made(key, 1);
         }
         Ok(Profile::new(&self.device, peaks, self.plans[&key].engine.kernels().to_vec(), plain, &times))
-    }
-    /// The loss of the last step; waits for it. NaN before the first one.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`] where a loss or gradient was not finite: no update was made since, so the weights are those
-    /// of the last finite step, and training can go on, with a smaller learning rate for instance.
-    pub fn loss(&mut self) -> Result<f32> {
-        pollster::block_on(self.loss_async())
-    }
-    /// [`loss`](Trainer::loss), without blocking.
-    pub async fn loss_async(&mut self) -> Result<f32> {
-        self.collect().await?;
-        Ok(self.reports.last().map_or(f32::NAN, |r| r.loss))
-    }
-    /// The reports of all steps since the last call of this; waits for them.
-    ///
-    /// # Errors
-    /// As [`loss`](Trainer::loss).
-    pub fn take_reports(&mut self) -> Result<Vec<StepReport>> {
-        pollster::block_on(self.take_reports_async())
-    }
-    /// [`take_reports`](Trainer::take_reports), without blocking.
-    pub async fn take_reports_async(&mut self) -> Result<Vec<StepReport>> {
-        self.collect().await?;
-        Ok(std::mem::take(&mut self.reports))
-    }
-    /// The gradient of a parameter in the last step; waits for it.
-    pub fn gradient(&self, name: &str) -> Result<Host<f32>> {
-        let i = self.params().index(name)?;
-        if !self.params[i].trained {
-            return Err(Error::Parameter { name: name.to_string(), why: "it is state, which has no gradient".into() });
-        }
-        let (flat, range) = (pollster::block_on(self.store.read_grads())?, self.store.layout().ranges[i]);
-        Ok(Host::new(self.params[i].shape, flat[range.piece][range.start..range.start + range.len].to_vec()))
-    }
-
-    /// Reads what the steps left on the device.
-    async fn collect(&mut self) -> Result<()> {
-        if self.unread.is_empty() {
-            return Ok(());
-        }
-        let mut by_plan: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for &(step, key) in &self.unread {
-            by_plan.entry(key).or_default().push(step);
-        }
-        let mut reports = Vec::with_capacity(self.unread.len());
-        for (key, steps) in by_plan {
-            let loaded = &self.plans[&key];
-            // Steps are read in runs that fit the ring.
-            let (first, last) = (steps[0], steps[steps.len() - 1]);
-            let rows = loaded.engine.read_ring(first, (last - first + 1) as usize).await?;
-            for step in steps {
-                let row = &rows[(step - first) as usize];
-                let samples = loaded.batch;
-                reports.push(StepReport { step, loss: row[0], accuracy: row.get(1).copied(), samples });
-            }
-        }
-        self.unread.clear();
-        reports.sort_by_key(|r| r.step);
-        let guard = self.store.read_guard().await?;
-        let bad = (guard.halt != 0).then(|| u64::from(guard.halt) - 1);
-        let loss_of = |step: u64| reports.iter().find(|r| r.step == step).map_or(f32::NAN, |r| r.loss);
-        let error = bad.and_then(|step| guard.error(loss_of(step)));
-        self.reports.extend(reports.into_iter().filter(|r| bad.is_none_or(|bad| r.step < bad)));
-        match (error, bad) {
-            (Some(error), Some(step)) => {
-                // Steps after it changed nothing: as if they had not been made.
-                self.step = step;
-                self.store.write_guard(Default::default())?;
-                Err(error)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Makes sure that there is a plan for batches of `batch` samples.
@@ -513,11 +447,11 @@ impl Trainer {
     }
     async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {
         plan.bind_params(&self.params)?;
-        let (inputs, outputs) = (plan.inputs.clone(), plan.outputs.len());
+        let (inputs, kept) = (plan.inputs.clone(), plan.outputs.len());
         let batch = inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1);
         let text = plan.to_string();
-        let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), outputs).await?;
-        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
+        let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), Some(&self.ring)).await?;
+        self.plans.insert(key, Loaded { engine, inputs, batch, kept, plan: text });
         Ok(())
     }
     fn model(&self, what: &str) -> Result<&Model> {

@@ -1,0 +1,118 @@
+//! The README's performance section and its plot, from the rows in benches/results. No number there is typed by hand.
+
+use crate::{
+    common::plot::{Panel, Series, svg},
+    table::rows,
+};
+use serde_json::Value;
+use std::{collections::BTreeMap, error::Error, fmt::Write, fs, path::Path};
+
+const START: &str = "<!-- measured: written by `cargo bench -- --readme` -->\n";
+const END: &str = "<!-- /measured -->";
+
+/// What is shown of each bench: its name in the files, what it measures, and the command.
+const SHOWN: [(&str, &str, &str); 4] = [
+    ("training", "A step of the MLP 784-512-256-10 with Adam, in `fit`, gathering its batch included", "cargo bench -- --filter training"),
+    (
+        "start",
+        "From opening the device to the first loss at batch 1024, nothing compiled or chosen before",
+        "cargo bench -- --filter start",
+    ),
+    ("matmul", "Matrix products", "cargo bench -- --filter matmul"),
+    ("optimizer", "Adam's update, gradients checked", "cargo bench -- --filter optimizer"),
+];
+
+/// Rewrites the section.
+pub fn write() -> Result<(), Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rows = results(&root.join("benches/results"))?;
+    let path = root.join("README.md");
+    let readme = fs::read_to_string(&path)?;
+    let (head, rest) = readme.split_once(START).ok_or("README.md has no place for measured numbers")?;
+    let (_, tail) = rest.split_once(END).ok_or("README.md has no end of the measured numbers")?;
+    fs::write(&path, format!("{head}{START}{}{END}{tail}", section(&rows)?))?;
+    fs::write(root.join("benches/results/scaling.svg"), plot(&rows)?)?;
+    println!("README.md and benches/results/scaling.svg are up to date with {} rows", rows.len());
+    Ok(())
+}
+
+/// All rows; of rows that measure the same, the last one.
+fn results(folder: &Path) -> Result<Vec<Value>, Box<dyn Error>> {
+    let mut files: Vec<_> = fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
+    files.sort();
+    let mut all: Vec<Value> = Vec::new();
+    for row in files.iter().map(|path| rows(path)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        let same = |old: &Value| ["bench", "device", "driver", "shape", "peer"].iter().all(|&k| old[k] == row[k]);
+        match all.iter_mut().find(|old| same(old)) {
+            Some(old) => *old = row,
+            None => all.push(row),
+        }
+    }
+    Ok(all)
+}
+
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    row[key].as_str().unwrap_or_default()
+}
+
+fn ms(row: &Value, key: &str) -> String {
+    row[key].as_f64().map_or("?".into(), |ms| if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") })
+}
+
+fn rate(row: &Value) -> String {
+    let known = [("samples_per_s", "samples/s"), ("gflops", "GFLOP/s"), ("gbps", "GB/s")];
+    let found = known.into_iter().find_map(|(key, unit)| Some((row[key].as_f64()?, unit)));
+    found.map_or(String::new(), |(x, unit)| if x < 100.0 { format!("{x:.1} {unit}") } else { format!("{x:.0} {unit}") })
+}
+
+fn section(rows: &[Value]) -> Result<String, Box<dyn Error>> {
+    let mut out = String::from("\n");
+    let of = |bench: &str| rows.iter().filter(move |r| r["bench"] == bench && !text(r, "shape").starts_with("control")).collect::<Vec<_>>();
+    let stamp = |row: &Value| format!("{}, {}", text(row, "date"), text(row, "commit"));
+
+    let peers: Vec<&Value> = of("peers").into_iter().filter(|r| r["peer"].is_string()).collect();
+    if !peers.is_empty() {
+        writeln!(out, "Beside a peer on the same machine, in turns, medians (`scripts/peers.py`):\n")?;
+        writeln!(out, "| Work | Device | downhill | Peer | Peer's time | Times as fast | Measured |\n|---|---|---:|---|---:|---:|---|")?;
+        for row in peers {
+            let (own, peer) = (row["median_ms"].as_f64().unwrap_or(f64::NAN), row["peer_median_ms"].as_f64().unwrap_or(f64::NAN));
+            let (shape, device, name) = (text(row, "shape"), text(row, "device"), text(row, "peer"));
+            let (own_ms, peer_ms) = (ms(row, "median_ms"), ms(row, "peer_median_ms"));
+            writeln!(out, "| {shape} | {device} | {own_ms} ms | {name} | {peer_ms} ms | {:.2} | {} |", peer / own, stamp(row))?;
+        }
+        out.push('\n');
+    }
+    for (bench, what, command) in SHOWN {
+        let rows = of(bench);
+        if rows.is_empty() {
+            continue;
+        }
+        writeln!(out, "{what} (`{command}`):\n")?;
+        writeln!(out, "| Work | Device, driver | Median | At the median | Measured |\n|---|---|---:|---:|---|")?;
+        for row in rows {
+            let (shape, device, driver) = (text(row, "shape"), text(row, "device"), text(row, "driver"));
+            writeln!(out, "| {shape} | {device}, {driver} | {} ms | {} | {} |", ms(row, "median_ms"), rate(row), stamp(row))?;
+        }
+        out.push('\n');
+    }
+    if !of("scaling").is_empty() {
+        writeln!(out, "The same training by batch size, 32 to 65,536 (`cargo bench -- --filter scaling`):\n")?;
+        writeln!(out, "![Samples a second by batch size](benches/results/scaling.svg)\n")?;
+    }
+    Ok(out)
+}
+
+/// Samples a second by batch size, a curve for each device.
+fn plot(rows: &[Value]) -> Result<String, Box<dyn Error>> {
+    let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for row in rows.iter().filter(|r| r["bench"] == "scaling") {
+        let batch = text(row, "shape").strip_prefix("batch ").and_then(|n| n.parse::<f64>().ok());
+        if let (Some(batch), Some(rate)) = (batch, row["samples_per_s"].as_f64()) {
+            curves.entry(text(row, "device").to_string()).or_default().push((batch.log2(), rate));
+        }
+    }
+    let series = curves.into_iter().map(|(device, points)| Series::new(device, points)).collect();
+    let panel = Panel { title: "MLP 784-512-256-10, Adam".into(), x: "batch size, as a power of two", y: "samples/s", series };
+    svg("Training by batch size", &[panel])
+}

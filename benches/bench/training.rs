@@ -1,0 +1,164 @@
+//! Whole steps of training, and what the host has to do for them.
+
+use crate::{
+    On,
+    kernels::{MLP, again, uniform},
+    table::{Rate, Table},
+};
+use downhill::{
+    Compiled, DType, Device, Error, Event, Fit, Graph, Host, Shape, Tensor, Trainer,
+    data::{Dataset, Target},
+    ops::Fill,
+    optim::Adam,
+    plan, testing,
+};
+use serde_json::json;
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+pub fn mlp(x: Tensor<'_>) -> Tensor<'_> {
+    MLP.into_iter().enumerate().fold(x, |y, (i, (name, _, outputs))| if i == 0 { y } else { y.relu() }.linear(name, outputs))
+}
+
+/// Of 28 × 28 pixels, in 10 classes: `n` samples of noise, as bytes.
+fn images(n: usize) -> Result<Dataset, Error> {
+    let labels = testing::fill(Shape::from([n]).of(DType::U32), &Fill::Labels(10), 5);
+    let pixels = (0..n * 784).map(|i| (i as u32).wrapping_mul(0x9E37_79B9).to_be_bytes()[0]).collect();
+    Dataset::bytes(pixels, [784], 1.0 / 255.0, Target::labels(labels.u().to_vec(), 10))
+}
+
+fn trainer(device: &Device, data: &Dataset) -> Result<Trainer, Error> {
+    Trainer::for_data(device, data, mlp, |y, labels| y.cross_entropy(labels), Adam::new(1e-4))
+}
+
+/// Samples a second of `fit` at this batch size, for about `time`: what gathers the batches, normalises them and steps.
+fn fitted(trainer: &mut Trainer, data: &Dataset, batch: usize, time: Duration) -> Result<Duration, Error> {
+    let (started, mut steps) = (Instant::now(), 0);
+    // Only whole batches: the last one of an epoch would have a plan of its own.
+    let until = |event: &Event| {
+        steps += matches!(event, Event::Step { .. }) as u32;
+        if started.elapsed() < time { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    trainer.fit(data, Fit::new().epochs(1000).batch_size(batch).callback(until))?;
+    Ok(started.elapsed() / steps.max(1))
+}
+
+pub fn training(table: &mut Table, on: &On) {
+    table.open("training", &format!("{WHAT}: a step of `fit`, gathering its batch included"));
+    let sizes: &[usize] = if on.quick { &[128, 1024] } else { &[128, 1024, 4096] };
+    fits(table, on, sizes);
+}
+
+/// Every power of two: what the plot of `--plot` is drawn from.
+pub fn scaling(table: &mut Table, on: &On) {
+    table.open("scaling", &format!("{WHAT}: samples a second by batch size"));
+    let sizes: Vec<usize> = (5..=if on.quick { 12 } else { 16 }).map(|power| 1 << power).collect();
+    fits(table, on, &sizes);
+}
+
+const WHAT: &str = "MLP 784-512-256-10, ReLU, cross-entropy, Adam";
+
+fn fits(table: &mut Table, on: &On, sizes: &[usize]) {
+    let largest = sizes.iter().copied().max().unwrap_or(1);
+    let data = images(largest.max(1 << 14));
+    for &batch in sizes {
+        let (row, rate, time) = (format!("batch {batch}"), Rate::Samples(batch as f64), table.budget.time / 3);
+        let made = data.clone().and_then(|data| {
+            let mut trainer = trainer(&on.device, &data)?;
+            fitted(&mut trainer, &data, batch, Duration::ZERO)?;
+            Ok((trainer, data))
+        });
+        match made {
+            Ok((mut trainer, data)) => table.timed(&row, rate, json!({}), || fitted(&mut trainer, &data, batch, time)),
+            Err(error) => table.timed(&row, rate, json!({}), || Err(Error::clone(&error))),
+        };
+    }
+    table.close();
+}
+
+/// From nothing to the loss of the first step, with no kernel compiled and none chosen before.
+pub fn start(table: &mut Table, on: &On) {
+    table.open("start", "from opening the device to the first loss of that MLP at batch 1024");
+    let data = images(1024);
+    table.timed("first step", Rate::None, json!({}), || {
+        let data = data.clone()?;
+        let started = Instant::now();
+        let device = on.reopen()?;
+        let mut trainer = trainer(&device, &data)?;
+        trainer.fit(&data, Fit::new().batch_size(1024))?;
+        Ok(started.elapsed())
+    });
+    table.close();
+}
+
+/// A graph of the MLP and a batch for it.
+fn loaded(device: &Device, batch: usize) -> Result<(Trainer, [Host<f32>; 2]), Error> {
+    let g = Graph::training();
+    let (x, labels) = (g.input([batch, 784]), g.labels([batch]));
+    let trainer = Trainer::new(device, mlp(x).cross_entropy(labels), Adam::new(1e-4))?;
+    let labels = testing::fill(Shape::from([batch]).of(DType::U32), &Fill::Labels(10), 5);
+    Ok((trainer, [uniform([batch, 784], 4), labels]))
+}
+
+/// What the host itself does; the device's work is waited for between the timed parts.
+pub fn host(table: &mut Table, on: &On) {
+    if on.device.as_gpu().is_none() {
+        return;
+    }
+    table.open("host", "the host's time to encode and submit, without waiting");
+    const CHAIN: u32 = 512;
+    let chain = (|| {
+        let g = Graph::inference();
+        let x = g.input([64]);
+        let y = (0..CHAIN).fold(x, |y, _| y + 1.0);
+        let plan = plan::Options { fuse: false, ..on.device.plan_options() };
+        let mut f = Compiled::new(&on.device, &[y], &plan, 0)?;
+        f.load(&[uniform([64], 1)])?;
+        Ok(f)
+    })();
+    let row = format!("a dispatch (one of {CHAIN})");
+    match chain {
+        Ok(mut f) => table.timed(&row, Rate::None, json!({}), || {
+            let started = Instant::now();
+            f.launch()?;
+            let took = started.elapsed() / CHAIN;
+            f.wait()?;
+            Ok(took)
+        }),
+        Err(error) => table.timed(&row, Rate::None, json!({}), || Err(Error::clone(&error))),
+    };
+    let made = loaded(&on.device, 128).and_then(|(mut trainer, data)| {
+        trainer.step(&data)?;
+        let before = trainer.counters().unwrap_or_default();
+        again(&mut trainer, 10)?;
+        let after = trainer.counters().unwrap_or_default();
+        Ok((trainer, data, (after.submits - before.submits) as f64 / 10.0, (after.dispatches - before.dispatches) / 10))
+    });
+    let (mut trainer, data, submits, dispatches) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            table.timed("a step of the MLP", Rate::None, json!({}), || Err(Error::clone(&error)));
+            return table.close();
+        }
+    };
+    let more = json!({ "submits_per_step": submits, "dispatches_per_step": dispatches });
+    let mut time = |row: &str, batch: Option<&[Host<f32>]>| {
+        table.timed(row, Rate::None, more.clone(), || {
+            let started = Instant::now();
+            match batch {
+                Some(batch) => trainer.step(batch)?,
+                None => trainer.step_again()?,
+            }
+            let took = started.elapsed();
+            trainer.take_reports()?;
+            Ok(took)
+        })
+    };
+    let median = time("a step of the MLP", None);
+    time("the same, checking and uploading a batch of 128", Some(&data));
+    let verdict = median.map_or("", |s| if s < 1e-3 { ", under 1 ms" } else { ", NOT under 1 ms" });
+    table.note(&format!("submits a step: {submits}; dispatches a step: {dispatches}{verdict}"));
+    table.close();
+}

@@ -1,0 +1,347 @@
+//! A data set on the device, and the dispatches that fetch a step's batch from it.
+
+use crate::{
+    data::Augment,
+    error::{Error, Result},
+    gpu::{
+        bind::{Place, Work},
+        device::{Gpu, lock},
+    },
+    kernel::{Bind, Caps, Pass, Word, source},
+    shape::{DType, Shape},
+};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// The samples, or the targets, of a data set: `width` numbers a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Column<'a> {
+    /// Floats.
+    Float(&'a [f32]),
+    /// Labels or tokens.
+    Index(&'a [u32]),
+    /// Bytes.
+    Bytes {
+        /// One a number.
+        data: &'a [u8],
+        /// What each of the 256 means.
+        means: &'a [f32; 256],
+    },
+}
+
+impl Column<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Column::Float(v) => bytemuck::cast_slice(v),
+            Column::Index(v) => bytemuck::cast_slice(v),
+            Column::Bytes { data, .. } => data,
+        }
+    }
+    /// What a piece starts with.
+    fn table(&self) -> &[u8] {
+        match self {
+            Column::Bytes { means, .. } => bytemuck::cast_slice(*means),
+            _ => &[],
+        }
+    }
+    fn dtype(&self) -> DType {
+        if let Column::Index(_) = self { DType::U32 } else { DType::F32 }
+    }
+}
+
+/// Words before the samples' numbers in the order of an epoch: its first step, and the samples of a step.
+const HEAD: usize = 2;
+/// Bytes that are staged at once when data goes to the device.
+const STRIDE: usize = 32 << 20;
+
+/// A data set on the device: bytes are bytes there. Where a column is larger than a binding, it is cut into pieces between
+/// samples.
+pub struct Resident {
+    gpu: Arc<Gpu>,
+    columns: Vec<Stored>,
+    order: wgpu::Buffer,
+    len: usize,
+    /// What the order is written from.
+    words: Mutex<Vec<u32>>,
+    uploaded: AtomicU64,
+    allocations: u64,
+}
+
+struct Stored {
+    /// Numbers of a row.
+    width: usize,
+    dtype: DType,
+    bytes: bool,
+    /// Rows of each piece but the last.
+    rows: usize,
+    pieces: Vec<wgpu::Buffer>,
+}
+
+impl Resident {
+    /// Puts `len` samples on the device: their columns, each with the numbers of a row, in the order of the plan's inputs. `None`
+    /// where that would take more than `most` bytes, or a sample or the order of all is more than this device can bind.
+    ///
+    /// # Errors
+    /// [`Error::Device`] without the memory.
+    pub async fn new(gpu: &Arc<Gpu>, columns: &[(Column<'_>, usize)], len: usize, most: u64) -> Result<Option<Resident>> {
+        let limit = gpu.caps().max_binding_bytes;
+        let order_bytes = (HEAD + len) as u64 * 4;
+        let all: u64 = columns.iter().map(|(column, _)| column.bytes().len() as u64).sum();
+        if all + order_bytes > most || order_bytes > limit {
+            return Ok(None);
+        }
+        let mut wanted = vec![(format!("order of {len} samples"), order_bytes)];
+        let mut stored = Vec::new();
+        for (i, (column, width)) in columns.iter().enumerate() {
+            let (row, table) = ((column.bytes().len() / len) as u64, column.table().len() as u64);
+            let rows = (limit.saturating_sub(table + 3) / row).min(len as u64) as usize;
+            if rows == 0 {
+                return Ok(None);
+            }
+            for (k, piece) in column.bytes().chunks(rows * row as usize).enumerate() {
+                wanted.push((format!("data {i} piece {k}"), table + (piece.len() as u64).next_multiple_of(4)));
+            }
+            let bytes = matches!(column, Column::Bytes { .. });
+            stored.push(Stored { width: *width, dtype: column.dtype(), bytes, rows, pieces: Vec::new() });
+        }
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let mut made = gpu.buffers(&wanted, usage).await?.into_iter();
+        let order = made.next().expect("the order is the first of the buffers made");
+        for (stored, (column, _)) in stored.iter_mut().zip(columns) {
+            let bytes = column.bytes();
+            for (piece, buffer) in bytes.chunks(stored.rows * (bytes.len() / len)).zip(&mut made) {
+                gpu.queue.write_buffer(&buffer, 0, column.table());
+                for (k, part) in piece.chunks(STRIDE).enumerate() {
+                    let at = (column.table().len() + k * STRIDE) as u64;
+                    let whole = part.len() / 4 * 4;
+                    gpu.queue.write_buffer(&buffer, at, &part[..whole]);
+                    if whole < part.len() {
+                        let mut last = [0; 4];
+                        last[..part.len() - whole].copy_from_slice(&part[whole..]);
+                        gpu.queue.write_buffer(&buffer, at + whole as u64, &last);
+                    }
+                    // So that what it is staged in becomes free.
+                    gpu.queue.submit([]);
+                }
+                stored.pieces.push(buffer);
+            }
+        }
+        gpu.check()?;
+        let uploaded = AtomicU64::new(wanted[1..].iter().map(|(_, bytes)| bytes).sum());
+        let (allocations, words) = (wanted.len() as u64, Mutex::default());
+        Ok(Some(Resident { gpu: gpu.clone(), columns: stored, order, len, words, uploaded, allocations }))
+    }
+
+    /// The samples of the steps from `step` on, `batch` each.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for more samples than there are, or one that is not; a fault of the device.
+    pub fn order(&self, step: u64, batch: usize, samples: &[usize]) -> Result<()> {
+        if samples.len() > self.len || samples.iter().any(|&s| s >= self.len) {
+            return Err(Error::argument("order", format!("it names samples that the {} on the device are not", self.len)));
+        }
+        let mut words = lock(&self.words);
+        words.clear();
+        words.extend([step as u32, batch as u32]);
+        words.extend(samples.iter().map(|&s| s as u32));
+        self.gpu.queue.write_buffer(&self.order, 0, bytemuck::cast_slice(&words));
+        self.uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
+        self.gpu.check()
+    }
+
+    /// Bytes that it takes on the device.
+    pub fn bytes(&self) -> u64 {
+        let pieces = self.columns.iter().flat_map(|stored| &stored.pieces);
+        pieces.chain([&self.order]).map(|buffer| buffer.size()).sum()
+    }
+    /// Bytes uploaded, and buffers made.
+    pub(crate) fn counts(&self) -> [u64; 2] {
+        [self.uploaded.load(Relaxed), self.allocations]
+    }
+
+    /// What fills these inputs of a plan: for each the passes, one for each piece. Those of the first change its images.
+    pub(super) fn passes(&self, inputs: &[Shape], augment: Option<Augment>, caps: &Caps) -> Result<Vec<Vec<Pass>>> {
+        if inputs.len() > self.columns.len() {
+            let want = format!("{} tensors", inputs.len());
+            return Err(Error::Input { what: "data on the device".into(), got: format!("{}", self.columns.len()), want });
+        }
+        let each = inputs.iter().zip(&self.columns).enumerate().map(|(i, (&input, stored))| {
+            if input.sample().elements() != stored.width || input.rank() == 0 || input.dtype() != stored.dtype {
+                let (what, got) = (format!("data {i}"), format!("{} numbers of a sample", stored.width));
+                return Err(Error::Input { what, got, want: input.to_string() });
+            }
+            let augment = augment.filter(|_| i == 0);
+            Ok((0..stored.pieces.len()).map(|k| stored.pass(k, input, self.len, augment.as_ref(), caps)).collect())
+        });
+        each.collect()
+    }
+    /// Elements of what the passes bind, the input apart, in the order of `passes`.
+    pub(super) fn elements(&self) -> impl Iterator<Item = impl Iterator<Item = [usize; 2]>> {
+        let words = |buffer: &wgpu::Buffer| (buffer.size() / 4) as usize;
+        self.columns.iter().map(move |stored| stored.pieces.iter().map(move |piece| [words(piece), words(&self.order)]))
+    }
+    /// Those passes with what they bind: `inputs` are the plan's.
+    pub(super) fn works<'a>(&'a self, passes: &'a [Vec<Pass>], inputs: Vec<Place<'a>>) -> Vec<Work<'a>> {
+        let whole = |buffer: &'a wgpu::Buffer| Place { buffer, offset: 0, elements: (buffer.size() / 4) as usize, fence: 0 };
+        let mut works = Vec::new();
+        for (i, ((passes, stored), input)) in passes.iter().zip(&self.columns).zip(inputs).enumerate() {
+            for (k, (pass, piece)) in passes.iter().zip(&stored.pieces).enumerate() {
+                let places = vec![whole(piece), whole(&self.order), input];
+                // It is no kernel of the plan, and never measured.
+                let label = format!("feed input {i} from piece {k}");
+                works.push(Work { label, name: "feed".into(), kernel: 0, pass, places });
+            }
+        }
+        works
+    }
+}
+
+impl Stored {
+    fn pass(&self, piece: usize, input: Shape, len: usize, augment: Option<&Augment>, caps: &Caps) -> Pass {
+        let start = piece * self.rows;
+        let line = augment.map_or(self.width, |_| input.last());
+        let each = if line.is_multiple_of(4) { 4 } else { 1 };
+        feed_pass(self.bytes, each, &[("start", start), ("rows", self.rows.min(len - start)), ("len", len)], input, augment, caps)
+    }
+}
+
+/// A pass of `shaders/feed.wgsl` for a piece: whether it is of bytes, numbers of an invocation, and which samples it has.
+pub(super) fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&Augment>, caps: &Caps) -> Pass {
+    let wg = 1 << caps.max_invocations.clamp(1, 256).ilog2();
+    let mut params: Vec<(String, Word)> = piece.iter().map(|&(name, n)| (name.to_string(), n.into())).collect();
+    params.push(("width".into(), input.sample().elements().into()));
+    if let Some(augment) = augment {
+        let [horizontal, vertical] = augment.thresholds();
+        let image = [("height", input.dims()[2] as u32), ("across", input.dims()[3] as u32), ("pad", augment.crop_padding as u32)];
+        let all = image.into_iter().chain([("horizontal", horizontal), ("vertical", vertical)]);
+        params.extend(all.map(|(name, n)| (name.to_string(), n.into())));
+    }
+    Pass {
+        source: source!("feed"),
+        entry: if augment.is_some() { "augmented" } else { "forward" },
+        consts: vec![("WG", Word::U(wg)), ("EACH", each.into()), ("BYTES", Word::U(bytes.into()))],
+        params,
+        // Floats are copied as the words they are.
+        binds: vec![Bind::input("data", 0, DType::U32), Bind::input("order", 1, DType::U32), Bind::output("y", DType::U32).per_unit(each)],
+        code: String::new(),
+        units: input.elements() / each,
+        per_group: wg as usize,
+        step: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::{self, Dataset, Features, Target},
+        gpu::{Exec, ExecOptions, GpuOptions, StepRow, Store, open},
+        graph::InputDef,
+        host::{Data, Host},
+        params::Layout,
+        plan::{Loc, Plan},
+    };
+    use pollster::block_on;
+
+    /// The plan that does nothing with its inputs.
+    fn plan(inputs: &[Shape]) -> Plan {
+        Plan {
+            inputs: inputs.iter().map(|&shape| InputDef { shape, classes: None }).collect(),
+            outputs: inputs.iter().enumerate().map(|(i, &shape)| (Loc::Input(i), shape)).collect(),
+            ..Plan::default()
+        }
+    }
+
+    fn words(host: &Host<f32>) -> Vec<u32> {
+        match &host.data {
+            Data::Float(v) => v.iter().map(|x| x.to_bits()).collect(),
+            Data::Index(v) => v.clone(),
+        }
+    }
+
+    /// Every step's batch as the device fetches it, against the host's, bit by bit.
+    fn same(gpu: &Arc<Gpu>, data: &Dataset, augment: Option<Augment>, pieces: usize) {
+        const NAN: u32 = 0x7fc0_dead;
+        let (mut x, mut y) = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap();
+        let plan = plan(&[x.shape, y.shape]);
+        let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0)).unwrap());
+        let mut exec = block_on(Exec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).unwrap();
+        let means = data.means();
+        let width = data.sample_shape().elements();
+        let column = match data.features() {
+            Features::Float(v) => Column::Float(v),
+            Features::Tokens { data, .. } => Column::Index(data),
+            Features::Bytes { data, .. } => Column::Bytes { data, means: &means },
+        };
+        let targets = match data.target() {
+            Target::Labels { values, sample, .. } => (Column::Index(values), sample.elements()),
+            Target::Values { data, sample } => (Column::Float(data), sample.elements()),
+            Target::None => unreachable!("these sets have targets"),
+        };
+        let columns = [(column, width), targets];
+        let resident = Arc::new(block_on(Resident::new(gpu, &columns, data.len(), 1 << 30)).unwrap().expect("it fits"));
+        assert_eq!(resident.columns[0].pieces.len(), pieces, "{data:?}");
+        // Where that is more than it may take, it does not go there.
+        assert!(block_on(Resident::new(gpu, &columns, data.len(), 1000)).unwrap().is_none());
+        exec.fill_slots(NAN).unwrap();
+        assert!(exec.submit_steps(&[StepRow::default()], true).unwrap_err().to_string().contains("fed from nowhere"));
+        block_on(exec.feed(&resident, augment)).unwrap();
+        // An epoch that starts at a step whose number is near the end of 32 bits, so that it wraps.
+        let (seed, first) = (3 << 40 | 5, (1u64 << 32) - 3);
+        let order = data::shuffled(data.len(), 1, 0);
+        resident.order(first, 7, &order).unwrap();
+        assert!(resident.order(first, 7, &[data.len()]).is_err());
+        for (step, count) in [(0, 1), (1, 1), (2, 3), (5, 2)] {
+            let rows: Vec<StepRow> = (step..step + count).map(|k| StepRow { seed, step: first + k, ..StepRow::default() }).collect();
+            exec.submit_steps(&rows, true).unwrap();
+            let last = step + count - 1;
+            let samples = &order[last as usize * 7..][..7];
+            data.gather_augmented(samples, augment.as_ref().map(|a| (a, seed, first + last)), &mut x, &mut y).unwrap();
+            for (i, want) in [&x, &y].into_iter().enumerate() {
+                let got = block_on(exec.read(i)).unwrap();
+                assert_eq!(words(&got), words(want), "{data:?}, {augment:?}, step {last}, input {i}");
+            }
+        }
+        assert_eq!(block_on(exec.fences_intact(NAN)).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_batch_is_the_hosts_to_the_bit() {
+        let small =
+            wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, max_compute_workgroups_per_dimension: 4, ..wgpu::Limits::default() };
+        for options in [
+            GpuOptions::default(),
+            GpuOptions { checked: true, ..Default::default() },
+            GpuOptions { limits: Some(small), ..Default::default() },
+        ] {
+            let cut = options.limits.is_some();
+            let gpu = match block_on(open(&GpuOptions { software: true, ..options })) {
+                Ok(gpu) => gpu,
+                Err(none) if std::env::var("CI").as_deref() != Ok("true") => return eprintln!("not tested: {none}"),
+                Err(error) => panic!("{error}"),
+            };
+            let digits = data::digits().reshape([1, 8, 8]).unwrap();
+            let mut normal = digits.clone();
+            data::Normalise::overall(&digits).apply(&mut normal).unwrap();
+            let floats: Vec<f32> = (0..900 * 3 * 5 * 7).map(|i| (i as f32 * 0.37).sin()).collect();
+            let values: Vec<f32> = (0..1800).map(|i| i as f32 * 0.1 - 7.0).collect();
+            let odd = Dataset::new(floats, [3, 5, 7], Target::values([2], values)).unwrap();
+            let bytes: Vec<u8> = (0..901 * 5 * 17).map(|i| (i * 31 % 256) as u8).collect();
+            let odd_bytes = Dataset::bytes(bytes, [1, 5, 17], 1.0 / 255.0, Target::labels((0..901).map(|i| i % 3).collect(), 3)).unwrap();
+            let tokens: Vec<u32> = (0..1000 * 9).map(|i| i * 7 % 50).collect();
+            let tokens = Dataset::tokens(tokens.clone(), [9], 50, Target::labels_per([9], tokens, 50)).unwrap();
+            let whole = Augment { horizontal_flip: 0.5, vertical_flip: 0.25, crop_padding: 2 };
+            // The digits are 115,008 bytes, the floats 378,000, the odd bytes 76,585.
+            for (data, pieces) in [(&digits, 2), (&normal, 2), (&odd, 6), (&odd_bytes, 2), (&tokens, 1)] {
+                let pieces = if cut { pieces } else { 1 };
+                same(&gpu, data, None, pieces);
+                if data.sample_shape().rank() == 3 {
+                    same(&gpu, data, Some(whole), pieces);
+                    same(&gpu, data, Some(Augment { horizontal_flip: 1.0, ..Augment::default() }), pieces);
+                }
+            }
+        }
+    }
+}

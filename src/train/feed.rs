@@ -1,0 +1,180 @@
+//! Where the batches of [`fit`](Trainer::fit) come from: data that lies on the device, or the host.
+
+use super::{Fit, Trainer, fit::Event, progress::Progress};
+use crate::{
+    data::{Augment, Dataset, Features, Id, Target},
+    engine::{Engine, Fed},
+    error::{Error, Result},
+    gpu::{Column, Counters, Resident},
+    host::Host,
+};
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+};
+
+/// Bytes of a data set that goes to a device by itself. No API says how much memory a device has; this much they all have
+/// that people train on.
+pub(super) const RESIDENT: u64 = 2 << 30;
+/// Batches that are ready while one is trained on.
+const READY: usize = 2;
+
+/// A data set on the device.
+pub(super) struct Held {
+    id: Id,
+    data: Arc<Resident>,
+    /// How its images are changed when they are fetched.
+    augment: Option<Augment>,
+}
+
+impl Held {
+    pub fn fed(&self) -> Fed<'_> {
+        (&self.data, self.augment)
+    }
+    pub fn counters(&self) -> Counters {
+        let [bytes_uploaded, allocations] = self.data.counts();
+        Counters { bytes_uploaded, allocations, ..Counters::default() }
+    }
+}
+
+/// An epoch that is under way.
+pub(super) struct Course<'a, 'f> {
+    pub data: &'a Dataset,
+    pub fit: &'a mut Fit<'f>,
+    pub progress: &'a mut Progress,
+    /// From 1.
+    pub epoch: usize,
+    /// The samples of each step.
+    pub batches: Vec<&'a [usize]>,
+}
+
+impl Trainer {
+    /// The data set on the device, where it fits there: put there now, unless it is there. Another one makes room.
+    pub(super) async fn resident(&mut self, data: &Dataset, most: u64) -> Option<Arc<Resident>> {
+        let gpu = self.device.as_gpu()?.clone();
+        if let Some(held) = self.resident.as_ref().filter(|held| held.id.is(data.id()) && held.data.bytes() <= most) {
+            return Some(held.data.clone());
+        }
+        if let Some(held) = self.resident.take() {
+            self.gone = [self.gone, held.counters()].into_iter().sum();
+            self.plans.values_mut().for_each(|loaded| loaded.engine.starve());
+        }
+        let means = data.means();
+        let width = data.sample_shape().elements();
+        let mut columns = vec![match data.features() {
+            Features::Float(v) => (Column::Float(v), width),
+            Features::Tokens { data, .. } => (Column::Index(data), width),
+            Features::Bytes { data, .. } => (Column::Bytes { data, means: &means }, width),
+        }];
+        if self.model.as_ref().is_some_and(|model| model.target != super::Kind::Input) {
+            match data.target() {
+                Target::None => {}
+                Target::Labels { sample, values, .. } => columns.push((Column::Index(values), sample.elements())),
+                Target::Values { sample, data } => columns.push((Column::Float(data), sample.elements())),
+            }
+        }
+        // Where it does not work out (too little memory, say) batches come from the host; a device that is lost will say so there.
+        let data = Held { id: data.id(), data: Arc::new(Resident::new(&gpu, &columns, data.len(), most).await.ok()??), augment: None };
+        Some(self.resident.insert(data).data.clone())
+    }
+
+    /// The steps of an epoch; whether a callback ends the training.
+    pub(super) async fn run(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
+        // Whatever takes long comes before the first step.
+        let augment = course.fit.augment;
+        self.resident.iter_mut().for_each(|held| held.augment = augment);
+        for batch in [course.batches.first(), course.batches.last()].into_iter().flatten() {
+            self.plan(batch.len()).await?;
+            if let (Some(resident), Some(loaded)) = (resident, self.plans.get_mut(&batch.len())) {
+                loaded.engine.feed(resident, augment).await?;
+            }
+        }
+        if let Some(resident) = resident {
+            resident.order(self.step, course.fit.batch, &course.batches.concat())?;
+            return self.walk(course, None).await;
+        }
+        let (data, seed, first) = (course.data, self.seed, self.step);
+        let gather = move |k: usize, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>| {
+            let augment = augment.as_ref().map(|augment| (augment, seed, first + k as u64));
+            data.gather_augmented(rows, augment, x, y)
+        };
+        let new = || (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
+        if self.device.as_gpu().is_none() {
+            // Every core is at work already.
+            let ((mut x, mut y), batches) = (new(), course.batches.clone());
+            let mut write = |engine: &mut Engine, inputs: usize, k: usize| {
+                gather(k, batches[k], &mut x, &mut y)?;
+                put(engine, inputs, &x, &y)
+            };
+            return self.walk(course, Some(&mut write)).await;
+        }
+        let (full, filled) = mpsc::sync_channel::<Result<(Host<f32>, Host<f32>)>>(READY);
+        let (back, empty) = mpsc::channel();
+        let batches = course.batches.clone();
+        // Moved in there, the channel ends with the steps, however they end, and with it the thread.
+        thread::scope(move |scope| {
+            scope.spawn(move || {
+                for (k, rows) in batches.into_iter().enumerate() {
+                    let (mut x, mut y) = empty.try_recv().unwrap_or_else(|_| new());
+                    let gathered = gather(k, rows, &mut x, &mut y).map(|()| (x, y));
+                    if full.send(gathered).is_err() {
+                        break;
+                    }
+                }
+            });
+            let mut write = move |engine: &mut Engine, inputs: usize, _: usize| {
+                let gathered = filled.recv().map_err(|_| Error::argument("fit", "the thread that gathers batches ended"))?;
+                let (x, y) = gathered?;
+                put(engine, inputs, &x, &y)?;
+                // Where nobody takes it back the last batches are on their way.
+                let _ = back.send((x, y));
+                Ok(())
+            };
+            pollster::block_on(self.walk(course, Some(&mut write)))
+        })
+    }
+
+    /// The steps of an epoch, each on the batch that `write` puts in the inputs, or else on one that it fetches itself.
+    async fn walk(&mut self, course: Course<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
+        let Course { fit, progress, epoch, batches, .. } = course;
+        let (steps, fed) = (batches.len(), write.is_none());
+        // Steps that go in the next submit.
+        let mut queued = 0;
+        for (k, rows) in batches.iter().enumerate() {
+            let key = rows.len();
+            let loaded = self.plans.get_mut(&key).expect("run has made the plans of all batches");
+            let together = match &mut write {
+                Some(write) => {
+                    write(&mut loaded.engine, loaded.inputs.len(), k)?;
+                    1
+                }
+                None => fit.steps_per_submit.unwrap_or_else(|| loaded.engine.steps_per_submit()),
+            };
+            queued += 1;
+            if queued >= together || batches.get(k + 1).is_none_or(|next| next.len() != key) {
+                self.make_room(queued).await?;
+                self.advance_by(key, std::mem::take(&mut queued), fed)?;
+            }
+            let stop = fit.call(&Event::Step { epoch, step: k + 1, steps });
+            if stop && queued > 0 {
+                self.make_room(queued).await?;
+                self.advance_by(key, queued, fed)?;
+            }
+            if progress.wants_loss() {
+                self.glance()?;
+            }
+            progress.step(epoch, k + 1, rows.len(), self.reports.last());
+            if stop {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Puts the batch of a step of that number in the inputs, of which there are so many.
+type Write<'a> = &'a mut dyn FnMut(&mut Engine, usize, usize) -> Result<()>;
+
+fn put(engine: &mut Engine, inputs: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {
+    [x, y].into_iter().take(inputs).enumerate().try_for_each(|(i, data)| engine.write(i, data))
+}
