@@ -12,8 +12,8 @@ use std::{fmt, path::Path, time::Instant};
 /// What a device was seen to do at best, by two small probes. Kernels are compared with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peaks {
-    /// 10⁹ floating-point operations a second: multiplications and additions of `f32` that stay in registers (on the CPU, a
-    /// matrix product that stays in the cache).
+    /// 10⁹ floating-point operations a second: multiplications and additions of `f32` that stay in registers (on the CPU, matrix
+    /// products).
     pub gflops: f64,
     /// 10⁹ bytes a second, read and written, of a copy of much more memory than caches hold.
     pub gbps: f64,

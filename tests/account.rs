@@ -5,8 +5,8 @@ mod common;
 
 use common::{BOTH, Check, On, Suite, inner, small_limits};
 use downhill::{
-    Device, Error, Graph, Host, Tensor, Trainer,
-    data::{self, Dataset},
+    Device, Error, Fit, Graph, Host, Tensor, Trainer,
+    data::{self, Augment, Dataset},
     gpu::GpuOptions,
     layers::Conv2d,
     optim::{Adam, Optimizer, Sgd},
@@ -18,6 +18,7 @@ fn main() {
     let mut suite = Suite::new();
     let gpus = [On::Gpu, On::Webgpu, On::Small, On::Pieces];
     suite.each(&gpus, "the bytes of every buffer", exact);
+    suite.each(&gpus, "the bytes with the data set on the device", fed);
     suite.each(&[On::Gpu], "what the driver allocates", allocated);
     suite.each(&[On::Cpu, On::Gpu, On::Pieces], "the parts add up", adds_up);
     suite.each(&BOTH, "layers are found", layers);
@@ -78,8 +79,8 @@ fn exact(device: &Device) -> Check {
                 let planned = trainer.memory(n)?;
                 let weights = made() - before;
                 let flat = planned.weights + planned.gradients + planned.state + planned.optimizer.iter().map(|s| s.1).sum::<u64>();
-                // The guard is part of the flat buffers, and of the tables.
-                assert_eq!(weights, flat + 256, "{name}: memory of the flat buffers");
+                // The guard is made with them, and the ring of losses and accuracies with what it is read through.
+                assert_eq!(weights, flat + 256 + 2 * 1024 * 2 * 4 + 256, "{name}: memory of the flat buffers");
                 trainer.step(&batch(name, n)?)?;
                 assert_eq!(made() - before, planned.total(), "{name}, {n} samples, {rule:?}:\n{planned}");
                 trainer.step(&batch(name, n)?)?;
@@ -87,6 +88,28 @@ fn exact(device: &Device) -> Check {
                 assert_eq!(trainer.memory(n)?, planned);
             }
         }
+    }
+    Ok(())
+}
+
+/// The same with the data set on the device, from which steps fetch their batches.
+fn fed(device: &Device) -> Check {
+    let device = fresh(device)?;
+    let made = || inner(&device).buffers_made().1;
+    let data = digits("cnn")?.subset(&(0..128).collect::<Vec<_>>())?;
+    for augment in [None, Some(Augment { horizontal_flip: 0.5, crop_padding: 1, ..Augment::default() })] {
+        let before = made();
+        let mut trainer = trainer(&device, "cnn", cnn, Sgd::new(0.01))?;
+        let away = trainer.memory(32)?;
+        assert_eq!(away.data, 0);
+        let fit = Fit::new().batch_size(32).epochs(2);
+        trainer.fit(&data, if let Some(a) = augment { fit.augment(a) } else { fit })?;
+        let there = trainer.memory(32)?;
+        // Each pixel is a byte, whose 256 meanings are there as well; labels and the order of the samples are words.
+        assert_eq!(there.data, 128 * (64 + 4 + 4) + 1024 + 8);
+        assert_eq!(made() - before, there.total(), "{augment:?}:\n{there}");
+        assert_eq!(there.layers.iter().map(|l| l.total()).sum::<u64>(), there.total());
+        assert!(there.total() > away.total() + there.data, "its kernels have sizes too");
     }
     Ok(())
 }
