@@ -22,7 +22,7 @@ mod tests;
 
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow, UpdatePass};
-pub use feed::{Column, Resident};
+pub use feed::{Column, Resident, feed_pass};
 pub(crate) use needs::needs;
 pub use pace::MOST as MOST_STEPS;
 pub use ring::{Kept, Ring};
