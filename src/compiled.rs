@@ -4,7 +4,7 @@ use crate::{
     device::Device,
     engine::{Engine, Store, check_input},
     error::{Error, Result},
-    gpu::Counters,
+    gpu::{self, Counters},
     graph::{InputDef, Tensor},
     host::Host,
     ops::Key,
@@ -101,12 +101,24 @@ impl Compiled {
         if !self.loaded {
             return Err(Error::argument("launch", "no inputs have been loaded"));
         }
+        self.go(false)
+    }
+    /// A run on the inputs as they are, or on those that it fetches from data on the device.
+    pub(crate) fn go(&mut self, fed: bool) -> Result<()> {
         if let Some(error) = self.untrained.as_ref().filter(|_| !self.engine.store().is_trained()) {
             return Err(error.clone());
         }
-        self.engine.step(self.key, None)?;
+        self.engine.steps(self.key, 1, fed, None)?;
         self.key.step += 1;
         Ok(())
+    }
+    /// The plan on a GPU.
+    pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Exec> {
+        self.engine.gpu_mut()
+    }
+    /// The number of the next run.
+    pub(crate) fn next_step(&self) -> u64 {
+        self.key.step
     }
     /// Output `i` of the last run; waits for it.
     ///

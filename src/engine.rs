@@ -2,10 +2,9 @@
 
 use crate::{
     cpu,
-    data::Augment,
     device::Device,
     error::{Error, Result},
-    gpu::{self, Counters, ExecOptions, Resident, StepRow, UpdatePass},
+    gpu::{self, Counters, ExecOptions, StepRow, UpdatePass},
     graph::ParamDef,
     host::Host,
     ops::Key,
@@ -273,28 +272,12 @@ impl Engine {
         }
         Ok(())
     }
-    /// Has [`fed`](Engine::steps) steps fetch their batches from data on the device. Only on a GPU.
-    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<Augment>) -> Result<()> {
-        match &mut self.on {
-            Loaded::Cpu { .. } => unreachable!("data goes to a GPU only"),
-            Loaded::Gpu(exec) => exec.feed(resident, augment).await,
-        }
-    }
-    /// Lets go of data on the device.
-    pub fn starve(&mut self) {
-        if let Loaded::Gpu(exec) = &mut self.on {
-            exec.starve();
-        }
-    }
     /// How many fed steps the next call of [`steps`](Engine::steps) should make.
     pub fn steps_per_submit(&self) -> usize {
         self.gpu().map_or(1, |exec| exec.steps_per_submit())
     }
-    /// Runs the plan, and the update where there is one. On a GPU it returns when the work is queued.
-    pub fn step(&mut self, key: Key, update: Option<&Update>) -> Result<()> {
-        self.steps(key, 1, false, update)
-    }
-    /// So many steps from `key` on, in one submit; each on the batch that it fetches where they are `fed`.
+    /// Runs the plan, and the update where there is one, for so many steps from `key` on; each on the batch that it fetches
+    /// where they are `fed`. On a GPU that is one submit, and it returns when the work is queued.
     pub fn steps(&mut self, key: Key, count: usize, fed: bool, update: Option<&Update>) -> Result<()> {
         if update.is_some() {
             self.store.mark_trained();
@@ -338,6 +321,13 @@ impl Engine {
         match &self.on {
             Loaded::Cpu { exec, store, .. } => exec.read(&lock(store), output),
             Loaded::Gpu(exec) => exec.read(output).await,
+        }
+    }
+    /// The plan on a GPU, for what only those can do.
+    pub fn gpu_mut(&mut self) -> Option<&mut gpu::Exec> {
+        match &mut self.on {
+            Loaded::Cpu { .. } => None,
+            Loaded::Gpu(exec) => Some(exec),
         }
     }
     pub fn gpu(&self) -> Option<&gpu::Exec> {
