@@ -18,6 +18,7 @@ fn main() {
     let mut suite = Suite::new();
     suite.on(On::Gpu, "an epoch", epoch);
     suite.on(On::Gpu, "an epoch from the host", epoch_from_host);
+    suite.on(On::Gpu, "an evaluation", evaluation);
     suite.on(On::Gpu, "steps find their number for a submit", pace);
     suite.on(On::Gpu, "more steps than the ring holds", long_epoch);
     suite.on(On::Gpu, "data goes to the device once", data_stays);
@@ -114,6 +115,45 @@ fn epoch_from_host(device: &Device) -> Check {
     let steps = 2 * (full as u64 + 1);
     assert_eq!((seen.steps, seen.submits, seen.reads, seen.waits, seen.allocations), (steps, steps, 2, 2, 0));
     assert_eq!(seen.bytes_uploaded, steps * ROW + 2 * 4 * (n as u64 * 65));
+    Ok(())
+}
+
+fn evaluation(device: &Device) -> Check {
+    let (n, batch, full, _) = DIGITS;
+    let (data, held_out) = (data::digits(), data::digits().subset(&(0..1500).rev().collect::<Vec<_>>())?);
+    let mut trainer = classifier(device, &data)?;
+    let fit = || Fit::new().batch_size(batch).steps_per_submit(1).validation(&held_out);
+    trainer.fit(&data, fit())?;
+    // Two batches. Outputs, loss and accuracy of both are read at once.
+    let outputs = 4 * (1500 * 10 + 2 * 2);
+    let mut result = None;
+    let seen = counted(&mut trainer, |trainer| {
+        result = Some(trainer.evaluate(&held_out)?);
+        Ok(())
+    })?;
+    assert_eq!((seen.steps, seen.submits, seen.reads, seen.waits, seen.bytes_read, seen.allocations), (2, 2, 1, 1, outputs, 0));
+    // The data is on the device for the validation: orders and rows go up.
+    assert_eq!(seen.bytes_uploaded, 4 * (1500 + 2 * 2) + 2 * ROW);
+    let result = result.expect("it was evaluated");
+    // Where it is not, the samples go up as well, and the result is the same.
+    let mut again = None;
+    let copy = held_out.subset(&(0..1500).collect::<Vec<_>>())?;
+    let seen = counted(&mut trainer, |trainer| {
+        again = Some(trainer.evaluate(&copy)?);
+        Ok(())
+    })?;
+    assert_eq!((seen.submits, seen.reads, seen.waits, seen.allocations), (2, 1, 1, 0));
+    assert_eq!(seen.bytes_uploaded, 4 * 1500 * 65 + 2 * ROW);
+    let again = again.expect("it was evaluated");
+    assert_eq!((result.loss, result.accuracy, &result.outputs), (again.loss, again.accuracy, &again.outputs));
+    // An epoch with its validation: two read-backs.
+    let seen = counted(&mut trainer, |trainer| {
+        trainer.fit(&data, fit())?;
+        Ok(())
+    })?;
+    let steps = full as u64 + 1 + 2;
+    assert_eq!((seen.steps, seen.submits, seen.reads, seen.waits, seen.allocations), (steps, steps, 2, 2, 0));
+    assert_eq!(seen.bytes_uploaded, 4 * (2 + n as u64 + 1500 + 2 * 2) + steps * ROW);
     Ok(())
 }
 
