@@ -67,7 +67,7 @@ impl Device {
         let n = bytes as usize / 4;
         let kernel = {
             let mut f = self.probe(Host::new([n], vec![1.0; n]), |x| x.graph().apply(Probe::Copy, &[x])).await?;
-            fastest(&mut f, 3).await?.0
+            fastest(&mut f, 2).await?.0
         };
         Ok(2.0 * bytes as f64 / kernel.min(gpu.copy_seconds(bytes).await?) / 1e9)
     }
@@ -75,7 +75,8 @@ impl Device {
     /// ones keep many cores busy.
     async fn product(&self) -> Result<f64> {
         let mut best = 0f64;
-        for (n, runs) in [(256, 48), (512, 8), (1024, 2)] {
+        let many = rayon::current_num_threads() > 8;
+        for (n, runs) in [(256, 48), (512, 8), (1024, 4)].into_iter().filter(|&(n, _)| n < 1024 || many) {
             let mut f = self.probe(Host::new([n, n], vec![1.0; n * n]), |x| x.matmul(x)).await?;
             let (seconds, flops) = fastest(&mut f, runs).await?;
             best = best.max(flops as f64 / seconds / 1e9);

@@ -140,7 +140,7 @@ impl Gpu {
     }
     /// Seconds of a copy of so many bytes by the driver, from one buffer to another: the fastest of some.
     pub(crate) async fn copy_seconds(&self, bytes: u64) -> Result<f64> {
-        const COPIES: u32 = 4;
+        const COPIES: u32 = 2;
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffers = self.buffers(&[("copy from".into(), bytes), ("copy to".into(), bytes)], usage).await?;
         let mut best = f64::INFINITY;
