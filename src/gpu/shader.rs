@@ -23,12 +23,21 @@ const LIBRARY: &[Source] = &[
     source!("lib/cell"),
     source!("lib/conv"),
     source!("lib/index"),
+    source!("lib/across4"),
+    source!("lib/along4"),
+    source!("lib/lanes"),
     source!("lib/lines"),
     source!("lib/map"),
     source!("lib/nan"),
     source!("lib/philox"),
+    source!("lib/powers"),
     source!("lib/product"),
+    source!("lib/scalar"),
+    source!("lib/strip"),
+    source!("lib/subgroup"),
     source!("lib/tile"),
+    source!("lib/vec4"),
+    source!("lib/workgroup"),
 ];
 
 /// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
