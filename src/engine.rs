@@ -164,7 +164,9 @@ impl Engine {
                 let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
                 let spec = RingSpec { outputs: (0..ring).collect(), capacity: RING };
                 let options = ExecOptions { updates: &updates, ring: (ring > 0).then_some(&spec), guards: false };
-                Loaded::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
+                let exec = gpu::Exec::new(gpu, &plan, store, options).await?;
+                gpu.keep_pipelines();
+                Loaded::Gpu(Box::new(exec))
             }
             (None, Flat::Cpu(store)) => {
                 let ring = if ring > 0 { vec![vec![f32::NAN; ring]; RING] } else { Vec::new() };

@@ -82,6 +82,7 @@ pub mod selftest;
 pub mod shape;
 pub mod testing;
 pub mod train;
+mod tune;
 
 pub use compiled::Compiled;
 pub use device::Device;

@@ -8,6 +8,7 @@ mod table;
 use clap::Parser;
 use downhill::{
     Compiled, DType, Device, Error, Graph, Host, Shape, Tensor, Trainer,
+    gpu::{Choice, GpuOptions},
     init::Init,
     ops::{
         Fill,
@@ -39,6 +40,9 @@ struct Options {
     /// Appends every row to this file, a JSON object a line.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Portable kernels only, instead of those that are measured to be fastest.
+    #[arg(long)]
+    no_tune: bool,
     /// What cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
@@ -94,7 +98,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn devices(options: &Options) -> Result<Vec<On>, Error> {
     let mut all = vec![On { device: Device::cpu(), software: false, quick: options.quick }];
     for adapter in Device::list() {
-        let device = Device::named(&adapter.name)?;
+        let choice = if options.no_tune { Choice::Portable } else { Choice::Measured };
+        let device = Device::parse_with(&adapter.name, &GpuOptions { choice, ..GpuOptions::default() })?;
         // Two adapters of one name are one here.
         if device.as_gpu().is_some_and(|gpu| *gpu.summary() == adapter) && all.iter().all(|on| on.device.name() != device.name()) {
             all.push(On { device, software: adapter.software, quick: options.quick });

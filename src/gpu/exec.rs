@@ -11,7 +11,7 @@ use crate::{
         store::Store,
     },
     host::Host,
-    kernel::Kernel,
+    kernel::{Kernel, Pass},
     plan::{Loc, Plan},
     shape::{DType, Shape},
 };
@@ -172,8 +172,10 @@ impl Exec {
 
         let works = buffers.work(plan, store, options.updates)?;
         let (mut jobs, mut uniforms) = (Vec::new(), Vec::<u32>::new());
-        for (i, work) in works.iter().enumerate() {
-            let pipeline = gpu.pipeline(&work.name, work.pass).await?;
+        let passes: Vec<(&str, &Pass)> = works.iter().map(|work| (work.name.as_str(), work.pass)).collect();
+        let pipelines = gpu.pipelines(&passes).await;
+        for ((i, work), pipeline) in works.iter().enumerate().zip(pipelines) {
+            let pipeline = pipeline?;
             let elements: Vec<usize> = work.places.iter().map(|place| place.elements).collect();
             let windows = reach.windows(&work.label, work.pass, &elements)?;
             for &window in &windows {
@@ -277,24 +279,7 @@ impl Exec {
             let oldest = self.in_flight.pop_front().expect("IN_FLIGHT is at least 1");
             self.gpu.wait(oldest)?;
         }
-        let words = row.words();
-        let at = row.step % ROWS * self.row_stride;
-        self.gpu.queue.write_buffer(&self.rows, at, bytemuck::cast_slice(&words));
-        self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
-
-        let label = Some("step");
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
-        for dispatch in &self.dispatches {
-            pass.set_pipeline(&dispatch.pipeline);
-            pass.set_bind_group(0, &dispatch.group, &[]);
-            if dispatch.step {
-                pass.set_bind_group(1, &self.rows_group, &[at as u32]);
-            }
-            let [x, y, z] = dispatch.size;
-            pass.dispatch_workgroups(x, y, z);
-        }
-        drop(pass);
+        let mut encoder = self.encode(row, 1, None);
         if let Some(ring) = &self.ring {
             let row = row.step % ring.capacity * ring.outputs.len() as u64 * 4;
             for (i, &output) in ring.outputs.iter().enumerate() {
@@ -306,6 +291,29 @@ impl Exec {
         self.in_flight.push_back(self.gpu.queue.submit([encoder.finish()]));
         self.submits += 1;
         self.gpu.check()
+    }
+
+    /// Uploads the row of a step, and encodes all dispatches into one pass, `times` times over.
+    pub(super) fn encode(&self, row: &StepRow, times: usize, stamps: Option<wgpu::ComputePassTimestampWrites>) -> wgpu::CommandEncoder {
+        let words = row.words();
+        let at = row.step % ROWS * self.row_stride;
+        self.gpu.queue.write_buffer(&self.rows, at, bytemuck::cast_slice(&words));
+        self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
+
+        let label = Some("step");
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: stamps });
+        for dispatch in (0..times).flat_map(|_| &self.dispatches) {
+            pass.set_pipeline(&dispatch.pipeline);
+            pass.set_bind_group(0, &dispatch.group, &[]);
+            if dispatch.step {
+                pass.set_bind_group(1, &self.rows_group, &[at as u32]);
+            }
+            let [x, y, z] = dispatch.size;
+            pass.dispatch_workgroups(x, y, z);
+        }
+        drop(pass);
+        encoder
     }
 
     /// Output `output` of the plan, after all steps submitted so far.

@@ -2,7 +2,7 @@
 //!
 //! `device.rs` finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
 //! pipeline, `store.rs` holds the weights, their gradients and the optimizer's states, and `exec.rs` holds everything
-//! else of a plan and replays it.
+//! else of a plan and replays it; `time.rs` says how long that takes.
 
 mod bind;
 mod device;
@@ -13,7 +13,9 @@ pub mod shader;
 mod store;
 #[cfg(test)]
 mod tests;
+mod time;
 
+pub use crate::tune::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, RingSpec, StepRow, UpdatePass};
 pub use store::Store;

@@ -23,7 +23,7 @@ use crate::{
     host::Host,
     ops::Key,
     optim::Optimizer,
-    plan::Plan,
+    plan::{Draft, Plan},
     shape::{DType, Shape},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -167,7 +167,7 @@ impl Trainer {
     /// [`new`](Trainer::new), without blocking.
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         let mut trainer = Trainer::empty(device, loss, optimizer.into()).await?;
-        let plan = training_plan(device, &[loss], loss)?;
+        let plan = device.lower(training_draft(device, &[loss], loss)?, &device.plan_options()).await?;
         trainer.graph_summary = trainer.summarise(loss, &plan);
         trainer.load_plan(0, plan).await?;
         Ok(trainer)
@@ -284,9 +284,13 @@ impl Trainer {
     /// # Errors
     /// A parameter that this trainer does not have, or has in another shape; as [`Device::compile`].
     pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
-        let mut plan = Plan::new(outputs, &[], &self.device.plan_options())?;
-        plan.bind_params(&self.params)?;
-        pollster::block_on(Compiled::on(&self.device, plan, &self.store, self.seed))
+        let options = self.device.plan_options();
+        let draft = Draft::new(outputs, &[], &options)?;
+        pollster::block_on(async {
+            let mut plan = self.device.lower(draft, &options).await?;
+            plan.bind_params(&self.params)?;
+            Compiled::on(&self.device, plan, &self.store, self.seed).await
+        })
     }
 
     /// One step on a batch: the graph's inputs in the order of their creation. On a GPU it returns when the work is
@@ -435,12 +439,13 @@ impl Trainer {
         if batch == 0 || self.plans.contains_key(&batch) {
             return Ok(());
         }
-        let plan = {
+        let draft = {
             let g = Graph::training();
             let written = model.write(&g, batch)?;
             let outputs: Vec<Tensor> = std::iter::once(written.loss).chain(written.accuracy).collect();
-            training_plan(&self.device, &outputs, written.loss)?
+            training_draft(&self.device, &outputs, written.loss)?
         };
+        let plan = self.device.lower(draft, &self.device.plan_options()).await?;
         self.load_plan(batch, plan).await
     }
     async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {
@@ -475,11 +480,17 @@ fn check_loss(loss: Tensor) -> Result<()> {
 /// The plan of a step: the outputs (the loss first) and the gradient of every parameter.
 #[track_caller]
 fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Plan> {
+    Ok(training_draft(device, outputs, loss)?.lower(&device.plan_options()))
+}
+
+/// The first half of it.
+#[track_caller]
+fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Draft> {
     check_loss(loss)?;
     let g = loss.graph();
     let grads = g.param_grads(loss);
     g.check()?;
-    Plan::new(outputs, &grads, &device.plan_options())
+    Draft::new(outputs, &grads, &device.plan_options())
 }
 
 /// An error for the first value that is NaN or infinite.
