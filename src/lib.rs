@@ -43,6 +43,7 @@
 //! | train step by step | [`Trainer::new`], [`Trainer::step`], [`Trainer::params`] |
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
+//! | know which kernels it uses, and why | [`gpu::Choice`], [`gpu::Gpu::choices`] |
 //! | know what went wrong | [`Error`] |
 //! | know whether a driver computes rightly | [`selftest`] |
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |

@@ -9,8 +9,9 @@ use downhill::{
     gpu::{Choice, Chosen, GpuOptions, Origin, Verdict},
     host::{Real, View, ViewMut},
     kernel::{Bind, Caps, Kernel, Pass, Source},
-    ops::{Case, Key, OpDef},
+    ops::{self, Case, Key, OpDef},
     optim::Adam,
+    testing,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -124,6 +125,7 @@ fn main() {
     suite.on(On::Gpu, "many write at once", many_writers);
     suite.on(On::Gpu, "expected and portable measure nothing", nothing_measured);
     suite.on(On::Gpu, "a network trains as on the CPU", training);
+    suite.on(On::Gpu, "the kernels of this crate pass", own_kernels);
     suite.run()
 }
 
@@ -131,7 +133,7 @@ fn main() {
 fn open(device: &Device, folder: &Path) -> Result<Device, downhill::Error> {
     let own = GpuOptions {
         choice: Choice::Measured,
-        budget: Some(Duration::from_secs(60)),
+        budget: Duration::from_secs(60),
         cache: Some(folder.to_path_buf()),
         ..inner(device).options().clone()
     };
@@ -230,7 +232,7 @@ fn none_right(device: &Device) -> Check {
 fn no_time(device: &Device) -> Check {
     let folder = tempfile::tempdir()?;
     let mut options = inner(&open(device, folder.path())?).options().clone();
-    options.budget = Some(Duration::ZERO);
+    options.budget = Duration::ZERO;
     let hasty = Device::open(&options)?;
     run(&hasty, &[Plain, Slow], [64, 64])?;
     let chosen = only(&hasty)?;
@@ -239,9 +241,16 @@ fn no_time(device: &Device) -> Check {
     // It stays as it is while the device is open.
     run(&hasty, &[Plain, Slow], [64, 64])?;
     assert_eq!(only(&hasty)?, chosen);
-    let device = open(device, folder.path())?;
-    run(&device, &[Plain, Slow], [64, 64])?;
-    assert_eq!(only(&device)?.origin, Origin::Measured);
+    // With hardly any, each run measures one candidate more.
+    options.budget = Duration::from_nanos(1);
+    for known in 1..=2 {
+        let device = Device::open(&options)?;
+        run(&device, &[Plain, Slow], [64, 64])?;
+        let chosen = only(&device)?;
+        assert_eq!(chosen.candidates.iter().filter(|c| c.verdict != Verdict::NotMeasured).count(), known, "{chosen}");
+        let found = if known == 1 { ("slow", Origin::Expected) } else { ("plain", Origin::Measured) };
+        assert_eq!((chosen.kernel.as_str(), chosen.origin), found, "{chosen}");
+    }
     Ok(())
 }
 
@@ -406,5 +415,38 @@ fn training(device: &Device) -> Check {
     let report = inner(&measured).choices();
     assert!(report.classes.iter().all(|c| c.is_trusted() && c.origin == Origin::Measured), "{report}");
     println!("{report}");
+    Ok(())
+}
+
+/// No kernel that passes the tests of its op is refused for its numbers: the gate's small problems are fair.
+fn own_kernels(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let device = open(device, folder.path())?;
+    let caps = inner(&device).caps();
+    let mut tried = 0;
+    for (_, cases) in ops::all() {
+        // A few of each op: all of them would take longer than their own tests.
+        for case in cases.iter().step_by(cases.len().div_ceil(5)) {
+            let shapes: Vec<Shape> = case.inputs.iter().map(|input| input.0).collect();
+            let y = case.op.shape(&shapes)?;
+            if y.elements() < 5_000_000 && !case.op.is_alias() && case.op.kernels(&shapes, y, caps).len() > 1 {
+                let g = Graph::training();
+                device.compile(&testing::graph(&g, case)[..1]).map_err(|e| format!("{}: {e}", case.name))?;
+                tried += 1;
+            }
+        }
+    }
+    let report = inner(&device).choices();
+    for chosen in &report.classes {
+        for candidate in &chosen.candidates {
+            let fair = match &candidate.verdict {
+                Verdict::Time(_) => true,
+                Verdict::Rejected(why) => why.contains("times as slow"),
+                Verdict::NotMeasured => false,
+            };
+            assert!(fair, "{chosen}");
+        }
+    }
+    assert!(tried > 10 && report.classes.len() > 5, "{tried} {report}");
     Ok(())
 }

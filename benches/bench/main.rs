@@ -95,14 +95,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The CPU and every adapter.
-fn devices(options: &Options) -> Result<Vec<On>, Error> {
-    let mut all = vec![On { device: Device::cpu(), software: false, quick: options.quick }];
+fn devices(&Options { quick, no_tune, .. }: &Options) -> Result<Vec<On>, Error> {
+    let mut all = vec![On { device: Device::cpu(), software: false, quick }];
     for adapter in Device::list() {
-        let choice = if options.no_tune { Choice::Portable } else { Choice::Measured };
-        let device = Device::parse_with(&adapter.name, &GpuOptions { choice, ..GpuOptions::default() })?;
+        let choice = if no_tune { Choice::Portable } else { Choice::Measured };
+        // Time for all of them: what is measured here should not depend on how often it was run before.
+        let options = GpuOptions { choice, budget: Duration::from_secs(600), ..GpuOptions::default() };
+        let device = Device::parse_with(&adapter.name, &options)?;
         // Two adapters of one name are one here.
         if device.as_gpu().is_some_and(|gpu| *gpu.summary() == adapter) && all.iter().all(|on| on.device.name() != device.name()) {
-            all.push(On { device, software: adapter.software, quick: options.quick });
+            all.push(On { device, software: adapter.software, quick });
         }
     }
     Ok(all)

@@ -8,7 +8,7 @@ use crate::{
     gpu::shader::Pipelines,
     kernel::Caps,
     tune::{
-        Choice, Choices, Report,
+        BUDGET, Choice, Choices, Report,
         cache::{self, Key},
     },
 };
@@ -40,8 +40,9 @@ pub struct GpuOptions {
     pub checked: bool,
     /// How kernels are chosen.
     pub choice: Choice,
-    /// With [`Choice::Measured`], how long a plan may take to measure what it needs; `None` for a time that suits the adapter.
-    pub budget: Option<Duration>,
+    /// With [`Choice::Measured`], how long a plan may take to measure what it needs. With none at all nothing is measured; with
+    /// hardly any, one kernel.
+    pub budget: Duration,
     /// With [`Choice::Measured`], the folder where results are kept, instead of the one that [`Choice`] tells of.
     pub cache: Option<PathBuf>,
 }
@@ -56,7 +57,7 @@ impl Default for GpuOptions {
             features: true,
             checked: false,
             choice: Choice::Measured,
-            budget: None,
+            budget: BUDGET,
             cache: None,
         }
     }

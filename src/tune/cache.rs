@@ -6,7 +6,9 @@ use crate::{gpu::AdapterSummary, kernel::Caps};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -18,11 +20,12 @@ const FORMAT: u32 = 1;
 
 /// Where files are kept: where the caller says, else the environment, else in the user's folder for caches, if there is one.
 pub(crate) fn folder(wanted: Option<PathBuf>) -> Option<PathBuf> {
-    if wanted.is_some() {
-        return wanted;
-    }
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if env::var_os("DOWNHILL_CACHE").is_some() {
+    wanted.or_else(|| folder_by(|name| env::var_os(name)))
+}
+
+fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if variable("DOWNHILL_CACHE").is_some() {
         return set("DOWNHILL_CACHE");
     }
     let user = if cfg!(windows) {
@@ -30,7 +33,7 @@ pub(crate) fn folder(wanted: Option<PathBuf>) -> Option<PathBuf> {
     } else if cfg!(target_vendor = "apple") {
         set("HOME").map(|home| home.join("Library").join("Caches"))
     } else {
-        set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))
+        set("XDG_CACHE_HOME").filter(|folder| folder.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))
     };
     user.filter(|folder| folder.is_absolute()).map(|folder| folder.join("downhill"))
 }
@@ -136,9 +139,9 @@ fn entry(class: &str, value: &Value) -> Option<Entry> {
     };
     let candidates = value["candidates"].as_array()?.iter().map(candidate).collect::<Option<Vec<_>>>()?;
     let chosen = Chosen { class: class.to_string(), kernel: name(value)?, origin: Origin::Cache, candidates };
-    let timed = |c: &Candidate| c.kernel == chosen.kernel && matches!(c.verdict, Verdict::Time(_));
+    let good = |c: &Candidate| c.kernel == chosen.kernel && !matches!(c.verdict, Verdict::Rejected(_));
     let text = u64::from_str_radix(value["shaders"].as_str()?, 16).ok()?;
-    chosen.candidates.iter().any(timed).then_some(Entry { text, chosen })
+    chosen.candidates.iter().any(good).then_some(Entry { text, chosen })
 }
 
 /// A file of bytes behind their hash.
@@ -157,5 +160,64 @@ impl Blob {
     }
     pub fn write(&self, data: &[u8]) {
         replace(&self.0, &[&hash([data].into_iter()).to_le_bytes(), data].concat());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_are_whole_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let blob = Blob::new(folder.path().join("deep/blob.bin"));
+        assert_eq!(blob.read(), None);
+        for data in [&b""[..], b"compiled"] {
+            blob.write(data);
+            assert_eq!(blob.read().as_deref(), Some(data));
+        }
+        let mut bytes = fs::read(&blob.0).unwrap();
+        bytes[10] ^= 1;
+        fs::write(&blob.0, &bytes).unwrap();
+        assert_eq!(blob.read(), None);
+        fs::write(&blob.0, &bytes[..5]).unwrap();
+        assert_eq!(blob.read(), None);
+        // No part of a file is left beside it.
+        assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn names_of_files_are_plain_and_differ_by_device() {
+        let summary = |name: &str, driver: &str| AdapterSummary {
+            name: name.into(),
+            backend: "vulkan".into(),
+            driver: driver.into(),
+            kind: "discrete GPU",
+            software: false,
+        };
+        let file = |name: &str, driver: &str, caps: &Caps| File::new(Path::new("f"), Key::new(&summary(name, driver), caps, false)).path;
+        let (caps, small) = (Caps::default(), Caps { max_invocations: 64, ..Caps::default() });
+        let first = file("../A: B/C™", "1.0", &caps);
+        assert!(first.to_str().unwrap().starts_with("f/kernels----a--b-c--") && first.parent() == Some(Path::new("f")), "{first:?}");
+        let others = [file("../A: B/C™", "1.1", &caps), file("other", "1.0", &caps), file("../A: B/C™", "1.0", &small)];
+        assert!(!others.contains(&first));
+    }
+
+    #[test]
+    #[cfg(all(unix, not(target_vendor = "apple")))]
+    fn folders_by_the_environment() {
+        let by = |set: &[(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+            folder_by(value).map(|path| path.to_str().unwrap().to_string())
+        };
+        let (home, xdg) = (("HOME", "/home/me"), ("XDG_CACHE_HOME", "/cache"));
+        assert_eq!(by(&[]), None);
+        assert_eq!(by(&[home]).as_deref(), Some("/home/me/.cache/downhill"));
+        assert_eq!(by(&[home, xdg]).as_deref(), Some("/cache/downhill"));
+        // By its standard, a relative path there is to be ignored.
+        assert_eq!(by(&[home, ("XDG_CACHE_HOME", "cache")]).as_deref(), Some("/home/me/.cache/downhill"));
+        assert_eq!(by(&[home, xdg, ("DOWNHILL_CACHE", "mine")]).as_deref(), Some("mine"));
+        assert_eq!(by(&[home, xdg, ("DOWNHILL_CACHE", "")]), None);
+        assert_eq!(folder(Some("mine".into())), Some("mine".into()));
     }
 }

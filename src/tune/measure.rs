@@ -1,6 +1,6 @@
 //! Runs candidates: against the oracle, then against the clock.
 
-use super::{Candidate, Chosen, Origin, Verdict, class, problem::Problem, shaders};
+use super::{Candidate, Chosen, Known, Origin, Verdict, class, problem::Problem, shaders};
 use crate::{
     error::{Error, Result},
     gpu::{Choice, Exec, ExecOptions, Gpu, StepRow, Store},
@@ -25,8 +25,8 @@ const RUN: u64 = 4 << 30;
 const RUN_SOFTWARE: u64 = 24 << 20;
 /// Elements of the tensors of one run.
 const ELEMENTS: u64 = 64 << 20;
-/// How long a plan may take to measure.
-const BUDGET: Duration = Duration::from_millis(500);
+/// How long a plan may take to measure. Half of it is no loss where the driver compiles at the first run what the plan uses anyway.
+pub(crate) const BUDGET: Duration = Duration::from_millis(500);
 /// Runs of which the median counts, and how long they may take together.
 const RUNS: usize = 5;
 const RUNS_TAKE: Duration = Duration::from_millis(60);
@@ -48,33 +48,31 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
         return Ok(());
     }
     let (choices, caps) = (gpu.measured(), gpu.caps());
-    let mut open: BTreeMap<String, (Problem, u64)> = BTreeMap::new();
+    let mut open: BTreeMap<String, Open> = BTreeMap::new();
     for (op, x, y) in draft.ops() {
         let kernels = op.kernels(&x, y, caps);
         if kernels.len() < 2 {
             continue;
         }
         let (class, text) = (class(&**op, &x, y, &kernels), shaders(&kernels));
-        if !choices.knows(&class, &kernels, text) {
-            open.entry(class).or_insert_with(|| (Problem { op: op.clone(), x, y, kernels }, text));
+        if let Known::Some(known) = choices.recall(&class, &kernels, text) {
+            open.entry(class).or_insert_with(|| Open { problem: Problem { op: op.clone(), x, y, kernels }, text, known });
         }
     }
     if open.is_empty() {
         return Ok(());
     }
-    let end = Instant::now() + gpu.options().budget.unwrap_or(BUDGET);
-    let mut open: Vec<(String, (Problem, u64))> = open.into_iter().collect();
-    open.sort_by_key(|(_, (problem, _))| Reverse(problem.cost()));
-    let bench = Bench::new(gpu).await?;
+    let mut open: Vec<(String, Open)> = open.into_iter().collect();
+    open.sort_by_key(|(_, open)| Reverse(open.problem.cost()));
+    let mut bench = Bench::new(gpu, gpu.options().budget).await?;
     let mut news = Vec::new();
-    for (class, (problem, text)) in open {
-        let candidates = bench.candidates(&problem, end).await?;
-        let chosen = choose(class, &problem, candidates);
-        if chosen.origin == Origin::Measured && chosen.is_trusted() {
-            news.push((text, chosen.clone()));
-        }
+    for (class, Open { problem, text, known }) in open {
+        let verdicts = bench.candidates(&problem, &known).await?;
+        let (more, chosen) = (verdicts != known, choose(class, &problem, verdicts));
         if !chosen.is_trusted() {
             eprintln!("downhill: {gpu}: {chosen}");
+        } else if more {
+            news.push((text, chosen.clone()));
         }
         choices.choose(chosen);
     }
@@ -82,22 +80,29 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     Ok(())
 }
 
-/// The choice of a class: of those that were measured the fastest, and of those of like speed the expected one. Where time ran
-/// out (`None`) it is the expected one, and where none is right the portable one.
-fn choose(class: String, problem: &Problem, candidates: Option<Vec<Verdict>>) -> Chosen {
-    let (names, last) = (problem.kernels.iter().map(|k| k.name), problem.kernels.len() - 1);
-    let time = |verdict: &Verdict, i: usize| match verdict {
-        Verdict::Time(time) => Some(time.as_secs_f64() * if i == last { 1.0 - GAIN } else { 1.0 }),
+/// A class without its choice: its first problem in the plan, [`shaders`], and what an earlier run found of its candidates.
+struct Open {
+    problem: Problem,
+    text: u64,
+    known: Vec<Verdict>,
+}
+
+/// The choice of a class: the fastest, and of those of like speed the expected one. Where time ran out it is the expected one of
+/// those not rejected so far, and where none is right the portable one.
+fn choose(class: String, problem: &Problem, verdicts: Vec<Verdict>) -> Chosen {
+    let last = problem.kernels.len() - 1;
+    let complete = verdicts.iter().all(|v| *v != Verdict::NotMeasured);
+    let time = |(i, verdict): (usize, &Verdict)| match verdict {
+        Verdict::Time(time) => Some((i, time.as_secs_f64() * if i == last { 1.0 - GAIN } else { 1.0 })),
         _ => None,
     };
-    let (origin, verdicts) = match candidates {
-        Some(verdicts) => (Origin::Measured, verdicts),
-        None => (Origin::Expected, vec![Verdict::NotMeasured; last + 1]),
+    let best = match complete {
+        true => verdicts.iter().enumerate().filter_map(time).min_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0),
+        false => verdicts.iter().rposition(|v| !matches!(v, Verdict::Rejected(_))),
     };
-    let times = verdicts.iter().enumerate().filter_map(|(i, v)| Some((i, time(v, i)?)));
-    let best = times.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(if origin == Origin::Measured { 0 } else { last }, |best| best.0);
-    let candidates = names.zip(verdicts).map(|(name, verdict)| Candidate { kernel: name.to_string(), verdict }).collect();
-    Chosen { class, kernel: problem.kernels[best].name.to_string(), origin, candidates }
+    let candidates = problem.kernels.iter().zip(verdicts).map(|(k, verdict)| Candidate { kernel: k.name.to_string(), verdict }).collect();
+    let origin = if complete { Origin::Measured } else { Origin::Expected };
+    Chosen { class, kernel: problem.kernels[best.unwrap_or(0)].name.to_string(), origin, candidates }
 }
 
 /// Where candidates run.
@@ -105,41 +110,51 @@ struct Bench<'a> {
     gpu: &'a Arc<Gpu>,
     /// Without parameters.
     store: Arc<Store>,
+    /// When time runs out; never before one candidate was measured, so that each run of a program knows more than the last.
+    end: Instant,
+    some: bool,
 }
 
 impl Bench<'_> {
-    async fn new(gpu: &Arc<Gpu>) -> Result<Bench<'_>> {
+    async fn new(gpu: &Arc<Gpu>, budget: Duration) -> Result<Bench<'_>> {
+        let end = Instant::now() + budget;
         let store = Arc::new(Store::new(gpu, Layout::new(&[], &[], 1, usize::MAX, usize::MAX)?, 0).await?);
-        Ok(Bench { gpu, store })
+        Ok(Bench { gpu, store, end, some: budget.is_zero() })
+    }
+    fn is_over(&self) -> bool {
+        self.some && Instant::now() >= self.end
     }
 
-    /// What became of each candidate, or `None` where time ran out.
-    async fn candidates(&self, problem: &Problem, end: Instant) -> Result<Option<Vec<Verdict>>> {
-        if Instant::now() >= end {
-            return Ok(None);
+    /// What became of each candidate, as far as there was time; those that are known are not measured again.
+    async fn candidates(&mut self, problem: &Problem, known: &[Verdict]) -> Result<Vec<Verdict>> {
+        let mut verdicts = known.to_vec();
+        if self.is_over() {
+            return Ok(verdicts);
         }
         let (gpu, caps) = (self.gpu, self.gpu.caps());
         let run = if caps.software { RUN_SOFTWARE } else { RUN };
         let small = problem.smaller(caps, |p| p.cost() <= CHECK, true);
         let large = problem.smaller(caps, |p| p.cost() <= run && p.elements() <= ELEMENTS, false);
         if small.cost() > TOO_MUCH {
-            return Ok(None);
+            return Ok(verdicts);
         }
         let (inputs, want) = small.oracle()?;
         let check = Check { inputs, want, terms: small.op.terms(&small.x), problem: small };
         let inputs = large.inputs(-1.0, 1.0);
         // The drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
-        let passes: Vec<_> = check.problem.kernels.iter().flat_map(|k| k.passes.iter().map(|pass| (k.name, pass))).collect();
+        let unknown = |i: &usize| known[*i] == Verdict::NotMeasured;
+        let open = check.problem.kernels.iter().enumerate().filter(|(i, _)| unknown(i)).map(|(_, kernel)| kernel);
+        let passes: Vec<_> = open.flat_map(|kernel| kernel.passes.iter().map(|pass| (kernel.name, pass))).collect();
         drop(gpu.pipelines(&passes).await);
 
-        let count = problem.kernels.len();
-        let mut verdicts = vec![Verdict::NotMeasured; count];
-        let (mut best, mut trusted): (Option<Duration>, Option<Vec<f64>>) = (None, None);
+        let times = known.iter().filter_map(|verdict| if let Verdict::Time(time) = verdict { Some(*time) } else { None });
+        let (mut best, mut trusted): (Option<Duration>, Option<Vec<f64>>) = (times.min(), None);
         // From the one expected to be fastest on, so that slow ones are known as such at once.
-        for i in (0..count).rev() {
-            if Instant::now() >= end {
-                return Ok(None);
+        for i in (0..known.len()).rev().filter(unknown) {
+            if self.is_over() {
+                break;
             }
+            self.some = true;
             let verdict = match self.check(&check, i).await {
                 Ok(None) => self.time(&large, i, &inputs, &mut trusted, best).await,
                 Ok(Some(wrong)) => Ok(Verdict::Rejected(wrong)),
@@ -155,7 +170,7 @@ impl Bench<'_> {
                 best = Some(best.map_or(time, |best| best.min(time)));
             }
         }
-        Ok(Some(verdicts))
+        Ok(verdicts)
     }
 
     async fn load(&self, problem: &Problem, candidate: usize, inputs: &[Host<f32>], guards: bool) -> Result<Exec> {
@@ -208,7 +223,8 @@ impl Bench<'_> {
             }
         }
         // The first run may include what a driver puts off until then.
-        let second = if hopeless(first).is_some() { exec.time(self.gpu, 1).await? } else { first };
+        let perhaps = hopeless(first).is_some_and(|best| first < best * HOPELESS * HOPELESS);
+        let second = if perhaps { exec.time(self.gpu, 1).await? } else { first };
         if let Some(best) = hopeless(second) {
             let times = second.as_secs_f64() / best.as_secs_f64();
             return Ok(Verdict::Rejected(format!("{times:.1} times as slow as the best after one run")));

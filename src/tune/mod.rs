@@ -9,7 +9,7 @@ mod measure;
 mod problem;
 mod report;
 
-pub(crate) use measure::measure;
+pub(crate) use measure::{BUDGET, measure};
 pub use report::{Candidate, Chosen, Origin, Report, Verdict};
 
 use crate::{kernel::Kernel, ops::Op, shape::Shape};
@@ -79,20 +79,25 @@ impl Choices {
         let chosen = table.chosen.get(&class(op, x, y, kernels))?;
         kernels.iter().position(|kernel| kernel.name == chosen.kernel)
     }
-    /// Whether the class of these kernels has its choice, if need be from the file. `text` is that of [`shaders`].
-    fn knows(&self, class: &str, kernels: &[Kernel], text: u64) -> bool {
+    /// What is known of the kernels of a class: nothing to be measured where it has its choice, if need be from the file. `text`
+    /// is that of [`shaders`].
+    fn recall(&self, class: &str, kernels: &[Kernel], text: u64) -> Known {
         let mut table = self.table();
         if table.chosen.contains_key(class) {
-            return true;
+            return Known::All;
         }
         let file = self.file.as_ref();
         let cached = table.cached.get_or_insert_with(|| file.map_or(HashMap::new(), cache::File::read));
-        let fits =
-            |e: &&cache::Entry| e.text == text && e.chosen.candidates.iter().map(|c| &c.kernel[..]).eq(kernels.iter().map(|k| k.name));
-        let Some(entry) = cached.get(class).filter(fits) else { return false };
-        let chosen = Chosen { origin: Origin::Cache, ..entry.chosen.clone() };
-        table.chosen.insert(class.to_string(), chosen);
-        true
+        let names = |e: &cache::Entry| e.chosen.candidates.iter().map(|c| c.kernel.as_str()).eq(kernels.iter().map(|k| k.name));
+        match cached.get(class).filter(|entry| entry.text == text && names(entry)) {
+            None => Known::Some(vec![Verdict::NotMeasured; kernels.len()]),
+            Some(cache::Entry { chosen, .. }) if chosen.is_complete() => {
+                let chosen = Chosen { origin: Origin::Cache, ..chosen.clone() };
+                table.chosen.insert(class.to_string(), chosen);
+                Known::All
+            }
+            Some(cache::Entry { chosen, .. }) => Known::Some(chosen.candidates.iter().map(|c| c.verdict.clone()).collect()),
+        }
     }
     /// The choice for a class, unless it has one by now.
     fn choose(&self, chosen: Chosen) {
@@ -104,6 +109,12 @@ impl Choices {
             file.add(news);
         }
     }
+}
+
+enum Known {
+    All,
+    /// By candidate.
+    Some(Vec<Verdict>),
 }
 
 /// What ops have in common that share a choice, e.g. `matmul bᵀ [1024, 1024] × [512, 1024] → [1024, 512]: tiled, rows`: the
@@ -131,4 +142,54 @@ fn rounded(shape: Shape) -> String {
 fn shaders(kernels: &[Kernel]) -> u64 {
     let passes = kernels.iter().flat_map(|kernel| &kernel.passes);
     cache::hash(passes.flat_map(|pass| [pass.source.text, pass.entry]).map(str::as_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kernel::Caps, ops::matmul::MatMul};
+    use problem::Problem;
+    use std::sync::Arc;
+
+    fn caps() -> Caps {
+        Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() }
+    }
+    fn product(transpose_b: bool, m: usize, k: usize, n: usize) -> Problem {
+        let op: Arc<dyn Op> = Arc::new(MatMul { transpose_b, ..MatMul::default() });
+        let b = if transpose_b { [n, k] } else { [k, n] };
+        Problem::new(&op, vec![Shape::from([m, k]), Shape::from(b)], &caps()).unwrap()
+    }
+    fn of(p: &Problem) -> String {
+        class(&*p.op, &p.x, p.y, &p.kernels)
+    }
+
+    #[test]
+    fn classes_round_sizes_and_leave_out_what_is_generated() {
+        let names = |p: &Problem| p.kernels.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+        let p = product(true, 1000, 784, 10);
+        assert_eq!(of(&p), format!("matmul bᵀ [1024, 1024] × [8, 1024] → [1024, 8]: {}", names(&p)));
+        assert_eq!(rounded(Shape::from([1, 3, 7, 9, 11, 12])), "[1, 3, 7, 8, 8, 16]");
+        assert_eq!(rounded(Shape::from([724, 725]).of(crate::shape::DType::U32)), "u32 [512, 1024]");
+        assert_eq!(of(&product(true, 1000, 784, 10)), of(&product(true, 1100, 1024, 9)));
+        assert_ne!(of(&product(true, 64, 64, 64)), of(&product(false, 64, 64, 64)));
+        // An epilogue and what it reads.
+        use crate::ops::map::{Expr, Fun, Inst};
+        let epilogue = Some(Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]));
+        let op: Arc<dyn Op> = Arc::new(MatMul { transpose_b: true, epilogue, ..MatMul::default() });
+        let x = [[1000, 784], [10, 784], [1, 10]].map(Shape::from).to_vec();
+        assert_eq!(of(&Problem::new(&op, x, &caps()).unwrap()), of(&p));
+    }
+
+    #[test]
+    fn smaller_problems_have_the_same_kernels_and_awkward_sizes() {
+        let whole = product(true, 1024, 784, 512);
+        let small = whole.smaller(&caps(), |p| p.cost() <= 2 << 20, true);
+        assert!(small.cost() <= 4 << 20, "{:?}", small.x);
+        let consts = |p: &Problem| p.kernels.iter().flat_map(|k| k.passes.iter().map(|p| p.consts.clone())).collect::<Vec<_>>();
+        assert_eq!(consts(&small), consts(&whole));
+        assert!(small.x.iter().flat_map(|s| s.dims()).all(|d| d % 4 != 0 || d % 8 != 0), "{:?}", small.x);
+        // What fits is left alone, whatever is asked of it.
+        let tiny = product(false, 3, 5, 7);
+        assert_eq!(tiny.smaller(&caps(), |p| p.cost() <= 2 << 20, true).x, tiny.x);
+    }
 }

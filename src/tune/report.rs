@@ -29,7 +29,7 @@ pub enum Origin {
     Measured,
     /// They did in an earlier run of the program.
     Cache,
-    /// There was no time to measure; it is the candidate that is expected to be fastest.
+    /// There was no time to measure all of them; it is the one that is expected to be fastest of those not rejected so far.
     Expected,
 }
 
@@ -57,9 +57,13 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// Whether every candidate was measured.
+    pub fn is_complete(&self) -> bool {
+        self.candidates.iter().all(|c| c.verdict != Verdict::NotMeasured)
+    }
     /// False where every candidate was rejected: the portable one is used all the same, and its results are not to be relied on.
     pub fn is_trusted(&self) -> bool {
-        self.origin == Origin::Expected || self.candidates.iter().any(|c| matches!(c.verdict, Verdict::Time(_)))
+        self.candidates.iter().any(|c| !matches!(c.verdict, Verdict::Rejected(_)))
     }
 }
 
