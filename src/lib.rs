@@ -44,6 +44,7 @@
 //! | know what training takes | [`Trainer::memory`], [`Trainer::max_batch`], [`Trainer::profile`] |
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
+//! | know which kernels it uses, and why | [`gpu::Choice`], [`gpu::Gpu::choices`] |
 //! | know what went wrong | [`Error`] |
 //! | know whether a driver computes rightly | [`selftest`] |
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |
@@ -85,6 +86,7 @@ pub mod selftest;
 pub mod shape;
 pub mod testing;
 pub mod train;
+mod tune;
 
 pub use compiled::Compiled;
 pub use device::Device;

@@ -8,7 +8,7 @@ use crate::{
     gpu::{Collected, Resident},
     graph::{Graph, Tensor},
     host::{Data, Host},
-    plan::Plan,
+    plan::Draft,
     shape::Shape,
 };
 use std::{ops::Range, sync::Arc, time::Instant};
@@ -191,10 +191,14 @@ impl Trainer {
     /// The inference graph for `batch` samples: output, loss and, for a classifier, accuracy.
     async fn inference(&mut self, batch: usize) -> Result<&mut Compiled> {
         if !self.inference.contains_key(&batch) {
-            let g = Graph::inference();
-            let written = self.model("evaluate")?.write(&g, batch)?;
-            let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
-            let mut plan = Plan::new(&outputs, &[], &self.device.plan_options())?;
+            let options = self.device.plan_options();
+            let draft = {
+                let g = Graph::inference();
+                let written = self.model("evaluate")?.write(&g, batch)?;
+                let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
+                Draft::new(&outputs, &[], &options)?
+            };
+            let mut plan = self.device.lower(draft, &options).await?;
             plan.bind_params(&self.params)?;
             let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
             self.inference.insert(batch, compiled);
