@@ -241,7 +241,20 @@ impl Gpu {
         let pipelines = Pipelines::new(&device);
         let options = options.clone();
         let staging = Mutex::new(None);
-        Ok(Arc::new(Gpu { device, queue, pipelines, summary, limits, features, options, caps, faults, staging, made: Default::default(), peaks: OnceLock::new() }))
+        Ok(Arc::new(Gpu {
+            device,
+            queue,
+            pipelines,
+            summary,
+            limits,
+            features,
+            options,
+            caps,
+            faults,
+            staging,
+            made: Default::default(),
+            peaks: OnceLock::new(),
+        }))
     }
 
     /// Name, kind, backend and driver.
