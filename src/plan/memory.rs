@@ -107,13 +107,11 @@ fn share(tensors: &[Lived], reuse: bool, typed: bool) -> (Vec<Slot>, Vec<usize>)
         let free = |(slot, lives): &(Slot, BTreeMap<usize, usize>)| {
             (slot.dtype == shape.dtype() || !typed) && lives.range(..=last).next_back().is_none_or(|(_, &end)| end < first)
         };
-        of[i] = match if reuse { slots.iter().rposition(free) } else { None } {
-            Some(slot) => slot,
-            None => {
-                slots.push((Slot { elements: shape.elements(), dtype: shape.dtype() }, BTreeMap::new()));
-                slots.len() - 1
-            }
-        };
+        let shared = if reuse { slots.iter().rposition(free) } else { None };
+        of[i] = shared.unwrap_or_else(|| {
+            slots.push((Slot { elements: shape.elements(), dtype: shape.dtype() }, BTreeMap::new()));
+            slots.len() - 1
+        });
         slots[of[i]].1.insert(first, last);
     }
     // Numbered as they are first used.
