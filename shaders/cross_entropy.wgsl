@@ -2,50 +2,36 @@
 //   x [rows, k]   labels u32 [rows]   y [rows]
 // grad_x — dx[r,j] = dy[r] · (softmax(x)[r,j] − (j = label[r]))
 //   dy [rows]     dx [rows, k]
-// The maximum m of a row is subtracted first, so that no power leaves the range of f32. Each row belongs to LANES
-// invocations: one where k is small, a workgroup where it is large. The gradient computes the softmax again instead of
-// having it stored. A label ≥ k (a caller's mistake, caught on the host) is taken as k − 1, so that no read is out of bounds.
-//!include lib/index
-//!include lib/lines
-//!include lib/map
+// The maximum m of a row is subtracted first (lib/powers). The loss reads a row once. The gradient computes the softmax again
+// instead of having it stored: its second reading of a row is from registers, or from cache. A label ≥ k (a caller's mistake, caught
+// on the host) is taken as k − 1, so that no read is out of bounds.
+//!include lib/powers
 
-fn maximum_of(t: Line, local: u32) -> f32 {
-    var m = x[t.first];
-    for (var i = t.lane; i < t.len; i += LANES) {
-        m = larger(m, x[t.first + i]);
-    }
-    return lanes_max(local, m);
+fn label_of(t: Line) -> u32 {
+    return min(labels[t.out], p.n * WIDE - 1u);
 }
 
-fn powers_of(t: Line, local: u32, m: f32) -> f32 {
-    var s = 0.0;
-    for (var i = t.lane; i < t.len; i += LANES) {
-        s += f_exp(x[t.first + i] - m);
-    }
-    return lanes_sum(local, s);
-}
-
-@compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let t = line_of(group_index(id, n), local, 0u);
-    let m = maximum_of(t, local);
-    let s = powers_of(t, local, m);
-    if t.real && t.lane == 0u {
+fn forward(t: Line) {
+    keep_x(t);
+    let both = powers(t);
+    if writes(t) {
+        let label = label_of(t);
         // m − x is exact where both are large and near each other; ln s is small.
-        y[t.out] = (m - x[t.first + min(labels[t.out], p.n - 1u)]) + f_ln(s);
+        y[t.out] = (both.x - pick_v(x[t.first + label / WIDE], label)) + f_ln(both.y);
     }
 }
 
-@compute @workgroup_size(WG)
-fn grad_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let t = line_of(group_index(id, n), local, 0u);
-    let m = maximum_of(t, local);
-    let s = powers_of(t, local, m);
+fn grad_x(t: Line) {
+    keep_x(t);
+    let both = powers(t);
     if t.real {
-        let label = min(labels[t.out], p.n - 1u);
+        let label = VU(label_of(t));
         let d = dy[t.out];
-        for (var i = t.lane; i < t.len; i += LANES) {
-            dx[t.first + i] = d * (f_exp(x[t.first + i] - m) / s - f32(i == label));
+        for (var k = 0u; k < share(t); k++) {
+            if has(t, k) {
+                let hit = select(V(), V(1.0), numbers(number(t, k)) == label);
+                dx[place(t, k)] = d * (exp_v(x_of(t, k) - both.x) / both.y - hit);
+            }
         }
     }
 }

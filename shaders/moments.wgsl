@@ -1,57 +1,35 @@
 // moments — y[c,j] = Σ_{b,i} (x[b,c,i,j] − mean)² / divisor, the mean being that of the same elements (forward);
 //   Σ_{b,i} a[b,c,i,j] · (x[b,c,i,j] − mean[c,j]) (grad_scale)
 //   x, a [b, c, n, inner]     mean, y [c, inner]
-// Lines [b·c, n, inner] are reduced by LANES invocations each. Where long lines are cut or a channel is more than one line
-// (b > 1), the results are parts, which further passes reduce: chunks to lines, then lines to channels. A part of a
-// variance is the mean of its elements and Σ (x − mean)² (Chan, Golub & LeVeque 1979, eq. 2.1), so that nothing is lost
-// where the mean is far from 0. A line is read twice for that, the second time from cache.
-//!include lib/index
+// Lines [b·c, n, inner] are reduced. Where long lines are cut or a channel is more than one line (b > 1), the results are
+// parts, which further passes reduce: chunks to lines, then lines to channels. A part of a variance is the mean of its elements
+// and Σ (x − mean)² (Chan, Golub & LeVeque 1979, eq. 2.1), so that nothing is lost where the mean is far from 0. A line is
+// gone through twice for that, the second time from registers or cache.
 //!include lib/lines
 
 // The mean of a line, and Σ (x − mean)².
-fn moments(local: u32, t: Line) -> vec2<f32> {
-    var s = 0.0;
-    for (var i = t.lane; i < t.len; i += LANES) {
-        s += x[t.first + i * p.inner];
-    }
-    let len = f32(max(t.len, 1u));
-    let m = lanes_sum(local, s) / len;
-    var q = 0.0;
-    var rest = 0.0;
-    for (var i = t.lane; i < t.len; i += LANES) {
-        let d = x[t.first + i * p.inner] - m;
-        q += d * d;
-        rest += d;
-    }
-    q = lanes_sum(local, q);
-    // What rounding left in the mean.
-    rest = lanes_sum(local, rest);
-    return vec2(m + rest / len, larger(q - rest * rest / len, 0.0));
-}
-
-@compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let group = group_index(id, n);
-    for (var round = 0u; round < p.rounds; round++) {
-        let t = line_of(group, local, round);
-        let both = moments(local, t);
-        if t.real && t.lane == 0u {
-            y[t.out] = both.y / p.divisor;
+fn moments(t: Line) -> vec2<f32> {
+    keep_x(t);
+    var s = V();
+    for (var k = 0u; k < share(t); k++) {
+        if has(t, k) {
+            s += x_of(t, k);
         }
     }
-}
-
-@compute @workgroup_size(WG)
-fn forward_part(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let group = group_index(id, n);
-    for (var round = 0u; round < p.rounds; round++) {
-        let t = line_of(group, local, round);
-        let both = moments(local, t);
-        if t.real && t.lane == 0u {
-            y_mean[t.out] = both.x;
-            y[t.out] = both.y;
+    let len = f32(max(t.len * WIDE, 1u));
+    let m = lanes_sum(sum_v(s)) / len;
+    var q = V();
+    var d = V();
+    for (var k = 0u; k < share(t); k++) {
+        if has(t, k) {
+            let v = x_of(t, k) - m;
+            q += v * v;
+            d += v;
         }
     }
+    // The second one is what rounding left in the mean.
+    let sums = lanes_sums(vec4(sum_v(q), sum_v(d), 0.0, 0.0));
+    return vec2(m + sums.y / len, larger(sums.x - sums.y * sums.y / len, 0.0));
 }
 
 // How many elements part k stands for: chunks of lines of p.whole elements, the last one of which may have fewer.
@@ -61,67 +39,60 @@ fn part_len(k: u32) -> f32 {
 }
 
 // The mean of a line of parts, and Σ (x − mean)².
-fn of_parts(local: u32, t: Line) -> vec2<f32> {
+fn of_parts(t: Line) -> vec2<f32> {
     // Means as deviations from the first one, lest their sum round.
     let near = x_mean[t.first];
     var len = 0.0;
     var s = 0.0;
-    for (var i = t.lane; i < t.len; i += LANES) {
+    for (var i = t.lane; i < t.len; i += t.lanes) {
         let l = part_len(i);
         len += l;
         s += l * (x_mean[t.first + i * p.inner] - near);
     }
-    len = max(lanes_sum(local, len), 1.0);
-    let m = lanes_sum(local, s) / len;
+    len = max(lanes_sum(len), 1.0);
+    let m = lanes_sum(s) / len;
     var q = 0.0;
-    for (var i = t.lane; i < t.len; i += LANES) {
+    for (var i = t.lane; i < t.len; i += t.lanes) {
         let at = t.first + i * p.inner;
         let d = x_mean[at] - near - m;
         q += x[at] + part_len(i) * d * d;
     }
-    return vec2(near + m, lanes_sum(local, q));
+    return vec2(near + m, lanes_sum(q));
 }
 
-@compute @workgroup_size(WG)
-fn forward_of_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let group = group_index(id, n);
-    for (var round = 0u; round < p.rounds; round++) {
-        let t = line_of(group, local, round);
-        let both = of_parts(local, t);
-        if t.real && t.lane == 0u {
-            y[t.out] = both.y / p.divisor;
-        }
+fn write_all(t: Line, both: vec2<f32>) {
+    if writes(t) {
+        y[t.out] = both.y / p.divisor;
     }
 }
 
-@compute @workgroup_size(WG)
-fn forward_part_of_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let group = group_index(id, n);
-    for (var round = 0u; round < p.rounds; round++) {
-        let t = line_of(group, local, round);
-        let both = of_parts(local, t);
-        if t.real && t.lane == 0u {
-            y_mean[t.out] = both.x;
-            y[t.out] = both.y;
-        }
+fn write_part(t: Line, both: vec2<f32>) {
+    if writes(t) {
+        y_mean[t.out] = both.x;
+        y[t.out] = both.y;
     }
 }
+
+fn forward(t: Line) { write_all(t, moments(t)); }
+fn forward_part(t: Line) { write_part(t, moments(t)); }
+fn forward_of_parts(t: Line) { write_all(t, of_parts(t)); }
+fn forward_part_of_parts(t: Line) { write_part(t, of_parts(t)); }
 
 // The mean's place for a line: channel and column. A window of the whole begins at a multiple of 64 elements.
 fn mean_place(t: Line) -> u32 {
-    let at = t.out + ((p.first * p.inner) & ~63u);
+    let at = t.out + window_of(p.first * p.inner, 1u);
     return select(0u, at / p.inner / p.chunks % p.c * p.inner + at % p.inner, t.real);
 }
 
 // Σ a·(x − m) over a line, written.
-fn products(local: u32, t: Line, m: f32) {
+fn products(t: Line, m: f32) {
     // Two running values: short chains of additions, and loads that need not wait for each other.
-    var s = 0.0;
-    var u = 0.0;
-    let step = LANES * p.inner;
+    var s = V();
+    var u = V();
+    let step = t.lanes * p.inner;
     var i = t.lane;
     var at = t.first + i * p.inner;
-    for (; i + LANES < t.len; i += 2u * LANES) {
+    for (; i + t.lanes < t.len; i += 2u * t.lanes) {
         s += a[at] * (x[at] - m);
         u += a[at + step] * (x[at + step] - m);
         at += 2u * step;
@@ -129,26 +100,12 @@ fn products(local: u32, t: Line, m: f32) {
     if i < t.len {
         s += a[at] * (x[at] - m);
     }
-    s = lanes_sum(local, s + u);
-    if t.real && t.lane == 0u {
-        y[t.out] = s;
+    let sum = lanes_sum(sum_v(s + u));
+    if writes(t) {
+        y[t.out] = sum;
     }
 }
 
-@compute @workgroup_size(WG)
-fn grad_scale(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let group = group_index(id, n);
-    for (var round = 0u; round < p.rounds; round++) {
-        let t = line_of(group, local, round);
-        products(local, t, mean[mean_place(t)]);
-    }
-}
-
+fn grad_scale(t: Line) { products(t, mean[mean_place(t)]); }
 // The same without a mean.
-@compute @workgroup_size(WG)
-fn grad_scale_plain(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let group = group_index(id, n);
-    for (var round = 0u; round < p.rounds; round++) {
-        products(local, line_of(group, local, round), 0.0);
-    }
-}
+fn grad_scale_plain(t: Line) { products(t, 0.0); }

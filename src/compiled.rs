@@ -4,7 +4,7 @@ use crate::{
     device::Device,
     engine::{Engine, Store, check_input},
     error::{Error, Result},
-    gpu::Counters,
+    gpu::{self, Counters},
     graph::{InputDef, Tensor},
     host::Host,
     ops::Key,
@@ -102,19 +102,36 @@ impl Compiled {
     /// Inputs that were never loaded; a layer that must have seen a batch and has not; a fault of the device.
     pub fn launch(&mut self) -> Result<()> {
         self.ready()?;
-        self.engine.step(self.key, None)?;
+        self.go(false)
+    }
+    /// An error where the inputs are not there yet, or it cannot run.
+    fn ready(&self) -> Result<()> {
+        match self.loaded {
+            true => self.trained(),
+            false => Err(Error::argument("launch", "no inputs have been loaded")),
+        }
+    }
+    /// An error where a layer must have seen a batch and has not.
+    fn trained(&self) -> Result<()> {
+        match self.untrained.as_ref().filter(|_| !self.engine.store().is_trained()) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+    /// A run on the inputs as they are, or on those that it fetches from data on the device.
+    pub(crate) fn go(&mut self, fed: bool) -> Result<()> {
+        self.trained()?;
+        self.engine.steps(self.key, 1, fed, None)?;
         self.key.step += 1;
         Ok(())
     }
-    /// An error where it cannot run.
-    fn ready(&self) -> Result<()> {
-        if !self.loaded {
-            return Err(Error::argument("launch", "no inputs have been loaded"));
-        }
-        if let Some(error) = self.untrained.as_ref().filter(|_| !self.engine.store().is_trained()) {
-            return Err(error.clone());
-        }
-        Ok(())
+    /// The plan on a GPU.
+    pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Exec> {
+        self.engine.gpu_mut()
+    }
+    /// The number of the next run.
+    pub(crate) fn next_step(&self) -> u64 {
+        self.key.step
     }
     /// Output `i` of the last run; waits for it.
     ///

@@ -48,11 +48,12 @@ fn layout(device: &Device, params: &[ParamDef], update: Option<&Update>) -> Resu
 /// Data on a GPU from which steps fetch their batches, and how images are changed on the way.
 pub(crate) type Fed<'a> = (&'a Resident, Option<Augment>);
 
-/// What training by `plan` takes of a device's memory; the first `ring` outputs are kept for each step. Makes nothing.
+/// What training by `plan` takes of a device's memory; the first `ring` outputs are kept for each step, `data` bytes are
+/// data sets. Makes nothing.
 ///
 /// # Errors
 /// [`Error::Limit`] where it would not load.
-pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: &Update, ring: usize, fed: Option<Fed>) -> Result<Memory> {
+pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: &Update, ring: usize, fed: Option<Fed>, data: u64) -> Result<Memory> {
     let layout = layout(device, params, Some(update))?;
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
@@ -64,7 +65,6 @@ pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: 
             (needs.scratch, needs.tables + gpu::Ring::all_bytes(ring, RING))
         }
     };
-    let data = fed.map_or(0, |(data, _)| data.bytes());
     Ok(Memory::new(plan, params, &layout, &names, [scratch, tables, data]))
 }
 
@@ -318,28 +318,12 @@ impl Engine {
         }
         Ok(())
     }
-    /// Has [`fed`](Engine::steps) steps fetch their batches from data on the device. Only on a GPU.
-    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<Augment>) -> Result<()> {
-        match &mut self.on {
-            Loaded::Cpu { .. } => unreachable!("data goes to a GPU only"),
-            Loaded::Gpu(exec) => exec.feed(resident, augment).await,
-        }
-    }
-    /// Lets go of data on the device.
-    pub fn starve(&mut self) {
-        if let Loaded::Gpu(exec) = &mut self.on {
-            exec.starve();
-        }
-    }
     /// How many fed steps the next call of [`steps`](Engine::steps) should make.
     pub fn steps_per_submit(&self) -> usize {
         self.gpu().map_or(1, |exec| exec.steps_per_submit())
     }
-    /// Runs the plan, and the update where there is one. On a GPU it returns when the work is queued.
-    pub fn step(&mut self, key: Key, update: Option<&Update>) -> Result<()> {
-        self.steps(key, 1, false, update)
-    }
-    /// So many steps from `key` on, in one submit; each on the batch that it fetches where they are `fed`.
+    /// Runs the plan, and the update where there is one, for so many steps from `key` on; each on the batch that it fetches
+    /// where they are `fed`. On a GPU that is one submit, and it returns when the work is queued.
     pub fn steps(&mut self, key: Key, count: usize, fed: bool, update: Option<&Update>) -> Result<()> {
         if update.is_some() {
             self.store.mark_trained();
@@ -403,6 +387,13 @@ impl Engine {
         match &self.on {
             Loaded::Cpu { exec, store, .. } => exec.read(&lock(store), output),
             Loaded::Gpu(exec) => exec.read(output).await,
+        }
+    }
+    /// The plan on a GPU, for what only those can do.
+    pub fn gpu_mut(&mut self) -> Option<&mut gpu::Exec> {
+        match &mut self.on {
+            Loaded::Cpu { .. } => None,
+            Loaded::Gpu(exec) => Some(exec),
         }
     }
     pub fn gpu(&self) -> Option<&gpu::Exec> {

@@ -116,24 +116,31 @@ pub struct Bind {
     pub span: Span,
     /// Whether the shader writes it.
     pub write: bool,
+    /// Whether the shader sees four elements as one, `array<vec4<f32>>`. Their number is a multiple of four, and so is
+    /// where a window of them starts.
+    pub vec4: bool,
 }
 
 impl Bind {
     /// Input `i`, bound whole, read only.
     pub fn input(name: impl Into<String>, i: usize, dtype: DType) -> Bind {
-        Bind { name: name.into(), which: Which::In(i), dtype, span: Span::Whole, write: false }
+        Bind { name: name.into(), which: Which::In(i), dtype, span: Span::Whole, write: false, vec4: false }
     }
     /// The output, bound whole.
     pub fn output(name: impl Into<String>, dtype: DType) -> Bind {
-        Bind { name: name.into(), which: Which::Out, dtype, span: Span::Whole, write: true }
+        Bind { name: name.into(), which: Which::Out, dtype, span: Span::Whole, write: true, vec4: false }
     }
     /// A scratch buffer of `f32`, bound whole, read only.
     pub fn scratch(name: impl Into<String>, index: usize) -> Bind {
-        Bind { name: name.into(), which: Which::Scratch(index), dtype: DType::F32, span: Span::Whole, write: false }
+        Bind { name: name.into(), which: Which::Scratch(index), dtype: DType::F32, span: Span::Whole, write: false, vec4: false }
     }
     /// The same, written as well as read.
     pub fn written(self) -> Bind {
         Bind { write: true, ..self }
+    }
+    /// The same, seen by the shader as vectors of four elements.
+    pub fn vec4(self) -> Bind {
+        Bind { vec4: true, ..self }
     }
     /// The same, of which unit `u` touches the elements `u·n .. (u+1)·n`.
     pub fn per_unit(self, n: usize) -> Bind {

@@ -33,6 +33,7 @@ use crate::{
     gpu::{self, ExecOptions, StepRow},
     graph::{Graph, Tensor},
     host::{Data, Host},
+    kernel::Caps,
     ops::{Case, Fill, Key, OpDef},
     params::Layout,
     plan::{Options, Plan, ir::Ir},
@@ -240,13 +241,24 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Every candidate of the case's op on `device`, forward and backward, against the oracle.
+/// Every candidate of the case's op on `device`, forward and backward, against the oracle. A software adapter runs those that
+/// hardware of its limits would have, too.
 pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
     let g = Graph::training();
     let subject = Subject::new(&g, case, device)?;
     for candidate in 0..subject.kernels.len() {
         let checked = subject.measure(candidate, device).map_err(|e| e.to_string());
         checked.and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("candidate {candidate}: {e}"))?;
+    }
+    let Some(caps) = device.as_gpu().map(|gpu| *gpu.caps()).filter(|caps| caps.software && !case.op.is_alias()) else { return Ok(()) };
+    let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
+    let hardware = Caps { software: false, ..caps };
+    let [known, all] = [caps, hardware].map(|caps| case.op.kernels(&shapes, subject.outputs[0].shape(), &caps));
+    for candidate in (0..all.len()).filter(|&i| !known.contains(&all[i])) {
+        let options = Options { caps: Some(hardware), candidate: Some(candidate), ..device.plan_options() };
+        let checked = measure(&subject.outputs, &subject.inputs, &subject.want, device, &options, subject.terms);
+        let name = all[candidate].name;
+        checked.map_err(|e| e.to_string()).and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("hardware's {name}: {e}"))?;
     }
     Ok(())
 }

@@ -7,11 +7,11 @@ mod common;
 
 use common::{Check, On, Suite, small_limits};
 use downhill::{
-    Device, Graph, Host, Shape, Tensor,
+    Compiled, Device, Graph, Host, Shape, Tensor,
     kernel::{Caps, Span, Which},
     losses,
     ops::{self, Case, Fill},
-    optim,
+    optim, plan,
     selftest::{self, Direction},
     testing,
 };
@@ -30,6 +30,8 @@ fn main() {
             suite.on(On::Small, &name, move |device| small(op, &case, device));
         }
     }
+    suite.on(On::Gpu, "NaN passes through reductions", nan);
+    suite.on(On::Gpu, "subgroups of a size between the smallest and the largest", subgroups);
     suite.test("small limits are exceeded", exceeded);
     for name in LARGE {
         for on in [On::Small, On::Cpu] {
@@ -99,6 +101,8 @@ fn small(op: &str, case: &Case, device: &Device) -> Check {
     let most = shapes.iter().chain([&y]).map(|s| s.bytes()).max().unwrap_or(0);
     let may = match op {
         "map" => false,
+        // Rows of one side and terms of the other cannot both be cut.
+        "matmul" => shapes[0].dims() == [44, 1100],
         // Windows start at multiples of 64 units, and chunks of several lines must be of one size: a large prime has
         // none, and of so many columns 64 rows are all that fits.
         "reduce" => [&[2, 17_011][..], &[65, 255], &[65, 257]].contains(&shapes[0].dims()),
@@ -116,6 +120,64 @@ fn shapes(case: &Case) -> Result<(Vec<Shape>, Shape), String> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
     let y = case.op.shape(&shapes)?;
     Ok((shapes, y))
+}
+
+/// Kernels that work along an axis, by whatever they put lines together.
+const ALONG: [&str; 8] = ["argmax", "cross_entropy", "cross_entropy_grad", "norm", "norm_grad", "reduce", "softmax", "variance"];
+
+/// Abilities that choose each way to divide lines which this device can run.
+fn ways(device: &Device) -> Vec<Caps> {
+    let caps = *common::inner(device).caps();
+    let sizes = caps.subgroups.map(|(lo, hi)| [None, Some((lo, hi)), Some((lo / 2, 4 * hi))]);
+    let with = |subgroups| [true, false].map(|software| Caps { software, subgroups, ..caps });
+    sizes.map_or(vec![None], Vec::from).into_iter().flat_map(with).collect()
+}
+
+/// A NaN anywhere in a row is in what is made of the row, and nowhere else.
+fn nan(device: &Device) -> Check {
+    for n in [7usize, 45, 260, 4_100] {
+        let g = Graph::training();
+        let x = g.input([3, n]);
+        let labels = g.constant(Host::labels([3], vec![0, 1, 2]));
+        let loss = losses::cross_entropy(x, labels).none();
+        let rows = [x.sum(&[1], false), x.mean(&[1], false), x.max(&[1], false), x.min(&[1], false), loss];
+        let whole = [x.softmax(-1), x.log_softmax(-1), x.layer_norm("n"), loss.vjp(g.full([3], 1.0), &[x])[0]];
+        let outputs: Vec<Tensor> = rows.into_iter().chain(whole).chain([x.argmax(-1), x.argmin(-1)]).collect();
+        for caps in ways(device) {
+            let options = plan::Options { caps: Some(caps), ..device.plan_options() };
+            let mut f = Compiled::new(device, &outputs, &options, 0)?;
+            for at in [0, 1, n / 2, n - 1] {
+                let mut values = testing::fill(x.shape(), &Fill::Range(-1.0, 1.0), 3).f().to_vec();
+                values[n + at] = f32::NAN;
+                let y = f.run(&[Host::new([3, n], values)])?;
+                let what = format!("{n} elements, NaN at {at}, {caps:?}");
+                for (i, y) in y.iter().enumerate().take(rows.len() + whole.len()) {
+                    let row = y.len() / 3;
+                    assert!(y.f().iter().enumerate().all(|(k, v)| v.is_nan() == (k / row == 1)), "{what}: output {i} is {:?}", y.f());
+                }
+                assert!(y[y.len() - 2..].iter().all(|y| y.u()[1] as usize == at), "{what}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kernels that are written for subgroups of some range of sizes, on a device whose size is neither end of it.
+fn subgroups(device: &Device) -> Check {
+    for (op, cases) in ops::all().into_iter().filter(|(op, _)| ALONG.contains(op)) {
+        for case in cases {
+            let (shapes, y) = shapes(&case)?;
+            // The others are what candidates are checked with anyway.
+            for caps in ways(device).into_iter().rev().take(2) {
+                let g = Graph::training();
+                let output = testing::graph(&g, &case)[0];
+                let options = plan::Options { caps: Some(caps), ..device.plan_options() };
+                testing::compare(&g, &[output], &case.fill(17), device, &options, case.op.terms(&shapes))
+                    .map_err(|why| format!("{op} {} → {y}, {caps:?}: {why}", case.name))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The cases do what `small` is for: without this they might all fit one day, unnoticed.
@@ -153,7 +215,8 @@ fn exceeded() -> Check {
             "map" => (1, 1),
             "reduce" => (5, 5),
             "variance" | "comoment" | "norm" | "norm_grad" => (3, 3),
-            "matmul" | "softmax" | "max_pool2d" => (1, 0),
+            "softmax" | "max_pool2d" => (1, 0),
+            "matmul" => (30, 10),
             "max_pool2d_grad" | "resample" => (1, 1),
             "conv2d" | "conv2d_grad_x" | "conv2d_grad_w" => (3, 4),
             _ => (0, 0),

@@ -2,14 +2,15 @@
 //! SPIR-V, MSL and HLSL as wgpu does it for Vulkan, Metal and DX12.
 //!
 //! The shaders are those of every case of every op, forward and backward, every candidate, unfused and fused; of the
-//! losses; and of every optimizer with every option; each for devices of several abilities.
+//! losses; of every optimizer with every option; and of data that lies on the device; each for devices of several abilities.
 
 mod common;
 
 use common::{Check, Suite, small_limits};
 use downhill::{
     Graph, Host, Shape, Tensor,
-    gpu::shader::assemble,
+    data::Augment,
+    gpu::{feed_pass, shader::assemble},
     graph::ParamDef,
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
@@ -107,6 +108,18 @@ fn main() {
             }
         }
         seen.report("optimizers", 20)
+    });
+    suite.test("data on the device", || {
+        let mut seen = Seen::default();
+        let (piece, flips) = ([("start", 10), ("rows", 20), ("len", 50)], Augment { horizontal_flip: 0.5, ..Augment::default() });
+        for caps in devices() {
+            for (bytes, each, augment) in
+                [false, true].into_iter().flat_map(|b| [1, 4].map(|e| [(b, e, None), (b, e, Some(&flips))])).flatten()
+            {
+                seen.pass("feed", &feed_pass(bytes, each, &piece, Shape::from([8, 3, 4, 4]), augment, &caps), &caps)?;
+            }
+        }
+        seen.report("feed", 8)
     });
     suite.test("broken shaders are found", broken);
     suite.run()

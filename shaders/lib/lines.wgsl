@@ -1,21 +1,27 @@
-// Lines — a tensor [outer, n, inner] as lines of n elements, inner apart from each other; each line belongs to LANES
-// invocations of one workgroup, and COLUMNS lines that are neighbours in memory lie side by side, so that neighbouring
-// invocations read neighbouring elements. src/ops/lines.rs chooses the numbers and says why.
-//   consts WG, COLUMNS, LANES (powers of two)     params n, inner, chunk, chunks, groups, rounds
+// Lines — a tensor [outer, n, inner] as lines of n elements, inner apart from each other. src/ops/lines.rs chooses how they
+// are divided among invocations and says why; the pass gives a function `line`, and `lines` of one of these calls it:
+//   lib/lanes       LANES invocations of a workgroup to a line, put together by a tree in workgroup memory
+//   lib/subgroup    a subgroup to a line, put together by its own functions: no barrier
+//   lib/workgroup   a workgroup to a line, put together by subgroups first
+//   lib/strip       many neighbouring lines to an invocation, which are not put together
+// Elements are V, one number or four of them (lib/scalar, lib/along4, lib/across4), and so are all sizes and places here.
+//   params n, inner, chunk, chunks, groups, rounds
 // A unit is one chunk of a line number: o · chunks + chunk for all inner lines of o, or, where groups > 1, one tile of
 // COLUMNS of them; with groups = 1 it goes over all tiles, one a round. Only then can a dispatch be a window of the whole
-// (p.first > 0); it sees each tensor from the last multiple of 64 elements at or before its first unit (Span::Lines).
-//!include lib/nan
+// (p.first > 0); it sees each tensor from the last multiple of 64 numbers at or before its first unit (Span::Lines).
+//!include lib/index
 
 struct Line {
     // Its first element in x; the others are p.inner apart.
     first: u32,
     // How many elements; 0 where this invocation has no line.
     len: u32,
-    // Which of its lanes this is: it does the elements lane, lane + LANES, …
+    // Which of its lanes this is, of how many: it does the elements lane, lane + lanes, …
     lane: u32,
-    // Where its one result goes, in a tensor [outer, chunks, inner].
+    lanes: u32,
+    // Where its one result goes, in a tensor [outer, chunks, inner], and which of the inner ones it is.
     out: u32,
+    column: u32,
     real: bool,
 }
 
@@ -24,53 +30,60 @@ fn start_of(at: u32) -> u32 {
     return (at / p.chunks * p.n + at % p.chunks * p.chunk) * p.inner;
 }
 
-fn line_of(group: u32, local: u32, round: u32) -> Line {
-    let unit = group * (WG / (COLUMNS * LANES)) + local / (COLUMNS * LANES);
-    let column = (unit % p.groups + round) * COLUMNS + local % COLUMNS;
-    let row = unit / p.groups;
-    let at = p.first + row;
-    let base = start_of(p.first) & ~63u;
+// Where a window begins of a tensor whose elements are `wide` numbers each, if its first one is `start`.
+fn window_of(start: u32, wide: u32) -> u32 {
+    return start & ~(64u / wide - 1u);
+}
+
+fn line_of(unit: u32, in_tile: u32, round: u32, lane: u32, lanes: u32) -> Line {
+    let column = (unit % p.groups + round) * COLUMNS + in_tile;
+    let at = p.first + unit / p.groups;
     let len = min(p.chunk, p.n - at % p.chunks * p.chunk);
-    let first = start_of(at) + column - base;
-    let out = at * p.inner + column - ((p.first * p.inner) & ~63u);
+    let first = start_of(at) + column - window_of(start_of(p.first), WIDE);
+    let out = at * p.inner + column - window_of(p.first * p.inner, WIDE_OUT);
     let real = unit < p.units && column < p.inner;
-    return Line(select(0u, first, real), select(0u, len, real), local / COLUMNS % LANES, out, real);
+    return Line(select(0u, first, real), select(0u, len, real), lane, lanes, out, column, real);
 }
 
-var<workgroup> part: array<f32, WG>;
-
-// The sum of v over the lanes of each line, by a fixed tree; every lane gets it. All invocations must call it.
-fn lanes_sum(local: u32, v: f32) -> f32 {
-    if LANES == 1u {
-        return v;
-    }
-    let lane = local / COLUMNS % LANES;
-    workgroupBarrier();
-    part[local] = v;
-    for (var step = LANES / 2u; step > 0u; step >>= 1u) {
-        workgroupBarrier();
-        if lane < step {
-            part[local] += part[local + step * COLUMNS];
-        }
-    }
-    workgroupBarrier();
-    return part[local - lane * COLUMNS];
+// Whether this invocation writes the result of its line.
+fn writes(t: Line) -> bool {
+    return t.real && t.lane == 0u;
 }
 
-// The same for the maximum, NaN where there is one.
-fn lanes_max(local: u32, v: f32) -> f32 {
-    if LANES == 1u {
-        return v;
+// This lane's elements: how many, where the k-th one is, and whether there is one. A KEEP above 0 is at least their number.
+fn share(t: Line) -> u32 {
+    if KEEP > 0u {
+        return KEEP;
     }
-    let lane = local / COLUMNS % LANES;
-    workgroupBarrier();
-    part[local] = v;
-    for (var step = LANES / 2u; step > 0u; step >>= 1u) {
-        workgroupBarrier();
-        if lane < step {
-            part[local] = larger(part[local], part[local + step * COLUMNS]);
+    return (t.len + t.lanes - 1u - t.lane) / t.lanes;
+}
+
+fn number(t: Line, k: u32) -> u32 {
+    return t.lane + k * t.lanes;
+}
+
+fn place(t: Line, k: u32) -> u32 {
+    return t.first + number(t, k) * p.inner;
+}
+
+fn has(t: Line, k: u32) -> bool {
+    return KEEP == 0u || number(t, k) < t.len;
+}
+
+// The k-th element of x: from registers where KEEP says that they hold a lane's share. Loops of a constant length are unrolled.
+var<private> kept_x: array<V, KEPT>;
+
+fn keep_x(t: Line) {
+    for (var k = 0u; k < KEEP; k++) {
+        if has(t, k) {
+            kept_x[k] = x[place(t, k)];
         }
     }
-    workgroupBarrier();
-    return part[local - lane * COLUMNS];
+}
+
+fn x_of(t: Line, k: u32) -> V {
+    if KEEP > 0u {
+        return kept_x[k];
+    }
+    return x[place(t, k)];
 }

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     gpu::{
         bind::{Buffers, Own, Work, words_of},
+        collect::Collected,
         device::Gpu,
         dispatch::{Reach, params, part},
         feed::Resident,
@@ -193,6 +194,7 @@ pub struct Exec {
     words: Vec<u32>,
     /// Which dispatches fetch a step's batch, and from where.
     feed: Option<Feed>,
+    collect: Option<Arc<Collected>>,
     ring: Option<Arc<Ring>>,
     pace: Pace,
     /// What is counted by whoever has it alone.
@@ -248,6 +250,7 @@ impl Exec {
             row_stride,
             words: Vec::new(),
             feed: None,
+            collect: None,
             ring: options.ring.cloned(),
             pace: Pace::default(),
             done: Counters { allocations, ..Counters::default() },
@@ -350,6 +353,15 @@ impl Exec {
         self.feed = None;
     }
 
+    /// Has each step leave all its outputs there, until this is called with `None`.
+    pub fn collect(&mut self, into: Option<&Arc<Collected>>) {
+        self.collect = into.cloned();
+    }
+    /// The shapes of the outputs.
+    pub fn output_shapes(&self) -> impl Iterator<Item = Shape> + '_ {
+        self.outputs.iter().map(|&(_, shape)| shape)
+    }
+
     /// Runs the plan and the updates once, on the inputs as they are.
     pub fn submit(&mut self, row: &StepRow) -> Result<()> {
         self.submit_steps(std::slice::from_ref(row), false)
@@ -358,7 +370,7 @@ impl Exec {
     /// fetches. Returns when the work is queued; it waits only where too much is queued already.
     ///
     /// # Errors
-    /// [`Error::Argument`] for more rows than the table has; a fault of the device.
+    /// [`Error::Argument`] for more rows than the table has, for outputs that there is no room to collect; a fault of the device.
     pub fn submit_steps(&mut self, rows: &[StepRow], fed: bool) -> Result<()> {
         self.submit_with(rows, fed, None)
     }
@@ -374,6 +386,10 @@ impl Exec {
             (true, Some(feed)) => &feed.dispatches,
             (true, None) => return Err(Error::argument("submit", "this plan is fed from nowhere")),
         };
+        let collected: usize = self.output_shapes().map(|shape| shape.elements()).sum::<usize>() * rows.len();
+        if let Some(full) = self.collect.as_ref().filter(|into| into.left() < collected) {
+            return Err(Error::argument("submit", format!("{collected} numbers to collect, but there is room for {}", full.left())));
+        }
         self.pace.room(&self.gpu)?;
         // One write, so with what lies between the rows. It lands when the submits before are done.
         self.words.clear();
@@ -394,6 +410,13 @@ impl Exec {
                 for (k, &(loc, shape)) in self.outputs.iter().take(ring.width()).enumerate() {
                     let from = self.buffers.place(&self.store, loc, shape.elements());
                     encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, ring.place(row.step, k), Some(4));
+                }
+            }
+            if let Some(into) = &self.collect {
+                for &(loc, shape) in &self.outputs {
+                    let from = self.buffers.place(&self.store, loc, shape.elements());
+                    let at = into.take(shape.elements());
+                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &into.buffer, at, Some(shape.elements() as u64 * 4));
                 }
             }
         }

@@ -207,8 +207,9 @@ impl Stored {
     }
 }
 
-/// A pass of `shaders/feed.wgsl` for a piece: whether it is of bytes, numbers of an invocation, and which samples it has.
-pub(super) fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&Augment>, caps: &Caps) -> Pass {
+/// A pass of `shaders/feed.wgsl` that fills an input `[batch, …]` from a piece of a data set: whether that is of bytes, how many
+/// numbers an invocation does, and the piece's `start`, `rows` and `len` (of the whole set).
+pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&Augment>, caps: &Caps) -> Pass {
     let wg = 1 << caps.max_invocations.clamp(1, 256).ilog2();
     let mut params: Vec<(String, Word)> = piece.iter().map(|&(name, n)| (name.to_string(), n.into())).collect();
     params.push(("width".into(), input.sample().elements().into()));

@@ -2,10 +2,11 @@
 //!
 //! `device.rs` finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
 //! pipeline, `store.rs` holds the weights, their gradients and the optimizer's states, and `exec.rs` holds everything
-//! else of a plan and replays it, as far ahead as `pace.rs` says. `feed.rs` is a data set on the device, `ring.rs` what steps
-//! leave there; `needs.rs` says what all of it would take, and `profile.rs` measures a step.
+//! else of a plan and replays it, as far ahead as `pace.rs` says. `feed.rs` is a data set on the device; `ring.rs` and `collect.rs` are
+//! what steps leave there, to be read later. `needs.rs` says what all of it would take, and `profile.rs` measures a step.
 
 mod bind;
+mod collect;
 mod device;
 mod dispatch;
 mod exec;
@@ -20,9 +21,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use collect::Collected;
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow, UpdatePass};
-pub use feed::{Column, Resident};
+pub use feed::{Column, Resident, feed_pass};
 pub(crate) use needs::needs;
 pub use pace::MOST as MOST_STEPS;
 pub use ring::{Kept, Ring};

@@ -20,14 +20,24 @@ use std::{
 
 /// The files that a line `//!include NAME` can name.
 const LIBRARY: &[Source] = &[
-    source!("lib/batch"),
     source!("lib/cell"),
     source!("lib/conv"),
     source!("lib/index"),
+    source!("lib/across4"),
+    source!("lib/along4"),
+    source!("lib/lanes"),
     source!("lib/lines"),
     source!("lib/map"),
     source!("lib/nan"),
     source!("lib/philox"),
+    source!("lib/powers"),
+    source!("lib/product"),
+    source!("lib/scalar"),
+    source!("lib/strip"),
+    source!("lib/subgroup"),
+    source!("lib/tile"),
+    source!("lib/vec4"),
+    source!("lib/workgroup"),
 ];
 
 /// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
@@ -53,12 +63,13 @@ pub fn assemble(pass: &Pass) -> Result<String> {
     }
     out.push_str("}\n@group(0) @binding(0) var<uniform> p: Params;\n");
     for (i, bind) in pass.binds.iter().enumerate() {
-        let Bind { name, dtype, write, .. } = bind;
+        let Bind { name, dtype, write, vec4, .. } = bind;
         let access = if *write { "read_write" } else { "read" };
-        let element = match dtype {
+        let scalar = match dtype {
             DType::F32 => "f32",
             DType::U32 => "u32",
         };
+        let element = if *vec4 { format!("vec4<{scalar}>") } else { scalar.to_string() };
         line(&mut out, format_args!("@group(0) @binding({}) var<storage, {access}> {name}: array<{element}>;", i + 1));
     }
     if pass.step {

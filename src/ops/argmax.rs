@@ -2,7 +2,7 @@
 //!
 //! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`; where there are NaN, the first of them, as in PyTorch.
 
-use super::{lines::Lines, *};
+use super::{lines::{Can, Lines}, *};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 use std::panic::Location;
@@ -63,12 +63,14 @@ impl OpDef for Argmax {
         vec![None]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let lines = Lines::new(x[0].around(self.axis), false, caps);
-        let x = lines.full(Bind::input("x", 0, DType::F32));
-        let y = lines.ones(Bind::output("y", DType::U32));
-        let mut pass = lines.pass(source!("argmax"), "forward", vec![x, y]);
-        pass.consts.push(("SIGN", if self.min { -1.0f32 } else { 1.0 }.into()));
-        vec![Kernel::one("lines", pass)]
+        let kernel = |lines: Lines| {
+            let x = lines.full(Bind::input("x", 0, DType::F32));
+            let y = lines.ones(Bind::output("y", DType::U32));
+            let mut pass = lines.pass(source!("argmax"), "forward", vec![x, y]);
+            pass.consts.push(("SIGN", if self.min { -1.0f32 } else { 1.0 }.into()));
+            Kernel::one(lines.name(), pass)
+        };
+        Lines::all(x[0].around(self.axis), Can::Single, caps).into_iter().map(kernel).collect()
     }
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         x[0].elements() as u64

@@ -196,6 +196,7 @@ impl Case {
 #[cfg(test)]
 pub(crate) mod checks;
 mod lines;
+mod parts;
 mod product;
 
 macro_rules! ops {

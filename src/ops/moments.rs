@@ -5,8 +5,8 @@
 //! the statistics of the channels of `[n, c, h, w]` need no permuted copy.
 
 use super::{
-    lines::Lines,
-    reduce::{Fold, fold_passes, larger},
+    lines::{Can, Lines},
+    reduce::{Fold, distinct, fold_passes, larger},
     *,
 };
 use crate::{
@@ -112,10 +112,10 @@ impl Over {
     }
     /// The lines `[b·c, n, inner]` of the first pass, and what is left to reduce then: the chunks of a line, and the b lines
     /// of a channel, each with the most elements that one of its parts stands for.
-    fn stages(&self, x: Shape, caps: &Caps) -> (Lines, Vec<([usize; 3], usize)>) {
+    fn stages(&self, x: Shape, fast: bool, caps: &Caps) -> (Lines, Vec<([usize; 3], usize)>) {
         let [b, c, n, inner] = self.sizes(x);
-        let lines = Lines::new([b * c, n, inner], true, caps);
-        let left = [([b * c, lines.chunks(), inner], lines.chunk), ([1, b, c * inner], n)];
+        let lines = Lines::of(fast, [b * c, n, inner], Can::Cut, caps);
+        let left = [([b * c, lines.chunks(), inner], lines.chunk()), ([1, b, c * inner], n)];
         (lines, left.into_iter().filter(|([_, parts, _], _)| *parts > 1).collect())
     }
 }
@@ -153,6 +153,40 @@ pub struct Variance {
 impl Variance {
     fn divisor(&self, x: Shape) -> usize {
         self.over.count(x) - self.correction
+    }
+    /// A kernel that divides its first pass so.
+    fn kernel(&self, x: Shape, fast: bool, caps: &Caps) -> Kernel {
+        let (lines, left) = self.over.stages(x, fast, caps);
+        let [_, _, n, _] = self.over.sizes(x);
+        let name = lines.name();
+        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
+        for k in 0..=left.len() {
+            let (lines, piece) = if k == 0 { (lines, n) } else { (Lines::of(fast, left[k - 1].0, Can::Single, caps), left[k - 1].1) };
+            // Parts are a mean and Σ (x − mean)², each in a scratch buffer.
+            let mut binds = match k {
+                0 => vec![lines.full(Bind::input("x", 0, DType::F32))],
+                _ => vec![lines.full(Bind::scratch("x", 2 * k - 2)), lines.full(Bind::scratch("x_mean", 2 * k - 1))],
+            };
+            match left.get(k) {
+                None => binds.push(lines.ones(Bind::output("y", DType::F32))),
+                Some((sizes, _)) => {
+                    let parts = [Bind::scratch("y", 2 * k), Bind::scratch("y_mean", 2 * k + 1)];
+                    binds.extend(parts.map(|part| lines.ones(part.written())));
+                    scratch.extend([sizes.iter().product::<usize>(); 2]);
+                }
+            }
+            let entry = match (k, k == left.len()) {
+                (0, true) => "forward",
+                (0, false) => "forward_part",
+                (_, true) => "forward_of_parts",
+                (_, false) => "forward_part_of_parts",
+            };
+            let mut pass = lines.pass(source!("moments"), entry, binds);
+            pass.params.extend([("whole", n), ("piece", piece)].map(|(name, x)| (name.to_string(), x.into())));
+            pass.params.push(("divisor".into(), (self.divisor(x) as f32).into()));
+            passes.push(pass);
+        }
+        Kernel { name, passes, scratch }
     }
 }
 
@@ -196,36 +230,7 @@ impl OpDef for Variance {
         vec![Some((x[0] - x[0].mean(&self.over.axes(), true)) * (dy * scale))]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let (lines, left) = self.over.stages(x[0], caps);
-        let [_, _, n, _] = self.over.sizes(x[0]);
-        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
-        for k in 0..=left.len() {
-            let (lines, piece) = if k == 0 { (lines, n) } else { (Lines::new(left[k - 1].0, false, caps), left[k - 1].1) };
-            // Parts are a mean and Σ (x − mean)², each in a scratch buffer.
-            let mut binds = match k {
-                0 => vec![lines.full(Bind::input("x", 0, DType::F32))],
-                _ => vec![lines.full(Bind::scratch("x", 2 * k - 2)), lines.full(Bind::scratch("x_mean", 2 * k - 1))],
-            };
-            match left.get(k) {
-                None => binds.push(lines.ones(Bind::output("y", DType::F32))),
-                Some((sizes, _)) => {
-                    let parts = [Bind::scratch("y", 2 * k), Bind::scratch("y_mean", 2 * k + 1)];
-                    binds.extend(parts.map(|part| lines.ones(part.written())));
-                    scratch.extend([sizes.iter().product::<usize>(); 2]);
-                }
-            }
-            let entry = match (k, k == left.len()) {
-                (0, true) => "forward",
-                (0, false) => "forward_part",
-                (_, true) => "forward_of_parts",
-                (_, false) => "forward_part_of_parts",
-            };
-            let mut pass = lines.pass(source!("moments"), entry, binds);
-            pass.params.extend([("whole", n), ("piece", piece)].map(|(name, x)| (name.to_string(), x.into())));
-            pass.params.push(("divisor".into(), (self.divisor(x[0]) as f32).into()));
-            passes.push(pass);
-        }
-        vec![Kernel { name: "lines", passes, scratch }]
+        distinct(|fast| self.kernel(x[0], fast, caps))
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.over.count(x[0])
@@ -271,6 +276,8 @@ fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
         (&[1, 3, 5_003], 1, 2, 3),
         (&[3, 2, 10_007], 1, 2, 3),
         (&[131, 11, 1], 1, 2, 3),
+        (&[3, 5, 260], 1, 2, 3),
+        (&[2, 20_000], 0, 1, 2),
         (&[2_053, 2, 3], 1, 2, 3),
         (&[3, 2, 5, 7], 1, 2, 3),
     ]
@@ -283,6 +290,39 @@ pub struct Comoment {
     pub over: Over,
     /// Whether there is a mean; without one it is 0.
     pub mean: bool,
+}
+
+impl Comoment {
+    /// A kernel that divides its passes so.
+    fn kernel(&self, x: Shape, fast: bool, caps: &Caps) -> Kernel {
+        let (lines, left) = self.over.stages(x, fast, caps);
+        let [_, c, _, _] = self.over.sizes(x);
+        let name = lines.name();
+        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
+        let mut binds = vec![lines.full(Bind::input("a", 0, DType::F32)), lines.full(Bind::input("x", 1, DType::F32))];
+        if self.mean {
+            // It is read across lines.
+            binds.push(Bind::input("mean", 2, DType::F32));
+        }
+        let to = |left: &[([usize; 3], usize)], scratch: &mut Vec<usize>| match left.first() {
+            None => Which::Out,
+            Some((sizes, _)) => {
+                scratch.push(sizes.iter().product());
+                Which::Scratch(scratch.len() - 1)
+            }
+        };
+        let mut from = to(&left, &mut scratch);
+        binds.push(lines.ones(Bind { which: from, ..Bind::output("y", DType::F32) }));
+        let mut pass = lines.pass(source!("moments"), if self.mean { "grad_scale" } else { "grad_scale_plain" }, binds);
+        pass.params.push(("c".into(), c.into()));
+        passes.push(pass);
+        for (k, (sizes, _)) in left.iter().enumerate() {
+            let next = to(&left[k + 1..], &mut scratch);
+            fold_passes(Fold::Sum, *sizes, [from, next], fast, caps, &mut passes, &mut scratch);
+            from = next;
+        }
+        Kernel { name, passes, scratch }
+    }
 }
 
 impl OpDef for Comoment {
@@ -320,32 +360,7 @@ impl OpDef for Comoment {
         }
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let (lines, left) = self.over.stages(x[0], caps);
-        let [_, c, _, _] = self.over.sizes(x[0]);
-        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
-        let mut binds = vec![lines.full(Bind::input("a", 0, DType::F32)), lines.full(Bind::input("x", 1, DType::F32))];
-        if self.mean {
-            // It is read across lines.
-            binds.push(Bind::input("mean", 2, DType::F32));
-        }
-        let to = |left: &[([usize; 3], usize)], scratch: &mut Vec<usize>| match left.first() {
-            None => Which::Out,
-            Some((sizes, _)) => {
-                scratch.push(sizes.iter().product());
-                Which::Scratch(scratch.len() - 1)
-            }
-        };
-        let mut from = to(&left, &mut scratch);
-        binds.push(lines.ones(Bind { which: from, ..Bind::output("y", DType::F32) }));
-        let mut pass = lines.pass(source!("moments"), if self.mean { "grad_scale" } else { "grad_scale_plain" }, binds);
-        pass.params.push(("c".into(), c.into()));
-        passes.push(pass);
-        for (k, (sizes, _)) in left.iter().enumerate() {
-            let next = to(&left[k + 1..], &mut scratch);
-            fold_passes(Fold::Sum, *sizes, [from, next], caps, &mut passes, &mut scratch);
-            from = next;
-        }
-        vec![Kernel { name: "lines", passes, scratch }]
+        distinct(|fast| self.kernel(x[0], fast, caps))
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.over.count(x[0])

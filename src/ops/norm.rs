@@ -3,7 +3,7 @@
 //! `y = (x − m)·r`, `r = 1 / √(mean (x − m)² + eps)`, each mean over all axes from `start` on; m is the mean of x, or 0
 //! without `centre`. The gradient is `dx = r·(dy − mean dy − y·mean(dy·y))`, the second term only with `centre`.
 
-use super::{lines::Lines, moments::sums, reduce::larger, *};
+use super::{lines::{Can, Lines}, moments::sums, reduce::larger, *};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 
@@ -80,15 +80,17 @@ impl Rule {
         let variance = x.iter().map(|x| (x.f64() - m).powi(2)).sum::<f64>() / n;
         (m, 1.0 / (variance + f64::from(self.eps)).sqrt())
     }
-    fn kernel(&self, entry: &'static str, inputs: &[&str], x: Shape, caps: &Caps) -> Kernel {
+    fn kernels(&self, entry: &'static str, inputs: &[&str], x: Shape, caps: &Caps) -> Vec<Kernel> {
         let n = self.line(x);
-        let lines = Lines::new([x.elements() / n, n, 1], false, caps);
-        let inputs = inputs.iter().enumerate().map(|(i, &name)| Bind::input(name, i, DType::F32));
-        let binds = inputs.chain([Bind::output("y", DType::F32)]).map(|bind| lines.full(bind)).collect();
-        let mut pass = lines.pass(source!("norm"), entry, binds);
-        pass.consts.push(("CENTRE", u32::from(self.centre).into()));
-        pass.params.push(("eps".into(), self.eps.into()));
-        Kernel::one("lines", pass)
+        let kernel = |lines: Lines| {
+            let inputs = inputs.iter().enumerate().map(|(i, &name)| Bind::input(name, i, DType::F32));
+            let binds = inputs.chain([Bind::output("y", DType::F32)]).map(|bind| lines.full(bind)).collect();
+            let mut pass = lines.pass(source!("norm"), entry, binds);
+            pass.consts.push(("CENTRE", u32::from(self.centre).into()));
+            pass.params.push(("eps".into(), self.eps.into()));
+            Kernel::one(lines.name(), pass)
+        };
+        Lines::all([x.elements() / n, n, 1], Can::Whole, caps).into_iter().map(kernel).collect()
     }
     /// 1 / √(mean (x − m)² + eps), of the kept shape.
     fn r<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
@@ -112,6 +114,8 @@ impl Rule {
             (&[11, 3, 85], 1),
             (&[3, 256], 1),
             (&[3, 257], 1),
+            (&[3, 340], 1),
+            (&[2, 8_228], 1),
             (&[2, 5_003], 1),
             (&[1_031, 129], 1),
         ]
@@ -151,7 +155,7 @@ impl OpDef for Norm {
         vec![Some(dy.graph.apply(NormGrad(self.0), &[dy, x[0]]))]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        vec![self.0.kernel("forward", &["x"], x[0], caps)]
+        self.0.kernels("forward", &["x"], x[0], caps)
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.0.line(x[0])
@@ -235,7 +239,7 @@ impl OpDef for NormGrad {
         vec![Some(graph.apply(NormGrad(rule), &[g, x])), Some(through_y + through_r)]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        vec![self.0.kernel("grad_x", &["dy", "x"], x[1], caps)]
+        self.0.kernels("grad_x", &["dy", "x"], x[1], caps)
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.0.line(x[1])

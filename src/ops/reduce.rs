@@ -3,7 +3,7 @@
 //! `y[o,c] = fold_i x[o,i,c]`, where `i` runs over one block of adjacent axes, `o` over those before it and `c` over
 //! those behind it. Other sets of axes are reduced one block after the other, the last one first.
 
-use super::{lines::Lines, *};
+use super::{lines::{Can, Lines}, *};
 use crate::{
     error::Place,
     kernel::{Bind, Pass, Which, source},
@@ -197,9 +197,12 @@ impl OpDef for Reduce {
         vec![Some(dx)]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let (mut passes, mut scratch, sizes) = (Vec::new(), Vec::new(), self.sizes(x[0]));
-        fold_passes(self.fold, sizes, [Which::In(0), Which::Out], caps, &mut passes, &mut scratch);
-        vec![Kernel { name: "lines", passes, scratch }]
+        let kernel = |fast: bool| {
+            let (mut passes, mut scratch, sizes) = (Vec::new(), Vec::new(), self.sizes(x[0]));
+            fold_passes(self.fold, sizes, [Which::In(0), Which::Out], fast, caps, &mut passes, &mut scratch);
+            Kernel { name: Lines::of(fast, sizes, Can::CutAcross, caps).name(), passes, scratch }
+        };
+        distinct(kernel)
     }
     fn terms(&self, x: &[Shape]) -> usize {
         if self.fold.adds() { self.sizes(x[0])[1] } else { 1 }
@@ -231,6 +234,11 @@ impl OpDef for Reduce {
             cases.push(case(fold, &[20_011], 0..1, false));
             cases.push(case(fold, &[1_031, 70], 0..1, false));
             cases.push(case(fold, &[2, 17_011], 1..2, false));
+            // Four at a time: along, across with a ragged last strip, rows that are taken together.
+            cases.push(case(fold, &[5, 260], 1..2, false));
+            cases.push(case(fold, &[2, 37, 12], 1..2, true));
+            cases.push(case(fold, &[131, 588], 0..1, false));
+            cases.push(case(fold, &[4_100, 10], 0..1, false));
         }
         for n in [255, 256, 257, 16_384, 16_385] {
             cases.push(case(Fold::Sum, &[n], 0..1, false));
@@ -245,20 +253,30 @@ impl OpDef for Reduce {
     }
 }
 
+/// The portable kernel and the fast one, if that is another.
+pub(super) fn distinct(kernel: impl Fn(bool) -> Kernel) -> Vec<Kernel> {
+    let [portable, fast] = [false, true].map(kernel);
+    if portable == fast { vec![portable] } else { vec![portable, fast] }
+}
+
 /// The passes that fold `x [outer, n, inner]` to `y`. Chunks of long lines go through scratch buffers, which are added to
 /// those that there are.
 pub(super) fn fold_passes(
     fold: Fold,
     [outer, all, inner]: [usize; 3],
     [mut x, y]: [Which; 2],
+    fast: bool,
     caps: &Caps,
     passes: &mut Vec<Pass>,
     scratch: &mut Vec<usize>,
 ) {
     let mut n = all;
     loop {
-        let lines = Lines::new([outer, n, inner], true, caps);
-        let last = lines.chunks() == 1;
+        // Rows of a number of columns that is no multiple of four: some of them together are one row that is.
+        let rows = if fast && caps.software && inner > 1 && n > 4096 { [1, 2, 4].into_iter().find(|k| inner * k % 4 == 0 && n % k == 0) } else { None };
+        let rows = rows.unwrap_or(1);
+        let lines = Lines::of(fast, [outer, n / rows, inner * rows], Can::CutAcross, caps);
+        let last = lines.chunks() * rows == 1;
         let to = if last { y } else { Which::Scratch(scratch.len()) };
         let from = Bind { which: x, ..Bind::input("x", 0, DType::F32) };
         let to = Bind { which: to, ..Bind::output("y", DType::F32) };
@@ -272,8 +290,8 @@ pub(super) fn fold_passes(
             return;
         }
         x = Which::Scratch(scratch.len());
-        scratch.push(outer * lines.chunks() * inner);
-        n = lines.chunks();
+        n = lines.chunks() * rows;
+        scratch.push(outer * n * inner);
     }
 }
 

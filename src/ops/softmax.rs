@@ -3,7 +3,7 @@
 //! `y = e^(x − m) / Σ e^(x − m)` with `m = max x`, each along the axis; the logarithm is `x − m − ln Σ e^(x − m)`. The
 //! maximum makes no difference but keeps every power in range.
 
-use super::{lines::Lines, *};
+use super::{lines::{Can, Lines}, *};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 use std::panic::Location;
@@ -72,12 +72,14 @@ impl OpDef for Softmax {
         })]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let lines = Lines::new(x[0].around(self.axis), false, caps);
-        let x = lines.full(Bind::input("x", 0, DType::F32));
-        let y = lines.full(Bind::output("y", DType::F32));
-        let mut pass = lines.pass(source!("softmax"), "forward", vec![x, y]);
-        pass.consts.push(("LOG", u32::from(self.log).into()));
-        vec![Kernel::one("lines", pass)]
+        let kernel = |lines: Lines| {
+            let x = lines.full(Bind::input("x", 0, DType::F32));
+            let y = lines.full(Bind::output("y", DType::F32));
+            let mut pass = lines.pass(source!("softmax"), "forward", vec![x, y]);
+            pass.consts.push(("LOG", u32::from(self.log).into()));
+            Kernel::one(lines.name(), pass)
+        };
+        Lines::all(x[0].around(self.axis), Can::Whole, caps).into_iter().map(kernel).collect()
     }
     fn terms(&self, x: &[Shape]) -> usize {
         x[0].dims()[self.axis]
@@ -100,6 +102,9 @@ impl OpDef for Softmax {
             cases.push(case(&[67, 5], 0, log));
             cases.push(case(&[5, 257], 1, log));
             cases.push(case(&[2, 5003], 1, log));
+            cases.push(case(&[3, 28], 1, log));
+            cases.push(case(&[5, 260], 1, log));
+            cases.push(case(&[3, 8228], 1, log));
             cases.push(case(&[7, 11], 1, log).range(0, 9990.0, 1e4));
             // So far apart that gradients are 0 in f32.
             cases.push(case(&[7, 11], 1, log).range(0, -1e4, 1e4).flat());

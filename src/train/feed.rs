@@ -23,13 +23,17 @@ const READY: usize = 2;
 pub(super) struct Held {
     id: Id,
     data: Arc<Resident>,
-    /// How its images are changed when they are fetched.
-    augment: Option<Augment>,
+    /// Where steps are made on it: how its images are changed when they are fetched.
+    trains: Option<Option<Augment>>,
 }
 
 impl Held {
-    pub fn fed(&self) -> Fed<'_> {
-        (&self.data, self.augment)
+    /// What steps fetch their batches from, if they are made on it.
+    pub fn fed(&self) -> Option<Fed<'_>> {
+        Some((&self.data, self.trains?))
+    }
+    pub fn bytes(&self) -> u64 {
+        self.data.bytes()
     }
     pub fn counters(&self) -> Counters {
         let [bytes_uploaded, allocations] = self.data.counts();
@@ -49,16 +53,42 @@ pub(super) struct Course<'a, 'f> {
 }
 
 impl Trainer {
-    /// The data set on the device, where it fits there: put there now, unless it is there. Another one makes room.
-    pub(super) async fn resident(&mut self, data: &Dataset, most: u64) -> Option<Arc<Resident>> {
-        let gpu = self.device.as_gpu()?.clone();
-        if let Some(held) = self.resident.as_ref().filter(|held| held.id.is(data.id()) && held.data.bytes() <= most) {
-            return Some(held.data.clone());
+    /// Puts these data sets on the device, the first ones first, as far as they fit in `most` bytes together. Those that are there
+    /// stay, all others make room.
+    pub(super) async fn hold(&mut self, wanted: &[&Dataset], mut most: u64) {
+        let keep = |held: &Held| wanted.iter().any(|data| held.id.is(data.id()));
+        let (kept, gone): (Vec<Held>, Vec<Held>) = self.held.drain(..).partition(keep);
+        self.held = kept;
+        if !gone.is_empty() {
+            self.let_go(gone);
         }
-        if let Some(held) = self.resident.take() {
-            self.gone = [self.gone, held.counters()].into_iter().sum();
-            self.plans.values_mut().for_each(|loaded| loaded.engine.starve());
+        for data in wanted {
+            if let Some(held) = self.resident(data) {
+                if held.bytes() <= most {
+                    most -= held.bytes();
+                    continue;
+                }
+                let (small, large) = self.held.drain(..).partition(|held| !held.id.is(data.id()));
+                self.held = small;
+                self.let_go(large);
+            }
+            if let Some(held) = self.put(data, most).await {
+                most = most.saturating_sub(held.bytes());
+                self.held.push(held);
+            }
         }
+    }
+    fn let_go(&mut self, gone: Vec<Held>) {
+        self.gone = gone.iter().map(Held::counters).chain([self.gone]).sum();
+        let plans = self.plans.values_mut().filter_map(|loaded| loaded.engine.gpu_mut());
+        plans.chain(self.inference.values_mut().filter_map(|f| f.gpu())).for_each(|exec| exec.starve());
+    }
+    /// The data set on the device, if it is there.
+    pub(super) fn resident(&self, data: &Dataset) -> Option<Arc<Resident>> {
+        self.held.iter().find(|held| held.id.is(data.id())).map(|held| held.data.clone())
+    }
+    async fn put(&self, data: &Dataset, most: u64) -> Option<Held> {
+        let gpu = self.device.as_gpu()?;
         let means = data.means();
         let width = data.sample_shape().elements();
         let mut columns = vec![match data.features() {
@@ -74,19 +104,20 @@ impl Trainer {
             }
         }
         // Where it does not work out (too little memory, say) batches come from the host; a device that is lost will say so there.
-        let data = Held { id: data.id(), data: Arc::new(Resident::new(&gpu, &columns, data.len(), most).await.ok()??), augment: None };
-        Some(self.resident.insert(data).data.clone())
+        let resident = Resident::new(gpu, &columns, data.len(), most).await.ok()??;
+        Some(Held { id: data.id(), data: Arc::new(resident), trains: None })
     }
 
     /// The steps of an epoch; whether a callback ends the training.
     pub(super) async fn run(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
         // Whatever takes long comes before the first step.
         let augment = course.fit.augment;
-        self.resident.iter_mut().for_each(|held| held.augment = augment);
+        self.held.iter_mut().for_each(|held| held.trains = held.id.is(course.data.id()).then_some(augment));
         for batch in [course.batches.first(), course.batches.last()].into_iter().flatten() {
             self.plan(batch.len()).await?;
-            if let (Some(resident), Some(loaded)) = (resident, self.plans.get_mut(&batch.len())) {
-                loaded.engine.feed(resident, augment).await?;
+            let exec = self.plans.get_mut(&batch.len()).and_then(|loaded| loaded.engine.gpu_mut());
+            if let (Some(resident), Some(exec)) = (resident, exec) {
+                exec.feed(resident, augment).await?;
             }
         }
         if let Some(resident) = resident {

@@ -3,17 +3,13 @@
 use super::{
     SOME, Trainer,
     feed::{Course, RESIDENT},
-    metrics,
     progress::Progress,
 };
 use crate::{
-    compiled::Compiled,
     data::{self, Augment, Dataset, Features, Target},
     error::{Error, Result},
     gpu::MOST_STEPS,
-    graph::{Graph, Tensor},
-    host::{Data, Host},
-    plan::Plan,
+    graph::Graph,
     shape::Shape,
 };
 use std::{ops::ControlFlow, time::Instant};
@@ -135,7 +131,7 @@ impl<'a> Fit<'a> {
     pub fn augment(self, augment: Augment) -> Self {
         Fit { augment: Some(augment), ..self }
     }
-    /// How many bytes a data set may take on a GPU, 2 GiB without this. One that fits goes there once (bytes as bytes, cut where
+    /// How many bytes the data, and that of the validation, may take on a GPU, 2 GiB without this. What fits goes there once (bytes as bytes, cut where
     /// a buffer would be larger than the device can bind) and stays for later calls with the same data; steps then upload nothing. Otherwise,
     /// and always with 0, another thread prepares the next batches while one is trained on. The results are the same to the bit.
     pub fn resident(self, most_bytes: u64) -> Self {
@@ -160,29 +156,6 @@ impl<'a> Fit<'a> {
         stop
     }
 }
-
-/// How good the model is on a data set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluation {
-    /// The mean over batches, weighted by their samples.
-    pub loss: f64,
-    /// The share of labels predicted, for a classifier.
-    pub accuracy: Option<f64>,
-    /// The model's outputs for all samples, `[n, …]`.
-    pub outputs: Host<f32>,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-impl Evaluation {
-    /// The predicted class of each sample: the largest output.
-    pub fn predictions(&self) -> Result<Vec<u32>> {
-        metrics::argmax(self.outputs.f(), self.outputs.shape.last())
-    }
-}
-
-/// Samples of a batch in evaluation and prediction.
-const EVALUATION_BATCH: usize = 1024;
 
 impl Trainer {
     /// Trains for some epochs.
@@ -210,7 +183,9 @@ impl Trainer {
         let steps = data::batches(&order, fit.batch)?.len();
         let mut progress = Progress::new(fit.progress, fit.epochs, steps);
         let mut history = History::default();
-        let resident = self.resident(data, fit.resident).await;
+        let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
+        self.hold(&wanted, fit.resident).await;
+        let resident = self.resident(data);
         self.take_reports_async().await?;
         for epoch in 1..=fit.epochs {
             let (started, lr) = (Instant::now(), self.lr());
@@ -253,94 +228,8 @@ impl Trainer {
         Ok(history)
     }
 
-    /// Loss, accuracy and outputs on a data set, in inference mode.
-    pub fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
-        pollster::block_on(self.evaluate_async(data))
-    }
-    /// [`evaluate`](Trainer::evaluate), without blocking.
-    pub async fn evaluate_async(&mut self, data: &Dataset) -> Result<Evaluation> {
-        let started = Instant::now();
-        self.check_data("evaluate", data)?;
-        let order: Vec<usize> = (0..data.len()).collect();
-        // Of one sample.
-        let labels = data.labels().len() / data.len();
-        let (mut loss, mut right, mut classified) = (0.0, 0.0, false);
-        let mut outputs = Outputs::default();
-        for rows in data::batches(&order, EVALUATION_BATCH.min(data.len()))? {
-            let (x, y) = data.batch(rows)?;
-            let f = self.inference(rows.len()).await?;
-            let inputs = [x, y];
-            let mut out = f.run_async(&inputs[..f.inputs()]).await?.into_iter();
-            let mut next = || out.next().unwrap_or_else(|| Host::new([0], Vec::new()));
-            outputs.push(next());
-            loss += f64::from(next().f()[0]) * rows.len() as f64;
-            if let Some(&accuracy) = next().f().first() {
-                // A count, so that the share of all labels is exact.
-                (right, classified) = (right + (f64::from(accuracy) * (rows.len() * labels) as f64).round(), true);
-            }
-        }
-        let n = data.len() as f64;
-        let accuracy = classified.then_some(right / (n * labels as f64));
-        Ok(Evaluation { loss: loss / n, accuracy, outputs: outputs.join(), seconds: started.elapsed().as_secs_f64() })
-    }
-
-    /// The model's outputs `[n, …]` for samples `[n, …]`, in inference mode.
-    pub fn predict(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
-        pollster::block_on(self.predict_async(x))
-    }
-    /// [`predict`](Trainer::predict), without blocking.
-    pub async fn predict_async(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
-        let (sample, target) = {
-            let model = self.model("predict")?;
-            (model.x, model.target)
-        };
-        let n = x.shape.dims().first().copied().unwrap_or(0);
-        if n == 0 || x.shape.sample() != sample || !x.fits(x.shape) {
-            let got = format!("{} with {}", x.shape, x.content());
-            return Err(Error::Input {
-                what: "predict".into(),
-                got,
-                want: format!("samples of shape {sample}, and a first axis that counts them"),
-            });
-        }
-        super::check_finite(0, x)?;
-        let mut outputs = Outputs::default();
-        let order: Vec<usize> = (0..n).collect();
-        for rows in order.chunks(EVALUATION_BATCH) {
-            let (first, rows, width) = (rows[0], rows.len(), sample.elements());
-            let shape = sample.batched(rows).expect("the samples came with this first axis");
-            let range = first * width..(first + rows) * width;
-            let part = match &x.data {
-                Data::Float(v) => Data::Float(v[range].to_vec()),
-                Data::Index(v) => Data::Index(v[range].to_vec()),
-            };
-            // The graph also wants targets; what they are changes the loss only.
-            let y = match target {
-                super::Kind::Input => None,
-                super::Kind::Labels(s) | super::Kind::Values(s) => s.batched(rows).map(Host::zeros),
-            };
-            let inputs: Vec<Host<f32>> = std::iter::once(Host { shape, data: part }).chain(y).collect();
-            outputs.push(self.inference(rows).await?.run_async(&inputs).await?.swap_remove(0));
-        }
-        Ok(outputs.join())
-    }
-
-    /// The inference graph for `batch` samples: output, loss and, for a classifier, accuracy.
-    async fn inference(&mut self, batch: usize) -> Result<&mut Compiled> {
-        if !self.inference.contains_key(&batch) {
-            let g = Graph::inference();
-            let written = self.model("evaluate")?.write(&g, batch)?;
-            let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
-            let mut plan = Plan::new(&outputs, &[], &self.device.plan_options())?;
-            plan.bind_params(&self.params)?;
-            let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
-            self.inference.insert(batch, compiled);
-        }
-        Ok(self.inference.get_mut(&batch).expect("it was just put there"))
-    }
-
     /// An error unless `data` is what the model was made for.
-    fn check_data(&self, what: &str, data: &Dataset) -> Result<()> {
+    pub(super) fn check_data(&self, what: &str, data: &Dataset) -> Result<()> {
         let model = self.model(what)?;
         let kind = |x: Shape, target: super::Kind| match target {
             super::Kind::Input => format!("samples of shape {x} without a target"),
@@ -376,24 +265,5 @@ impl Trainer {
             }
         }
         Ok(())
-    }
-}
-
-/// Outputs of several batches, put together.
-#[derive(Default)]
-struct Outputs {
-    shape: Shape,
-    rows: usize,
-    values: Vec<f32>,
-}
-
-impl Outputs {
-    fn push(&mut self, part: Host<f32>) {
-        self.rows += part.shape.dims().first().copied().unwrap_or(1);
-        self.shape = part.shape;
-        self.values.extend_from_slice(part.f());
-    }
-    fn join(self) -> Host<f32> {
-        Host::new(self.shape.with(0, self.rows), self.values)
     }
 }

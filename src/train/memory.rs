@@ -30,7 +30,7 @@ impl Memory {
         check_loss(loss)?;
         let params = loss.graph().inner.borrow().params.clone();
         let update = Update::new(optimizer.into(), &params)?;
-        engine::memory(device, &training_plan(device, &[loss], loss)?, &params, &update, 1, None)
+        engine::memory(device, &training_plan(device, &[loss], loss)?, &params, &update, 1, None, 0)
     }
 }
 
@@ -51,8 +51,8 @@ impl Trainer {
         }
     }
     pub(super) fn memory_of(&self, plan: &Plan) -> Result<Memory> {
-        let fed = self.resident.as_ref().map(Held::fed);
-        engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len(), fed)
+        let (fed, data) = (self.held.iter().find_map(Held::fed), self.held.iter().map(Held::bytes).sum());
+        engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len(), fed, data)
     }
     /// The most samples whose step fits into `bytes` of memory and all limits of the device. `None` takes nine tenths of the memory
     /// that the device says it has. It is computed, from plans of some sizes, and nothing is loaded.

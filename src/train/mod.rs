@@ -1,6 +1,7 @@
 //! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
 
 mod checkpoint;
+mod evaluate;
 mod feed;
 mod fit;
 mod gradients;
@@ -13,7 +14,8 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub use fit::{Epoch, Evaluation, Event, Fit, History};
+pub use evaluate::Evaluation;
+pub use fit::{Epoch, Event, Fit, History};
 pub use params::Params;
 
 use crate::{
@@ -22,7 +24,7 @@ use crate::{
     device::Device,
     engine::{Engine, Ring, Store, Update, check_input},
     error::{Error, Result},
-    gpu::Counters,
+    gpu::{Collected, Counters},
     graph::{Graph, InputDef, ParamDef, Tensor},
     host::Host,
     ops::Key,
@@ -31,7 +33,7 @@ use crate::{
     profile::Profile,
     shape::{DType, Shape},
 };
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 type ModelFn = Box<dyn for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync>;
 type LossFn = Box<dyn for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync>;
@@ -171,8 +173,10 @@ pub struct Trainer {
     unread: Vec<(u64, usize)>,
     asked: Vec<(u64, usize)>,
     reports: Vec<StepReport>,
-    /// The data set that is on the device.
-    resident: Option<feed::Held>,
+    /// Data sets that are on the device.
+    held: Vec<feed::Held>,
+    /// What outputs are read through.
+    collected: Option<Arc<Collected>>,
     /// What was counted by what is gone.
     gone: Counters,
 }
@@ -268,7 +272,8 @@ impl Trainer {
             unread: Vec::new(),
             asked: Vec::new(),
             reports: Vec::new(),
-            resident: None,
+            held: Vec::new(),
+            collected: None,
             gone: Counters::default(),
         })
     }
@@ -295,12 +300,15 @@ impl Trainer {
     pub fn params(&self) -> Params<'_> {
         Params::new(self)
     }
-    /// What a step did so far on a GPU (submits, dispatches, bytes), all plans together; `None` on the CPU.
+    /// What was done so far on a GPU (steps, submits, dispatches, bytes, waits), in training and inference together; `None` on
+    /// the CPU.
     pub fn counters(&self) -> Option<Counters> {
         self.device.as_gpu()?;
         let plans = self.plans.values().filter_map(|p| p.engine.gpu()).map(|exec| exec.counters());
-        let data = self.resident.as_ref().map(feed::Held::counters);
-        Some(plans.chain(data).chain([self.ring.counters(), self.gone]).sum())
+        let data = self.held.iter().map(feed::Held::counters);
+        let inference = self.inference.values().filter_map(Compiled::counters);
+        let outputs = self.collected.iter().map(|collected| collected.counters());
+        Some(plans.chain(inference).chain(data).chain(outputs).chain([self.ring.counters(), self.gone]).sum())
     }
 
     /// Compiles tensors of a graph whose parameters are this trainer's, by name: they use the trained buffers, without a

@@ -8,6 +8,7 @@
 use super::{Code, Expr, Map, Sub, load};
 use crate::{
     host::{Real, View, ViewMut},
+    kernel::Span,
     ops::Key,
     shape::Shape,
 };
@@ -67,6 +68,15 @@ pub fn code(epilogue: &Option<Expr>, own: usize, rest: &[Shape], y: Shape, origi
             Code { text, params: Vec::new(), binds: Vec::new(), step: false }
         }
     }
+}
+
+/// [`code`] for a pass that may be split: inputs of the output's shape are bound as the output is.
+pub fn code_in(epilogue: &Option<Expr>, own: usize, rest: &[Shape], y: Shape, origin: &str, span: Span) -> Code {
+    let mut code = code(epilogue, own, rest, y, origin);
+    for (bind, _) in code.binds.iter_mut().zip(rest).filter(|(_, shape)| shape.elements() == y.elements()) {
+        bind.span = span;
+    }
+    code
 }
 
 /// Operations on each element.

@@ -1,117 +1,343 @@
-//! The kernels of [`MatMul`] and its test cases.
+//! The kernels of [`MatMul`]. Each file in `shaders/` says for which shapes and devices it is; here they are put in order.
 
 use super::*;
-use crate::kernel::{Bind, Pass, Word, source};
-use map::{Fun, Inst, Sub};
+use crate::{
+    kernel::{Bind, Pass, Source, Span, Word, source},
+    ops::parts,
+    params::ALIGN,
+};
 
-/// Products summed between two barriers.
-const SLAB: usize = 16;
+/// So few rows or columns are no use for tiles.
+const FEW: usize = 16;
 
+/// Workgroups that keep the processors of a large device busy: sums are cut into parts until there are so many, and tiles are
+/// not made larger where there would be fewer.
+const GROUPS: usize = 128;
+
+/// A part of a sum has at least so many terms; where an invocation of its own adds them up, fewer will do.
+const SHARE: usize = 256;
+const THIN_SHARE: usize = 64;
+
+/// On a software adapter: terms that are walked from row to row of a matrix before caches are full.
+const CACHED: usize = 256;
+
+/// Parts that sums are cut into, at most.
+const MOST_PARTS: usize = 64;
+
+/// Rows of tiles that are walked column by column.
+const WALK: usize = 8;
+
+/// Tiles in workgroup memory: rows, columns, and both that an invocation owns.
+const TILES: [[usize; 3]; 5] = [[16, 16, 4], [32, 32, 4], [64, 64, 4], [128, 64, 8], [128, 128, 8]];
+
+/// Candidates of one product, at most: a device's choice among them takes time.
+const MOST: usize = 5;
+
+/// In ascending order of the speed that is expected of them on such a device.
 pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-    let d = op.known_dims(x[0], x[1]);
-    let mut kernels = vec![tiled(op, &d, x, y, caps)];
-    if let (true, Some((lanes @ 4..=32, most))) = (caps.software, caps.subgroups)
-        && lanes == most
-    {
-        kernels.push(rows(op, &d, x, y, lanes as usize));
+    let f = Frame { op, d: op.known_dims(x[0], x[1]), rest: &x[2..], y, caps };
+    let (m, n) = (f.d.m, f.d.n);
+    let few = m.min(n) <= FEW;
+    let mut kernels = Vec::new();
+    if !few {
+        kernels.extend(f.all_tiles());
+    } else if m > FEW && !f.dots() {
+        kernels.extend(f.tiles(f.fitting().last().expect("there is one"), GROUPS));
     }
+    if m <= FEW {
+        kernels.push(f.thin());
+    }
+    if few && f.dots() {
+        kernels.push(f.dot());
+        kernels.extend(f.dot_subgroup());
+    }
+    if let Some(lanes) = f.lanes() {
+        // Workgroup memory is no use there.
+        kernels = if few { kernels.pop().into_iter().collect() } else { Vec::new() };
+        let dot = kernels.pop_if(|_| m.min(n) <= 4 && f.dots());
+        kernels.push(f.rows(4, lanes));
+        if n > 4 * lanes {
+            kernels.push(f.rows(8, lanes));
+        }
+        kernels.extend(dot);
+    }
+    kernels.drain(..kernels.len().saturating_sub(MOST - 1));
+    kernels.insert(0, f.naive());
     kernels
 }
 
-/// What every strategy has: the sizes, the strides of the batch, the bindings, the epilogue, and blocks of outputs as
-/// units. The pass cannot be split: a block reads all of a row of `a` and a column of `b`.
-fn pass(op: &MatMul, d: &Dims, x: &[Shape], y: Shape, [block_m, block_n]: [usize; 2]) -> Pass {
-    let mut code = epilogue::code(&op.epilogue, 2, &x[2..], y, "p.first");
-    let (blocks_m, blocks_n) = (d.m.div_ceil(block_m), d.n.div_ceil(block_n));
-    let mut params: Vec<(String, Word)> = [("m", d.m), ("n", d.n), ("k", d.k), ("tiles_n", blocks_n), ("tiles", blocks_m * blocks_n)]
+/// One product, and what it is computed on.
+struct Frame<'a> {
+    op: &'a MatMul,
+    d: Dims,
+    /// Further inputs of the epilogue.
+    rest: &'a [Shape],
+    y: Shape,
+    caps: &'a Caps,
+}
+
+/// How a kernel divides its work.
+struct Division {
+    /// Rows and columns of outputs that a unit computes.
+    block: [usize; 2],
+    /// Units of a workgroup.
+    per_group: usize,
+    /// Parts that the sums are cut into, if that may be.
+    parts: usize,
+}
+
+impl Frame<'_> {
+    /// A kernel: its pass and, where sums are cut into parts, one that adds those.
+    fn kernel(&self, name: &'static str, source: Source, entry: &'static str, consts: &[(&'static str, usize)], work: Division) -> Kernel {
+        let d = &self.d;
+        let (blocks_m, blocks_n) = (d.m.div_ceil(work.block[0]), d.n.div_ceil(work.block[1]));
+        let tiles = blocks_m * blocks_n;
+        let products = d.batch.elements();
+        let parts = Parts::new(self, work.parts);
+        let cut = parts.count > 1;
+
+        // As far as windows of so many rows can be bound, wherever they start.
+        let most = (self.caps.max_binding_bytes / 4) as usize / (ALIGN * work.block[0] * d.k.max(d.n));
+        let walk = if work.block[1] == 1 || d.m == 1 { 1 } else { WALK.min(most).min(blocks_m).max(1) };
+
+        // Blocks of tensors that a dispatch can see alone: parts of the sums, products of a batch, tiles of a single row, or rows of
+        // tiles.
+        let (units, [block_a, block_b, block_y]) = match () {
+            _ if cut => (tiles, [parts.along_a, parts.along_b, parts.size]),
+            _ if products > 1 => {
+                let every = |strides: &[usize], elements: usize| {
+                    let alone = d.batch.dims().iter().rev().scan(1, |step, &d| Some(std::mem::replace(step, *step * d)));
+                    let each = strides.iter().rev().zip(d.batch.dims().iter().rev().zip(alone)).all(|(&s, (&d, step))| s == step || d == 1);
+                    if each { elements } else { 0 }
+                };
+                (tiles, [every(&d.a, d.m * d.k), every(&d.b, d.k * d.n), d.m * d.n])
+            }
+            _ if d.m == 1 && self.op.transpose_b => (1, [0, work.block[1] * d.k, work.block[1]]),
+            _ => (walk * blocks_n, [if self.op.transpose_a { 0 } else { walk * work.block[0] * d.k }, 0, walk * work.block[0] * d.n]),
+        };
+        let seen = |bind: Bind, elements: usize| if elements > 0 { bind.blocks(units, elements) } else { bind };
+
+        let mut params: Vec<(String, Word)> = [
+            ("m", d.m),
+            ("n", d.n),
+            ("k", d.k),
+            ("tiles_m", blocks_m),
+            ("tiles_n", blocks_n),
+            ("walk", walk),
+            ("tiles", tiles),
+            ("share", if cut { parts.share } else { 0 }),
+            ("terms", if cut { parts.share } else { d.k }),
+            ("size", if cut { parts.size } else { d.m * d.n }),
+            ("block_units", units),
+            ("block_a", block_a),
+            ("block_b", block_b),
+            ("block_y", block_y),
+        ]
         .map(|(name, size)| (name.to_string(), size.into()))
         .to_vec();
-    let lead = 4 - d.batch.rank();
-    for axis in 0..4usize {
-        let of = |list: &[usize], other: usize| axis.checked_sub(lead).map_or(other, |i| list[i]);
-        if axis > 0 {
-            params.push((format!("d{axis}"), of(d.batch.dims(), 1).into()));
+        let lead = 4 - d.batch.rank();
+        for axis in 0..4usize {
+            let of = |list: &[usize], other: usize| axis.checked_sub(lead).map_or(other, |i| list[i]);
+            if axis > 0 {
+                params.push((format!("d{axis}"), of(d.batch.dims(), 1).into()));
+            }
+            params.push((format!("a{axis}"), (of(&d.a, 0) * d.m * d.k).into()));
+            params.push((format!("b{axis}"), (of(&d.b, 0) * d.k * d.n).into()));
         }
-        params.push((format!("a{axis}"), (of(&d.a, 0) * d.m * d.k).into()));
-        params.push((format!("b{axis}"), (of(&d.b, 0) * d.k * d.n).into()));
-    }
-    params.append(&mut code.params);
-    let mut binds = vec![Bind::input("a", 0, DType::F32), Bind::input("b", 1, DType::F32)];
-    binds.append(&mut code.binds);
-    binds.push(Bind::output("y", DType::F32));
-    Pass {
-        source: source!("matmul"),
-        entry: "forward_tiled",
-        consts: vec![("TA", (op.transpose_a as usize).into()), ("TB", (op.transpose_b as usize).into())],
-        params,
-        binds,
-        code: code.text,
-        units: d.batch.elements() * blocks_m * blocks_n,
-        per_group: 1,
-        step: code.step,
-    }
-}
 
-/// Tiles in workgroup memory: the portable kernel.
-fn tiled(op: &MatMul, d: &Dims, x: &[Shape], y: Shape, caps: &Caps) -> Kernel {
-    let fits = |tile: &usize| {
-        let (invocations, bytes) = (tile * tile / 16, 2 * SLAB * (tile + 1) * 4);
-        invocations <= caps.max_invocations as usize && bytes <= caps.max_workgroup_bytes as usize
-    };
-    // The smallest tile that holds the matrix, else the largest that fits the device.
-    let largest = [64, 32, 16].into_iter().find(fits).unwrap_or(8);
-    let tile = d.m.max(d.n).next_power_of_two().clamp(8, largest);
-    let mut pass = pass(op, d, x, y, [tile, tile]);
-    pass.consts.extend([("TILE", tile.into()), ("SLAB", SLAB.into())]);
-    Kernel::one("tiled", pass)
-}
-
-/// Blocks in the registers of one subgroup, without workgroup memory: for software adapters.
-fn rows(op: &MatMul, d: &Dims, x: &[Shape], y: Shape, lanes: usize) -> Kernel {
-    let rows = d.m.next_power_of_two().clamp(lanes, 32.max(lanes));
-    let pass = Pass { source: source!("matmul_rows"), entry: "forward_rows", ..pass(op, d, x, y, [rows, 4 * lanes]) };
-    let consts = [("LANES", lanes.into()), ("ROWS", rows.into()), ("EPILOGUE", (op.epilogue.is_some() as usize).into())];
-    Kernel::one("rows", Pass { consts: [&pass.consts[..], &consts].concat(), ..pass })
-}
-
-/// All four flags at every size, sizes around a tile, the ways to batch, and epilogues.
-pub(super) fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    let mut add = |ta: bool, tb: bool, a: &[usize], m: usize, k: usize, n: usize, b: &[usize]| {
-        let shape = |batch: &[usize], r: usize, c: usize, t: bool| {
-            Shape::new(&[batch, &if t { [c, r] } else { [r, c] }].concat()).expect("at most six axes")
+        let (epilogue, rest) = if cut { (&None, &[][..]) } else { (&self.op.epilogue, self.rest) };
+        let span = Span::Blocks { units, elements: block_y };
+        let mut code = epilogue::code_in(epilogue, 2, rest, self.y, "p.first / p.block_units * p.block_y", span);
+        params.append(&mut code.params);
+        let mut binds = vec![seen(Bind::input("a", 0, DType::F32), block_a), seen(Bind::input("b", 1, DType::F32), block_b)];
+        binds.append(&mut code.binds);
+        let to = if cut { Bind::scratch("y", 0).written() } else { Bind::output("y", DType::F32) };
+        binds.push(seen(to, block_y));
+        let flags = [("TA", self.op.transpose_a as usize), ("TB", self.op.transpose_b as usize)];
+        let pass = Pass {
+            source,
+            entry,
+            consts: flags.iter().chain(consts).map(|&(name, value)| (name, value.into())).collect(),
+            params,
+            binds,
+            code: code.text,
+            units: tiles * products.max(parts.count),
+            per_group: work.per_group,
+            step: code.step,
         };
-        let (x, w) = (shape(a, m, k, ta), shape(b, k, n, tb));
-        let name = format!("{x}{} × {w}{}", if ta { "ᵀ" } else { "" }, if tb { "ᵀ" } else { "" });
-        cases.push(Case::new(name, MatMul { transpose_a: ta, transpose_b: tb, epilogue: None }, &[x, w]));
-    };
-    for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
-        add(ta, tb, &[], 1, 1, 1, &[]);
-        add(ta, tb, &[], 13, 17, 19, &[]);
-        add(ta, tb, &[], 63, 65, 64, &[]);
-        add(ta, tb, &[], 65, 16, 63, &[]);
-        add(ta, tb, &[], 64, 15, 65, &[]);
-        add(ta, tb, &[], 1, 131, 3, &[]);
-        add(ta, tb, &[], 67, 1, 1, &[]);
-        add(ta, tb, &[3], 5, 7, 2, &[3]);
-        add(ta, tb, &[2, 3], 4, 5, 6, &[]);
-        add(ta, tb, &[], 4, 5, 6, &[3]);
-        add(ta, tb, &[2, 1, 3], 2, 3, 5, &[4, 1]);
-        add(ta, tb, &[2, 1, 3, 1], 3, 2, 2, &[2, 1, 3]);
+        match cut {
+            false => Kernel::one(name, pass),
+            true => parts::kernel(name, pass, [parts.count, parts.size], &self.op.epilogue, self.rest, self.y, self.caps),
+        }
     }
 
-    // More products than a dispatch has workgroups along one dimension.
-    let many = [[65_537, 1, 2], [65_537, 2, 1]].map(Shape::from);
-    cases.push(Case::new("65,537 products", MatMul::default(), &many).flat());
+    /// Invocations of a workgroup that needs no particular number of them.
+    fn invocations(&self, most: u32) -> usize {
+        self.caps.max_invocations.min(most) as usize
+    }
 
-    let bias_relu = Expr::call(Fun::Relu, &[Inst::Input(0)])
-        .compose(&[Sub::Expr(&Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]), &[0, 1])]);
-    let mut fused = |name: &str, epilogue: &Expr, shapes: &[&[usize]]| {
-        let shapes: Vec<Shape> = shapes.iter().map(|d| Shape::new(d).expect("at most six axes")).collect();
-        cases.push(Case::new(name, MatMul { transpose_b: true, epilogue: Some(epilogue.clone()), ..MatMul::default() }, &shapes).flat());
+    /// One invocation an output.
+    fn naive(&self) -> Kernel {
+        let lanes = self.invocations(256);
+        let work = Division { block: [1, 1], per_group: lanes, parts: 1 };
+        self.kernel("naive", source!("matmul"), "forward", &[("LANES", lanes), ("ROWS", 1)], work)
+    }
+
+    /// One invocation for one column of a few rows.
+    fn thin(&self) -> Kernel {
+        let (d, lanes) = (&self.d, self.invocations(64));
+        let rows = d.m.div_ceil(d.m.div_ceil(8));
+        let groups = (d.m.div_ceil(rows) * d.n).div_ceil(lanes);
+        let parts = (GROUPS / groups).min(d.k / THIN_SHARE);
+        let work = Division { block: [rows, 1], per_group: lanes, parts };
+        self.kernel("thin", source!("matmul"), "forward", &[("LANES", lanes), ("ROWS", rows)], work)
+    }
+
+    /// Whether the terms of a row of `a` and of a column of `b` are neighbours in memory, and not few.
+    fn dots(&self) -> bool {
+        let (op, d) = (self.op, &self.d);
+        (!op.transpose_a || d.m == 1) && (op.transpose_b || d.n == 1) && d.k >= 32
+    }
+    /// Rows and columns of outputs that lanes share the terms of.
+    fn dot_block(&self) -> [usize; 2] {
+        [self.d.m, self.d.n].map(|size| size.next_power_of_two().min(4))
+    }
+    /// Terms shared out among lanes that add up in workgroup memory.
+    fn dot(&self) -> Kernel {
+        let block @ [rows, columns] = self.dot_block();
+        let lanes = self.invocations(64).min((self.caps.max_workgroup_bytes as usize / (4 * rows * columns)).max(1));
+        let lanes = 1 << lanes.ilog2();
+        let consts = [("LANES", lanes), ("ROWS", rows), ("COLUMNS", columns)];
+        self.kernel("dot", source!("matmul_dot"), "forward_dot", &consts, Division { block, per_group: 1, parts: 1 })
+    }
+    /// Terms shared out among the lanes of a subgroup, where all subgroups are of one size.
+    fn dot_subgroup(&self) -> Option<Kernel> {
+        let (lanes, _) = self.caps.subgroups.filter(|(least, most)| least == most)?;
+        let block @ [rows, columns] = self.dot_block();
+        let consts = [("LANES", lanes as usize), ("ROWS", rows), ("COLUMNS", columns)];
+        Some(self.kernel("dot_subgroup", source!("matmul_dot"), "forward_dot_subgroup", &consts, Division { block, per_group: 1, parts: 1 }))
+    }
+
+    /// The sizes of tiles that the device allows, and that are no more than twice as large as the matrix.
+    fn fitting(&self) -> impl Iterator<Item = &'static [usize; 3]> {
+        let (m, n, caps) = (self.d.m, self.d.n, self.caps);
+        let fits = move |&&[tile_m, tile_n, per]: &&[usize; 3]| {
+            let [invocations, bytes] = [tile_m * tile_n / (per * per), 2 * 4 * 8 * (tile_m + tile_n)];
+            let allowed = invocations <= caps.max_invocations as usize && bytes <= caps.max_workgroup_bytes as usize;
+            allowed && (tile_m == 16 || (tile_m < 2 * m && tile_n < 2 * n))
+        };
+        TILES.iter().filter(fits)
+    }
+    fn count(&self, [tile_m, tile_n, _]: &[usize; 3]) -> usize {
+        self.d.batch.elements() * self.d.m.div_ceil(*tile_m) * self.d.n.div_ceil(*tile_n)
+    }
+    /// The best size is the largest one of which there are enough, with sums in parts if need be; behind the others, which are
+    /// the better the nearer they are.
+    fn all_tiles(&self) -> Vec<Kernel> {
+        let sizes: Vec<_> = self.fitting().collect();
+        let parts = |size| (GROUPS / self.count(size)).clamp(1, (self.d.k / SHARE).max(1));
+        let best = sizes.iter().rposition(|size| self.count(size) * parts(size) >= GROUPS / 2).unwrap_or(0);
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        order.sort_by_key(|&i| (std::cmp::Reverse(i.abs_diff(best)), i));
+        let mut kernels: Vec<Kernel> = order.iter().flat_map(|&i| self.tiles(sizes[i], GROUPS)).collect();
+        if let Some(whole) = sizes.get(best).filter(|size| parts(size) > 1).and_then(|size| self.tiles(size, 0)) {
+            kernels.insert(kernels.len() - 1, whole);
+        }
+        kernels.dedup();
+        kernels
+    }
+    /// Tiles in workgroup memory, with sums in parts until there are so many workgroups.
+    fn tiles(&self, size: &'static [usize; 3], groups: usize) -> Option<Kernel> {
+        let &[tile_m, tile_n, per] = size;
+        let name = match size {
+            [16, ..] => "tiles_16",
+            [32, ..] => "tiles_32",
+            [64, ..] => "tiles_64",
+            [_, 64, _] => "tiles_128x64",
+            _ => "tiles_128",
+        };
+        let slab = if 2 * 4 * 16 * (tile_m + tile_n) <= self.caps.max_workgroup_bytes.min(16384) as usize { 16 } else { 8 };
+        let parts = (groups / self.count(size)).min(self.d.k / SHARE);
+        let work = Division { block: [tile_m, tile_n], per_group: 1, parts };
+        let consts = [("TILE_M", tile_m), ("TILE_N", tile_n), ("PER_M", per), ("PER_N", per), ("SLAB", slab)];
+        let mut kernel = self.kernel(name, source!("matmul_tiles"), "forward_tiles", &consts, work);
+        let pass = &mut kernel.passes[0];
+        let d = &self.d;
+        for (side, length) in [(0, if self.op.transpose_a { d.m } else { d.k }), (1, if self.op.transpose_b { d.k } else { d.n })] {
+            let bind = &mut pass.binds[side];
+            bind.vec4 = length % 4 == 0;
+            pass.code.push_str(&four(&bind.name, bind.vec4));
+        }
+        Some(kernel)
+    }
+
+    /// Lanes of a subgroup, on a software adapter that has them.
+    fn lanes(&self) -> Option<usize> {
+        match self.caps.subgroups {
+            Some((lanes @ 4..=32, most)) if self.caps.software && lanes == most => Some(lanes as usize),
+            _ => None,
+        }
+    }
+    /// Blocks in the registers of one subgroup, without workgroup memory: for software adapters. A lane owns so many columns.
+    fn rows(&self, columns: usize, lanes: usize) -> Kernel {
+        let (op, d) = (self.op, &self.d);
+        let rows = d.m.next_power_of_two().clamp(lanes, 32.max(lanes));
+        let block = [rows, columns * lanes];
+        // Parts for threads, and for caches.
+        let strided = op.transpose_a || !op.transpose_b;
+        let parts = (32 / (d.m.div_ceil(block[0]) * d.n.div_ceil(block[1]))).min(d.k / SHARE).max(if strided { d.k / CACHED } else { 1 });
+        let epilogue = usize::from(op.epilogue.is_some() && Parts::new(self, parts).count == 1);
+        let consts = [("LANES", lanes), ("ROWS", block[0]), ("COLUMNS", block[1]), ("EPILOGUE", epilogue)];
+        let name = if columns > 4 { "rows_wide" } else { "rows" };
+        self.kernel(name, source!("matmul_rows"), "forward_rows", &consts, Division { block, per_group: 1, parts })
+    }
+}
+
+/// WGSL for four neighbouring elements of a matrix from element `at` on, of which `left` are in the matrix; the others are 0.
+fn four(name: &str, vec4: bool) -> String {
+    let head = format!("fn four_{name}(at: u32, left: u32) -> vec4<f32> {{\n    var v = vec4<f32>();\n");
+    let body = match vec4 {
+        true => format!("    if left > 0u {{\n        v = {name}[at / 4u];\n    }}\n"),
+        false => (0..4).map(|t| format!("    if left > {t}u {{\n        v[{t}] = {name}[at + {t}u];\n    }}\n")).collect(),
     };
-    fused("relu(a·bᵀ + bias)", &bias_relu, &[&[67, 33], &[65, 33], &[65]]);
-    fused("relu(a·bᵀ + bias), batched", &bias_relu, &[&[2, 3, 5, 7], &[3, 4, 7], &[2, 1, 5, 1]]);
-    fused("a·bᵀ plus noise", &Expr::call(Fun::Add, &[Inst::Input(0), Inst::Random(7)]), &[&[66, 3], &[5, 3]]);
-    cases
+    format!("{head}{body}    return v;\n}}\n")
+}
+
+/// The parts that sums are cut into. How many there are follows from sizes and limits alone.
+struct Parts {
+    count: usize,
+    /// Terms of a part.
+    share: usize,
+    /// Elements of its results in scratch.
+    size: usize,
+    /// Elements of a part in `a` and `b`; 0 where they are not neighbours.
+    along_a: usize,
+    along_b: usize,
+}
+
+impl Parts {
+    /// As many parts as are wanted, but not more scratch than what is read; and at least so many that each can be bound.
+    fn new(f: &Frame, wanted: usize) -> Parts {
+        let (op, d) = (f.op, &f.d);
+        let elements = (f.caps.max_binding_bytes / 4) as usize;
+        let size = (d.m * d.n).next_multiple_of(ALIGN);
+        let none = Parts { count: 1, share: d.k, size, along_a: 0, along_b: 0 };
+        if d.batch.elements() > 1 {
+            return none;
+        }
+        let [row_a, row_b] = [if op.transpose_a { d.m } else { 0 }, if op.transpose_b { 0 } else { d.n }];
+        // Terms of which the larger side can be bound.
+        let bound = (row_a.max(row_b) * d.k > elements).then(|| elements / row_a.max(row_b) / ALIGN * ALIGN);
+        let least = bound.map_or(1, |terms| d.k.div_ceil(terms.max(1)));
+        let most = (elements / size).min(((d.m + d.n) * d.k / size).min(MOST_PARTS).max(least));
+        let count = wanted.max(least).min(most).max(1);
+        let share = d.k.div_ceil(count).next_multiple_of(ALIGN);
+        let share = bound.filter(|&terms| terms > 0).map_or(share, |terms| share.min(terms));
+        let count = d.k.div_ceil(share);
+        // A part that is not whole would not be what is promised; and sums of too many parts would not be bound.
+        if count <= 1 || count * size > elements {
+            return none;
+        }
+        Parts { count, share, size, along_a: row_a * share, along_b: row_b * share }
+    }
 }

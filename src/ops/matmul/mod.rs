@@ -4,6 +4,7 @@
 //! The planner hands elementwise code that follows a product to its kernel, which applies it to the sums before
 //! they are stored.
 
+mod cases;
 mod kernels;
 #[cfg(test)]
 mod tests;
@@ -193,6 +194,6 @@ impl OpDef for MatMul {
         Some(Arc::new(MatMul { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
     fn cases() -> Vec<Case> {
-        kernels::cases()
+        cases::cases()
     }
 }

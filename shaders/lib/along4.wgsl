@@ -1,0 +1,8 @@
+// along4 — four neighbours along a line at once: V is what a kernel loads, R what it has for each line. See lib/scalar.
+//!include lib/map
+//!include lib/vec4
+alias R = f32;
+
+fn larger_r(a: R, b: R) -> R { return larger(a, b); }
+fn sum_v(v: V) -> R { return (v.x + v.y) + (v.z + v.w); }
+fn max_v(v: V) -> R { return larger(larger(v.x, v.y), larger(v.z, v.w)); }

@@ -1,0 +1,17 @@
+// scalar — a kernel along an axis sees one element at a time: V is what it loads, R what it has for each line.
+// lib/along4 and lib/across4 have the same names for four elements at once.
+//!include lib/map
+alias V = f32;
+alias VU = u32;
+alias R = f32;
+const WIDE = 1u;
+
+fn larger_v(a: V, b: V) -> V { return larger(a, b); }
+fn larger_r(a: R, b: R) -> R { return larger(a, b); }
+fn sum_v(v: V) -> R { return v; }
+fn max_v(v: V) -> R { return v; }
+fn exp_v(v: V) -> V { return f_exp(v); }
+// The numbers of the elements of V number i.
+fn numbers(i: u32) -> VU { return i; }
+// The number of v that is number i of a line.
+fn pick_v(v: V, i: u32) -> f32 { return v; }
