@@ -53,7 +53,15 @@ pub(crate) type Fed<'a> = (&'a Resident, Option<Augment>);
 ///
 /// # Errors
 /// [`Error::Limit`] where it would not load.
-pub(crate) fn memory(device: &Device, plan: &Plan, params: &[ParamDef], update: &Update, ring: usize, fed: Option<Fed>, data: u64) -> Result<Memory> {
+pub(crate) fn memory(
+    device: &Device,
+    plan: &Plan,
+    params: &[ParamDef],
+    update: &Update,
+    ring: usize,
+    fed: Option<Fed>,
+    data: u64,
+) -> Result<Memory> {
     let layout = layout(device, params, Some(update))?;
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();

@@ -45,6 +45,7 @@ fn main() {
     suite.on(On::Cpu, "plot of tabular", |_| plot_of_tabular());
     suite.on(On::Cpu, "plot of custom_loss", |_| plot_of_custom_loss());
     suite.on(On::Cpu, "plot of mnist", |_| plot_of_mnist());
+    suite.on(On::Cpu, "profile of mnist", |_| mnist_profile());
     suite.test("files that cannot be written", bad_files);
     suite.test("grids of images", grids);
     suite.on(On::Cpu, "autoencoder", |_| autoencoders());
@@ -178,6 +179,22 @@ fn plot_of_custom_loss() -> Check {
     Ok(())
 }
 
+/// What a step takes, printed and written, and nothing of it changes what is learnt.
+fn mnist_profile() -> Check {
+    let dir = tempfile::tempdir()?;
+    let [plain, profiled, trace] = ["plain", "profiled", "trace.json"].map(|name| dir.path().join(name));
+    let run = |flags: &[&str]| -> Any<()> {
+        let common = ["mnist", "--device", "cpu", "--epochs", "1", "--save"];
+        mnist::run(mnist::Args::try_parse_from(common.iter().chain(flags))?)
+    };
+    run(&[text(&plain)?])?;
+    run(&[text(&profiled)?, "--memory", "--profile", text(&trace)?])?;
+    assert_eq!(fs::read(plain)?, fs::read(profiled)?);
+    let events: serde_json::Value = serde_json::from_slice(&fs::read(trace)?)?;
+    assert!(events["traceEvents"].as_array().is_some_and(|events| events.len() > 100));
+    Ok(())
+}
+
 /// 1,438 images in batches of 64: loss of steps, of epochs, of held-out images; accuracy of the last two.
 fn plot_of_mnist() -> Check {
     let dir = tempfile::tempdir()?;
@@ -209,6 +226,7 @@ fn bad_files() -> Check {
         refused(autoencoder::run, &[flag, &nowhere], &[flag, "there is no folder"])?;
     }
     refused(mnist::run, &["--save", &nowhere], &["--save", "there is no folder"])?;
+    refused(mnist::run, &["--profile", &nowhere], &["--profile", "there is no folder"])?;
     refused(mnist::run, &["--json", &nowhere], &["--json", "there is no folder"])?;
     refused(cifar::run, &["--wrong", &nowhere], &["--wrong", "there is no folder"])?;
     Ok(())

@@ -7,8 +7,8 @@ use crate::{
         bind::{LOSS, update_scratch, wanted},
         device::Gpu,
         dispatch::{Reach, params},
-        feed::Resident,
         exec::{ROWS, UpdatePass},
+        feed::Resident,
         shader::STEP_BYTES,
         store::GUARD,
     },
@@ -31,7 +31,13 @@ pub(crate) struct Needs {
 ///
 /// # Errors
 /// [`Error::Limit`] wherever loading the plan would give one.
-pub(crate) fn needs(gpu: &Gpu, plan: &Plan, layout: &Layout, updates: &[UpdatePass], fed: Option<(&Resident, Option<Augment>)>) -> Result<Needs> {
+pub(crate) fn needs(
+    gpu: &Gpu,
+    plan: &Plan,
+    layout: &Layout,
+    updates: &[UpdatePass],
+    fed: Option<(&Resident, Option<Augment>)>,
+) -> Result<Needs> {
     for (label, elements) in wanted(plan, updates) {
         gpu.check_size(&label, elements as u64 * 4)?;
     }

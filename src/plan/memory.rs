@@ -1,13 +1,14 @@
 //! Memory: which buffer holds each tensor. Activations share slots by lifetime.
 //!
-//! A slot is never both read and written by one op (wgpu forbids it), so an op's output is given its slot before the
-//! slots of inputs that die there are free again.
+//! A slot is never both read and written by one op (wgpu forbids it), so a tensor lives until the last op that reads it is
+//! done, and what that op writes lives from then on.
 
 use super::{Loc, Slot, ir::Ir};
 use crate::{
     graph::Kind,
     shape::{DType, Shape},
 };
+use std::{cmp::Reverse, collections::BTreeMap};
 
 /// Where everything lies.
 pub struct Memory {
@@ -19,8 +20,9 @@ pub struct Memory {
 }
 
 /// Plans the memory of `ir`. `grads` gives nodes whose output is the gradient of a parameter; `scratch` the elements of
-/// each scratch buffer of each node. Without `reuse` every tensor gets a slot of its own.
-pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bool) -> Memory {
+/// each scratch buffer of each node. Without `reuse` every tensor gets a slot of its
+/// own; where slots are `typed`, those of one slot have one element type.
+pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bool, typed: bool) -> Memory {
     let n = ir.nodes.len();
     // An alias lives where its input does.
     let mut root: Vec<usize> = (0..n).collect();
@@ -35,9 +37,9 @@ pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bo
     }
     ir.outputs.iter().for_each(|&o| last_use[root[o]] = usize::MAX);
 
-    let mut pool = Pool { slots: Vec::new(), free: Vec::new(), reuse };
     let mut memory = Memory { locs: vec![Loc::Slot(usize::MAX); n], scratch: vec![Vec::new(); n], slots: Vec::new() };
     let mut constants = 0;
+    let mut tensors: Vec<Lived> = Vec::new();
     for (id, node) in ir.nodes.iter().enumerate() {
         memory.locs[id] = match &node.kind {
             Kind::Input(i) => Loc::Input(*i),
@@ -46,62 +48,83 @@ pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bo
                 constants += 1;
                 Loc::Constant(constants - 1)
             }
-            Kind::Op(_) if root[id] != id => memory.locs[root[id]],
+            Kind::Op(_) if root[id] != id => continue,
             Kind::Op(_) => match grads.iter().find(|g| g.0 == id) {
                 Some(&(_, param)) => Loc::Grad(param),
-                None => Loc::Slot(pool.take(node.shape)),
+                None => {
+                    tensors.push(Lived { shape: node.shape, first: id, last: last_use[id], scratch: None });
+                    continue;
+                }
             },
         };
-        memory.scratch[id] = scratch[id].iter().map(|&len| pool.take(Shape::from([len]))).collect();
-        for &slot in &memory.scratch[id] {
-            pool.give(slot);
-        }
-        let mut dead: Vec<usize> = node.inputs.iter().map(|&i| root[i]).filter(|&r| last_use[r] == id).collect();
-        dead.sort_unstable();
-        dead.dedup();
-        // A result that nothing reads (kept for its place only) is free at once.
-        if root[id] == id && last_use[id] == id {
-            dead.push(id);
-        }
-        for r in dead {
-            if let Loc::Slot(slot) = memory.locs[r] {
-                pool.give(slot);
-            }
+    }
+    for (id, sizes) in scratch.iter().enumerate() {
+        tensors.extend(sizes.iter().enumerate().map(|(k, &len)| Lived {
+            shape: Shape::from([len]),
+            first: id,
+            last: id,
+            scratch: Some(k),
+        }));
+    }
+    // In the order of the plan, so that the numbers of slots are.
+    tensors.sort_by_key(|t| (t.first, t.scratch));
+    let (slots, of) = share(&tensors, reuse, typed);
+    memory.slots = slots;
+    for (tensor, slot) in tensors.iter().zip(of) {
+        match tensor.scratch {
+            Some(_) => memory.scratch[tensor.first].push(slot),
+            None => memory.locs[tensor.first] = Loc::Slot(slot),
         }
     }
-    memory.slots = pool.slots;
+    for id in 0..n {
+        memory.locs[id] = memory.locs[root[id]];
+    }
     memory
 }
 
-struct Pool {
-    slots: Vec<Slot>,
-    free: Vec<usize>,
-    reuse: bool,
+/// A tensor, and the first and the last node that need it.
+struct Lived {
+    shape: Shape,
+    first: usize,
+    last: usize,
+    /// Which scratch buffer of its node it is, if it is one.
+    scratch: Option<usize>,
 }
 
-impl Pool {
-    /// The free slot that wastes least; else the largest free one, grown; else a new one.
-    fn take(&mut self, shape: Shape) -> usize {
-        let (elements, dtype) = (shape.elements(), shape.dtype());
-        let fit = |s: &Slot| (s.elements < elements, s.elements.abs_diff(elements));
-        let best = self.free.iter().copied().filter(|&i| self.slots[i].dtype == dtype).min_by_key(|&i| fit(&self.slots[i]));
-        match best {
-            Some(i) if self.reuse => {
-                self.free.retain(|&f| f != i);
-                self.slots[i].elements = self.slots[i].elements.max(elements);
-                i
-            }
-            _ => {
-                self.slots.push(Slot { elements, dtype });
-                self.slots.len() - 1
-            }
-        }
+/// The slots, and the one of each tensor. The largest tensors come first, of equal ones those that live longest: each takes the
+/// smallest slot there is whose tensors live at other times, or a new one. So no slot ever grows, and the large ones are used as
+/// often as they can be.
+fn share(tensors: &[Lived], reuse: bool, typed: bool) -> (Vec<Slot>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    if reuse {
+        order.sort_by_key(|&i| Reverse((tensors[i].shape.elements(), tensors[i].last.saturating_sub(tensors[i].first))));
     }
-    fn give(&mut self, slot: usize) {
-        if self.reuse {
-            self.free.push(slot);
-        }
+    // Of each slot, its tensors' lives: first node, last node.
+    let mut slots: Vec<(Slot, BTreeMap<usize, usize>)> = Vec::new();
+    let mut of = vec![0; tensors.len()];
+    for i in order {
+        let Lived { shape, first, last, .. } = tensors[i];
+        let free = |(slot, lives): &(Slot, BTreeMap<usize, usize>)| {
+            (slot.dtype == shape.dtype() || !typed) && lives.range(..=last).next_back().is_none_or(|(_, &end)| end < first)
+        };
+        let shared = if reuse { slots.iter().rposition(free) } else { None };
+        of[i] = shared.unwrap_or_else(|| {
+            slots.push((Slot { elements: shape.elements(), dtype: shape.dtype() }, BTreeMap::new()));
+            slots.len() - 1
+        });
+        slots[of[i]].1.insert(first, last);
     }
+    // Numbered as they are first used.
+    let mut number = vec![usize::MAX; slots.len()];
+    let mut numbered = Vec::with_capacity(slots.len());
+    for slot in &mut of {
+        if number[*slot] == usize::MAX {
+            number[*slot] = numbered.len();
+            numbered.push(slots[*slot].0);
+        }
+        *slot = number[*slot];
+    }
+    (numbered, of)
 }
 
 /// Bytes of the slots, and what they would take without reuse.

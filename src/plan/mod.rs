@@ -64,7 +64,7 @@ pub struct Step {
 pub struct Slot {
     /// Of the largest tensor that lives here.
     pub elements: usize,
-    /// Of all tensors that live here.
+    /// Of all tensors that live here, on the CPU device; a GPU's buffers hold words.
     pub dtype: DType,
 }
 
@@ -164,7 +164,7 @@ impl Draft {
         let (ir, grads) = (&ir, &grads[..]);
         let kernels: Vec<Option<Kernel>> = (0..ir.nodes.len()).map(|id| choose(ir, id, options)).collect();
         let scratch: Vec<Vec<usize>> = kernels.iter().map(|k| k.as_ref().map_or(Vec::new(), |k| k.scratch.clone())).collect();
-        let memory = memory::plan(ir, grads, &scratch, options.reuse);
+        let memory = memory::plan(ir, grads, &scratch, options.reuse, options.caps.is_none());
         let mut plan = Plan { params: ir.params.clone(), inputs: ir.inputs.clone(), untrained, ..Plan::default() };
         for (id, (node, kernel)) in ir.nodes.iter().zip(kernels).enumerate() {
             match &node.kind {
@@ -183,7 +183,7 @@ impl Draft {
         }
         plan.outputs = ir.outputs[..outputs].iter().map(|&o| (memory.locs[o], ir.nodes[o].shape)).collect();
         plan.slots = memory.slots;
-        plan.unplanned_bytes = memory::bytes(&memory::plan(ir, grads, &scratch, false).slots);
+        plan.unplanned_bytes = memory::bytes(&memory::plan(ir, grads, &scratch, false, true).slots);
         plan
     }
 }

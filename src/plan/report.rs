@@ -77,7 +77,8 @@ const STEP: &str = "(step)";
 impl Memory {
     /// Of a plan over the flat buffers of `params`; the update keeps `states`.
     pub(crate) fn new(plan: &Plan, params: &[ParamDef], layout: &Layout, states: &[&str], [scratch, tables, data]: [u64; 3]) -> Memory {
-        let mut m = Memory { scratch, tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
+        let mut m =
+            Memory { scratch, tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
         m.row(STEP).other = scratch + tables;
         m.optimizer = states.iter().map(|s| (s.to_string(), 0)).collect();
         for (param, range) in params.iter().zip(&layout.ranges) {

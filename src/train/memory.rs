@@ -1,6 +1,6 @@
 //! How much memory training takes, and the largest batch that fits.
 
-use super::{SOME, Trainer, feed::Held, check_loss, training_plan};
+use super::{SOME, Trainer, check_loss, feed::Held, training_plan};
 use crate::{
     device::Device,
     engine::{self, Update},
