@@ -26,6 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 /// Elements of the fence after a guarded buffer.
@@ -372,7 +373,7 @@ impl Exec {
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
         self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
 
-        let label = Some("step");
+        let (label, started) = (Some("step"), Instant::now());
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
         for (i, row) in rows.iter().enumerate() {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
@@ -400,11 +401,15 @@ impl Exec {
                 }
             }
         }
-        self.pace.sent(self.gpu.queue.submit([encoder.finish()]), rows.len());
+        self.pace.sent(self.gpu.queue.submit([encoder.finish()]), started, rows.len());
         self.done.submits += 1;
         self.done.steps += rows.len() as u64;
         self.done.dispatches += (rows.len() * (feed.len() + self.dispatches.len())) as u64;
         self.gpu.check()
+    }
+    /// Says that all steps so far are done: those that follow are timed anew.
+    pub fn rested(&mut self) {
+        self.pace.last();
     }
     /// How many fed steps the next submit should have, so that it takes some ten milliseconds.
     pub fn steps_per_submit(&self) -> usize {
