@@ -62,7 +62,7 @@ impl Augment {
         let [vertical, horizontal, down, right] = philox([place as u32, STREAM, lo, hi], words(seed));
         let [across, along] = self.thresholds();
         let range = 2 * self.crop_padding as u64 + 1;
-        let shift = |word: u32| (u64::from(word) * range >> 32) as isize - self.crop_padding as isize;
+        let shift = |word: u32| ((u64::from(word) * range) >> 32) as isize - self.crop_padding as isize;
         Drawn { horizontal: horizontal >> 8 < across, vertical: vertical >> 8 < along, down: shift(down), right: shift(right) }
     }
     /// Changes one image `[channels, height, width]`, from `image` into `out`.
