@@ -1,7 +1,7 @@
 //! Trains neural networks on any GPU that [wgpu] reaches (Vulkan, Metal, DX12), and on the CPU.
 //!
 //! A model is a function that writes a graph. The graph is differentiated, fused, given memory and lowered **once** into
-//! a plan, a flat list of dispatches; every mini-batch replays the plan in one submit. Each kernel is checked against a plain
+//! a plan, a flat list of dispatches; every mini-batch replays the plan. Each kernel is checked against a plain
 //! definition in `f64`.
 //!
 //! ```text

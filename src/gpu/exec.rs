@@ -28,6 +28,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 /// Elements of the fence after a guarded buffer.
@@ -402,8 +403,12 @@ impl Exec {
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
         self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
 
+<<<<<<< HEAD
         lap(&mut clocks, "upload");
         let label = Some("step");
+=======
+        let (label, started) = (Some("step"), Instant::now());
+>>>>>>> w-step
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
         for (i, row) in rows.iter().enumerate() {
             let at = i as u32 * self.row_stride as u32;
@@ -422,6 +427,7 @@ impl Exec {
                 }
             }
         }
+<<<<<<< HEAD
         if let Some(clocks) = &clocks {
             clocks.resolve(&mut encoder);
         }
@@ -429,10 +435,17 @@ impl Exec {
         lap(&mut clocks, "encode");
         self.pace.sent(self.gpu.queue.submit([commands]), rows.len());
         lap(&mut clocks, "submit");
+=======
+        self.pace.sent(self.gpu.queue.submit([encoder.finish()]), started, rows.len());
+>>>>>>> w-step
         self.done.submits += 1;
         self.done.steps += rows.len() as u64;
         self.done.dispatches += (rows.len() * (feed.len() + self.dispatches.len())) as u64;
         self.gpu.check()
+    }
+    /// Says that all steps so far are done: those that follow are timed anew.
+    pub fn rested(&mut self) {
+        self.pace.last();
     }
     /// How many fed steps the next submit should have, so that it takes some ten milliseconds.
     pub fn steps_per_submit(&self) -> usize {
