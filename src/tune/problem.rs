@@ -12,6 +12,9 @@ use crate::{
 };
 use std::{collections::HashSet, panic::Location, sync::Arc};
 
+/// Elements drawn at most; a prime, so that rows of a matrix are not alike.
+const REPEATED: usize = 65_521;
+
 /// An op on inputs of some shapes.
 #[derive(Clone)]
 pub struct Problem {
@@ -90,9 +93,20 @@ impl Problem {
     /// Random inputs over `lo..hi`. Labels are 0 or 1: the least that any table has, if it has two rows.
     pub fn inputs(&self, lo: f64, hi: f64) -> Vec<Host<f32>> {
         let least = self.x.iter().chain([&self.y]).flat_map(|s| s.dims()).min();
-        let fill = |(i, s): (usize, &Shape)| match s.dtype() {
-            DType::F32 => testing::fill(*s, &Fill::Range(lo, hi), 17 + i as u64),
-            DType::U32 => testing::fill(*s, &Fill::Labels(least.map_or(1, |&d| d.min(2))), 17 + i as u64),
+        let fill = |(i, s): (usize, &Shape)| {
+            // Of large tensors a part is drawn, and repeated: drawing takes longer than what is timed.
+            let (n, seed) = (s.elements(), 17 + i as u64);
+            let part = Shape::from([n.min(REPEATED)]).of(s.dtype());
+            match s.dtype() {
+                DType::F32 => {
+                    let drawn = testing::fill(part, &Fill::Range(lo, hi), seed);
+                    Host::new(*s, drawn.f().iter().copied().cycle().take(n).collect())
+                }
+                DType::U32 => {
+                    let drawn = testing::fill(part, &Fill::Labels(least.map_or(1, |&d| d.min(2))), seed);
+                    Host::labels(*s, drawn.u().iter().copied().cycle().take(n).collect())
+                }
+            }
         };
         self.x.iter().enumerate().map(fill).collect()
     }
