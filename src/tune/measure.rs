@@ -147,7 +147,7 @@ impl Bench<'_> {
         }
         let Ok((inputs, want)) = small.oracle() else { return Ok(()) };
         let check = Check { inputs, want, terms: small.op.terms(&small.x), problem: small };
-        let inputs = large.inputs(-1.0, 1.0);
+        let inputs = large.inputs();
         // From the one expected to be fastest on, so that slow ones are known as such at once.
         let open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i] == Verdict::NotMeasured).collect();
         // Drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
