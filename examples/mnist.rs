@@ -35,6 +35,9 @@ pub struct Args {
     data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Prints at the end which kernels a GPU used, and why
+    #[arg(long)]
+    report: bool,
     /// Linear layers, or convolutions before them
     #[arg(long, value_enum, default_value = "mlp")]
     model: Kind,
@@ -232,6 +235,9 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     trainer.params().save(&args.save)?;
     reload(&task, &trainer, &args, &evaluation)?;
     args.plot.draw(&task.name, || plot::history(&history))?;
+    if let Some(gpu) = device.as_gpu().filter(|_| args.report) {
+        println!("\n{}", gpu.choices());
+    }
     if let Some(path) = &args.json {
         write_json(path, &device, &args, &history, accuracy)?;
     }

@@ -12,7 +12,7 @@ mod common;
 use clap::Parser;
 use downhill::{
     Device, Error,
-    gpu::GpuOptions,
+    gpu::{Choice, GpuOptions},
     selftest::{self, Next, Report},
 };
 use std::{
@@ -50,7 +50,7 @@ struct Args {
 impl Args {
     /// The devices asked for; a name and why where one does not open.
     fn devices(&self) -> Result<Vec<Result<Device, String>>, Error> {
-        let mut options = GpuOptions { software: true, checked: self.checked, ..GpuOptions::default() };
+        let mut options = GpuOptions { software: true, checked: self.checked, choice: Choice::Expected, ..GpuOptions::default() };
         options.features = !(self.no_features || self.webgpu_limits);
         options.limits = self.webgpu_limits.then(wgpu::Limits::default);
         let gpus = |options: &GpuOptions| -> Result<Vec<Result<Device, String>>, Error> {

@@ -10,3 +10,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         y[i] = map(i);
     }
 }
+
+// The same for four elements an invocation: `map4`, generated too.
+@compute @workgroup_size(WG)
+fn forward_fours(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let i = group_index(id, n) * WG + local;
+    if i < p.units {
+        y[i] = map4(i);
+    }
+}

@@ -8,7 +8,7 @@ use crate::{
     graph::{InputDef, Tensor},
     host::Host,
     ops::Key,
-    plan::{Options, Plan},
+    plan::{Draft, Options, Plan},
     profile::{KernelTime, Profile, StepTimes},
 };
 use std::time::Instant;
@@ -45,7 +45,7 @@ impl Compiled {
     }
     /// [`new`](Compiled::new), without blocking.
     pub async fn new_async(device: &Device, outputs: &[Tensor<'_>], options: &Options, seed: u64) -> Result<Compiled> {
-        let plan = Plan::new(outputs, &[], options)?;
+        let plan = device.lower(Draft::new(outputs, &[], options)?, options).await?;
         let store = Store::new(device, &plan.params, None, seed).await?;
         Compiled::on(device, plan, &store, seed).await
     }

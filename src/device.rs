@@ -3,9 +3,10 @@
 use crate::{
     compiled::Compiled,
     error::Result,
-    gpu::{self, AdapterSummary, Gpu, GpuOptions},
+    gpu::{self, AdapterSummary, Choice, Gpu, GpuOptions},
     graph::Tensor,
-    plan,
+    plan::{self, Draft, Plan},
+    tune,
 };
 use std::{fmt, sync::Arc};
 
@@ -38,7 +39,10 @@ impl Device {
     }
     /// [`best`](Device::best) without blocking.
     pub async fn best_async() -> Result<Device> {
-        Ok(match gpu::open(&GpuOptions::default()).await {
+        Device::best_with(&GpuOptions::default()).await
+    }
+    async fn best_with(options: &GpuOptions) -> Result<Device> {
+        Ok(match gpu::open(options).await {
             Ok(gpu) => Device { why: "the best GPU of this machine".into(), gpu: Some(gpu) },
             Err(error) => {
                 let software: Vec<String> = gpu::adapters().await.into_iter().filter(|a| a.software).map(|a| a.name).collect();
@@ -62,9 +66,12 @@ impl Device {
     /// # Errors
     /// [`Error::NoAdapter`](crate::Error::NoAdapter), which lists what there is.
     pub fn named(part: &str) -> Result<Device> {
+        Device::named_with(part, &GpuOptions::default())
+    }
+    fn named_with(part: &str, options: &GpuOptions) -> Result<Device> {
         match part {
             "cpu" => Ok(Device::cpu()),
-            _ => Device::open(&GpuOptions { name: Some(part.to_string()), software: true, ..GpuOptions::default() }),
+            _ => Device::open(&GpuOptions { name: Some(part.to_string()), software: true, ..options.clone() }),
         }
     }
     /// A GPU opened with options of its own.
@@ -86,10 +93,22 @@ impl Device {
     }
     /// What `best`, `cpu`, `gpu` or a part of an adapter's name stands for: the values of an example's `--device`.
     pub fn parse(text: &str) -> Result<Device> {
+        Device::parse_with(text, &GpuOptions::default())
+    }
+    /// [`parse`](Device::parse), and a GPU is opened with these options; those that say which one are those of `text`.
+    ///
+    /// ```
+    /// use downhill::{Device, gpu::{Choice, GpuOptions}};
+    /// let portable = GpuOptions { choice: Choice::Portable, ..GpuOptions::default() };
+    /// let device = Device::parse_with("best", &portable)?;
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    pub fn parse_with(text: &str, options: &GpuOptions) -> Result<Device> {
+        let any = GpuOptions { name: None, software: false, ..options.clone() };
         match text {
-            "best" => Device::best(),
-            "gpu" => Device::gpu(),
-            other => Device::named(other),
+            "best" => pollster::block_on(Device::best_with(&any)),
+            "gpu" => Device::open(&GpuOptions { software: true, ..any }),
+            other => Device::named_with(other, &any),
         }
     }
     /// The adapters of this machine, the best first. The CPU device is always there besides.
@@ -134,11 +153,22 @@ impl Device {
     pub fn as_gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()
     }
-    /// How graphs are lowered for this device.
+    /// How graphs are lowered for this device. Kernels are measured where a graph is compiled for it, not by
+    /// [`Plan::new`](plan::Plan::new).
     pub fn plan_options(&self) -> plan::Options {
         let mut options = plan::Options::new(self.gpu.as_ref().map(|gpu| *gpu.caps()));
-        options.candidate = self.gpu.as_ref().is_some_and(|gpu| gpu.options().portable).then_some(0);
+        if let Some(gpu) = &self.gpu {
+            options.candidate = (gpu.options().choice == Choice::Portable).then_some(0);
+            options.choices = Some(gpu.measured().clone());
+        }
         options
+    }
+    /// The rest of the way from a graph to a plan: kernels are measured where none is chosen yet.
+    pub(crate) async fn lower(&self, draft: Draft, options: &plan::Options) -> Result<Plan> {
+        if let (Some(gpu), None) = (&self.gpu, options.candidate) {
+            tune::measure(gpu, &draft).await?;
+        }
+        Ok(draft.lower(options))
     }
     /// The graph that computes `outputs`, ready to run. Parameters start at their initial values.
     ///

@@ -300,7 +300,9 @@ impl Engine {
                 kernels.extend(update.iter().flat_map(|u| update_kernels(u, store.layout(), &updates)));
                 let ring = ring.and_then(|ring| if let Ring::Gpu(ring) = ring { Some(ring) } else { None });
                 let options = ExecOptions { updates: &updates, ring, guards: false };
-                Loaded::Gpu(Box::new(gpu::Exec::new(gpu, &plan, store, options).await?))
+                let exec = gpu::Exec::new(gpu, &plan, store, options).await?;
+                gpu.keep_pipelines();
+                Loaded::Gpu(Box::new(exec))
             }
             (None, Flat::Cpu(store)) => {
                 if let Some(u) = update {

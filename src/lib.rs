@@ -1,7 +1,7 @@
 //! Trains neural networks on any GPU that [wgpu] reaches (Vulkan, Metal, DX12), and on the CPU.
 //!
 //! A model is a function that writes a graph. The graph is differentiated, fused, given memory and lowered **once** into
-//! a plan, a flat list of dispatches; every mini-batch replays the plan in one submit. Each kernel is checked against a plain
+//! a plan, a flat list of dispatches; every mini-batch replays the plan. Each kernel is checked against a plain
 //! definition in `f64`.
 //!
 //! ```text
@@ -44,6 +44,7 @@
 //! | know what training takes | [`Trainer::memory`], [`Trainer::max_batch`], [`Trainer::profile`] |
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
+//! | know which kernels it uses, and why | [`gpu::Choice`], [`gpu::Gpu::choices`] |
 //! | know what went wrong | [`Error`] |
 //! | know whether a driver computes rightly | [`selftest`] |
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |
@@ -85,6 +86,7 @@ pub mod selftest;
 pub mod shape;
 pub mod testing;
 pub mod train;
+mod tune;
 
 pub use compiled::Compiled;
 pub use device::Device;

@@ -43,10 +43,10 @@ use crate::{
 use std::sync::Arc;
 
 /// Seed and step of all checks.
-const KEY: Key = Key { seed: 0x5eed, step: 3 };
+pub(crate) const KEY: Key = Key { seed: 0x5eed, step: 3 };
 
 /// What fills an output before a kernel runs: a NaN that no computation makes.
-const NAN: u32 = 0x7fc0_dead;
+pub(crate) const NAN: u32 = 0x7fc0_dead;
 
 /// A tensor of the values that `fill` says, the same for the same seed.
 pub fn fill(shape: Shape, fill: &Fill, seed: u64) -> Host<f32> {

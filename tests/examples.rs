@@ -319,7 +319,7 @@ fn autoencoders() -> Check {
 
 /// Random codes and all.
 fn autoencoder_on_both() -> Check {
-    let epoch = |device| draw_digits(&["--variational", "--epochs", "1", "--device", device]);
+    let epoch = |device| draw_digits(&["--variational", "--epochs", "1", "--kernels", "expected", "--device", device]);
     let (cpu, gpu) = (epoch("cpu")?.0.history.epochs[0].loss, epoch("gpu")?.0.history.epochs[0].loss);
     assert!((cpu - gpu).abs() <= 1e-3 * cpu, "{cpu} {gpu}");
     Ok(())
@@ -449,7 +449,7 @@ fn writer_on_both() -> Check {
     let file = dir.path().join("text.txt");
     write_sentences(&file)?;
     let epoch = |device: &str| -> Any<f64> {
-        let flags = ["--device", device, "--text", text(&file)?, "--epochs", "1", "--length", "2"];
+        let flags = ["--device", device, "--kernels", "expected", "--text", text(&file)?, "--epochs", "1", "--length", "2"];
         Ok(write_more(&with(&SMALL, &flags))?.history.epochs[0].loss)
     };
     let (cpu, gpu) = (epoch("cpu")?, epoch("gpu")?);

@@ -58,7 +58,7 @@ fn convolutions() -> Check {
 }
 
 fn same_epoch(model: &[&str]) -> Check {
-    let flags = |device| [model, &["--epochs", "1", "--seed", "3", "--device", device]].concat();
+    let flags = |device| [model, &["--epochs", "1", "--seed", "3", "--kernels", "expected", "--device", device]].concat();
     let (cpu, gpu) = (run(&flags("cpu"))?, run(&flags("gpu"))?);
     assert_ne!(cpu["device"], gpu["device"]);
     let (a, b) = (number(&cpu, "train_loss")?, number(&gpu, "train_loss")?);

@@ -59,7 +59,7 @@ fn outputs<'g>(
 fn candidates(on: &On, y: &[Tensor]) -> Vec<(String, plan::Options)> {
     let options = on.device.plan_options();
     let name = |candidate: usize| -> Option<&'static str> {
-        let plan = Plan::new(y, &[], &plan::Options { candidate: Some(candidate), ..options }).ok()?;
+        let plan = Plan::new(y, &[], &plan::Options { candidate: Some(candidate), ..options.clone() }).ok()?;
         plan.steps.last()?.kernel.as_ref().map(|kernel| kernel.name)
     };
     let mut all: Vec<(String, plan::Options)> = Vec::new();
@@ -68,7 +68,7 @@ fn candidates(on: &On, y: &[Tensor]) -> Vec<(String, plan::Options)> {
         if all.last().is_some_and(|(last, _)| last == name) {
             break;
         }
-        all.push((name.to_string(), plan::Options { candidate: Some(all.len()), ..options }));
+        all.push((name.to_string(), plan::Options { candidate: Some(all.len()), ..options.clone() }));
     }
     if all.is_empty() { vec![(String::new(), options)] } else { all }
 }

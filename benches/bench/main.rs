@@ -12,7 +12,10 @@ mod table;
 mod training;
 
 use clap::Parser;
-use downhill::{Device, Error};
+use downhill::{
+    Device, Error,
+    gpu::{Choice, GpuOptions},
+};
 use std::{path::PathBuf, time::Duration};
 use table::{Budget, Table};
 
@@ -46,6 +49,9 @@ struct Options {
     /// Measures nothing: writes the README's performance section and its plot from the files in benches/results.
     #[arg(long)]
     readme: bool,
+    /// Portable kernels only, instead of those that are measured to be fastest.
+    #[arg(long)]
+    no_tune: bool,
     /// What cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
@@ -127,11 +133,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The CPU and every adapter.
-fn devices(options: &Options) -> Result<Vec<On>, Error> {
-    let (quick, candidates) = (options.quick, options.candidates);
+fn devices(&Options { quick, candidates, no_tune, .. }: &Options) -> Result<Vec<On>, Error> {
     let mut all = vec![On { device: Device::cpu(), software: false, quick, candidates }];
     for adapter in Device::list() {
-        let device = Device::named(&adapter.name)?;
+        let choice = if no_tune { Choice::Portable } else { Choice::Measured };
+        // Time for all of them: what is measured here should not depend on how often it was run before.
+        let options = GpuOptions { choice, budget: Duration::from_secs(600), ..GpuOptions::default() };
+        let device = Device::parse_with(&adapter.name, &options)?;
         // Two adapters of one name are one here.
         if device.as_gpu().is_some_and(|gpu| *gpu.summary() == adapter) && all.iter().all(|on| on.device.name() != device.name()) {
             all.push(On { device, software: adapter.software, quick, candidates });

@@ -1,4 +1,4 @@
-//! What the examples share: the flag `--device`, files to write, and errors that end as one line.
+//! What the examples share: the flags of a device, files to write, and errors that end as one line.
 
 // Each example uses a part of this.
 #![allow(dead_code)]
@@ -7,7 +7,10 @@ pub mod plot;
 pub mod png;
 
 use clap::{Args, Parser};
-use downhill::{Device, Result};
+use downhill::{
+    Device, Result,
+    gpu::{Choice, GpuOptions},
+};
 use std::{
     error::Error,
     path::{Path, PathBuf},
@@ -19,12 +22,28 @@ pub struct DeviceArgs {
     /// best (a real GPU, else the CPU), cpu, gpu (software ones too), or a part of an adapter's name
     #[arg(long, default_value = "best", value_name = "best|cpu|gpu|NAME")]
     device: String,
+    /// How the kernels of a GPU are chosen: measured on it, expected to be fastest, or those that run everywhere
+    #[arg(long, default_value = "measured", value_name = "measured|expected|portable", value_parser = choice)]
+    kernels: Choice,
+    /// Measures nothing: the same as --kernels portable
+    #[arg(long, conflicts_with = "kernels")]
+    no_tune: bool,
+}
+
+fn choice(text: &str) -> Result<Choice, String> {
+    match text {
+        "measured" => Ok(Choice::Measured),
+        "expected" => Ok(Choice::Expected),
+        "portable" => Ok(Choice::Portable),
+        _ => Err("it is measured, expected or portable".into()),
+    }
 }
 
 impl DeviceArgs {
     /// Opens the device and prints what it is, its driver, and why it was chosen.
     pub fn open(&self) -> Result<Device> {
-        let device = Device::parse(&self.device)?;
+        let choice = if self.no_tune { Choice::Portable } else { self.kernels };
+        let device = Device::parse_with(&self.device, &GpuOptions { choice, ..GpuOptions::default() })?;
         println!("device: {} (driver: {})", device.name(), device.driver());
         println!("why:    {}", device.why());
         Ok(device)

@@ -7,6 +7,10 @@ fn finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
 }
 
+fn finite4(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4(0x7f800000u)) != vec4(0x7f800000u));
+}
+
 // a + b, or -1 if either is negative.
 fn join(a: f32, b: f32) -> f32 {
     return select(a + b, -1.0, a < 0.0 || b < 0.0);

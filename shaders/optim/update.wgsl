@@ -1,9 +1,8 @@
 // update — one step of an optimizer over one piece of the flat buffers, all groups of parameters at once
 //   params [n]   grads [n]   guard [4]   the rule's states, [n] each
-// Generated before this file: the rule's `update`; `State`, `load`, `store` for the states that are kept; and
-// `group_of`, the parameter group of an element.
-// Bound by memory: a workgroup does EACH blocks of WG neighbouring elements, so that every load is coalesced and an
-// invocation has several in flight.
+// Generated before this file: the rule's `update`; `State`, and of four elements `States`, `load`, `store` for the states that are
+// kept; and `group_of`, the parameter group of four elements.
+// Bound by memory: an invocation does four neighbours, each tensor by one load.
 //!include lib/index
 
 // a + t·(b − a), exact at both ends, as PyTorch's has it.
@@ -18,17 +17,21 @@ fn apply(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
         return;
     }
     let clip = bitcast<f32>(guard[1]);
-    let first = group_index(id, n) * (WG * EACH) + lane;
-    for (var k = 0u; k < EACH; k++) {
-        let i = first + k * WG;
-        if (i >= p.units) {
-            return;
-        }
-        let group = group_of(p.first + i);
-        let a = step.hyper[2u * group];
-        let b = step.hyper[2u * group + 1u];
-        var s = load(i);
-        params[i] = update(params[i], clip * grads[i], &s, array<f32, 8>(a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w));
-        store(i, s);
+    let i = group_index(id, n) * WG + lane;
+    if (i >= p.units) {
+        return;
     }
+    let group = group_of(p.first + i);
+    let a = step.hyper[2u * group];
+    let b = step.hyper[2u * group + 1u];
+    let h = array<f32, 8>(a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w);
+    let w = params[i];
+    let g = clip * grads[i];
+    let s = load(i);
+    var x = s.x;
+    var y = s.y;
+    var z = s.z;
+    var last = s.w;
+    params[i] = vec4(update(w.x, g.x, &x, h), update(w.y, g.y, &y, h), update(w.z, g.z, &z, h), update(w.w, g.w, &last, h));
+    store(i, States(x, y, z, last));
 }

@@ -62,7 +62,7 @@ impl Augment {
         let [vertical, horizontal, down, right] = philox([place as u32, STREAM, lo, hi], words(seed));
         let [across, along] = self.thresholds();
         let range = 2 * self.crop_padding as u64 + 1;
-        let shift = |word: u32| (u64::from(word) * range >> 32) as isize - self.crop_padding as isize;
+        let shift = |word: u32| ((u64::from(word) * range) >> 32) as isize - self.crop_padding as isize;
         Drawn { horizontal: horizontal >> 8 < across, vertical: vertical >> 8 < along, down: shift(down), right: shift(right) }
     }
     /// Changes one image `[channels, height, width]`, from `image` into `out`.
@@ -92,4 +92,74 @@ struct Drawn {
     vertical: bool,
     down: isize,
     right: isize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{data::Target, host::Host};
+
+    /// Two channels of two rows of three pixels, counted from 10.
+    fn image() -> Dataset {
+        Dataset::bytes((10..22).collect(), [2, 2, 3], 0.5, Target::None).unwrap()
+    }
+
+    fn batch(data: &Dataset, augment: Augment, n: usize, step: u64) -> Vec<f32> {
+        let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
+        augment.check(data).unwrap();
+        data.gather_augmented(&vec![0; n], Some((&augment, 7, step)), &mut x, &mut y).unwrap();
+        x.f().iter().map(|x| x * 2.0).collect()
+    }
+
+    #[test]
+    fn certain_flips() {
+        let flip = |horizontal: f32, vertical: f32| Augment { horizontal_flip: horizontal, vertical_flip: vertical, crop_padding: 0 };
+        let one = |augment| batch(&image(), augment, 1, 0);
+        assert_eq!(one(flip(0.0, 0.0)), (10..22).map(|i| i as f32).collect::<Vec<_>>());
+        assert_eq!(one(flip(1.0, 0.0)), [12., 11., 10., 15., 14., 13., /**/ 18., 17., 16., 21., 20., 19.]);
+        assert_eq!(one(flip(0.0, 1.0)), [13., 14., 15., 10., 11., 12., /**/ 19., 20., 21., 16., 17., 18.]);
+    }
+
+    #[test]
+    fn every_shift_is_as_likely_and_brings_in_what_zero_means() {
+        let n = 5000;
+        let mut data = image();
+        // Byte b means 2b + 1 to the loss, and 0 means 1.
+        crate::data::Normalise { mean: vec![-0.25], std: vec![0.25] }.apply(&mut data).unwrap();
+        let augment = Augment { crop_padding: 1, ..Augment::default() };
+        let got = batch(&data, augment, n, 3);
+        let mut counts = [0; 9];
+        for image in got.chunks(12) {
+            let seen = (0..9).filter(|shift| {
+                let (down, right) = (shift / 3 - 1, shift % 3 - 1);
+                (0..12i32).all(|i| {
+                    let (row, column) = (i / 3 % 2 + down, i % 3 + right);
+                    let inside = (0..2).contains(&row) && (0..3).contains(&column);
+                    let byte = if inside { 10 + i / 6 * 6 + row * 3 + column } else { 0 };
+                    // Of the two factors of 2 one is `batch`'s.
+                    image[i as usize] == 2.0 * (2 * byte + 1) as f32
+                })
+            });
+            let seen: Vec<i32> = seen.collect();
+            assert_eq!(seen.len(), 1, "{image:?} is no shift, or several");
+            counts[seen[0] as usize] += 1;
+        }
+        // Each in n/9 of the images; 5 standard deviations of a binomial.
+        let expect = n as f64 / 9.0;
+        assert!(counts.iter().all(|&c| (f64::from(c) - expect).abs() < 5.0 * (expect * 8.0 / 9.0).sqrt()), "{counts:?}");
+    }
+
+    #[test]
+    fn flips_happen_as_often_as_asked_for_and_anew_in_each_step() {
+        let (n, augment) = (5000, Augment { horizontal_flip: 0.3, ..Augment::default() });
+        let flips = |step| -> Vec<bool> { batch(&image(), augment, n, step).chunks(12).map(|image| image[0] == 12.0).collect() };
+        let (first, second) = (flips(0), flips(1));
+        for flips in [&first, &second] {
+            let count = flips.iter().filter(|&&f| f).count() as f64;
+            assert!((count - 0.3 * n as f64).abs() < 5.0 * (n as f64 * 0.21).sqrt(), "{count}");
+        }
+        let same = first.iter().zip(&second).filter(|(a, b)| a == b).count() as f64;
+        assert!((same - 0.58 * n as f64).abs() < 5.0 * (n as f64 * 0.58 * 0.42).sqrt(), "{same}");
+        assert_eq!(first, flips(0));
+    }
 }

@@ -9,6 +9,7 @@ mod augment;
 mod cifar;
 mod csv;
 mod file;
+mod gather;
 pub mod idx;
 mod known;
 mod mnist;
@@ -27,10 +28,8 @@ pub use text::Text;
 
 use crate::{
     error::{Error, Result},
-    host::{Data, Host},
     shape::{DType, MAX_RANK, Shape},
 };
-use rayon::prelude::*;
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -334,83 +333,6 @@ impl Dataset {
         let (target, class_names) = (self.target.pick(rows), self.class_names.clone());
         Ok(Dataset { features, target, class_names, len: rows.len(), id: Id::new(), ..*self })
     }
-    /// Those rows as `x [b, sample…]` and `y`: labels or numbers `[b, target…]`, or nothing, `[0]`.
-    pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
-        let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
-        self.gather_into(rows, &mut x, &mut y)?;
-        Ok((x, y))
-    }
-    /// [`batch`](Dataset::batch) into tensors that there are already, whose memory is used again.
-    pub fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
-        self.gather_augmented(rows, None, x, y)
-    }
-    /// The same, with the images changed as in the step of this seed and number.
-    pub(crate) fn gather_augmented(
-        &self,
-        rows: &[usize],
-        augment: Option<(&Augment, u64, u64)>,
-        x: &mut Host<f32>,
-        y: &mut Host<f32>,
-    ) -> Result<()> {
-        self.check_rows(rows)?;
-        let batched = |s: Shape| s.batched(rows.len()).expect("check_sample left room for this axis");
-        let width = self.sample.elements();
-        x.shape = batched(self.sample);
-        let len = rows.len() * width;
-        // Below some 64 thousand numbers a thread costs more than it brings.
-        let min = 1 + (1 << 16) / width;
-        let change = augment.map(|(augment, seed, step)| {
-            let [.., height, across] = self.sample.dims() else { unreachable!("Augment::check has seen that these are images") };
-            let image = [*height, *across];
-            move |place, from: &[f32], outside, out: &mut [f32]| augment.apply(image, (seed, step, place), from, outside, out)
-        });
-        match &self.features {
-            Features::Float(v) => {
-                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each(|(place, (out, &r))| {
-                    let from = &v[r * width..(r + 1) * width];
-                    match &change {
-                        Some(change) => change(place, from, 0.0, out),
-                        None => out.copy_from_slice(from),
-                    }
-                })
-            }
-            Features::Bytes { data, scale, shift } => {
-                let outside = self.means()[0];
-                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each_init(
-                    Vec::new,
-                    |from, (place, (out, &r))| {
-                        out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
-                        if let Some(change) = &change {
-                            from.clear();
-                            from.extend_from_slice(out);
-                            change(place, from, outside, out);
-                        }
-                    },
-                )
-            }
-            Features::Tokens { data, .. } => labels(x, data, width, rows),
-        }
-        match &self.target {
-            Target::None => *y = Host::labels([0], Vec::new()),
-            Target::Labels { sample, values, .. } => {
-                y.shape = batched(*sample);
-                labels(y, values, sample.elements(), rows);
-            }
-            Target::Values { sample, data } => {
-                y.shape = batched(*sample);
-                let width = sample.elements();
-                for (out, &r) in floats(y, rows.len() * width).chunks_mut(width).zip(rows) {
-                    out.copy_from_slice(&data[r * width..(r + 1) * width]);
-                }
-            }
-        }
-        Ok(())
-    }
-    /// What each byte of the features means.
-    pub(crate) fn means(&self) -> [f32; 256] {
-        let Features::Bytes { scale, shift, .. } = self.features else { return [0.0; 256] };
-        std::array::from_fn(|byte| byte as f32 * scale + shift)
-    }
     fn check_rows(&self, rows: &[usize]) -> Result<()> {
         match rows.iter().find(|&&r| r >= self.len) {
             Some(r) => Err(Error::argument(format!("row {r}"), format!("the data has {} rows (0 to {})", self.len, self.len - 1))),
@@ -436,31 +358,6 @@ impl fmt::Debug for Dataset {
             Target::Values { sample, .. } => write!(f, "targets {sample})"),
         }
     }
-}
-
-/// The float buffer of `h`, at that length, in the memory it had.
-fn floats(h: &mut Host<f32>, len: usize) -> &mut [f32] {
-    if let Data::Index(_) = h.data {
-        h.data = Data::Float(Vec::new());
-    }
-    match &mut h.data {
-        Data::Float(v) => {
-            v.resize(len, 0.0);
-            v
-        }
-        Data::Index(_) => unreachable!("made a float above"),
-    }
-}
-
-/// Those rows of `from`, in the label buffer of `h`, in the memory it had.
-fn labels(h: &mut Host<f32>, from: &[u32], width: usize, rows: &[usize]) {
-    let mut out = match std::mem::replace(&mut h.data, Data::Index(Vec::new())) {
-        Data::Index(v) => v,
-        Data::Float(_) => Vec::new(),
-    };
-    out.clear();
-    rows.iter().for_each(|&r| out.extend_from_slice(&from[r * width..(r + 1) * width]));
-    h.data = Data::Index(out);
 }
 
 fn check_sample(what: &str, sample: Shape) -> Result<Shape> {
@@ -513,6 +410,7 @@ pub(crate) fn check_labels(values: &[u32], classes: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Host;
 
     fn six() -> Dataset {
         Dataset::new((0..12).map(|i| i as f32).collect(), [2], Target::labels(vec![0, 1, 2, 0, 1, 2], 3)).unwrap()
@@ -540,29 +438,6 @@ mod tests {
     }
 
     #[test]
-    fn large_batches_gather_in_parallel_to_the_same() {
-        let (n, width) = (300, 784);
-        let data: Vec<u8> = (0..n * width).map(|i| (i * 31 % 251) as u8).collect();
-        let bytes = Dataset::bytes(data.clone(), [width], 0.5, Target::None).unwrap();
-        let float = Dataset::new(data.iter().map(|&b| b as f32 * 0.5).collect(), [width], Target::None).unwrap();
-        let rows = shuffled(n, 1, 0);
-        let x = bytes.batch(&rows).unwrap().0;
-        assert_eq!(x, float.batch(&rows).unwrap().0);
-        assert_eq!(x.f()[width * 299 + 5], data[rows[299] * width + 5] as f32 * 0.5);
-    }
-
-    #[test]
-    fn gathering_uses_the_memory_again() {
-        let (mut x, mut y) = six().batch(&[0, 1, 2, 3]).unwrap();
-        let (px, py) = (x.f().as_ptr(), y.u().as_ptr());
-        six().gather_into(&[4, 5], &mut x, &mut y).unwrap();
-        assert_eq!((&x, &y), (&Host::new([2, 2], vec![8.0, 9.0, 10.0, 11.0]), &Host::labels([2], vec![1, 2])));
-        assert_eq!((x.f().as_ptr(), y.u().as_ptr()), (px, py));
-        six().with_float_labels().gather_into(&[1], &mut x, &mut y).unwrap();
-        assert_eq!(y, Host::new([1, 1], vec![1.0]));
-    }
-
-    #[test]
     fn subsets_and_shapes() {
         let part = six().with_class_names(&["a", "b", "c"]).unwrap().subset(&[4, 1]).unwrap();
         assert_eq!((part.len(), part.labels(), part.classes()), (2, &[1, 1][..], 3));
@@ -572,6 +447,24 @@ mod tests {
         assert_eq!(image.sample_shape(), Shape::from([1, 2, 1]));
         assert_eq!(image.flat().sample_shape(), Shape::from([2]));
         assert_eq!(format!("{:?}", six()), "Dataset(6 samples of [2] floats, 3 classes)");
+    }
+
+    #[test]
+    fn other_numbers_are_another_data_set() {
+        let data = six();
+        let same = |other: &Dataset| data.id().is(other.id());
+        assert!(same(&data) && same(&data.clone()) && same(&data.clone().reshape([1, 2]).unwrap()) && same(&data.clone().flat()));
+        assert!(same(&data.clone().with_class_names(&["a", "b", "c"]).unwrap()));
+        // Equal, and yet not known to be.
+        assert!(!same(&six()) && six() == data);
+        let mut normal = data.clone();
+        Normalise::overall(&data).apply(&mut normal).unwrap();
+        assert!(!same(&normal) && !same(&data.subset(&[0, 1, 2, 3, 4, 5]).unwrap()));
+        assert!(!same(&data.clone().with_float_labels()) && !same(&data.clone().without_target()));
+        let values = data.clone().with_float_labels();
+        let mut scaled = values.clone();
+        Normalise::targets(&values).unwrap().apply_targets(&mut scaled).unwrap();
+        assert!(!scaled.id().is(values.id()));
     }
 
     #[test]

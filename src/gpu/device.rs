@@ -8,15 +8,20 @@ use crate::{
     gpu::shader::Pipelines,
     kernel::Caps,
     profile::Peaks,
+    tune::{
+        BUDGET, Choice, Choices, Report,
+        cache::{self, Key},
+    },
 };
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::{
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -34,14 +39,28 @@ pub struct GpuOptions {
     pub features: bool,
     /// Whether shaders check their bounds.
     pub checked: bool,
-    /// Whether every op takes its portable kernel, the first candidate.
-    pub portable: bool,
+    /// How kernels are chosen.
+    pub choice: Choice,
+    /// With [`Choice::Measured`], how long a plan may take to measure what it needs. With none at all nothing is measured; with
+    /// hardly any, one kernel.
+    pub budget: Duration,
+    /// With [`Choice::Measured`], the folder where results are kept, instead of the one that [`Choice`] tells of.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
     /// The best hardware there is, all of it.
     fn default() -> GpuOptions {
-        GpuOptions { name: None, software: false, limits: None, features: true, checked: false, portable: false }
+        GpuOptions {
+            name: None,
+            software: false,
+            limits: None,
+            features: true,
+            checked: false,
+            choice: Choice::Measured,
+            budget: BUDGET,
+            cache: None,
+        }
     }
 }
 
@@ -195,6 +214,10 @@ pub struct Gpu {
     made: [AtomicU64; 2],
     /// What it does at best, once that was measured.
     pub(crate) peaks: OnceLock<Peaks>,
+    choices: Arc<Choices>,
+    /// Where the driver's cache of pipelines is kept, and how many there were when it was last written.
+    kept: Option<cache::Blob>,
+    written: AtomicUsize,
 }
 
 /// The largest read-back buffer that is kept for the next one: what a step's losses and metrics need, and more.
@@ -209,7 +232,9 @@ impl Gpu {
     async fn new(adapter: &wgpu::Adapter, summary: AdapterSummary, options: &GpuOptions) -> Result<Arc<Gpu>> {
         let (info, own) = (adapter.get_info(), adapter.limits());
         let limits = options.limits.as_ref().map_or(own.clone(), |l| l.clone().or_worse_values_from(&own));
-        let optional = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let folder = (options.choice == Choice::Measured).then(|| cache::folder(options.cache.clone())).flatten();
+        let mut optional = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        optional.set(wgpu::Features::PIPELINE_CACHE, folder.is_some());
         let features = if options.features { adapter.features() & optional } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("downhill"),
@@ -229,7 +254,7 @@ impl Gpu {
             lock(&error).error.get_or_insert(message(&e));
         }));
 
-        let subgroups = features.contains(wgpu::Features::SUBGROUP) && !options.portable;
+        let subgroups = features.contains(wgpu::Features::SUBGROUP) && options.choice != Choice::Portable;
         let caps = Caps {
             max_bindings: limits.max_storage_buffers_per_shader_stage as usize,
             max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 * 4,
@@ -238,9 +263,20 @@ impl Gpu {
             software: summary.software,
             subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         };
-        let pipelines = Pipelines::new(&device);
+        let file = wgpu::util::pipeline_cache_key(&info).filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE));
+        let kept = folder.as_ref().zip(file).map(|(folder, name)| cache::Blob::new(folder.join(format!("{name}.bin"))));
+        let known = kept.as_ref().map(|kept| {
+            let data = kept.read();
+            let descriptor = wgpu::PipelineCacheDescriptor { label: Some("downhill"), data: data.as_deref(), fallback: true };
+            // SAFETY: the data is what this driver gave us: `Blob` checks that it is whole, and wgpu that it is of the same driver.
+            unsafe { device.create_pipeline_cache(&descriptor) }
+        });
+        let pipelines = Pipelines::new(&device, known);
+        let key = Key::new(&summary, &caps, options.checked);
+        let choices = Arc::new(Choices::new(folder.map(|folder| cache::File::new(&folder, key))));
         let options = options.clone();
-        let staging = Mutex::new(None);
+        let (staging, written) = (Mutex::new(None), AtomicUsize::new(0));
+        let (made, peaks) = (Default::default(), OnceLock::new());
         Ok(Arc::new(Gpu {
             device,
             queue,
@@ -252,8 +288,11 @@ impl Gpu {
             caps,
             faults,
             staging,
-            made: Default::default(),
-            peaks: OnceLock::new(),
+            made,
+            peaks,
+            choices,
+            kept,
+            written,
         }))
     }
 
@@ -268,6 +307,25 @@ impl Gpu {
     /// How it was opened.
     pub fn options(&self) -> &GpuOptions {
         &self.options
+    }
+    /// What was chosen so far for the ops of which there are several kernels, and why: see [`Choice`].
+    pub fn choices(&self) -> Report {
+        Report { device: self.summary.to_string(), classes: self.choices.all() }
+    }
+    /// What was measured on it.
+    pub(crate) fn measured(&self) -> &Arc<Choices> {
+        &self.choices
+    }
+    /// Whether this feature is in use.
+    pub(crate) fn has(&self, feature: wgpu::Features) -> bool {
+        self.features.contains(feature)
+    }
+    /// Writes the driver's cache of pipelines to where it is kept, if there are new ones.
+    pub(crate) fn keep_pipelines(&self) {
+        let count = self.pipeline_count();
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.written.swap(count, Relaxed) != count) {
+            self.compiled().inspect(|data| kept.write(data));
+        }
     }
     /// Bytes of the largest buffer.
     pub fn max_buffer_bytes(&self) -> u64 {

@@ -17,7 +17,7 @@ use crate::{
         store::Store,
     },
     host::Host,
-    kernel::Kernel,
+    kernel::{Kernel, Pass},
     params::Layout,
     plan::{Loc, Plan},
     shape::{DType, Shape},
@@ -28,6 +28,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 /// Elements of the fence after a guarded buffer.
@@ -265,8 +266,10 @@ impl Exec {
         let align = limits.min_uniform_buffer_offset_alignment as u64;
         let reach = Reach { binding: gpu.caps().max_binding_bytes, groups: limits.max_compute_workgroups_per_dimension };
         let (mut jobs, mut uniforms) = (Vec::new(), Vec::<u32>::new());
-        for (i, work) in works.iter().enumerate() {
-            let pipeline = gpu.pipeline(&work.name, work.pass).await?;
+        let passes: Vec<(&str, &Pass)> = works.iter().map(|work| (work.name.as_str(), work.pass)).collect();
+        let pipelines = gpu.pipelines(&passes).await;
+        for ((i, work), pipeline) in works.iter().enumerate().zip(pipelines) {
+            let pipeline = pipeline?;
             let elements: Vec<usize> = work.places.iter().map(|place| place.elements).collect();
             let windows = reach.windows(&work.label, work.pass, &elements)?;
             for &window in &windows {
@@ -400,8 +403,12 @@ impl Exec {
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
         self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
 
+<<<<<<< HEAD
         lap(&mut clocks, "upload");
         let label = Some("step");
+=======
+        let (label, started) = (Some("step"), Instant::now());
+>>>>>>> w-step
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
         for (i, row) in rows.iter().enumerate() {
             let at = i as u32 * self.row_stride as u32;
@@ -420,6 +427,7 @@ impl Exec {
                 }
             }
         }
+<<<<<<< HEAD
         if let Some(clocks) = &clocks {
             clocks.resolve(&mut encoder);
         }
@@ -427,14 +435,36 @@ impl Exec {
         lap(&mut clocks, "encode");
         self.pace.sent(self.gpu.queue.submit([commands]), rows.len());
         lap(&mut clocks, "submit");
+=======
+        self.pace.sent(self.gpu.queue.submit([encoder.finish()]), started, rows.len());
+>>>>>>> w-step
         self.done.submits += 1;
         self.done.steps += rows.len() as u64;
         self.done.dispatches += (rows.len() * (feed.len() + self.dispatches.len())) as u64;
         self.gpu.check()
     }
+    /// Says that all steps so far are done: those that follow are timed anew.
+    pub fn rested(&mut self) {
+        self.pace.last();
+    }
     /// How many fed steps the next submit should have, so that it takes some ten milliseconds.
     pub fn steps_per_submit(&self) -> usize {
         self.pace.steps()
+    }
+
+    /// Uploads the row of a step, and encodes all dispatches into one pass, `times` times over.
+    pub(super) fn encode(&self, row: &StepRow, times: usize, stamps: Option<wgpu::ComputePassTimestampWrites>) -> wgpu::CommandEncoder {
+        let words = row.words();
+        self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&words));
+        self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
+        let label = Some("step");
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: stamps });
+        for dispatch in (0..times).flat_map(|_| &self.dispatches) {
+            dispatch.encode(&mut pass, &self.rows_group, 0);
+        }
+        drop(pass);
+        encoder
     }
 
     /// Output `output` of the plan, after all steps submitted so far.

@@ -3,7 +3,8 @@
 //! `device.rs` finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
 //! pipeline, `store.rs` holds the weights, their gradients and the optimizer's states, and `exec.rs` holds everything
 //! else of a plan and replays it, as far ahead as `pace.rs` says. `feed.rs` is a data set on the device; `ring.rs` and `collect.rs` are
-//! what steps leave there, to be read later. `needs.rs` says what all of it would take, and `profile.rs` measures a step.
+//! what steps leave there, to be read later. `needs.rs` says what all of it would take, `profile.rs` measures a step, and `time.rs`
+//! a plan.
 
 mod bind;
 mod collect;
@@ -20,8 +21,10 @@ pub mod shader;
 mod store;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub use collect::Collected;
+pub use crate::tune::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow, UpdatePass};
 pub use feed::{Column, Resident, feed_pass};

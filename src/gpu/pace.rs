@@ -19,8 +19,8 @@ const SHOULD: Duration = Duration::from_millis(10);
 #[derive(Default)]
 pub(super) struct Pace {
     under_way: VecDeque<Sent>,
-    /// When the submission before the oldest one was done, where the host was there to see it.
-    seen: Option<Instant>,
+    /// A time before which what came before the oldest one was not done.
+    ended: Option<Instant>,
     learnt: Learnt,
     /// Times that the host had to wait for the oldest.
     pub held: u64,
@@ -29,6 +29,8 @@ pub(super) struct Pace {
 struct Sent {
     index: wgpu::SubmissionIndex,
     at: Instant,
+    /// When it was last seen not to be done.
+    seen: Option<Instant>,
     steps: usize,
 }
 
@@ -39,27 +41,37 @@ impl Pace {
     }
     /// Waits until another submission may go.
     pub fn room(&mut self, gpu: &Gpu) -> Result<()> {
-        while self.under_way.len() >= IN_FLIGHT {
-            let oldest = self.under_way.pop_front().expect("IN_FLIGHT is at least 1");
-            let waited = !gpu.is_done(&oldest.index)?;
-            if waited {
+        let full = IN_FLIGHT - 1;
+        while let Some(oldest) = self.under_way.front_mut() {
+            let now = Instant::now();
+            let done = gpu.is_done(&oldest.index)?;
+            if !done {
+                oldest.seen = Some(now);
+                if self.under_way.len() <= full {
+                    break;
+                }
+            }
+            let oldest = self.under_way.pop_front().expect("it was just looked at");
+            if !done {
                 self.held += 1;
                 gpu.wait(oldest.index)?;
             }
+            // It began when it was there and the one before was done, so it took at most this long: exactly that, where the host
+            // waited for both.
             let now = Instant::now();
-            // Between two ends that were seen lies one submission. Otherwise it took at most the time since it was sent.
-            let since = self.seen.filter(|_| waited).map_or(oldest.at, |seen| seen.max(oldest.at));
-            self.learnt.add(now - since, oldest.steps);
-            self.seen = waited.then_some(now);
+            let began = self.ended.map_or(oldest.at, |ended| ended.max(oldest.at));
+            self.learnt.add(now - began, oldest.steps);
+            self.ended = if done { oldest.seen.or(self.ended) } else { Some(now) };
         }
         Ok(())
     }
-    pub fn sent(&mut self, index: wgpu::SubmissionIndex, steps: usize) {
-        self.under_way.push_back(Sent { index, at: Instant::now(), steps });
+    pub fn sent(&mut self, index: wgpu::SubmissionIndex, at: Instant, steps: usize) {
+        self.under_way.push_back(Sent { index, at, seen: None, steps });
     }
-    /// The newest submission; forgets all of them.
+    /// The newest submission. It is no longer known that any is under way: nothing is learnt of those, because how long they took
+    /// was not seen.
     pub fn last(&mut self) -> Option<wgpu::SubmissionIndex> {
-        self.seen = None;
+        self.ended = None;
         self.under_way.drain(..).next_back().map(|sent| sent.index)
     }
 }
@@ -67,7 +79,8 @@ impl Pace {
 /// The number of steps that follows from how long submissions took.
 struct Learnt {
     steps: usize,
-    /// Seconds a step, of the last few submissions: none of them took longer than that, and some were disturbed.
+    /// Seconds a step, of the last few submissions. Some were disturbed, and where the host was late to see one end the next one
+    /// seems short.
     recent: VecDeque<f64>,
 }
 
@@ -83,7 +96,9 @@ impl Learnt {
         if self.recent.len() > IN_FLIGHT {
             self.recent.pop_front();
         }
-        let step = self.recent.iter().copied().fold(f64::INFINITY, f64::min);
+        let mut sorted: Vec<f64> = self.recent.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let step = sorted[1.min(sorted.len() - 1)];
         let fit = ((SHOULD.as_secs_f64() / step) as usize).clamp(1, MOST);
         // Up in small strides, because longer ones have not been tried; down at once.
         self.steps = fit.min(self.steps * 2);
@@ -105,8 +120,9 @@ mod tests {
             seen.push(learnt.steps);
         }
         assert_eq!(seen, [2, 4, 8, 14, 14, 14]);
-        // One that was disturbed changes nothing, slower steps do within a few submissions.
+        // One that was disturbed changes nothing, nor does the one after it, which seems short. Slower steps do within a few submissions.
         learnt.add(ms(500.0), 14);
+        learnt.add(ms(0.1), 14);
         assert_eq!(learnt.steps, 14);
         for _ in 0..IN_FLIGHT {
             learnt.add(ms(30.0), 1);

@@ -158,7 +158,7 @@ impl Ring {
         let bytes = (words + GUARD) as u64 * 4;
         let view = self.staging.get_mapped_range(..bytes).map_err(|e| self.gpu.error(e.to_string()))?;
         let (rows, guard) = view.split_at(words * 4);
-        let rows = rows.chunks_exact(self.width * 4).map(|row| bytemuck::pod_collect_to_vec(row)).collect();
+        let rows = rows.chunks_exact(self.width * 4).map(bytemuck::pod_collect_to_vec).collect();
         let kept = Kept { first: came.first, rows, guard: bytemuck::pod_collect_to_vec(guard) };
         drop(view);
         self.staging.unmap();

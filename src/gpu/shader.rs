@@ -12,6 +12,7 @@ use crate::{
     kernel::{Bind, Pass, Source, Word, source},
     shape::DType,
 };
+use rayon::prelude::*;
 use std::{
     collections::HashMap,
     fmt::Write,
@@ -139,15 +140,20 @@ pub(crate) struct Pipeline {
 pub(super) struct Pipelines {
     /// The layout of group 1: a row of the table of steps, at a dynamic offset.
     pub step: wgpu::BindGroupLayout,
-    known: Mutex<HashMap<(Arc<str>, &'static str), Pipeline>>,
+    known: Mutex<HashMap<Key, Pipeline>>,
+    /// The driver's own cache, where it lets us keep that.
+    cache: Option<wgpu::PipelineCache>,
 }
 
+/// WGSL and entry point.
+type Key = (Arc<str>, &'static str);
+
 impl Pipelines {
-    pub fn new(device: &wgpu::Device) -> Pipelines {
+    pub fn new(device: &wgpu::Device, cache: Option<wgpu::PipelineCache>) -> Pipelines {
         let uniform = wgpu::BufferBindingType::Uniform;
         let entries = [entry(0, uniform, true, wgpu::BufferSize::new(STEP_BYTES))];
         let step = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("step"), entries: &entries });
-        Pipelines { step, known: Mutex::default() }
+        Pipelines { step, known: Mutex::default(), cache }
     }
 }
 
@@ -161,30 +167,64 @@ fn entry(binding: u32, ty: wgpu::BufferBindingType, dynamic: bool, size: Option<
 }
 
 impl Gpu {
-    /// The pipeline of a pass, compiled unless this device already has it. `label` says op and kernel.
+    /// The pipeline of each pass, compiled unless this device already has it: those that differ on several threads. The label of
+    /// a pass says op and kernel.
     ///
     /// # Errors
-    /// [`Error::Device`] with the compiler's message where the WGSL is wrong or the driver refuses it.
-    pub(crate) async fn pipeline(&self, label: &str, pass: &Pass) -> Result<Pipeline> {
+    /// Of each, [`Error::Device`] with the compiler's message where the WGSL is wrong or the driver refuses it.
+    pub(crate) async fn pipelines(&self, passes: &[(&str, &Pass)]) -> Vec<Result<Pipeline>> {
+        let texts: Vec<Result<Arc<str>>> = passes.iter().map(|(label, pass)| self.wgsl(label, pass)).collect();
+        let mut wanted: Vec<(usize, Key)> = Vec::new();
+        for (i, text) in texts.iter().enumerate() {
+            let Ok(text) = text else { continue };
+            let key = (text.clone(), passes[i].1.entry);
+            if !lock(&self.pipelines.known).contains_key(&key) && wanted.iter().all(|(_, known)| *known != key) {
+                wanted.push((i, key));
+            }
+        }
+        let compile = |(i, key): (usize, Key)| {
+            let (label, pass) = (format!("{} {}", passes[i].0, key.1), passes[i].1);
+            // Now and on this thread, as are its error scopes.
+            let (what, text) = (label.clone(), key.0.clone());
+            let made = self.scoped(&label, move |device| self.compile(device, &what, &text, pass));
+            (key, made)
+        };
+        let made: Vec<_> = wanted.into_par_iter().map(compile).collect();
+        let mut failed: HashMap<Key, Error> = HashMap::new();
+        for (key, made) in made {
+            match made.await {
+                Ok(pipeline) => drop(lock(&self.pipelines.known).insert(key, pipeline)),
+                Err(error) => drop(failed.insert(key, error)),
+            }
+        }
+        let known = lock(&self.pipelines.known);
+        let result = |(text, (_, pass)): (Result<Arc<str>>, &(&str, &Pass))| {
+            let key = (text?, pass.entry);
+            match failed.get(&key) {
+                Some(error) => Err(error.clone()),
+                None => Ok(known[&key].clone()),
+            }
+        };
+        texts.into_iter().zip(passes).map(result).collect()
+    }
+
+    /// The WGSL of a pass, if this device can bind as much as it does.
+    fn wgsl(&self, label: &str, pass: &Pass) -> Result<Arc<str>> {
         let limit = self.caps().max_bindings;
         if pass.binds.len() > limit {
             let (what, need) = (format!("{label} (storage buffers bound at once)"), pass.binds.len() as u64);
             return Err(Error::Limit { what, need, limit: limit as u64, advice: "use fewer inputs, or a kernel of several passes".into() });
         }
-        let text: Arc<str> = assemble(pass)?.into();
-        let key = (text.clone(), pass.entry);
-        if let Some(known) = lock(&self.pipelines.known).get(&key) {
-            return Ok(known.clone());
-        }
-        let label = format!("{label} {}", pass.entry);
-        let made = self.scoped(&label, |device| self.compile(device, &label, &text, pass)).await?;
-        lock(&self.pipelines.known).insert(key, made.clone());
-        Ok(made)
+        Ok(assemble(pass)?.into())
     }
 
     /// Pipelines compiled so far.
     pub fn pipeline_count(&self) -> usize {
         lock(&self.pipelines.known).len()
+    }
+    /// What the driver's own cache of pipelines holds, to be kept for the next run.
+    pub(super) fn compiled(&self) -> Option<Vec<u8>> {
+        self.pipelines.cache.as_ref().and_then(|cache| cache.get_data())
     }
 
     fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass) -> Pipeline {
@@ -216,7 +256,7 @@ impl Gpu {
             entry_point: Some(pass.entry),
             // Kernels write their workgroup memory before they read it.
             compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
-            cache: None,
+            cache: self.pipelines.cache.as_ref(),
         });
         Pipeline { pipeline, bindings }
     }

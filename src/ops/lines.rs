@@ -45,6 +45,8 @@ pub(crate) struct Lines {
     inner: usize,
     chunk: usize,
     wide: usize,
+    /// Whether those are of neighbouring lines.
+    across: bool,
     team: Team,
     workgroup: usize,
     columns: usize,
@@ -97,7 +99,20 @@ impl Lines {
         let lanes =
             if can.cut() && n > LONG * lanes && n <= LONG * lanes_of(side_by_side(16)) { lanes_of(side_by_side(16)) } else { lanes };
         let columns = inner.next_power_of_two().min(workgroup / lanes);
-        let one = Lines { outer, n, inner, chunk: n, wide: 1, team: Team::Lanes, workgroup, columns, lanes, keep: 0, split: false };
+        let one = Lines {
+            outer,
+            n,
+            inner,
+            chunk: n,
+            wide: 1,
+            across: false,
+            team: Team::Lanes,
+            workgroup,
+            columns,
+            lanes,
+            keep: 0,
+            split: false,
+        };
         one.cut(can, LONG * lanes, GROUPS, caps)
     }
 
@@ -110,7 +125,7 @@ impl Lines {
             if !across {
                 return portable;
             }
-            let quarter = Lines { wide: 4, ..Lines::portable([outer, n, inner / 4], can, caps) };
+            let quarter = Lines { wide: 4, across: true, ..Lines::portable([outer, n, inner / 4], can, caps) };
             if !caps.software {
                 return quarter.cut(can, LONG * quarter.lanes, GROUPS, caps);
             }
@@ -169,10 +184,6 @@ impl Lines {
     fn per_group(&self) -> usize {
         if self.team == Team::Strip { 1 } else { self.workgroup / (self.columns * self.lanes) }
     }
-    /// Whether four lines are done at once.
-    fn across(&self) -> bool {
-        self.wide > 1 && self.inner > 1
-    }
 
     /// The name of a kernel that divides its work so.
     pub fn name(&self) -> &'static str {
@@ -190,7 +201,7 @@ impl Lines {
     }
     /// The most numbers of a line that one unit sees.
     pub fn chunk(&self) -> usize {
-        self.chunk * if self.across() { 1 } else { self.wide }
+        self.chunk * if self.across { 1 } else { self.wide }
     }
     /// The tensor `[outer, n, inner]`.
     pub fn full(&self, bind: Bind) -> Bind {
@@ -199,8 +210,8 @@ impl Lines {
     }
     /// A tensor with one element for each chunk of each line, `[outer, chunks, inner]`.
     pub fn ones(&self, bind: Bind) -> Bind {
-        let line = self.inner * if self.across() { self.wide } else { 1 };
-        self.bind(bind, Span::Lines { line, chunks: 1, chunk: line }, self.across())
+        let line = self.inner * if self.across { self.wide } else { 1 };
+        self.bind(bind, Span::Lines { line, chunks: 1, chunk: line }, self.across)
     }
     fn bind(&self, bind: Bind, span: Span, vec4: bool) -> Bind {
         Bind { span: if self.split { span } else { Span::Whole }, vec4, ..bind }
@@ -223,13 +234,13 @@ impl Lines {
             Team::Workgroup => "workgroup",
             Team::Strip => "strip",
         };
-        let elements = match (self.wide, self.across()) {
+        let elements = match (self.wide, self.across) {
             (1, _) => "scalar",
             (_, false) => "along4",
             (_, true) => "across4",
         };
         let suffix = if self.team == Team::Strip { "_strip" } else { "" };
-        let out = if self.across() { self.wide } else { 1 };
+        let out = if self.across { self.wide } else { 1 };
         let consts = [
             ("WG", self.workgroup),
             ("COLUMNS", self.columns),

@@ -54,6 +54,11 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     fn terms(&self, _x: &[Shape]) -> usize {
         1
     }
+    /// What the choice of a kernel goes by, beside the sizes: the settings, and those of the inputs `x` whose sizes matter. What
+    /// is generated (an expression, an epilogue and its inputs) is neither: one kernel is chosen for all of that.
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        (format!("{self:?}"), x)
+    }
     /// What users call it, for errors: the method that made it.
     fn called(&self) -> &'static str {
         Self::NAME
@@ -90,6 +95,7 @@ pub trait Op: fmt::Debug + Send + Sync {
     fn flops(&self, x: &[Shape], y: Shape) -> u64;
     fn bytes(&self, x: &[Shape], y: Shape) -> u64;
     fn terms(&self, x: &[Shape]) -> usize;
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]);
     fn called(&self) -> &'static str;
     fn is_alias(&self) -> bool;
     fn as_map(&self) -> Option<&map::Map>;
@@ -127,6 +133,9 @@ impl<O: OpDef> Op for O {
     }
     fn terms(&self, x: &[Shape]) -> usize {
         OpDef::terms(self, x)
+    }
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        OpDef::class(self, x)
     }
     fn called(&self) -> &'static str {
         OpDef::called(self)

@@ -237,6 +237,7 @@ impl OpDef for Reduce {
             // Four at a time: along, across with a ragged last strip, rows that are taken together.
             cases.push(case(fold, &[5, 260], 1..2, false));
             cases.push(case(fold, &[2, 37, 12], 1..2, true));
+            cases.push(case(fold, &[67, 4], 0..1, true));
             cases.push(case(fold, &[131, 588], 0..1, false));
             cases.push(case(fold, &[4_100, 10], 0..1, false));
         }

@@ -86,7 +86,9 @@ impl Optimizer {
     pub fn guard_kernels(&self, layout: &Layout, caps: &Caps) -> Vec<(usize, Kernel)> {
         let (width, pieces) = (workgroup(caps), layout.trained);
         // Where a piece is larger than a binding, the dispatch is split at multiples of 64 chunks.
-        let chunk = (caps.max_binding_bytes / 256).clamp(64, CHUNK as u64) as usize;
+        // On a software adapter the tree that ends a chunk costs more than another 15 chunks of loads.
+        let most = if caps.software { 16 * CHUNK } else { CHUNK };
+        let chunk = (caps.max_binding_bytes / 256).clamp(64, most as u64) as usize / 4 * 4;
         let pass = |source, entry, params: &[(&str, Word)], binds, units, step| Pass {
             source,
             entry,
@@ -100,7 +102,7 @@ impl Optimizer {
         };
         let kernel = |(piece, &len): (usize, &usize)| {
             let units = len.div_ceil(chunk);
-            let (grads, partials) = (Bind::input("grads", 1, DType::F32).per_unit(chunk), Bind::scratch("partials", 0));
+            let (grads, partials) = (Bind::input("grads", 1, DType::F32).per_unit(chunk).vec4(), Bind::scratch("partials", 0));
             let binds = vec![grads, partials.clone().per_unit(1).written()];
             let squares = pass(source!("optim/squares"), "squares", &[("len", Word::from(len))], binds, units, false);
             let (totals, loss) = (Bind::scratch("totals", 1).written(), Bind::input("loss", LOSS, DType::F32));

@@ -58,9 +58,6 @@ pub(super) fn workgroup(caps: &Caps) -> u32 {
     1 << caps.max_invocations.clamp(1, 256).ilog2()
 }
 
-/// Blocks of a workgroup's size that it does.
-const EACH: u32 = 4;
-
 impl Optimizer {
     /// The update of one piece of `units` elements, in which the groups end at `ends` (see
     /// [`Layout`](crate::params::Layout)). Bindings: `In(0)` the weights, `In(1)` the gradients, `In(2)` the
@@ -69,7 +66,8 @@ impl Optimizer {
     pub fn update_kernel(&self, ends: &[usize], units: usize, caps: &Caps) -> Kernel {
         let states = self.rule.states();
         let kept = self.states();
-        let each = |name, i| Bind::input(name, i, DType::F32).per_unit(1);
+        // A unit is four elements, of one group: groups start where parameters may.
+        let each = |name, i| Bind::input(name, i, DType::F32).per_unit(4).vec4();
         let mut binds = vec![each("params", 0).written(), each("grads", 1), Bind::input("guard", 2, DType::U32)];
         binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, 3 + k).written()));
         // The last group ends with the piece.
@@ -78,12 +76,12 @@ impl Optimizer {
         let pass = Pass {
             source: source!("optim/update"),
             entry: "apply",
-            consts: vec![("WG", Word::U(width)), ("EACH", Word::U(EACH))],
-            params: ends.iter().enumerate().map(|(k, &end)| (format!("end{k}"), Word::from(end))).collect(),
+            consts: vec![("WG", Word::U(width))],
+            params: ends.iter().enumerate().map(|(k, &end)| (format!("end{k}"), Word::from(end / 4))).collect(),
             binds,
             code: format!("{}\n{}\n{}", self.rule.source().text, state_code(&states), group_code(ends.len())),
-            units,
-            per_group: (width * EACH) as usize,
+            units: units / 4,
+            per_group: width as usize,
             step: true,
         };
         Kernel::one(self.rule.name(), pass)
@@ -107,23 +105,28 @@ impl Optimizer {
     }
 }
 
-/// `State`, `load` and `store`.
+/// `State`; and for four elements at once `States`, `load`, `store`.
 fn state_code(states: &[State]) -> String {
+    if states.is_empty() {
+        // WGSL has no empty struct.
+        return "struct State { none: f32 }\n\
+            struct States { x: State, y: State, z: State, w: State }\n\
+            fn load(i: u32) -> States {\n    return States();\n}\n\
+            fn store(i: u32, s: States) {\n}\n"
+            .to_string();
+    }
     let list = |f: &dyn Fn(&State) -> String, separator: &str| states.iter().map(f).collect::<Vec<_>>().join(separator);
     let kept = |s: &State, code: String, other: &str| if s.kept { code } else { other.to_string() };
-    let (fields, loads, stores) = match states {
-        // WGSL has no empty struct.
-        [] => ("none: f32".to_string(), "0.0".to_string(), String::new()),
-        _ => (
-            list(&|s| format!("{}: f32", s.name), ", "),
-            list(&|s| kept(s, format!("{}[i]", s.name), "0.0"), ", "),
-            list(&|s| kept(s, format!("    {0}[i] = s.{0};\n", s.name), ""), ""),
-        ),
-    };
+    let fields = list(&|s| format!("{}: f32", s.name), ", ");
+    let loads = list(&|s| kept(s, format!("    let l_{0} = {0}[i];\n", s.name), ""), "");
+    let of = |c: &str| format!("State({})", list(&|s| kept(s, format!("l_{}.{c}", s.name), "0.0"), ", "));
+    let stores = list(&|s| kept(s, format!("    {0}[i] = vec4(s.x.{0}, s.y.{0}, s.z.{0}, s.w.{0});\n", s.name), ""), "");
+    let all = ["x", "y", "z", "w"].map(of).join(", ");
     format!(
         "struct State {{ {fields} }}\n\
-         fn load(i: u32) -> State {{\n    return State({loads});\n}}\n\
-         fn store(i: u32, s: State) {{\n{stores}}}\n"
+         struct States {{ x: State, y: State, z: State, w: State }}\n\
+         fn load(i: u32) -> States {{\n{loads}    return States({all});\n}}\n\
+         fn store(i: u32, s: States) {{\n{stores}}}\n"
     )
 }
 

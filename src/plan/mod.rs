@@ -20,6 +20,7 @@ use crate::{
         map::{Expr, Fun, Inst, Map},
     },
     shape::{DType, Shape},
+    tune::Choices,
 };
 use ir::Ir;
 use std::{fmt, sync::Arc};
@@ -89,13 +90,15 @@ pub struct Plan {
 }
 
 /// How a graph is lowered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The GPU's abilities, or `None` for the CPU device.
     pub caps: Option<Caps>,
-    /// Take the candidate of this number (or the last one) of every op: 0 is the portable one. `None`: the one expected
-    /// fastest on such a device.
+    /// Take the candidate of this number (or the last one) of every op: 0 is the portable one. `None`: the one that
+    /// `choices` has, else the one expected fastest on such a device.
     pub candidate: Option<usize>,
+    /// What was measured on the device.
+    pub choices: Option<Arc<Choices>>,
     /// Compose elementwise code.
     pub fuse: bool,
     /// Let activations share memory.
@@ -105,17 +108,25 @@ pub struct Options {
 impl Options {
     /// Everything on, for a GPU (with its abilities) or the CPU.
     pub fn new(caps: Option<Caps>) -> Options {
-        Options { caps, candidate: None, fuse: true, reuse: true }
+        Options { caps, candidate: None, choices: None, fuse: true, reuse: true }
     }
 }
 
 /// Tensors beside the output that one op of the CPU device may read: a bound for fusion only.
 const CPU_INPUTS: usize = 16;
 
-impl Plan {
-    /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed
-    /// into the flat buffer of gradients.
-    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Plan> {
+/// A graph between fusion and the choice of kernels: here they can be measured.
+pub(crate) struct Draft {
+    ir: Ir,
+    /// (node, parameter)
+    grads: Vec<(usize, usize)>,
+    outputs: usize,
+    untrained: Option<Error>,
+}
+
+impl Draft {
+    /// The first half of [`Plan::new`].
+    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Draft> {
         let Some(first) = outputs.first() else {
             return Err(Error::argument("outputs", "a plan needs at least one"));
         };
@@ -138,14 +149,23 @@ impl Plan {
         }
         let grads = own_grads(&mut ir, outputs.len());
         let untrained = graph.inner.borrow().untrained.clone();
-        Ok(Plan { untrained, ..Plan::lower(&ir, &grads, outputs.len(), options) })
+        Ok(Draft { ir, grads, outputs: outputs.len(), untrained })
     }
 
-    fn lower(ir: &Ir, grads: &[(usize, usize)], outputs: usize, options: &Options) -> Plan {
+    /// Every op that needs a kernel, with the shapes of its inputs and of its output.
+    pub fn ops(&self) -> impl Iterator<Item = (&Arc<dyn Op>, Vec<Shape>, Shape)> {
+        let op = |id| self.ir.op(id).filter(|op| !op.is_alias()).map(|op| (op, self.ir.shapes(id), self.ir.nodes[id].shape));
+        (0..self.ir.nodes.len()).filter_map(op)
+    }
+
+    /// Chooses kernels and plans memory.
+    pub fn lower(self, options: &Options) -> Plan {
+        let Draft { ir, grads, outputs, untrained } = self;
+        let (ir, grads) = (&ir, &grads[..]);
         let kernels: Vec<Option<Kernel>> = (0..ir.nodes.len()).map(|id| choose(ir, id, options)).collect();
         let scratch: Vec<Vec<usize>> = kernels.iter().map(|k| k.as_ref().map_or(Vec::new(), |k| k.scratch.clone())).collect();
         let memory = memory::plan(ir, grads, &scratch, options.reuse, options.caps.is_none());
-        let mut plan = Plan { params: ir.params.clone(), inputs: ir.inputs.clone(), ..Plan::default() };
+        let mut plan = Plan { params: ir.params.clone(), inputs: ir.inputs.clone(), untrained, ..Plan::default() };
         for (id, (node, kernel)) in ir.nodes.iter().zip(kernels).enumerate() {
             match &node.kind {
                 Kind::Constant(value) => plan.constants.push(value.clone()),
@@ -165,6 +185,14 @@ impl Plan {
         plan.slots = memory.slots;
         plan.unplanned_bytes = memory::bytes(&memory::plan(ir, grads, &scratch, false, true).slots);
         plan
+    }
+}
+
+impl Plan {
+    /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed
+    /// into the flat buffer of gradients.
+    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Plan> {
+        Ok(Draft::new(outputs, grads, options)?.lower(options))
     }
 
     /// Renumbers the parameters to those of `known`, by name.
@@ -240,12 +268,19 @@ fn label(ir: &Ir, id: usize) -> String {
     format!("{name} {} → {} ({}:{})", shapes.join(" × "), node.shape, node.place.file(), node.place.line())
 }
 
-/// The kernel of a node: the first candidate is portable, the last one expected fastest on such a device.
+/// The kernel of a node: the first candidate is portable, the last one expected fastest on such a device, and one of them
+/// may have been measured to be.
 fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
     let (caps, op) = (options.caps?, ir.op(id)?);
-    let mut kernels = if op.is_alias() { Vec::new() } else { op.kernels(&ir.shapes(id), ir.nodes[id].shape, &caps) };
-    if let Some(candidate) = options.candidate {
-        kernels.truncate(candidate + 1);
+    let (x, y) = (ir.shapes(id), ir.nodes[id].shape);
+    let mut kernels = if op.is_alias() { Vec::new() } else { op.kernels(&x, y, &caps) };
+    match (options.candidate, &options.choices) {
+        (Some(candidate), _) => kernels.truncate(candidate + 1),
+        (None, Some(choices)) if kernels.len() > 1 => {
+            let chosen = choices.kernel(&**op, &x, y, &kernels);
+            kernels.truncate(chosen.map_or(kernels.len(), |i| i + 1));
+        }
+        _ => {}
     }
     kernels.pop()
 }

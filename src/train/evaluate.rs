@@ -8,7 +8,7 @@ use crate::{
     gpu::{Collected, Resident},
     graph::{Graph, Tensor},
     host::{Data, Host},
-    plan::Plan,
+    plan::Draft,
     shape::Shape,
 };
 use std::{ops::Range, sync::Arc, time::Instant};
@@ -40,7 +40,7 @@ const EVALUATION_BATCH: usize = 1024;
 const COLLECTED: usize = 4 << 20;
 
 /// Hands on what was collected.
-async fn give(from: &Collected, shapes: &mut Vec<Vec<Shape>>, each: &mut dyn FnMut(Vec<Host<f32>>)) -> Result<()> {
+async fn give(from: &Collected, shapes: &mut Vec<Vec<Shape>>, each: &mut (dyn FnMut(Vec<Host<f32>>) + Send)) -> Result<()> {
     let mut all = from.read(shapes.iter().flatten().copied()).await?.into_iter();
     for batch in shapes.drain(..) {
         each(all.by_ref().take(batch.len()).collect());
@@ -133,8 +133,8 @@ impl Trainer {
         &mut self,
         n: usize,
         resident: Option<&Arc<Resident>>,
-        mut batch: impl FnMut(Range<usize>) -> Result<Vec<Host<f32>>>,
-        each: &mut dyn FnMut(Vec<Host<f32>>),
+        mut batch: impl FnMut(Range<usize>) -> Result<Vec<Host<f32>>> + Send,
+        each: &mut (dyn FnMut(Vec<Host<f32>>) + Send),
     ) -> Result<()> {
         let size = EVALUATION_BATCH.min(n);
         let into = self.collected(size, n.div_ceil(size)).await?;
@@ -191,10 +191,23 @@ impl Trainer {
     /// The inference graph for `batch` samples: output, loss and, for a classifier, accuracy.
     async fn inference(&mut self, batch: usize) -> Result<&mut Compiled> {
         if !self.inference.contains_key(&batch) {
-            let g = Graph::inference();
-            let written = self.model("evaluate")?.write(&g, batch)?;
-            let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
-            let mut plan = Plan::new(&outputs, &[], &self.device.plan_options())?;
+<<<<<<< HEAD
+            let options = self.device.plan_options();
+            let draft = {
+                let g = Graph::inference();
+                let written = self.model("evaluate")?.write(&g, batch)?;
+                let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
+                Draft::new(&outputs, &[], &options)?
+            };
+            let mut plan = self.device.lower(draft, &options).await?;
+=======
+            let mut plan = {
+                let g = Graph::inference();
+                let written = self.model("evaluate")?.write(&g, batch)?;
+                let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
+                Plan::new(&outputs, &[], &self.device.plan_options())?
+            };
+>>>>>>> w-step
             plan.bind_params(&self.params)?;
             let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
             self.inference.insert(batch, compiled);

@@ -117,6 +117,7 @@ impl Trainer {
             self.plan(batch.len()).await?;
             let exec = self.plans.get_mut(&batch.len()).and_then(|loaded| loaded.engine.gpu_mut());
             if let (Some(resident), Some(exec)) = (resident, exec) {
+                exec.rested();
                 exec.feed(resident, augment).await?;
             }
         }

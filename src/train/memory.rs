@@ -39,13 +39,14 @@ const LEFT: u64 = 10;
 
 impl Trainer {
     /// The bytes that training on batches of `batch` samples takes, by kind and by layer; a trainer made of one graph has that
-    /// graph's batch size whatever is asked for. It plans and loads nothing.
+    /// graph's batch size whatever is asked for. It plans, and loads and measures nothing: a kernel that is
+    /// not chosen yet is taken to be the one expected fastest.
     ///
     /// # Errors
     /// A model that does not take such a batch; [`Error::Limit`] where a step on such a batch would give it.
     pub fn memory(&self, batch: usize) -> Result<Memory> {
         match (&self.model, &self.graph_memory) {
-            (Some(model), _) => self.memory_of(&model.plan(&self.device, batch)?),
+            (Some(model), _) => self.memory_of(&model.draft(&self.device, batch)?.lower(&self.device.plan_options())),
             (None, Some(memory)) => Ok(memory.clone()),
             (None, None) => unreachable!("a trainer without a model is made of one graph"),
         }

@@ -29,7 +29,7 @@ use crate::{
     host::Host,
     ops::Key,
     optim::Optimizer,
-    plan::{Memory, Plan},
+    plan::{Draft, Memory, Plan},
     profile::Profile,
     shape::{DType, Shape},
 };
@@ -107,12 +107,12 @@ impl Model {
         g.check()?;
         Ok(Written { output, loss, accuracy })
     }
-    /// The plan of a step on `batch` samples.
-    fn plan(&self, device: &Device, batch: usize) -> Result<Plan> {
+    /// A step on `batch` samples, before its kernels are chosen.
+    fn draft(&self, device: &Device, batch: usize) -> Result<Draft> {
         let g = Graph::training();
         let written = self.write(&g, batch)?;
         let outputs: Vec<Tensor> = std::iter::once(written.loss).chain(written.accuracy).collect();
-        training_plan(device, &outputs, written.loss)
+        training_draft(device, &outputs, written.loss)
     }
 }
 
@@ -193,7 +193,7 @@ impl Trainer {
     /// [`new`](Trainer::new), without blocking.
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         let mut trainer = Trainer::empty(device, loss, optimizer.into(), 1).await?;
-        let plan = training_plan(device, &[loss], loss)?;
+        let plan = device.lower(training_draft(device, &[loss], loss)?, &device.plan_options()).await?;
         let memory = trainer.memory_of(&plan)?;
         trainer.graph_summary = trainer.summarise(loss, &plan, &memory);
         trainer.graph_memory = Some(memory);
@@ -317,9 +317,13 @@ impl Trainer {
     /// # Errors
     /// A parameter that this trainer does not have, or has in another shape; as [`Device::compile`].
     pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
-        let mut plan = Plan::new(outputs, &[], &self.device.plan_options())?;
-        plan.bind_params(&self.params)?;
-        pollster::block_on(Compiled::on(&self.device, plan, &self.store, self.seed))
+        let options = self.device.plan_options();
+        let draft = Draft::new(outputs, &[], &options)?;
+        pollster::block_on(async {
+            let mut plan = self.device.lower(draft, &options).await?;
+            plan.bind_params(&self.params)?;
+            Compiled::on(&self.device, plan, &self.store, self.seed).await
+        })
     }
 
     /// One step on a batch: the graph's inputs in the order of their creation. On a GPU it returns when the work is
@@ -450,7 +454,8 @@ impl Trainer {
         if batch == 0 || self.plans.contains_key(&batch) {
             return Ok(());
         }
-        let plan = model.plan(&self.device, batch)?;
+        let draft = model.draft(&self.device, batch)?;
+        let plan = self.device.lower(draft, &self.device.plan_options()).await?;
         self.load_plan(batch, plan).await
     }
     async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {
@@ -485,11 +490,17 @@ fn check_loss(loss: Tensor) -> Result<()> {
 /// The plan of a step: the outputs (the loss first) and the gradient of every parameter.
 #[track_caller]
 fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Plan> {
+    Ok(training_draft(device, outputs, loss)?.lower(&device.plan_options()))
+}
+
+/// The first half of it.
+#[track_caller]
+fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Draft> {
     check_loss(loss)?;
     let g = loss.graph();
     let grads = g.param_grads(loss);
     g.check()?;
-    Plan::new(outputs, &grads, &device.plan_options())
+    Draft::new(outputs, &grads, &device.plan_options())
 }
 
 /// An error for the first value that is NaN or infinite.

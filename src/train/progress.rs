@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the loss on the bar is renewed: reading it waits for the device.
+/// How often the loss on the bar is renewed: each time costs a read-back, which nobody waits for.
 const RENEW: Duration = Duration::from_millis(500);
 
 pub(super) struct Progress {
@@ -35,7 +35,7 @@ impl Progress {
         let now = Instant::now();
         Progress { lines: on && bar.is_none(), bar, epochs, steps, samples: 0, started: now, renewed: now }
     }
-    /// Whether it is time to read the loss.
+    /// Whether it is time to ask for the loss.
     pub fn wants_loss(&mut self) -> bool {
         let due = self.bar.is_some() && self.renewed.elapsed() >= RENEW;
         if due {

@@ -45,3 +45,16 @@ fn a_checkpoint_does_not_count_steps_that_changed_nothing() {
     trainer.step(&[Host::new([], vec![1.0])]).unwrap();
     assert!(trainer.loss().unwrap().is_finite());
 }
+
+/// An executor of several threads can run these.
+#[test]
+fn steps_and_evaluation_can_cross_threads() {
+    fn crosses(_: impl Send) {}
+    let data = crate::data::iris();
+    let mut trainer = Trainer::for_data(&Device::cpu(), &data, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(0.1)).unwrap();
+    let (x, y) = data.batch(&[0, 1]).unwrap();
+    crosses(trainer.step_async(&[x.clone(), y]));
+    crosses(trainer.take_reports_async());
+    crosses(trainer.evaluate_async(&data));
+    crosses(trainer.predict_async(&x));
+}

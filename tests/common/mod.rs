@@ -9,7 +9,7 @@
 
 use downhill::{
     Device, Error, Trainer,
-    gpu::{Gpu, GpuOptions},
+    gpu::{Choice, Gpu, GpuOptions},
 };
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::sync::{Arc, OnceLock};
@@ -66,7 +66,7 @@ impl On {
     /// The device; opened at the first call.
     pub fn open(self) -> Result<Device, Error> {
         static OPEN: [OnceLock<Result<Device, Error>>; 5] = [const { OnceLock::new() }; 5];
-        let options = GpuOptions { software: true, ..GpuOptions::default() };
+        let options = GpuOptions { software: true, choice: Choice::Expected, ..GpuOptions::default() };
         let (k, options) = match self {
             On::Cpu => return Ok(Device::cpu()),
             On::Gpu => (0, options),

@@ -265,6 +265,9 @@ impl OpDef for Conv2d {
     fn terms(&self, x: &[Shape]) -> usize {
         self.geometry.known(x[0], x[1]).taps()
     }
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        (format!("{:?}", self.geometry), &x[..2])
+    }
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(Conv2d { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
@@ -311,6 +314,9 @@ impl OpDef for Conv2dGradX {
         let s = self.known(x[0], x[1]);
         s.o * s.kernel[0] * s.kernel[1]
     }
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        (format!("{:?}", self.geometry), &x[..2])
+    }
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(Conv2dGradX { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
@@ -348,6 +354,9 @@ impl OpDef for Conv2dGradW {
     fn terms(&self, x: &[Shape]) -> usize {
         let s = self.known(x[0], x[1]);
         s.n * s.map[0] * s.map[1]
+    }
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        (format!("{:?}", self.geometry), x)
     }
     fn cases() -> Vec<Case> {
         cases::grad_w()

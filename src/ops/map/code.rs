@@ -54,31 +54,71 @@ impl Code {
         if whole {
             let _ = writeln!(t, "    let g = {origin} + i;");
         }
-        // The coordinates of g along the merged axes, last axis first.
-        let last = axes.dims.len().saturating_sub(1);
-        for axis in (0..axes.dims.len()).rev() {
-            let rest = if axis == last { "g".to_string() } else { format!("r{}", axis + 1) };
-            let _ = match axis {
-                0 => writeln!(t, "    let c0 = {rest};"),
-                _ => writeln!(t, "    let c{axis} = {rest} % p.e_dim{axis};\n    let r{axis} = {rest} / p.e_dim{axis};"),
-            };
-        }
-        for (v, inst) in expr.insts().iter().enumerate() {
-            let value = match *inst {
-                Inst::Input(k) if k < given => format!("x{k}"),
-                Inst::Input(k) => loads[k].clone(),
-                Inst::Const(bits) => constant(bits),
-                Inst::Random(stream) => format!("uniform01(step.seed, step.step, {stream}u, g)"),
-                Inst::Call(f, a) => {
-                    let args: Vec<String> = a[..f.arity()].iter().map(|k| format!("v{k}")).collect();
-                    format!("f_{}({})", f.name(), args.join(", "))
-                }
-            };
-            let _ = writeln!(t, "    let v{v} = {value};");
-        }
-        let _ = writeln!(t, "    return v{};\n}}", expr.insts().len() - 1);
+        axes.coordinates(t);
+        values(t, expr, &|k| if k < given { format!("x{k}") } else { loads[k].clone() });
         code
     }
+
+    /// The same as `fn map4(i: u32) -> vec4<f32>`, the values of elements 4·i to 4·i + 3, where every input gives those by one load;
+    /// a unit of the pass is four elements.
+    pub fn fours(expr: &Expr, x: &[Shape], out: Shape) -> Option<Code> {
+        let mut code = Code { text: String::new(), params: Vec::new(), binds: Vec::new(), step: expr.is_random() };
+        let axes = Axes::new(x, out);
+        let whole = axes.dims.last().is_none_or(|d| d.is_multiple_of(4)) && axes.strides.iter().all(|s| s.last().is_none_or(|&s| s < 2));
+        if !whole || !out.elements().is_multiple_of(4) {
+            return None;
+        }
+        for (size, &d) in axes.dims.iter().enumerate().skip(1) {
+            code.params.push((format!("e_dim{size}"), d.into()));
+        }
+        let mut loads = String::new();
+        for (k, &shape) in x.iter().enumerate() {
+            let bind = Bind::input(format!("e{k}"), k, shape.dtype());
+            let (index, bind) = match (shape.elements(), axes.strides[k].last()) {
+                (n, _) if n == out.elements() => ("i".to_string(), bind.per_unit(4).vec4()),
+                (1, _) => ("0".to_string(), bind),
+                (_, Some(1)) => (format!("({}) / 4u", axes.index(k, &mut code.params)), bind.vec4()),
+                _ => (axes.index(k, &mut code.params), bind),
+            };
+            // A vector converts to one of floats, a number is repeated.
+            let load = format!("e{k}[{index}]");
+            let _ = match bind.vec4 {
+                true => writeln!(loads, "    let x{k} = vec4<f32>({load});"),
+                false => writeln!(loads, "    let x{k} = vec4<f32>(f32({load}));"),
+            };
+            code.binds.push(bind);
+        }
+        let t = &mut code.text;
+        if code.step {
+            t.push_str("//!include lib/philox\n");
+        }
+        let args: String = (0..x.len()).map(|k| format!(", x{k}: f32")).collect();
+        let _ = writeln!(t, "//!include lib/map\nfn map(g: u32{args}) -> f32 {{");
+        values(t, expr, &|k| format!("x{k}"));
+        let _ = writeln!(t, "fn map4(i: u32) -> vec4<f32> {{\n    let g = 4u * (p.first + i);");
+        axes.coordinates(t);
+        t.push_str(&loads);
+        let call = |c: &str| format!("map(g + {}u{})", "xyzw".find(c).unwrap_or(0), (0..x.len()).map(|k| format!(", x{k}.{c}")).collect::<String>());
+        let _ = writeln!(t, "    return vec4<f32>({});\n}}", ["x", "y", "z", "w"].map(call).join(", "));
+        Some(code)
+    }
+}
+
+/// The body of a function of `expr`: one value after the other.
+fn values(t: &mut String, expr: &Expr, input: &dyn Fn(usize) -> String) {
+    for (v, inst) in expr.insts().iter().enumerate() {
+        let value = match *inst {
+            Inst::Input(k) => input(k),
+            Inst::Const(bits) => constant(bits),
+            Inst::Random(stream) => format!("uniform01(step.seed, step.step, {stream}u, g)"),
+            Inst::Call(f, a) => {
+                let args: Vec<String> = a[..f.arity()].iter().map(|k| format!("v{k}")).collect();
+                format!("f_{}({})", f.name(), args.join(", "))
+            }
+        };
+        let _ = writeln!(t, "    let v{v} = {value};");
+    }
+    let _ = writeln!(t, "    return v{};\n}}", expr.insts().len() - 1);
 }
 
 /// A literal for exactly these bits. WGSL forbids infinities and NaN as constants, so those are made at run time.
@@ -118,6 +158,17 @@ impl Axes {
             }
         }
         axes
+    }
+    /// WGSL for the coordinates of element g along the axes, last axis first.
+    fn coordinates(&self, t: &mut String) {
+        let last = self.dims.len().saturating_sub(1);
+        for axis in (0..self.dims.len()).rev() {
+            let rest = if axis == last { "g".to_string() } else { format!("r{}", axis + 1) };
+            let _ = match axis {
+                0 => writeln!(t, "    let c0 = {rest};"),
+                _ => writeln!(t, "    let c{axis} = {rest} % p.e_dim{axis};\n    let r{axis} = {rest} / p.e_dim{axis};"),
+            };
+        }
     }
     fn index(&self, input: usize, params: &mut Vec<(String, Word)>) -> String {
         let mut terms = Vec::new();

@@ -151,25 +151,26 @@ impl OpDef for Map {
         grads
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let code = Code::new(&self.expr, 0, 0, x, y, "p.first");
         let wg = caps.max_invocations.min(256) as usize;
-        let mut binds = code.binds;
-        binds.push(Bind::output("y", DType::F32).per_unit(1));
-        let pass = Pass {
-            source: source!("map"),
-            entry: "forward",
-            consts: vec![("WG", wg.into())],
-            params: code.params,
-            binds,
-            code: code.text,
-            units: y.elements(),
-            per_group: wg,
-            step: code.step,
+        let kernel = |name, entry, code: Code, to: Bind, units: usize| {
+            let binds = code.binds.into_iter().chain([to]).collect();
+            let (consts, params) = (vec![("WG", wg.into())], code.params);
+            let pass = Pass { source: source!("map"), entry, consts, params, binds, code: code.text, units, per_group: wg, step: code.step };
+            Kernel::one(name, pass)
         };
-        vec![Kernel::one("flat", pass)]
+        let to = Bind::output("y", DType::F32);
+        let flat = Code::new(&self.expr, 0, 0, x, y, "p.first");
+        let mut kernels = vec![kernel("flat", "forward", flat, to.clone().per_unit(1), y.elements())];
+        if let Some(code) = Code::fours(&self.expr, x, y) {
+            kernels.push(kernel("fours", "forward_fours", code, to.per_unit(4).vec4(), y.elements() / 4));
+        }
+        kernels
     }
     fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
         (self.expr.calls() * y.elements()) as u64
+    }
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        (String::new(), x)
     }
     fn as_map(&self) -> Option<&Map> {
         Some(self)

@@ -189,6 +189,10 @@ impl OpDef for MatMul {
     fn terms(&self, x: &[Shape]) -> usize {
         self.known_dims(x[0], x[1]).k
     }
+    fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
+        let flag = |on, name| if on { name } else { "" };
+        (format!("{}{}", flag(self.transpose_a, " aᵀ"), flag(self.transpose_b, " bᵀ")), &x[..2])
+    }
     /// The planner calls this only where `map` has the shape of the product.
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(MatMul { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    gpu::{self, Exec, ExecOptions, Gpu, GpuOptions, StepRow, Store, UpdatePass, shader::assemble},
+    gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, StepRow, Store, UpdatePass, shader::assemble},
     graph::InputDef,
     host::Host,
     kernel::{Caps, Kernel},
@@ -16,7 +16,7 @@ use std::sync::Arc;
 fn open(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
     let mut limits = wgpu::Limits::default();
     change(&mut limits);
-    let options = GpuOptions { software: true, checked: true, limits: Some(limits), ..GpuOptions::default() };
+    let options = GpuOptions { software: true, checked: true, limits: Some(limits), choice: Choice::Expected, ..GpuOptions::default() };
     match block_on(gpu::open(&options)) {
         Ok(gpu) => Some(gpu),
         Err(error @ Error::NoAdapter { .. }) => {

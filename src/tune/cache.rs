@@ -1,0 +1,223 @@
+//! What is kept from run to run: choices as JSON, and the driver's compiled pipelines. Whatever is wrong with a file or its folder,
+//! it is as if there were none: everything can be measured again.
+
+use super::{Candidate, Chosen, Origin, Verdict};
+use crate::{gpu::AdapterSummary, kernel::Caps};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::HashMap,
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Of the files; one of another format is not read.
+const FORMAT: u32 = 1;
+
+/// Where files are kept: where the caller says, else the environment, else in the user's folder for caches, if there is one.
+pub(crate) fn folder(wanted: Option<PathBuf>) -> Option<PathBuf> {
+    wanted.or_else(|| folder_by(|name| env::var_os(name)))
+}
+
+fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if variable("DOWNHILL_CACHE").is_some() {
+        return set("DOWNHILL_CACHE");
+    }
+    let user = if cfg!(windows) {
+        set("LOCALAPPDATA")
+    } else if cfg!(target_vendor = "apple") {
+        set("HOME").map(|home| home.join("Library").join("Caches"))
+    } else {
+        set("XDG_CACHE_HOME").filter(|folder| folder.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))
+    };
+    user.filter(|folder| folder.is_absolute()).map(|folder| folder.join("downhill"))
+}
+
+/// FNV-1a over some texts: the same in every version of Rust.
+pub(crate) fn hash<'a>(texts: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let bytes = texts.flat_map(|text| text.iter().chain(&[0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, &byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Puts `bytes` in the place of a file, all of them or none: whoever reads it at the same time sees the old or the new one.
+fn replace(path: &Path, bytes: &[u8]) {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let Some(folder) = path.parent() else { return };
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.{}", process::id(), NUMBER.fetch_add(1, Relaxed)));
+    let part = PathBuf::from(name);
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&part, bytes)).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        // What cannot be kept is measured again.
+        let _ = fs::remove_file(&part);
+    }
+}
+
+/// What choices hold for: adapter, driver, its limits as they are used, this library.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Key(Value);
+
+impl Key {
+    pub fn new(summary: &AdapterSummary, caps: &Caps, checked: bool) -> Key {
+        Key(json!({
+            "format": FORMAT,
+            "library": env!("CARGO_PKG_VERSION"),
+            "adapter": summary.name,
+            "kind": summary.kind,
+            "backend": summary.backend,
+            "driver": summary.driver,
+            "limits": format!("{caps:?}"),
+            "checked": checked,
+        }))
+    }
+}
+
+/// A choice and the number of the shaders that it was made of (see [`super::shaders`]).
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub text: u64,
+    pub chosen: Chosen,
+}
+
+/// The choices of one device.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    path: PathBuf,
+    key: Key,
+}
+
+impl File {
+    pub fn new(folder: &Path, key: Key) -> File {
+        let text = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let name: String = key.0["adapter"].as_str().unwrap_or("").chars().take(40).map(text).collect();
+        let number = hash([key.0.to_string().as_bytes()].into_iter());
+        File { path: folder.join(format!("kernels-{name}-{number:016x}.json")), key }
+    }
+    /// By class; nothing where the file is not there, is not whole, or is that of another device.
+    pub fn read(&self) -> HashMap<String, Entry> {
+        let text = fs::read(&self.path).unwrap_or_default();
+        let Ok(value) = serde_json::from_slice::<Value>(&text) else { return HashMap::new() };
+        if value["device"] != self.key.0 {
+            return HashMap::new();
+        }
+        let classes = value["classes"].as_object().into_iter().flatten();
+        classes.filter_map(|(class, value)| Some((class.clone(), entry(class, value)?))).collect()
+    }
+    /// Adds to what the file has by now: another program may have written it since.
+    pub fn add(&self, news: &[(u64, Chosen)]) {
+        let mut all: Map<String, Value> = self.read().into_iter().map(|(class, e)| (class, value(e.text, &e.chosen))).collect();
+        all.extend(news.iter().map(|(text, chosen)| (chosen.class.clone(), value(*text, chosen))));
+        let file = json!({ "device": self.key.0, "classes": all });
+        replace(&self.path, format!("{file:#}\n").as_bytes());
+    }
+}
+
+fn value(text: u64, chosen: &Chosen) -> Value {
+    let candidate = |Candidate { kernel, verdict }: &Candidate| match verdict {
+        Verdict::Time(time) => json!({ "kernel": kernel, "ms": time.as_secs_f64() * 1e3 }),
+        Verdict::Rejected(why) => json!({ "kernel": kernel, "rejected": why }),
+        Verdict::NotMeasured => json!({ "kernel": kernel }),
+    };
+    let candidates: Vec<Value> = chosen.candidates.iter().map(candidate).collect();
+    json!({ "kernel": chosen.kernel, "shaders": format!("{text:016x}"), "candidates": candidates })
+}
+
+fn entry(class: &str, value: &Value) -> Option<Entry> {
+    let name = |value: &Value| value["kernel"].as_str().map(str::to_string);
+    let candidate = |value: &Value| {
+        let verdict = match (value["ms"].as_f64(), value["rejected"].as_str()) {
+            (Some(ms), _) => Verdict::Time(Duration::try_from_secs_f64(ms / 1e3).ok()?),
+            (None, Some(why)) => Verdict::Rejected(why.to_string()),
+            (None, None) => Verdict::NotMeasured,
+        };
+        Some(Candidate { kernel: name(value)?, verdict })
+    };
+    let candidates = value["candidates"].as_array()?.iter().map(candidate).collect::<Option<Vec<_>>>()?;
+    let chosen = Chosen { class: class.to_string(), kernel: name(value)?, origin: Origin::Cache, candidates };
+    let good = |c: &Candidate| c.kernel == chosen.kernel && !matches!(c.verdict, Verdict::Rejected(_));
+    let text = u64::from_str_radix(value["shaders"].as_str()?, 16).ok()?;
+    chosen.candidates.iter().any(good).then_some(Entry { text, chosen })
+}
+
+/// A file of bytes behind their hash.
+#[derive(Clone, Debug)]
+pub(crate) struct Blob(PathBuf);
+
+impl Blob {
+    pub fn new(path: PathBuf) -> Blob {
+        Blob(path)
+    }
+    /// `None` where it is not there or not whole.
+    pub fn read(&self) -> Option<Vec<u8>> {
+        let bytes = fs::read(&self.0).ok()?;
+        let (number, data) = bytes.split_first_chunk()?;
+        (u64::from_le_bytes(*number) == hash([data].into_iter())).then(|| data.to_vec())
+    }
+    pub fn write(&self, data: &[u8]) {
+        replace(&self.0, &[&hash([data].into_iter()).to_le_bytes(), data].concat());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_are_whole_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let blob = Blob::new(folder.path().join("deep/blob.bin"));
+        assert_eq!(blob.read(), None);
+        for data in [&b""[..], b"compiled"] {
+            blob.write(data);
+            assert_eq!(blob.read().as_deref(), Some(data));
+        }
+        let mut bytes = fs::read(&blob.0).unwrap();
+        bytes[10] ^= 1;
+        fs::write(&blob.0, &bytes).unwrap();
+        assert_eq!(blob.read(), None);
+        fs::write(&blob.0, &bytes[..5]).unwrap();
+        assert_eq!(blob.read(), None);
+        // No part of a file is left beside it.
+        assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn names_of_files_are_plain_and_differ_by_device() {
+        let summary = |name: &str, driver: &str| AdapterSummary {
+            name: name.into(),
+            backend: "vulkan".into(),
+            driver: driver.into(),
+            kind: "discrete GPU",
+            software: false,
+        };
+        let file = |name: &str, driver: &str, caps: &Caps| File::new(Path::new("f"), Key::new(&summary(name, driver), caps, false)).path;
+        let (caps, small) = (Caps::default(), Caps { max_invocations: 64, ..Caps::default() });
+        let first = file("../A: B/C™", "1.0", &caps);
+        assert!(first.to_str().unwrap().starts_with("f/kernels----a--b-c--") && first.parent() == Some(Path::new("f")), "{first:?}");
+        let others = [file("../A: B/C™", "1.1", &caps), file("other", "1.0", &caps), file("../A: B/C™", "1.0", &small)];
+        assert!(!others.contains(&first));
+    }
+
+    #[test]
+    #[cfg(all(unix, not(target_vendor = "apple")))]
+    fn folders_by_the_environment() {
+        let by = |set: &[(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+            folder_by(value).map(|path| path.to_str().unwrap().to_string())
+        };
+        let (home, xdg) = (("HOME", "/home/me"), ("XDG_CACHE_HOME", "/cache"));
+        assert_eq!(by(&[]), None);
+        assert_eq!(by(&[home]).as_deref(), Some("/home/me/.cache/downhill"));
+        assert_eq!(by(&[home, xdg]).as_deref(), Some("/cache/downhill"));
+        // By its standard, a relative path there is to be ignored.
+        assert_eq!(by(&[home, ("XDG_CACHE_HOME", "cache")]).as_deref(), Some("/home/me/.cache/downhill"));
+        assert_eq!(by(&[home, xdg, ("DOWNHILL_CACHE", "mine")]).as_deref(), Some("mine"));
+        assert_eq!(by(&[home, xdg, ("DOWNHILL_CACHE", "")]), None);
+        assert_eq!(folder(Some("mine".into())), Some("mine".into()));
+    }
+}

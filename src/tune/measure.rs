@@ -1,0 +1,249 @@
+//! Runs candidates: against the oracle, then against the clock.
+
+use super::{Candidate, Chosen, Known, Origin, Verdict, class, problem::Problem, shaders};
+use crate::{
+    error::{Error, Result},
+    gpu::{Choice, Exec, ExecOptions, Gpu, StepRow, Store},
+    host::Host,
+    params::Layout,
+    plan::Draft,
+    testing::{self, Checked, KEY, NAN},
+};
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What the oracle may cost, in operations: some milliseconds.
+const CHECK: u64 = 2 << 20;
+/// Beyond this the oracle is not asked: an op whose sizes cannot be made smaller.
+const TOO_MUCH: u64 = 32 * CHECK;
+/// What one run for the clock may cost: some milliseconds too, for a candidate that is good.
+const RUN: u64 = 4 << 30;
+const RUN_SOFTWARE: u64 = 24 << 20;
+/// Elements of the tensors of one run.
+const ELEMENTS: u64 = 64 << 20;
+/// How long a plan may take to measure. Half of it is no loss where the driver compiles at the first run what the plan uses anyway.
+pub(crate) const BUDGET: Duration = Duration::from_millis(500);
+/// Runs of which the median counts, and how long they may take together.
+const RUNS: usize = 5;
+const RUNS_TAKE: Duration = Duration::from_millis(60);
+/// What a submit of short runs should take at least.
+const SUBMIT: Duration = Duration::from_millis(2);
+/// A candidate that takes this many times as long as the best so far is out after one run …
+const HOPELESS: u32 = 3;
+/// … which must have taken so long that it is no accident.
+const NOTICED: Duration = Duration::from_micros(500);
+/// As much of the expected candidate's time must another one save to be taken instead: less is noise.
+const GAIN: f64 = 0.03;
+
+/// Chooses the kernels of a plan's ops that have several and whose class was not met before, the costly ones first.
+///
+/// # Errors
+/// A device that is lost. What a candidate does wrong otherwise is said in the report.
+pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
+    if gpu.options().choice != Choice::Measured {
+        return Ok(());
+    }
+    let (choices, caps) = (gpu.measured(), gpu.caps());
+    let mut open: BTreeMap<String, Open> = BTreeMap::new();
+    for (op, x, y) in draft.ops() {
+        let kernels = op.kernels(&x, y, caps);
+        if kernels.len() < 2 {
+            continue;
+        }
+        let (class, text) = (class(&**op, &x, y, &kernels), shaders(&kernels));
+        if let Known::Some(known) = choices.recall(&class, &kernels, text) {
+            open.entry(class).or_insert_with(|| Open { problem: Problem { op: op.clone(), x, y, kernels }, text, known });
+        }
+    }
+    if open.is_empty() {
+        return Ok(());
+    }
+    let mut open: Vec<(String, Open)> = open.into_iter().collect();
+    open.sort_by_key(|(_, open)| Reverse(open.problem.cost()));
+    let mut bench = Bench::new(gpu, gpu.options().budget).await?;
+    let mut news = Vec::new();
+    for (class, Open { problem, text, known }) in open {
+        let verdicts = bench.candidates(&problem, &known).await?;
+        let (more, chosen) = (verdicts != known, choose(class, &problem, verdicts));
+        if !chosen.is_trusted() {
+            eprintln!("downhill: {gpu}: {chosen}");
+        } else if more {
+            news.push((text, chosen.clone()));
+        }
+        choices.choose(chosen);
+    }
+    choices.keep(&news);
+    Ok(())
+}
+
+/// A class without its choice: its first problem in the plan, [`shaders`], and what an earlier run found of its candidates.
+struct Open {
+    problem: Problem,
+    text: u64,
+    known: Vec<Verdict>,
+}
+
+/// The choice of a class: the fastest, and of those of like speed the expected one. Where time ran out it is the expected one of
+/// those not rejected so far, and where none is right the portable one.
+fn choose(class: String, problem: &Problem, verdicts: Vec<Verdict>) -> Chosen {
+    let last = problem.kernels.len() - 1;
+    let complete = verdicts.iter().all(|v| *v != Verdict::NotMeasured);
+    let time = |(i, verdict): (usize, &Verdict)| match verdict {
+        Verdict::Time(time) => Some((i, time.as_secs_f64() * if i == last { 1.0 - GAIN } else { 1.0 })),
+        _ => None,
+    };
+    let best = match complete {
+        true => verdicts.iter().enumerate().filter_map(time).min_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0),
+        false => verdicts.iter().rposition(|v| !matches!(v, Verdict::Rejected(_))),
+    };
+    let candidates = problem.kernels.iter().zip(verdicts).map(|(k, verdict)| Candidate { kernel: k.name.to_string(), verdict }).collect();
+    let origin = if complete { Origin::Measured } else { Origin::Expected };
+    Chosen { class, kernel: problem.kernels[best.unwrap_or(0)].name.to_string(), origin, candidates }
+}
+
+/// Where candidates run.
+struct Bench<'a> {
+    gpu: &'a Arc<Gpu>,
+    /// Without parameters.
+    store: Arc<Store>,
+    /// When time runs out; never before one candidate was measured, so that each run of a program knows more than the last.
+    end: Instant,
+    some: bool,
+}
+
+impl Bench<'_> {
+    async fn new(gpu: &Arc<Gpu>, budget: Duration) -> Result<Bench<'_>> {
+        let end = Instant::now() + budget;
+        let store = Arc::new(Store::new(gpu, Layout::new(&[], &[], 1, usize::MAX, usize::MAX)?, 0).await?);
+        Ok(Bench { gpu, store, end, some: budget.is_zero() })
+    }
+    fn is_over(&self) -> bool {
+        self.some && Instant::now() >= self.end
+    }
+
+    /// What became of each candidate, as far as there was time; those that are known are not measured again.
+    async fn candidates(&mut self, problem: &Problem, known: &[Verdict]) -> Result<Vec<Verdict>> {
+        let mut verdicts = known.to_vec();
+        if self.is_over() {
+            return Ok(verdicts);
+        }
+        let (gpu, caps) = (self.gpu, self.gpu.caps());
+        let run = if caps.software { RUN_SOFTWARE } else { RUN };
+        let small = problem.smaller(caps, |p| p.cost() <= CHECK, true);
+        let large = problem.smaller(caps, |p| p.cost() <= run && p.elements() <= ELEMENTS, false);
+        if small.cost() > TOO_MUCH {
+            return Ok(verdicts);
+        }
+        let (inputs, want) = small.oracle()?;
+        let check = Check { inputs, want, terms: small.op.terms(&small.x), problem: small };
+        let inputs = large.inputs(-1.0, 1.0);
+        // The drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
+        let unknown = |i: &usize| known[*i] == Verdict::NotMeasured;
+        let open = check.problem.kernels.iter().enumerate().filter(|(i, _)| unknown(i)).map(|(_, kernel)| kernel);
+        let passes: Vec<_> = open.flat_map(|kernel| kernel.passes.iter().map(|pass| (kernel.name, pass))).collect();
+        drop(gpu.pipelines(&passes).await);
+
+        let times = known.iter().filter_map(|verdict| if let Verdict::Time(time) = verdict { Some(*time) } else { None });
+        let (mut best, mut trusted): (Option<Duration>, Option<Vec<f64>>) = (times.min(), None);
+        // From the one expected to be fastest on, so that slow ones are known as such at once.
+        for i in (0..known.len()).rev().filter(unknown) {
+            if self.is_over() {
+                break;
+            }
+            self.some = true;
+            let verdict = match self.check(&check, i).await {
+                Ok(None) => self.time(&large, i, &inputs, &mut trusted, best).await,
+                Ok(Some(wrong)) => Ok(Verdict::Rejected(wrong)),
+                Err(error) => Err(error),
+            };
+            verdicts[i] = match verdict {
+                Ok(verdict) => verdict,
+                Err(error) if gpu.lost().is_some() => return Err(error),
+                Err(Error::Device { why, .. }) => Verdict::Rejected(why),
+                Err(error) => Verdict::Rejected(error.to_string()),
+            };
+            if let Verdict::Time(time) = verdicts[i] {
+                best = Some(best.map_or(time, |best| best.min(time)));
+            }
+        }
+        Ok(verdicts)
+    }
+
+    async fn load(&self, problem: &Problem, candidate: usize, inputs: &[Host<f32>], guards: bool) -> Result<Exec> {
+        let plan = problem.plan(candidate, self.gpu.caps())?;
+        let exec = Exec::new(self.gpu, &plan, &self.store, ExecOptions { guards, ..ExecOptions::default() }).await?;
+        for (i, x) in inputs.iter().enumerate() {
+            exec.write(i, x)?;
+        }
+        Ok(exec)
+    }
+
+    /// What is wrong with a candidate's numbers, if anything is.
+    async fn check(&self, check: &Check, candidate: usize) -> Result<Option<String>> {
+        let mut exec = self.load(&check.problem, candidate, &check.inputs, true).await?;
+        let mut runs = Vec::new();
+        for _ in 0..2 {
+            exec.fill_slots(NAN)?;
+            exec.submit(&StepRow { seed: KEY.seed, step: KEY.step, ..StepRow::default() })?;
+            runs.push(exec.read(0).await?.to_f64());
+        }
+        if let Some(broken) = exec.fences_intact(NAN).await?.first() {
+            return Ok(Some(format!("it writes past the end of {broken}")));
+        }
+        let again = runs[0].iter().zip(&runs[1]).position(|(a, b)| a.to_bits() != b.to_bits());
+        if let Some(i) = again {
+            return Ok(Some(format!("a second run differs at element {i}: {} and {}", runs[0][i], runs[1][i])));
+        }
+        Ok(Checked::new(&runs[0], &check.want, check.terms).wrong)
+    }
+
+    /// The time of a candidate that is right, on a larger problem; there it must agree with the others that are.
+    async fn time(
+        &self,
+        problem: &Problem,
+        candidate: usize,
+        inputs: &[Host<f32>],
+        trusted: &mut Option<Vec<f64>>,
+        best: Option<Duration>,
+    ) -> Result<Verdict> {
+        let exec = self.load(problem, candidate, inputs, false).await?;
+        let first = exec.time(self.gpu, 1).await?;
+        let hopeless = |time: Duration| best.filter(|&best| time > NOTICED && time > best * HOPELESS);
+        let got = exec.read(0).await?.to_f64();
+        match trusted {
+            None => *trusted = Some(got),
+            Some(want) => {
+                if let Err(wrong) = testing::close(&got, want, problem.op.terms(&problem.x)) {
+                    return Ok(Verdict::Rejected(format!("on {}: {wrong}", problem.y)));
+                }
+            }
+        }
+        // The first run may include what a driver puts off until then.
+        let perhaps = hopeless(first).is_some_and(|best| first < best * HOPELESS * HOPELESS);
+        let second = if perhaps { exec.time(self.gpu, 1).await? } else { first };
+        if let Some(best) = hopeless(second) {
+            let times = second.as_secs_f64() / best.as_secs_f64();
+            return Ok(Verdict::Rejected(format!("{times:.1} times as slow as the best after one run")));
+        }
+        let repeats = (SUBMIT.as_nanos() / second.as_nanos().max(1)).clamp(1, 64) as usize;
+        let runs = (RUNS_TAKE.as_nanos() / (second.as_nanos() * repeats as u128).max(1)).clamp(1, RUNS as u128) as usize;
+        let mut times = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            times.push(exec.time(self.gpu, repeats).await?);
+        }
+        times.sort_unstable();
+        Ok(Verdict::Time(times[runs / 2]))
+    }
+}
+
+/// What a candidate must compute.
+struct Check {
+    problem: Problem,
+    inputs: Vec<Host<f32>>,
+    want: Vec<f64>,
+    terms: usize,
+}

@@ -1,0 +1,122 @@
+//! An op on sizes of its class: small ones for the oracle, larger ones for the clock.
+
+use crate::{
+    error::Result,
+    graph::{Graph, Tensor},
+    host::Host,
+    kernel::{Caps, Kernel},
+    ops::{Fill, Op},
+    plan::{Options, Plan},
+    shape::{DType, Shape},
+    testing,
+};
+use std::{collections::HashSet, panic::Location, sync::Arc};
+
+/// An op on inputs of some shapes.
+#[derive(Clone)]
+pub struct Problem {
+    pub op: Arc<dyn Op>,
+    pub x: Vec<Shape>,
+    pub y: Shape,
+    pub kernels: Vec<Kernel>,
+}
+
+impl Problem {
+    /// `None` where the op does not take these shapes.
+    pub fn new(op: &Arc<dyn Op>, x: Vec<Shape>, caps: &Caps) -> Option<Problem> {
+        let y = op.shape(&x).ok()?;
+        let kernels = op.kernels(&x, y, caps);
+        Some(Problem { op: op.clone(), x, y, kernels })
+    }
+    pub fn elements(&self) -> u64 {
+        self.x.iter().chain([&self.y]).map(|s| s.elements() as u64).sum()
+    }
+    /// What it costs, roughly in floating-point operations: a load or a store is worth a few.
+    pub fn cost(&self) -> u64 {
+        self.op.flops(&self.x, self.y) + 4 * self.elements()
+    }
+    /// Whether its candidates are those of `other`, compiled with the same constants.
+    fn same_kernels(&self, other: &Problem) -> bool {
+        let text = |p: &Problem| -> Vec<_> {
+            let of = |k: &Kernel| (k.name, k.passes.iter().map(|p| (p.entry, p.consts.clone())).collect::<Vec<_>>());
+            p.kernels.iter().map(of).collect()
+        };
+        text(self) == text(other)
+    }
+
+    /// The same with the same kernels on smaller sizes, as far down as `enough` asks for and the op allows: the largest size is
+    /// halved, wherever it stands, as long as that is allowed. With `odd`, sizes that became smaller end up dividing by nothing.
+    pub fn smaller(&self, caps: &Caps, enough: impl Fn(&Problem) -> bool, odd: bool) -> Problem {
+        // By size in the whole problem, what it is now. Where one number is two sizes by chance, they stay the same.
+        let mut sizes: Vec<(usize, usize)> = self.x.iter().flat_map(|s| s.dims()).map(|&d| (d, d)).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let (mut best, mut fixed) = (self.clone(), HashSet::new());
+        while !enough(&best) {
+            let open = sizes.iter().enumerate().filter(|(i, (_, now))| *now > 2 && !fixed.contains(i));
+            let Some((i, now)) = open.max_by_key(|(_, (_, now))| now).map(|(i, &(_, now))| (i, now)) else { break };
+            sizes[i].1 = now / 2;
+            match self.resized(&sizes, caps) {
+                Some(smaller) => best = smaller,
+                None => {
+                    sizes[i].1 = now;
+                    fixed.insert(i);
+                }
+            }
+        }
+        if odd {
+            for i in 0..sizes.len() {
+                let (whole, now) = sizes[i];
+                // One more divides by nothing; five more still by what a kernel may ask for, but by no tile.
+                for more in [1 - now % 2, 4] {
+                    sizes[i].1 = now + more;
+                    if let Some(other) = (now < whole && now > 1).then(|| self.resized(&sizes, caps)).flatten() {
+                        best = other;
+                        break;
+                    }
+                    sizes[i].1 = now;
+                }
+            }
+        }
+        best
+    }
+    fn resized(&self, sizes: &[(usize, usize)], caps: &Caps) -> Option<Problem> {
+        let size = |d: &usize| sizes.iter().find(|(whole, _)| whole == d).map_or(*d, |(_, now)| *now);
+        let resize = |s: &Shape| Some(Shape::new(&s.dims().iter().map(size).collect::<Vec<_>>())?.of(s.dtype()));
+        let x: Vec<Shape> = self.x.iter().map(resize).collect::<Option<_>>()?;
+        Problem::new(&self.op, x, caps).filter(|smaller| smaller.same_kernels(self))
+    }
+
+    /// Random inputs over `lo..hi`. Labels are 0 or 1: the least that any table has, if it has two rows.
+    pub fn inputs(&self, lo: f64, hi: f64) -> Vec<Host<f32>> {
+        let least = self.x.iter().chain([&self.y]).flat_map(|s| s.dims()).min();
+        let fill = |(i, s): (usize, &Shape)| match s.dtype() {
+            DType::F32 => testing::fill(*s, &Fill::Range(lo, hi), 17 + i as u64),
+            DType::U32 => testing::fill(*s, &Fill::Labels(least.map_or(1, |&d| d.min(2))), 17 + i as u64),
+        };
+        self.x.iter().enumerate().map(fill).collect()
+    }
+    /// Its inputs and its output by the definition in `f64`; the inputs are such that it is finite, if there are any.
+    pub fn oracle(&self) -> Result<(Vec<Host<f32>>, Vec<f64>)> {
+        let g = Graph::inference();
+        let y = self.tensor(&g);
+        let mut inputs = self.inputs(-2.0, 2.0);
+        let mut want = testing::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
+        if want.iter().any(|v| !v.is_finite()) {
+            inputs = self.inputs(0.25, 1.75);
+            want = testing::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
+        }
+        Ok((inputs, want))
+    }
+    /// The plan of one candidate.
+    pub fn plan(&self, candidate: usize, caps: &Caps) -> Result<Plan> {
+        let g = Graph::inference();
+        let options = Options { candidate: Some(candidate), fuse: false, ..Options::new(Some(*caps)) };
+        Plan::new(&[self.tensor(&g)], &[], &options)
+    }
+    /// The op alone in a graph.
+    fn tensor<'g>(&self, g: &'g Graph) -> Tensor<'g> {
+        let x: Vec<Tensor> = self.x.iter().map(|s| g.input_of(*s)).collect();
+        g.apply_at(self.op.clone(), &x, Location::caller())
+    }
+}

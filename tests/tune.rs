@@ -1,0 +1,452 @@
+//! The choice of kernels by measuring: an op with candidates that are right, wrong, slow, or do not compile; the file that keeps
+//! what was found, and what may be wrong with that.
+
+mod common;
+
+use common::{Check, On, Suite, inner};
+use downhill::{
+    DType, Device, Graph, Host, Shape, Tensor, Trainer,
+    gpu::{Choice, Chosen, GpuOptions, Origin, Verdict},
+    host::{Real, View, ViewMut},
+    kernel::{Bind, Caps, Kernel, Pass, Source},
+    ops::{self, Case, Key, OpDef},
+    optim::Adam,
+    testing,
+};
+use std::{fs, path::Path, time::Duration};
+
+/// `y = 2·x`, by the candidates that it is made of.
+#[derive(Clone, Copy, Debug)]
+struct Twice(&'static [Way]);
+
+/// How a candidate computes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Plain,
+    /// Right, after much else.
+    Slow,
+    /// Wrong in one element of a thousand.
+    Wrong,
+    /// Wrong only in tensors that are larger than the oracle is asked about.
+    WrongWhenLarge,
+    /// It leaves elements out.
+    Hole,
+    /// It writes past the end.
+    Past,
+    /// No WGSL.
+    Broken,
+}
+use Way::*;
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Plain => "plain",
+            Slow => "slow",
+            Wrong => "wrong",
+            WrongWhenLarge => "wrong_when_large",
+            Hole => "hole",
+            Past => "past",
+            Broken => "broken",
+        }
+    }
+    fn wgsl(self) -> &'static str {
+        macro_rules! body {
+            ($body:literal) => {
+                concat!(
+                    "//!include lib/index\n@compute @workgroup_size(64)\n",
+                    "fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, ",
+                    "@builtin(local_invocation_index) lane: u32) {\n",
+                    "    let i = group_index(id, n) * 64u + lane;\n    if i >= p.units { return; }\n    ",
+                    $body,
+                    "\n}\n"
+                )
+            };
+        }
+        match self {
+            Plain => body!("y[i] = 2.0 * x[i];"),
+            // As often as the driver cannot know: 60 sums that are not needed.
+            Slow => body!(
+                "var s = x[i]; for (var k = 0u; k < 60u + (p.units & 1u); k++) { s = s * 0.5 + x[(i + k) % p.units]; }
+                y[i] = select(2.0 * x[i], s, s > 1e30);"
+            ),
+            Wrong => body!("y[i] = select(2.0 * x[i], 1.999 * x[i], i % 1000u == 7u);"),
+            WrongWhenLarge => body!("y[i] = select(2.0 * x[i], 0.0, p.units > 1000000u);"),
+            Hole => body!("if i != 3u { y[i] = 2.0 * x[i]; }"),
+            Past => body!("y[i] = 2.0 * x[i]; y[i + 1u] = 2.0 * x[min(i + 1u, p.units - 1u)];"),
+            Broken => body!("y[i] = twice(x[i]);"),
+        }
+    }
+}
+
+impl OpDef for Twice {
+    const NAME: &'static str = "twice";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        Ok(x[0])
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        y.f.iter_mut().zip(x[0].f).for_each(|(y, &x)| *y = x + x);
+    }
+    fn vjp<'g>(&self, _: &[Tensor<'g>], _: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.graph().apply(*self, &[dy]))]
+    }
+    fn kernels(&self, _: &[Shape], y: Shape, _: &Caps) -> Vec<Kernel> {
+        let kernel = |way: &Way| {
+            let pass = Pass {
+                source: Source { name: "twice", text: way.wgsl() },
+                entry: "forward",
+                consts: Vec::new(),
+                params: Vec::new(),
+                binds: vec![Bind::input("x", 0, DType::F32), Bind::output("y", DType::F32)],
+                code: String::new(),
+                units: y.elements(),
+                per_group: 64,
+                step: false,
+            };
+            Kernel::one(way.name(), pass)
+        };
+        self.0.iter().map(kernel).collect()
+    }
+    fn cases() -> Vec<Case> {
+        Vec::new()
+    }
+}
+
+fn main() {
+    let mut suite = Suite::new();
+    suite.on(On::Gpu, "the fastest of those that are right", fastest);
+    suite.on(On::Gpu, "what is wrong is never used", wrong);
+    suite.on(On::Gpu, "no candidate is right", none_right);
+    suite.on(On::Gpu, "no time", no_time);
+    suite.on(On::Gpu, "kept from run to run", kept);
+    suite.on(On::Gpu, "files that are no use", bad_files);
+    suite.on(On::Gpu, "folders that are no use", bad_folders);
+    suite.on(On::Gpu, "many write at once", many_writers);
+    suite.on(On::Gpu, "expected and portable measure nothing", nothing_measured);
+    suite.on(On::Gpu, "a network trains as on the CPU", training);
+    suite.on(On::Gpu, "the kernels of this crate pass", own_kernels);
+    suite.run()
+}
+
+/// The device again, so that it measures and keeps what it finds in a folder.
+fn open(device: &Device, folder: &Path) -> Result<Device, downhill::Error> {
+    let own = GpuOptions {
+        choice: Choice::Measured,
+        budget: Duration::from_secs(60),
+        cache: Some(folder.to_path_buf()),
+        ..inner(device).options().clone()
+    };
+    Device::open(&own)
+}
+
+/// Runs the op on a tensor of some size, and checks every element.
+fn run(device: &Device, ways: &'static [Way], dims: [usize; 2]) -> Check {
+    let g = Graph::inference();
+    let mut f = device.compile(&[g.apply(Twice(ways), &[g.input(dims)])])?;
+    let x: Vec<f32> = (0..dims[0] * dims[1]).map(|i| (i % 1000) as f32 - 499.5).collect();
+    let y = f.run(&[Host::new(dims, x.clone())])?;
+    let bad = x.iter().zip(y[0].f()).position(|(x, y)| *y != 2.0 * x);
+    bad.map_or(Ok(()), |i| Err(format!("element {i} is wrong").into()))
+}
+
+/// What was chosen for the one class there is.
+fn only(device: &Device) -> Result<Chosen, String> {
+    let report = inner(device).choices();
+    match &report.classes[..] {
+        [chosen] => Ok(chosen.clone()),
+        _ => Err(report.to_string()),
+    }
+}
+
+fn rejected<'a>(chosen: &'a Chosen, kernel: &str) -> Result<&'a str, String> {
+    let found = chosen.candidates.iter().find(|c| c.kernel == kernel).map(|c| &c.verdict);
+    match found {
+        Some(Verdict::Rejected(why)) => Ok(why),
+        _ => Err(format!("{kernel} was not rejected: {chosen}")),
+    }
+}
+
+fn fastest(device: &Device) -> Check {
+    // A slow candidate loses, wherever it stands in the list.
+    for ways in [&[Plain, Slow], &[Slow, Plain]] as [&'static [Way]; 2] {
+        let folder = tempfile::tempdir()?;
+        let device = open(device, folder.path())?;
+        run(&device, ways, [300, 700])?;
+        let chosen = only(&device)?;
+        assert_eq!((chosen.kernel.as_str(), chosen.origin), ("plain", Origin::Measured), "{chosen}");
+        let class = format!("twice Twice({ways:?}) [256, 512] → [256, 512]: {}, {}", ways[0].name(), ways[1].name());
+        assert_eq!(chosen.class, class);
+        // A size of the same class takes the same choice, without another measurement; another class has its own.
+        let before = inner(&device).choices();
+        run(&device, ways, [280, 500])?;
+        assert_eq!(inner(&device).choices(), before);
+        run(&device, ways, [280, 5])?;
+        assert_eq!(inner(&device).choices().classes.len(), 2);
+    }
+    Ok(())
+}
+
+fn wrong(device: &Device) -> Check {
+    let table: [(&'static [Way], &str, &str); 5] = [
+        (&[Slow, Wrong], "wrong", "times the tolerance"),
+        (&[Slow, Hole], "hole", "NaN"),
+        (&[Slow, Past], "past", "past the end"),
+        (&[Slow, Broken], "broken", "twice"),
+        // On a problem that is as large as the clock wants it, the others are the reference.
+        (&[WrongWhenLarge, Plain], "wrong_when_large", "times the tolerance"),
+    ];
+    for (ways, bad, words) in table {
+        let folder = tempfile::tempdir()?;
+        let device = open(device, folder.path())?;
+        run(&device, ways, [1030, 1100])?;
+        let chosen = only(&device)?;
+        let why = rejected(&chosen, bad)?;
+        assert!(why.contains(words) && chosen.kernel != bad && chosen.is_trusted(), "{chosen}");
+        // The report says so, also when the choice comes from the file.
+        let again = open_again(&device)?;
+        run(&again, ways, [1030, 1100])?;
+        let report = inner(&again).choices().to_string();
+        assert!(report.contains(words) && report.contains("measured earlier"), "{report}");
+    }
+    Ok(())
+}
+
+fn open_again(device: &Device) -> Result<Device, downhill::Error> {
+    Device::open(inner(device).options())
+}
+
+/// The portable kernel is used, the report says that it is wrong, and nothing is kept.
+fn none_right(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let device = open(device, folder.path())?;
+    assert!(run(&device, &[Wrong, Hole], [90, 90]).is_err());
+    let chosen = only(&device)?;
+    assert!(chosen.kernel == "wrong" && !chosen.is_trusted(), "{chosen}");
+    assert!(chosen.to_string().contains("NO KERNEL COMPUTES THIS RIGHTLY"), "{chosen}");
+    assert_eq!(kernel_files(folder.path())?.len(), 0);
+    Ok(())
+}
+
+/// Without time the expected candidate is used; the next run measures what this one did not.
+fn no_time(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let mut options = inner(&open(device, folder.path())?).options().clone();
+    options.budget = Duration::ZERO;
+    let hasty = Device::open(&options)?;
+    run(&hasty, &[Plain, Slow], [64, 64])?;
+    let chosen = only(&hasty)?;
+    assert_eq!((chosen.kernel.as_str(), chosen.origin), ("slow", Origin::Expected), "{chosen}");
+    assert!(chosen.candidates.iter().all(|c| c.verdict == Verdict::NotMeasured) && kernel_files(folder.path())?.is_empty());
+    // It stays as it is while the device is open.
+    run(&hasty, &[Plain, Slow], [64, 64])?;
+    assert_eq!(only(&hasty)?, chosen);
+    // With hardly any, each run measures one candidate more.
+    options.budget = Duration::from_nanos(1);
+    for known in 1..=2 {
+        let device = Device::open(&options)?;
+        run(&device, &[Plain, Slow], [64, 64])?;
+        let chosen = only(&device)?;
+        assert_eq!(chosen.candidates.iter().filter(|c| c.verdict != Verdict::NotMeasured).count(), known, "{chosen}");
+        let found = if known == 1 { ("slow", Origin::Expected) } else { ("plain", Origin::Measured) };
+        assert_eq!((chosen.kernel.as_str(), chosen.origin), found, "{chosen}");
+    }
+    Ok(())
+}
+
+/// The files of choices in a folder.
+fn kernel_files(folder: &Path) -> Result<Vec<std::path::PathBuf>, std::io::Error> {
+    let all = fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
+    Ok(all.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json")).collect())
+}
+
+const WAYS: &[Way] = &[Slow, Plain];
+
+fn kept(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let first = open(device, folder.path())?;
+    run(&first, WAYS, [128, 128])?;
+    let found = only(&first)?;
+    let files = kernel_files(folder.path())?;
+    let text = fs::read_to_string(&files[0])?;
+    assert!(files.len() == 1 && text.contains(&found.class) && text.contains(&first.name()), "{text}");
+    let second = open_again(&first)?;
+    run(&second, WAYS, [128, 128])?;
+    let chosen = only(&second)?;
+    assert_eq!((chosen.origin, &chosen.kernel, &chosen.candidates), (Origin::Cache, &found.kernel, &found.candidates));
+    // Nothing new was found, so nothing was written.
+    assert_eq!(fs::read_to_string(&files[0])?, text);
+    // Another class is added to the file.
+    run(&second, WAYS, [5, 128])?;
+    let both = fs::read_to_string(&files[0])?;
+    assert!(both.contains(&found.class) && both.contains("[5, 128]"), "{both}");
+    // A device with other limits has a file of its own.
+    let mut options = inner(&first).options().clone();
+    options.limits = Some(wgpu::Limits::default());
+    run(&Device::open(&options)?, WAYS, [128, 128])?;
+    assert_eq!(kernel_files(folder.path())?.len(), 2);
+    Ok(())
+}
+
+fn bad_files(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let first = open(device, folder.path())?;
+    run(&first, WAYS, [128, 128])?;
+    let path = kernel_files(folder.path())?.remove(0);
+    let text = fs::read_to_string(&path)?;
+    let name = first.name();
+    let changed = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text.replace(from, to).into_bytes()
+    };
+    let bad: [(&str, Vec<u8>); 9] = [
+        ("empty", Vec::new()),
+        ("no JSON", b"\xff\x00 kernels".to_vec()),
+        ("half of it", text.as_bytes()[..text.len() / 2].to_vec()),
+        ("another document", b"[1, 2, {\"classes\": 3}]".to_vec()),
+        ("another adapter", changed(&name, "another")),
+        ("another version", changed(env!("CARGO_PKG_VERSION"), "0.0.1")),
+        ("a kernel that is none", changed("\"kernel\": \"plain\"", "\"kernel\": \"odd\"")),
+        ("other shaders", changed("\"shaders\": \"", "\"shaders\": \"1")),
+        ("no times", changed("\"ms\"", "\"mss\"")),
+    ];
+    for (what, bytes) in bad {
+        fs::write(&path, bytes)?;
+        let device = open_again(&first)?;
+        run(&device, WAYS, [128, 128]).map_err(|e| format!("{what}: {e}"))?;
+        let chosen = only(&device)?;
+        assert_eq!((chosen.origin, chosen.kernel.as_str()), (Origin::Measured, "plain"), "{what}: {chosen}");
+        let again = open_again(&first)?;
+        run(&again, WAYS, [128, 128])?;
+        assert_eq!(only(&again)?.origin, Origin::Cache, "{what}: it was not written anew");
+    }
+    // The driver's own pipelines, where there are any.
+    for entry in fs::read_dir(folder.path())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "bin") {
+            for bytes in [Vec::new(), vec![7; 3], vec![9; 4000], fs::read(&path)?.split_off(9)] {
+                fs::write(&path, bytes)?;
+                run(&open_again(&first)?, WAYS, [128, 128])?;
+            }
+        }
+    }
+    let left: Vec<_> = fs::read_dir(folder.path())?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
+    assert!(left.len() <= 2, "temporary files are left: {left:?}");
+    Ok(())
+}
+
+fn bad_folders(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    // A file where the folder should be: nothing can be made in it, by nobody.
+    let file = folder.path().join("file");
+    fs::write(&file, "mine")?;
+    for path in [file.clone(), file.join("deeper")] {
+        let device = open(device, &path)?;
+        run(&device, WAYS, [128, 128])?;
+        assert_eq!((only(&device)?.origin, fs::read_to_string(&file)?.as_str()), (Origin::Measured, "mine"));
+    }
+    // A folder that is not there yet is made.
+    let deep = folder.path().join("not/yet");
+    run(&open(device, &deep)?, WAYS, [128, 128])?;
+    assert_eq!(kernel_files(&deep)?.len(), 1);
+    Ok(())
+}
+
+fn many_writers(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let device = open(device, folder.path())?;
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for k in 0..4 {
+            let device = &device;
+            threads.push(scope.spawn(move || {
+                for j in 0..3 {
+                    let own = open_again(device).map_err(|e| e.to_string())?;
+                    run(&own, WAYS, [1 + k, 2 + j]).map_err(|e| e.to_string())?;
+                }
+                Ok::<(), String>(())
+            }));
+        }
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no thread panics"))
+    })?;
+    let files = kernel_files(folder.path())?;
+    let value: serde_json::Value = serde_json::from_slice(&fs::read(&files[0])?)?;
+    let classes = value["classes"].as_object().ok_or("no classes")?;
+    // One writer may overtake another, but what is there is whole.
+    assert!(files.len() == 1 && (1..=12).contains(&classes.len()), "{value:#}");
+    let again = open_again(&device)?;
+    for k in 0..4 {
+        for j in 0..3 {
+            run(&again, WAYS, [1 + k, 2 + j])?;
+        }
+    }
+    let value: serde_json::Value = serde_json::from_slice(&fs::read(&files[0])?)?;
+    assert_eq!(value["classes"].as_object().map(|all| all.len()), Some(12));
+    Ok(())
+}
+
+fn nothing_measured(device: &Device) -> Check {
+    for (choice, kernel) in [(Choice::Expected, "wrong"), (Choice::Portable, "plain")] {
+        let folder = tempfile::tempdir()?;
+        let own = GpuOptions { choice, cache: Some(folder.path().to_path_buf()), ..inner(device).options().clone() };
+        let device = Device::open(&own)?;
+        assert_eq!(run(&device, &[Plain, Wrong], [64, 64]).is_ok(), kernel == "plain");
+        assert!(inner(&device).choices().classes.is_empty() && fs::read_dir(folder.path())?.next().is_none());
+    }
+    Ok(())
+}
+
+/// Products and all: whatever was chosen, the losses are the CPU's.
+fn training(device: &Device) -> Check {
+    let losses = |device: &Device| -> Result<Vec<f32>, downhill::Error> {
+        let g = Graph::training();
+        let (x, y) = (g.input([70, 90]), g.labels([70]));
+        let loss = x.linear("fc1", 80).relu().linear("fc2", 10).cross_entropy(y);
+        let mut trainer = Trainer::new(device, loss, Adam::new(1e-3))?;
+        let x = Host::new([70, 90], (0..6300).map(|i| ((i * 37) % 101) as f32 / 101.0).collect());
+        let y = Host::labels([70], (0..70).map(|i| i % 10).collect());
+        (0..4).map(|_| trainer.step(&[x.clone(), y.clone()]).and_then(|()| trainer.loss())).collect()
+    };
+    let folder = tempfile::tempdir()?;
+    let measured = open(device, folder.path())?;
+    let (a, b, want) = (losses(&measured)?, losses(&open_again(&measured)?)?, losses(&Device::cpu())?);
+    assert_eq!(common::bits(&a), common::bits(&b), "a choice from the file is the same choice");
+    assert!(a.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs()), "{a:?} {want:?}");
+    let report = inner(&measured).choices();
+    assert!(report.classes.iter().all(|c| c.is_trusted() && c.origin == Origin::Measured), "{report}");
+    println!("{report}");
+    Ok(())
+}
+
+/// No kernel that passes the tests of its op is refused for its numbers: the gate's small problems are fair.
+fn own_kernels(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    let device = open(device, folder.path())?;
+    let caps = inner(&device).caps();
+    let mut tried = 0;
+    for (_, cases) in ops::all() {
+        // A few of each op: all of them would take longer than their own tests.
+        for case in cases.iter().step_by(cases.len().div_ceil(5)) {
+            let shapes: Vec<Shape> = case.inputs.iter().map(|input| input.0).collect();
+            let y = case.op.shape(&shapes)?;
+            if y.elements() < 5_000_000 && !case.op.is_alias() && case.op.kernels(&shapes, y, caps).len() > 1 {
+                let g = Graph::training();
+                device.compile(&testing::graph(&g, case)[..1]).map_err(|e| format!("{}: {e}", case.name))?;
+                tried += 1;
+            }
+        }
+    }
+    let report = inner(&device).choices();
+    for chosen in &report.classes {
+        for candidate in &chosen.candidates {
+            let fair = match &candidate.verdict {
+                Verdict::Time(_) => true,
+                Verdict::Rejected(why) => why.contains("times as slow"),
+                Verdict::NotMeasured => false,
+            };
+            assert!(fair, "{chosen}");
+        }
+    }
+    assert!(tried > 10 && report.classes.len() > 5, "{tried} {report}");
+    Ok(())
+}
