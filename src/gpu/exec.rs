@@ -403,12 +403,8 @@ impl Exec {
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
         self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
 
-<<<<<<< HEAD
         lap(&mut clocks, "upload");
-        let label = Some("step");
-=======
         let (label, started) = (Some("step"), Instant::now());
->>>>>>> w-step
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
         for (i, row) in rows.iter().enumerate() {
             let at = i as u32 * self.row_stride as u32;
@@ -427,17 +423,13 @@ impl Exec {
                 }
             }
         }
-<<<<<<< HEAD
         if let Some(clocks) = &clocks {
             clocks.resolve(&mut encoder);
         }
         let commands = encoder.finish();
         lap(&mut clocks, "encode");
-        self.pace.sent(self.gpu.queue.submit([commands]), rows.len());
+        self.pace.sent(self.gpu.queue.submit([commands]), started, rows.len());
         lap(&mut clocks, "submit");
-=======
-        self.pace.sent(self.gpu.queue.submit([encoder.finish()]), started, rows.len());
->>>>>>> w-step
         self.done.submits += 1;
         self.done.steps += rows.len() as u64;
         self.done.dispatches += (rows.len() * (feed.len() + self.dispatches.len())) as u64;

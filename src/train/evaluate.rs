@@ -191,7 +191,6 @@ impl Trainer {
     /// The inference graph for `batch` samples: output, loss and, for a classifier, accuracy.
     async fn inference(&mut self, batch: usize) -> Result<&mut Compiled> {
         if !self.inference.contains_key(&batch) {
-<<<<<<< HEAD
             let options = self.device.plan_options();
             let draft = {
                 let g = Graph::inference();
@@ -200,14 +199,6 @@ impl Trainer {
                 Draft::new(&outputs, &[], &options)?
             };
             let mut plan = self.device.lower(draft, &options).await?;
-=======
-            let mut plan = {
-                let g = Graph::inference();
-                let written = self.model("evaluate")?.write(&g, batch)?;
-                let outputs: Vec<Tensor> = [written.output, written.loss].into_iter().chain(written.accuracy).collect();
-                Plan::new(&outputs, &[], &self.device.plan_options())?
-            };
->>>>>>> w-step
             plan.bind_params(&self.params)?;
             let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
             self.inference.insert(batch, compiled);
