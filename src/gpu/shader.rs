@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use std::{
     collections::HashMap,
     fmt::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
 };
 
@@ -186,13 +187,19 @@ impl Gpu {
             let (label, pass) = (format!("{} {}", passes[i].0, key.1), passes[i].1);
             // Now and on this thread, as are its error scopes.
             let (what, text) = (label.clone(), key.0.clone());
-            let made = self.scoped(&label, move |device| self.compile(device, &what, &text, pass));
-            (key, made)
+            let compile = || self.scoped(&label, move |device| self.compile(device, &what, &text, pass));
+            // naga 30 panics on some shaders that it does not understand.
+            let made = catch_unwind(AssertUnwindSafe(compile));
+            (key, made.map_err(|_| self.error(format!("{label}: the shader compiler panicked"))))
         };
         let made: Vec<_> = wanted.into_par_iter().map(compile).collect();
         let mut failed: HashMap<Key, Error> = HashMap::new();
         for (key, made) in made {
-            match made.await {
+            let made = match made {
+                Ok(made) => made.await,
+                Err(error) => Err(error),
+            };
+            match made {
                 Ok(pipeline) => drop(lock(&self.pipelines.known).insert(key, pipeline)),
                 Err(error) => drop(failed.insert(key, error)),
             }

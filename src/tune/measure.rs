@@ -18,13 +18,13 @@ use std::{
 
 /// What the oracle may cost, in operations: some milliseconds.
 const CHECK: u64 = 2 << 20;
-/// Beyond this the oracle is not asked: an op whose sizes cannot be made smaller.
-const TOO_MUCH: u64 = 32 * CHECK;
 /// What one run for the clock may cost: some milliseconds too, for a candidate that is good.
 const RUN: u64 = 4 << 30;
 const RUN_SOFTWARE: u64 = 24 << 20;
+/// An op whose sizes cannot be made so small that it costs less than so many times as much is not measured.
+const TOO_MUCH: u64 = 16;
 /// Elements of the tensors of one run.
-const ELEMENTS: u64 = 64 << 20;
+const ELEMENTS: u64 = 8 << 20;
 /// How long a plan may take to measure. Half of it is no loss where the driver compiles at the first run what the plan uses anyway.
 pub(crate) const BUDGET: Duration = Duration::from_millis(500);
 /// Runs of which the median counts, and how long they may take together.
@@ -67,7 +67,8 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     let mut bench = Bench::new(gpu, gpu.options().budget).await?;
     let mut news = Vec::new();
     for (class, Open { problem, text, known }) in open {
-        let verdicts = bench.candidates(&problem, &known).await?;
+        let mut verdicts = known.clone();
+        let measured = bench.candidates(&problem, &mut verdicts).await;
         let (more, chosen) = (verdicts != known, choose(class, &problem, verdicts));
         if !chosen.is_trusted() {
             eprintln!("downhill: {gpu}: {chosen}");
@@ -75,6 +76,10 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
             news.push((text, chosen.clone()));
         }
         choices.choose(chosen);
+        if measured.is_err() {
+            choices.keep(&news);
+            return measured;
+        }
     }
     choices.keep(&news);
     Ok(())
@@ -125,32 +130,37 @@ impl Bench<'_> {
         self.some && Instant::now() >= self.end
     }
 
-    /// What became of each candidate, as far as there was time; those that are known are not measured again.
-    async fn candidates(&mut self, problem: &Problem, known: &[Verdict]) -> Result<Vec<Verdict>> {
-        let mut verdicts = known.to_vec();
+    /// Measures the candidates that are not known yet, as far as there is time.
+    ///
+    /// # Errors
+    /// A device that is lost; the candidate that ran then is rejected too, so that the next run leaves it alone.
+    async fn candidates(&mut self, problem: &Problem, verdicts: &mut [Verdict]) -> Result<()> {
         if self.is_over() {
-            return Ok(verdicts);
+            return Ok(());
         }
         let (gpu, caps) = (self.gpu, self.gpu.caps());
         let run = if caps.software { RUN_SOFTWARE } else { RUN };
         let small = problem.smaller(caps, |p| p.cost() <= CHECK, true);
         let large = problem.smaller(caps, |p| p.cost() <= run && p.elements() <= ELEMENTS, false);
-        if small.cost() > TOO_MUCH {
-            return Ok(verdicts);
+        if small.cost() > TOO_MUCH * CHECK || large.cost() > TOO_MUCH * run {
+            return Ok(());
         }
-        let (inputs, want) = small.oracle()?;
+        let Ok((inputs, want)) = small.oracle() else { return Ok(()) };
         let check = Check { inputs, want, terms: small.op.terms(&small.x), problem: small };
-        let inputs = large.inputs(-1.0, 1.0);
-        // The drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
-        let unknown = |i: &usize| known[*i] == Verdict::NotMeasured;
-        let open = check.problem.kernels.iter().enumerate().filter(|(i, _)| unknown(i)).map(|(_, kernel)| kernel);
-        let passes: Vec<_> = open.flat_map(|kernel| kernel.passes.iter().map(|pass| (kernel.name, pass))).collect();
+        let inputs = large.inputs();
+        // From the one expected to be fastest on, so that slow ones are known as such at once.
+        let open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i] == Verdict::NotMeasured).collect();
+        // Drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
+        let passes: Vec<_> = open
+            .iter()
+            .map(|&i| &check.problem.kernels[i])
+            .flat_map(|kernel| kernel.passes.iter().map(|pass| (kernel.name, pass)))
+            .collect();
         drop(gpu.pipelines(&passes).await);
 
-        let times = known.iter().filter_map(|verdict| if let Verdict::Time(time) = verdict { Some(*time) } else { None });
+        let times = verdicts.iter().filter_map(|verdict| if let Verdict::Time(time) = verdict { Some(*time) } else { None });
         let (mut best, mut trusted): (Option<Duration>, Option<Vec<f64>>) = (times.min(), None);
-        // From the one expected to be fastest on, so that slow ones are known as such at once.
-        for i in (0..known.len()).rev().filter(unknown) {
+        for i in open {
             if self.is_over() {
                 break;
             }
@@ -162,7 +172,10 @@ impl Bench<'_> {
             };
             verdicts[i] = match verdict {
                 Ok(verdict) => verdict,
-                Err(error) if gpu.lost().is_some() => return Err(error),
+                Err(error) if gpu.lost().is_some() => {
+                    verdicts[i] = Verdict::Rejected(error.to_string());
+                    return Err(error);
+                }
                 Err(Error::Device { why, .. }) => Verdict::Rejected(why),
                 Err(error) => Verdict::Rejected(error.to_string()),
             };
@@ -170,7 +183,7 @@ impl Bench<'_> {
                 best = Some(best.map_or(time, |best| best.min(time)));
             }
         }
-        Ok(verdicts)
+        Ok(())
     }
 
     async fn load(&self, problem: &Problem, candidate: usize, inputs: &[Host<f32>], guards: bool) -> Result<Exec> {
