@@ -2,13 +2,15 @@
 //   x [outer, n, inner]     y u32 [outer, inner]
 // Each lane finds the first largest of its elements; the largest of those is put together, then the smallest place of it.
 // argmin is argmax of −x.
+// forward_correct — y[r] = 1 if label[r] is the argmax of row r, else 0
+//   x [rows, k]     labels u32 [rows]     y [rows]
 //!include lib/lines
 
 fn same(a: f32, b: f32) -> bool {
     return a == b || (is_nan(a) && is_nan(b));
 }
 
-fn forward(t: Line) {
+fn largest(t: Line) -> u32 {
     // The first element of the line is lane 0's, but any lane may start from it.
     var best = x[t.first] * SIGN;
     var at = 0u;
@@ -20,8 +22,19 @@ fn forward(t: Line) {
             at = number(t, k);
         }
     }
-    let first = lanes_first(select(0xffffffffu, at, same(lanes_max(best), best)));
+    return lanes_first(select(0xffffffffu, at, same(lanes_max(best), best)));
+}
+
+fn forward(t: Line) {
+    let at = largest(t);
     if writes(t) {
-        y[t.out] = first;
+        y[t.out] = at;
+    }
+}
+
+fn forward_correct(t: Line) {
+    let at = largest(t);
+    if writes(t) {
+        y[t.out] = f32(at == labels[t.out]);
     }
 }

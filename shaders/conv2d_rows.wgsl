@@ -1,13 +1,14 @@
 // conv2d_rows — the sums of conv2d.wgsl, for adapters that are a CPU in disguise
 //
-// As matmul_rows: one subgroup of LANES invocations is the whole workgroup and computes ROWS × 4·LANES results in registers. A lane owns
-// four columns, LANES apart, of all rows. For each term it loads its four elements of b, and one element of a for every
-// LANES rows, which the subgroup hands round: 4 + ROWS/LANES loads serve 4·ROWS multiplications. The digits of the term are
+// As matmul_rows: one subgroup of LANES invocations is the whole workgroup and computes ROWS × COLUMNS results in registers. A lane
+// owns every LANES-th column of all rows. For each term it loads its elements of b, and one element of a for every LANES rows, which
+// the subgroup hands round: (ROWS + COLUMNS)/LANES loads serve ROWS · COLUMNS/LANES multiplications. The digits of the term are
 // counted up, the same for all lanes.
 //!include lib/index
 //!include lib/conv
 
-const PARTS = ROWS / LANES;
+const PARTS_A = ROWS / LANES;
+const PARTS_B = COLUMNS / LANES;
 
 @compute @workgroup_size(LANES)
 fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
@@ -19,7 +20,7 @@ fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
     var rest = unit % p.block_units;
     let row = rest % p.tiles_m * ROWS;
     rest /= p.tiles_m;
-    let column = rest % p.tiles_n * (4u * LANES) + lane;
+    let column = rest % p.tiles_n * COLUMNS + lane;
     rest /= p.tiles_n;
     let group = rest % p.groups;
     let part = rest / p.groups;
@@ -30,18 +31,20 @@ fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
     let start_b = block * p.block_b + group * p.group_b;
     let start_y = block * p.block_y + part * p.part_y + group * p.group_y;
 
-    var at: array<vec4<u32>, 4>;
-    for (var j = 0u; j < 4u; j++) {
+    var at: array<vec4<u32>, PARTS_B>;
+    for (var j = 0u; j < PARTS_B; j++) {
         at[j] = place(all.columns, column + j * LANES);
     }
     // Rows beyond the last one are computed from it and not stored.
-    var at_a: array<u32, PARTS>;
-    for (var i = 0u; i < PARTS; i++) {
+    var at_a: array<u32, PARTS_A>;
+    for (var i = 0u; i < PARTS_A; i++) {
         at_a[i] = block * p.block_a + group * p.group_a + min(row + i * LANES + lane, p.m - 1u) * p.row_a;
     }
-    var sums: array<vec4<f32>, ROWS>;
+    var sums: array<array<f32, PARTS_B>, ROWS>;
     for (var i = 0u; i < ROWS; i++) {
-        sums[i] = vec4<f32>();
+        for (var j = 0u; j < PARTS_B; j++) {
+            sums[i][j] = 0.0;
+        }
     }
     var t = vec3<u32>();
     if all.first < all.end {
@@ -49,11 +52,17 @@ fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
     }
     for (var k = all.first; k < all.end; k++) {
         let term = place_of(all.terms, t);
-        let vb = vec4<f32>(factor(start_b, at[0], term), factor(start_b, at[1], term), factor(start_b, at[2], term), factor(start_b, at[3], term));
-        for (var i = 0u; i < PARTS; i++) {
+        var vb: array<f32, PARTS_B>;
+        for (var j = 0u; j < PARTS_B; j++) {
+            vb[j] = factor(start_b, at[j], term);
+        }
+        for (var i = 0u; i < PARTS_A; i++) {
             let va = a[at_a[i] + term.w];
             for (var h = 0u; h < LANES; h++) {
-                sums[i * LANES + h] += subgroupShuffle(va, h) * vb;
+                let v = subgroupShuffle(va, h);
+                for (var j = 0u; j < PARTS_B; j++) {
+                    sums[i * LANES + h][j] = fma(v, vb[j], sums[i * LANES + h][j]);
+                }
             }
         }
         t.z += 1u;
@@ -68,7 +77,7 @@ fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
     }
 
     for (var i = 0u; i < ROWS; i++) {
-        for (var j = 0u; j < 4u; j++) {
+        for (var j = 0u; j < PARTS_B; j++) {
             if row + i < p.m && column + j * LANES < all.columns.count {
                 y[start_y + (row + i) * p.row_y + at[j].w] = sums[i][j];
             }
@@ -78,7 +87,7 @@ fn rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u
     if EPILOGUE == 1u {
         let last = min(row + ROWS, p.m);
         for (var i = row; i < last; i++) {
-            for (var j = 0u; j < 4u; j++) {
+            for (var j = 0u; j < PARTS_B; j++) {
                 if column + j * LANES < all.columns.count {
                     let e = start_y + i * p.row_y + at[j].w;
                     y[e] = map(e, y[e]);

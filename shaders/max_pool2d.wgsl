@@ -2,7 +2,8 @@
 //   x [planes, h, w]   y [planes, oh, ow]   a in 0..K_H, b in 0..K_W: the taps of a window
 // index — t[g,o,q] = a·K_W + b of the first such maximum, in the order of a, then b; of x with NaN, the first NaN
 // pick — y[g,o,q] = x at tap t[g,o,q] of the window, 0 outside of x
-// grad_x — dx[g,i,j] = Σ dy[g,o,q] of the windows whose tap t[g,o,q] is at i,j, added in the order of o, then q
+// grad_x — dx[g,i,j] = map(Σ dy[g,o,q] of the windows whose tap t[g,o,q] is at i,j, added in the order of o, then q); `map` is the
+// elementwise code that follows, generated; the identity where there is none
 // One invocation for each element that is written; windows that overlap read from cache. grad_x owns an element of dx and looks
 // at the indices of the few windows that reach it, so no sum needs atomics and no maximum is looked for again.
 //!include lib/index
@@ -104,5 +105,5 @@ fn grad_x(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
             }
         }
     }
-    dx[i] = sum;
+    dx[i] = map(i, sum);
 }

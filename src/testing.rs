@@ -241,8 +241,8 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Every candidate of the case's op on `device`, forward and backward, against the oracle. A software adapter runs those that
-/// hardware of its limits would have, too.
+/// Every candidate of the case's op on `device`, forward and backward, against the oracle. A software adapter that
+/// checks bounds runs those that hardware of its limits would have, too.
 pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
     let g = Graph::training();
     let subject = Subject::new(&g, case, device)?;
@@ -250,7 +250,8 @@ pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
         let checked = subject.measure(candidate, device).map_err(|e| e.to_string());
         checked.and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("candidate {candidate}: {e}"))?;
     }
-    let Some(caps) = device.as_gpu().map(|gpu| *gpu.caps()).filter(|caps| caps.software && !case.op.is_alias()) else { return Ok(()) };
+    let checked = device.as_gpu().filter(|gpu| gpu.options().checked && !case.op.is_alias());
+    let Some(caps) = checked.map(|gpu| *gpu.caps()).filter(|caps| caps.software) else { return Ok(()) };
     let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
     let hardware = Caps { software: false, ..caps };
     let [known, all] = [caps, hardware].map(|caps| case.op.kernels(&shapes, subject.outputs[0].shape(), &caps));

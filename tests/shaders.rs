@@ -88,7 +88,7 @@ fn main() {
             let h = x.linear("fc1", 33).gelu().dropout(0.3);
             let h = (h + h.linear("fc2", 33).tanh()).linear("fc3", 7);
             let y = h.cross_entropy(labels) + h.sigmoid().square().mean_all() * 0.1;
-            let mut outputs = vec![y, h.argmax(-1).to_f32().eq(labels).mean_all()];
+            let mut outputs = vec![y, h.argmax(-1).to_f32().eq(labels).mean_all(), h.correct(labels).mean_all()];
             outputs.extend(y.grad(&g.param_tensors()));
             seen.plans("a network", &outputs)?;
         }

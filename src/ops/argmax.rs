@@ -1,6 +1,7 @@
 //! Where along an axis the largest (or smallest) element is.
 //!
-//! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`; where there are NaN, the first of them, as in PyTorch.
+//! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`; where there are NaN, the first of them, as in PyTorch. And whether that is a
+//! given label, one for each row.
 
 use super::{lines::{Can, Lines}, *};
 use crate::kernel::{Bind, source};
@@ -97,7 +98,77 @@ impl OpDef for Argmax {
 /// Elements of one parallel task on the CPU device.
 const TASK: usize = 1 << 14;
 
+/// 1 where the label is the argmax of its row, else 0: scores `[.., k]`, labels `[..]` → `[..]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correct;
+
+impl Correct {
+    /// For the rows from number `first` on.
+    fn rows<T: Real>(x: &[View<T>], y: &mut [T], first: usize) {
+        let mut at = vec![0; y.len()];
+        Argmax { axis: x[0].shape.rank() - 1, min: false }.lines(&x[0], &mut at, first);
+        y.iter_mut().zip(at).zip(&x[1].u[first..]).for_each(|((y, at), &label)| *y = T::of(f64::from(u8::from(at == label))));
+    }
+}
+
+impl OpDef for Correct {
+    const NAME: &'static str = "correct";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x, labels] = x else { return Err(format!("takes scores and labels, not {} inputs", x.len())) };
+        cross_entropy::check(*x, *labels)?;
+        Ok(labels.of(DType::F32))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        Correct::rows(x, y.f, 0);
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let rows = (TASK / x[0].shape.last()).max(1);
+        y.f.par_chunks_mut(rows).enumerate().for_each(|(k, y)| Correct::rows(x, y, k * rows));
+    }
+    fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, _dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![None, None]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let kernel = |lines: Lines| {
+            let [labels, y] = [Bind::input("labels", 1, DType::U32), Bind::output("y", DType::F32)].map(|bind| lines.ones(bind));
+            let mut pass = lines.pass(source!("argmax"), "forward_correct", vec![lines.full(Bind::input("x", 0, DType::F32)), labels, y]);
+            pass.consts.push(("SIGN", 1.0f32.into()));
+            Kernel::one(lines.name(), pass)
+        };
+        Lines::all(x[0].around(x[0].rank() - 1), Can::Single, caps).into_iter().map(kernel).collect()
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |dims: &[usize]| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let rows = x.without(x.rank() - 1);
+            Case::new(format!("{rows} rows of {}", x.last()), Correct, &[x, rows]).labels(1, x.last()).flat()
+        };
+        [&[3][..], &[1, 1], &[131, 2], &[67, 10], &[3, 11, 33], &[2, 257], &[20_011, 3]].map(case).into()
+    }
+}
+
 impl<'g> Tensor<'g> {
+    /// Of scores `[.., k]` and labels `[..]`, 1 for each row whose largest score is that of its label, else 0: the mean is the accuracy. As
+    /// `argmax(-1)` compared with the labels, in one kernel. No gradient.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[g.input([2, 3]).correct(g.labels([2]))])?;
+    /// let y = f.run(&[Host::new([2, 3], vec![1.0, 5.0, 5.0, 9.0, 8.0, 7.0]), Host::labels([2], vec![2, 0])])?;
+    /// assert_eq!(y[0].f(), &[0.0, 1.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// A mistake: labels of another shape than the rows.
+    #[track_caller]
+    pub fn correct(self, labels: Tensor<'g>) -> Tensor<'g> {
+        self.graph.apply(Correct, &[self, labels])
+    }
     /// The index of the largest element along `axis` (negative: from the back), as labels without that axis: the first of equal
     /// ones, and the first NaN where there is one. No gradient.
     ///
@@ -141,10 +212,25 @@ mod tests {
     #[test]
     fn cpu() {
         checks::cpu::<Argmax>();
+        checks::cpu::<Correct>();
     }
     #[test]
     fn wgsl() {
         checks::wgsl::<Argmax>();
+        checks::wgsl::<Correct>();
+    }
+    #[test]
+    fn mistakes() {
+        let start = |f: &dyn for<'g> Fn(&'g crate::Graph) -> Tensor<'g>, text: &str| {
+            let g = crate::Graph::training();
+            assert!(f(&g).is_dead());
+            let message = g.error().map_or(String::new(), |e| e.to_string());
+            assert!(message.starts_with(text), "{message}");
+        };
+        start(&|g| g.input([4, 3]).correct(g.labels([3])), "correct: [4, 3] × u32 [3]: the labels should have the shape u32 [4], one for");
+        start(&|g| g.input([4, 3]).correct(g.input([4])), "correct: [4, 3] × [4]: the labels must be integers (Graph::labels), one a row (");
+        start(&|g| g.labels([4, 3]).correct(g.labels([4])), "correct: u32 [4, 3] × u32 [4]: the first input must be floats, one for each class");
+        start(&|g| g.input([4, 3]).apply(Correct), "correct: [4, 3]: takes scores and labels, not 1 inputs (src/ops/argmax.rs:");
     }
     #[test]
     fn ties_and_nan() {

@@ -224,7 +224,7 @@ macro_rules! ops {
 // The one list: a file, its op and, in brackets, others that are in the same file. A line here is all the rest of the crate
 // learns of an op.
 ops! {
-    argmax::Argmax,
+    argmax::Argmax [Correct],
     attention::Attention [AttentionGrad],
     concat::Concat,
     conv2d::Conv2d [Conv2dGradX, Conv2dGradW],

@@ -3,8 +3,12 @@
 
 use super::ir::Ir;
 use crate::{
-    graph::Node,
-    ops::map::{Expr, Fun, Inst, Map, Sub},
+    graph::{Kind, Node},
+    host::Host,
+    ops::{
+        Key, OpDef,
+        map::{Expr, Fun, Inst, Map, Sub},
+    },
     shape::Shape,
 };
 use std::sync::Arc;
@@ -14,7 +18,26 @@ const MAX_VALUES: usize = 128;
 
 /// Fuses `ir` for a device that binds at most `max_inputs` tensors beside the output.
 pub fn fuse(ir: &Ir, max_inputs: usize) -> Ir {
-    epilogues(&maps(&fills(ir), max_inputs), max_inputs).prune()
+    let mut out = epilogues(&maps(&fills(ir), max_inputs), max_inputs).prune();
+    constants(&mut out);
+    out
+}
+
+/// Fills of more elements are computed in each run: then their memory is others' for the rest of it.
+const MOST_CONSTANT: usize = 1 << 16;
+
+/// What is left of fills is read by ops that need it in memory, such as the gradient of a mean. It is the same in every run, so that
+/// it is made once.
+fn constants(ir: &mut Ir) {
+    for id in (0..ir.nodes.len()).filter(|id| !ir.outputs.contains(id)).collect::<Vec<_>>() {
+        let shape = ir.nodes[id].shape;
+        let Some(map) = ir.map(id).filter(|map| map.expr.arity() == 0 && !map.expr.is_random() && shape.elements() <= MOST_CONSTANT) else {
+            continue;
+        };
+        let mut value = Host::zeros(shape);
+        OpDef::cpu(map, &[], &mut value.view_mut(), Key::default());
+        ir.nodes[id] = Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), ..ir.nodes[id].clone() };
+    }
 }
 
 /// A reshaped fill is a fill of the other shape: expressions take it in, an alias they could not.
@@ -25,7 +48,7 @@ fn fills(ir: &Ir) -> Ir {
         let fill = out.nodes[id].inputs.first().filter(|_| alias).and_then(|&input| out.map(input)).map(|map| map.expr.clone());
         if let Some(expr) = fill.filter(|expr| expr.arity() == 0 && !expr.is_random()) {
             let map = Map { expr, fixed: Some(out.nodes[id].shape) };
-            out.nodes[id] = Node { kind: crate::graph::Kind::Op(Arc::new(map)), inputs: Vec::new(), ..out.nodes[id].clone() };
+            out.nodes[id] = Node { kind: Kind::Op(Arc::new(map)), inputs: Vec::new(), ..out.nodes[id].clone() };
         }
     }
     out
@@ -84,7 +107,7 @@ fn place(id: usize, ir: &Ir, out: &mut Ir, at: &mut [Option<usize>], pending: &[
     let natural = p.inputs.iter().try_fold(Shape::SCALAR, |s, &i| s.broadcast(out.nodes[i].shape));
     let fixed = (natural.is_none_or(|s| !s.same_dims(shape))).then_some(shape);
     let map = Map { expr: p.expr.clone(), fixed };
-    let new = out.push(Node { kind: crate::graph::Kind::Op(Arc::new(map)), inputs: p.inputs.clone(), ..ir.nodes[id].clone() });
+    let new = out.push(Node { kind: Kind::Op(Arc::new(map)), inputs: p.inputs.clone(), shape, ..ir.nodes[id].clone() });
     at[id] = Some(new);
     new
 }
@@ -200,7 +223,7 @@ fn epilogues(ir: &Ir, max_inputs: usize) -> Ir {
             if let Some(fused) = op.with_epilogue(&Map { expr, fixed: None }) {
                 let others = node.inputs.iter().enumerate().filter(|&(i, _)| i != k).map(|(_, &n)| n);
                 let inputs = before.inputs.iter().copied().chain(others).collect();
-                out.nodes[id] = Node { kind: crate::graph::Kind::Op(fused), inputs, ..node.clone() };
+                out.nodes[id] = Node { kind: Kind::Op(fused), inputs, ..node.clone() };
                 break;
             }
         }

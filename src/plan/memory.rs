@@ -76,9 +76,7 @@ pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bo
             None => memory.locs[tensor.first] = Loc::Slot(slot),
         }
     }
-    for id in 0..n {
-        memory.locs[id] = memory.locs[root[id]];
-    }
+    memory.locs = root.iter().map(|&r| memory.locs[r]).collect();
     memory
 }
 

@@ -206,11 +206,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(
             f,
-            "{:<20} {:<9} {:<11} {:>5} {:>9} {:>9} {:>6} {:>9}  {:<7} worst case",
+            "{:<20} {:<12} {:<11} {:>5} {:>9} {:>9} {:>6} {:>9}  {:<7} worst case",
             "op", "kernel", "direction", "cases", "ULP", "allowed", "used", "relative", "verdict"
         )?;
         for row in &self.rows {
-            write!(f, "{:<20} {:<9} {:<11} {:>5} ", row.op, row.kernel, row.direction, row.cases)?;
+            write!(f, "{:<20} {:<12} {:<11} {:>5} ", row.op, row.kernel, row.direction, row.cases)?;
             match row.worst {
                 Some(w) => {
                     let used = (100.0 * w.ratio()).min(99_999.0);

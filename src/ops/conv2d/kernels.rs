@@ -1,9 +1,10 @@
-//! The kernels of the three ops: tiles (portable), one invocation an element (groups of few channels), and blocks in the
-//! registers of a subgroup (software adapters). `shaders/lib/conv.wgsl` says how the three ops are one.
+//! The kernels of the three ops: one invocation an element (portable, and for groups of few channels), tiles (hardware), and
+//! blocks in the registers of a subgroup (software adapters). `shaders/lib/conv.wgsl` says how the three ops are one.
 
 use super::*;
 use crate::{
     kernel::{Bind, Pass, Source, Word, source},
+    ops::parts,
     params::ALIGN,
 };
 
@@ -22,11 +23,21 @@ const FEW: usize = 2;
 const GROUPS: usize = 1024;
 const SHARE: usize = 256;
 
-/// On a software adapter a few are enough for its threads.
-const SOFTWARE_GROUPS: usize = 32;
+/// Workgroups that keep the processors of a large device busy: tiles are not made larger where there would be fewer.
+const BUSY: usize = 128;
 
-/// Invocations that share one element of dw where channels are on their own.
+/// Tiles in workgroup memory: rows, columns, and both that an invocation owns.
+const TILES: [[usize; 3]; 5] = [[16, 16, 4], [32, 64, 4], [64, 64, 4], [64, 128, 8], [128, 128, 8]];
+
+/// On a software adapter a few are enough for its threads, but a share reads no more elements than caches hold.
+const SOFTWARE_GROUPS: usize = 32;
+const CACHED: usize = 1 << 17;
+
+/// Invocations that share one element of dw in the portable kernel.
 const DIRECT_PARTS: usize = 128;
+
+/// Elements of scratch, where fewer parts would do.
+const SCRATCH: usize = 1 << 20;
 
 /// How much of the batch is a block, so that a dispatch can see some blocks alone: see [`Span::Blocks`](crate::kernel::Span::Blocks).
 struct Blocks {
@@ -165,14 +176,18 @@ impl Frame<'_> {
         pass.params.extend([("tiles_m".into(), tiles_m.into()), ("tiles_n".into(), tiles_n.into())]);
         pass
     }
-    fn tiled(&self, [m, n, slab]: [usize; 3], to: Bind) -> Pass {
-        let mut pass = self.tiles(source!("conv2d"), "tiled", [m, n], to);
-        pass.consts.extend([("TILE_M", m.into()), ("TILE_N", n.into()), ("SLAB", slab.into())]);
+    fn tiled(&self, &[m, n, per]: &[usize; 3], to: Bind, caps: &Caps) -> Pass {
+        let mut pass = self.tiles(source!("conv2d_tiles"), "tiles", [m, n], to);
+        let slab = if tile_bytes(m, n, 16) <= caps.max_workgroup_bytes.min(16384) as usize { 16 } else { 8 };
+        let consts = [("TILE_M", m), ("TILE_N", n), ("PER_M", per), ("PER_N", per), ("SLAB", slab)];
+        pass.consts.extend(consts.map(|(name, value)| (name, value.into())));
         pass
     }
-    fn rows(&self, rows: usize, lanes: usize, epilogue: bool, to: Bind) -> Pass {
-        let mut pass = self.tiles(source!("conv2d_rows"), "rows", [rows, 4 * lanes], to);
-        pass.consts.extend([("LANES", lanes.into()), ("ROWS", rows.into()), ("EPILOGUE", usize::from(epilogue).into())]);
+    /// A lane owns so many columns.
+    fn rows(&self, rows: usize, columns: usize, lanes: usize, epilogue: bool, to: Bind) -> Pass {
+        let mut pass = self.tiles(source!("conv2d_rows"), "rows", [rows, columns * lanes], to);
+        let consts = [("LANES", lanes), ("ROWS", rows), ("COLUMNS", columns * lanes), ("EPILOGUE", usize::from(epilogue))];
+        pass.consts.extend(consts.map(|(name, value)| (name, value.into())));
         pass
     }
 }
@@ -198,18 +213,32 @@ fn phases(g: &Geometry, s: &Sizes) -> [usize; 2] {
     [0, 1].map(|i| g.stride[i].min(s.image[i]))
 }
 
-/// Rows, columns and terms of a tile in workgroup memory: the smallest that holds the result, else what the device allows.
-fn tile(m: usize, n: usize, caps: &Caps) -> [usize; 3] {
-    let size = |n: usize| n.next_power_of_two().clamp(16, 64);
-    let (mut m, mut n) = (size(m), size(n));
-    let bytes = |m: usize, n: usize, slab: usize| 4 * slab * (m + 1 + n + 4);
-    let fits = |m: usize, n: usize, slab: usize| {
-        m * n / 16 <= caps.max_invocations as usize && bytes(m, n, slab) <= caps.max_workgroup_bytes as usize
+/// Bytes of two slabs of so many terms, and of where those are.
+fn tile_bytes(m: usize, n: usize, slab: usize) -> usize {
+    2 * slab * (4 * (m + n) + 16)
+}
+
+/// The sizes of tiles that the device allows and that are no more than twice as large as the result, the best one last: the largest
+/// of which there are enough. The others are the better the nearer they are. `count` says how many workgroups there would be.
+fn tiles(m: usize, n: usize, caps: &Caps, count: impl Fn(usize, usize) -> usize) -> Vec<(&'static str, &'static [usize; 3])> {
+    let fits = |&&[tile_m, tile_n, per]: &&[usize; 3]| {
+        let allowed = tile_m * tile_n / (per * per) <= caps.max_invocations as usize
+            && tile_bytes(tile_m, tile_n, 8) <= caps.max_workgroup_bytes as usize;
+        allowed && (tile_m == 16 || (tile_m < 2 * m && tile_n < 2 * n))
     };
-    while !fits(m, n, 8) && m.max(n) > 16 {
-        if m > n { m /= 2 } else { n /= 2 }
-    }
-    [m, n, if fits(m, n, 16) { 16 } else { 8 }]
+    let sizes: Vec<&[usize; 3]> = TILES.iter().filter(fits).collect();
+    let best = sizes.iter().rposition(|&&[tile_m, tile_n, _]| count(tile_m, tile_n) >= BUSY).unwrap_or(0);
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(i.abs_diff(best)), i));
+    let name = |size: &[usize; 3]| match size {
+        [16, ..] => "tiles_16",
+        [32, ..] => "tiles_32x64",
+        [64, 64, _] => "tiles_64",
+        [64, ..] => "tiles_64x128",
+        _ => "tiles_128",
+    };
+    // With the portable one these are four candidates.
+    order.into_iter().rev().take(3).rev().map(|i| (name(sizes[i]), sizes[i])).collect()
 }
 
 /// Lanes of a subgroup, on a software adapter that has them.
@@ -237,10 +266,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
     let frame = Frame { mode, g, s, blocks, m, columns, parts, share: 0 };
     // The epilogue sees images as the kernel does: from the window's first block on.
     let finish = |mut pass: Pass| {
-        let mut code = epilogue::code(epilogue, 2, rest, y, "p.first / p.block_units * p.block_y");
-        for (bind, _) in code.binds.iter_mut().zip(rest).filter(|(_, shape)| shape.elements() == y.elements()) {
-            bind.span = pass.binds[2].span;
-        }
+        let mut code = epilogue::code_in(epilogue, 2, rest, y, "p.first / p.block_units * p.block_y", pass.binds[2].span);
         let result = pass.binds.pop();
         pass.binds.append(&mut code.binds);
         pass.binds.extend(result);
@@ -248,20 +274,23 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
         Pass { code: code.text, step: code.step, ..pass }
     };
     let to = || Bind::output("y", DType::F32);
-    let mut kernels = Vec::new();
-    if m <= FEW {
+    let direct = {
         let wg = caps.max_invocations.min(256) as usize;
         let elements = y.elements() / s.n * frame.blocks.images;
-        let mut pass = frame.pass(source!("conv2d_direct"), "images_direct", elements, wg, to());
+        let mut pass = frame.pass(source!("conv2d"), "images_direct", elements, wg, to());
         pass.units = y.elements();
         pass.consts.push(("LANES", wg.into()));
-        kernels.push(Kernel::one("direct", finish(pass)));
-    } else {
-        kernels.push(Kernel::one("tiled", finish(frame.tiled(tile(m, columns, caps), to()))));
-    }
+        Kernel::one("direct", finish(pass))
+    };
+    let mut kernels = vec![direct];
     if let Some(lanes) = lanes(caps) {
-        let pass = frame.rows(block_rows(m, lanes), lanes, epilogue.is_some(), to());
-        kernels.push(Kernel::one("rows", finish(pass)));
+        for (name, own) in [("rows", 4), ("rows_wide", 8)] {
+            let pass = frame.rows(block_rows(m, lanes), own, lanes, epilogue.is_some(), to());
+            kernels.push(Kernel::one(name, finish(pass)));
+        }
+    } else if m > FEW {
+        let count = |tile_m: usize, tile_n: usize| s.groups * parts * frame.blocks.count * m.div_ceil(tile_m) * columns.div_ceil(tile_n);
+        kernels.extend(tiles(m, columns, caps, count).iter().map(|(name, size)| Kernel::one(name, finish(frame.tiled(size, to(), caps)))));
     }
     kernels
 }
@@ -284,43 +313,41 @@ pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
     };
     let whole = |name, make: &dyn Fn(Bind) -> Pass, parts: usize| {
         let identity = |pass: Pass| Pass { code: epilogue::code(&None, 2, &[], s.w(), "0u").text, ..pass };
-        let sums = parts * blocks.count;
-        if sums == 1 {
-            return Kernel::one(name, identity(make(Bind::output("y", DType::F32))));
+        match parts * blocks.count {
+            1 => Kernel::one(name, identity(make(Bind::output("y", DType::F32)))),
+            sums => parts::kernel(name, identity(make(Bind::scratch("y", 0).written())), [sums, part], &None, &[], s.w(), caps),
         }
-        let wg = caps.max_invocations.min(256) as usize;
-        let sum = Pass {
-            source: source!("conv2d"),
-            entry: "grad_w_sum",
-            consts: vec![("LANES", wg.into())],
-            params: vec![("parts".into(), sums.into()), ("size".into(), part.into())],
-            binds: vec![Bind::scratch("part", 0), Bind::output("dw", DType::F32).per_unit(1)],
-            code: String::new(),
-            units: all,
-            per_group: wg,
-            step: false,
-        };
-        Kernel { name, passes: vec![identity(make(Bind::scratch("y", 0).written())), sum], scratch: vec![sums * part] }
     };
-    let tiles = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
-    let groups = if caps.software { SOFTWARE_GROUPS } else { GROUPS };
-    if s.o <= FEW {
-        let parts = DIRECT_PARTS.min(terms.div_ceil(8)).min(most);
+    let count = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
+    let direct = {
+        let parts = DIRECT_PARTS.min(terms.div_ceil(8)).min(most).min((SCRATCH / part).max(1));
         let wg = caps.max_invocations.min(256) as usize;
         let make = |to: Bind| {
-            let mut pass = frame(parts, 0).pass(source!("conv2d_direct"), "grad_w_direct", all * parts, wg, to);
+            let mut pass = frame(parts, 0).pass(source!("conv2d"), "grad_w_direct", all * parts, wg, to);
             pass.consts.push(("LANES", wg.into()));
             pass
         };
-        return vec![whole("direct", &make, parts)];
+        whole("direct", &make, parts)
+    };
+    let mut kernels = vec![direct];
+    if s.o <= FEW {
+        return kernels;
     }
-    let [m, n, slab] = tile(s.o, s.taps(), caps);
-    let (parts, share) = shares(tiles(m, n), groups);
-    let mut kernels = vec![whole("tiled", &|to| frame(parts, share).tiled([m, n, slab], to), parts)];
     if let Some(lanes) = lanes(caps) {
-        let rows = block_rows(s.o, lanes);
-        let (parts, share) = shares(tiles(rows, 4 * lanes), groups);
-        kernels.push(whole("rows", &|to| frame(parts, share).rows(rows, lanes, false, to), parts));
+        let wide = s.taps() > 4 * lanes;
+        for (name, own) in [("rows", 4), ("rows_wide", 8)].into_iter().take(1 + usize::from(wide)) {
+            let rows = block_rows(s.o, lanes);
+            let tiles = count(rows, own * lanes);
+            let cached = (terms * (s.c + s.o) * s.groups / CACHED).min(SCRATCH / part);
+            let (parts, share) = shares(tiles, SOFTWARE_GROUPS.max(tiles * blocks.count * cached));
+            kernels.push(whole(name, &|to| frame(parts, share).rows(rows, own, lanes, false, to), parts));
+        }
+    } else {
+        let groups = |m: usize, n: usize| count(m, n) * blocks.count * shares(count(m, n), GROUPS).0;
+        for (name, size) in tiles(s.o, s.taps(), caps, groups) {
+            let (parts, share) = shares(count(size[0], size[1]), GROUPS);
+            kernels.push(whole(name, &|to| frame(parts, share).tiled(size, to, caps), parts));
+        }
     }
     kernels
 }

@@ -125,7 +125,7 @@ fn bias_and_activation_are_one_kernel() {
     let y = g.input([2, 3, 8, 8]).conv2d("conv1", 16, 3).relu();
     let t = y.conv_transpose2d("up", 3, 3).sigmoid();
     let row = g.input([2, 3, 8]).conv1d("row", 16, 3);
-    for (y, name) in [(y, "conv2d tiled"), (t, "conv2d_grad_x tiled"), (row, "conv2d tiled")] {
+    for (y, name) in [(y, "conv2d tiles"), (t, "conv2d_grad_x tiles"), (row, "conv2d tiles")] {
         let options = crate::plan::Options::new(Some(Caps::default()));
         let plan = crate::plan::Plan::new(&[y], &[], &options).unwrap();
         let steps: Vec<String> = plan.to_string().lines().filter(|l| !l.starts_with("reshape")).map(str::to_string).collect();

@@ -11,8 +11,9 @@ pub(in crate::ops) use tensor::no_images;
 pub use tensor::MaxPool;
 
 use super::*;
-use crate::kernel::Bind;
+use crate::kernel::{Bind, Pass, Span};
 use image::Image;
+use map::{Expr, Fun, Inst, Map, epilogue};
 use rayon::prelude::*;
 use tensor::{images, large};
 
@@ -32,10 +33,12 @@ pub struct MaxPool2dPick {
     image: Image,
 }
 
-/// Its gradient: dy `[.., oh, ow]`, taps u32 `[.., oh, ow]` → `[.., h, w]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Its gradient: dy `[.., oh, ow]`, taps u32 `[.., oh, ow]`, then the further inputs of the epilogue → `[.., h, w]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MaxPool2dGrad {
     image: Image,
+    /// Applied to every element of the result, as that of [`MatMul`](super::matmul::MatMul).
+    epilogue: Option<Expr>,
 }
 
 impl OpDef for MaxPool2d {
@@ -91,7 +94,7 @@ impl OpDef for MaxPool2d {
             return vec![None];
         }
         let taps = x[0].apply(MaxPool2d { index: true, ..*self });
-        vec![Some(dy.graph.apply(MaxPool2dGrad { image: self.image }, &[dy, taps]))]
+        vec![Some(dy.graph.apply(MaxPool2dGrad { image: self.image, epilogue: None }, &[dy, taps]))]
     }
     fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let (entry, name) = if self.index { ("index", "t") } else { ("forward", "y") };
@@ -141,7 +144,7 @@ impl OpDef for MaxPool2dPick {
         }
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        vec![Some(dy.graph.apply(MaxPool2dGrad { image: self.image }, &[dy, x[1]])), None]
+        vec![Some(dy.graph.apply(MaxPool2dGrad { image: self.image, epilogue: None }, &[dy, x[1]])), None]
     }
     fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let taps = Bind::input("t", 1, DType::U32).per_unit(1);
@@ -167,25 +170,39 @@ impl OpDef for MaxPool2dGrad {
     const NAME: &'static str = "max_pool2d_grad";
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        MaxPool2dPick { image: self.image }.shapes(x, true)
+        epilogue::count(&self.epilogue, 2, x.len())?;
+        let y = MaxPool2dPick { image: self.image }.shapes(&x[..2], true)?;
+        epilogue::fits(&x[2..], y)?;
+        Ok(y)
     }
-    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
         y.f.chunks_mut(self.image.plane()).enumerate().for_each(|(g, dx)| self.plane(x, dx, g));
+        epilogue::finish(&self.epilogue, &x[2..], y.shape, 0, y.f, key);
     }
-    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let plane = self.image.plane();
         y.f.par_chunks_mut(plane)
             .with_min_len((TASK / plane).max(1))
             .enumerate()
             .for_each(|(g, dx)| self.plane(x, dx, g));
+        epilogue::finish_all(&self.epilogue, &x[2..], y, key);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![Some(dy.graph.apply(MaxPool2dPick { image: self.image }, &[dy, x[1]])), None]
     }
-    fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let (dy, taps) = (Bind::input("dy", 0, DType::F32), Bind::input("t", 1, DType::U32));
-        let binds = vec![dy, taps, Bind::output("dx", DType::F32).per_unit(1)];
-        vec![Kernel::one("elements", self.image.pass("grad_x", binds, y.elements(), caps))]
+        let mut code = epilogue::code_in(&self.epilogue, 2, &x[2..], y, "p.first", Span::PerUnit(1));
+        let mut binds = vec![dy, taps];
+        binds.append(&mut code.binds);
+        binds.push(Bind::output("dx", DType::F32).per_unit(1));
+        let mut pass = self.image.pass("grad_x", binds, y.elements(), caps);
+        pass.params.append(&mut code.params);
+        vec![Kernel::one("elements", Pass { code: code.text, step: code.step, ..pass })]
+    }
+    /// The planner calls this only where `map` has the shape of the result.
+    fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
+        Some(Arc::new(MaxPool2dGrad { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         x[0].elements() as u64
@@ -195,11 +212,17 @@ impl OpDef for MaxPool2dGrad {
     }
     fn cases() -> Vec<Case> {
         let case = |(name, _, y, image): (String, Shape, Shape, Image)| {
-            Case::new(name, MaxPool2dGrad { image }, &[y, y]).labels(1, image.taps())
+            Case::new(name, MaxPool2dGrad { image, epilogue: None }, &[y, y]).labels(1, image.taps())
         };
         let mut cases: Vec<Case> = images().into_iter().map(case).collect();
         // Written in several windows where bindings are small: the gradient of this gradient would not fit.
         cases.push(case(large()).flat());
+        // As the gradient of an activation before the pool: with values of the result's shape, in those windows too.
+        for (name, x, y, image) in [images().swap_remove(1), large()] {
+            let op = MaxPool2dGrad { image, epilogue: Some(Expr::call(Fun::Mul, &[Inst::Input(0), Inst::Input(1)])) };
+            let case = Case::new(format!("{name}, epilogue"), op, &[y, y, x]);
+            cases.push(case.labels(1, image.taps()).flat());
+        }
         cases
     }
 }
