@@ -13,8 +13,8 @@ use std::{
     thread,
 };
 
-/// Bytes of a data set that goes to a device by itself. No API says how much memory a device has; this much they all have
-/// that people train on.
+/// Bytes of a data set that goes to a device by itself. Few devices say how much memory they have; this much they all
+/// have that people train on.
 pub(super) const RESIDENT: u64 = 2 << 30;
 /// Batches that are ready while one is trained on.
 const READY: usize = 2;

@@ -56,7 +56,7 @@ impl Trainer {
         engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len(), fed, data)
     }
     /// The most samples whose step fits into `bytes` of memory and all limits of the device. `None` takes nine tenths of the memory
-    /// that the device says it has. It is computed, from plans of some sizes, and nothing is loaded.
+    /// that the device says it has. It is computed, from plans of some sizes ([`memory`](Trainer::memory)), and nothing is loaded.
     ///
     /// ```
     /// use downhill::{Device, Trainer, data, optim::Adam};
