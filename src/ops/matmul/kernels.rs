@@ -42,7 +42,7 @@ pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Ke
     if !few {
         kernels.extend(f.all_tiles());
     } else if m > FEW && !f.dots() {
-        kernels.extend(f.tiles(f.fitting().last().expect("there is one"), GROUPS));
+        kernels.extend(f.fitting().last().map(|size| f.tiles(size, GROUPS)));
     }
     if m <= FEW {
         kernels.push(f.thin());
@@ -231,23 +231,30 @@ impl Frame<'_> {
     fn count(&self, [tile_m, tile_n, _]: &[usize; 3]) -> usize {
         self.d.batch.elements() * self.d.m.div_ceil(*tile_m) * self.d.n.div_ceil(*tile_n)
     }
-    /// The best size is the largest one of which there are enough, with sums in parts if need be; behind the others, which are
-    /// the better the nearer they are.
+    /// The best size is the largest one of which there are enough; with sums in parts only where small tiles would be the choice
+    /// else. It is behind the others, which are the better the nearer they are.
     fn all_tiles(&self) -> Vec<Kernel> {
         let sizes: Vec<_> = self.fitting().collect();
-        let parts = |size| (GROUPS / self.count(size)).clamp(1, (self.d.k / SHARE).max(1));
-        let best = sizes.iter().rposition(|size| self.count(size) * parts(size) >= GROUPS / 2).unwrap_or(0);
+        let enough = |size| self.count(size) >= GROUPS;
+        let in_parts = |size| self.count(size) * self.tile_parts(size, GROUPS).max(1) >= GROUPS;
+        let whole = sizes.iter().rposition(|size| size[0] >= 64 && enough(size));
+        let best = whole.or(sizes.iter().rposition(|size| in_parts(size))).unwrap_or(0);
         let mut order: Vec<usize> = (0..sizes.len()).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(i.abs_diff(best)), i));
-        let mut kernels: Vec<Kernel> = order.iter().flat_map(|&i| self.tiles(sizes[i], GROUPS)).collect();
-        if let Some(whole) = sizes.get(best).filter(|size| parts(size) > 1).and_then(|size| self.tiles(size, 0)) {
-            kernels.insert(kernels.len() - 1, whole);
-        }
+        let mut kernels: Vec<Kernel> = order.iter().map(|&i| self.tiles(sizes[i], GROUPS)).collect();
+        // The best one without parts, too.
+        kernels.extend(sizes.get(best).map(|size| self.tiles(size, 0)));
+        let end = kernels.len();
+        kernels.swap(end - 2, end - 1);
         kernels.dedup();
         kernels
     }
+    /// Parts of the sums until there are so many workgroups.
+    fn tile_parts(&self, size: &[usize; 3], groups: usize) -> usize {
+        groups.div_ceil(self.count(size)).min(self.d.k / SHARE)
+    }
     /// Tiles in workgroup memory, with sums in parts until there are so many workgroups.
-    fn tiles(&self, size: &'static [usize; 3], groups: usize) -> Option<Kernel> {
+    fn tiles(&self, size: &[usize; 3], groups: usize) -> Kernel {
         let &[tile_m, tile_n, per] = size;
         let name = match size {
             [16, ..] => "tiles_16",
@@ -257,7 +264,7 @@ impl Frame<'_> {
             _ => "tiles_128",
         };
         let slab = if 2 * 4 * 16 * (tile_m + tile_n) <= self.caps.max_workgroup_bytes.min(16384) as usize { 16 } else { 8 };
-        let parts = (groups / self.count(size)).min(self.d.k / SHARE);
+        let parts = self.tile_parts(size, groups);
         let work = Division { block: [tile_m, tile_n], per_group: 1, parts };
         let consts = [("TILE_M", tile_m), ("TILE_N", tile_n), ("PER_M", per), ("PER_N", per), ("SLAB", slab)];
         let mut kernel = self.kernel(name, source!("matmul_tiles"), "forward_tiles", &consts, work);
@@ -268,7 +275,7 @@ impl Frame<'_> {
             bind.vec4 = length % 4 == 0;
             pass.code.push_str(&four(&bind.name, bind.vec4));
         }
-        Some(kernel)
+        kernel
     }
 
     /// Lanes of a subgroup, on a software adapter that has them.

@@ -62,3 +62,37 @@ fn mistakes_say_what_does_not_fit() {
     start(message(s(&[3, 1]).u32(), s(&[1, 1]), false), "matmul: u32 [3, 1] × [1, 1]: input 0 holds labels");
     start(message(s(&[2, 3, 4]), s(&[5, 4, 3]), false), "matmul: [2, 3, 4] × [5, 4, 3]: batch axes [2] and [5] do not broadcast");
 }
+
+/// What is tried of a product, and with how many parts: the portable one first, the one that is expected fastest last.
+#[test]
+fn candidates() {
+    let hardware = Caps {
+        max_binding_bytes: 1 << 31,
+        max_workgroup_bytes: 48 << 10,
+        max_invocations: 1024,
+        subgroups: Some((32, 32)),
+        ..Caps::default()
+    };
+    let software = Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() };
+    let list = |[m, k, n]: [usize; 3], ta: bool, tb: bool, caps: &Caps| -> String {
+        let side = |r, c, t: bool| Shape::from(if t { [c, r] } else { [r, c] });
+        let x = [side(m, k, ta), side(k, n, tb)];
+        let kernels = OpDef::kernels(&op(ta, tb), &x, Shape::from([m, n]), caps);
+        let read = x[0].elements() + x[1].elements();
+        assert!(kernels.iter().all(|k| k.scratch.iter().sum::<usize>() <= read), "more scratch than what is read");
+        assert!(kernels.iter().flat_map(|k| &k.scratch).all(|&n| n as u64 * 4 <= caps.max_binding_bytes));
+        let parts = |k: &Kernel| k.scratch.first().map_or(String::new(), |&all| format!("/{}", all / (m * n)));
+        kernels.iter().map(|k| format!("{}{}", k.name, parts(k))).collect::<Vec<_>>().join(" ")
+    };
+    // Layers of a perceptron: forward, dW; and its head.
+    assert_eq!(list([1024, 784, 512], false, true, &hardware), "naive tiles_128/2 tiles_32 tiles_128x64/2 tiles_64");
+    assert_eq!(list([512, 1024, 784], true, false, &hardware), "naive tiles_64/2 tiles_128/3 tiles_128x64 tiles_128x64/3");
+    assert_eq!(list([512, 65_536, 784], true, false, &hardware), "naive tiles_64/2 tiles_128x64/3 tiles_128 tiles_128/5");
+    assert_eq!(list([4096, 4096, 4096], false, false, &hardware), "naive tiles_32 tiles_64 tiles_128x64 tiles_128");
+    assert_eq!(list([1024, 256, 10], false, true, &hardware), "naive dot dot_subgroup");
+    assert_eq!(list([10, 1024, 256], true, false, &hardware), "naive thin/16");
+    assert_eq!(list([1, 784, 512], false, true, &hardware), "naive thin/7 dot dot_subgroup");
+    assert_eq!(list([1, 784, 512], false, false, &hardware), "naive thin/7");
+    assert_eq!(list([1024, 784, 512], false, true, &software), "naive rows rows_wide");
+    assert_eq!(list([512, 65_536, 784], true, false, &software), "naive/2 rows/64 rows_wide/64");
+}
