@@ -94,6 +94,7 @@ fn main() {
         }
         seen.report("networks", 10)
     });
+    suite.test("a step of an MLP is few dispatches", dispatches);
     suite.test("optimizers", || {
         let mut seen = Seen::default();
         for optimizer in optim::all() {
@@ -123,6 +124,26 @@ fn main() {
     });
     suite.test("broken shaders are found", broken);
     suite.run()
+}
+
+/// Forward, loss, accuracy and all gradients; of more than one pass are only sums over a large batch.
+fn dispatches() -> Check {
+    for (batch, most) in [(1024, 16), (65_536, 19)] {
+        let g = Graph::training();
+        let (x, labels) = (g.input([batch, 784]), g.labels([batch]));
+        let y = x.linear("fc1", 512).relu().linear("fc2", 256).relu().linear("fc3", 10);
+        let loss = y.cross_entropy(labels);
+        let grads = loss.grad(&g.param_tensors());
+        for subgroups in [None, Some((32, 32))] {
+            let plan =
+                Plan::new(&[loss, y.correct(labels).mean_all()], &grads, &Options::new(Some(Caps { subgroups, ..Caps::default() })))?;
+            // Products may be cut into parts, which is their choice.
+            let passes = |kernel: &Kernel| if kernel.passes[0].source.name.starts_with("matmul") { 1 } else { kernel.passes.len() };
+            let count: usize = plan.steps.iter().filter_map(|step| step.kernel.as_ref()).map(passes).sum();
+            assert_eq!(count, most, "{plan}");
+        }
+    }
+    Ok(())
 }
 
 /// Abilities of devices that choose different kernels or constants.
