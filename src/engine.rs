@@ -152,7 +152,7 @@ impl Store {
     }
     pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).grads = pieces,
+            Flat::Cpu(s) => lock(s).set_grads(pieces),
             Flat::Gpu(s) => s.write_grads(&pieces)?,
         }
         Ok(())
@@ -338,30 +338,31 @@ impl Engine {
         if update.is_some() {
             self.store.mark_trained();
         }
-        let mut keys = (0..count as u64).map(|k| Key { step: key.step + k, ..key });
+        let keys = (0..count as u64).map(|k| Key { step: key.step + k, ..key });
         match &mut self.on {
-            Loaded::Cpu { .. } => keys.try_for_each(|key| self.step_here(key, update, |_| ())),
+            Loaded::Cpu { .. } => {
+                cpu::work(|| keys.for_each(|key| self.step_here(key, update, |_| ())));
+                Ok(())
+            }
             Loaded::Gpu(exec) => exec.submit_steps(&keys.map(|key| row(key, update)).collect::<Vec<_>>(), fed),
         }
     }
     /// A step of a CPU; `done` hears the number of each kernel when it is done.
-    fn step_here(&mut self, key: Key, update: Option<&Update>, mut done: impl FnMut(usize)) -> Result<()> {
+    fn step_here(&mut self, key: Key, update: Option<&Update>, mut done: impl FnMut(usize)) {
         let Loaded::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = lock(store);
         exec.run_with(&mut store, key, &mut done);
         if let Some(ring) = ring {
             let row = &mut lock(ring).rows[(key.step % RING as u64) as usize];
             for (value, output) in row.iter_mut().zip(0..exec.outputs()) {
-                *value = exec.read(&store, output)?.to_f64()[0] as f32;
+                *value = exec.number(&store, output);
             }
         }
         if let Some(Update { optimizer, groups }) = update {
-            let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
-            let hyper = optimizer.hyper(key.step + 1, &groups.settings);
+            let (loss, hyper) = (exec.number(&store, 0), optimizer.hyper(key.step + 1, &groups.settings));
             store.update(optimizer, &hyper, key.step, loss);
             done(self.kernels.len() - 1);
         }
-        Ok(())
     }
     /// The same as [`step`](Engine::step), with a clock around each kernel and a wait at the end. Times are seconds from `zero`.
     pub async fn profile(&mut self, key: Key, update: Option<&Update>, zero: Instant) -> Result<StepTimes> {
@@ -373,11 +374,13 @@ impl Engine {
         }
         let begun = zero.elapsed().as_secs_f64();
         let (mut times, mut last) = (StepTimes::default(), begun);
-        self.step_here(key, update, |kernel| {
-            let now = zero.elapsed().as_secs_f64();
-            times.device.push((kernel, last, now));
-            last = now;
-        })?;
+        cpu::work(|| {
+            self.step_here(key, update, |kernel| {
+                let now = zero.elapsed().as_secs_f64();
+                times.device.push((kernel, last, now));
+                last = now;
+            })
+        });
         times.lap("kernels", zero, begun);
         Ok(times)
     }

@@ -113,7 +113,7 @@ impl Options {
 }
 
 /// Tensors beside the output that one op of the CPU device may read: a bound for fusion only.
-const CPU_INPUTS: usize = 16;
+pub(crate) const CPU_INPUTS: usize = 16;
 
 /// A graph between fusion and the choice of kernels: here they can be measured.
 pub(crate) struct Draft {
