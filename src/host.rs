@@ -7,11 +7,19 @@ use crate::{
 use std::{fmt, ops::AddAssign};
 
 /// The float of a CPU computation. Op authors write the reference once, generic over it.
-pub trait Real: num_traits::Float + AddAssign + Default + Send + Sync + fmt::Debug + fmt::Display + 'static {
+pub trait Real: num_traits::Float + bytemuck::Pod + AddAssign + Send + Sync + fmt::Debug + fmt::Display + 'static {
     /// The nearest value to `x`.
     fn of(x: f64) -> Self;
     /// Exact in `f64`.
     fn f64(self) -> f64;
+    /// eˣ. In `f32` without calls or branches: loops of it vectorise.
+    fn vexp(self) -> Self {
+        self.exp()
+    }
+    /// tanh x, likewise.
+    fn vtanh(self) -> Self {
+        self.tanh()
+    }
     /// The complementary error function, 1 − 2/√π ∫₀ˣ e^(−t²) dt.
     fn erfc(self) -> Self;
     /// The reference of `op` in this precision.
@@ -24,6 +32,32 @@ impl Real for f32 {
     }
     fn f64(self) -> f64 {
         self as f64
+    }
+    // The polynomials are those of Cephes (Moshier 1989), expf and tanhf: within two units in the last place.
+    #[inline(always)]
+    fn vexp(self) -> f32 {
+        // To 0 and to infinity; NaN stays.
+        let x = if self > 89.0 { 89.0 } else { self };
+        let x = if x < -104.0 { -104.0 } else { x };
+        // x = n·ln 2 + r: such a large number has no room for a fraction, and n in its last bits.
+        const ROUND: f32 = 12_582_912.0;
+        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let n = shifted - ROUND;
+        let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+        let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 1.666_666_5e-1) * r + 0.5;
+        let p = p * (r * r) + r + 1.0;
+        // 2ⁿ in two steps: the numbers below the smallest normal one are in range.
+        let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+        let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+        p * power(n >> 1) * power(n.wrapping_sub(n >> 1))
+    }
+    #[inline(always)]
+    fn vtanh(self) -> f32 {
+        let (a, z) = (self.abs(), self * self);
+        let p = (((-5.704_988_7e-3 * z + 2.063_909e-2) * z - 5.373_971_6e-2) * z + 1.333_144_2e-1) * z - 3.333_328_2e-1;
+        let near = p * z * self + self;
+        let far = (1.0 - 2.0 / ((a + a).vexp() + 1.0)).copysign(self);
+        if a < 0.625 { near } else { far }
     }
     fn erfc(self) -> f32 {
         libm::erfcf(self)

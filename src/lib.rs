@@ -78,8 +78,10 @@ pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod rng;
+mod scratch;
 pub mod selftest;
 pub mod shape;
+mod simd;
 pub mod testing;
 pub mod train;
 

@@ -5,8 +5,10 @@
 //! their own (a depthwise convolution) have no products worth the name, and go row by row.
 
 use super::{Geometry, Sizes};
-use crate::ops::product::{Matrix, product};
-use gemm::Parallelism;
+use crate::{
+    ops::product::{self, By, Matrix, product},
+    scratch,
+};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -19,11 +21,6 @@ const PIXELS: usize = 64;
 const PARTS: usize = 16;
 const PARTS_FLOATS: usize = 1 << 22;
 
-/// Threads of one product, where `tasks` are running beside each other.
-fn threads(tasks: usize) -> Parallelism {
-    if tasks < rayon::current_num_threads() { Parallelism::Rayon(0) } else { Parallelism::None }
-}
-
 /// One group of one image, and what is the same for all of them.
 struct Plan<'a> {
     g: &'a Geometry,
@@ -32,14 +29,15 @@ struct Plan<'a> {
     rows: usize,
     /// The columns are the image as it is.
     plain: bool,
-    threads: Parallelism,
+    by: By,
 }
 
 impl<'a> Plan<'a> {
     fn new(g: &'a Geometry, s: &'a Sizes, tasks: usize) -> Plan<'a> {
         let plain = s.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0; 4];
         let rows = if plain { s.map[0] } else { ((BLOCK / s.taps()).max(PIXELS) / s.map[1]).clamp(1, s.map[0]) };
-        Plan { g, s, rows, plain, threads: threads(tasks) }
+        let by = if tasks < rayon::current_num_threads() { By::All } else { By::This };
+        Plan { g, s, rows, plain, by }
     }
     /// Floats of a block of columns.
     fn floats(&self) -> usize {
@@ -147,7 +145,7 @@ fn is_direct(s: &Sizes) -> bool {
 pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
     let (tasks, [image, map]) = (s.n * s.groups, [s.image, s.map].map(|d| d[0] * d[1]));
     let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
-    let one = |columns: &mut Vec<f32>, ((task, y), x): ((usize, &mut [f32]), &[f32])| {
+    let one = |columns: &mut [f32], task: usize, x: &[f32], y: &mut [f32]| {
         let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
         if is_direct(s) {
             y.fill(0.0);
@@ -168,21 +166,22 @@ pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
                 Matrix::rows(columns, plan.pitch(pixels))
             };
             let w = Matrix::rows(w, taps);
-            product([s.o, taps, pixels], 1.0, [w, b], &mut y[rows.start * s.map[1]..], map, false, plan.threads);
+            product([s.o, taps, pixels], 1.0, [w, b], &mut y[rows.start * s.map[1]..], map, false, plan.by);
         }
     };
-    let columns = || vec![0.0; plan.floats()];
-    y.par_chunks_mut(s.o * map).enumerate().zip(x.par_chunks(s.c * image)).for_each_init(columns, one);
+    y.par_chunks_mut(s.o * map).enumerate().zip(x.par_chunks(s.c * image)).for_each(|((task, y), x)| {
+        scratch::with(plan.floats(), |columns| one(columns, task, x, y));
+    });
 }
 
 pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     let (tasks, [image, map]) = (s.n * s.groups, [s.image, s.map].map(|d| d[0] * d[1]));
     let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
-    let one = |columns: &mut Vec<f32>, ((task, dx), dy): ((usize, &mut [f32]), &[f32])| {
+    let one = |columns: &mut [f32], task: usize, dy: &[f32], dx: &mut [f32]| {
         let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
         let transposed = Matrix::rows(w, taps).transposed();
         if plan.plain && !is_direct(s) {
-            return product([taps, s.o, image], 1.0, [transposed, Matrix::rows(dy, image)], dx, image, false, plan.threads);
+            return product([taps, s.o, image], 1.0, [transposed, Matrix::rows(dy, image)], dx, image, false, plan.by);
         }
         dx.fill(0.0);
         if is_direct(s) {
@@ -196,12 +195,13 @@ pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         }
         for rows in plan.blocks() {
             let pixels = plan.pixels(&rows);
-            product([taps, s.o, pixels], 1.0, [transposed, plan.map_of(dy, &rows)], columns, plan.pitch(pixels), false, plan.threads);
+            product([taps, s.o, pixels], 1.0, [transposed, plan.map_of(dy, &rows)], columns, plan.pitch(pixels), false, plan.by);
             plan.scatter(columns, &rows, dx);
         }
     };
-    let columns = || vec![0.0; plan.floats()];
-    dx.par_chunks_mut(s.c * image).enumerate().zip(dy.par_chunks(s.o * map)).for_each_init(columns, one);
+    dx.par_chunks_mut(s.c * image).enumerate().zip(dy.par_chunks(s.o * map)).for_each(|((task, dx), dy)| {
+        scratch::with(plan.floats(), |columns| one(columns, task, dy, dx));
+    });
 }
 
 /// The images are shared out into parts, whose number follows from the sizes alone, and the parts' sums are added in order.
@@ -211,7 +211,7 @@ pub fn grad_w(g: &Geometry, s: &Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let images = s.n.div_ceil(parts);
     let (plan, taps) = (Plan::new(g, s, parts * s.groups), s.taps());
     // Group by group, so that a part's sum is one block of memory.
-    let part = |columns: &mut Vec<f32>, (k, dw): (usize, &mut [f32])| {
+    let part = |columns: &mut [f32], k: usize, dw: &mut [f32]| {
         let (part, group) = (k / s.groups, k % s.groups);
         dw.fill(0.0);
         for n in part * images..((part + 1) * images).min(s.n) {
@@ -229,35 +229,32 @@ pub fn grad_w(g: &Geometry, s: &Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
                     plan.gather(x, &rows, columns);
                     Matrix::rows(columns, plan.pitch(pixels)).transposed()
                 };
-                product([s.o, pixels, taps], 1.0, [plan.map_of(dy, &rows), b], dw, taps, true, plan.threads);
+                product([s.o, pixels, taps], 1.0, [plan.map_of(dy, &rows), b], dw, taps, true, plan.by);
             }
         }
     };
-    let columns = || vec![0.0; plan.floats()];
+    let run = |sums: &mut [f32]| {
+        sums.par_chunks_mut(size).enumerate().for_each(|(k, dw)| scratch::with(plan.floats(), |columns| part(columns, k, dw)));
+    };
     if parts == 1 {
-        return dw.par_chunks_mut(size).enumerate().for_each_init(columns, part);
+        return run(dw);
     }
-    let mut sums = vec![0.0; parts * dw.len()];
-    sums.par_chunks_mut(size).enumerate().for_each_init(columns, part);
-    let all = dw.len();
-    dw.par_chunks_mut(BLOCK).enumerate().for_each(|(k, dw)| {
-        dw.fill(0.0);
-        for part in sums.chunks(all) {
-            dw.iter_mut().zip(&part[k * BLOCK..]).for_each(|(dw, &sum)| *dw += sum);
-        }
+    scratch::with(parts * dw.len(), |sums| {
+        run(sums);
+        let all = dw.len();
+        dw.par_chunks_mut(BLOCK).enumerate().for_each(|(k, dw)| {
+            dw.fill(0.0);
+            for part in sums.chunks(all) {
+                dw.iter_mut().zip(&part[k * BLOCK..]).for_each(|(dw, &sum)| *dw += sum);
+            }
+        });
     });
 }
 
-/// Σ y[i] · x[i · step], in eight sums that do not wait for each other.
+/// Σ y[i] · x[i · step].
 fn dot(y: &[f32], x: &[f32], step: usize) -> f32 {
-    if step > 1 {
-        return y.iter().zip(x.iter().step_by(step)).map(|(y, x)| y * x).sum();
+    match step {
+        1 => product::dot(y, &x[..y.len()]),
+        _ => y.iter().zip(x.iter().step_by(step)).map(|(y, x)| y * x).sum(),
     }
-    let mut sums = [0.0; 8];
-    let (blocks, x_blocks) = (y.chunks_exact(8), x[..y.len()].chunks_exact(8));
-    let rest: f32 = blocks.remainder().iter().zip(x_blocks.remainder()).map(|(y, x)| y * x).sum();
-    for (y, x) in blocks.zip(x_blocks) {
-        sums.iter_mut().zip(y.iter().zip(x)).for_each(|(s, (y, x))| *s += y * x);
-    }
-    sums.iter().sum::<f32>() + rest
 }

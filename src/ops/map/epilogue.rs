@@ -5,7 +5,7 @@
 //!
 //! [`MatMul`]: crate::ops::matmul::MatMul
 
-use super::{Code, Expr, Map, Sub, load};
+use super::{Code, Expr, Map, Sub};
 use crate::{
     host::{Real, View, ViewMut},
     ops::Key,
@@ -32,13 +32,9 @@ pub fn fits(rest: &[Shape], y: Shape) -> Result<(), String> {
 
 /// Applies the epilogue to the results in `y`, which are the elements `first..` of an output of that shape.
 pub fn finish<T: Real>(epilogue: &Option<Expr>, rest: &[View<T>], shape: Shape, first: usize, y: &mut [T], key: Key) {
-    let Some(epilogue) = epilogue else { return };
-    let result = y.to_vec();
-    let strides: Vec<Vec<usize>> = rest.iter().map(|v| v.shape.strides_in(shape)).collect();
-    epilogue.eval(first, y, key, |i, at, out| match i {
-        0 => out.copy_from_slice(&result[at - first..][..out.len()]),
-        _ => load(&rest[i - 1], at, out, &strides[i - 1], shape),
-    });
+    if let Some(epilogue) = epilogue {
+        epilogue.eval(rest, true, shape, first, y, key);
+    }
 }
 
 /// [`finish`] for the CPU device: all of an output, by all threads.

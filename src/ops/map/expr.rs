@@ -1,7 +1,13 @@
 //! Elementwise expressions: straight-line code over the inputs, without repeated subexpressions.
 
 use super::fun::Fun;
-use crate::{host::Real, ops::Key, rng};
+use crate::{
+    host::{Real, View},
+    ops::Key,
+    rng, scratch,
+    shape::Shape,
+    simd,
+};
 use std::fmt;
 
 /// One value of an expression; later ones refer to earlier ones by index.
@@ -33,6 +39,9 @@ pub enum Sub<'a> {
 
 /// Elements that are evaluated at once: enough to vectorise, few enough to stay in cache.
 const BLOCK: usize = 512;
+
+/// Elements of an output that caches have no room for.
+const LARGE: usize = 1 << 23;
 
 const ONE: Inst = Inst::Const(1f32.to_bits());
 
@@ -156,31 +165,96 @@ impl Expr {
             }
         }
     }
-    /// Evaluates elements `first..first + y.len()`; `load(i, first, out)` gives the elements of input `i`.
-    pub fn eval<T: Real>(&self, first: usize, y: &mut [T], key: Key, load: impl Fn(usize, usize, &mut [T])) {
-        let mut values = vec![T::zero(); self.insts.len() * BLOCK];
-        for (block, y) in y.chunks_mut(BLOCK).enumerate() {
-            let (at, n) = (first + block * BLOCK, y.len());
-            for (k, inst) in self.insts.iter().enumerate() {
-                let (done, rest) = values.split_at_mut(k * BLOCK);
-                let (out, arg) = (&mut rest[..n], |a: usize| &done[a * BLOCK..][..n]);
-                match *inst {
-                    Inst::Input(i) => load(i, at, out),
-                    Inst::Const(bits) => out.fill(T::of(f32::from_bits(bits) as f64)),
-                    Inst::Random(stream) => {
-                        let mut r = [0.0f32; BLOCK];
-                        rng::fill_uniform(key.seed, key.step, stream, at as u32, &mut r[..n]);
-                        out.iter_mut().zip(r).for_each(|(o, r)| *o = T::of(r as f64));
+    /// Evaluates elements `first..first + y.len()` of an output of that shape. With `own`, input 0 is what stands in `y`, and `x`
+    /// are the other inputs.
+    pub fn eval<T: Real>(&self, x: &[View<T>], own: bool, shape: Shape, first: usize, y: &mut [T], key: Key) {
+        let view = |k: usize| match self.insts[k] {
+            Inst::Input(i) if own => i.checked_sub(1).map(|i| &x[i]),
+            Inst::Input(i) => Some(&x[i]),
+            _ => None,
+        };
+        // What lies in memory as the output does is read where it is.
+        let plain = |k: usize| view(k).filter(|v| v.f.len() == shape.elements());
+        let number = |k: usize| match (self.insts[k], view(k)) {
+            (Inst::Const(bits), _) => Some(T::of(f32::from_bits(bits) as f64)),
+            (_, Some(x)) if x.shape.elements() == 1 => Some(if x.f.is_empty() { T::of(x.u[0] as f64) } else { x.f[0] }),
+            _ => None,
+        };
+        let (last, large) = (self.insts.len() - 1, !own && shape.elements() >= LARGE);
+        scratch::with(self.insts.len() * BLOCK, |values: &mut [T]| {
+            for k in 0..=last {
+                number(k).into_iter().for_each(|x| values[k * BLOCK..][..BLOCK].fill(x));
+            }
+            for (block, y) in y.chunks_mut(BLOCK).enumerate() {
+                let (at, n) = (first + block * BLOCK, y.len());
+                for (k, inst) in self.insts.iter().enumerate() {
+                    let (done, rest) = values.split_at_mut(k * BLOCK);
+                    let arg = |a: usize| plain(a).map_or(&done[a * BLOCK..][..n], |x| &x.f[at..][..n]);
+                    let out = &mut rest[..n];
+                    match *inst {
+                        Inst::Input(0) if own => out.copy_from_slice(y),
+                        Inst::Input(_) if number(k).is_none() && (k == last || plain(k).is_none()) => {
+                            view(k).into_iter().for_each(|x| load(x, at, out, shape));
+                        }
+                        Inst::Input(_) | Inst::Const(_) => {}
+                        Inst::Random(stream) => {
+                            let mut r = [0.0f32; BLOCK];
+                            rng::fill_uniform(key.seed, key.step, stream, at as u32, &mut r[..n]);
+                            out.iter_mut().zip(r).for_each(|(o, r)| *o = T::of(r as f64));
+                        }
+                        Inst::Call(f, [a, b, c]) => {
+                            let out = if k == last && !large { &mut *y } else { out };
+                            match f.arity() {
+                                1 => f.eval(out, arg(a), &[], &[]),
+                                2 => f.eval(out, arg(a), arg(b), &[]),
+                                _ => f.eval(out, arg(a), arg(b), arg(c)),
+                            }
+                        }
                     }
-                    Inst::Call(f, [a, b, c]) => match f.arity() {
-                        1 => f.eval(out, arg(a), &[], &[]),
-                        2 => f.eval(out, arg(a), arg(b), &[]),
-                        _ => f.eval(out, arg(a), arg(b), arg(c)),
-                    },
+                }
+                let result = &values[last * BLOCK..][..n];
+                match self.insts[last] {
+                    _ if large => simd::stream(result, y),
+                    Inst::Call(..) => {}
+                    _ => y.copy_from_slice(result),
                 }
             }
-            y.copy_from_slice(&values[(self.insts.len() - 1) * BLOCK..][..n]);
+            if large {
+                simd::streamed();
+            }
+        });
+    }
+}
+
+/// Elements `at..` of `x`, broadcast to `shape`.
+fn load<T: Real>(x: &View<T>, at: usize, out: &mut [T], shape: Shape) {
+    let get = |i: usize| if x.f.is_empty() { T::of(x.u[i] as f64) } else { x.f[i] };
+    if x.shape.elements() == shape.elements() {
+        return match x.f {
+            [] => out.iter_mut().enumerate().for_each(|(i, o)| *o = get(at + i)),
+            f => out.copy_from_slice(&f[at..][..out.len()]),
+        };
+    }
+    // Walk rows of the last axis: within one, elements are neighbours or all the same.
+    let (last, columns) = (shape.last(), x.shape.last());
+    let (mut done, mut g) = (0, at);
+    while done < out.len() {
+        let (mut rest, mut base, mut step) = (g / last, 0, columns);
+        let inner = x.shape.dims().iter().rev().skip(1);
+        for (&d, &own) in shape.dims().iter().rev().skip(1).zip(inner) {
+            base += if own == 1 { 0 } else { rest % d * step };
+            step *= own;
+            rest /= d;
         }
+        let column = g % last;
+        let run = (last - column).min(out.len() - done);
+        let to = &mut out[done..done + run];
+        match columns {
+            1 => to.fill(get(base)),
+            _ if x.f.is_empty() => to.iter_mut().enumerate().for_each(|(i, o)| *o = get(base + column + i)),
+            _ => to.copy_from_slice(&x.f[base + column..][..run]),
+        }
+        (done, g) = (done + run, g + run);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The functions that elementwise expressions are made of. One line each in the table below; the WGSL twin is
 //! `f_<name>` in `shaders/lib/map.wgsl`; the gradient is one line in [`Fun::vjp`].
 
-use crate::{graph::Tensor, host::Real};
+use crate::{graph::Tensor, host::Real, simd::wide};
 
 macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident $text:literal ($($arg:ident),*) = $value:expr;)*) => {
@@ -29,7 +29,7 @@ macro_rules! functions {
             }
             /// `y[i] = f(a[i], b[i], c[i])`; arguments beyond the arity are ignored. All slices are as long as `y`.
             pub fn eval<T: Real>(self, y: &mut [T], a: &[T], b: &[T], c: &[T]) {
-                match self { $(Fun::$name => functions!(@loop y a b c ($($arg),*) $value),)* }
+                wide(#[inline(always)] || match self { $(Fun::$name => functions!(@loop y a b c ($($arg),*) $value),)* });
             }
         }
     };
@@ -52,7 +52,7 @@ functions! {
     Abs "abs" (a) = a.abs();
     /// -1, 0 or 1.
     Sign "sign" (a) = if a > T::zero() { T::one() } else if a < T::zero() { -T::one() } else { a };
-    Exp "exp" (a) = a.exp();
+    Exp "exp" (a) = a.vexp();
     Expm1 "expm1" (a) = a.exp_m1();
     Ln "ln" (a) = a.ln();
     Log1p "log1p" (a) = a.ln_1p();
@@ -62,7 +62,7 @@ functions! {
     Reciprocal "reciprocal" (a) = T::one() / a;
     Sin "sin" (a) = a.sin();
     Cos "cos" (a) = a.cos();
-    Tanh "tanh" (a) = a.tanh();
+    Tanh "tanh" (a) = a.vtanh();
     Sigmoid "sigmoid" (a) = sigmoid(a);
     Relu "relu" (a) = if a <= T::zero() { T::zero() } else { a };
     Silu "silu" (a) = a * sigmoid(a);
@@ -72,9 +72,9 @@ functions! {
     LogSigmoid "log_sigmoid" (a) = -softplus(-a);
     /// a·Φ(a), Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 1).
     Gelu "gelu" (a) = a * normal_cdf(a);
-    GeluGrad "gelu_grad" (a) = normal_cdf(a) + a * (-a * a * T::of(0.5)).exp() * T::of(FRAC_1_SQRT_TAU);
+    GeluGrad "gelu_grad" (a) = normal_cdf(a) + a * (-a * a * T::of(0.5)).vexp() * T::of(FRAC_1_SQRT_TAU);
     /// The tanh approximation of gelu (Hendrycks & Gimpel 2016, section 2).
-    GeluTanh "gelu_tanh" (a) = T::of(0.5) * a * (T::one() + gelu_inner(a).tanh());
+    GeluTanh "gelu_tanh" (a) = T::of(0.5) * a * (T::one() + gelu_inner(a).vtanh());
     GeluTanhGrad "gelu_tanh_grad" (a) = gelu_tanh_grad(a);
     Add "add" (a, b) = a + b;
     Sub "sub" (a, b) = a - b;
@@ -116,12 +116,12 @@ fn at_least<T: Real>(a: T, low: f64) -> T {
 
 /// By e^−|a|, which never overflows.
 pub(in crate::ops) fn sigmoid<T: Real>(a: T) -> T {
-    let e = (-a.abs()).exp();
+    let e = (-a.abs()).vexp();
     (if a >= T::zero() { T::one() } else { e }) / (T::one() + e)
 }
 
 fn softplus<T: Real>(a: T) -> T {
-    a.max(T::zero()) + (-a.abs()).exp().ln_1p()
+    a.max(T::zero()) + (-a.abs()).vexp().ln_1p()
 }
 
 fn normal_cdf<T: Real>(a: T) -> T {
@@ -135,7 +135,7 @@ fn gelu_inner<T: Real>(a: T) -> T {
 }
 
 fn gelu_tanh_grad<T: Real>(a: T) -> T {
-    let (one, half, t) = (T::one(), T::of(0.5), gelu_inner(a).tanh());
+    let (one, half, t) = (T::one(), T::of(0.5), gelu_inner(a).vtanh());
     half * (one + t) + half * a * (one - t * t) * T::of(GELU.0) * (one + T::of(3.0 * GELU.1) * a * a)
 }
 

@@ -38,45 +38,6 @@ impl Map {
     pub fn new(expr: Expr) -> Map {
         Map { expr, fixed: None }
     }
-    fn eval<T: Real>(&self, x: &[View<T>], shape: Shape, first: usize, y: &mut [T], key: Key) {
-        let strides: Vec<Vec<usize>> = x.iter().map(|v| v.shape.strides_in(shape)).collect();
-        self.expr.eval(first, y, key, |k, at, out| {
-            load(&x[k], at, out, &strides[k], shape);
-        });
-    }
-}
-
-/// Elements `at..` of `x`, broadcast to `shape` by `strides`.
-pub(crate) fn load<T: Real>(x: &View<T>, at: usize, out: &mut [T], strides: &[usize], shape: Shape) {
-    let n = x.shape.elements();
-    let get = |i: usize| if x.f.is_empty() { T::of(x.u[i] as f64) } else { x.f[i] };
-    if n == shape.elements() && !x.f.is_empty() {
-        out.copy_from_slice(&x.f[at..at + out.len()]);
-    } else if n == shape.elements() {
-        out.iter_mut().enumerate().for_each(|(i, o)| *o = get(at + i));
-    } else if n == 1 {
-        out.fill(get(0));
-    } else {
-        // Walk rows of the last axis: within one the stride is constant.
-        let last = shape.last();
-        let (mut done, mut g) = (0, at);
-        while done < out.len() {
-            let (mut rest, mut base) = (g / last, 0);
-            for (&d, &s) in shape.dims().iter().zip(strides).rev().skip(1) {
-                base += rest % d * s;
-                rest /= d;
-            }
-            let (column, step) = (g % last, strides[strides.len() - 1]);
-            let run = (last - column).min(out.len() - done);
-            let to = &mut out[done..done + run];
-            match step {
-                0 => to.fill(get(base)),
-                1 if !x.f.is_empty() => to.copy_from_slice(&x.f[base + column..][..run]),
-                _ => to.iter_mut().enumerate().for_each(|(i, o)| *o = get(base + (column + i) * step)),
-            }
-            (done, g) = (done + run, g + run);
-        }
-    }
 }
 
 /// Elements of one parallel task on the CPU device.
@@ -106,11 +67,11 @@ impl OpDef for Map {
         }
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
-        self.eval(x, y.shape, 0, y.f, key);
+        self.expr.eval(x, false, y.shape, 0, y.f, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let shape = y.shape;
-        y.f.par_chunks_mut(TASK).enumerate().for_each(|(k, y)| self.eval(x, shape, k * TASK, y, key));
+        y.f.par_chunks_mut(TASK).enumerate().for_each(|(k, y)| self.expr.eval(x, false, shape, k * TASK, y, key));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         // A graph is differentiated before it is fused, so nearly always this is one call of inputs and constants. An

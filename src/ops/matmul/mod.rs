@@ -9,9 +9,8 @@ mod kernels;
 mod tests;
 
 use super::*;
-use gemm::Parallelism;
 use map::{Expr, Map, epilogue};
-use product::{Matrix, product};
+use product::{By, Matrix, product_then};
 use rayon::prelude::*;
 
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
@@ -60,17 +59,15 @@ struct Dims {
 }
 
 impl Dims {
-    /// For each product of the batch: the first elements of its `a` and its `b`.
-    fn starts(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        (0..self.batch.elements()).map(|i| {
-            let (mut rest, mut a, mut b) = (i, 0, 0);
-            for (axis, &d) in self.batch.dims().iter().enumerate().rev() {
-                a += rest % d * self.a[axis];
-                b += rest % d * self.b[axis];
-                rest /= d;
-            }
-            (a * self.m * self.k, b * self.k * self.n)
-        })
+    /// For product `i` of the batch: the first elements of its `a` and its `b`.
+    fn start(&self, i: usize) -> (usize, usize) {
+        let (mut rest, mut a, mut b) = (i, 0, 0);
+        for (axis, &d) in self.batch.dims().iter().enumerate().rev() {
+            a += rest % d * self.a[axis];
+            b += rest % d * self.b[axis];
+            rest /= d;
+        }
+        (a * self.m * self.k, b * self.k * self.n)
     }
 }
 
@@ -123,7 +120,8 @@ impl OpDef for MatMul {
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
         let d = self.known_dims(x[0].shape, x[1].shape);
         let (m, n, k) = (d.m, d.n, d.k);
-        for ((a, b), y) in d.starts().zip(y.f.chunks_mut(m * n)) {
+        for (i, y) in y.f.chunks_mut(m * n).enumerate() {
+            let (a, b) = d.start(i);
             let (a, b) = (&x[0].f[a..][..m * k], &x[1].f[b..][..k * n]);
             let a = |i: usize, p: usize| if self.transpose_a { a[p * m + i] } else { a[i * k + p] };
             // The rows [k, n] of b, so that the innermost loop below walks neighbours.
@@ -144,22 +142,25 @@ impl OpDef for MatMul {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let d = self.known_dims(x[0].shape, x[1].shape);
         let (m, n, k) = (d.m, d.n, d.k);
-        let one = |(a, b): (usize, usize), y: &mut [f32], threads: Parallelism| {
+        let sides = |(a, b): (usize, usize)| {
             let side = |data, [rows, columns]: [usize; 2], transposed| match transposed {
                 false => Matrix::rows(data, columns),
                 true => Matrix::rows(data, rows).transposed(),
             };
             let a = side(&x[0].f[a..][..m * k], [m, k], self.transpose_a);
-            let b = side(&x[1].f[b..][..k * n], [k, n], self.transpose_b);
-            product([m, k, n], 1.0, [a, b], y, n, false, threads);
+            [a, side(&x[1].f[b..][..k * n], [k, n], self.transpose_b)]
         };
-        if m * n * k < SMALL {
-            let starts: Vec<_> = d.starts().collect();
-            y.f.par_chunks_mut(m * n).zip(starts).for_each(|(y, start)| one(start, y, Parallelism::None));
+        let (shape, size) = (y.shape, m * n);
+        let finish = |first: usize, y: &mut [f32]| epilogue::finish(&self.epilogue, &x[2..], shape, first, y, key);
+        if size * k < SMALL {
+            y.f.par_chunks_mut(size).enumerate().for_each(|(i, y)| {
+                product_then([m, k, n], sides(d.start(i)), y, By::This, &|first, y| finish(i * size + first, y));
+            });
         } else {
-            d.starts().zip(y.f.chunks_mut(m * n)).for_each(|(start, y)| one(start, y, Parallelism::Rayon(0)));
+            for (i, y) in y.f.chunks_mut(size).enumerate() {
+                product_then([m, k, n], sides(d.start(i)), y, By::All, &|first, y| finish(i * size + first, y));
+            }
         }
-        epilogue::finish_all(&self.epilogue, &x[2..], y, key);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (a, b) = (x[0], x[1]);

@@ -61,13 +61,13 @@ impl Cell {
             match self {
                 Cell::Lstm => {
                     let (i, f) = (sigmoid(sum(0, j)), sigmoid(sum(1, j)));
-                    let (g, o) = (sum(2, j).tanh(), sigmoid(sum(3, j)));
+                    let (g, o) = (sum(2, j).vtanh(), sigmoid(sum(3, j)));
                     let c = f * before[h + j] + i * g;
-                    [o * c.tanh(), c, i, f, g, o].into_iter().enumerate().for_each(|(part, v)| after[part * h + j] = v);
+                    [o * c.vtanh(), c, i, f, g, o].into_iter().enumerate().for_each(|(part, v)| after[part * h + j] = v);
                 }
                 Cell::Gru => {
                     let (r, z, u) = (sigmoid(sum(0, j)), sigmoid(sum(1, j)), u[2 * h + j]);
-                    let n = (x[2 * h + j] + r * u).tanh();
+                    let n = (x[2 * h + j] + r * u).vtanh();
                     let state = (T::one() - z) * n + z * before[j];
                     [state, r, z, n, u].into_iter().enumerate().for_each(|(part, v)| after[part * h + j] = v);
                 }
@@ -86,7 +86,7 @@ impl Cell {
             let dh = dy(0) + dh[j];
             let d = match self {
                 Cell::Lstm => {
-                    let (c, i, f, g, o) = (y(1).tanh(), y(2), y(3), y(4), y(5));
+                    let (c, i, f, g, o) = (y(1).vtanh(), y(2), y(3), y(4), y(5));
                     let dc = dy(1) + past_w + dh * o * (one - c * c);
                     let di = (dc * g + dy(2)) * i * (one - i);
                     let df = (dc * before[h + j] + dy(3)) * f * (one - f);

@@ -12,11 +12,10 @@ mod cell;
 mod kernels;
 
 use super::{
-    product::{Matrix, product},
+    product::{By, Matrix, product},
     *,
 };
 pub use cell::Cell;
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// The op. With h the hidden size, S = h (2h for the LSTM, which has a cell state) and G gates:
@@ -187,7 +186,7 @@ impl OpDef for Recurrent {
                 u.chunks_mut(d.gates()).for_each(|u| u.copy_from_slice(b));
                 let state = Matrix::rows(&y[step.before * d.place()..], d.row());
                 let w = Matrix::rows(w, d.h).transposed();
-                product([n, d.h, d.gates()], 1.0, [state, w], &mut u, d.gates(), true, Parallelism::None);
+                product([n, d.h, d.gates()], 1.0, [state, w], &mut u, d.gates(), true, By::This);
                 for ((y, u), x) in y.chunks_mut(d.row()).zip(u.chunks(d.gates())).zip(x.chunks(per_x)) {
                     let (before, after) = d.places(y, step);
                     self.cell.forward(&x[step.time * d.gates()..][..d.gates()], u, before, after);
@@ -293,7 +292,7 @@ impl OpDef for RecurrentGrad {
                 if k + 1 < d.t {
                     let next = &out[d.step(k + 1).time * size + self.cell.first() * d.h..];
                     let next = Matrix::rows(next, per_d);
-                    product([n, d.gates(), d.h], 1.0, [next, Matrix::rows(w, d.h)], &mut dh, d.h, false, Parallelism::None);
+                    product([n, d.gates(), d.h], 1.0, [next, Matrix::rows(w, d.h)], &mut dh, d.h, false, By::This);
                 }
                 let place = |r: usize, place: usize| r * d.row() + place * d.place()..r * d.row() + (place + 1) * d.place();
                 for (r, (out, dh)) in out.chunks_mut(per_d).zip(dh.chunks(d.h)).enumerate() {
