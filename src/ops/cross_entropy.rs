@@ -4,7 +4,7 @@
 //! row's maximum first and are right for logits of ±10⁴. What users call, with weights, smoothing and means, is in
 //! [`crate::losses`].
 
-use super::{lines::Lines, *};
+use super::{lines::Lines, softmax::powers, *};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 
@@ -31,12 +31,6 @@ pub(super) fn check(x: Shape, labels: Shape) -> Result<(), String> {
     }
 }
 
-/// A row's maximum m and Σ e^(x − m).
-fn powers<T: Real>(x: &[T]) -> (T, f64) {
-    let m = x.iter().fold(T::neg_infinity(), |m, &x| if m >= x || m.is_nan() { m } else { x });
-    (m, x.iter().map(|&x| (x - m).exp().f64()).sum())
-}
-
 /// The class of a row. One that does not exist (an error before any batch runs) is the last one.
 fn class(label: u32, k: usize) -> usize {
     (label as usize).min(k - 1)
@@ -50,7 +44,7 @@ fn loss<T: Real>(x: &[T], label: u32) -> T {
 fn gradient<T: Real>(x: &[T], label: u32, dy: T, dx: &mut [T]) {
     let (m, s) = powers(x);
     let scale = T::of(1.0 / s);
-    dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = dy * ((x - m).exp() * scale));
+    dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = dy * ((x - m).vexp() * scale));
     let at = &mut dx[class(label, x.len())];
     *at = *at - dy;
 }

@@ -7,6 +7,8 @@ use super::{lines::Lines, *};
 use crate::{
     error::Place,
     kernel::{Bind, Pass, Which, source},
+    scratch,
+    simd::wide,
 };
 use rayon::prelude::*;
 use std::{ops::Range, panic::Location};
@@ -83,20 +85,27 @@ impl Fold {
 }
 
 fn rows(x: &[f32], pitch: usize, a: &mut [f64], neutral: f64, fold: impl Fn(f64, f64) -> f64) {
-    if let ([a], 1) = (&mut *a, pitch) {
-        // Eight running values need not wait for each other.
-        let mut run = [neutral; 8];
-        let blocks = x.chunks_exact(8);
-        let rest = blocks.remainder();
-        for block in blocks {
-            run.iter_mut().zip(block).for_each(|(r, &x)| *r = fold(*r, x as f64));
-        }
-        *a = rest.iter().fold(run.into_iter().fold(*a, &fold), |a, &x| fold(a, x as f64));
-    } else {
-        for row in x.chunks(pitch) {
-            a.iter_mut().zip(row).for_each(|(a, &x)| *a = fold(*a, x as f64));
-        }
-    }
+    wide(
+        #[inline(always)]
+        || match (&mut *a, pitch) {
+            ([a], 1) => {
+                // Running values need not wait for each other.
+                let mut run = [neutral; 32];
+                let (blocks, rest) = x.as_chunks::<32>();
+                for block in blocks {
+                    for (r, &x) in run.iter_mut().zip(block) {
+                        *r = fold(*r, x as f64);
+                    }
+                }
+                *a = rest.iter().fold(run.into_iter().fold(*a, &fold), |a, &x| fold(a, x as f64));
+            }
+            (a, _) => {
+                for row in x.chunks(pitch) {
+                    a.iter_mut().zip(row).for_each(|(a, &x)| *a = fold(*a, x as f64));
+                }
+            }
+        },
+    )
 }
 
 impl Reduce {
@@ -155,29 +164,27 @@ impl OpDef for Reduce {
             }
         } else if size >= 2 * TASK {
             // Long: a task is some rows, and the results are folded in order.
-            for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
-                let parts: Vec<Vec<f64>> = x
-                    .par_chunks(TASK / inner * inner)
-                    .map(|x| {
-                        let mut a = vec![fold.neutral(); inner];
-                        fold.rows(x, inner, &mut a);
-                        a
-                    })
-                    .collect();
-                let mut a = vec![fold.neutral(); inner];
-                parts.iter().for_each(|part| a.iter_mut().zip(part).for_each(|(a, &p)| *a = fold.fold(*a, p)));
-                write(y, &a);
-            }
+            let (task, parts) = (TASK / inner * inner, size.div_ceil(TASK / inner * inner));
+            scratch::with(parts * inner, |parts: &mut [f64]| {
+                for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
+                    parts.fill(fold.neutral());
+                    x.par_chunks(task).zip(parts.par_chunks_mut(inner)).for_each(|(x, a)| fold.rows(x, inner, a));
+                    let (a, rest) = parts.split_at_mut(inner);
+                    rest.chunks(inner).for_each(|part| a.iter_mut().zip(part).for_each(|(a, &p)| *a = fold.fold(*a, p)));
+                    write(y, a);
+                }
+            });
         } else {
             // Many: a task is some of the outer indices.
             let outer = (TASK / size).max(1);
             x[0].f.par_chunks(outer * size).zip(y.f.par_chunks_mut(outer * inner)).for_each(|(x, y)| {
-                let mut a = vec![0.0; inner];
-                for (x, y) in x.chunks(size).zip(y.chunks_mut(inner)) {
-                    a.fill(fold.neutral());
-                    fold.rows(x, inner, &mut a);
-                    write(y, &a);
-                }
+                scratch::with(inner, |a: &mut [f64]| {
+                    for (x, y) in x.chunks(size).zip(y.chunks_mut(inner)) {
+                        a.fill(fold.neutral());
+                        fold.rows(x, inner, a);
+                        write(y, a);
+                    }
+                });
             });
         }
     }

@@ -4,7 +4,10 @@
 //! maximum makes no difference but keeps every power in range.
 
 use super::{lines::Lines, *};
-use crate::kernel::{Bind, source};
+use crate::{
+    kernel::{Bind, source},
+    simd::wide,
+};
 use rayon::prelude::*;
 use std::panic::Location;
 
@@ -20,17 +23,52 @@ pub struct Softmax {
 impl Softmax {
     /// One block `[n, inner]`.
     fn block<T: Real>(&self, x: &[T], y: &mut [T], inner: usize) {
+        if inner == 1 {
+            let (m, s) = powers(x);
+            let (log, log_s, scale) = (self.log, T::of(s.ln()), T::of(1.0 / s));
+            return wide(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = if log { x - m - log_s } else { (x - m).vexp() * scale };
+                    }
+                },
+            );
+        }
         for c in 0..inner {
             let line = || x[c..].iter().step_by(inner);
             let m = line().fold(T::neg_infinity(), |m, &x| if m >= x || m.is_nan() { m } else { x });
             // In f64: lines can be long.
-            let s = line().map(|&x| (x - m).exp().f64()).sum::<f64>();
+            let s = line().map(|&x| (x - m).vexp().f64()).sum::<f64>();
             let (log_s, scale) = (T::of(s.ln()), T::of(1.0 / s));
             for (y, &x) in y[c..].iter_mut().step_by(inner).zip(line()) {
-                *y = if self.log { x - m - log_s } else { (x - m).exp() * scale };
+                *y = if self.log { x - m - log_s } else { (x - m).vexp() * scale };
             }
         }
     }
+}
+
+/// The largest element m of a line, NaN where one is, and Σ e^(x − m), in `f64` because lines can be long.
+pub(super) fn powers<T: Real>(x: &[T]) -> (T, f64) {
+    /// Running values that do not wait for each other.
+    const LANES: usize = 16;
+    let larger = |m: T, x: T| if m >= x || m.is_nan() { m } else { x };
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let (mut most, mut sums) = ([T::neg_infinity(); LANES], [0.0f64; LANES]);
+    wide(
+        #[inline(always)]
+        || {
+            for block in blocks {
+                most.iter_mut().zip(block).for_each(|(m, &x)| *m = larger(*m, x));
+            }
+            let m = most.iter().chain(rest).copied().fold(T::neg_infinity(), larger);
+            for block in blocks {
+                sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += (x - m).vexp().f64());
+            }
+            sums.iter_mut().zip(rest).for_each(|(sum, &x)| *sum += (x - m).vexp().f64());
+            (m, sums.iter().sum())
+        },
+    )
 }
 
 /// Elements of one parallel task on the CPU device.

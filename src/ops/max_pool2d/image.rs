@@ -1,7 +1,10 @@
 //! The windows that an image is covered with.
 
 use super::*;
-use crate::kernel::{Bind, Pass, Word, source};
+use crate::{
+    kernel::{Bind, Pass, Word, source},
+    simd::wide,
+};
 use std::ops::Range;
 
 /// Windows along one axis.
@@ -125,6 +128,48 @@ impl Image {
                 stride => keep(best, taps, x.iter().step_by(stride), tap),
             }
         }
+    }
+    /// Whether the windows are the plain ones of 2 by 2, one beside the other.
+    pub fn is_halved(&self) -> bool {
+        [self.rows, self.columns].iter().all(|w| [w.kernel, w.stride, w.padding, w.dilation] == [2, 2, 0, 1] && w.out * 2 <= w.n)
+    }
+    /// Calls `put` with each of the windows of row `o`, their largest element and its tap, where the image is halved.
+    pub fn halve<Y>(&self, x: &[f32], o: usize, y: &mut [Y], put: impl Fn(&mut Y, f32, u32)) {
+        let n = self.columns.n;
+        let (a, b) = (&x[2 * o * n..][..n], &x[(2 * o + 1) * n..][..n]);
+        wide(
+            #[inline(always)]
+            || {
+                for ((y, a), b) in y.iter_mut().zip(a.as_chunks::<2>().0).zip(b.as_chunks::<2>().0) {
+                    let larger = |(best, tap): (f32, u32), (x, t): (f32, u32)| {
+                        let stays = best >= x || best.is_nan();
+                        (if stays { best } else { x }, if stays { tap } else { t })
+                    };
+                    let (best, tap) = larger(larger(larger((a[0], 0), (a[1], 1)), (b[0], 2)), (b[1], 3));
+                    put(y, best, tap);
+                }
+            },
+        );
+    }
+    /// A plane of dx from those of dy and of the taps, where the image is halved.
+    pub fn double(&self, dy: &[f32], taps: &[u32], dx: &mut [f32]) {
+        let (n, out) = (self.columns.n, self.columns.out);
+        for ((dx, dy), taps) in dx.chunks_mut(2 * n).zip(dy.chunks(out).take(self.rows.out)).zip(taps.chunks(out)) {
+            let (a, b) = dx.split_at_mut(n);
+            wide(
+                #[inline(always)]
+                || {
+                    let windows = a.as_chunks_mut::<2>().0.iter_mut().zip(b.as_chunks_mut::<2>().0);
+                    for ((a, b), (&dy, &t)) in windows.zip(dy.iter().zip(taps)) {
+                        *a = [if t == 0 { dy } else { 0.0 }, if t == 1 { dy } else { 0.0 }];
+                        *b = [if t == 2 { dy } else { 0.0 }, if t == 3 { dy } else { 0.0 }];
+                    }
+                },
+            );
+            a[2 * out..].fill(0.0);
+            b[2 * out..].fill(0.0);
+        }
+        dx[2 * self.rows.out * n..].fill(0.0);
     }
     /// A pass of which each unit is an element that is written.
     pub fn pass(&self, entry: &'static str, binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {

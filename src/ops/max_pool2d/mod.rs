@@ -11,7 +11,7 @@ pub(in crate::ops) use tensor::no_images;
 pub use tensor::MaxPool;
 
 use super::*;
-use crate::kernel::Bind;
+use crate::{kernel::Bind, scratch};
 use image::Image;
 use rayon::prelude::*;
 use tensor::{images, large};
@@ -61,30 +61,26 @@ impl OpDef for MaxPool2d {
         let (Image { rows, columns }, plane) = (self.image, self.image.plane());
         let at_least = (TASK / columns.out).max(1);
         let line = |k: usize| (&x[0].f[k / rows.out * plane..][..plane], k % rows.out);
-        let plain = |w: Windows| [w.kernel, w.stride, w.padding, w.dilation] == [2, 2, 0, 1] && w.out * 2 <= w.n;
         let values = y.f.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
-        if !self.index && plain(rows) && plain(columns) {
-            let larger = |a: f32, b: f32| if a >= b || a.is_nan() { a } else { b };
-            return values.for_each(|(k, y)| {
+        let taps = y.u.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
+        if self.image.is_halved() {
+            values.for_each(|(k, y)| {
                 let (x, o) = line(k);
-                let (a, b) = (&x[2 * o * columns.n..][..columns.n], &x[(2 * o + 1) * columns.n..][..columns.n]);
-                for ((y, a), b) in y.iter_mut().zip(a.chunks_exact(2)).zip(b.chunks_exact(2)) {
-                    *y = larger(larger(a[0], a[1]), larger(b[0], b[1]));
-                }
+                self.image.halve(x, o, y, |y, best, _| *y = best);
+            });
+            return taps.for_each(|(k, taps)| {
+                let (x, o) = line(k);
+                self.image.halve(x, o, taps, |t, _, tap| *t = tap);
             });
         }
         values.for_each(|(k, y)| {
             let (x, o) = line(k);
             self.image.scan(x, o, y, &mut []);
         });
-        let taps = y.u.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
-        taps.for_each_init(
-            || vec![0.0; columns.out],
-            |best, (k, taps)| {
-                let (x, o) = line(k);
-                self.image.scan(x, o, best, taps);
-            },
-        );
+        taps.for_each(|(k, taps)| {
+            let (x, o) = line(k);
+            scratch::with(columns.out, |best| self.image.scan(x, o, best, taps));
+        });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         if self.index {
@@ -173,11 +169,14 @@ impl OpDef for MaxPool2dGrad {
         y.f.chunks_mut(self.image.plane()).enumerate().for_each(|(g, dx)| self.plane(x, dx, g));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let plane = self.image.plane();
+        let (plane, windows) = (self.image.plane(), self.image.rows.out * self.image.columns.out);
         y.f.par_chunks_mut(plane)
             .with_min_len((TASK / plane).max(1))
             .enumerate()
-            .for_each(|(g, dx)| self.plane(x, dx, g));
+            .for_each(|(g, dx)| match self.image.is_halved() {
+                true => self.image.double(&x[0].f[g * windows..], &x[1].u[g * windows..], dx),
+                false => self.plane(x, dx, g),
+            });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![Some(dy.graph.apply(MaxPool2dPick { image: self.image }, &[dy, x[1]])), None]
