@@ -5,12 +5,13 @@ use crate::{
     graph::Kind,
     host::{Host, Real, View, ViewMut},
     ops::Key,
-    optim::{Guard, Hyper, Optimizer},
+    optim::{Guard, Hyper, MAX_STATES, Optimizer, square_sum},
     params::Layout,
-    plan::{Loc, Plan, Step, ir::Ir},
+    plan::{CPU_INPUTS, Loc, Plan, Step, ir::Ir},
+    scratch,
     shape::{DType, Shape},
 };
-use std::mem;
+use std::{array, mem};
 
 /// The definition of what a graph computes: every op's reference, one after the other, in memory of its own.
 pub fn interpret<T: Real>(ir: &Ir, inputs: &[Host<T>], params: &[Host<T>], key: Key) -> Vec<Host<T>> {
@@ -32,6 +33,11 @@ pub fn interpret<T: Real>(ir: &Ir, inputs: &[Host<T>], params: &[Host<T>], key: 
     ir.outputs.iter().map(|&o| values[o].clone()).collect()
 }
 
+/// Runs `f` on a thread that works for the device: all work in it is shared with the others without waking them for each op.
+pub fn work<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// The flat buffers of a model on the CPU device.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -40,6 +46,8 @@ pub struct Store {
     pub grads: Vec<Vec<f32>>,
     /// By state, by piece of trained parameters.
     pub states: Vec<Vec<Vec<f32>>>,
+    /// Σ g² over the gradients of each parameter that is trained.
+    pub squares: Vec<f64>,
     pub guard: Guard,
 }
 
@@ -48,19 +56,20 @@ impl Store {
         let zeros = |pieces: usize| -> Vec<Vec<f32>> { layout.pieces[..pieces].iter().map(|&n| vec![0.0; n]).collect() };
         let all = layout.pieces.len();
         let states = (0..states).map(|_| zeros(layout.trained)).collect();
-        Store { params: zeros(all), grads: zeros(all), states, guard: Guard::default(), layout }
+        let squares = vec![0.0; layout.ranges.len()];
+        Store { params: zeros(all), grads: zeros(all), states, squares, guard: Guard::default(), layout }
     }
     /// Checks the step (numbered from 0) and updates the weights, unless it or one before it was not finite.
     pub fn update(&mut self, optimizer: &Optimizer, hyper: &[Hyper], step: u64, loss: f32) {
         let trained = self.layout.trained;
-        let grads: Vec<&[f32]> = self.grads[..trained].iter().map(|g| g.as_slice()).collect();
-        self.guard.check(step, loss, &grads, optimizer.clip());
+        self.guard.judge(step, loss, self.squares.iter().sum(), optimizer.clip());
         if self.guard.halt != 0 {
             return;
         }
         for (piece, ends) in self.layout.ends[..trained].iter().enumerate() {
-            let mut states: Vec<&mut [f32]> = self.states.iter_mut().map(|s| s[piece].as_mut_slice()).collect();
-            optimizer.update(hyper, ends, self.guard.factor, &mut self.params[piece], &self.grads[piece], &mut states);
+            let (count, mut states) = (self.states.len(), self.states.iter_mut());
+            let mut states: [&mut [f32]; MAX_STATES] = array::from_fn(|_| states.next().map_or(&mut [][..], |s| &mut s[piece]));
+            optimizer.update(hyper, ends, self.guard.factor, &mut self.params[piece], &self.grads[piece], &mut states[..count]);
         }
         for (state, value) in self.params.iter_mut().zip(&self.grads).skip(trained) {
             state.copy_from_slice(value);
@@ -68,15 +77,19 @@ impl Store {
     }
 }
 
-/// A plan with its buffers. Nothing is allocated in a step but the lists of what an op reads.
+/// A plan with its buffers. Nothing is allocated in a step.
 pub struct Exec {
     plan: Plan,
     slots: Vec<Host<f32>>,
     inputs: Vec<Host<f32>>,
 }
 
+/// The most inputs of an op whose views need no allocation: what fusion makes has no more.
+const INPUTS: usize = CPU_INPUTS + 1;
+
 impl Exec {
     pub fn new(plan: Plan) -> Exec {
+        scratch::prepare();
         let slots = plan.slots.iter().map(|s| Host::zeros(Shape::from([s.elements]).of(s.dtype))).collect();
         let inputs = plan.inputs.iter().map(|i| Host::zeros(i.shape)).collect();
         Exec { plan, slots, inputs }
@@ -88,6 +101,7 @@ impl Exec {
         to.f.copy_from_slice(data.f());
         to.u.copy_from_slice(data.u());
     }
+    /// Runs the plan. This is to be called by a thread that works for the device: see [`work`].
     pub fn run(&mut self, store: &mut Store, key: Key) {
         let plan = mem::take(&mut self.plan);
         for step in plan.steps.iter().filter(|s| !s.op.is_alias()) {
@@ -99,20 +113,33 @@ impl Exec {
         let (loc, shape) = step.output;
         // The planner never lets an op write what it reads, so the output can be taken out meanwhile.
         let mut taken = match loc {
-            Loc::Slot(i) => mem::replace(&mut self.slots[i], Host::zeros(Shape::from([0]))),
+            Loc::Slot(i) => mem::replace(&mut self.slots[i], Host::new([0], Vec::new())),
             Loc::Grad(i) => Host::new([0], mem::take(&mut store.grads[store.layout.ranges[i].piece])),
             _ => unreachable!("ops write slots and gradients"),
         };
         let start = if let Loc::Grad(i) = loc { store.layout.ranges[i].start } else { 0 };
         {
-            let x: Vec<View<f32>> = step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)).collect();
-            let n = shape.elements();
             let whole = taken.view_mut();
             let mut y = match shape.dtype() {
-                DType::F32 => ViewMut { shape, f: &mut whole.f[start..start + n], u: &mut [] },
-                DType::U32 => ViewMut { shape, f: &mut [], u: &mut whole.u[..n] },
+                DType::F32 => ViewMut { shape, f: &mut whole.f[start..start + shape.elements()], u: &mut [] },
+                DType::U32 => ViewMut { shape, f: &mut [], u: &mut whole.u[..shape.elements()] },
             };
-            step.op.cpu(&x, &mut y, key);
+            let mut views = [View { shape, f: &[][..], u: &[] }; INPUTS];
+            match views.get_mut(..step.inputs.len()) {
+                Some(x) => {
+                    x.iter_mut().zip(&step.inputs).for_each(|(x, &(l, s))| *x = self.view(plan, store, l, s));
+                    step.op.cpu(x, &mut y, key);
+                }
+                None => {
+                    let x: Vec<View<f32>> = step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)).collect();
+                    step.op.cpu(&x, &mut y, key);
+                }
+            }
+            // While the gradient is in cache.
+            if let Loc::Grad(i) = loc {
+                let trained = store.layout.ranges[i].piece < store.layout.trained;
+                store.squares[i] = if trained { square_sum(y.f) } else { 0.0 };
+            }
         }
         match (loc, taken.data) {
             (Loc::Grad(i), crate::host::Data::Float(v)) => store.grads[store.layout.ranges[i].piece] = v,
@@ -137,6 +164,12 @@ impl Exec {
             Loc::Param(i) => range(&store.params, i),
             Loc::Grad(i) => range(&store.grads, i),
         }
+    }
+    /// An output of the last run that is one number.
+    pub fn number(&self, store: &Store, output: usize) -> f32 {
+        let (loc, shape) = self.plan.outputs[output];
+        let v = self.view(&self.plan, store, loc, shape);
+        v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
     }
     /// An output of the last run.
     pub fn read(&self, store: &Store, output: usize) -> Result<Host<f32>> {

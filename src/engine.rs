@@ -192,19 +192,18 @@ impl Engine {
         }
         match &mut self.on {
             Loaded::Cpu { exec, store, ring, .. } => {
-                let mut store = lock(store);
-                exec.run(&mut store, key);
-                if !ring.is_empty() {
-                    let row = &mut ring[(key.step % RING as u64) as usize];
-                    for (output, value) in row.iter_mut().enumerate() {
-                        *value = exec.read(&store, output)?.to_f64()[0] as f32;
+                let store = &mut *lock(store);
+                cpu::work(|| {
+                    exec.run(store, key);
+                    if !ring.is_empty() {
+                        let row = &mut ring[(key.step % RING as u64) as usize];
+                        row.iter_mut().enumerate().for_each(|(output, value)| *value = exec.number(store, output));
                     }
-                }
-                if let Some(Update { optimizer, groups }) = update {
-                    let loss = exec.read(&store, 0)?.to_f64()[0] as f32;
-                    let hyper = optimizer.hyper(key.step + 1, &groups.settings);
-                    store.update(optimizer, &hyper, key.step, loss);
-                }
+                    if let Some(Update { optimizer, groups }) = update {
+                        let hyper = optimizer.hyper(key.step + 1, &groups.settings);
+                        store.update(optimizer, &hyper, key.step, exec.number(store, 0));
+                    }
+                });
             }
             Loaded::Gpu(exec) => {
                 let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));

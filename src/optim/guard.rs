@@ -6,8 +6,8 @@ use crate::{
     kernel::{Bind, Caps, Kernel, Pass, Word, source},
     params::Layout,
     shape::DType,
+    simd::wide,
 };
-use rayon::prelude::*;
 
 /// What the check of a step found. On the device it is a buffer of four words, on the CPU this struct.
 ///
@@ -36,15 +36,15 @@ impl Default for Guard {
 const CLIP_EPS: f32 = 1e-6;
 
 impl Guard {
-    /// The check of step `step` (from 0) on the CPU, over all pieces of the gradients. Sums are added in `f64`, in an
-    /// order that does not depend on the number of threads.
+    /// The check of step `step` (from 0) on the CPU, over all pieces of the gradients.
     pub fn check(&mut self, step: u64, loss: f32, grads: &[&[f32]], clip: Option<f32>) {
+        self.judge(step, loss, grads.iter().map(|piece| square_sum(piece)).sum(), clip);
+    }
+    /// The same, given Σ g² over all gradients g.
+    pub(crate) fn judge(&mut self, step: u64, loss: f32, sum: f64, clip: Option<f32>) {
         if self.halt != 0 {
             return;
         }
-        let chunks: Vec<&[f32]> = grads.iter().flat_map(|piece| piece.chunks(CHUNK)).collect();
-        let sums: Vec<f64> = chunks.par_iter().map(|chunk| square_sum(chunk)).collect();
-        let sum: f64 = sums.iter().sum();
         self.cause = match (loss.is_finite(), sum.is_finite()) {
             (false, _) => 1,
             (true, false) => 2,
@@ -64,18 +64,34 @@ impl Guard {
     }
 }
 
-/// Elements that one workgroup, or one thread at a time, adds up.
+/// Elements that one workgroup adds up.
 const CHUNK: usize = 4096;
 
-/// Σ x². It is finite if and only if every x is: squares of `f32` are far from the largest `f64`.
-fn square_sum(x: &[f32]) -> f64 {
-    const LANES: usize = 8;
+/// Elements that one thread adds up at a time.
+const TASK: usize = 1 << 14;
+
+/// Σ x², by all threads, in an order that follows from the number of elements alone. It is finite if and only if every x
+/// is: squares of `f32` are far from the largest `f64`.
+pub(crate) fn square_sum(x: &[f32]) -> f64 {
+    if x.len() > TASK {
+        let (a, b) = x.split_at((x.len() / 2).next_multiple_of(TASK));
+        let (a, b) = rayon::join(|| square_sum(a), || square_sum(b));
+        return a + b;
+    }
+    const LANES: usize = 32;
     let mut sums = [0.0f64; LANES];
-    let mut add = |x: &[f32]| sums.iter_mut().zip(x).for_each(|(s, &x)| *s += f64::from(x) * f64::from(x));
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    chunks.for_each(&mut add);
-    add(rest);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    wide(
+        #[inline(always)]
+        || {
+            for x in chunks {
+                for (sum, &x) in sums.iter_mut().zip(x) {
+                    *sum += f64::from(x) * f64::from(x);
+                }
+            }
+        },
+    );
+    sums.iter_mut().zip(rest).for_each(|(s, &x)| *s += f64::from(x) * f64::from(x));
     sums.iter().sum()
 }
 

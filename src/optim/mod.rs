@@ -12,6 +12,7 @@ mod schedule;
 mod update;
 
 pub use adam::AdamOf;
+pub(crate) use guard::square_sum;
 pub use guard::{Guard, assign_kernel};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};

@@ -61,6 +61,8 @@ type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct Optimizer {
     pub(super) rule: Arc<dyn AnyRule>,
+    /// Which of the rule's states are stored.
+    pub(super) kept: [bool; MAX_STATES],
     schedule: Schedule,
     groups: Vec<(Matches, GroupOptions)>,
     decay_all: bool,
@@ -69,7 +71,9 @@ pub struct Optimizer {
 
 impl<R: Rule> From<R> for Optimizer {
     fn from(rule: R) -> Optimizer {
-        Optimizer { rule: Arc::new(rule), schedule: Schedule::constant(), groups: Vec::new(), decay_all: false, clip: None }
+        let states = rule.states();
+        let kept = std::array::from_fn(|k| states.get(k).is_some_and(|s| s.kept));
+        Optimizer { rule: Arc::new(rule), kept, schedule: Schedule::constant(), groups: Vec::new(), decay_all: false, clip: None }
     }
 }
 
@@ -108,18 +112,17 @@ impl Optimizer {
     pub fn states(&self) -> Vec<State> {
         self.rule.states().into_iter().filter(|s| s.kept).collect()
     }
-    /// The hyperparameters of step `t` (from 1), a row for each group.
-    pub fn hyper(&self, t: u64, groups: &[Group]) -> Vec<Hyper> {
-        let lr = self.lr(t);
-        groups.iter().map(|group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay)).collect()
-    }
-    /// The same as the shaders read it; rows without a group are 0.
-    pub fn hyper_rows(&self, t: u64, groups: &[Group]) -> [[f32; 8]; MAX_GROUPS] {
-        let mut rows = [[0.0; 8]; MAX_GROUPS];
-        for (row, hyper) in rows.iter_mut().zip(self.hyper(t, groups)) {
-            *row = hyper.map(|x| x as f32);
+    /// The hyperparameters of step `t` (from 1), a row for each group; rows without a group are 0.
+    pub fn hyper(&self, t: u64, groups: &[Group]) -> [Hyper; MAX_GROUPS] {
+        let (lr, mut rows) = (self.lr(t), [[0.0; 8]; MAX_GROUPS]);
+        for (row, group) in rows.iter_mut().zip(groups) {
+            *row = self.rule.hyper(t, lr * group.lr_scale, group.weight_decay);
         }
         rows
+    }
+    /// The same as the shaders read it.
+    pub fn hyper_rows(&self, t: u64, groups: &[Group]) -> [[f32; 8]; MAX_GROUPS] {
+        self.hyper(t, groups).map(|row| row.map(|x| x as f32))
     }
     /// An error if an option is out of range.
     pub fn check(&self) -> Result<()> {

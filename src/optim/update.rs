@@ -6,8 +6,8 @@ use crate::{
     host::Real,
     kernel::{Bind, Caps, Kernel, Pass, Source, Word, source},
     shape::DType,
+    simd::wide,
 };
-use rayon::prelude::*;
 use std::{fmt, ops::Range};
 
 /// [`Rule`] as an object. Implemented for every rule; never by hand.
@@ -93,17 +93,12 @@ impl Optimizer {
     /// multiplied by `factor` (see [`Guard`](super::Guard)), and `states` are those of [`states`](Optimizer::states).
     /// Every element is computed on its own, so the result does not depend on the number of threads.
     pub fn update(&self, hyper: &[Hyper], ends: &[usize], factor: f32, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) {
-        jobs(self.kept(), hyper, ends, factor, w, g, states).into_par_iter().for_each(|job| self.rule.run_f32(job));
+        jobs(self.kept, hyper, ends, factor, w, g, states, &|job| self.rule.run_f32(job));
     }
 
     /// The same in double precision.
     pub fn update_f64(&self, hyper: &[Hyper], ends: &[usize], factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) {
-        jobs(self.kept(), hyper, ends, factor, w, g, states).into_par_iter().for_each(|job| self.rule.run_f64(job));
-    }
-
-    fn kept(&self) -> [bool; MAX_STATES] {
-        let states = self.rule.states();
-        std::array::from_fn(|k| states.get(k).is_some_and(|s| s.kept))
+        jobs(self.kept, hyper, ends, factor, w, g, states, &|job| self.rule.run_f64(job));
     }
 }
 
@@ -148,41 +143,53 @@ pub(super) struct Job<'a, T> {
     states: [Option<&'a mut [T]>; MAX_STATES],
 }
 
-/// Cuts a piece into jobs: at the ends of groups, and into chunks.
-fn jobs<'a, T: Real>(
+impl<'a, T: Real> Job<'a, T> {
+    /// The first `n` elements, which are gone from this one then.
+    fn split_off(&mut self, n: usize) -> Job<'a, T> {
+        Job {
+            hyper: self.hyper,
+            factor: self.factor,
+            w: self.w.split_off_mut(..n).expect("the groups end within the weights"),
+            g: self.g.split_off(..n).expect("as many gradients as weights"),
+            states: self.states.each_mut().map(|s| s.as_mut().map(|s| s.split_off_mut(..n).expect("as many states as weights"))),
+        }
+    }
+    /// In parts, by all threads.
+    fn run_all(mut self, run: &(impl Fn(Job<T>) + Sync)) {
+        if self.w.len() <= CHUNK {
+            return run(self);
+        }
+        let half = self.split_off((self.w.len() / 2).next_multiple_of(CHUNK));
+        rayon::join(|| half.run_all(run), || self.run_all(run));
+    }
+}
+
+/// Cuts a piece into jobs at the ends of groups, and runs them.
+#[expect(clippy::too_many_arguments, reason = "those of `update`, and what to do")]
+fn jobs<T: Real>(
     kept: [bool; MAX_STATES],
     hyper: &[Hyper],
     ends: &[usize],
     factor: T,
-    mut w: &'a mut [T],
-    mut g: &'a [T],
-    states: &'a mut [&mut [T]],
-) -> Vec<Job<'a, T>> {
-    let mut rest = states.iter_mut().map(|s| &mut **s);
-    let mut states = kept.map(|kept| kept.then(|| rest.next().expect("one buffer for each of the optimizer's states")));
-    let (mut jobs, mut start) = (Vec::new(), 0);
+    w: &mut [T],
+    g: &[T],
+    states: &mut [&mut [T]],
+    run: &(impl Fn(Job<T>) + Sync),
+) {
+    let mut states = states.iter_mut().map(|s| &mut **s);
+    let states = kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
+    let (mut all, mut start) = (Job { hyper: [T::zero(); 8], factor, w, g, states }, 0);
     for (&end, row) in ends.iter().zip(hyper) {
-        let hyper = row.map(T::of);
-        while start < end {
-            let n = CHUNK.min(end - start);
-            start += n;
-            jobs.push(Job {
-                hyper,
-                factor,
-                w: w.split_off_mut(..n).expect("the groups end within the weights"),
-                g: g.split_off(..n).expect("as many gradients as weights"),
-                states: states.each_mut().map(|s| s.as_mut().map(|s| s.split_off_mut(..n).expect("as many states as weights"))),
-            });
-        }
+        Job { hyper: row.map(T::of), ..all.split_off(end - start) }.run_all(run);
+        start = end;
     }
-    jobs
 }
 
 /// One job. States that are not kept are blocks of zeros, so that the loop over elements has no branches.
 fn run<R: Rule, T: Real>(job: Job<T>) {
     let Job { hyper, factor, w, g, mut states } = job;
+    let mut zeros = [[T::zero(); BLOCK]; MAX_STATES];
     for (b, (w, g)) in w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).enumerate() {
-        let mut zeros = [[T::zero(); BLOCK]; MAX_STATES];
         let [z0, z1, z2] = &mut zeros;
         let [s0, s1, s2] = &mut states;
         let range = b * BLOCK..b * BLOCK + w.len();
@@ -190,11 +197,14 @@ fn run<R: Rule, T: Real>(job: Job<T>) {
     }
 }
 
-/// This block of a state, or of the zeros in its place.
-fn part<'a, T>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK], range: &Range<usize>) -> &'a mut [T] {
+/// This block of a state, or of zeros in its place.
+fn part<'a, T: Real>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK], range: &Range<usize>) -> &'a mut [T] {
     match state {
         Some(s) => &mut s[range.clone()],
-        None => &mut zeros[..range.len()],
+        None => {
+            zeros.fill(T::zero());
+            &mut zeros[..range.len()]
+        }
     }
 }
 
@@ -203,9 +213,14 @@ fn part<'a, T>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK], range
 fn block<R: Rule, T: Real>(h: &[T; 8], factor: T, w: &mut [T], g: &[T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
     let n = w.len();
     let (g, s0, s1, s2) = (&g[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
-    for i in 0..n {
-        let mut s = [s0[i], s1[i], s2[i]];
-        w[i] = R::update(w[i], factor * g[i], &mut s, h);
-        [s0[i], s1[i], s2[i]] = s;
-    }
+    wide(
+        #[inline(always)]
+        || {
+            for i in 0..n {
+                let mut s = [s0[i], s1[i], s2[i]];
+                w[i] = R::update(w[i], factor * g[i], &mut s, h);
+                [s0[i], s1[i], s2[i]] = s;
+            }
+        },
+    )
 }

@@ -105,7 +105,7 @@ impl Options {
 }
 
 /// Tensors beside the output that one op of the CPU device may read: a bound for fusion only.
-const CPU_INPUTS: usize = 16;
+pub(crate) const CPU_INPUTS: usize = 16;
 
 impl Plan {
     /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed

@@ -237,7 +237,7 @@ impl Trainer {
             step: 0,
             epoch: 0,
             last: None,
-            unread: Vec::new(),
+            unread: Vec::with_capacity(RING),
             reports: Vec::new(),
         })
     }
