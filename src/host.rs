@@ -54,7 +54,7 @@ impl Real for f32 {
     #[inline(always)]
     fn vtanh(self) -> f32 {
         let (a, z) = (self.abs(), self * self);
-        let p = (((-5.704_988_7e-3 * z + 2.063_909e-2) * z - 5.373_971_6e-2) * z + 1.333_144_2e-1) * z - 3.333_328_2e-1;
+        let p = (((-5.704_988_7e-3 * z + 2.063_909e-2) * z - 5.373_971_6e-2) * z + 1.333_144_2e-1) * z - 3.333_328e-1;
         let near = p * z * self + self;
         let far = (1.0 - 2.0 / ((a + a).vexp() + 1.0)).copysign(self);
         if a < 0.625 { near } else { far }
