@@ -224,7 +224,7 @@ fn each<I: IndexedParallelIterator>(threads: usize, all: I, f: impl Fn(I::Item) 
 /// Sums of a dot product that do not wait for each other.
 const SUMS: usize = 32;
 
-/// Σ a[i]·b[i].
+/// `Σ a[i]·b[i]`.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     match Vectors::get() {
         // SAFETY: the machine has these vectors.
