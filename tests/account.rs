@@ -222,7 +222,13 @@ fn budget(device: &Device) -> Check {
 fn by_limit() -> Check {
     for (buffer, binding) in [(1u64 << 20, 1u64 << 20), (1 << 20, 64 << 10), (200 << 10, 200 << 10)] {
         let limits = wgpu::Limits { max_buffer_size: buffer, max_storage_buffer_binding_size: binding, ..small_limits(8) };
-        let device = match Device::open(&GpuOptions { limits: Some(limits), choice: Choice::Expected, features: false, software: true, ..GpuOptions::default() }) {
+        let device = match Device::open(&GpuOptions {
+            limits: Some(limits),
+            choice: Choice::Expected,
+            features: false,
+            software: true,
+            ..GpuOptions::default()
+        }) {
             Err(Error::NoAdapter { .. }) if std::env::var("CI").as_deref() != Ok("true") => return Ok(()),
             opened => opened?,
         };

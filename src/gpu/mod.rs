@@ -23,8 +23,8 @@ mod store;
 mod tests;
 mod time;
 
-pub use collect::Collected;
 pub use crate::tune::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
+pub use collect::Collected;
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow, UpdatePass};
 pub use feed::{Column, Resident, feed_pass};
