@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{self, Dataset, Features, Target},
-        gpu::{Exec, ExecOptions, GpuOptions, StepRow, Store, open},
+        gpu::{Choice, Exec, ExecOptions, GpuOptions, StepRow, Store, open},
         graph::InputDef,
         host::{Data, Host},
         params::Layout,
@@ -318,7 +318,7 @@ mod tests {
             GpuOptions { limits: Some(small), ..Default::default() },
         ] {
             let cut = options.limits.is_some();
-            let gpu = match block_on(open(&GpuOptions { software: true, ..options })) {
+            let gpu = match block_on(open(&GpuOptions { software: true, choice: Choice::Expected, ..options })) {
                 Ok(gpu) => gpu,
                 Err(none) if std::env::var("CI").as_deref() != Ok("true") => return eprintln!("not tested: {none}"),
                 Err(error) => panic!("{error}"),

@@ -235,15 +235,19 @@ impl Bench<'_> {
                 }
             }
         }
-        // The first run may include what a driver puts off until then.
-        let perhaps = hopeless(first).is_some_and(|best| first < best * HOPELESS * HOPELESS);
-        let second = if perhaps { exec.time(self.gpu, 1).await? } else { first };
-        if let Some(best) = hopeless(second) {
-            let times = second.as_secs_f64() / best.as_secs_f64();
+        // The first run may include what a driver puts off until then, and another program may have been in the way.
+        let mut once = first;
+        for _ in 0..2 {
+            if hopeless(once).is_some_and(|best| once < best * HOPELESS * HOPELESS) {
+                once = once.min(exec.time(self.gpu, 1).await?);
+            }
+        }
+        if let Some(best) = hopeless(once) {
+            let times = once.as_secs_f64() / best.as_secs_f64();
             return Ok(Verdict::Rejected(format!("{times:.1} times as slow as the best after one run")));
         }
-        let repeats = (SUBMIT.as_nanos() / second.as_nanos().max(1)).clamp(1, 64) as usize;
-        let runs = (RUNS_TAKE.as_nanos() / (second.as_nanos() * repeats as u128).max(1)).clamp(1, RUNS as u128) as usize;
+        let repeats = (SUBMIT.as_nanos() / once.as_nanos().max(1)).clamp(1, 64) as usize;
+        let runs = (RUNS_TAKE.as_nanos() / (once.as_nanos() * repeats as u128).max(1)).clamp(1, RUNS as u128) as usize;
         let mut times = Vec::with_capacity(runs);
         for _ in 0..runs {
             times.push(exec.time(self.gpu, repeats).await?);

@@ -121,10 +121,11 @@ enum Known {
 /// op, its settings, its sizes, its candidates. Sizes above 8 are rounded to a power of two.
 pub(crate) fn class(op: &dyn Op, x: &[Shape], y: Shape, kernels: &[Kernel]) -> String {
     let (settings, x) = op.class(x);
-    let space = if settings.is_empty() || settings.starts_with(' ') { "" } else { " " };
     let x: Vec<String> = x.iter().map(|s| rounded(*s)).collect();
     let names: Vec<&str> = kernels.iter().map(|k| k.name).collect();
-    format!("{}{space}{settings} {} → {}: {}", op.name(), x.join(" × "), rounded(y), names.join(", "))
+    let words = [op.name(), settings.trim(), &x.join(" × "), "→", &rounded(y)];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    format!("{}: {}", words.join(" "), names.join(", "))
 }
 
 fn rounded(shape: Shape) -> String {
