@@ -18,7 +18,9 @@ const GROUPS: usize = 128;
 const SHARE: usize = 256;
 const THIN_SHARE: usize = 64;
 
-/// On a software adapter: terms that are walked from row to row of a matrix before caches are full.
+/// On a software adapter: workgroups that are enough for its threads, and terms that are walked from row to row of a matrix
+/// before caches are full.
+const THREADS: usize = 16;
 const CACHED: usize = 256;
 
 /// Parts that sums are cut into, at most.
@@ -292,7 +294,7 @@ impl Frame<'_> {
         let block = [rows, columns * lanes];
         // Parts for threads, and for caches.
         let strided = op.transpose_a || !op.transpose_b;
-        let parts = (32 / (d.m.div_ceil(block[0]) * d.n.div_ceil(block[1]))).min(d.k / SHARE).max(if strided { d.k / CACHED } else { 1 });
+        let parts = (THREADS / (d.m.div_ceil(block[0]) * d.n.div_ceil(block[1]))).min(d.k / SHARE).max(if strided { d.k / CACHED } else { 1 });
         let epilogue = usize::from(op.epilogue.is_some() && Parts::new(self, parts).count == 1);
         let consts = [("LANES", lanes), ("ROWS", block[0]), ("COLUMNS", block[1]), ("EPILOGUE", epilogue)];
         let name = if columns > 4 { "rows_wide" } else { "rows" };
