@@ -814,11 +814,12 @@ fn limits(device: &Device) -> Check {
         error
     };
     let bound = format!("but this device's limit is {limit}: ");
-    let matmul = over(&|g| g.input([200, 200]).matmul(g.input([200, 10])));
+    // Rows of the left side and of the result are split, but each of them meets all of the right side.
+    let matmul = over(&|g| g.input([200, 200]).matmul_t(g.input([200, 200]), false, true));
     expect(
         "matmul",
         matmul,
-        &["matmul [200, 200] × [200, 10] → [200, 10] (tests/errors.rs:", "(`a`, bound whole): needs 160000, ", &bound],
+        &["matmul [200, 200] × [200, 200] → [200, 200] (tests/errors.rs:", "(`b`, bound whole): needs 160000, ", &bound],
     )?;
     let gather = over(&|g| g.param("table", [20_000, 2], Init::Zeros).gather_rows(g.labels([3])));
     expect("gather_rows", gather, &["gather_rows table [20000, 2] × u32 [3] → [3, 2] (tests/errors.rs:", "needs 160000, ", &bound])?;
@@ -848,13 +849,16 @@ fn limits(device: &Device) -> Check {
 /// In training, too: the first plan that does not fit is an error of the call that needs it, and others still work.
 fn training_limits(device: &Device) -> Check {
     let data = Dataset::new(vec![0.5; 300 * 200], [200], Target::labels((0..300).map(|i| i % 10).collect(), 10))?;
-    let mut trainer = Trainer::for_data(device, &data, |x| x.linear("fc", 10), |x, y| x.cross_entropy(y), Adam::new(0.1))?;
+    fn model(x: Tensor<'_>) -> Tensor<'_> {
+        x.transpose().transpose().linear("fc", 10)
+    }
+    let mut trainer = Trainer::for_data(device, &data, model, |x, y| x.cross_entropy(y), Adam::new(0.1))?;
     let error = trainer.fit(&data, Fit::new().batch_size(100)).err();
     assert!(matches!(error, Some(Error::Limit { .. })), "{error:?}");
     expect(
         "fit",
         error,
-        &["matmul [100, 200] × ", "(tests/errors.rs:", "needs 80000, but this device's limit is 65536: use a smaller batch"],
+        &["permute [100, 200] → ", "(tests/errors.rs:", "needs 80000, but this device's limit is 65536: use a smaller batch"],
     )?;
     assert_eq!(trainer.steps(), 0);
     trainer.fit(&data, Fit::new().batch_size(50))?;

@@ -21,7 +21,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -440,17 +440,13 @@ impl Gpu {
         self.check()?;
         polled.map(|_| ()).map_err(|_| self.error("the device was lost"))
     }
-    /// Whether that submission is done; never waits.
-    pub(crate) fn is_done(&self, submission: &wgpu::SubmissionIndex) -> Result<bool> {
-        let now = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: Some(Duration::ZERO) };
-        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(now)));
-        self.check()?;
-        match polled {
-            Ok(Ok(_)) => Ok(true),
-            Ok(Err(wgpu::PollError::Timeout)) => Ok(false),
-            Ok(Err(e)) => Err(self.error(e.to_string())),
-            Err(_) => Err(self.error("the device was lost")),
-        }
+    /// What becomes true when all that was submitted so far is done and somebody [polls](Gpu::poll). A wait without time would tell the
+    /// same, but wgpu 30 panics in it when another thread polls meanwhile.
+    pub(crate) fn done(&self) -> Arc<AtomicBool> {
+        let done = Arc::new(AtomicBool::new(false));
+        let tell = done.clone();
+        self.queue.on_submitted_work_done(move || tell.store(true, Relaxed));
+        done
     }
     /// Waits until that submission is done. On the web it returns at once: there the browser polls.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {

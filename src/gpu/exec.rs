@@ -428,7 +428,8 @@ impl Exec {
         }
         let commands = encoder.finish();
         lap(&mut clocks, "encode");
-        self.pace.sent(self.gpu.queue.submit([commands]), started, rows.len());
+        let index = self.gpu.queue.submit([commands]);
+        self.pace.sent(&self.gpu, index, started, rows.len());
         lap(&mut clocks, "submit");
         self.done.submits += 1;
         self.done.steps += rows.len() as u64;

@@ -3,6 +3,10 @@
 use crate::{error::Result, gpu::device::Gpu};
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +32,7 @@ pub(super) struct Pace {
 
 struct Sent {
     index: wgpu::SubmissionIndex,
+    done: Arc<AtomicBool>,
     at: Instant,
     /// When it was last seen not to be done.
     seen: Option<Instant>,
@@ -44,7 +49,8 @@ impl Pace {
         let full = IN_FLIGHT - 1;
         while let Some(oldest) = self.under_way.front_mut() {
             let now = Instant::now();
-            let done = gpu.is_done(&oldest.index)?;
+            gpu.poll()?;
+            let done = oldest.done.load(Relaxed);
             if !done {
                 oldest.seen = Some(now);
                 if self.under_way.len() <= full {
@@ -65,8 +71,9 @@ impl Pace {
         }
         Ok(())
     }
-    pub fn sent(&mut self, index: wgpu::SubmissionIndex, at: Instant, steps: usize) {
-        self.under_way.push_back(Sent { index, at, seen: None, steps });
+    /// What was submitted just now.
+    pub fn sent(&mut self, gpu: &Gpu, index: wgpu::SubmissionIndex, at: Instant, steps: usize) {
+        self.under_way.push_back(Sent { index, done: gpu.done(), at, seen: None, steps });
     }
     /// The newest submission. It is no longer known that any is under way: nothing is learnt of those, because how long they took
     /// was not seen.
