@@ -11,7 +11,7 @@ impl Trainer {
     /// The loss of the last step; waits for it. NaN before the first one.
     ///
     /// # Errors
-    /// [`Error::Diverged`] where a loss or gradient was not finite: no update was made since, so the weights are those
+    /// [`Error::Diverged`](crate::Error::Diverged) where a loss or gradient was not finite: no update was made since, so the weights are those
     /// of the last finite step, and training can go on, with a smaller learning rate for instance.
     pub fn loss(&mut self) -> Result<f32> {
         pollster::block_on(self.loss_async())
