@@ -16,7 +16,10 @@ use downhill::{
     Device, Error,
     gpu::{Choice, GpuOptions},
 };
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use table::{Budget, Table};
 
 #[derive(Parser)]
@@ -86,11 +89,14 @@ struct On {
 }
 
 impl On {
-    /// The device as if it had not been open before.
-    fn reopen(&self) -> Result<Device, Error> {
+    /// The device as a user opens it, with an empty folder for what is kept from run to run.
+    fn reopen(&self, folder: &Path) -> Result<Device, Error> {
         match self.device.as_gpu() {
             None => Ok(Device::cpu()),
-            Some(gpu) => Device::open(gpu.options()),
+            Some(gpu) => {
+                let budget = GpuOptions::default().budget;
+                Device::open(&GpuOptions { cache: Some(folder.to_path_buf()), budget, ..gpu.options().clone() })
+            }
         }
     }
 }

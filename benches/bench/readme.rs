@@ -16,7 +16,7 @@ const SHOWN: [(&str, &str, &str); 4] = [
     (
         "start",
         "From opening the device to the first loss at batch 1024, nothing compiled or chosen before",
-        "cargo bench -- --filter start",
+        "MESA_SHADER_CACHE_DISABLE=true cargo bench -- --filter start",
     ),
     ("matmul", "Matrix products", "cargo bench -- --filter matmul"),
     ("optimizer", "Adam's update, gradients checked", "cargo bench -- --filter optimizer"),

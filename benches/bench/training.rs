@@ -78,14 +78,16 @@ fn fits(table: &mut Table, on: &On, sizes: &[usize]) {
     table.close();
 }
 
-/// From nothing to the loss of the first step, with no kernel compiled and none chosen before.
+/// From nothing to the loss of the first step, with no kernel compiled and none chosen before. Some drivers keep compiled kernels in files
+/// of their own: Mesa does unless `MESA_SHADER_CACHE_DISABLE=true` is in the environment.
 pub fn start(table: &mut Table, on: &On) {
     table.open("start", "from opening the device to the first loss of that MLP at batch 1024");
     let data = images(1024);
     table.timed("first step", Rate::None, json!({}), || {
         let data = data.clone()?;
+        let folder = tempfile::tempdir().map_err(|e| Error::Argument { what: "a folder for the cache".into(), why: e.to_string() })?;
         let started = Instant::now();
-        let device = on.reopen()?;
+        let device = on.reopen(folder.path())?;
         let mut trainer = trainer(&device, &data)?;
         trainer.fit(&data, Fit::new().batch_size(1024))?;
         Ok(started.elapsed())

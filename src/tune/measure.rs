@@ -26,7 +26,7 @@ const TOO_MUCH: u64 = 16;
 /// Elements of the tensors of one run.
 const ELEMENTS: u64 = 8 << 20;
 /// How long a plan may take to measure. Half of it is no loss where the driver compiles at the first run what the plan uses anyway.
-pub(crate) const BUDGET: Duration = Duration::from_millis(500);
+pub(crate) const BUDGET: Duration = Duration::from_millis(250);
 /// Runs of which the median counts, and how long they may take together.
 const RUNS: usize = 5;
 const RUNS_TAKE: Duration = Duration::from_millis(60);
