@@ -99,7 +99,7 @@ impl Work {
             Ok((mut run, loss)) => {
                 let more = json!({ "loss": loss, "loss_step": self.loss_step });
                 let one = run.time(1).unwrap_or_default().as_secs_f64();
-                let n = (table.budget.repetition.as_secs_f64() * 10.0 / one.max(1e-9)).clamp(1.0, 50.0) as usize;
+                let n = (table.budget.repetition.as_secs_f64() / one.max(1e-9)).clamp(1.0, 50.0) as usize;
                 table.timed(&row, rate, more, || run.time(n));
             }
             Err(error) => drop(table.timed(&row, rate, json!({}), || Err(Error::clone(&error)))),
@@ -142,6 +142,8 @@ impl Batches<'_> {
 
 pub fn peers(table: &mut Table, on: &On) {
     table.open("peers", "what scripts/peers.py compares with PyTorch; a batch is gathered in each step");
+    // Repetitions as long as those of the other side.
+    table.budget.repetition *= 10;
     let mlp = Work {
         name: "MLP",
         model: mlp,
@@ -173,6 +175,7 @@ pub fn peers(table: &mut Table, on: &On) {
             elementwise(table, on, &row, n);
         }
     }
+    table.budget.repetition /= 10;
     table.close();
 }
 
