@@ -1,0 +1,23 @@
+//! Right numbers where public bug reports of other libraries showed wrong ones, and answers where they had NaN, infinity or a
+//! refusal. Each value is a closed form, or PyTorch's in f64.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod elementwise;
+mod evaluation;
+mod losses;
+mod norms;
+mod refusals;
+mod updates;
+
+fn main() {
+    let mut suite = common::Suite::new();
+    elementwise::trials(&mut suite);
+    evaluation::trials(&mut suite);
+    losses::trials(&mut suite);
+    norms::trials(&mut suite);
+    refusals::trials(&mut suite);
+    updates::trials(&mut suite);
+    suite.run()
+}
