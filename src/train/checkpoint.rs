@@ -48,7 +48,12 @@ impl Trainer {
             let text = info.get(name).ok_or_else(|| Error::format(path, format!("no `{name}` in the checkpoint")))?;
             text.parse().map_err(|_| Error::format(path, format!("`{name}` is `{text}`, not a number")))
         };
-        let (step, epoch, seed) = (number("step")?, number("epoch")?, number("seed")?);
+        // The guard counts steps in 32 bits, and training goes on from here.
+        let count = |name: &str| match number(name)? {
+            n if n > u64::from(u32::MAX / 2) => Err(Error::format(path, format!("`{name}` is {n}, and no training gets so far"))),
+            n => Ok(n),
+        };
+        let (step, epoch, seed) = (count("step")?, count("epoch")?, number("seed")?);
         let mut take = |name: String, i: usize| -> Result<Host<f32>> {
             let value = found.remove(&name).ok_or_else(|| missing(path, &name))?;
             fits(&self.params[i], &value)?;
