@@ -26,6 +26,9 @@
 //!
 //! `tests/own_op.rs` in the source of this crate is a whole op with its tests, and puts bugs into it that these checks find.
 
+#[doc(hidden)]
+pub use crate::tune::cache::Sample as TuningFiles;
+
 use crate::{
     cpu,
     device::Device,

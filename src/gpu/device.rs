@@ -264,13 +264,14 @@ impl Gpu {
             subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         };
         let file = wgpu::util::pipeline_cache_key(&info).filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE));
-        let kept = folder.as_ref().zip(file).map(|(folder, name)| cache::Blob::new(folder.join(format!("{name}.bin"))));
-        let known = kept.as_ref().map(|kept| {
-            let data = kept.read();
-            let descriptor = wgpu::PipelineCacheDescriptor { label: Some("downhill"), data: data.as_deref(), fallback: true };
-            // SAFETY: the data is what this driver gave us: `Blob` checks that it is whole, and wgpu that it is of the same driver.
-            unsafe { device.create_pipeline_cache(&descriptor) }
+        let kept = folder.as_ref().zip(file).map(|(folder, name)| {
+            let owner = format!("{info:?} {:?}", vulkan(&device).map(|device| device.pipeline_cache_uuid));
+            cache::Blob::new(folder.join(format!("{name}.bin")), owner)
         });
+        let known = match &kept {
+            Some(kept) => Some(pipeline_cache(&device, kept.read()).await),
+            None => None,
+        };
         let pipelines = Pipelines::new(&device, known);
         let key = Key::new(&summary, &caps, options.checked);
         let choices = Arc::new(Choices::new(folder.map(|folder| cache::File::new(&folder, key))));
@@ -342,7 +343,7 @@ impl Gpu {
     /// Bytes of memory of its own, where that is known: the largest heap of the device. A GPU that shares the machine's memory
     /// has what the driver lets it have of it.
     pub fn memory_bytes(&self) -> Option<u64> {
-        heap(&self.device)
+        vulkan(&self.device)?.heap
     }
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.limits
@@ -530,23 +531,46 @@ fn message(error: &wgpu::Error) -> String {
     }
 }
 
-/// The bytes of the largest heap that is local to the device.
+/// The driver's own cache of pipelines, with what an earlier run kept of it. wgpu looks whether that is of this device, and of this
+/// version of the driver, and makes a cache that nothing can be compiled with where it is not: then it begins empty.
+pub(super) async fn pipeline_cache(device: &wgpu::Device, mut data: Option<Vec<u8>>) -> wgpu::PipelineCache {
+    loop {
+        let descriptor = wgpu::PipelineCacheDescriptor { label: Some("downhill"), data: data.as_deref(), fallback: true };
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // SAFETY: the data is what this driver gave us: `Blob` checks that it is whole, and by its UUID that it is this driver's.
+        let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+        if scope.pop().await.is_none() || data.take().is_none() {
+            return cache;
+        }
+    }
+}
+
+/// What Vulkan tells of a device.
+struct Vulkan {
+    /// Bytes of the largest heap that is local to it.
+    heap: Option<u64>,
+    /// Of a device and driver whose compiled pipelines are the same.
+    pipeline_cache_uuid: [u8; 16],
+}
+
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
-fn heap(device: &wgpu::Device) -> Option<u64> {
+fn vulkan(device: &wgpu::Device) -> Option<Vulkan> {
     // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
     const LOCAL: u32 = 1;
     // SAFETY: nothing of the driver's is changed, destroyed or kept: the device that lends the handles outlives this
-    // function, and asking a physical device for its memory is allowed at any time, from any thread.
-    let memory = unsafe {
+    // function, and asking a physical device for its memory and properties is allowed at any time, from any thread.
+    let (memory, properties) = unsafe {
         let vulkan = device.as_hal::<wgpu::hal::vulkan::Api>()?;
-        vulkan.shared_instance().raw_instance().get_physical_device_memory_properties(vulkan.raw_physical_device())
+        let (instance, device) = (vulkan.shared_instance().raw_instance(), vulkan.raw_physical_device());
+        (instance.get_physical_device_memory_properties(device), instance.get_physical_device_properties(device))
     };
     let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
-    heaps.iter().filter(|h| h.flags.as_raw() & LOCAL != 0).map(|h| h.size).max()
+    let heap = heaps.iter().filter(|h| h.flags.as_raw() & LOCAL != 0).map(|h| h.size).max();
+    Some(Vulkan { heap, pipeline_cache_uuid: properties.pipeline_cache_uuid })
 }
 
 /// wgpu has no Vulkan here.
 #[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
-fn heap(_: &wgpu::Device) -> Option<u64> {
+fn vulkan(_: &wgpu::Device) -> Option<Vulkan> {
     None
 }

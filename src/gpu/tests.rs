@@ -57,6 +57,53 @@ fn with_limits(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
     open_with(GpuOptions { limits: Some(limits), ..GpuOptions::default() })
 }
 
+/// A cache of pipelines that is another device's, or of no device, is as good as none: whatever is compiled with it compiles.
+#[test]
+fn pipeline_caches_of_other_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = GpuOptions { software: true, cache: Some(folder.path().to_path_buf()), ..GpuOptions::default() };
+    // Where there is no adapter, the other tests say so.
+    let Ok(gpu) = block_on(open(&options)) else { return };
+    if !gpu.has(wgpu::Features::PIPELINE_CACHE) {
+        return;
+    }
+    let make = |data: Option<Vec<u8>>| block_on(device::pipeline_cache(&gpu.device, data));
+    let own = make(None).get_data().unwrap();
+    // As wgpu has it: 16 bytes, the backend, vendor and device among 15, the driver's version among 16, the length; then the driver's.
+    let changed = |range: std::ops::Range<usize>| {
+        let mut bytes = own.clone();
+        bytes[range].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        bytes
+    };
+    let all = [
+        ("its own", own.clone()),
+        ("of another backend", changed(16..17)),
+        ("of another vendor", changed(20..24)),
+        ("of another device", changed(24..28)),
+        ("of another driver", changed(32..48)),
+        ("of another length", changed(48..56)),
+        ("of a driver that says otherwise", changed(64..own.len().min(96))),
+        ("cut", own[..40].to_vec()),
+        ("empty", Vec::new()),
+        ("no cache", vec![7; 4000]),
+    ];
+    let source = wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn main() {}".into());
+    let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+    for (what, data) in all {
+        let cache = make(Some(data));
+        let descriptor = wgpu::ComputePipelineDescriptor {
+            label: None,
+            layout: None,
+            module: &module,
+            entry_point: None,
+            compilation_options: Default::default(),
+            cache: Some(&cache),
+        };
+        let compiled = block_on(gpu.scoped("compile", |device| device.create_compute_pipeline(&descriptor)));
+        assert!(compiled.is_ok(), "{what}: {}", compiled.unwrap_err());
+    }
+}
+
 /// Lanes of a workgroup in these tests.
 const WG: usize = 64;
 

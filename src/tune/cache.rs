@@ -9,6 +9,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    io::Read,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -17,6 +18,8 @@ use std::{
 
 /// Of the files; one of another format is not read.
 const FORMAT: u32 = 1;
+/// The most bytes that such a file has: kernels make a few hundred kilobytes, a driver's pipelines some megabytes.
+const MOST: u64 = 256 << 20;
 
 /// Where files are kept: where the caller says, else the environment, else in the user's folder for caches, if there is one.
 pub(crate) fn folder(wanted: Option<PathBuf>) -> Option<PathBuf> {
@@ -42,6 +45,18 @@ fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 pub(crate) fn hash<'a>(texts: impl Iterator<Item = &'a [u8]>) -> u64 {
     let bytes = texts.flat_map(|text| text.iter().chain(&[0xff]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |h, &byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The content of a file, if it is one, and of a size that can be.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    // A pipe in its place would be waited for.
+    let size = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
+    if size > MOST {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Puts `bytes` in the place of a file, all of them or none: whoever reads it at the same time sees the old or the new one.
@@ -100,7 +115,7 @@ impl File {
     }
     /// By class; nothing where the file is not there, is not whole, or is that of another device.
     pub fn read(&self) -> HashMap<String, Entry> {
-        let text = fs::read(&self.path).unwrap_or_default();
+        let text = read(&self.path).unwrap_or_default();
         let Ok(value) = serde_json::from_slice::<Value>(&text) else { return HashMap::new() };
         if value["device"] != self.key.0 {
             return HashMap::new();
@@ -144,22 +159,60 @@ fn entry(class: &str, value: &Value) -> Option<Entry> {
     chosen.candidates.iter().any(good).then_some(Entry { text, chosen })
 }
 
-/// A file of bytes behind their hash.
+/// A file of bytes behind a hash of them and of whose they are.
 #[derive(Clone, Debug)]
-pub(crate) struct Blob(PathBuf);
+pub(crate) struct Blob {
+    path: PathBuf,
+    owner: String,
+}
 
 impl Blob {
-    pub fn new(path: PathBuf) -> Blob {
-        Blob(path)
+    /// What `owner` wrote to that path. Whatever another one wrote there is not read.
+    pub fn new(path: PathBuf, owner: String) -> Blob {
+        Blob { path, owner }
     }
-    /// `None` where it is not there or not whole.
+    fn hash(&self, data: &[u8]) -> [u8; 8] {
+        hash([self.owner.as_bytes(), data].into_iter()).to_le_bytes()
+    }
+    /// `None` where it is not there, not whole, or another's.
     pub fn read(&self) -> Option<Vec<u8>> {
-        let bytes = fs::read(&self.0).ok()?;
+        let bytes = read(&self.path)?;
         let (number, data) = bytes.split_first_chunk()?;
-        (u64::from_le_bytes(*number) == hash([data].into_iter())).then(|| data.to_vec())
+        (*number == self.hash(data)).then(|| data.to_vec())
     }
     pub fn write(&self, data: &[u8]) {
-        replace(&self.0, &[&hash([data].into_iter()).to_le_bytes(), data].concat());
+        replace(&self.path, &[&self.hash(data), data].concat());
+    }
+}
+
+/// Both kinds of files, of a device that there is not: for the fuzzer.
+#[doc(hidden)]
+pub struct Sample {
+    file: File,
+    blob: Blob,
+}
+
+impl Sample {
+    /// Writes them to a folder.
+    pub fn new(folder: &Path) -> Sample {
+        let key = Key(json!({ "format": FORMAT, "adapter": "none" }));
+        let sample = Sample { file: File::new(folder, key), blob: Blob::new(folder.join("blob.bin"), "none".into()) };
+        let verdicts = [Verdict::Time(Duration::from_micros(250)), Verdict::Rejected("wrong".into()), Verdict::NotMeasured];
+        let candidates = verdicts.into_iter().zip(["tiled", "rows", "plain"]).map(|(verdict, k)| Candidate { kernel: k.into(), verdict });
+        let (class, kernel) = ("matmul [8, 8] × [8, 8] → [8, 8]: tiled, rows, plain".to_string(), "tiled".to_string());
+        sample.file.add(&[(0x1234, Chosen { class, kernel, origin: Origin::Measured, candidates: candidates.collect() })]);
+        sample.blob.write(b"compiled");
+        sample
+    }
+    /// Where they are: choices, then pipelines.
+    pub fn paths(&self) -> [&Path; 2] {
+        [&self.file.path, &self.blob.path]
+    }
+    /// Reads both as a device does: how many choices there are, and whether there are pipelines.
+    pub fn read(&self) -> (usize, bool) {
+        let choices = self.file.read();
+        let all: Vec<String> = choices.values().map(|entry| entry.chosen.to_string()).collect();
+        (all.len(), self.blob.read().is_some())
     }
 }
 
@@ -170,18 +223,27 @@ mod tests {
     #[test]
     fn blobs_are_whole_or_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let blob = Blob::new(folder.path().join("deep/blob.bin"));
+        let blob = Blob::new(folder.path().join("deep/blob.bin"), "this device".into());
         assert_eq!(blob.read(), None);
         for data in [&b""[..], b"compiled"] {
             blob.write(data);
             assert_eq!(blob.read().as_deref(), Some(data));
         }
-        let mut bytes = fs::read(&blob.0).unwrap();
-        bytes[10] ^= 1;
-        fs::write(&blob.0, &bytes).unwrap();
+        let path = &blob.path;
+        assert_eq!(Blob::new(path.clone(), "another device".into()).read(), None);
+        let bytes = fs::read(path).unwrap();
+        for k in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[k] ^= 1;
+            fs::write(path, &changed).unwrap();
+            assert_eq!(blob.read(), None, "byte {k}");
+            fs::write(path, &bytes[..k]).unwrap();
+            assert_eq!(blob.read(), None, "{k} bytes");
+        }
+        fs::write(path, [&bytes[..], b"x"].concat()).unwrap();
         assert_eq!(blob.read(), None);
-        fs::write(&blob.0, &bytes[..5]).unwrap();
-        assert_eq!(blob.read(), None);
+        fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(blob.read(), None, "a file of a terabyte");
         // No part of a file is left beside it.
         assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 1);
     }
