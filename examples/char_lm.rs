@@ -137,7 +137,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     }
     let device = args.device.open()?;
     let text = match &args.text {
-        Some(path) => Text::new(&std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?)?,
+        Some(path) => Text::read(path)?,
         None => data::genesis(),
     };
     let prompt = text.encode(&args.prompt)?;

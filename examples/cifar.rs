@@ -159,7 +159,7 @@ fn draw_wrong(path: &std::path::Path, test: &Dataset, predicted: &[u32], normali
         return Ok(());
     }
     let mut pixels = test.batch(&wrong)?.0.f().to_vec();
-    normalise.undo(&mut pixels);
+    normalise.undo(&mut pixels)?;
     png::grid(path, &pixels, test.sample_shape(), 10, 2)?;
     println!("not recognised, from left to right, drawn in {}:", path.display());
     for row in wrong.chunks(10) {

@@ -162,7 +162,7 @@ impl Problem {
             Target::Values { data, .. } => {
                 let (mut y, mut t) = (evaluation.outputs.f().to_vec(), data.clone());
                 for values in [&mut y, &mut t] {
-                    scale.iter().for_each(|scale| scale.undo(values));
+                    scale.iter().try_for_each(|scale| scale.undo(values))?;
                 }
                 match self.metric {
                     Metric::R2 => metrics::r2(&y, &t)?,

@@ -23,7 +23,8 @@ const RECORD: usize = 1 + 3 * 32 * 32;
 ///
 /// # Errors
 /// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one
-/// of the six files is missing, [`Error::Format`] where one is not made of whole records or has a label above 9.
+/// of the six files is missing or larger than [`with_read_limit`](super::with_read_limit) allows, [`Error::Format`] where one is not
+/// made of whole records or has a label above 9.
 pub fn cifar10(name: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
     load(name.as_ref(), &file::roots())
 }
@@ -51,11 +52,12 @@ fn load(name: &Path, roots: &[PathBuf]) -> Result<(Dataset, Dataset)> {
 
 /// Adds the records of a file.
 fn records(path: &Path, labels: &mut Vec<u32>, pixels: &mut Vec<u8>) -> Result<()> {
-    let bytes = file::open(path)?.read(u64::MAX)?;
+    let bytes = file::open(path)?.rest()?;
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
         let why = format!("{} bytes are not whole records of {RECORD}: truncated, or not CIFAR-10's binary version", bytes.len());
         return Err(Error::format(path, why));
     }
+    pixels.try_reserve(bytes.len()).map_err(|_| file::no_memory(path, bytes.len()))?;
     for (k, record) in bytes.chunks_exact(RECORD).enumerate() {
         if record[0] as usize >= CLASSES {
             return Err(Error::format(
@@ -74,7 +76,7 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
-    let text = String::from_utf8_lossy(&file::open(path)?.read(u64::MAX)?).into_owned();
+    let text = String::from_utf8_lossy(&file::open(path)?.rest()?).into_owned();
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect();
     match names.len() {
         CLASSES => Ok(names),

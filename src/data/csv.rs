@@ -1,8 +1,12 @@
 //! Tables of numbers as text.
 
-use super::{Dataset, Target, file};
+use super::{
+    Dataset, Target,
+    classes::infer,
+    fields::{Fields, Lines},
+    file,
+};
 use crate::error::{Error, Result};
-use csv::{ReaderBuilder, StringRecord, Trim};
 use std::path::PathBuf;
 
 /// A column of a table.
@@ -27,19 +31,16 @@ impl From<&str> for Column {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum Kind {
-    None,
-    Labels(Column, Option<usize>),
-    Values(Column),
-}
-
-/// Reads a table of numbers, gzipped or not (its content decides, not its name).
+/// Reads a table of numbers, gzipped or not (its content decides, not its name), as NumPy, pandas and R write them.
+///
+/// `True` and `False` (in any case) are 1 and 0. Blank lines do not count, nor do lines that begin with `#` unless the first column is
+/// left out. Where the header is one name shorter than the rows, the first column has the names of the rows, as R writes them, and
+/// is left out. It makes no difference in which order the methods are called.
 ///
 /// ```no_run
 /// use downhill::data::Csv;
 /// let houses = Csv::new("houses.csv").header().skip("id").values("price").read()?;
-/// let wine = Csv::new("wine.csv.gz").delimiter(';').labels(0).read()?;
+/// let wine = Csv::new("wine.csv.gz").delimiter(';').labels(0).classes(3).read()?;
 /// # Ok::<(), downhill::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -48,15 +49,17 @@ pub struct Csv {
     header: bool,
     delimiter: char,
     skip: Vec<Column>,
-    target: Kind,
+    labels: Option<Column>,
+    classes: Option<usize>,
+    values: Option<Column>,
 }
 
 impl Csv {
     /// A file without a header, fields separated by commas, all of them features. What differs is said by the methods.
     pub fn new(path: impl Into<PathBuf>) -> Csv {
-        Csv { path: path.into(), header: false, delimiter: ',', skip: Vec::new(), target: Kind::None }
+        Csv { path: path.into(), header: false, delimiter: ',', skip: Vec::new(), labels: None, classes: None, values: None }
     }
-    /// The first line has the names of the columns.
+    /// The first line has the names of the columns, behind a `#` or not.
     pub fn header(self) -> Csv {
         Csv { header: true, ..self }
     }
@@ -69,57 +72,57 @@ impl Csv {
         self.skip.push(column.into());
         self
     }
-    /// That column is the class: 0, 1, … There are as many classes as the largest plus one, or as [`classes`](Csv::classes) says.
+    /// That column is the class: 0, 1, …, also written as 1.0 or 1e0. There are as many classes as the largest plus one, or as
+    /// [`classes`](Csv::classes) says. Without that, a class that no row has is told through [`log`].
     pub fn labels(self, column: impl Into<Column>) -> Csv {
-        Csv { target: Kind::Labels(column.into(), None), ..self }
+        Csv { labels: Some(column.into()), ..self }
     }
     /// How many classes there are, where the file may not show them all.
-    pub fn classes(mut self, classes: usize) -> Csv {
-        if let Kind::Labels(_, n) = &mut self.target {
-            *n = Some(classes);
-        }
-        self
+    pub fn classes(self, classes: usize) -> Csv {
+        Csv { classes: Some(classes), ..self }
     }
     /// That column is the number to predict, as targets of shape `[1]`.
     pub fn values(self, column: impl Into<Column>) -> Csv {
-        Csv { target: Kind::Values(column.into()), ..self }
+        Csv { values: Some(column.into()), ..self }
     }
 
     /// Reads the file.
     ///
     /// # Errors
-    /// [`Error::File`] where it cannot be read; [`Error::Format`], with line and column, where it is a corrupt gzip, not UTF-8, empty,
-    /// has lines of different lengths, or a field that is no finite number or no class; [`Error::Label`] beyond
-    /// [`classes`](Csv::classes); [`Error::Argument`] for a column that does not exist or a delimiter that cannot be one.
+    /// [`Error::File`] where it cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows; [`Error::Format`],
+    /// with line and column, where it is a corrupt gzip, not UTF-8, empty, has lines of different lengths, a field that is no finite
+    /// number or no class, or labels that leave out more than half of their classes; [`Error::Label`] beyond [`classes`](Csv::classes);
+    /// [`Error::Argument`] for a column that does not exist or is named twice, a delimiter that cannot be one, and methods that
+    /// contradict each other.
     pub fn read(&self) -> Result<Dataset> {
-        self.parse(&file::open(&self.path)?.read(u64::MAX)?)
+        self.parse(&file::text(&self.path)?)
     }
 
-    pub(super) fn parse(&self, bytes: &[u8]) -> Result<Dataset> {
-        let text = std::str::from_utf8(bytes).map_err(|e| {
-            let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-            Error::format(&self.path, format!("line {line}: not UTF-8 text; save it as UTF-8"))
-        })?;
-        let mut table = Table {
-            csv: self,
-            text: text.trim_start_matches('\u{feff}'),
-            names: None,
-            columns: Vec::new(),
-            x: Vec::new(),
-            labels: Vec::new(),
-            values: Vec::new(),
+    pub(super) fn parse(&self, text: &str) -> Result<Dataset> {
+        let contradiction = match (&self.labels, self.classes, &self.values) {
+            (Some(_), _, Some(_)) => Some("labels and values are both asked for, but a table has one target"),
+            (None, Some(_), _) => Some("classes says how many classes the labels have, but labels names no column"),
+            _ => None,
         };
+        if let Some(why) = contradiction {
+            return Err(Error::argument("Csv", why));
+        }
+        let (x, labels, values) = (Vec::new(), Vec::new(), Vec::new());
+        let mut table = Table { csv: self, text, names: None, columns: Vec::new(), x, labels, values };
         table.read()?;
         if table.x.is_empty() {
             return Err(Error::format(&self.path, "no rows of numbers in it"));
         }
-        let target = match &self.target {
-            Kind::None => Target::None,
-            Kind::Labels(_, classes) => {
-                let largest = table.labels.iter().max().map_or(0, |&m| m as usize);
-                Target::labels(table.labels, classes.unwrap_or(largest + 1))
+        let target = match (&self.labels, &self.values) {
+            (Some(_), _) => {
+                let classes = match self.classes {
+                    Some(classes) => classes,
+                    None => infer(&[(&self.path, &table.labels)], 0)?,
+                };
+                Target::labels(table.labels, classes)
             }
-            Kind::Values(_) => Target::values([1], table.values),
+            (None, Some(_)) => Target::values([1], table.values),
+            (None, None) => Target::None,
         };
         let width = table.columns.iter().filter(|r| **r == Role::Feature).count();
         Dataset::new(table.x, [width], target)
@@ -138,8 +141,9 @@ enum Role {
 struct Table<'a> {
     csv: &'a Csv,
     text: &'a str,
+    /// The header, where there is one.
     names: Option<Vec<String>>,
-    /// The role of each column, known from the first line on.
+    /// The role of each column, known from the first row on.
     columns: Vec<Role>,
     x: Vec<f32>,
     labels: Vec<u32>,
@@ -149,46 +153,56 @@ struct Table<'a> {
 impl Table<'_> {
     fn read(&mut self) -> Result<()> {
         let (text, delimiter) = (self.text, self.csv.delimiter);
+        let (path, mut fields) = (&self.csv.path, Fields::default());
+        let memory = |_| file::no_memory(path, text.len());
         if delimiter == ' ' {
             let mut start = 0;
-            for line in text.split_inclusive('\n') {
-                let fields: Vec<&str> = line.split_whitespace().collect();
-                if !fields.is_empty() {
-                    self.row(start, &fields)?;
-                }
+            for line in text.split_inclusive(['\n', '\r']) {
+                fields.split(line).map_err(memory)?;
+                self.row(start, &fields)?;
                 start += line.len();
             }
             return Ok(());
         }
-        if !delimiter.is_ascii() || delimiter == '"' || delimiter == '\n' || delimiter == '\r' {
+        if !delimiter.is_ascii() || "\"\n\r".contains(delimiter) {
             return Err(Error::argument("delimiter", format!("{delimiter:?} cannot separate fields; use one ASCII character")));
         }
-        let mut builder = ReaderBuilder::new();
-        let mut reader = builder.has_headers(false).flexible(true).trim(Trim::All).delimiter(delimiter as u8).from_reader(text.as_bytes());
-        let mut record = StringRecord::new();
-        while reader.read_record(&mut record).map_err(|e| Error::format(&self.csv.path, e))? {
-            let start = record.position().map_or(0, |p| p.byte() as usize);
-            self.row(start, &record.iter().collect::<Vec<_>>())?;
+        let mut lines = Lines::new(text, delimiter as u8);
+        while let Some(start) = lines.next(&mut fields).map_err(memory)? {
+            self.row(start, &fields)?;
         }
         Ok(())
     }
 
     /// One line, whose text starts at byte `start` (or after the empty lines there).
-    fn row(&mut self, start: usize, fields: &[&str]) -> Result<()> {
-        let first = self.columns.is_empty();
-        if first {
-            self.columns = self.roles(fields)?;
+    fn row(&mut self, start: usize, fields: &Fields) -> Result<()> {
+        // A line of spaces has one field, one of tabs may have several.
+        let blank = fields.len() < 2 || self.csv.delimiter.is_whitespace();
+        if blank && fields.iter().all(str::is_empty) {
+            return Ok(());
+        }
+        if self.csv.header && self.names.is_none() {
+            let mut names: Vec<String> = fields.iter().map(str::to_string).collect();
+            // NumPy's `# a,b`; a column may be called `#`.
+            if let Some(name) = names[0].strip_prefix('#').map(str::trim_start).filter(|name| !name.is_empty()) {
+                names[0] = name.to_string();
+            }
+            self.names = Some(names);
+            return Ok(());
+        }
+        if fields.at(0).starts_with('#') && !self.leaves_first_out() {
+            return Ok(());
+        }
+        if self.columns.is_empty() {
+            self.columns = self.roles(start, fields)?;
         }
         if fields.len() != self.columns.len() {
             let why = format!("{} fields, but the first line has {}", fields.len(), self.columns.len());
             return Err(self.bad(start, None, why));
         }
-        if first && self.csv.header {
-            self.names = Some(fields.iter().map(|f| f.to_string()).collect());
-            return Ok(());
-        }
+        self.x.try_reserve(fields.len()).map_err(|_| file::no_memory(&self.csv.path, self.x.len() * size_of::<f32>()))?;
         for (i, field) in fields.iter().enumerate() {
-            let number = |what: &str| match field.parse::<f32>() {
+            let number = |what: &str| match truth(field).map_or_else(|| field.parse::<f32>(), Ok) {
                 Ok(x) if x.is_finite() => Ok(x),
                 _ if field.is_empty() => Err(self.bad(start, Some(i), format!("is empty, but {what} is wanted"))),
                 _ => Err(self.bad(start, Some(i), format!("{} is not {what}", quote(field)))),
@@ -203,43 +217,68 @@ impl Table<'_> {
                     let y = number("a finite number")?;
                     self.values.push(y);
                 }
-                Role::Label => {
-                    // Some programs write 2 as 2.0.
-                    let whole = field.strip_suffix(".0").unwrap_or(field);
-                    let label =
-                        whole.parse().map_err(|_| self.bad(start, Some(i), format!("{} is not a class (0, 1, …)", quote(field))))?;
-                    self.labels.push(label);
-                }
+                Role::Label => match class(field) {
+                    Some(label) => self.labels.push(label),
+                    None => return Err(self.bad(start, Some(i), format!("{} is not a class (0, 1, …)", quote(field)))),
+                },
             }
         }
         Ok(())
     }
 
-    fn roles(&self, fields: &[&str]) -> Result<Vec<Role>> {
-        let csv = self.csv;
-        let find = |column: &Column| match column {
-            Column::Index(i) if *i < fields.len() => Ok(*i),
-            Column::Index(i) => Err(format!("{i} is not one of the {} columns (0 to {})", fields.len(), fields.len() - 1)),
-            Column::Last => Ok(fields.len() - 1),
-            Column::Name(name) if !csv.header => Err(format!("`{name}` is looked for in the header; call header() if there is one")),
-            Column::Name(name) => fields.iter().position(|f| f == name).ok_or_else(|| format!("no `{name}` among {}", fields.join(", "))),
+    /// Whether the first column may hold any text.
+    fn leaves_first_out(&self) -> bool {
+        let first = self.names.as_ref().map(|names| &names[0]);
+        self.csv.skip.iter().any(|column| match column {
+            Column::Index(i) => *i == 0,
+            Column::Name(name) => Some(name) == first,
+            Column::Last => false,
+        })
+    }
+
+    /// By the header and the first row below it.
+    fn roles(&mut self, start: usize, fields: &Fields) -> Result<Vec<Role>> {
+        let (csv, n) = (self.csv, fields.len());
+        let mut roles = vec![Role::Feature; n];
+        if let Some(names) = &mut self.names {
+            if names.len() == n + 1 && names[0] == "#" {
+                // `# a b`, separated by spaces.
+                names.remove(0);
+            } else if names.len() + 1 == n && !fields.at(n - 1).is_empty() {
+                names.insert(0, String::new());
+                roles[0] = Role::Skip;
+            }
+            if names.len() != n {
+                let why = format!("{n} fields, but the first line has {}", names.len());
+                return Err(self.bad(start, None, why));
+            }
+        }
+        let find = |column: &Column| match (column, &self.names) {
+            (Column::Index(i), _) if *i < n => Ok(*i),
+            (Column::Index(i), _) => Err(format!("{i} is not one of the {n} columns (0 to {})", n - 1)),
+            (Column::Last, _) => Ok(n - 1),
+            (Column::Name(name), None) => Err(format!("`{name}` is looked for in the header; call header() if there is one")),
+            (Column::Name(name), Some(names)) => {
+                let mut found = (0..names.len()).filter(|&i| names[i] == *name);
+                match (found.next(), found.next()) {
+                    (None, _) => Err(format!("no `{}` among {}", clip(name), clip_to(&names.join(", "), 400))),
+                    (Some(i), None) => Ok(i),
+                    (Some(i), Some(k)) => Err(format!("`{}` is the name of columns {i} and {k}, from 0; say the number", clip(name))),
+                }
+            }
         };
-        let mut roles = vec![Role::Feature; fields.len()];
-        let target = match &csv.target {
-            Kind::None => None,
-            Kind::Labels(column, _) => Some((column, Role::Label)),
-            Kind::Values(column) => Some((column, Role::Value)),
-        };
+        let target = csv.labels.iter().map(|c| (c, Role::Label)).chain(csv.values.iter().map(|c| (c, Role::Value)));
         for (column, role) in csv.skip.iter().map(|c| (c, Role::Skip)).chain(target) {
-            let i = find(column).map_err(|why| Error::argument(format!("column of {}", csv.path.display()), why))?;
+            let what = || format!("column of {}", csv.path.display());
+            let i = find(column).map_err(|why| Error::argument(what(), why))?;
+            if role != Role::Skip && roles[i] == Role::Skip {
+                return Err(Error::argument(what(), format!("{i}, from 0, is left out, but it is the target as well")));
+            }
             roles[i] = role;
         }
         match roles.contains(&Role::Feature) {
             true => Ok(roles),
-            false => Err(Error::format(
-                &csv.path,
-                format!("{} columns, none of them a feature; is `{}` the delimiter?", fields.len(), csv.delimiter),
-            )),
+            false => Err(Error::format(&csv.path, format!("{n} columns, none of them a feature; is `{}` the delimiter?", csv.delimiter))),
         }
     }
 
@@ -247,9 +286,9 @@ impl Table<'_> {
     fn bad(&self, start: usize, column: Option<usize>, why: String) -> Error {
         let rest = &self.text[start..];
         let blank = rest.len() - rest.trim_start_matches(['\r', '\n']).len();
-        let line = 1 + self.text[..start + blank].matches('\n').count();
+        let line = 1 + file::lines(&self.text.as_bytes()[..start + blank]);
         let place = match column {
-            Some(i) => match self.names.as_ref().and_then(|n| n.get(i)) {
+            Some(i) => match self.names.as_ref().and_then(|n| n.get(i)).filter(|name| !name.is_empty()) {
                 Some(name) => format!("line {line}, column {} ({}): ", i + 1, clip(name)),
                 None => format!("line {line}, column {}: ", i + 1),
             },
@@ -259,9 +298,27 @@ impl Table<'_> {
     }
 }
 
+/// The logical values of pandas and R.
+fn truth(field: &str) -> Option<f32> {
+    let is = |word: &str| field.eq_ignore_ascii_case(word);
+    if is("true") { Some(1.0) } else { is("false").then_some(0.0) }
+}
+
+/// A class, also as programs write whole numbers that are floats to them: `2.0`, `2.`, `2e0`.
+fn class(field: &str) -> Option<u32> {
+    field.parse().ok().or_else(|| {
+        let x = truth(field).map(f64::from).or_else(|| field.parse().ok())?;
+        (x >= 0.0 && x <= f64::from(u32::MAX) && x.fract() == 0.0).then_some(x as u32)
+    })
+}
+
 /// Up to 40 characters: an unclosed quote makes a field of the whole file.
 fn clip(text: &str) -> String {
-    match text.char_indices().nth(40) {
+    clip_to(text, 40)
+}
+
+fn clip_to(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((i, _)) => format!("{}…", &text[..i]),
         None => text.to_string(),
     }
@@ -292,7 +349,10 @@ mod tests {
         assert_eq!(data.features(), &Features::Float(vec![1.5, 2.0, -0.3, 4.0]));
         assert_eq!(read(gzip(text.as_bytes()), |c| c.header().skip(0).labels(2)).unwrap(), data);
         assert_eq!(read("\u{feff}".to_string() + text, |c| c.header().skip("id").labels("class")).unwrap(), data);
+        // In whatever order.
         assert_eq!(read(text, |c| c.header().labels("class").classes(5)).unwrap().classes(), 5);
+        assert_eq!(read(text, |c| c.classes(5).labels("class").header()).unwrap().classes(), 5);
+        assert_eq!(read(text, |c| c.labels("class").skip("id").header()).unwrap(), data);
 
         let data = read("1;2;3\n4;5;6", |c| c.delimiter(';').values(Column::Last)).unwrap();
         assert_eq!(data.target(), &Target::values([1], vec![3.0, 6.0]));
@@ -351,9 +411,17 @@ mod tests {
             (|c| c.header().values("c"), "no `c` among a, b"),
             (|c| c.header().skip("d"), "no `d`"),
             (|c| c.delimiter('→'), "cannot separate fields"),
+            (|c| c.labels(0).values(1), "a table has one target"),
+            (|c| c.values(1).labels(0), "a table has one target"),
+            (|c| c.classes(3), "labels names no column"),
+            (|c| c.values(1).classes(3), "labels names no column"),
+            (|c| c.header().skip("a").labels(0), "0, from 0, is left out, but it is the target as well"),
+            (|c| c.header().labels("a").skip(0), "0, from 0, is left out, but it is the target as well"),
         ] {
             let e = read("a,b\n1,2\n", csv).unwrap_err();
             assert!(matches!(e, Error::Argument { .. }) && e.to_string().contains(want), "{want}: {e}");
         }
+        let e = read("a,b,b\n1,2,0\n", |c| c.header().labels("b")).unwrap_err();
+        assert!(matches!(e, Error::Argument { .. }) && e.to_string().contains("`b` is the name of columns 1 and 2, from 0"), "{e}");
     }
 }

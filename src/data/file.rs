@@ -1,13 +1,47 @@
-//! Files, through gzip where their content says so, and where sets of them are looked for.
+//! Files, through gzip where their content says so, up to a limit, and where sets of them are looked for.
 
 use crate::error::{Error, Result};
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use std::{
+    cell::Cell,
     env,
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, ErrorKind, Read},
     path::{Component, Path, PathBuf},
 };
+
+/// The most that a file may hold, unless [`with_read_limit`] says otherwise.
+const MOST: u64 = 4 << 30;
+/// A gzip may unpack to that much whatever its size, and beyond it to [`RATIO`] times its size.
+const ALWAYS: u64 = 16 << 20;
+/// Tables of numbers shrink to a fifth or a twentieth. gzip's own bound is 1,032, and only a few bytes repeated come near it.
+const RATIO: u64 = 256;
+
+thread_local! {
+    static LIMIT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Runs `read`; files that it reads in this thread may hold up to `bytes`, unpacked.
+///
+/// Without it every reader of [`data`](crate::data) stops with [`Error::File`] at 4 GiB, and at 256 times the size of a gzipped file
+/// where that is less (but never below 16 MiB): a small gzip can unpack to more than there is memory for. A limit of one's own
+/// stands for both rules, and can be larger or smaller.
+///
+/// ```no_run
+/// use downhill::data::{self, Csv};
+/// let large = data::with_read_limit(32 << 30, || Csv::new("clicks.csv.gz").labels(0).read())?;
+/// # Ok::<(), downhill::Error>(())
+/// ```
+pub fn with_read_limit<T>(bytes: u64, read: impl FnOnce() -> T) -> T {
+    struct Back(Option<u64>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            LIMIT.set(self.0);
+        }
+    }
+    let _back = Back(LIMIT.replace(Some(bytes)));
+    read()
+}
 
 /// Where data sets are looked for by name: `$DOWNHILL_DATA`, the user's cache, and where Debian's packages put data.
 pub(super) fn roots() -> Vec<PathBuf> {
@@ -26,25 +60,198 @@ pub(super) fn places(name: &Path, roots: &[PathBuf]) -> Vec<PathBuf> {
 
 pub(super) struct Source {
     path: PathBuf,
+    /// Bytes on the disk; `None` for a pipe, which does not say.
+    size: Option<u64>,
     gzip: bool,
     reader: Box<dyn Read>,
+    /// Bytes read so far, and how many there may be.
+    read: u64,
+    limit: u64,
 }
 
 pub(super) fn open(path: &Path) -> Result<Source> {
-    let mut file = BufReader::new(File::open(path).map_err(|e| Error::file(path, e))?);
-    let gzip = file.fill_buf().map_err(|e| Error::file(path, e))?.starts_with(&[0x1f, 0x8b]);
-    let reader: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    Ok(Source { path: path.to_path_buf(), gzip, reader })
+    let failed = |e| Error::file(path, e);
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
+    let mut file = BufReader::new(file);
+    let gzip = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
+    let by_ratio = size.filter(|_| gzip).map_or(MOST, |size| size.saturating_mul(RATIO).max(ALWAYS));
+    let limit = LIMIT.get().unwrap_or(by_ratio.min(MOST));
+    let reader: Box<dyn Read> = if gzip { Box::new(Members(Some(GzDecoder::new(file)))) } else { Box::new(file) };
+    let source = Source { path: path.to_path_buf(), size, gzip, reader, read: 0, limit };
+    // Reading it would only take time.
+    if !gzip && size.is_some_and(|size| size > limit) { Err(source.too_large()) } else { Ok(source) }
 }
 
 impl Source {
-    /// The next bytes, at most `limit`; fewer where the file ends. Memory grows with what comes, never with `limit`.
-    pub fn read(&mut self, limit: u64) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        match (&mut self.reader).take(limit).read_to_end(&mut bytes) {
-            Ok(_) => Ok(bytes),
+    /// All that is left.
+    pub fn rest(&mut self) -> Result<Vec<u8>> {
+        self.read(u64::MAX)
+    }
+    /// The next bytes, at most `count`; fewer where the file ends. Memory grows with what comes, never with `count`.
+    pub fn read(&mut self, count: u64) -> Result<Vec<u8>> {
+        let (left, mut bytes) = (self.limit - self.read, Vec::new());
+        match (&mut self.reader).take(count.min(left.saturating_add(1))).read_to_end(&mut bytes) {
+            Ok(_) if bytes.len() as u64 > left => Err(self.too_large()),
+            Ok(_) => {
+                self.read += bytes.len() as u64;
+                Ok(bytes)
+            }
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => Err(no_memory(&self.path, bytes.len())),
             Err(e) if self.gzip => Err(Error::format(&self.path, format!("corrupt gzip ({e}); copy or download it again"))),
             Err(e) => Err(Error::file(&self.path, e)),
+        }
+    }
+    fn too_large(&self) -> Error {
+        let of = match self.size {
+            Some(size) if self.gzip => format!("this gzip of {size} bytes unpacks to"),
+            Some(size) => format!("it has {size} bytes,"),
+            None => "it has".to_string(),
+        };
+        let why = format!("{of} more than the limit of {} bytes; data::with_read_limit sets another", self.limit);
+        Error::file(&self.path, why)
+    }
+}
+
+/// A whole file as text, without the mark that says it is UTF-8.
+pub(super) fn text(path: &Path) -> Result<String> {
+    let mut text = utf8(path, open(path)?.rest()?)?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + lines(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        Error::format(path, format!("line {line}: not UTF-8 text; save it as UTF-8"))
+    })
+}
+
+/// How many lines end in there, with `\n`, `\r\n` or `\r`.
+pub(super) fn lines(text: &[u8]) -> usize {
+    let ends = |(i, &byte): (usize, &u8)| byte == b'\n' || (byte == b'\r' && text.get(i + 1) != Some(&b'\n'));
+    text.iter().enumerate().filter(|&at| ends(at)).count()
+}
+
+/// An empty vector with room for `len` elements that a file has.
+pub(super) fn room<T>(path: &Path, len: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(len).map_err(|_| no_memory(path, len.saturating_mul(size_of::<T>())))?;
+    Ok(room)
+}
+
+pub(super) fn no_memory(path: &Path, bytes: usize) -> Error {
+    Error::file(path, format!("there is no memory for its content ({bytes} bytes so far)"))
+}
+
+/// The members of a gzip file, one after the other. As `gzip` and Python have it, zeros may stand between and behind them: archives
+/// and tapes are padded.
+struct Members<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            match member.read(buffer)? {
+                0 if !buffer.is_empty() => {}
+                n => return Ok(n),
+            }
+            let mut rest = self.0.take().expect("matched above").into_inner();
+            // `None` at the end of the file.
+            self.0 = loop {
+                let bytes = rest.fill_buf()?;
+                let (zeros, len) = (bytes.iter().take_while(|&&b| b == 0).count(), bytes.len());
+                rest.consume(zeros);
+                match () {
+                    () if len == 0 => break None,
+                    () if zeros < len => break Some(GzDecoder::new(rest)),
+                    () => {}
+                }
+            };
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::idx::tests::gzip, *};
+    use flate2::{Compression, write::GzEncoder};
+    use std::{fs, io::Write};
+
+    fn read(bytes: &[u8]) -> Result<Vec<u8>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, bytes).unwrap();
+        open(&path)?.rest()
+    }
+
+    #[test]
+    fn members_and_the_zeros_around_them() {
+        let (a, b, none) = (gzip(b"one, "), gzip(b"two"), gzip(b""));
+        // More than a buffer of the reader.
+        let zeros = vec![0; 20_000];
+        for parts in
+            [vec![&a[..], &b], vec![&a, &b, &[0]], vec![&a, &zeros, &b, &zeros], vec![&none, &a, &none, &zeros, &none, &b, &none, &[0; 3]]]
+        {
+            assert_eq!(read(&parts.concat()).unwrap(), b"one, two", "{} parts", parts.len());
+        }
+        for (parts, what) in [
+            (vec![&a[..], b"x"], "other bytes behind it"),
+            (vec![&a, &zeros, b"x"], "other bytes behind the zeros"),
+            (vec![&a, &[0; 3], &b[..b.len() - 1]], "half a member"),
+            (vec![&a, &[0x1f]], "half a header"),
+        ] {
+            let e = read(&parts.concat()).unwrap_err();
+            assert!(matches!(e, Error::Format { .. }) && e.to_string().contains("corrupt gzip"), "{what}: {e}");
+        }
+    }
+
+    #[test]
+    fn reading_stops_at_a_limit() {
+        // As small as it gets, so that the ratio would allow less.
+        let sevens = |n: u64| {
+            let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+            packed.write_all(&vec![b'7'; n as usize]).unwrap();
+            packed.finish().unwrap()
+        };
+        let large = sevens(ALWAYS + 1);
+        let e = read(&large).err().unwrap();
+        let want = format!("this gzip of {} bytes unpacks to more than the limit of {ALWAYS} bytes; data::with_read_limit", large.len());
+        assert!(matches!(e, Error::File { .. }) && e.to_string().contains(&want), "{e}");
+        assert_eq!(with_read_limit(ALWAYS + 1, || read(&large)).unwrap().len() as u64, ALWAYS + 1);
+        assert!(read(&sevens(ALWAYS)).is_ok());
+
+        // To the byte, gzipped or not; and nothing of it stays.
+        for bytes in [b"12345678".to_vec(), gzip(b"12345678")] {
+            assert!(with_read_limit(8, || read(&bytes)).is_ok());
+            let e = with_read_limit(7, || read(&bytes)).unwrap_err();
+            assert!(matches!(e, Error::File { .. }) && e.to_string().contains("more than the limit of 7 bytes"), "{e}");
+            assert!(read(&bytes).is_ok());
+        }
+        let outer = with_read_limit(3, || with_read_limit(9, || read(b"12345678")).is_ok() && read(b"12345678").is_err());
+        assert!(outer);
+        let caught = std::panic::catch_unwind(|| with_read_limit(3, || panic!("on purpose")));
+        assert!(caught.is_err() && read(b"12345678").is_ok());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_never_ends_or_only_seems_large() {
+        let e = with_read_limit(1 << 20, || open(Path::new("/dev/zero"))?.rest()).unwrap_err();
+        assert!(e.to_string().starts_with("/dev/zero: it has more than the limit of 1048576 bytes"), "{e}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        File::create(&path).unwrap().set_len(MOST + 1).unwrap();
+        let e = open(&path).err().unwrap();
+        assert!(e.to_string().contains("it has 4294967297 bytes, more than the limit of 4294967296 bytes"), "{e}");
+    }
+
+    #[test]
+    fn lines_of_every_system() {
+        for (text, n) in [("", 0), ("a", 0), ("a\nb\n", 2), ("a\r\nb\r\n", 2), ("a\rb\r", 2), ("\n\r\n\r\r\n", 4)] {
+            assert_eq!(lines(text.as_bytes()), n, "{text:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Batches: samples of a data set, put together on the host.
 
-use super::{Augment, Dataset, Features, Target};
+use super::{Augment, Dataset, Features, Target, pixel};
 use crate::{
     error::Result,
     host::{Data, Host},
@@ -54,7 +54,7 @@ impl Dataset {
                 floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each_init(
                     Vec::new,
                     |from, (place, (out, &r))| {
-                        out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = b as f32 * scale + shift);
+                        out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = pixel(b, *scale, *shift) as f32);
                         if let Some(change) = &change {
                             from.clear();
                             from.extend_from_slice(out);
@@ -84,7 +84,7 @@ impl Dataset {
     /// What each byte of the features means.
     pub(crate) fn means(&self) -> [f32; 256] {
         let Features::Bytes { scale, shift, .. } = self.features else { return [0.0; 256] };
-        std::array::from_fn(|byte| byte as f32 * scale + shift)
+        std::array::from_fn(|byte| pixel(byte as u8, scale, shift) as f32)
     }
 }
 

@@ -1,7 +1,7 @@
 //! IDX, the format of MNIST and its relatives (LeCun, Cortes & Burges): two zero bytes, a type, the number of axes,
 //! each axis as a big-endian `u32`, then the numbers, big-endian, row-major.
 
-use super::{Dataset, Target, file};
+use super::{Dataset, Target, classes::infer, file};
 use crate::{
     error::{Error, Result},
     shape::{MAX_RANK, Shape},
@@ -51,8 +51,8 @@ impl Values {
 /// Reads an IDX file, gzipped or not (its content decides, not its name).
 ///
 /// # Errors
-/// [`Error::File`] where it cannot be read; [`Error::Format`] where it is a corrupt gzip, no IDX file, shorter or longer than its
-/// header says, or of a size that cannot be.
+/// [`Error::File`] where it cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows;
+/// [`Error::Format`] where it is a corrupt gzip, no IDX file, shorter or longer than its header says, or of a size that cannot be.
 pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     let path = path.as_ref();
     let bad = |why: String| Err(Error::format(path, why));
@@ -78,51 +78,73 @@ pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     if header.len() < axes as usize * 4 {
         return bad(format!("truncated: {} bytes, but a header of {axes} axes takes {}", 4 + header.len(), 4 + axes as usize * 4));
     }
-    let dims: Vec<usize> = header.chunks_exact(4).map(|b| u32::from_be_bytes(be(b)) as usize).collect();
+    let dims: Vec<usize> = header.as_chunks().0.iter().map(|&b| u32::from_be_bytes(b) as usize).collect();
+    let shown = shown(&dims);
     let count = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let Some(want) = count.and_then(|n| n.checked_mul(size)).filter(|&n| n < isize::MAX as u64) else {
-        return bad(format!("its header says {dims:?}, which no memory holds: not an IDX file, or a corrupt one"));
+        return bad(format!("its header says {shown}, which no memory holds: not an IDX file, or a corrupt one"));
     };
 
     let bytes = source.read(want + 1)?;
     let (got, start) = (bytes.len() as u64, 4 + header.len() as u64);
     if got < want {
-        return bad(format!("truncated: {} bytes, but {dims:?} takes {}", start + got, start + want));
+        return bad(format!("truncated: {} bytes, but {shown} takes {}", start + got, start + want));
     }
     if got > want {
-        return bad(format!("trailing bytes: {dims:?} takes {} bytes, and more follow", start + want));
+        return bad(format!("trailing bytes: {shown} takes {} bytes, and more follow", start + want));
     }
     let values = match kind {
         0x08 => Values::U8(bytes),
-        0x09 => Values::I8(bytes.iter().map(|&b| b as i8).collect()),
-        0x0B => Values::I16(bytes.chunks_exact(2).map(|b| i16::from_be_bytes(be(b))).collect()),
-        0x0C => Values::I32(bytes.chunks_exact(4).map(|b| i32::from_be_bytes(be(b))).collect()),
-        0x0D => Values::F32(bytes.chunks_exact(4).map(|b| f32::from_be_bytes(be(b))).collect()),
-        _ => Values::F64(bytes.chunks_exact(8).map(|b| f64::from_be_bytes(be(b))).collect()),
+        0x09 => Values::I8(numbers(path, &bytes, i8::from_be_bytes)?),
+        0x0B => Values::I16(numbers(path, &bytes, i16::from_be_bytes)?),
+        0x0C => Values::I32(numbers(path, &bytes, i32::from_be_bytes)?),
+        0x0D => Values::F32(numbers(path, &bytes, f32::from_be_bytes)?),
+        _ => Values::F64(numbers(path, &bytes, f64::from_be_bytes)?),
     };
     Ok(Idx { dims, values })
 }
 
-fn be<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    bytes.try_into().expect("chunks_exact gives slices of this length")
+/// `[60000, 28, 28]`; a corrupt header may have 255 axes.
+fn shown(dims: &[usize]) -> String {
+    match dims.get(..8) {
+        Some(first) if dims.len() > 8 => format!("{first:?} and {} more axes", dims.len() - 8),
+        _ => format!("{dims:?}"),
+    }
+}
+
+fn numbers<T, const N: usize>(path: &Path, bytes: &[u8], of: fn([u8; N]) -> T) -> Result<Vec<T>> {
+    let (bytes, _) = bytes.as_chunks();
+    let mut numbers = file::room(path, bytes.len())?;
+    numbers.extend(bytes.iter().map(|&b| of(b)));
+    Ok(numbers)
 }
 
 /// A file of samples `[n, …]` and a file of their labels `[n]`, of which there are `classes` (or one more than the largest).
 ///
 /// Images of `[n, height, width]` become samples of `[1, height, width]`. Bytes stay bytes, scaled to 0..1; other numbers
-/// become floats as they are.
+/// become floats as they are. Without `classes`, a class that no sample has is told through [`log`], with the row of the odd label.
 ///
 /// # Errors
-/// Those of [`read`] and of [`Dataset::new`]; [`Error::Format`] where the two files have different lengths.
+/// Those of [`read`] and of [`Dataset::new`]; [`Error::Format`] where the two files have different lengths, or where `classes` is not
+/// given and more than half of the classes up to the largest label have no sample.
 pub fn dataset(samples: impl AsRef<Path>, labels: impl AsRef<Path>, classes: Option<usize>) -> Result<Dataset> {
-    let (path, samples) = (samples.as_ref(), read(samples.as_ref())?);
     let values = read_labels(labels.as_ref())?;
+    let classes = match classes {
+        Some(classes) => classes,
+        None => infer(&[(labels.as_ref(), &values)], 0)?,
+    };
+    labelled(samples.as_ref(), labels.as_ref(), values, classes)
+}
+
+/// A file of samples, and the labels that were in that other file.
+pub(super) fn labelled(path: &Path, labels: &Path, values: Vec<u32>, classes: usize) -> Result<Dataset> {
+    let samples = read(path)?;
     if samples.dims[0] != values.len() {
         let why = format!("{} labels, but {} has {} samples", values.len(), path.display(), samples.dims[0]);
-        return Err(Error::format(labels.as_ref(), why));
+        return Err(Error::format(labels, why));
     }
     if values.is_empty() {
-        return Err(Error::format(path, format!("{:?} holds no samples", samples.dims)));
+        return Err(Error::format(path, format!("{} holds no samples", shown(&samples.dims))));
     }
     let sample = match samples.dims[1..] {
         [height, width] => Some(Shape::from([1, height, width])),
@@ -130,19 +152,30 @@ pub fn dataset(samples: impl AsRef<Path>, labels: impl AsRef<Path>, classes: Opt
     };
     let sample = sample
         .filter(|s| s.rank() < MAX_RANK && s.elements() > 0)
-        .ok_or_else(|| Error::format(path, format!("{:?} holds empty samples, or samples of too many axes", samples.dims)))?;
-    let classes = classes.unwrap_or(values.iter().max().map_or(0, |&m| m as usize + 1));
+        .ok_or_else(|| Error::format(path, format!("{} holds empty samples, or samples of too many axes", shown(&samples.dims))))?;
     let target = Target::labels(values, classes);
-    match samples.values {
-        Values::U8(bytes) => Dataset::bytes(bytes, sample, 1.0 / 255.0, target),
-        other => Dataset::new(other.to_f64().iter().map(|&x| x as f32).collect(), sample, target),
-    }
+    let x = match samples.values {
+        Values::U8(bytes) => return Dataset::bytes(bytes, sample, 1.0 / 255.0, target),
+        Values::F32(x) => x,
+        Values::I8(v) => floats(path, v, f32::from)?,
+        Values::I16(v) => floats(path, v, f32::from)?,
+        Values::I32(v) => floats(path, v, |x| x as f32)?,
+        Values::F64(v) => floats(path, v, |x| x as f32)?,
+    };
+    Dataset::new(x, sample, target)
 }
 
-fn read_labels(path: &Path) -> Result<Vec<u32>> {
+fn floats<T>(path: &Path, values: Vec<T>, of: impl Fn(T) -> f32) -> Result<Vec<f32>> {
+    let mut floats = file::room(path, values.len())?;
+    floats.extend(values.into_iter().map(of));
+    Ok(floats)
+}
+
+/// A class for each sample.
+pub(super) fn read_labels(path: &Path) -> Result<Vec<u32>> {
     let idx = read(path)?;
     if idx.dims.len() != 1 {
-        return Err(Error::format(path, format!("labels must be one number a sample, [n], not {:?}", idx.dims)));
+        return Err(Error::format(path, format!("labels must be one number a sample, [n], not {}", shown(&idx.dims))));
     }
     let label = |(row, x): (usize, f64)| match x >= 0.0 && x.fract() == 0.0 && x < u32::MAX as f64 {
         true => Ok(x as u32),
@@ -217,6 +250,7 @@ pub(super) mod tests {
             (vec![0, 0, 8, 0, 1], "no axes"),
             (idx(0x08, &[u32::MAX, u32::MAX, u32::MAX], &[1]), "which no memory holds"),
             (idx(0x0E, &[u32::MAX, u32::MAX / 4], &[1]), "which no memory holds"),
+            (idx(0x08, &[9; 255], &[1]), "its header says [9, 9, 9, 9, 9, 9, 9, 9] and 247 more axes, which no memory holds"),
             (idx(0x08, &[u32::MAX, 1 << 20], &[1]), "truncated: 13 bytes"), // 4 PiB announced, none of it allocated
             (packed[..packed.len() / 2].to_vec(), "corrupt gzip"),
             (packed[..packed.len() - 1].to_vec(), "corrupt gzip"),

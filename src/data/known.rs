@@ -61,7 +61,7 @@ fn titled(name: &str, bytes: &[u8]) -> Dataset {
 }
 
 fn parse(csv: &Csv, bytes: &[u8]) -> Dataset {
-    csv.parse(bytes).expect(SHIPPED)
+    csv.parse(std::str::from_utf8(bytes).expect(SHIPPED)).expect(SHIPPED)
 }
 
 fn unpack(gz: &[u8]) -> Vec<u8> {

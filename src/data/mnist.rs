@@ -1,6 +1,6 @@
 //! MNIST-style sets: four IDX files in a folder.
 
-use super::{Dataset, file, idx};
+use super::{Dataset, classes::infer, file, idx};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one of the
-/// four is missing, and the errors of [`idx::dataset`].
+/// four is missing, and the errors of [`idx::dataset`], where a set of up to ten classes may leave out any of them.
 pub fn mnist(name: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
     load(name.as_ref(), &file::roots())
 }
@@ -22,24 +22,29 @@ fn load(name: &Path, roots: &[PathBuf]) -> Result<(Dataset, Dataset)> {
     let folder = find(name, roots)?;
     let part = |part: &str| {
         let (samples, labels) = (one_of(&folder, part, "images-idx3-ubyte")?, one_of(&folder, part, "labels-idx1-ubyte")?);
-        Ok((idx::dataset(&samples, labels, None)?, samples))
+        let values = idx::read_labels(&labels)?;
+        Ok((samples, labels, values))
     };
-    let ((train, _), (test, path)) = (part("train")?, part("t10k")?);
+    let (train, test) = (part("train")?, part("t10k")?);
+    // A class that happens to be missing in one part is one all the same; and there are ten digits, however few are in a small set.
+    let classes = infer(&[(&train.1, &train.2), (&test.1, &test.2)], DIGITS)?;
+    let named = |(samples, labels, values): (PathBuf, PathBuf, Vec<u32>)| -> Result<(Dataset, PathBuf)> {
+        let data = idx::labelled(&samples, &labels, values, classes)?;
+        match folder.file_name().is_some_and(|f| f == "fashion-mnist") && classes == FASHION.len() {
+            true => Ok((data.with_class_names(&FASHION)?, samples)),
+            false => Ok((data, samples)),
+        }
+    };
+    let ((train, _), (test, path)) = (named(train)?, named(test)?);
     if train.sample_shape() != test.sample_shape() {
         let why = format!("samples of {}, but those for training are {}", test.sample_shape(), train.sample_shape());
         return Err(Error::format(path, why));
     }
-    // A class that happens to be missing in one part is one all the same.
-    let classes = train.classes().max(test.classes());
-    let named = |data: Dataset| {
-        let data = data.with_classes(classes);
-        match folder.file_name().is_some_and(|f| f == "fashion-mnist") && classes == FASHION.len() {
-            true => data.with_class_names(&FASHION),
-            false => Ok(data),
-        }
-    };
-    Ok((named(train)?, named(test)?))
+    Ok((train, test))
 }
+
+/// Up to so many classes a set may leave out as many as it likes.
+const DIGITS: usize = 10;
 
 const FASHION: [&str; 10] = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 

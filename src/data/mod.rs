@@ -1,13 +1,15 @@
 //! Data: a [`Dataset`] of samples and targets, where it comes from, and how it is split, normalised and put in batches.
 //!
 //! - [`Dataset::new`], [`Dataset::bytes`]: from numbers in memory
-//! - [`Csv`], [`idx`], [`mnist`], [`cifar10`]: from files, gzipped or not
+//! - [`Csv`], [`idx`], [`mnist`], [`cifar10`]: from files, gzipped or not, up to the size that [`with_read_limit`] speaks of
 //! - [`Text`]: from a text, for models of its characters
 //! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`], [`genesis`]: real data that ships with the crate
 
 mod augment;
 mod cifar;
+mod classes;
 mod csv;
+mod fields;
 mod file;
 mod gather;
 pub mod idx;
@@ -20,6 +22,7 @@ mod text;
 pub use augment::Augment;
 pub use cifar::cifar10;
 pub use csv::{Column, Csv};
+pub use file::with_read_limit;
 pub use known::{breast_cancer, diabetes, digits, genesis, iris};
 pub use mnist::mnist;
 pub use normalise::Normalise;
@@ -40,14 +43,14 @@ use std::{
 pub enum Features {
     /// The numbers themselves.
     Float(Vec<f32>),
-    /// Images as the bytes they are, a quarter of the memory: a pixel is `byte · scale + shift`.
+    /// Images as the bytes they are, a quarter of the memory: a pixel is `byte · scale + shift`, rounded once.
     Bytes {
         /// The bytes.
         data: Vec<u8>,
         /// What a byte is multiplied by, 1/255 for pixels in 0..1.
-        scale: f32,
-        /// What is added then.
-        shift: f32,
+        scale: f64,
+        /// What is added then. Both are `f64`, since the product and this nearly cancel in normalised images that are mostly white.
+        shift: f64,
     },
     /// Numbers of words or characters, `0..vocabulary`: the model is given them as `u32`, for a table of embeddings.
     Tokens {
@@ -73,12 +76,21 @@ impl Features {
     }
     /// Number `i`, as the model sees it.
     pub(crate) fn at(&self, i: usize) -> f32 {
+        self.exact(i) as f32
+    }
+    /// Number `i`, before it is rounded.
+    fn exact(&self, i: usize) -> f64 {
         match self {
-            Features::Float(v) => v[i],
-            Features::Bytes { data, scale, shift } => data[i] as f32 * scale + shift,
-            Features::Tokens { data, .. } => data[i] as f32,
+            Features::Float(v) => f64::from(v[i]),
+            Features::Bytes { data, scale, shift } => pixel(data[i], *scale, *shift),
+            Features::Tokens { data, .. } => f64::from(data[i]),
         }
     }
+}
+
+/// What a byte means, before it is rounded.
+fn pixel(byte: u8, scale: f64, shift: f64) -> f64 {
+    f64::from(byte) * scale + shift
 }
 
 /// What a model should answer.
@@ -187,9 +199,12 @@ impl Dataset {
         if !(255.0 * scale).is_finite() {
             return Err(Error::argument("Dataset", format!("the scale of the bytes is {scale}")));
         }
-        Dataset::check(Features::Bytes { data: x, scale, shift: 0.0 }, sample.into(), target)
+        Dataset::check(Features::Bytes { data: x, scale: f64::from(scale), shift: 0.0 }, sample.into(), target)
     }
     /// Samples of tokens below `vocabulary`, which a model gets as `u32`s.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a token that is not below `vocabulary`, and those of [`new`](Dataset::new).
     pub fn tokens(x: Vec<u32>, sample: impl Into<Shape>, vocabulary: usize, target: Target) -> Result<Dataset> {
         Dataset::check(Features::Tokens { data: x, vocabulary }, sample.into(), target)
     }
@@ -200,7 +215,7 @@ impl Dataset {
             Features::Float(x) => check_finite("features", x, sample)?,
             Features::Bytes { .. } => {}
             Features::Tokens { data, vocabulary } => {
-                check_labels_of(sample, data, *vocabulary)?;
+                check_tokens("Dataset::tokens", data, *vocabulary, sample.dims())?;
                 sample = sample.u32();
             }
         }
@@ -221,13 +236,6 @@ impl Dataset {
             return Err(Error::argument("Dataset", format!("{len} samples, but {targets} targets")));
         }
         Ok(Dataset { features, sample, target, class_names: Vec::new(), len, id: Id::new() })
-    }
-    /// With room for more classes than the labels show; never fewer.
-    fn with_classes(mut self, n: usize) -> Dataset {
-        if let Target::Labels { classes, .. } = &mut self.target {
-            *classes = n.max(*classes);
-        }
-        self
     }
     /// With names for the classes.
     pub fn with_class_names(mut self, names: &[&str]) -> Result<Dataset> {
@@ -381,7 +389,7 @@ fn rows(what: &str, len: usize, sample: Shape) -> Result<usize> {
     }
 }
 
-fn check_finite(what: &str, data: &[f32], sample: Shape) -> Result<()> {
+pub(crate) fn check_finite(what: &str, data: &[f32], sample: Shape) -> Result<()> {
     let width = sample.elements();
     match data.iter().position(|x| !x.is_finite()) {
         Some(i) => Err(Error::NonFinite { what: what.to_string(), value: data[i], row: i / width, column: i % width }),
@@ -395,6 +403,20 @@ fn check_labels_of(sample: Shape, values: &[u32], classes: usize) -> Result<()> 
         Error::Label { row, label, classes } => Error::Label { row: row / sample.elements(), label, classes },
         other => other,
     })
+}
+
+/// An error unless every token is below `vocabulary`; `sample` are the axes of one sample.
+fn check_tokens(op: &'static str, tokens: &[u32], vocabulary: usize, sample: &[usize]) -> Result<()> {
+    if vocabulary == 0 {
+        return Err(Error::argument("vocabulary", "must be at least 1"));
+    }
+    let Some(mut at) = tokens.iter().position(|&t| t as usize >= vocabulary) else { return Ok(()) };
+    let index = tokens[at];
+    // Along the axes from the last one on; what is left counts the samples.
+    let mut position: Vec<usize> = sample.iter().rev().map(|&d| (at % d, at /= d).0).collect();
+    position.push(at);
+    position.reverse();
+    Err(Error::Index { op, index, position, rows: vocabulary })
 }
 
 pub(crate) fn check_labels(values: &[u32], classes: usize) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Normalisation: mean 0 and standard deviation 1, learnt on one part of the data and applied to all.
 
-use super::{Dataset, Features, Target};
+use super::{Dataset, Features, Target, pixel};
 use crate::error::{Error, Result};
 
 /// A mean and a standard deviation for each feature, or one for all: `x → (x − mean) / std`.
@@ -27,11 +27,11 @@ impl Normalise {
     /// Each feature by itself: for tables, whose columns have different units.
     pub fn features(train: &Dataset) -> Normalise {
         let width = train.sample_shape().elements();
-        Normalise::learn(width, train.len(), |row, column| train.features().at(row * width + column))
+        Normalise::learn(width, train.len(), |row, column| train.features().exact(row * width + column))
     }
     /// One mean and one deviation over all features: for images, whose pixels have the same unit.
     pub fn overall(train: &Dataset) -> Normalise {
-        Normalise::learn(1, train.features().len(), |i, _| train.features().at(i))
+        Normalise::learn(1, train.features().len(), |i, _| train.features().exact(i))
     }
     /// Each number of the targets by itself: for regression. [`undo`](Normalise::undo) brings predictions back.
     ///
@@ -41,20 +41,22 @@ impl Normalise {
         match train.target() {
             Target::Values { sample, data } => {
                 let width = sample.elements();
-                Ok(Normalise::learn(width, train.len(), |row, column| data[row * width + column]))
+                Ok(Normalise::learn(width, train.len(), |row, column| f64::from(data[row * width + column])))
             }
             _ => Err(Error::argument("Normalise::targets", "the targets are not numbers")),
         }
     }
-    /// Two passes in `f64`: the mean, then the deviations from it.
-    fn learn(width: usize, rows: usize, at: impl Fn(usize, usize) -> f32) -> Normalise {
+    /// Two passes in `f64`: the mean, then the deviations from it. Sums start at the first number, so that a column far from 0 loses
+    /// no digits, and the mean of a constant is that constant.
+    fn learn(width: usize, rows: usize, at: impl Fn(usize, usize) -> f64) -> Normalise {
         let (mut mean, mut std) = (vec![0.0; width], vec![1.0; width]);
         for column in 0..width {
-            let x = || (0..rows).map(|row| at(row, column) as f64);
-            let m = x().sum::<f64>() / rows as f64;
+            let x = || (0..rows).map(|row| at(row, column));
+            let first = at(0, column);
+            let m = first + x().map(|v| v - first).sum::<f64>() / rows as f64;
             mean[column] = m;
             // Not by the variance: rounding makes that of a constant a tiny number, and dividing by it large ones.
-            if x().any(|v| v != at(0, column) as f64) {
+            if x().any(|v| v != first) {
                 std[column] = (x().map(|v| (v - m) * (v - m)).sum::<f64>() / rows as f64).sqrt();
             }
         }
@@ -64,60 +66,96 @@ impl Normalise {
     /// Normalises the features of `data`. Bytes stay bytes under an overall mean, and become floats under one a feature.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `data` has not the features this was learnt on.
+    /// [`Error::Argument`] where `data` has not the features this was learnt on; [`Error::NonFinite`] where a number is so far from those
+    /// that it leaves the range of `f32`. The data is as it was then.
     pub fn apply(&self, data: &mut Dataset) -> Result<()> {
-        self.fit("features", data.sample_shape().elements())?;
-        match data.change().0 {
-            Features::Bytes { scale, shift, .. } if self.mean.len() == 1 => {
-                (*scale, *shift) = ((*scale as f64 / self.std[0]) as f32, ((*shift as f64 - self.mean[0]) / self.std[0]) as f32);
-            }
-            Features::Float(x) => self.rows(x),
+        let width = data.sample_shape().elements();
+        self.fit("features", width)?;
+        // Of bytes under one mean: what each of them means then.
+        let mut bytes = None;
+        match data.features() {
             Features::Tokens { .. } => return Err(Error::argument("Normalise", "tokens are numbers of words, which have no mean")),
-            bytes => {
-                let mut x: Vec<f32> = (0..bytes.len()).map(|i| bytes.at(i)).collect();
-                self.rows(&mut x);
-                *bytes = Features::Float(x);
+            Features::Bytes { data, scale, shift } if self.mean.len() == 1 => {
+                let (scale, shift) = (scale / self.std[0], (shift - self.mean[0]) / self.std[0]);
+                finite("features", data.iter().map(|&byte| pixel(byte, scale, shift) as f32), width)?;
+                bytes = Some((scale, shift));
             }
+            x => finite("features", self.normal((0..x.len()).map(|i| x.exact(i))), width)?,
+        }
+        match (data.change().0, bytes) {
+            (Features::Bytes { scale, shift, .. }, Some(new)) => (*scale, *shift) = new,
+            (x, _) => *x = Features::Float(self.normal((0..x.len()).map(|i| x.exact(i))).collect()),
         }
         Ok(())
     }
     /// Normalises the targets of `data`.
     ///
     /// # Errors
-    /// [`Error::Argument`] where they are not numbers, or not of the shape this was learnt on.
+    /// Those of [`apply`](Normalise::apply); [`Error::Argument`] where the targets are not numbers, or not of the shape this was learnt on.
     pub fn apply_targets(&self, data: &mut Dataset) -> Result<()> {
+        let Target::Values { sample, data: y } = data.target() else {
+            return Err(Error::argument("Normalise::apply_targets", "the targets are not numbers"));
+        };
+        self.fit("targets", sample.elements())?;
+        finite("targets", self.normal(y.iter().map(|&y| f64::from(y))), sample.elements())?;
         match data.change().1 {
-            Target::Values { sample, data } => {
-                self.fit("targets", sample.elements())?;
-                self.rows(data);
-                Ok(())
-            }
-            _ => Err(Error::argument("Normalise::apply_targets", "the targets are not numbers")),
+            Target::Values { data: y, .. } => self.rows(y),
+            _ => Ok(()),
         }
     }
     /// Normalises whole rows of numbers in place.
-    pub fn rows(&self, x: &mut [f32]) {
-        self.each(x, |x, mean, std| (x - mean) / std);
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where `x` is not whole rows of as many numbers as there are means, and then `x` is as it was.
+    pub fn rows(&self, x: &mut [f32]) -> Result<()> {
+        self.each(x, |x, mean, std| (x - mean) / std)
     }
     /// The way back: `x · std + mean`.
-    pub fn undo(&self, x: &mut [f32]) {
-        self.each(x, |x, mean, std| x * std + mean);
+    ///
+    /// # Errors
+    /// Those of [`rows`](Normalise::rows).
+    pub fn undo(&self, x: &mut [f32]) -> Result<()> {
+        self.each(x, |x, mean, std| x * std + mean)
     }
-    fn each(&self, x: &mut [f32], f: impl Fn(f64, f64, f64) -> f64) {
-        for row in x.chunks_mut(self.mean.len().max(1)) {
+    fn each(&self, x: &mut [f32], f: impl Fn(f64, f64, f64) -> f64) -> Result<()> {
+        let width = self.mean.len();
+        self.fit("features", width)?;
+        if !x.len().is_multiple_of(width) {
+            return Err(Error::argument("Normalise", format!("{} numbers are no whole rows of {width}", x.len())));
+        }
+        for row in x.chunks_exact_mut(width) {
             for ((x, &mean), &std) in row.iter_mut().zip(&self.mean).zip(&self.std) {
-                *x = f(*x as f64, mean, std) as f32;
+                *x = f(f64::from(*x), mean, std) as f32;
             }
         }
+        Ok(())
+    }
+    /// Whole rows of numbers, normalised.
+    fn normal(&self, x: impl Iterator<Item = f64>) -> impl Iterator<Item = f32> {
+        let of = self.mean.iter().zip(&self.std).cycle();
+        x.zip(of).map(|(x, (mean, std))| ((x - mean) / std) as f32)
     }
     fn fit(&self, what: &str, width: usize) -> Result<()> {
         let (n, m) = (self.mean.len(), self.std.len());
         let usable = self.mean.iter().all(|m| m.is_finite()) && self.std.iter().all(|s| s.is_finite() && *s > 0.0);
-        match n == m && (n == 1 || n == width) {
+        match n == m && n > 0 && (n == 1 || n == width) {
             true if usable => Ok(()),
             true => Err(Error::argument("Normalise", "means must be finite, and deviations finite and above 0")),
             false => Err(Error::argument("Normalise", format!("{n} means and {m} deviations do not fit {width} {what}"))),
         }
+    }
+}
+
+/// An error at the first number that left the range.
+fn finite(what: &str, mut x: impl Iterator<Item = f32>, width: usize) -> Result<()> {
+    let mut at = 0;
+    let bad = x.find(|x| {
+        at += 1;
+        !x.is_finite()
+    });
+    match bad {
+        Some(value) => Err(Error::NonFinite { what: format!("normalised {what}"), value, row: (at - 1) / width, column: (at - 1) % width }),
+        None => Ok(()),
     }
 }
 
@@ -142,8 +180,8 @@ mod tests {
         norm.apply(&mut data).unwrap();
         let x = |i| data.features().at(i) as f64;
         assert!((x(0) + 1.5 / 1.25f64.sqrt()).abs() < 1e-6 && (x(11) - 30.0 / 300f64.sqrt()).abs() < 1e-6);
-        // The constant feature is 0 (to the rounding of its mean), not noise blown up.
-        assert!((0..4).all(|row| x(row * 3 + 1).abs() < 1e-7));
+        // The constant feature is 0, not noise blown up.
+        assert!((0..4).all(|row| x(row * 3 + 1) == 0.0));
     }
 
     #[test]
@@ -168,7 +206,7 @@ mod tests {
         norm.apply_targets(&mut data).unwrap();
         let Target::Values { data: mut y, .. } = data.target().clone() else { panic!("targets changed their kind") };
         assert!((y[0] as f64 + 3.0 / 5f64.sqrt()).abs() < 1e-6, "{y:?}");
-        norm.undo(&mut y);
+        norm.undo(&mut y).unwrap();
         assert!(y.iter().zip([2.0, 4.0, 6.0, 8.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{y:?}");
     }
 
@@ -182,5 +220,89 @@ mod tests {
         assert!(norm.apply_targets(&mut table()).unwrap_err().to_string().contains("do not fit 1 targets"));
         assert!(norm.apply_targets(&mut two).unwrap_err().to_string().contains("not numbers"));
         assert!(Normalise::targets(&two).unwrap_err().to_string().contains("not numbers"));
+    }
+    #[test]
+    fn rows_that_do_not_fit_stay_as_they_are() {
+        let norm = Normalise { mean: vec![1.0, 2.0, 3.0], std: vec![1.0, 2.0, 4.0] };
+        for f in [Normalise::rows, Normalise::undo] {
+            for len in [1, 2, 4, 5, 7] {
+                let mut x = vec![7.0; len];
+                let e = f(&norm, &mut x).unwrap_err();
+                assert_eq!(e.to_string(), format!("Normalise: {len} numbers are no whole rows of 3"));
+                assert_eq!(x, vec![7.0; len]);
+            }
+            let uneven = Normalise { std: vec![1.0], ..norm.clone() };
+            assert!(f(&uneven, &mut [7.0; 3]).unwrap_err().to_string().contains("3 means and 1 deviations do not fit"));
+            let none = Normalise { mean: Vec::new(), std: Vec::new() };
+            assert!(f(&none, &mut [7.0; 3]).unwrap_err().to_string().contains("0 means and 0 deviations do not fit"));
+            let nan = Normalise { mean: vec![f64::NAN; 3], ..norm.clone() };
+            assert!(f(&nan, &mut [7.0; 3]).unwrap_err().to_string().contains("means must be finite"));
+            f(&norm, &mut []).unwrap();
+        }
+        let mut x = [2.0, 6.0, -1.0, 1.0, 0.0, 3.0];
+        norm.rows(&mut x).unwrap();
+        assert_eq!(x, [1.0, 2.0, -1.0, 0.0, -1.0, 0.0]);
+        norm.undo(&mut x).unwrap();
+        assert_eq!(x, [2.0, 6.0, -1.0, 1.0, 0.0, 3.0]);
+        // One mean for all.
+        let mut x = [3.0; 5];
+        Normalise { mean: vec![1.0], std: vec![2.0] }.rows(&mut x).unwrap();
+        assert_eq!(x, [1.0; 5]);
+    }
+
+    /// Each column is −1, 0, 1 about its mean, by a factor: normalised −√1.5, 0, √1.5 whatever that and the mean are.
+    #[test]
+    fn columns_of_any_size() {
+        // Far from 0 (the neighbours of 1.7e9 are 128 apart), huge, tiny, subnormal.
+        let columns = [(1.7e9f32, 128.0f32), (98765.43, 0.0078125), (0.0, 3e38), (0.0, 1e20), (1e-20, 1e-22), (0.0, 1e-40)];
+        let x: Vec<f32> = [-1.0f32, 0.0, 1.0].iter().flat_map(|k| columns.map(|(mean, by)| mean + k * by)).collect();
+        let mut data = Dataset::new(x, [columns.len()], Target::None).unwrap();
+        Normalise::features(&data).apply(&mut data).unwrap();
+        for (i, column) in (0..18).map(|i| (i, i % columns.len())) {
+            let want = (i / columns.len()) as f64 - 1.0;
+            let got = f64::from(data.features().at(i)) / 1.5f64.sqrt();
+            // 1e-20 and its neighbours are not evenly spaced.
+            let tolerance = if column == 4 { 1e-5 } else { 1e-7 };
+            assert!((got - want).abs() <= tolerance, "column {column}: {got} instead of {want}");
+        }
+        // Constants are 0 exactly, and come back.
+        for c in [98765.43, 1.7e9, 3e38, -1e-40, 0.1] {
+            let mut data = Dataset::new(vec![c; 1001], [1], Target::None).unwrap();
+            let norm = Normalise::features(&data);
+            assert_eq!((norm.mean[0], norm.std[0]), (f64::from(c), 1.0));
+            norm.apply(&mut data).unwrap();
+            assert_eq!(data.features(), &Features::Float(vec![0.0; 1001]));
+        }
+    }
+
+    /// White images with one pixel that is not: the product and the shift nearly cancel.
+    #[test]
+    fn bytes_far_from_0_are_as_exact_as_floats() {
+        let bytes: Vec<u8> = (0..40_000).map(|i| if i == 7 { 254 } else { 255 }).collect();
+        let mut images = Dataset::bytes(bytes.clone(), [4], 1.0 / 255.0, Target::None).unwrap();
+        Normalise::overall(&images).apply(&mut images).unwrap();
+        // One of n differs: it is −√(n − 1), the others are 1/√(n − 1).
+        let root = f64::from(39_999).sqrt();
+        let x = images.batch(&[0, 1]).unwrap().0;
+        for (i, want) in [(7, -root), (0, 1.0 / root)] {
+            // The scale is 1/255 to f32's rounding, which moves both numbers alike.
+            assert!((f64::from(x.f()[i]) / want - 1.0).abs() < 1e-6, "{} instead of {want}", x.f()[i]);
+            assert_eq!(images.features().at(i), x.f()[i]);
+        }
+    }
+
+    #[test]
+    fn numbers_that_leave_the_range_are_refused() {
+        let narrow = Normalise { mean: vec![0.0], std: vec![1e-30] };
+        let mut data = Dataset::new(vec![0.0, 0.0, 0.0, 1e20], [2], Target::values([1], vec![1.0, 1e30])).unwrap();
+        let before = data.clone();
+        let e = narrow.apply(&mut data).unwrap_err();
+        assert!(matches!(&e, Error::NonFinite { what, row: 1, column: 1, .. } if what == "normalised features"), "{e}");
+        let e = narrow.apply_targets(&mut data).unwrap_err();
+        assert!(matches!(&e, Error::NonFinite { what, row: 1, column: 0, .. } if what == "normalised targets"), "{e}");
+        assert_eq!(data, before);
+        let mut bytes = Dataset::bytes(vec![0, 1, 200], [1], 1e35, Target::None).unwrap();
+        let e = Normalise { mean: vec![0.0], std: vec![1e-2] }.apply(&mut bytes).unwrap_err();
+        assert!(matches!(e, Error::NonFinite { row: 2, column: 0, .. }), "{e}");
     }
 }

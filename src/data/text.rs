@@ -1,7 +1,8 @@
 //! Text, for models of its characters.
 
-use super::{Dataset, Target};
+use super::{Dataset, Target, file};
 use crate::error::{Error, Result};
+use std::{collections::BTreeSet, path::Path};
 
 /// A text as numbers of its characters, and the vocabulary that they count: every character of it, sorted.
 ///
@@ -40,15 +41,30 @@ impl Text {
     /// # Errors
     /// [`Error::Argument`] for an empty one.
     pub fn new(text: &str) -> Result<Text> {
-        let mut vocabulary: Vec<char> = text.chars().collect();
-        vocabulary.sort_unstable();
-        vocabulary.dedup();
+        // One by one: what collects them would hold the whole text as characters.
+        let mut seen = BTreeSet::new();
+        for c in text.chars() {
+            seen.insert(c);
+        }
+        let vocabulary: Vec<char> = seen.into_iter().collect();
         if vocabulary.is_empty() {
             return Err(Error::argument("Text", "there is no character in it"));
         }
         let mut new = Text { vocabulary, tokens: Vec::new() };
         new.tokens = new.encode(text)?;
         Ok(new)
+    }
+    /// The text of a file in UTF-8, gzipped or not (its content decides, not its name).
+    ///
+    /// # Errors
+    /// [`Error::File`] where it cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows;
+    /// [`Error::Format`] where it is a corrupt gzip, not UTF-8, or empty.
+    pub fn read(path: impl AsRef<Path>) -> Result<Text> {
+        let (path, text) = (path.as_ref(), file::text(path.as_ref())?);
+        if text.is_empty() {
+            return Err(Error::format(path, "there is no character in it"));
+        }
+        Text::new(&text)
     }
     /// The characters, sorted; a token is a place in this list.
     pub fn vocabulary(&self) -> &[char] {
@@ -70,14 +86,19 @@ impl Text {
                 Err(Error::argument("Text::encode", why))
             }
         };
-        text.chars().enumerate().map(token).collect()
+        let (count, mut tokens) = (text.chars().count(), Vec::new());
+        tokens.try_reserve_exact(count).map_err(|_| Error::argument("Text::encode", format!("there is no memory for {count} tokens")))?;
+        for c in text.chars().enumerate() {
+            tokens.push(token(c)?);
+        }
+        Ok(tokens)
     }
     /// The text that tokens stand for.
     ///
     /// # Errors
-    /// [`Error::Label`] for a token that stands for no character.
+    /// [`Error::Index`] for a token that stands for no character.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        super::check_labels(tokens, self.vocabulary.len())?;
+        super::check_tokens("Text::decode", tokens, self.vocabulary.len(), &[])?;
         Ok(tokens.iter().map(|&t| self.vocabulary[t as usize]).collect())
     }
     /// The first `fraction` of the text, and the rest of it, both with the vocabulary of the whole: to train on and to validate by.
@@ -107,17 +128,24 @@ impl Text {
         if t >= n {
             return Err(Error::argument("Text::windows", format!("a window of {t} and the token after it need more than {n} characters")));
         }
-        let starts = || (0..n - t).step_by(stride);
-        let from = |shift: usize| starts().flat_map(|s| &self.tokens[s + shift..s + shift + t]).copied().collect();
+        let (starts, tokens) = (|| (0..n - t).step_by(stride), t.saturating_mul((n - t).div_ceil(stride)));
+        let from = |shift: usize| {
+            let mut all: Vec<u32> = Vec::new();
+            all.try_reserve_exact(tokens).map_err(|_| {
+                Error::argument("Text::windows", format!("there is no memory for {tokens} tokens: use a larger stride or a smaller window"))
+            })?;
+            starts().for_each(|s| all.extend_from_slice(&self.tokens[s + shift..s + shift + t]));
+            Ok(all)
+        };
         let (classes, names) = (self.vocabulary.len(), self.vocabulary.iter().map(char::to_string).collect::<Vec<_>>());
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        Dataset::tokens(from(0), [t], classes, Target::labels_per([t], from(1), classes))?.with_class_names(&names)
+        Dataset::tokens(from(0)?, [t], classes, Target::labels_per([t], from(1)?, classes))?.with_class_names(&names)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::idx::tests::gzip, *};
     use crate::{
         Device, Fit, Host, Shape, Trainer,
         data::{Features, Normalise},
@@ -133,6 +161,25 @@ mod tests {
         assert_eq!(text.decode(text.tokens()).unwrap(), "übel, aber gut");
         assert_eq!(text.encode("gab").unwrap(), [5, 2, 3]);
         assert!(text.encode("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn from_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("book");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            Text::read(&path)
+        };
+        let text = "übel,\r\naber gut\n";
+        for bytes in [text.as_bytes().to_vec(), gzip(text.as_bytes()), ["\u{feff}", text].concat().into_bytes()] {
+            assert_eq!(read(&bytes).unwrap(), Text::new(text).unwrap());
+        }
+        for (bytes, want) in [(&b"one\ntw\xff"[..], "line 2: not UTF-8 text"), (b"", "no character"), (&gzip(b"a")[..9], "corrupt gzip")] {
+            let e = read(bytes).unwrap_err();
+            assert!(matches!(&e, Error::Format { path: p, .. } if *p == path) && e.to_string().contains(want), "{e}");
+        }
+        assert!(matches!(Text::read(dir.path().join("none")).unwrap_err(), Error::File { .. }));
     }
 
     #[test]
@@ -180,10 +227,15 @@ mod tests {
             assert!(e.to_string().starts_with(want), "{e}");
         }
         let e = text.decode(&[0, 3]).unwrap_err();
-        assert!(matches!(e, Error::Label { row: 1, label: 3, classes: 3 }), "{e}");
-        // The row is that of the sample.
+        assert_eq!(e.to_string(), "Text::decode: the index 3 at position [1] is not below 3, the size of the vocabulary");
+        // The sample, and the place in it.
         let e = Dataset::tokens(vec![0, 1, 2, 3], [2], 3, Target::None).unwrap_err();
-        assert!(matches!(e, Error::Label { row: 1, label: 3, classes: 3 }), "{e}");
+        assert!(matches!(&e, Error::Index { position, index: 3, rows: 3, .. } if *position == [1, 1]), "{e}");
+        assert_eq!(e.to_string(), "Dataset::tokens: the index 3 at position [1, 1] is not below 3, the size of the vocabulary");
+        let e = Dataset::tokens((0..12).map(|i| u32::from(i == 11) * 9).collect(), [2, 3], 3, Target::None).unwrap_err();
+        assert!(matches!(&e, Error::Index { position, index: 9, .. } if *position == [1, 1, 2]), "{e}");
+        let e = Dataset::tokens(vec![0], [1], 0, Target::None).unwrap_err();
+        assert_eq!(e.to_string(), "vocabulary: must be at least 1");
         let e = Dataset::tokens(vec![0; 4], [2], 3, Target::labels_per([2], vec![0, 7, 0, 0], 3)).unwrap_err();
         assert!(matches!(e, Error::Label { row: 0, label: 7, classes: 3 }), "{e}");
     }

@@ -1,11 +1,15 @@
 //! Metrics: how good predictions are. All of them are computed in `f64`.
 //!
+//! Predictions that are not finite are an error, as in scikit-learn: no number says how good they are. Scores may be infinite, since a
+//! class that is masked has −∞, but not NaN.
+//!
 //! `scores` are what a model says of each class, `[n, classes]` row-major: logits, log-probabilities or probabilities. The class
 //! with the largest score is predicted; of equal ones the first.
 
 use crate::{
-    data::check_labels,
+    data::{check_finite, check_labels},
     error::{Error, Result},
+    shape::Shape,
 };
 use std::fmt;
 
@@ -57,10 +61,15 @@ pub fn top_k(scores: &[f32], classes: usize, labels: &[u32], k: usize) -> Result
 /// are 0.0 and 1.0; a score equal to the threshold predicts 0.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a NaN.
+/// [`Error::Argument`] for different lengths, none, or a threshold of NaN; [`Error::NonFinite`] for a score of NaN, or a target that
+/// is not finite.
 pub fn binary_accuracy(scores: &[f32], targets: &[f32], threshold: f32) -> Result<f64> {
-    check_pairs("binary_accuracy", scores, targets)?;
+    check_lengths("binary_accuracy", scores, targets)?;
     check_scores(scores, 1)?;
+    check_finite("targets", targets, Shape::SCALAR)?;
+    if threshold.is_nan() {
+        return Err(Error::argument("binary_accuracy", "the threshold is NaN, which no score is above"));
+    }
     let hits = scores.iter().zip(targets).filter(|&(&s, &t)| (s > threshold) == (t > 0.5)).count();
     Ok(hits as f64 / scores.len() as f64)
 }
@@ -68,7 +77,7 @@ pub fn binary_accuracy(scores: &[f32], targets: &[f32], threshold: f32) -> Resul
 /// The mean absolute error, mean |y − t|.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none.
+/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a number that is not finite.
 pub fn mae(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_pairs("mae", predictions, targets)?;
     Ok(sum(predictions, targets, |d| d.abs()) / targets.len() as f64)
@@ -77,7 +86,7 @@ pub fn mae(predictions: &[f32], targets: &[f32]) -> Result<f64> {
 /// The root of the mean squared error, √(mean (y − t)²), in the unit of the targets.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none.
+/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a number that is not finite.
 pub fn rmse(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_pairs("rmse", predictions, targets)?;
     Ok((sum(predictions, targets, |d| d * d) / targets.len() as f64).sqrt())
@@ -87,7 +96,7 @@ pub fn rmse(predictions: &[f32], targets: &[f32]) -> Result<f64> {
 /// Where all targets are equal it is 1 for a perfect prediction and 0 for any other, as in scikit-learn.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none.
+/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a number that is not finite.
 pub fn r2(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_pairs("r2", predictions, targets)?;
     let residual = sum(predictions, targets, |d| d * d);
@@ -115,10 +124,12 @@ impl ConfusionMatrix {
     /// From all scores at once.
     ///
     /// # Errors
-    /// Those of [`accuracy`].
+    /// Those of [`accuracy`]; [`Error::Argument`] where there is no memory for a table of so many classes.
     pub fn new(scores: &[f32], classes: usize, labels: &[u32]) -> Result<ConfusionMatrix> {
         check(scores, classes, labels)?;
-        let mut counts = vec![0; classes * classes];
+        let (mut counts, cells) = (Vec::new(), classes.saturating_mul(classes));
+        counts.try_reserve_exact(cells).map_err(|_| Error::argument("ConfusionMatrix", format!("there is no memory for {classes}²")))?;
+        counts.resize(cells, 0);
         for (predicted, &label) in argmax(scores, classes)?.into_iter().zip(labels) {
             counts[label as usize * classes + predicted as usize] += 1;
         }
@@ -191,6 +202,12 @@ fn sum(a: &[f32], b: &[f32], f: impl Fn(f64) -> f64) -> f64 {
 }
 
 fn check_pairs(what: &str, predictions: &[f32], targets: &[f32]) -> Result<()> {
+    check_lengths(what, predictions, targets)?;
+    check_finite("predictions", predictions, Shape::SCALAR)?;
+    check_finite("targets", targets, Shape::SCALAR)
+}
+
+fn check_lengths(what: &str, predictions: &[f32], targets: &[f32]) -> Result<()> {
     match (predictions.len(), targets.len()) {
         (_, 0) => Err(Error::argument(what, "no targets")),
         (a, b) if a != b => Err(Error::argument(what, format!("{a} predictions, but {b} targets"))),
@@ -250,6 +267,15 @@ mod tests {
         assert_eq!(r2(&[2.0, 2.0], &[1.0, 3.0]).unwrap(), 0.0);
         assert_eq!(r2(&[0.1; 3], &[0.1; 3]).unwrap(), 1.0);
         assert_eq!(r2(&[0.1, 0.1, 0.2], &[0.1; 3]).unwrap(), 0.0);
+        // In f32 the squares of the first would be infinite, and those of the second 0.
+        for scale in [1e30f32, 1e-30] {
+            let (y, t) = ([2.0, 0.0, 1.0].map(|y| y * scale), [1.0, 1.0, 2.0].map(|t| t * scale));
+            assert!((rmse(&y, &t).unwrap() / f64::from(scale) - 1.0).abs() < 1e-6);
+            assert!((r2(&y, &t).unwrap() - (1.0 - 3.0 / (2.0 / 3.0))).abs() < 1e-6);
+            assert!((mae(&y, &t).unwrap() / f64::from(scale) - 1.0).abs() < 1e-6);
+        }
+        // Targets far from 0, whose neighbours are 128 apart: residuals 128², squares about the mean 2 · 128².
+        assert_eq!(r2(&[1.7e9, 1.7e9, 1.7e9 + 128.0], &[1.7e9 - 128.0, 1.7e9, 1.7e9 + 128.0]).unwrap(), 0.5);
         // In f32 the second of these would be lost beside the first.
         assert_eq!(mae(&[1e8, 1.0], &[0.0, 0.0]).unwrap(), 50000000.5);
     }
@@ -282,8 +308,27 @@ precision         0.0%  50.0%  100.0%   50.0%
     #[test]
     fn what_does_not_fit_is_refused() {
         assert!(matches!(accuracy(&SCORES, 3, &[0, 1, 3, 0]).unwrap_err(), Error::Label { row: 2, label: 3, classes: 3 }));
-        let e = accuracy(&[0.0, 1.0, 0.0, f32::NAN], 2, &[0, 1]).unwrap_err();
-        assert!(matches!(e, Error::NonFinite { row: 1, column: 1, .. }), "{e}");
+        let scores = [0.0, 1.0, 0.0, f32::NAN];
+        let of_classes =
+            [accuracy(&scores, 2, &[0, 1]), top_k(&scores, 2, &[0, 1], 2), ConfusionMatrix::new(&scores, 2, &[0, 1]).map(|_| 1.0)];
+        for e in of_classes.map(Result::unwrap_err) {
+            assert!(matches!(e, Error::NonFinite { row: 1, column: 1, .. }), "{e}");
+        }
+        // Not a good number, nor any.
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for f in [mae, rmse, r2] {
+                for same in [[1.0, 1.0], [1.0, 2.0]] {
+                    let e = f(&[1.0, bad], &same).unwrap_err();
+                    assert!(matches!(&e, Error::NonFinite { what, row: 1, column: 0, .. } if what == "predictions"), "{e}");
+                    let e = f(&same, &[bad, 1.0]).unwrap_err();
+                    assert!(matches!(&e, Error::NonFinite { what, row: 0, .. } if what == "targets"), "{e}");
+                }
+            }
+            let e = binary_accuracy(&[0.5], &[bad], 0.5).unwrap_err();
+            assert!(matches!(&e, Error::NonFinite { what, .. } if what == "targets"), "{e}");
+        }
+        assert!(matches!(binary_accuracy(&[f32::NAN], &[0.0], 0.5), Err(Error::NonFinite { .. })));
+        assert_eq!(binary_accuracy(&[f32::INFINITY, f32::NEG_INFINITY], &[1.0, 0.0], 0.5).unwrap(), 1.0);
         for (e, want) in [
             (accuracy(&SCORES, 5, &LABELS), "12 numbers are no whole rows of 5 classes"),
             (accuracy(&SCORES, 3, &[0]), "4 rows, but 1 labels"),
@@ -295,6 +340,7 @@ precision         0.0%  50.0%  100.0%   50.0%
             (rmse(&[], &[]), "no targets"),
             (r2(&[1.0], &[]), "no targets"),
             (binary_accuracy(&[1.0], &[1.0, 0.0], 0.5), "1 predictions, but 2 targets"),
+            (binary_accuracy(&[1.0], &[0.0], f32::NAN), "the threshold is NaN"),
         ] {
             let e = e.unwrap_err();
             assert!(matches!(e, Error::Argument { .. }) && e.to_string().contains(want), "{want}: {e}");

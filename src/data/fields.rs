@@ -1,0 +1,88 @@
+//! The fields of a line of a table.
+
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
+use std::collections::TryReserveError;
+
+/// The fields of one line, one after the other in one text.
+#[derive(Default)]
+pub(super) struct Fields {
+    text: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    count: usize,
+}
+
+impl Fields {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+    /// Field `i`, without the blanks around it.
+    pub fn at(&self, i: usize) -> &str {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        std::str::from_utf8(&self.text[start..self.ends[i]]).expect("text was cut at ASCII characters").trim()
+    }
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.count).map(|i| self.at(i))
+    }
+    /// Takes what spaces and tabs separate in a line; what stands in quotes is one field.
+    pub fn split(&mut self, line: &str) -> Result<(), TryReserveError> {
+        (self.count, _) = (0, self.text.clear());
+        let mut rest = line.trim();
+        while !rest.is_empty() {
+            let (field, behind) = match rest.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+                None => rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len())),
+            };
+            self.text.try_reserve(field.len())?;
+            self.text.extend_from_slice(field.as_bytes());
+            if self.count == self.ends.len() {
+                grow(&mut self.ends)?;
+            }
+            self.ends[self.count] = self.text.len();
+            self.count += 1;
+            rest = behind.trim_start();
+        }
+        Ok(())
+    }
+}
+
+/// Twice as long, or a typed error.
+fn grow<T: Default + Clone>(v: &mut Vec<T>) -> Result<(), TryReserveError> {
+    let more = v.len().max(64);
+    v.try_reserve_exact(more)?;
+    v.resize(v.len() + more, T::default());
+    Ok(())
+}
+
+/// The lines of a text that a character separates into fields, quoted or not.
+pub(super) struct Lines<'a> {
+    core: Reader,
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub fn new(text: &'a str, delimiter: u8) -> Lines<'a> {
+        Lines { core: ReaderBuilder::new().delimiter(delimiter).build(), text: text.as_bytes(), at: 0 }
+    }
+    /// The next line: the byte where it starts, or where the empty lines before it do. `None` after the last one.
+    pub fn next(&mut self, fields: &mut Fields) -> Result<Option<usize>, TryReserveError> {
+        let (start, mut len) = (self.at, 0);
+        fields.count = 0;
+        // The reader writes below the length.
+        fields.text.resize(fields.text.capacity(), 0);
+        loop {
+            let (input, text, ends) = (&self.text[self.at..], &mut fields.text[len..], &mut fields.ends[fields.count..]);
+            let (result, read, written, ended) = self.core.read_record(input, text, ends);
+            (self.at, len, fields.count) = (self.at + read, len + written, fields.count + ended);
+            match result {
+                // The next call has no input left, which is how the reader learns of the end.
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull => grow(&mut fields.text)?,
+                ReadRecordResult::OutputEndsFull => grow(&mut fields.ends)?,
+                ReadRecordResult::Record => return Ok(Some(start)),
+                ReadRecordResult::End => return Ok(None),
+            }
+        }
+    }
+}
