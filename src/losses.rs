@@ -72,7 +72,9 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     }
     each("huber", x, y, |x, y| {
         let d = (x - y).abs();
-        d.le(delta).where_(d.square() * 0.5, (d - 0.5 * delta) * delta)
+        // The square is only taken of what is near: its gradient would be 0·∞ at an infinite d.
+        let near = d.le(delta);
+        near.where_(near.where_(d, 0.0).square() * 0.5, (d - 0.5 * delta) * delta)
     })
 }
 
@@ -84,18 +86,20 @@ pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("bce", p, y, |p, y| p.bce_each(y))
 }
 
-/// Binary cross-entropy of logits: ln(1 + eˣ) − xy, which is [`bce`] of σ(x), stable for any x.
+/// Binary cross-entropy of logits: ln(1 + eˣ) − xy, which is [`bce`] of σ(x), stable for any x. The loss and its gradient
+/// σ(x) − y keep their digits where they are small: 2.06·10⁻⁹ for x = 20, y = 1.
 #[track_caller]
 pub fn bce_with_logits<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("bce_with_logits", x, y, |x, y| x.softplus() - x * y)
+    each("bce_with_logits", x, y, |x, y| x.bce_with_logits_each(y))
 }
 
-/// Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p), 0 where q = 0.
+/// Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p), 0 where q = 0
+/// (whatever `log_p` is there, −∞ too), NaN where q is below 0.
 #[track_caller]
 pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
     each("kl_div", log_p, q, |log_p, q| {
-        let some = q.gt(0.0);
-        some.where_(q * (some.where_(q, 1.0).ln() - log_p), 0.0)
+        let none = q.eq(0.0);
+        none.where_(0.0, q * (none.where_(1.0, q).ln() - none.where_(0.0, log_p)))
     })
 }
 

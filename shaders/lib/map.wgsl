@@ -28,107 +28,237 @@ fn twice_atanh(s: f32) -> f32 {
     return 2.0 * s + 2.0 * s * t * (0.333333333 + t * (0.2 + t * (0.142857143 + t * 0.111111111)));
 }
 
-// x = 2^n m with m in [√½, √2]; ln m = 2 atanh((m - 1)/(m + 1)).
-fn f_ln(x: f32) -> f32 {
-    let small = x < 1.17549435e-38;
-    let bits = bitcast<i32>(select(x, x * 8388608.0, small));
+// Devices may drop the sign of 0 on the way, and it is the sign of an infinite quotient.
+fn with_sign(y: f32, x: f32) -> f32 {
+    return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
+}
+// WGSL has no constants for these, and compilers may take it that x - x is 0.
+fn not_a_number() -> f32 { return bitcast<f32>(0x7fc00000u | (p.units & 0u)); }
+fn infinity() -> f32 { return bitcast<f32>(0x7f800000u | (p.units & 0u)); }
+
+// NaN stays in these.
+fn at_least(x: f32, low: f32) -> f32 { return select(x, low, x < low); }
+fn within(x: f32, most: f32) -> f32 { return select(at_least(x, -most), most, x > most); }
+
+// a b = x + y, where y is the rounding error of x: halves of 12 bits have exact products.
+fn exact_product(a: f32, b: f32) -> vec2<f32> {
+    let ah = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
+    let bh = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+    let al = a - ah;
+    let bl = b - bh;
+    let x = a * b;
+    return vec2<f32>(x, ((ah * bh - x) + ah * bl + al * bh) + al * bl);
+}
+// a + b = x + y likewise, for |a| >= |b| or a = 0. Without max compilers (Mesa's) take (a + b) - a for b.
+fn exact_sum(a: f32, b: f32) -> vec2<f32> {
+    let x = max(a + b, -3.40282347e38);
+    return vec2<f32>(x, b - (x - a));
+}
+// e^(x + y): of an exponent of -50 the last digit is 50 last digits of the result.
+fn exp_of(x: vec2<f32>) -> f32 { return f_exp(x.x) * (1.0 + x.y); }
+
+// x = 2^n m with m in [√½, √2], for positive x: m and n. What is below the smallest normal number goes by its integer, because
+// a device may take it for 0.
+fn power_of_two(x: f32) -> vec2<f32> {
+    let raw = bitcast<u32>(x);
+    let small = raw < 0x800000u;
+    let bits = bitcast<i32>(select(raw, bitcast<u32>(f32(raw)), small));
     let n = (bits - 0x3f3504f3) >> 23u;
-    let m = bitcast<f32>(bits - (n << 23u));
-    let e = f32(n) - select(0.0, 23.0, small);
-    let y = (twice_atanh((m - 1.0) / (m + 1.0)) - e * 2.12194440e-4) + e * 0.693359375;
-    let inf = bitcast<f32>(0x7f800000u | (p.units & 0u));
-    // x - x is 0, or NaN for infinities and NaN: ln(+inf) = inf, ln(0) = -inf, ln(negative) = NaN.
-    let special = select(select((x - x) / (x - x), -inf, x == 0.0), inf, x == inf);
-    return select(special, y, x > 0.0 && x < inf);
+    return vec2<f32>(bitcast<f32>(bits - (n << 23u)), f32(n) - select(0.0, 149.0, small));
+}
+
+// ln m = 2 atanh((m - 1)/(m + 1)).
+fn f_ln(x: f32) -> f32 {
+    let m = power_of_two(x);
+    let y = (twice_atanh((m.x - 1.0) / (m.x + 1.0)) - m.y * 2.12194440e-4) + m.y * 0.693359375;
+    // ln(+inf) = inf, ln(0) = -inf, ln(negative) = NaN.
+    let raw = bitcast<u32>(x);
+    let special = select(select(not_a_number(), infinity(), raw == 0x7f800000u), -infinity(), (raw << 1u) == 0u);
+    return select(special, y, raw > 0u && raw < 0x7f800000u);
+}
+// The same in two parts for a positive finite number.
+fn ln_in_parts(x: f32) -> vec2<f32> {
+    let m = power_of_two(x);
+    // s + low = (m - 1)/(m + 1), whose sum may be rounded.
+    let d = exact_sum(1.0, m.x);
+    let s = (m.x - 1.0) / d.x;
+    let back = exact_product(s, d.x);
+    let low = ((((m.x - 1.0) - back.x) - back.y) - s * d.y) / d.x;
+    let t = s * s;
+    let tail = 2.0 * low + 2.0 * s * t * (0.333333333 + t * (0.2 + t * (0.142857143 + t * 0.111111111)));
+    let y = exact_sum(m.y * 0.693359375, 2.0 * s);
+    return exact_sum(y.x, (y.y + tail) - m.y * 2.12194440e-4);
 }
 
 fn f_log1p(x: f32) -> f32 {
-    return select(f_ln(1.0 + x), twice_atanh(x / (2.0 + x)), x > -0.29 && x < 0.41);
+    return with_sign(select(f_ln(1.0 + x), twice_atanh(x / (2.0 + x)), x > -0.29 && x < 0.41), x);
 }
 
 // Taylor near 0, where e^x - 1 cancels.
 fn f_expm1(x: f32) -> f32 {
     let s = x + x * x * (0.5 + x * (0.166666667 + x * (0.0416666667 + x * (8.33333333e-3 + x * (1.38888889e-3 + x * (1.98412698e-4 + x * 2.48015873e-5))))));
-    return select(f_exp(x) - 1.0, s, abs(x) < 0.35);
+    return with_sign(select(f_exp(x) - 1.0, s, abs(x) < 0.35), x);
 }
 
-// x = k π/2 + r with |r| <= π/4, π/2 in three parts; sin r and cos r by Taylor. Meant for |x| up to about 10^4.
-fn sin_quadrant(x: f32, shift: i32) -> f32 {
-    let k = round(x * 0.636619772);
-    let r = ((x - k * 1.5703125) - k * 4.83751297e-4) - k * 7.54978942e-8;
+// The high half of a b.
+fn high_product(a: u32, b: u32) -> u32 {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let middle = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
+    let other = (a & 0xffffu) * (b >> 16u) + (middle & 0xffffu);
+    return (a >> 16u) * (b >> 16u) + (middle >> 16u) + (other >> 16u);
+}
+// 32 bits of 1/(2π), those from bit 32 k on behind the point.
+fn of_a_turn(k: i32) -> u32 {
+    switch k {
+        case 0: { return 0x28be60dbu; }
+        case 1: { return 0x9391054au; }
+        case 2: { return 0x7f09d5f4u; }
+        case 3: { return 0x7d4d3770u; }
+        case 4: { return 0x36d8a566u; }
+        case 5: { return 0x4f10e410u; }
+        case 6: { return 0x7f9458eau; }
+        default: { return 0u; }
+    }
+}
+// Those behind and before bit `shift` of that word.
+fn shifted(k: i32, shift: u32) -> u32 {
+    return (of_a_turn(k) << shift) | select(0u, of_a_turn(k + 1) >> ((32u - shift) & 31u), shift > 0u);
+}
+// x = k π/2 + r with |r| <= π/4, for finite x >= 0: r and k mod 4.
+fn quarter_turns(x: f32) -> vec2<f32> {
+    if x <= 6000.0 {
+        // π/2 in four parts, of which the first three have 12 bits, as k has: their products are exact.
+        let k = round(x * 0.636619772);
+        let r = (((x - k * 1.5703125) - k * 4.837513e-4) - k * 7.5495336e-8) - k * 2.563344e-12;
+        return vec2<f32>(r, f32(u32(k) & 3u));
+    }
+    // Payne and Hanek's way (1983): of x/(2π) = m 2^e / (2π) only the 64 bits behind the point are computed.
+    let raw = bitcast<u32>(x);
+    let m = (raw << 8u) | 0x80000000u;
+    let e = (raw >> 23u) - 126u;
+    let first = i32(e >> 5u);
+    let shift = e & 31u;
+    let middle = shifted(first, shift);
+    let below = high_product(m, shifted(first + 1, shift));
+    let low = m * middle + below;
+    let high = m * shifted(first - 1, shift) + high_product(m, middle) + u32(low < below);
+    // Quarters, and what is left over, from -1/2 to 1/2 of one.
+    let k = ((high >> 30u) + ((high >> 29u) & 1u)) & 3u;
+    let negative = (high & 0x20000000u) != 0u;
+    let rest = (high << 2u) | (low >> 30u);
+    let other = low << 2u;
+    let r = select(vec2<u32>(rest, other), vec2<u32>(~rest + u32(other == 0u), 0u - other), negative);
+    let y = (f32(r.x) * 4294967296.0 + f32(r.y)) * 8.51530395e-20;
+    return vec2<f32>(select(y, -y, negative), f32(k));
+}
+// The sine of |x| + shift π/2; sin r and cos r by Taylor.
+fn sine(x: f32, shift: u32) -> f32 {
+    let turn = quarter_turns(abs(x));
+    let r = turn.x;
     let t = r * r;
     let s = r + r * t * (-0.166666667 + t * (8.33333333e-3 + t * (-1.98412698e-4 + t * 2.75573192e-6)));
     let c = 1.0 + t * (-0.5 + t * (0.0416666667 + t * (-1.38888889e-3 + t * (2.48015873e-5 - t * 2.75573192e-7))));
-    let q = (i32(k) + shift) & 3;
-    let y = select(s, c, (q & 1) == 1);
-    return select(y, -y, q >= 2);
+    let q = u32(turn.y) + shift;
+    let y = select(s, c, (q & 1u) == 1u);
+    let finite = (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+    return select(not_a_number(), select(y, -y, (q & 2u) != 0u), finite);
 }
-fn f_sin(x: f32) -> f32 { return sin_quadrant(x, 0); }
-fn f_cos(x: f32) -> f32 { return sin_quadrant(x, 1); }
+fn f_sin(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(sine(x, 0u)) ^ (bitcast<u32>(x) & 0x80000000u)); }
+fn f_cos(x: f32) -> f32 { return sine(x, 1u); }
 
 fn f_identity(x: f32) -> f32 { return x; }
 fn f_detach(x: f32) -> f32 { return x; }
 fn f_neg(x: f32) -> f32 { return -x; }
 fn f_abs(x: f32) -> f32 { return abs(x); }
 fn f_sign(x: f32) -> f32 { return select(select(x, -1.0, x < 0.0), 1.0, x > 0.0); }
-fn f_sqrt(x: f32) -> f32 { return sqrt(x); }
-fn f_rsqrt(x: f32) -> f32 { return 1.0 / sqrt(x); }
+fn f_sqrt(x: f32) -> f32 { return with_sign(sqrt(x), x); }
+fn f_rsqrt(x: f32) -> f32 { return with_sign(1.0 / sqrt(x), x); }
 fn f_square(x: f32) -> f32 { return x * x; }
-fn f_reciprocal(x: f32) -> f32 { return 1.0 / x; }
+fn f_reciprocal(x: f32) -> f32 { return with_sign(1.0 / x, x); }
 
 // By e^-|x|, which never overflows.
 fn f_sigmoid(x: f32) -> f32 {
     let e = f_exp(-abs(x));
     return select(e, 1.0, x >= 0.0) / (1.0 + e);
 }
+// σ(u) and σ(-u) from e^-|u|, where u has the sign of x.
+fn logistic(x: f32, e: f32) -> vec2<f32> {
+    let large = 1.0 / (1.0 + e);
+    return select(vec2<f32>(e * large, large), vec2<f32>(large, e * large), x >= 0.0);
+}
+fn f_sigmoid_grad(x: f32) -> f32 {
+    let e = f_exp(-abs(x));
+    return e / ((1.0 + e) * (1.0 + e));
+}
 // tanh |x| = -q / (q + 2) with q = e^(-2|x|) - 1, which keeps its precision near 0.
 fn f_tanh(x: f32) -> f32 {
     let q = f_expm1(-2.0 * abs(x));
-    let y = -q / (q + 2.0);
-    return select(y, -y, x < 0.0);
+    return with_sign(-q / (q + 2.0), x);
 }
 fn f_relu(x: f32) -> f32 { return select(x, 0.0, x <= 0.0); }
-fn f_silu(x: f32) -> f32 { return x * f_sigmoid(x); }
+// Where σ is 0 the factor is cut off: infinity would make a NaN of it.
+fn f_silu(x: f32) -> f32 { return at_least(x, -200.0) * f_sigmoid(x); }
+// The gradient of x σ(u) from e^-|u| and u'.
+fn product_grad(x: f32, e: f32, du: f32) -> f32 {
+    let s = logistic(x, e);
+    return s.x * (1.0 + within(x, 200.0) * du * s.y);
+}
+fn f_silu_grad(x: f32) -> f32 { return product_grad(x, f_exp(-abs(x)), 1.0); }
 fn f_softplus(x: f32) -> f32 { return max(x, 0.0) + f_log1p(f_exp(-abs(x))); }
 fn f_log_sigmoid(x: f32) -> f32 { return -f_softplus(-x); }
 
-// e^(z²) erfc(z) / t as a polynomial in t = 1/(1 + z/2) for z >= 0: a least-squares fit, relative error below 6e-8.
-fn erfc(x: f32) -> f32 {
-    let z = abs(x);
-    let t = 1.0 / (1.0 + 0.5 * z);
+// Φ(x) and e^(-x²/2). Φ(-x) 2 e^(x²/2) is t times a polynomial of t = 1/(1 + x/√8): a least-squares fit, relative error below 6e-8.
+fn normal(x: f32) -> vec2<f32> {
+    let a = within(x, 20.0);
+    let t = 1.0 / (1.0 + 0.353553391 * abs(a));
     let q = 0.28208768 + t * (0.28235337 + t * (0.24326195 + t * (0.20206591 + t * (-0.025167814 + t * (0.27596289 + t * (-0.48536947 + t * (0.28369462 - t * 0.058889173)))))));
-    let y = t * q * f_exp(-z * z);
-    return select(y, 2.0 - y, x < 0.0);
+    let e = exp_of(-0.5 * exact_product(a, a));
+    let tail = 0.5 * t * q * e;
+    return vec2<f32>(select(tail, 1.0 - tail, a > 0.0), e);
 }
-fn normal_cdf(x: f32) -> f32 { return 0.5 * erfc(x * -0.707106781); }
-fn f_gelu(x: f32) -> f32 { return x * normal_cdf(x); }
-fn f_gelu_grad(x: f32) -> f32 { return normal_cdf(x) + x * 0.398942280 * f_exp(-0.5 * x * x); }
-// ½(1 + tanh u) = σ(2u).
-fn gelu_inner(x: f32) -> f32 { return 0.797884561 * (x + 0.044715 * x * x * x); }
-fn f_gelu_tanh(x: f32) -> f32 { return x * f_sigmoid(2.0 * gelu_inner(x)); }
+fn f_gelu(x: f32) -> f32 { return at_least(x, -20.0) * normal(x).x; }
+fn f_gelu_grad(x: f32) -> f32 {
+    let n = normal(x);
+    return n.x + within(x, 20.0) * 0.398942280 * n.y;
+}
+// e^-|2u| for u = √(2/π)(x + 0.044715 x³), with ½(1 + tanh u) = σ(2u); 2u as x (c + d x²), each with the digits behind its last.
+fn gelu_exp(x: f32) -> f32 {
+    let a = within(abs(x), 20.0);
+    let square = exact_product(a, a);
+    let cubic = exact_product(0.071354814, square.x);
+    let low = cubic.y + 0.071354814 * square.y + 2.3988325e-9 * square.x;
+    let c = 1.5957692;
+    let f = exact_sum(max(c, cubic.x), min(c, cubic.x));
+    let u = exact_product(a, f.x);
+    return exp_of(-vec2<f32>(u.x, u.y + a * (f.y + (low - 4.534068e-8))));
+}
+fn f_gelu_tanh(x: f32) -> f32 { return at_least(x, -20.0) * logistic(x, gelu_exp(x)).x; }
 fn f_gelu_tanh_grad(x: f32) -> f32 {
-    let s = f_sigmoid(2.0 * gelu_inner(x));
-    return s + x * 2.0 * s * (1.0 - s) * 0.797884561 * (1.0 + 0.134145 * x * x);
+    let a = within(x, 20.0);
+    return product_grad(a, gelu_exp(x), 1.5957692 * (1.0 + 0.134145 * a * a));
 }
 
 fn f_add(a: f32, b: f32) -> f32 { return a + b; }
 fn f_sub(a: f32, b: f32) -> f32 { return a - b; }
 fn f_mul(a: f32, b: f32) -> f32 { return a * b; }
 fn f_div(a: f32, b: f32) -> f32 { return a / b; }
-// a^b = ±e^(b ln|a|), negative for a < 0 and odd b; NaN for finite a < 0 and b not whole. 1 where b is 0 or |a| is 1,
+// a^b = ±e^(b ln|a|), negative for a < 0 (and -0) and odd b; NaN for finite a < 0 and b not whole. 1 where b is 0 or |a| is 1,
 // even beside infinity, and of a = 1 beside NaN.
 fn f_pow(a: f32, b: f32) -> f32 {
-    // b ln|a| in two parts: its rounding error would be multiplied by the result.
-    let l = f_ln(abs(a));
-    let h = b * l;
+    let base = abs(a);
+    let l = ln_in_parts(base);
+    let h = exact_product(b, l.x);
     // Beyond the range of e^h there is nothing to correct, and infinities would make a NaN.
-    let power = f_exp(h) * (1.0 + select(0.0, fma(b, l, -h), abs(h) < 200.0));
-    let y = select(power, 1.0, abs(a) == 1.0);
+    let power = exp_of(vec2<f32>(h.x, select(0.0, h.y + b * l.y, abs(h.x) < 200.0)));
+    let large = bitcast<u32>(base) == 0x7f800000u;
+    let end = select(select(infinity(), 0.0, large != (b > 0.0)), power, base > 0.0 && !large);
+    let y = select(end, 1.0, base == 1.0);
     let whole = floor(b) == b;
     let odd = whole && abs(b) < 16777216.0 && (i32(b) & 1) != 0;
-    let negative = select(select((a - a) / (a - a), y, whole || a < -3.40282347e38), -y, odd);
-    let positive = select(y, select(0.0, 1.0 / abs(a), b < 0.0), a == 0.0 && !is_nan(b));
-    return select(select(positive, negative, a < 0.0), 1.0, b == 0.0);
+    let signed = select(y, with_sign(y, a), odd);
+    let real = !is_nan(b) && (a >= 0.0 || whole || large);
+    let known = select(not_a_number(), signed, real && !is_nan(a));
+    return select(known, 1.0, b == 0.0 || a == 1.0);
 }
 fn f_maximum(a: f32, b: f32) -> f32 { return select(b, a, a > b || is_nan(a)); }
 fn f_minimum(a: f32, b: f32) -> f32 { return select(b, a, a < b || is_nan(a)); }
@@ -140,7 +270,14 @@ fn f_gt(a: f32, b: f32) -> f32 { return f32(a > b); }
 fn f_ge(a: f32, b: f32) -> f32 { return f32(a >= b); }
 fn f_leaky_relu(a: f32, b: f32) -> f32 { return select(b * a, a, a > 0.0); }
 fn f_elu(a: f32, b: f32) -> f32 { return select(b * f_expm1(a), a, a > 0.0); }
-fn at_least(x: f32, low: f32) -> f32 { return select(x, low, x < low); }
 fn f_bce(p: f32, y: f32) -> f32 { return -(y * at_least(f_ln(p), -100.0) + (1.0 - y) * at_least(f_log1p(-p), -100.0)); }
-fn f_clamp(a: f32, b: f32, c: f32) -> f32 { return select(select(a, c, a > c), b, a < b); }
+// The second term is what is lost on the wrong side; 0·∞ where nothing is on it.
+fn f_bce_with_logits(a: f32, b: f32) -> f32 {
+    let wrong = select(b, 1.0 - b, a > 0.0);
+    return f_log1p(f_exp(-abs(a))) + select(abs(a) * wrong, 0.0, wrong == 0.0);
+}
+fn f_clamp(a: f32, b: f32, c: f32) -> f32 {
+    let low = select(a, b, a < b || is_nan(b));
+    return select(low, c, low > c || is_nan(c));
+}
 fn f_where(a: f32, b: f32, c: f32) -> f32 { return select(b, c, a == 0.0); }

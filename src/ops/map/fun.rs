@@ -64,17 +64,20 @@ functions! {
     Cos "cos" (a) = a.cos();
     Tanh "tanh" (a) = a.vtanh();
     Sigmoid "sigmoid" (a) = sigmoid(a);
+    /// σ(a)·σ(−a), the gradient of σ. From its value, as y(1 − y), it would have no digits left where y is near 1.
+    SigmoidGrad "sigmoid_grad" (a) = sigmoid(a) * sigmoid(-a);
     Relu "relu" (a) = if a <= T::zero() { T::zero() } else { a };
-    Silu "silu" (a) = a * sigmoid(a);
+    Silu "silu" (a) = at_least(a, -FAR) * sigmoid(a);
+    SiluGrad "silu_grad" (a) = product_grad(a, (-a.abs()).vexp(), T::one());
     /// ln(1 + eᵃ).
     Softplus "softplus" (a) = softplus(a);
     /// ln σ(a) = −ln(1 + e⁻ᵃ).
     LogSigmoid "log_sigmoid" (a) = -softplus(-a);
     /// a·Φ(a), Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 1).
-    Gelu "gelu" (a) = a * normal_cdf(a);
-    GeluGrad "gelu_grad" (a) = normal_cdf(a) + a * (-a * a * T::of(0.5)).vexp() * T::of(FRAC_1_SQRT_TAU);
+    Gelu "gelu" (a) = at_least(a, -FAR) * a.normal().0;
+    GeluGrad "gelu_grad" (a) = gelu_grad(a);
     /// The tanh approximation of gelu (Hendrycks & Gimpel 2016, section 2).
-    GeluTanh "gelu_tanh" (a) = T::of(0.5) * a * (T::one() + gelu_inner(a).vtanh());
+    GeluTanh "gelu_tanh" (a) = at_least(a, -FAR) * logistic(a, gelu_exp(a)).0;
     GeluTanhGrad "gelu_tanh_grad" (a) = gelu_tanh_grad(a);
     Add "add" (a, b) = a + b;
     Sub "sub" (a, b) = a - b;
@@ -95,7 +98,10 @@ functions! {
     Elu "elu" (a, b) = if a > T::zero() { a } else { b * a.exp_m1() };
     /// −(b ln a + (1 − b) ln(1 − a)), each logarithm at least −100.
     Bce "bce" (a, b) = -(b * at_least(a.ln(), -100.0) + (T::one() - b) * at_least((-a).ln_1p(), -100.0));
-    Clamp "clamp" (a, b, c) = if a < b { b } else if a > c { c } else { a };
+    /// ln(1 + eᵃ) − ab, as a sum without a difference: the loss of a logit a for the target b.
+    BceWithLogits "bce_with_logits" (a, b) = bce_with_logits(a, b);
+    /// min(max(a, b), c); NaN where one of them is.
+    Clamp "clamp" (a, b, c) = clamp(a, b, c);
     /// b where a ≠ 0, else c.
     Where "where" (a, b, c) = if a != T::zero() { b } else { c };
 }
@@ -114,29 +120,65 @@ fn at_least<T: Real>(a: T, low: f64) -> T {
     if a < T::of(low) { T::of(low) } else { a }
 }
 
+fn clamp<T: Real>(a: T, low: T, high: T) -> T {
+    let a = if a < low || low.is_nan() { low } else { a };
+    if a > high || high.is_nan() { high } else { a }
+}
+
+/// So far out every sigmoid is 0 or 1, in `f64` too. There a factor is cut off that would make a NaN of a 0.
+const FAR: f64 = 1e4;
+
+fn within<T: Real>(a: T) -> T {
+    clamp(a, T::of(-FAR), T::of(FAR))
+}
+
+/// σ(u) and σ(−u) from e^−|u|, where u has the sign of `a`: each has all its digits, however small it is.
+#[inline(always)]
+fn logistic<T: Real>(a: T, e: T) -> (T, T) {
+    let (large, small) = (T::one() / (T::one() + e), e / (T::one() + e));
+    if a >= T::zero() { (large, small) } else { (small, large) }
+}
+
 /// By e^−|a|, which never overflows.
 pub(in crate::ops) fn sigmoid<T: Real>(a: T) -> T {
     let e = (-a.abs()).vexp();
     (if a >= T::zero() { T::one() } else { e }) / (T::one() + e)
 }
 
+/// The gradient of a·σ(u), σ(u)(1 + a·u'·σ(−u)), from e^−|u| and u'.
+#[inline(always)]
+fn product_grad<T: Real>(a: T, e: T, du: T) -> T {
+    let (p, q) = logistic(a, e);
+    p * (T::one() + within(a) * du * q)
+}
+
 fn softplus<T: Real>(a: T) -> T {
     a.max(T::zero()) + (-a.abs()).vexp().ln_1p()
 }
 
-fn normal_cdf<T: Real>(a: T) -> T {
-    let half = T::of(0.5);
-    // erfc keeps its relative precision in the left tail, 1 + erf would not.
-    half * (-a * T::of(std::f64::consts::FRAC_1_SQRT_2)).erfc()
+fn bce_with_logits<T: Real>(a: T, b: T) -> T {
+    // What is lost on the wrong side; 0·∞ where nothing is on it.
+    let wrong = if a > T::zero() { T::one() - b } else { b };
+    (-a.abs()).vexp().ln_1p() + if wrong == T::zero() { wrong } else { a.abs() * wrong }
 }
 
-fn gelu_inner<T: Real>(a: T) -> T {
-    T::of(GELU.0) * (a + T::of(GELU.1) * a * a * a)
+#[inline(always)]
+fn gelu_grad<T: Real>(a: T) -> T {
+    let (cdf, e) = a.normal();
+    cdf + within(a) * e * T::of(FRAC_1_SQRT_TAU)
 }
 
+/// e^−|2u| for u = √(2/π)(a + k·a³), of which tanh u = 2σ(2u) − 1 is made.
+#[inline(always)]
+fn gelu_exp<T: Real>(a: T) -> T {
+    let a = a.f64().abs();
+    T::exp_of(-2.0 * GELU.0 * a * (1.0 + GELU.1 * a * a))
+}
+
+#[inline(always)]
 fn gelu_tanh_grad<T: Real>(a: T) -> T {
-    let (one, half, t) = (T::one(), T::of(0.5), gelu_inner(a).vtanh());
-    half * (one + t) + half * a * (one - t * t) * T::of(GELU.0) * (one + T::of(3.0 * GELU.1) * a * a)
+    let b = within(a);
+    product_grad(a, gelu_exp(a), T::of(2.0 * GELU.0) * (T::one() + T::of(3.0 * GELU.1) * b * b))
 }
 
 impl Fun {
@@ -149,56 +191,87 @@ impl Fun {
         match self {
             Fun::Identity => one(dy),
             Fun::Neg => one(-dy),
-            Fun::Abs => one(dy * a.sign()),
+            Fun::Abs => one(dy * (a.gt(0.0) - a.lt(0.0))),
             Fun::Exp => one(dy * y),
-            Fun::Expm1 => one(dy * (y + 1.0)),
+            Fun::Expm1 => one(dy * a.exp()),
             Fun::Ln => one(dy / a),
             Fun::Log1p => one(dy / (a + 1.0)),
             Fun::Sqrt => one(dy * 0.5 / y),
-            Fun::Rsqrt => one(dy * -0.5 * y / a),
+            // |a|, because of the sign at −0.
+            Fun::Rsqrt => one(dy * -0.5 * y / a.abs()),
             Fun::Square => one(dy * 2.0 * a),
-            Fun::Reciprocal => one(-dy * y.square()),
+            Fun::Reciprocal => one(-(dy * y) * y),
             Fun::Sin => one(dy * a.cos()),
             Fun::Cos => one(-dy * a.sin()),
-            Fun::Tanh => one(dy * (1.0 - y.square())),
-            Fun::Sigmoid => one(dy * y * (1.0 - y)),
-            Fun::Relu => one(y.gt(0.0).where_(dy, 0.0)),
-            Fun::Silu => one(dy * (a.sigmoid() + y * (1.0 - a.sigmoid()))),
+            // tanh a = 2σ(2a) − 1.
+            Fun::Tanh => one(dy * ((a * 2.0).call(Fun::SigmoidGrad) * 4.0)),
+            Fun::Sigmoid => one(dy * a.call(Fun::SigmoidGrad)),
+            // σ(−a) − σ(a) = −tanh ½a.
+            Fun::SigmoidGrad => one(-dy * y * (a * 0.5).tanh()),
+            Fun::Relu => one(y.le(0.0).where_(0.0, dy)),
+            Fun::Silu => one(dy * a.call(Fun::SiluGrad)),
+            Fun::SiluGrad => {
+                let half = a.clamp(-FAR as f32, FAR as f32) * 0.5;
+                one(dy * a.call(Fun::SigmoidGrad) * (2.0 - half * half.tanh() * 2.0))
+            }
             Fun::Softplus => one(dy * a.sigmoid()),
             Fun::LogSigmoid => one(dy * (-a).sigmoid()),
             Fun::Gelu => one(dy * a.call(Fun::GeluGrad)),
-            Fun::GeluGrad => one(dy * (2.0 - a.square()) * (a.square() * -0.5).exp() * FRAC_1_SQRT_TAU as f32),
+            // Cut off where e^(−½a²) has long been 0: a² may be infinite.
+            Fun::GeluGrad => {
+                let square = a.clamp(-100.0, 100.0).square();
+                one(dy * (2.0 - square) * (square * -0.5).exp() * FRAC_1_SQRT_TAU as f32)
+            }
             Fun::GeluTanh => one(dy * a.call(Fun::GeluTanhGrad)),
             Fun::GeluTanhGrad => {
                 // u = √(2/π)(a + k a³), t = tanh u: the second derivative of ½a(1 + t).
-                let (s, k) = (GELU.0 as f32, GELU.1 as f32);
-                let t = ((a + a * a.square() * k) * s).tanh();
-                let (du, sech2) = ((a.square() * (3.0 * k) + 1.0) * s, 1.0 - t.square());
-                one(dy * sech2 * (du + a * (a * (3.0 * k * s) - t * du.square())))
+                let (s, k, a) = (GELU.0 as f32, GELU.1 as f32, a.clamp(-100.0, 100.0));
+                let u = (a + a * a.square() * k) * s;
+                let (du, sech2) = ((a.square() * (3.0 * k) + 1.0) * s, (u * 2.0).call(Fun::SigmoidGrad) * 4.0);
+                one(dy * sech2 * (du + a * (a * (3.0 * k * s) - u.tanh() * du.square())))
             }
             Fun::Add => two(dy, dy),
             Fun::Sub => two(dy, -dy),
             Fun::Mul => two(dy * b, dy * a),
             Fun::Div => two(dy / b, -dy * y / b),
-            // a⁰ is 1 and 0ᵇ is 0 whatever a and b > 0 are: without these the products would be 0·∞. As PyTorch has it.
+            // a⁰ is 1 and 0ᵇ is 0 whatever a and b > 0 are, and aᵇ = 0 does not grow: without these the products would be 0·∞.
             Fun::Pow => {
-                let flat = a.eq(0.0) * b.ge(0.0);
+                let flat = a.eq(0.0) * b.ge(0.0) + a.gt(0.0) * y.eq(0.0);
                 two(b.eq(0.0).where_(0.0, dy * b * a.pow(b - 1.0)), flat.where_(0.0, dy * y * a.ln()))
             }
-            // A tie gives half to each, as PyTorch has it.
-            Fun::Maximum => two(dy * (a.gt(b) + a.eq(b) * 0.5), dy * (b.gt(a) + a.eq(b) * 0.5)),
-            Fun::Minimum => two(dy * (a.lt(b) + a.eq(b) * 0.5), dy * (b.lt(a) + a.eq(b) * 0.5)),
+            // A tie gives half to each, and NaN all to both, as PyTorch has it.
+            Fun::Maximum => {
+                let all = a.eq(b).where_(dy * 0.5, dy);
+                two(a.lt(b).where_(0.0, all), a.gt(b).where_(0.0, all))
+            }
+            Fun::Minimum => {
+                let all = a.eq(b).where_(dy * 0.5, dy);
+                two(a.gt(b).where_(0.0, all), a.lt(b).where_(0.0, all))
+            }
             Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => [None; 3],
             Fun::LeakyRelu => two(a.gt(0.0).where_(dy, dy * b), a.gt(0.0).where_(0.0, dy * a)),
-            Fun::Elu => two(a.gt(0.0).where_(dy, dy * (y + b)), a.gt(0.0).where_(0.0, dy * a.expm1())),
-            // The slope stays finite at 0 and 1, as PyTorch's does.
-            Fun::Bce => two(
-                dy * (a - b) / (a * (1.0 - a)).maximum(1e-12),
-                dy * ((-a).log1p().maximum(-100.0) - a.ln().maximum(-100.0)),
-            ),
+            // From eᵃ, of which y + b would keep few digits where a is far below 0. Above 0 it may be infinite, and is 1.
+            Fun::Elu => {
+                let below = a.le(0.0);
+                let slope = below.where_(a, 0.0).exp();
+                two(below.where_(dy * b * slope, dy), below.where_(dy * a.expm1(), 0.0))
+            }
+            // The slope stays finite at 0 and 1, as PyTorch's does. ln(1 − a) − ln a is that of their quotient near ½.
+            Fun::Bce => {
+                let logit = a.ln().maximum(-100.0) - (-a).log1p().maximum(-100.0);
+                let near = (a - 0.5).abs().lt(0.2);
+                let small = near.where_((a * 2.0 - 1.0) / (1.0 - a), 0.0).log1p();
+                two(dy * (a - b) / (a * (1.0 - a)).maximum(1e-12), -dy * near.where_(small, logit))
+            }
+            // σ(a) − b, where neither that is near 0 nor that it is near 1 may cost digits.
+            Fun::BceWithLogits => {
+                let (near, far) = ((0.5 - b) + (a * 0.5).tanh() * 0.5, (1.0 - b) * a.sigmoid() - b * (-a).sigmoid());
+                two(dy * a.abs().lt(1.0).where_(near, far), -dy * a)
+            }
+            // The gradient passes within the limits and at them, and nowhere where they are crossed.
             Fun::Clamp => {
-                let (low, high) = (a.lt(b), a.gt(c));
-                [Some((low + high).where_(0.0, dy)), Some(low.where_(dy, 0.0)), Some(high.where_(dy, 0.0))]
+                let (low, high) = (a.lt(b) * b.le(c), a.gt(c) + b.gt(c));
+                [Some((a.ge(b) * a.le(c)).where_(dy, 0.0)), Some(low.where_(dy, 0.0)), Some(high.where_(dy, 0.0))]
             }
             Fun::Where => [None, Some(a.where_(dy, 0.0)), Some(a.where_(0.0, dy))],
         }

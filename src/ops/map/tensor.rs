@@ -195,7 +195,8 @@ impl<'g> Tensor<'g> {
             _ => call(self.graph, Fun::Pow, &[self.into(), p.into()]),
         }
     }
-    /// x limited to `min..=max`; the gradient passes within the limits and at them.
+    /// x limited to `min..=max`, as min(max(x, `min`), `max`): `max` where `min` is above it, NaN where one of the three is. The
+    /// gradient passes within the limits and at them.
     #[track_caller]
     pub fn clamp(self, min: f32, max: f32) -> Tensor<'g> {
         call(self.graph, Fun::Clamp, &[self.into(), min.into(), max.into()])
@@ -233,6 +234,12 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub(crate) fn bce_each(self, y: Tensor<'g>) -> Tensor<'g> {
         call(self.graph, Fun::Bce, &[self.into(), y.into()])
+    }
+    /// [`losses::bce_with_logits`](crate::losses::bce_with_logits) of each element: one function, because a sum of others
+    /// would lose the digits of a small loss.
+    #[track_caller]
+    pub(crate) fn bce_with_logits_each(self, y: Tensor<'g>) -> Tensor<'g> {
+        call(self.graph, Fun::BceWithLogits, &[self.into(), y.into()])
     }
     /// Labels as floats.
     #[track_caller]
@@ -323,11 +330,11 @@ pub(super) fn cases() -> Vec<Case> {
             Fun::Ln | Fun::Sqrt | Fun::Rsqrt | Fun::Log1p => case.range(0, 0.1, 30.0),
             Fun::Pow => case.range(0, 0.1, 4.0),
             Fun::Exp | Fun::Expm1 | Fun::Sin | Fun::Cos => case.range(0, -9.0, 9.0),
-            // The gradients of these two are computed from y as 1 − y² and y(1 − y), which cancel where y is near 1.
-            Fun::Tanh | Fun::Sigmoid => case.range(0, -3.0, 3.0),
-            Fun::Softplus | Fun::LogSigmoid | Fun::Silu => case.range(0, -20.0, 20.0),
-            Fun::Gelu | Fun::GeluGrad | Fun::GeluTanh => case.range(0, -6.0, 6.0),
-            Fun::GeluTanhGrad => case.range(0, -2.0, 2.0),
+            Fun::Tanh | Fun::Sigmoid | Fun::SigmoidGrad | Fun::Softplus | Fun::LogSigmoid | Fun::Silu | Fun::SiluGrad => {
+                case.range(0, -20.0, 20.0)
+            }
+            Fun::Gelu | Fun::GeluGrad | Fun::GeluTanh | Fun::GeluTanhGrad => case.range(0, -6.0, 6.0),
+            Fun::BceWithLogits => case.range(0, -20.0, 20.0).range(1, 0.0, 1.0),
             Fun::Bce => case.range(0, 0.02, 0.98).range(1, 0.0, 1.0),
             Fun::Clamp => case.range(1, -1.0, -0.5).range(2, 0.5, 1.0),
             Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => case.flat(),
