@@ -337,5 +337,5 @@ fn write_json(path: &Path, device: &Device, args: &Args, history: &History, accu
         "seconds": seconds,
         "seed": args.seed,
     });
-    std::fs::write(path, format!("{results:#}\n")).map_err(|e| format!("{}: {e}", path.display()).into())
+    Ok(downhill::file::replace(path, format!("{results:#}\n").as_bytes())?)
 }

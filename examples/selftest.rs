@@ -121,7 +121,7 @@ fn main() -> ExitCode {
         }
         if let Some(path) = &args.json {
             let text = serde_json::to_string_pretty(&reports)?;
-            std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+            downhill::file::replace(path, text.as_bytes())?;
         }
         Ok(())
     });

@@ -50,8 +50,8 @@
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |
 //!
 //! The other modules are the parts of the machine: [`shape`] and [`host`] (tensors on the host, and the conventions of layout),
-//! [`plan`] (what a graph is lowered to), [`params`] (where weights lie), [`rng`] (counter-based random numbers), [`error`],
-//! [`graph`].
+//! [`plan`] (what a graph is lowered to), [`params`] (where weights lie), [`rng`] (counter-based random numbers), [`mod@file`] (how files are
+//! written), [`error`], [`graph`].
 //!
 //! # Conventions
 //!
@@ -68,6 +68,7 @@ pub mod data;
 mod device;
 mod engine;
 pub mod error;
+pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod host;

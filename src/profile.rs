@@ -2,7 +2,8 @@
 
 use crate::{
     device::Device,
-    error::{Error, Result},
+    error::Result,
+    file,
     ops::Op,
     plan::{Plan, Step, report::size},
 };
@@ -213,10 +214,9 @@ impl Profile {
     /// the host submitted it.
     ///
     /// # Errors
-    /// [`Error::File`] where the file cannot be written.
+    /// [`Error::File`](crate::Error::File) where the file cannot be written.
     pub fn write_trace(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        std::fs::write(path, self.trace().to_string()).map_err(|e| Error::file(path, e))
+        file::replace(path, self.trace().to_string().as_bytes())
     }
     fn trace(&self) -> Value {
         let name = |what: &str, pid: u32, name: &str| json!({ "ph": "M", "name": what, "pid": pid, "tid": 1, "args": { "name": name } });

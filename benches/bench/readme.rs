@@ -4,6 +4,7 @@ use crate::{
     common::plot::{Panel, Series, svg},
     table::rows,
 };
+use downhill::file;
 use serde_json::Value;
 use std::{collections::BTreeMap, error::Error, fmt::Write, fs, path::Path};
 
@@ -30,8 +31,8 @@ pub fn write() -> Result<(), Box<dyn Error>> {
     let readme = fs::read_to_string(&path)?;
     let (head, rest) = readme.split_once(START).ok_or("README.md has no place for measured numbers")?;
     let (_, tail) = rest.split_once(END).ok_or("README.md has no end of the measured numbers")?;
-    fs::write(&path, format!("{head}{START}{}{END}{tail}", section(&rows)?))?;
-    fs::write(root.join("benches/results/scaling.svg"), plot(&rows)?)?;
+    file::replace(&path, format!("{head}{START}{}{END}{tail}", section(&rows)?).as_bytes())?;
+    file::replace(root.join("benches/results/scaling.svg"), plot(&rows)?.as_bytes())?;
     println!("README.md and benches/results/scaling.svg are up to date with {} rows", rows.len());
     Ok(())
 }

@@ -22,7 +22,7 @@ impl PlotArgs {
     /// Draws the panels, beside and below each other, where `--plot` asks for it.
     pub fn draw(&self, title: &str, panels: impl FnOnce() -> Vec<Panel>) -> Result<(), Box<dyn Error>> {
         let Some(path) = &self.plot else { return Ok(()) };
-        std::fs::write(path, svg(title, &panels())?).map_err(|e| format!("{}: {e}", path.display()))?;
+        downhill::file::replace(path, svg(title, &panels())?.as_bytes())?;
         println!("curves of the training: {}", path.display());
         Ok(())
     }

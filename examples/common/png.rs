@@ -2,7 +2,7 @@
 
 use ::png::{BitDepth, ColorType, Encoder};
 use downhill::Shape;
-use std::{error::Error, fs::File, io::BufWriter, path::Path};
+use std::{error::Error, path::Path};
 
 /// Writes images as a grid of `columns`, a pixel of each as a square of `scale`, with lines of one pixel between them.
 ///
@@ -27,13 +27,14 @@ pub fn grid(path: &Path, values: &[f32], image: Shape, columns: usize, scale: us
         }
     }
     let named = |e: &dyn Error| format!("{}: {e}", path.display());
-    let mut encoder = Encoder::new(BufWriter::new(File::create(path).map_err(|e| named(&e))?), across as u32, down as u32);
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, across as u32, down as u32);
     encoder.set_color(if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
     encoder.set_depth(BitDepth::Eight);
     let mut writer = encoder.write_header().map_err(|e| named(&e))?;
     writer.write_image_data(&bytes).map_err(|e| named(&e))?;
     writer.finish().map_err(|e| named(&e))?;
-    Ok(())
+    Ok(downhill::file::replace(path, &file)?)
 }
 
 /// How bright the lines between images are.

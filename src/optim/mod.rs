@@ -53,6 +53,8 @@ impl State {
 /// An update rule. Its WGSL file defines
 /// `fn update(w: f32, g: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32`, which returns the new weight;
 /// `State` has one `f32` for each of the [`states`](Rule::states), by name.
+///
+/// Checkpoints hold its options as its `Debug` text has them, so it must show them all; a derived one does.
 pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
     /// The optimizer's name.
     const NAME: &'static str;

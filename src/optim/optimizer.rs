@@ -124,6 +124,19 @@ impl Optimizer {
     pub fn hyper_rows(&self, t: u64, groups: &[Group]) -> [[f32; 8]; MAX_GROUPS] {
         self.hyper(t, groups).map(|row| row.map(|x| x as f32))
     }
+    /// Every option by name, for checkpoints: those of the rule by its `Debug` text, which must show them all (a derived one does), and
+    /// what is set beside it.
+    pub(crate) fn options(&self) -> Vec<(String, String)> {
+        let mut options = fields(&format!("{:?}", self.rule));
+        // Of a group; its scale is of the learning rate.
+        let decays: Vec<f64> = self.groups.iter().filter_map(|(_, options)| options.weight_decay).collect();
+        let mut set = |name: &str, value: String| options.push((name.to_string(), value));
+        set("schedule", format!("{:?}", self.schedule));
+        set("group_weight_decay", format!("{decays:?}"));
+        set("decay_all", self.decay_all.to_string());
+        set("clip_norm", self.clip.map_or("none".into(), |max| format!("{max:?}")));
+        options
+    }
     /// An error if an option is out of range.
     pub fn check(&self) -> Result<()> {
         let (name, lr) = (self.name(), self.rule.lr());
@@ -189,6 +202,18 @@ impl Optimizer {
         }
         Ok(groups)
     }
+}
+
+/// Names and values of a struct's derived `Debug` text: `Sgd { lr: 0.1, momentum: 0.9 }`.
+fn fields(text: &str) -> Vec<(String, String)> {
+    let inner = text.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inner, _)| inner);
+    let mut depth = 0;
+    // Commas within a value, those of a tuple for instance, are part of it.
+    let parts = inner.split(|c: char| {
+        depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
+        c == ',' && depth == 0
+    });
+    parts.filter_map(|part| part.split_once(": ")).map(|(name, value)| (name.trim().into(), value.trim().into())).collect()
 }
 
 impl fmt::Debug for Optimizer {

@@ -3,12 +3,17 @@
 use super::Trainer;
 use crate::{
     error::{Error, Result},
+    file,
     graph::ParamDef,
     host::Host,
     shape::Shape,
 };
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::{collections::BTreeMap, path::Path};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use serde_json::{Map, json};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 /// A trainer's parameters and its state (see [`Graph::state`](crate::Graph::state)): names, shapes and values.
 ///
@@ -72,21 +77,23 @@ impl<'a> Params<'a> {
         store.mark_trained();
         Ok(())
     }
-    /// Writes all of them to a safetensors file, which PyTorch and others read.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &self.all()?, None)
-    }
-    /// Reads all of them from a safetensors file; nothing is changed unless each is there, finite or not, in its shape. What
-    /// else is in the file is left aside.
+    /// Writes all of them to a safetensors file, which PyTorch and others read. The file is [replaced](crate::file::replace) whole or
+    /// not at all; the same values are the same bytes.
     ///
     /// # Errors
-    /// A file that is missing or not safetensors; a parameter that is missing, of another shape, or not `f32`.
+    /// A file that cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        write(path.as_ref(), &self.all()?, &BTreeMap::new())
+    }
+    /// Reads all of them from a safetensors file; nothing is changed unless each is there, finite or not, in its shape. What
+    /// else is in the file is left aside. Values of `f16` and `bf16` are taken as they are, those of `f64` are rounded.
+    ///
+    /// # Errors
+    /// A file that is missing or not safetensors; a parameter that is missing, of another shape, or not floats.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
-        let (mut found, _) = read(path.as_ref(), &self.trainer.params)?;
-        let take = |p: &ParamDef| {
-            let value = found.remove(&p.name).ok_or_else(|| missing(path.as_ref(), &p.name))?;
-            Ok((p.name.clone(), value))
-        };
+        let bytes = read(path.as_ref())?;
+        let file = File::new(path.as_ref(), &bytes)?;
+        let take = |p: &ParamDef| Ok((p.name.clone(), file.take(&p.name, p.shape)?));
         let values: Vec<(String, Host<f32>)> = self.trainer.params.iter().map(take).collect::<Result<_>>()?;
         self.set_all(&values)
     }
@@ -97,11 +104,7 @@ fn unknown(name: &str, params: &[ParamDef]) -> Error {
     Error::Parameter { name: name.to_string(), why: format!("there is none of that name; there are {}", names.join(", ")) }
 }
 
-pub(super) fn missing(path: &Path, name: &str) -> Error {
-    Error::Parameter { name: name.to_string(), why: format!("not in {}", path.display()) }
-}
-
-pub(super) fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
+fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
     if value.fits(p.shape) {
         return Ok(());
     }
@@ -116,44 +119,83 @@ pub(super) fn split(params: &[ParamDef], ranges: &[crate::params::Range], flat: 
     params.iter().zip(ranges).map(part).collect()
 }
 
-/// Writes a safetensors file, by way of a temporary one, so that a failure leaves the old file whole.
-pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: Option<BTreeMap<String, String>>) -> Result<()> {
-    let bytes: Vec<(&String, Shape, Vec<u8>)> =
-        tensors.iter().map(|(n, h)| (n, h.shape, h.f().iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
-    let views: Vec<(&String, TensorView)> = bytes
-        .iter()
-        .map(|(name, shape, data)| {
-            let view = TensorView::new(Dtype::F32, shape.dims().to_vec(), data);
-            view.map(|v| (*name, v)).map_err(|e| Error::file(path, e))
-        })
-        .collect::<Result<_>>()?;
-    let info = info.map(|i| i.into_iter().collect());
-    let file = safetensors::serialize(views, info).map_err(|e| Error::file(path, e))?;
-    let part = path.with_extension("part");
-    std::fs::write(&part, file).and_then(|()| std::fs::rename(&part, path)).map_err(|e| Error::file(path, e))
+/// Writes a safetensors file: tensors in the order given, what is written beside them by name, so that the same content is the same
+/// bytes. By hand, because the library keeps what is beside the tensors in a `HashMap`.
+pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMap<String, String>) -> Result<()> {
+    let (mut header, mut end) = (Map::new(), 0);
+    if !info.is_empty() {
+        header.insert("__metadata__".into(), json!(info));
+    }
+    for (name, value) in tensors {
+        let start = end;
+        end += 4 * value.len();
+        header.insert(name.clone(), json!({ "dtype": "F32", "shape": value.shape.dims(), "data_offsets": [start, end] }));
+    }
+    let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
+    header.resize(header.len().next_multiple_of(8), b' ');
+    file::write(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        // In parts: the words in the file's order of bytes are a second copy.
+        let mut words = tensors.iter().flat_map(|(_, value)| value.f().chunks(1 << 16));
+        words.try_for_each(|part| out.write_all(bytemuck::cast_slice(&part.iter().map(|x| x.to_bits().to_le()).collect::<Vec<u32>>())))
+    })
 }
 
-/// All tensors of a safetensors file by name, and what is written beside them.
-pub(super) type File = (BTreeMap<String, Host<f32>>, BTreeMap<String, String>);
+/// A safetensors file that was read.
+pub(super) struct File<'a> {
+    path: &'a Path,
+    tensors: SafeTensors<'a>,
+    /// What is written beside the tensors.
+    pub info: HashMap<String, String>,
+}
 
-/// Reads a safetensors file. A tensor that is not `f32` is an error where it has the name of one of `params`, else left out:
-/// PyTorch counts batches in an integer, for instance.
-pub(super) fn read(path: &Path, params: &[ParamDef]) -> Result<File> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    let format = |e: safetensors::SafeTensorError| Error::format(path, format!("not a safetensors file: {e}"));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
-    let info = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-    let mut found = BTreeMap::new();
-    for (name, view) in SafeTensors::deserialize(&bytes).map_err(format)?.tensors() {
-        let shape = Shape::new(view.shape()).ok_or_else(|| Error::format(path, format!("{name}: {:?} has too many axes", view.shape())))?;
-        if view.dtype() != Dtype::F32 {
-            if params.iter().all(|p| p.name != name) {
-                continue;
-            }
-            return Err(Error::Parameter { name, why: format!("{:?} in {}, but F32 is needed", view.dtype(), path.display()) });
-        }
-        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        found.insert(name, Host::new(shape, values));
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::file(path, e))
+}
+
+impl<'a> File<'a> {
+    /// In the bytes of the file at `path`.
+    pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<File<'a>> {
+        let format = |e: SafeTensorError| Error::format(path, format!("not a safetensors file: {e}"));
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(format)?;
+        Ok(File { path, tensors, info: header.metadata().clone().unwrap_or_default() })
     }
-    Ok((found, info))
+    /// The names of all tensors.
+    pub fn names(&self) -> Vec<&str> {
+        self.tensors.names()
+    }
+    /// The tensor of that name, which must be floats of this shape.
+    pub fn take(&self, name: &str, shape: Shape) -> Result<Host<f32>> {
+        let error = |why: String| Error::Parameter { name: name.to_string(), why };
+        let view = self.tensors.tensor(name).map_err(|_| error(format!("not in {}", self.path.display())))?;
+        if view.shape() != shape.dims() {
+            let values: usize = view.shape().iter().product();
+            return Err(error(format!("got {:?} with {values} values, but the model has {shape}", view.shape())));
+        }
+        let values = floats(&view).map_err(|why| error(format!("{why} in {}", self.path.display())))?;
+        Ok(Host::new(shape, values))
+    }
+}
+
+/// The values as `f32`: of the shorter floats exactly, of `f64` rounded.
+fn floats(view: &TensorView) -> Result<Vec<f32>, String> {
+    fn each<const N: usize>(view: &TensorView, f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        view.data().as_chunks().0.iter().map(|bytes| f(*bytes)).collect()
+    }
+    Ok(match view.dtype() {
+        Dtype::F32 => each(view, f32::from_le_bytes),
+        Dtype::F16 => each(view, |b| half::f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => each(view, |b| half::bf16::from_le_bytes(b).to_f32()),
+        Dtype::F64 => {
+            let large =
+                view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).find(|x| x.is_finite() && !(*x as f32).is_finite());
+            if let Some(x) = large {
+                return Err(format!("{x:e} is too large for an f32,"));
+            }
+            each(view, |b| f64::from_le_bytes(b) as f32)
+        }
+        other => return Err(format!("{other:?} instead of floats (F32, F16, BF16 or F64)")),
+    })
 }

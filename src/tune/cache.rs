@@ -2,7 +2,7 @@
 //! it is as if there were none: everything can be measured again.
 
 use super::{Candidate, Chosen, Origin, Verdict};
-use crate::{gpu::AdapterSummary, kernel::Caps};
+use crate::{file, gpu::AdapterSummary, kernel::Caps};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
@@ -11,8 +11,6 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -59,18 +57,12 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Puts `bytes` in the place of a file, all of them or none: whoever reads it at the same time sees the old or the new one.
+/// Puts `bytes` in the place of a file, whose folder is made if need be.
 fn replace(path: &Path, bytes: &[u8]) {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let Some(folder) = path.parent() else { return };
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.{}", process::id(), NUMBER.fetch_add(1, Relaxed)));
-    let part = PathBuf::from(name);
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&part, bytes)).and_then(|()| fs::rename(&part, path));
-    if written.is_err() {
-        // What cannot be kept is measured again.
-        let _ = fs::remove_file(&part);
-    }
+    // What cannot be kept is measured again.
+    let _ = fs::create_dir_all(folder);
+    let _ = file::replace(path, bytes);
 }
 
 /// What choices hold for: adapter, driver, its limits as they are used, this library.

@@ -8,7 +8,12 @@ mod parsers;
 mod readers;
 mod saving;
 
-fn main() {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = saving::child() {
+        return code;
+    }
     let mut suite = common::Suite::new();
     mutations::trials(&mut suite);
     parsers::trials(&mut suite);
