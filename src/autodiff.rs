@@ -39,7 +39,7 @@ impl<'g> Tensor<'g> {
     /// Σ dy·∂self/∂x for each `x`: the gradient given the gradient `dy` of this tensor.
     #[track_caller]
     pub fn vjp(self, dy: Tensor<'g>, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
-        let graph = self.graph;
+        let (graph, place) = (self.graph, Location::caller());
         let all = || [self, dy].into_iter().chain(x.iter().copied());
         let shapes = || all().map(|t| t.shape()).collect::<Vec<Shape>>();
         if all().any(|t| !std::ptr::eq(t.graph, graph)) {
@@ -75,7 +75,8 @@ impl<'g> Tensor<'g> {
             }
         }
         // What was made later than this tensor has no part in it.
-        x.iter().map(|t| grads.get(t.id).copied().flatten().unwrap_or_else(|| graph.full(t.shape(), 0.0))).collect()
+        let zeros = |t: &Tensor| graph.at(place, || graph.full(t.shape(), 0.0));
+        x.iter().map(|t| grads.get(t.id).copied().flatten().unwrap_or_else(|| zeros(t))).collect()
     }
 
     /// Undoes broadcasting: sums the axes along which `shape` was repeated to give this tensor's shape.

@@ -109,7 +109,7 @@ pub(crate) struct Inner {
     /// What is wrong with a run before the first step, where something is.
     pub untrained: Option<Error>,
     pub error: Option<Error>,
-    /// The line that new nodes are of, where it is not the one that adds them.
+    /// The line that new nodes and mistakes are of, where it is not the one that adds them.
     place: Option<Place>,
     /// The layer that new nodes are part of, where it does not follow from their inputs.
     layer: Option<Option<usize>>,
@@ -255,8 +255,9 @@ impl Graph {
     /// Makes running this graph an error as long as no trainer has made a step on its parameters nor loaded them: for layers
     /// whose state means nothing before. The first call counts.
     pub fn require_step(&self, op: &str, shapes: &[Shape], why: String, place: Place) {
-        let error = Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place };
-        self.inner.borrow_mut().untrained.get_or_insert(error);
+        let mut g = self.inner.borrow_mut();
+        let place = g.place.unwrap_or(place);
+        g.untrained.get_or_insert(Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place });
     }
     fn named(&self, kind: &str, name: &str, shape: Shape, init: Init, place: Place) -> Tensor<'_> {
         let trained = kind == "param";
@@ -314,7 +315,6 @@ impl Graph {
         if self.inner.borrow().error.is_some() {
             return self.dead();
         }
-        let place = self.inner.borrow().place.unwrap_or(place);
         let shapes: Vec<Shape> = x.iter().map(|t| t.shape()).collect();
         if x.iter().any(|t| !std::ptr::eq(t.graph, self)) {
             return self.mistake(op.called(), &shapes, OTHER_GRAPH.into(), place);
@@ -360,7 +360,9 @@ impl Graph {
     }
     /// Keeps a mistake (the first one counts) and returns the dead tensor. For layers and losses with rules of their own.
     pub fn mistake(&self, op: &str, shapes: &[Shape], why: String, place: Place) -> Tensor<'_> {
-        self.inner.borrow_mut().error.get_or_insert(Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place });
+        let mut g = self.inner.borrow_mut();
+        let place = g.place.unwrap_or(place);
+        g.error.get_or_insert(Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place });
         self.dead()
     }
     /// A number for one stream of random numbers, new with each call and the same whenever the same graph is built.
@@ -404,15 +406,26 @@ impl Graph {
             return self.dead();
         }
         let layer = g.layer.unwrap_or_else(|| g.layer_of(&node));
-        g.nodes.push(Node { layer, ..node });
+        let place = g.place.unwrap_or(node.place);
+        g.nodes.push(Node { layer, place, ..node });
         Tensor { graph: self, id: g.nodes.len() - 1 }
+    }
+    /// Until what comes back is dropped, new nodes and mistakes are of the line of the caller, whatever adds them: `#[track_caller]`
+    /// alone does not reach into closures. Where one method of a user calls another, the first counts.
+    #[track_caller]
+    pub(crate) fn line(&self) -> Line<'_> {
+        self.line_of(Location::caller())
+    }
+    fn line_of(&self, place: Place) -> Line<'_> {
+        let mut g = self.inner.borrow_mut();
+        let before = g.place;
+        g.place.get_or_insert(place);
+        Line { graph: self, before }
     }
     /// Runs `f`; the nodes it adds bear `place` instead of the line that adds them.
     pub(crate) fn at<R>(&self, place: Place, f: impl FnOnce() -> R) -> R {
-        let before = self.inner.borrow_mut().place.replace(place);
-        let result = f();
-        self.inner.borrow_mut().place = before;
-        result
+        let _line = self.line_of(place);
+        f()
     }
     /// Runs `f`; the nodes it adds bear the line of `node` and are part of its layer.
     pub(crate) fn part_of<R>(&self, node: &Node, f: impl FnOnce() -> R) -> R {
@@ -423,6 +436,18 @@ impl Graph {
     }
     pub(crate) fn dead(&self) -> Tensor<'_> {
         Tensor { graph: self, id: usize::MAX }
+    }
+}
+
+/// See [`Graph::line`].
+pub(crate) struct Line<'g> {
+    graph: &'g Graph,
+    before: Option<Place>,
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        self.graph.inner.borrow_mut().place = self.before;
     }
 }
 

@@ -2,6 +2,8 @@
 //! any step runs. Nothing a user can do panics.
 
 mod common;
+#[path = "errors/places.rs"]
+mod places;
 
 use common::{BOTH, Check, On, Suite, weights};
 use downhill::{
@@ -19,6 +21,7 @@ fn main() {
     let mut suite = Suite::new();
     for (name, check) in [
         ("mistakes in a graph", mistakes as fn() -> Check),
+        ("the line of every method", places::every_method),
         ("settings of ops and losses", settings),
         ("sizes", sizes),
         ("tensors of different graphs", mixed),

@@ -122,6 +122,7 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn multi_head_attention_with(self, name: &str, heads: usize, options: MultiHeadAttention<'g>) -> Tensor<'g> {
         let (g, memory, place) = (self.graph(), options.memory.unwrap_or(self), Location::caller());
+        let _line = g.line();
         if self.is_dead() || memory.is_dead() {
             return g.dead();
         }
@@ -187,6 +188,7 @@ impl<'g> Tensor<'g> {
         feed_forward: usize,
         options: TransformerEncoderLayer,
     ) -> Tensor<'g> {
+        let _line = self.graph().line();
         let TransformerEncoderLayer { norm_first, causal, dropout, gelu } = options;
         let part = |part: &str| format!("{name}.{part}");
         let attend = |x: Tensor<'g>| {

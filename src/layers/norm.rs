@@ -123,6 +123,7 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn batch_norm_with(self, name: &str, options: BatchNorm) -> Tensor<'g> {
         let (shape, g, place) = (self.shape(), self.graph(), Location::caller());
+        let _line = g.line();
         let BatchNorm { eps, momentum, no_affine } = options;
         let Some((c, kept)) = self.channels("batch_norm", eps) else { return g.dead() };
         let n = shape.elements() / c;

@@ -153,6 +153,7 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
 #[track_caller]
 fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Recurrent<'g>) -> [Tensor<'g>; 3] {
     let (shape, place) = (x.shape(), Location::caller());
+    let _line = x.graph().line();
     if x.is_dead() || [options.h0, options.c0].into_iter().flatten().any(|s| s.is_dead()) {
         return [x.graph().dead(); 3];
     }
@@ -193,6 +194,10 @@ fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Rec
 #[track_caller]
 fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g>, name: impl Fn(&str) -> String) -> [Tensor<'g>; 3] {
     let (g, cell) = (x.graph(), op.cell);
+    // A layer before this one made a mistake: its shape says nothing.
+    if g.error().is_some() {
+        return [g.dead(); 3];
+    }
     let bound = 1.0 / (hidden as f32).sqrt();
     let init = || Init::Uniform { low: -bound, high: bound };
     let (shape, gates) = (x.shape(), cell.gates() * hidden);

@@ -3,7 +3,12 @@
 //! `y = (x − m)·r`, `r = 1 / √(mean (x − m)² + eps)`, each mean over all axes from `start` on; m is the mean of x, or 0
 //! without `centre`. The gradient is `dx = r·(dy − mean dy − y·mean(dy·y))`, the second term only with `centre`.
 
-use super::{lines::{Can, Lines}, moments::sums, reduce::larger, *};
+use super::{
+    lines::{Can, Lines},
+    moments::sums,
+    reduce::larger,
+    *,
+};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 
@@ -272,6 +277,7 @@ impl<'g> Tensor<'g> {
         if self.is_dead() || rule.line(shape) <= LONG {
             return self.apply(Norm(rule));
         }
+        let _line = self.graph.line();
         let mean = rule.centre.then(|| self.mean(&rule.axes(shape), true));
         self.standardise(rule.r(self), mean)
     }

@@ -52,6 +52,7 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn pad_with(self, axis: isize, before: usize, after: usize, mode: PadMode) -> Tensor<'g> {
+        let _line = self.graph.line();
         let s = self.shape();
         let mistake = |why: String| self.graph.mistake("pad_with", &[s], why, Location::caller());
         let Some(at) = s.axis(axis).filter(|_| s.dtype() == DType::F32) else {
@@ -63,7 +64,9 @@ impl<'g> Tensor<'g> {
         };
         let (n, most) = (s.dims()[at], before.max(after));
         match mode {
-            PadMode::Reflect if most >= n => return mistake(format!("{most} elements to reflect, but axis {axis} has {} besides its edge", n - 1)),
+            PadMode::Reflect if most >= n => {
+                return mistake(format!("{most} elements to reflect, but axis {axis} has {} besides its edge", n - 1));
+            }
             PadMode::Circular if most > n => return mistake(format!("{most} elements to repeat, but axis {axis} has {n}")),
             _ => {}
         }

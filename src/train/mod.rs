@@ -103,7 +103,7 @@ impl Model {
         let scores = output.shape();
         let rows = scores.without(scores.rank().saturating_sub(1));
         let classifies = matches!(self.target, Kind::Labels(_)) && scores.rank() > 1 && rows.same_dims(y.shape()) && scores.last() > 1;
-        let accuracy = (classifies && !output.is_dead()).then(|| output.correct(y).mean_all());
+        let accuracy = (classifies && !output.is_dead()).then(|| g.at(output.place(), || output.correct(y).mean_all()));
         g.check()?;
         Ok(Written { output, loss, accuracy })
     }
