@@ -41,7 +41,7 @@ enum Rule<'g> {
 /// A loss per element of two tensors of one shape.
 #[track_caller]
 fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, f: impl FnOnce(Tensor<'g>, Tensor<'g>) -> Tensor<'g>) -> Loss<'g> {
-    let shapes = [x.shape(), y.shape()];
+    let (shapes, _line) = ([x.shape(), y.shape()], x.graph().line());
     let each = if shapes[0].same_dims(shapes[1]) {
         f(x, y)
     } else {
@@ -193,6 +193,7 @@ impl<'g> Loss<'g> {
     /// The weighted loss of each sample, and the weights that its mean divides by.
     #[track_caller]
     fn weighted(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
+        let _line = self.tensor().graph().line();
         let (each, weights) = self.each();
         let Some(samples) = self.samples else { return (each, weights) };
         if each.is_dead() || samples.is_dead() {
@@ -242,14 +243,18 @@ impl<'g> Loss<'g> {
             }
         }
     }
-    #[track_caller]
-    fn mistake(&self, option: &str, why: String) -> Rule<'g> {
-        let t = match self.rule {
+    /// One that it is of.
+    fn tensor(&self) -> Tensor<'g> {
+        match self.rule {
             Rule::Each(t)
             | Rule::CrossEntropy { logits: t, .. }
             | Rule::SoftCrossEntropy { logits: t, .. }
             | Rule::Nll { log_p: t, .. } => t,
-        };
+        }
+    }
+    #[track_caller]
+    fn mistake(&self, option: &str, why: String) -> Rule<'g> {
+        let t = self.tensor();
         Rule::Each(t.graph().mistake(option, &[t.shape()], why, Location::caller()))
     }
 }
