@@ -832,10 +832,17 @@ fn limits(device: &Device) -> Check {
     expect("gather_rows", gather, &["gather_rows table [20000, 2] × u32 [3] → [3, 2] (tests/errors.rs:", "needs 160000, ", &bound])?;
     // What splits is no error: see tests/ops.rs. But no buffer can hold this.
     let most = common::inner(device).max_buffer_bytes();
-    let buffer = over(&|g| g.input([5_000_000]) + 1.0);
-    expect("buffer", buffer, &["", "[5000000]", &format!("needs 20000000, but this device's limit is {most}: ")])?;
+    let large = format!("needs 20000000, but this device's limit is {most}: ");
+    let here = |text: &str, line: u32| format!("{text} (tests/errors.rs:{line})");
+    let input = over(&|g| g.input([5_000_000]).sum_all());
+    expect("input", input, &[&here("input 0 [5000000] of reduce [5000000] → []", line!() - 1), &large])?;
     let constant = over(&|g| g.constant(Host::new([5_000_000], vec![1.0; 5_000_000])).sum_all());
-    expect("constant", constant, &["constant 0 [5000000]: needs 20000000, "])?;
+    expect("constant", constant, &[&here("constant 0 [5000000] of reduce [5000000] → []", line!() - 1), &large])?;
+    // A slot is the result of an op, in a layer: the place is that op's.
+    let line = line!() + 1;
+    let slot = over(&|g| g.input([1000, 1]).linear("wide", 5000));
+    let op = "matmul [1000, 1] × wide.weight [5000, 1] × wide.bias [5000] → [1000, 5000]";
+    expect("slot", slot, &[&format!("{}, layer wide (slot 0 [5000000]): {large}", here(op, line))])?;
     let g = Graph::training();
     let big = Trainer::new(device, g.param("w", [5_000_000], Init::Zeros).sum_all(), Sgd::new(0.1)).err();
     expect("parameter", big, &["parameter w [5000000]: needs 20000", &format!("but this device's limit is {most}: ")])?;

@@ -9,7 +9,7 @@ use crate::{
     },
     host::Data,
     kernel::{Pass, Which},
-    plan::{Loc, Plan, Step},
+    plan::{Loc, Plan, Step, report::largest},
 };
 
 /// How a kernel of an update names the state after the weights, the gradients and the guard…
@@ -31,7 +31,7 @@ pub(super) struct Place<'a> {
 
 /// A pass and the tensors it binds.
 pub(super) struct Work<'a> {
-    /// The op with its shapes and place, for errors and for labels of bind groups.
+    /// The op with its shapes, place and layer, for errors and for labels of bind groups.
     pub label: String,
     /// Op and kernel, for labels of pipelines.
     pub name: String,
@@ -74,9 +74,17 @@ pub(super) fn update_scratch(updates: &[UpdatePass]) -> Vec<usize> {
 /// Label and elements of each buffer of a plan's own: slots, inputs, constants, scratch of the updates.
 pub(super) fn wanted(plan: &Plan, updates: &[UpdatePass]) -> Vec<(String, usize)> {
     let mut wanted: Vec<(String, usize)> = Vec::new();
-    wanted.extend(plan.slots.iter().enumerate().map(|(i, s)| (format!("slot {i} [{}]", s.elements), s.elements)));
-    wanted.extend(plan.inputs.iter().enumerate().map(|(i, d)| (format!("input {i} {}", d.shape), d.shape.elements())));
-    wanted.extend(plan.constants.iter().enumerate().map(|(i, c)| (format!("constant {i} {}", c.shape), c.shape.elements())));
+    // Where a tensor is not the result of an op, the op that takes it tells the line.
+    let taken = |loc: Loc| {
+        let step = plan.steps.iter().find(|s| s.inputs.iter().any(|x| x.0 == loc));
+        step.map_or(String::new(), |s| format!(" of {}", s.title()))
+    };
+    let slots = plan.slots.iter().zip(largest(plan)).enumerate();
+    wanted.extend(slots.map(|(i, (s, of))| (format!("{of} (slot {i} [{}])", s.elements), s.elements)));
+    let inputs = plan.inputs.iter().enumerate();
+    wanted.extend(inputs.map(|(i, d)| (format!("input {i} {}{}", d.shape, taken(Loc::Input(i))), d.shape.elements())));
+    let constants = plan.constants.iter().enumerate();
+    wanted.extend(constants.map(|(i, c)| (format!("constant {i} {}{}", c.shape, taken(Loc::Constant(i))), c.shape.elements())));
     wanted.extend(update_scratch(updates).into_iter().enumerate().map(|(i, n)| (format!("update scratch {i} [{n}]"), n)));
     wanted
 }
@@ -133,7 +141,7 @@ impl Buffers {
             };
             let name = format!("{} {}", step.op.name(), kernel.name);
             for pass in &kernel.passes {
-                all.push(bind(&step.label, &name, number, pass, |which| self.of_step(store, step, &kernel.scratch, which))?);
+                all.push(bind(&step.title(), &name, number, pass, |which| self.of_step(store, step, &kernel.scratch, which))?);
             }
             number += 1;
         }

@@ -421,7 +421,9 @@ impl Gpu {
             self.check_size(what, *bytes)?;
         }
         let total: u64 = wanted.iter().map(|(_, bytes)| bytes).sum();
-        let what = format!("{} buffers of together {total} bytes", wanted.len());
+        let largest =
+            wanted.iter().max_by_key(|(_, bytes)| bytes).map_or(String::new(), |(what, bytes)| format!(", of which {bytes} for {what}"));
+        let what = format!("{} buffers of together {total} bytes{largest}", wanted.len());
         let make = |device: &wgpu::Device| {
             let new = |(label, size): &(String, u64)| {
                 device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size: *size, usage, mapped_at_creation: false })

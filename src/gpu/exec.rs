@@ -269,7 +269,11 @@ impl Exec {
         let passes: Vec<(&str, &Pass)> = works.iter().map(|work| (work.name.as_str(), work.pass)).collect();
         let pipelines = gpu.pipelines(&passes).await;
         for ((i, work), pipeline) in works.iter().enumerate().zip(pipelines) {
-            let pipeline = pipeline?;
+            let pipeline = pipeline.map_err(|error| match error {
+                // Pipelines are of no line.
+                Error::Limit { what, need, limit, advice } => Error::Limit { what: format!("{}: {what}", work.label), need, limit, advice },
+                other => other,
+            })?;
             let elements: Vec<usize> = work.places.iter().map(|place| place.elements).collect();
             let windows = reach.windows(&work.label, work.pass, &elements)?;
             for &window in &windows {

@@ -56,7 +56,7 @@ pub(crate) fn needs(
     let mut uniforms = 0;
     for step in &plan.steps {
         for pass in step.kernel.iter().flat_map(|k| &k.passes) {
-            end(&mut uniforms, &step.label, pass, &bound(pass, &|which| of_step(step, which))?)?;
+            end(&mut uniforms, &step.title(), pass, &bound(pass, &|which| of_step(step, which))?)?;
         }
     }
     for update in updates {

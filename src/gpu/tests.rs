@@ -237,9 +237,9 @@ fn limits_are_typed_errors() {
         one(&[Shape::from([n])], Shape::from([n]), pass(DOUBLE, n, binds))
     };
     assert_eq!(refused(&whole(2000, 0)), ("probe [2000] → [2000] (`x`, bound whole)".into(), 8000, 4096));
-    assert_eq!(refused(&whole(20_000, 0)), ("slot 0 [20000]".into(), 80_000, 65_536));
+    assert_eq!(refused(&whole(20_000, 0)), ("probe [20000] → [20000] (slot 0 [20000])".into(), 80_000, 65_536));
     assert_eq!(refused(&whole(1000, 0)), ("probe [1000] → [1000] (workgroups)".into(), 16, 8));
-    assert_eq!(refused(&whole(100, 1)), ("probe plain (storage buffers bound at once)".into(), 3, 2));
+    assert_eq!(refused(&whole(100, 1)), ("probe [100] → [100]: probe plain (storage buffers bound at once)".into(), 3, 2));
     // And what is just inside them works.
     assert_eq!(run(&gpu, &double(1024), &[ramp([1024])]).0.f()[1023], 2.0 * 1023.25);
     let error = block_on(Store::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0)).err().unwrap();
@@ -259,7 +259,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = 1.0; }
     exec.fill_slots(NAN).unwrap();
     exec.submit(&StepRow::default()).unwrap();
     let found = block_on(exec.fences_intact(NAN)).unwrap();
-    assert_eq!(found, vec!["slot 0 [100]: element 0 past its end became 0x3f800000"]);
+    assert_eq!(found, vec!["probe [100] → [100] (slot 0 [100]): element 0 past its end became 0x3f800000"]);
 }
 
 /// `z = sum of x · w` by one invocation, `dw = x`, and an update that adds up `h[0] · dw` where the guard lets it.

@@ -195,10 +195,12 @@ impl Optimizer {
             );
             return Err(Error::argument(self.name(), why));
         }
-        let (need, limit) = (groups.settings.len() as u64, MAX_GROUPS as u64);
-        if need > limit {
-            let advice = "give some of them the same lr_scale and weight_decay".to_string();
-            return Err(Error::Limit { what: "parameter groups of different settings".into(), need, limit, advice });
+        let n = groups.settings.len();
+        if n > MAX_GROUPS {
+            let why = format!(
+                "{n} parameter groups of different settings, but an optimizer here has at most {MAX_GROUPS} (on any device); give some of them the same lr_scale and weight_decay"
+            );
+            return Err(Error::argument(self.name(), why));
         }
         Ok(groups)
     }

@@ -59,6 +59,14 @@ pub struct Step {
     pub kernel: Option<Kernel>,
 }
 
+impl Step {
+    /// Label and layer: what an error names.
+    pub(crate) fn title(&self) -> String {
+        let Step { label, layer, .. } = self;
+        if layer.is_empty() { label.clone() } else { format!("{label}, layer {layer}") }
+    }
+}
+
 /// A buffer for activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {

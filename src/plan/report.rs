@@ -163,6 +163,14 @@ fn owners(plan: &Plan) -> Vec<Option<Tenant>> {
     owners
 }
 
+/// Of each slot, the result or the scratch of a step that makes it as large as it is.
+pub(crate) fn largest(plan: &Plan) -> Vec<String> {
+    let of = |owner: Option<Tenant>| {
+        owner.map_or(String::new(), |o| format!("{}{}", if o.scratch { "scratch of " } else { "" }, plan.steps[o.step].title()))
+    };
+    owners(plan).into_iter().map(of).collect()
+}
+
 /// What is written to slots, in order.
 fn tenants(plan: &Plan) -> Vec<(usize, Tenant)> {
     let mut all = Vec::new();
