@@ -106,6 +106,8 @@ pub(crate) struct Inner {
     pub inputs: Vec<InputDef>,
     /// What state becomes after a step: a node for each parameter that was assigned to.
     pub assigned: BTreeMap<usize, usize>,
+    /// What a weighted mean divides by: a node for each node that is such a mean.
+    pub weights: BTreeMap<usize, usize>,
     /// What is wrong with a run before the first step, where something is.
     pub untrained: Option<Error>,
     pub error: Option<Error>,
@@ -251,6 +253,19 @@ impl Graph {
             None => format!("there is no state `{name}` in this graph; make it with Graph::state before"),
         };
         self.mistake("assign", &[shape], why, place);
+    }
+    /// What `mean` divides its sum by, if it is a weighted mean: the sum of the weights. Then it counts for so much beside
+    /// those of other batches. See [`losses::weighted_mean`](crate::losses::weighted_mean).
+    pub fn weight_of<'g>(&'g self, mean: Tensor<'g>) -> Option<Tensor<'g>> {
+        let own = std::ptr::eq(mean.graph, self);
+        let weight = self.inner.borrow().weights.get(&mean.id).copied();
+        weight.filter(|_| own).map(|id| self.tensor(id))
+    }
+    /// Notes that `mean` is a weighted mean and divides by `weight`.
+    pub(crate) fn note_weight(&self, mean: Tensor, weight: Tensor) {
+        if !mean.is_dead() && !weight.is_dead() {
+            self.inner.borrow_mut().weights.insert(mean.id, weight.id);
+        }
     }
     /// Makes running this graph an error as long as no trainer has made a step on its parameters nor loaded them: for layers
     /// whose state means nothing before. The first call counts.

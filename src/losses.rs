@@ -127,6 +127,30 @@ pub fn nll<'g>(log_p: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
     Loss::new(Rule::Nll { log_p, labels })
 }
 
+/// `sum` / `weight`, of one element each: a mean whose weights add up to `weight`. It is 0 where `weight` is 0, and so is its
+/// gradient: then there is nothing to take the mean of.
+///
+/// The graph remembers what it divides by ([`Graph::weight_of`](crate::Graph::weight_of)), so that the mean over several batches
+/// can be that of all samples. The means of [`Loss`] are made by this; use it for weighted losses of your own.
+///
+/// ```
+/// use downhill::{Device, Graph, Host, losses::weighted_mean};
+/// let g = Graph::training();
+/// let (x, w) = (g.input([3]), g.input([3]));
+/// let mut f = Device::cpu().compile(&[weighted_mean((x * w).sum_all(), w.sum_all())])?;
+/// let x = Host::new([3], vec![1.0, 2.0, 5.0]);
+/// assert_eq!(f.run(&[x.clone(), Host::new([3], vec![1.0, 1.0, 0.0])])?[0].f(), &[1.5]);
+/// assert_eq!(f.run(&[x, Host::new([3], vec![0.0, 0.0, 0.0])])?[0].f(), &[0.0]);
+/// # Ok::<(), downhill::Error>(())
+/// ```
+#[track_caller]
+pub fn weighted_mean<'g>(sum: Tensor<'g>, weight: Tensor<'g>) -> Tensor<'g> {
+    let some = weight.ne(0.0);
+    let mean = some.where_(sum / some.where_(weight, 1.0), 0.0);
+    sum.graph().note_weight(mean, weight);
+    mean
+}
+
 impl<'g> Loss<'g> {
     fn new(rule: Rule<'g>) -> Loss<'g> {
         Loss { rule, smoothing: 0.0, classes: None, samples: None }
@@ -174,12 +198,12 @@ impl<'g> Loss<'g> {
     pub fn sum(self) -> Tensor<'g> {
         self.none().sum_all()
     }
-    /// The mean: divided by the sum of the weights where there are any.
+    /// The mean: divided by the sum of the weights where there are any. Where all of them are 0 it is 0.
     #[track_caller]
     pub fn mean(self) -> Tensor<'g> {
         match self.weighted() {
             (each, None) => each.mean_all(),
-            (each, Some(weights)) => each.sum_all() / weights.broadcast_to(each.shape()).sum_all(),
+            (each, Some(weights)) => weighted_mean(each.sum_all(), weights.broadcast_to(each.shape()).sum_all()),
         }
     }
     /// The sum divided by the size of the first axis: the mathematical mean for [`kl_div`].
