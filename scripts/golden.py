@@ -290,7 +290,8 @@ def losses():
             else:   # mean: divided by the weights of the elements, times their class's weight where there is one
                 y, w = fn(xt, t, "none", cw), to_torch(weights)
                 w = w.reshape(list(w.shape) + [1] * (y.dim() - w.dim())).expand(y.shape)
-                over = (w if cw is None else w * cw[t]).sum()
+                kept = torch.ones_like(w) if "ignore_index" not in args else (t != args["ignore_index"]).to(w.dtype)
+                over = (w * kept * (1 if cw is None else cw[t * kept.to(t.dtype)])).sum()
                 y = {"mean": (w * y).sum() / over, "sum": (w * y).sum(), "none": w * y}[reduction]
             case = {"loss": loss, "case": text, "reduction": reduction, "args": args,
                     "inputs": [tensor(x)], "target": tensor(target)}
@@ -359,6 +360,27 @@ def losses():
             text = f"smoothing {s}" + (", class weights" if weights is not None else "") + ", sample weights"
             add("cross_entropy", text, x, labels, ce(s), classes=weights, label_smoothing=s,
                 weights=draw("cew", [n], 0.2, positive=True))
+
+    # Labels that do not count: no class (PyTorch's -100 is no u32), or one of the classes. Classes are the last axis here,
+    # the second one there.
+    front = lambda x: x.movedim(-1, 1).contiguous()
+    ce = lambda s, i: lambda x, t, r, w: F.cross_entropy(front(x), t, w, reduction=r, label_smoothing=s, ignore_index=i)
+    nll = lambda i: lambda x, t, r, w: F.nll_loss(front(x), t, w, reduction=r, ignore_index=i)
+    for rows in [6], [2, 3], [2, 2, 3], [2, 1, 2, 3]:
+        x = draw(f"ignore{rows}", [*rows, k], hi=4)
+        logp = F.log_softmax(to_torch(x), -1).float().numpy()
+        labels = ints("ignore", rows, k)
+        none = labels.copy()
+        none.flat[[0, 4]] = 2 ** 32 - 1
+        for label, t in (2 ** 32 - 1, none), (int(labels.flat[2]), labels):
+            for weights, samples in (None, None), (cw, None), (cw, draw("ignorew", rows[:1], 0.2, positive=True)):
+                text = f"labels {rows}, {label} ignored" + (", class weights" if weights is not None else "")
+                text += ", sample weights" if samples is not None else ""
+                all = dict(classes=weights, weights=samples, ignore_index=label)
+                all["reductions"] = ("mean", "sum", "none") if len(rows) == 1 else ("mean",) if samples is None else ("none",)
+                for s in 0.0, 0.1:
+                    add("cross_entropy", f"{text}, smoothing {s}", x, t, ce(s, label), label_smoothing=s, **all)
+                add("nll", text, logp, t, nll(label), **all)
     return cases
 
 

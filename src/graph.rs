@@ -78,16 +78,20 @@ pub struct Below {
     pub count: usize,
     /// The op that looks them up in a table, where they are indices.
     pub table: Option<&'static str>,
+    /// The label whose rows a loss leaves out: it need not be below.
+    pub ignored: Option<u32>,
 }
 
 impl Below {
-    /// Whether all of `values` are. Of a tensor of these axes, of which the first may be longer than it says; `width`
+    /// Whether all of `values` are, or are ignored. Of a tensor of these axes, of which the first may be longer than it says; `width`
     /// neighbours are of one row.
     ///
     /// # Errors
     /// [`Error::Label`] or [`Error::Index`] for the first that is not.
     pub(crate) fn check(self, values: &[u32], dims: &[usize], width: usize) -> Result<()> {
-        let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| l as usize >= self.count) else { return Ok(()) };
+        let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| l as usize >= self.count && self.ignored != Some(l)) else {
+            return Ok(());
+        };
         let Some(op) = self.table else { return Err(Error::Label { row: at / width, label, classes: self.count }) };
         let (mut rest, mut position) = (at, Vec::new());
         for (axis, &d) in dims.iter().enumerate().rev() {
@@ -342,7 +346,7 @@ impl Graph {
     }
     /// Notes that the labels in `t`, where they come from inputs, must be below `classes`. Constants are checked now.
     pub fn require_classes(&self, t: Tensor, classes: usize) {
-        self.require(t, Below { count: classes, table: None });
+        self.require(t, Below { count: classes, table: None, ignored: None });
     }
     /// The same for whatever they are.
     pub(crate) fn require(&self, t: Tensor, below: Below) {
@@ -353,7 +357,10 @@ impl Graph {
             match &node.kind {
                 Kind::Input(i) => {
                     let known = &mut g.inputs[*i].classes;
-                    *known = Some(known.filter(|k| k.count <= below.count).unwrap_or(below));
+                    // What one op ignores, others may see: they know what to do with it, or it shows as NaN.
+                    let ignored = known.and_then(|k| k.ignored).or(below.ignored);
+                    let least = known.filter(|k| k.count <= below.count).unwrap_or(below);
+                    *known = Some(Below { ignored, ..least });
                 }
                 Kind::Constant(value) => {
                     if let Err(error) = below.check(value.u(), value.shape.dims(), 1) {

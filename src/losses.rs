@@ -4,6 +4,10 @@
 //! [`sum`](Loss::sum) or [`none`](Loss::none), after options such as [`sample_weights`](Loss::sample_weights). The
 //! methods of the same names on [`Tensor`] are the means. Values and gradients are PyTorch's.
 //!
+//! **A weight of 0 means that a sample is not there**: its loss and its gradient are exactly 0, whatever the model says of it, be it
+//! infinite or NaN. The same holds for a label that is [ignored](Loss::ignore_index). A mean of nothing is 0, and so is its gradient;
+//! PyTorch has NaN in these cases.
+//!
 //! ```
 //! use downhill::{Device, Graph, Host, losses};
 //! let g = Graph::training();
@@ -16,7 +20,11 @@
 //! # Ok::<(), downhill::Error>(())
 //! ```
 
-use crate::graph::Tensor;
+use crate::{
+    graph::{Below, Tensor},
+    ops::{gather_rows::GatherRows, pick::Pick},
+    shape::{DType, Shape},
+};
 use std::panic::Location;
 
 /// A loss before it is reduced.
@@ -25,42 +33,60 @@ use std::panic::Location;
 pub struct Loss<'g> {
     rule: Rule<'g>,
     smoothing: f32,
+    ignored: Option<u32>,
     classes: Option<Tensor<'g>>,
     samples: Option<Tensor<'g>>,
 }
 
+/// A loss of each element of two tensors, and a number that it may take.
+type Formula = for<'a> fn(Tensor<'a>, Tensor<'a>, f32) -> Tensor<'a>;
+
 /// What is computed per sample.
 #[derive(Clone, Copy, Debug)]
 enum Rule<'g> {
-    Each(Tensor<'g>),
-    CrossEntropy { logits: Tensor<'g>, labels: Tensor<'g> },
-    SoftCrossEntropy { logits: Tensor<'g>, target: Tensor<'g> },
-    Nll { log_p: Tensor<'g>, labels: Tensor<'g> },
+    Each {
+        x: Tensor<'g>,
+        y: Tensor<'g>,
+        number: f32,
+        formula: Formula,
+    },
+    CrossEntropy {
+        logits: Tensor<'g>,
+        labels: Tensor<'g>,
+    },
+    SoftCrossEntropy {
+        logits: Tensor<'g>,
+        target: Tensor<'g>,
+    },
+    Nll {
+        log_p: Tensor<'g>,
+        labels: Tensor<'g>,
+    },
+    /// There was a mistake: the dead tensor.
+    Dead(Tensor<'g>),
 }
 
 /// A loss per element of two tensors of one shape.
 #[track_caller]
-fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, f: impl FnOnce(Tensor<'g>, Tensor<'g>) -> Tensor<'g>) -> Loss<'g> {
-    let (shapes, _line) = ([x.shape(), y.shape()], x.graph().line());
-    let each = if shapes[0].same_dims(shapes[1]) {
-        f(x, y)
-    } else {
-        let why = "prediction and target must have the same shape; reshape one of them".to_string();
-        x.graph().mistake(name, &shapes, why, Location::caller())
-    };
-    Loss::new(Rule::Each(each))
+fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Formula) -> Loss<'g> {
+    let shapes = [x.shape(), y.shape()];
+    if shapes[0].same_dims(shapes[1]) {
+        return Loss::new(Rule::Each { x, y, number, formula });
+    }
+    let why = "prediction and target must have the same shape; reshape one of them".to_string();
+    Loss::new(Rule::Dead(x.graph().mistake(name, &shapes, why, Location::caller())))
 }
 
 /// Mean squared error: (x − y)².
 #[track_caller]
 pub fn mse<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("mse", x, y, |x, y| (x - y).square())
+    each("mse", x, y, 0.0, |x, y, _| (x - y).square())
 }
 
 /// Mean absolute error: |x − y|.
 #[track_caller]
 pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("mae", x, y, |x, y| (x - y).abs())
+    each("mae", x, y, 0.0, |x, y, _| (x - y).abs())
 }
 
 /// ½d² where |d| ≤ δ, else δ(|d| − ½δ), with d = x − y (Huber 1964).
@@ -68,9 +94,9 @@ pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
 pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     if !(delta.is_finite() && delta > 0.0) {
         let why = format!("delta is {delta}, but must be finite and positive");
-        return Loss::new(Rule::Each(x.graph().mistake("huber", &[x.shape(), y.shape()], why, Location::caller())));
+        return Loss::new(Rule::Dead(x.graph().mistake("huber", &[x.shape(), y.shape()], why, Location::caller())));
     }
-    each("huber", x, y, |x, y| {
+    each("huber", x, y, delta, |x, y, delta| {
         let d = (x - y).abs();
         // The square is only taken of what is near: its gradient would be 0·∞ at an infinite d.
         let near = d.le(delta);
@@ -83,21 +109,21 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
 /// [`bce_with_logits`] is more precise.
 #[track_caller]
 pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("bce", p, y, |p, y| p.bce_each(y))
+    each("bce", p, y, 0.0, |p, y, _| p.bce_each(y))
 }
 
 /// Binary cross-entropy of logits: ln(1 + eˣ) − xy, which is [`bce`] of σ(x), stable for any x. The loss and its gradient
 /// σ(x) − y keep their digits where they are small: 2.06·10⁻⁹ for x = 20, y = 1.
 #[track_caller]
 pub fn bce_with_logits<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("bce_with_logits", x, y, |x, y| x.bce_with_logits_each(y))
+    each("bce_with_logits", x, y, 0.0, |x, y, _| x.bce_with_logits_each(y))
 }
 
 /// Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p), 0 where q = 0
 /// (whatever `log_p` is there, −∞ too), NaN where q is below 0.
 #[track_caller]
 pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
-    each("kl_div", log_p, q, |log_p, q| {
+    each("kl_div", log_p, q, 0.0, |log_p, q, _| {
         let none = q.eq(0.0);
         none.where_(0.0, q * (none.where_(1.0, q).ln() - none.where_(0.0, log_p)))
     })
@@ -110,13 +136,14 @@ pub fn cross_entropy<'g>(logits: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
     Loss::new(Rule::CrossEntropy { logits, labels })
 }
 
-/// Categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ.
+/// Categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ, where 0 · ln 0 is 0: a
+/// class whose logit is −∞ has no part in the loss if its target is 0.
 #[track_caller]
 pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g> {
     let shapes = [logits.shape(), target.shape()];
     if shapes[0].rank() == 0 || !shapes[0].same_dims(shapes[1]) {
         let why = "logits and target probabilities must have the same shape, with the classes last".to_string();
-        return Loss::new(Rule::Each(logits.graph().mistake("cross_entropy_soft", &shapes, why, Location::caller())));
+        return Loss::new(Rule::Dead(logits.graph().mistake("cross_entropy_soft", &shapes, why, Location::caller())));
     }
     Loss::new(Rule::SoftCrossEntropy { logits, target })
 }
@@ -153,7 +180,7 @@ pub fn weighted_mean<'g>(sum: Tensor<'g>, weight: Tensor<'g>) -> Tensor<'g> {
 
 impl<'g> Loss<'g> {
     fn new(rule: Rule<'g>) -> Loss<'g> {
-        Loss { rule, smoothing: 0.0, classes: None, samples: None }
+        Loss { rule, smoothing: 0.0, ignored: None, classes: None, samples: None }
     }
     /// For the cross-entropies: the target becomes (1 − ε)·target + ε / classes (Szegedy et al. 2016, section 7).
     #[track_caller]
@@ -165,12 +192,40 @@ impl<'g> Loss<'g> {
         }
         Loss { smoothing: epsilon, ..self }
     }
+    /// For losses on labels: samples of this label count for nothing, and the mean is that of the others. PyTorch's −100 is no `u32`;
+    /// take any number that is no class, such as `u32::MAX`, which passes the check of labels then, or a class that is not to be
+    /// learned, such as that of padding.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, losses};
+    /// let g = Graph::training();
+    /// let (logits, labels) = (g.input([3, 2]), g.labels([3]));
+    /// let loss = losses::cross_entropy(logits, labels).ignore_index(u32::MAX).mean();
+    /// let mut f = Device::cpu().compile(&[loss])?;
+    /// let x = Host::new([3, 2], vec![0.0, 0.0, 7.0, f32::NAN, 0.0, 0.0]);
+    /// let y = f.run(&[x, Host::labels([3], vec![0, u32::MAX, 1])])?;
+    /// assert!((y[0].f()[0] - 2f32.ln()).abs() < 1e-6);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn ignore_index(mut self, label: u32) -> Loss<'g> {
+        let classes = match self.rule {
+            Rule::CrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => Some(x.shape().last()),
+            _ => None,
+        };
+        // Up to here floats count labels exactly, as weights of samples have to.
+        if classes.is_none_or(|k| k > 1 << 24) {
+            let why = if classes.is_none() { "only losses on labels have it" } else { "there are more than 16,777,216 classes" };
+            self.rule = self.mistake("ignore_index", why.into());
+        }
+        Loss { ignored: Some(label), ..self }
+    }
     /// For losses over classes: a weight `[classes]` for each class. The mean divides by the sum of the weights of the
     /// labels; with target probabilities by the number of samples.
     #[track_caller]
     pub fn class_weights(mut self, weights: Tensor<'g>) -> Loss<'g> {
         let classes = match self.rule {
-            Rule::Each(_) => None,
+            Rule::Each { .. } | Rule::Dead(_) => None,
             Rule::CrossEntropy { logits: x, .. } | Rule::SoftCrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => {
                 Some(x.shape().last())
             }
@@ -214,78 +269,107 @@ impl<'g> Loss<'g> {
         each.sum_all() * (1.0 / n as f32)
     }
 
+    /// The shape of the unreduced loss.
+    fn shape(&self) -> Shape {
+        match self.rule {
+            Rule::Each { x, .. } => x.shape(),
+            Rule::CrossEntropy { labels, .. } | Rule::Nll { labels, .. } => labels.shape().of(DType::F32),
+            Rule::SoftCrossEntropy { logits, .. } => logits.shape().without(logits.shape().rank() - 1),
+            Rule::Dead(dead) => dead.shape(),
+        }
+    }
     /// The weighted loss of each sample, and the weights that its mean divides by.
     #[track_caller]
     fn weighted(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let _line = self.tensor().graph().line();
-        let (each, weights) = self.each();
-        let Some(samples) = self.samples else { return (each, weights) };
-        if each.is_dead() || samples.is_dead() {
-            return (each, None);
-        }
-        let (shape, given) = (each.shape(), samples.shape());
+        let Some(samples) = self.samples.filter(|_| !matches!(self.rule, Rule::Dead(_))) else { return self.each(None) };
+        let (shape, given) = (self.shape(), samples.shape());
         if !shape.dims().starts_with(given.dims()) {
             let why = format!("weights of shape {given} are not those of a loss of shape {shape}, nor of its first axes");
-            return (each.graph().mistake("sample_weights", &[given, shape], why, Location::caller()), None);
+            return (samples.graph().mistake("sample_weights", &[given, shape], why, Location::caller()), None);
         }
-        let mut w = samples;
-        for _ in given.rank()..shape.rank() {
-            w = w.unsqueeze(-1);
-        }
-        (each * w, Some(weights.map_or(w, |c| c * w)))
+        let w = (given.rank()..shape.rank()).fold(samples, |w, _| w.unsqueeze(-1));
+        let (each, weights) = self.each(Some(w.ne(0.0)));
+        (weigh(each, w), Some(weights.map_or(w, |c| c * w)))
     }
 
+    /// The loss of each sample, weighted by its class, and these weights. Samples that are not `there` are computed from zeros, as far
+    /// as their gradient does not know by itself that nothing depends on them.
     #[track_caller]
-    fn each(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
+    fn each(self, there: Option<Tensor<'g>>) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let eps = self.smoothing;
         match self.rule {
-            Rule::Each(each) => (each, None),
+            Rule::Dead(dead) => (dead, None),
+            Rule::Each { x, y, number, formula } => {
+                let [x, y] = [x, y].map(|t| there.map_or(t, |there| there.where_(t, 0.0)));
+                (formula(x, y, number), None)
+            }
             Rule::CrossEntropy { logits, labels } => {
-                let plain = logits.cross_entropy_rows(labels);
+                let plain = logits.cross_entropy_rows(labels, self.ignored);
                 if plain.is_dead() {
                     return (plain, None);
                 }
-                let weight = self.classes.map(|w| of_label(w, labels));
-                let plain = weight.map_or(plain, |w| plain * w);
+                let (kept, weight) = self.of_labels(labels);
+                let plain = weight.map_or(plain, |w| weigh(plain, w));
                 if eps == 0.0 {
                     return (plain, weight);
                 }
                 let log_p = logits.log_softmax(-1);
-                let uniform = -self.classes.map_or(log_p, |w| log_p * w).sum(&[-1], false);
-                (plain * (1.0 - eps) + uniform * (eps / logits.shape().last() as f32), weight)
+                let uniform = -self.classes.map_or(log_p, |w| weigh(log_p, w)).sum(&[-1], false) * (eps / logits.shape().last() as f32);
+                let uniform = kept.map_or(uniform, |kept| kept.where_(uniform, 0.0));
+                // 0 · ∞ would be NaN.
+                (if eps == 1.0 { uniform } else { plain * (1.0 - eps) + uniform }, weight)
             }
             Rule::SoftCrossEntropy { logits, target } => {
                 let k = logits.shape().last() as f32;
+                let target = there.map_or(target, |there| there.unsqueeze(-1).where_(target, 0.0));
                 let target = if eps == 0.0 { target } else { target * (1.0 - eps) + eps / k };
                 let target = self.classes.map_or(target, |w| target * w);
-                (-(target * logits.log_softmax(-1)).sum(&[-1], false), None)
+                let log_p = logits.log_softmax(-1);
+                // 0 · ln 0 is 0, and so is its gradient.
+                let known = target.where_(log_p, log_p.lt(f32::MIN).where_(0.0, log_p));
+                (-(target * known).sum(&[-1], false), None)
             }
             Rule::Nll { log_p, labels } => {
-                let each = -log_p.pick(labels);
-                let weight = self.classes.filter(|_| !each.is_dead()).map(|w| of_label(w, labels));
-                (weight.map_or(each, |w| each * w), weight)
+                let each = -log_p.graph().apply(Pick, &[log_p, labels]);
+                if each.is_dead() {
+                    return (each, None);
+                }
+                log_p.graph().require(labels, Below { count: log_p.shape().last(), table: None, ignored: self.ignored });
+                let (_, weight) = self.of_labels(labels);
+                (weight.map_or(each, |w| weigh(each, w)), weight)
             }
         }
     }
     /// One that it is of.
     fn tensor(&self) -> Tensor<'g> {
         match self.rule {
-            Rule::Each(t)
+            Rule::Dead(t)
+            | Rule::Each { x: t, .. }
             | Rule::CrossEntropy { logits: t, .. }
             | Rule::SoftCrossEntropy { logits: t, .. }
             | Rule::Nll { log_p: t, .. } => t,
         }
     }
+    /// Where a label is not ignored, and the weight of each sample by its label.
+    #[track_caller]
+    fn of_labels(&self, labels: Tensor<'g>) -> (Option<Tensor<'g>>, Option<Tensor<'g>>) {
+        let kept = self.ignored.map(|label| labels.is_not(label));
+        // The labels have been checked, but for those that are ignored.
+        let weight = self.classes.map(|w| labels.graph().apply(GatherRows, &[w, labels]));
+        (kept, weight.map_or(kept, |w| Some(kept.map_or(w, |kept| kept.where_(w, 0.0)))))
+    }
     #[track_caller]
     fn mistake(&self, option: &str, why: String) -> Rule<'g> {
         let t = self.tensor();
-        Rule::Each(t.graph().mistake(option, &[t.shape()], why, Location::caller()))
+        Rule::Dead(t.graph().mistake(option, &[t.shape()], why, Location::caller()))
     }
 }
 
-/// The weight of each label's class.
-fn of_label<'g>(weights: Tensor<'g>, labels: Tensor<'g>) -> Tensor<'g> {
-    weights.gather_rows(labels)
+/// `each · weight`, 0 where the weight is, whatever the loss.
+#[track_caller]
+fn weigh<'g>(each: Tensor<'g>, weight: Tensor<'g>) -> Tensor<'g> {
+    weight.ne(0.0).where_(each * weight, 0.0)
 }
 
 macro_rules! means {

@@ -283,6 +283,9 @@ fn loss(row: &Value, device: &Device) -> Check {
         "kl_div" => losses::kl_div(x, y),
         other => panic!("no loss for {other}"),
     };
+    if row["args"].get("ignore_index").is_some() {
+        loss = loss.ignore_index(args.u("ignore_index") as u32);
+    }
     args.done();
     if let Some(weights) = row.get("class_weights") {
         loss = loss.class_weights(feed_tensor(weights));

@@ -1,30 +1,40 @@
-// powers — m = max x, and s = Σ e^(x − m), of a line: what softmax is made of. Subtracting the maximum keeps every power in
-// range. A line that is not in registers is read once: s is kept for the maximum so far, and scaled when that grows (Milakov &
-// Gimelshein 2018, arXiv:1805.02867). The maximum starts from the lowest number, so that −∞ − m is never −∞ + ∞.
+// powers — m = max x, and Σ e^(x − m) of a line without its element number `without`: what softmax is made of. Subtracting the
+// maximum keeps every power in range. Beside a power of 1, the sum of the others would lose the digits of a small loss, so the
+// caller adds the one left out. A line that is not in registers is read once: the sum is kept for the maximum so far, and scaled
+// when that grows (Milakov & Gimelshein 2018, arXiv:1805.02867). The maximum starts from the lowest number, so that −∞ − m is
+// never −∞ + ∞.
 //!include lib/lines
 const LOWEST = -3.40282347e38;
+// No element has this number.
+const NONE = 0xffffffffu;
 
-fn powers(t: Line) -> vec2<f32> {
+// The maximum of a line that is in registers.
+fn kept_max(t: Line) -> f32 {
     var m = LOWEST;
-    var s = V();
-    if KEEP > 0u {
-        for (var k = 0u; k < KEEP; k++) {
-            if has(t, k) {
-                m = larger(m, max_v(x_of(t, k)));
-            }
+    for (var k = 0u; k < KEEP; k++) {
+        if has(t, k) {
+            m = larger(m, max_v(x_of(t, k)));
         }
-        m = lanes_max(m);
+    }
+    return lanes_max(m);
+}
+
+fn powers(t: Line, without: u32) -> vec2<f32> {
+    var s = V(0.0);
+    if KEEP > 0u {
+        let m = kept_max(t);
         for (var k = 0u; k < KEEP; k++) {
             if has(t, k) {
-                s += exp_v(x_of(t, k) - m);
+                s += select(exp_v(x_of(t, k) - m), V(0.0), numbers(number(t, k)) == VU(without));
             }
         }
         return vec2(m, lanes_sum(sum_v(s)));
     }
+    var m = LOWEST;
     for (var k = 0u; k < share(t); k++) {
         let v = x_of(t, k);
         let top = larger(m, max_v(v));
-        s = s * f_exp(m - top) + exp_v(v - top);
+        s = s * f_exp(m - top) + select(exp_v(v - top), V(0.0), numbers(number(t, k)) == VU(without));
         m = top;
     }
     let top = lanes_max(m);

@@ -11,6 +11,7 @@ fn larger_r(a: R, b: R) -> R { return larger(a, b); }
 fn sum_v(v: V) -> R { return v; }
 fn max_v(v: V) -> R { return v; }
 fn exp_v(v: V) -> V { return f_exp(v); }
+fn expm1_v(v: V) -> V { return f_expm1(v); }
 // The numbers of the elements of V number i.
 fn numbers(i: u32) -> VU { return i; }
 // The number of v that is number i of a line.

@@ -68,7 +68,7 @@ impl<'g> Tensor<'g> {
         }
         let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
         // Before gather_rows, which asks the same of them, in other words.
-        self.graph().require(self, Below { count: vocabulary, table: Some("embedding") });
+        self.graph().require(self, Below { count: vocabulary, table: Some("embedding"), ignored: None });
         table.gather_rows(self)
     }
     /// Adds to each place of `[.., t, e]` a vector that is learnt: the first t rows of the parameter `name.weight`

@@ -1,24 +1,39 @@
 //! Cross-entropy of logits and integer labels, one loss a row, and its gradient: each one kernel.
 //!
 //! `y[r] = ln Σ_j e^x[r,j] − x[r, label[r]]`, `dx[r,j] = dy[r] · (softmax(x)[r,j] − [j = label[r]])`. Both subtract the
-//! row's maximum first and are right for logits of ±10⁴. What users call, with weights, smoothing and means, is in
+//! row's maximum first and are right for logits of ±10⁴. Both add up the powers of the other classes apart from that of the label:
+//! the loss of a confident row is ln(1 + Σ of the others), and its gradient, p − 1, is −Σ of the others' p.
+//!
+//! A row whose label is ignored has the loss 0 and the gradient 0, whatever its logits; a row whose dy is 0 has the gradient 0.
+//! A label that is neither a class nor ignored makes the row NaN. What users call it, with weights, smoothing and means, is in
 //! [`crate::losses`].
 
 use super::{
     lines::{Can, Lines},
+    pick::Pick,
     softmax::powers,
     *,
 };
-use crate::kernel::{Bind, source};
+use crate::{
+    graph::Below,
+    kernel::{Bind, source},
+    simd::wide,
+};
 use rayon::prelude::*;
 
 /// The losses: logits `[.., k]`, labels `[..]` → `[..]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CrossEntropy;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CrossEntropy {
+    /// Rows of this label do not count.
+    pub ignored: Option<u32>,
+}
 
 /// The gradient: logits `[.., k]`, labels `[..]`, dy `[..]` → dx `[.., k]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CrossEntropyGrad;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CrossEntropyGrad {
+    /// As in the op.
+    pub ignored: Option<u32>,
+}
 
 /// Whether the shapes are those of logits and labels.
 pub(super) fn check(x: Shape, labels: Shape) -> Result<(), String> {
@@ -35,22 +50,36 @@ pub(super) fn check(x: Shape, labels: Shape) -> Result<(), String> {
     }
 }
 
-/// The class of a row. One that does not exist (an error before any batch runs) is the last one.
-fn class(label: u32, k: usize) -> usize {
-    (label as usize).min(k - 1)
+/// The largest logit m of a row, x − m of its label, and the sum of the other classes' e^(x − m).
+fn row<T: Real>(x: &[T], label: u32) -> (T, T, f64) {
+    let (m, others) = powers(x, |_| label as usize);
+    (m, x.get(label as usize).map_or(T::nan(), |&own| own - m), others)
 }
 
-fn loss<T: Real>(x: &[T], label: u32) -> T {
-    let (m, s) = powers(x);
-    (m - x[class(label, x.len())]) + T::of(s.ln())
+fn loss<T: Real>(x: &[T], label: u32, ignored: Option<u32>) -> T {
+    if ignored == Some(label) {
+        return T::zero();
+    }
+    let (_, z, others) = row(x, label);
+    // z is exact where both are large and near each other. Where the label's logit is the largest, e^z − 1 is 0; where not, the sum
+    // of the others is at least 1.
+    T::of(others + (z.vexp().f64() - 1.0)).ln_1p() - z
 }
 
-fn gradient<T: Real>(x: &[T], label: u32, dy: T, dx: &mut [T]) {
-    let (m, s) = powers(x);
+fn gradient<T: Real>(x: &[T], label: u32, dy: T, ignored: Option<u32>, dx: &mut [T]) {
+    if ignored == Some(label) || dy == T::zero() {
+        return dx.fill(T::zero());
+    }
+    let (m, z, others) = row(x, label);
+    let s = others + z.vexp().f64();
     let scale = T::of(1.0 / s);
-    dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = dy * ((x - m).vexp() * scale));
-    let at = &mut dx[class(label, x.len())];
-    *at = *at - dy;
+    wide(
+        #[inline(always)]
+        || dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = dy * ((x - m).vexp() * scale)),
+    );
+    if let Some(own) = dx.get_mut(label as usize) {
+        *own = -dy * T::of(others / s);
+    }
 }
 
 /// Rows of one parallel task on the CPU device.
@@ -59,8 +88,12 @@ fn task(k: usize) -> usize {
 }
 
 /// Kernels of one pass over the rows of x, with these bindings.
-fn kernels(x: Shape, caps: &Caps, entry: &'static str, binds: impl Fn(&Lines) -> Vec<Bind>) -> Vec<Kernel> {
-    let kernel = |lines: Lines| Kernel::one(lines.name(), lines.pass(source!("cross_entropy"), entry, binds(&lines)));
+fn kernels(x: Shape, caps: &Caps, entry: &'static str, ignored: Option<u32>, binds: impl Fn(&Lines) -> Vec<Bind>) -> Vec<Kernel> {
+    let kernel = |lines: Lines| {
+        let mut pass = lines.pass(source!("cross_entropy"), entry, binds(&lines));
+        pass.consts.extend([("IGNORES", u32::from(ignored.is_some()).into()), ("IGNORED", ignored.unwrap_or(0).into())]);
+        Kernel::one(lines.name(), pass)
+    };
     Lines::all([x.elements() / x.last(), x.last(), 1], Can::Whole, caps).into_iter().map(kernel).collect()
 }
 
@@ -74,22 +107,23 @@ impl OpDef for CrossEntropy {
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let rows = x[0].f.chunks(x[0].shape.last());
-        y.f.iter_mut().zip(rows).zip(x[1].u).for_each(|((y, x), &label)| *y = loss(x, label));
+        y.f.iter_mut().zip(rows).zip(x[1].u).for_each(|((y, x), &label)| *y = loss(x, label, self.ignored));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let k = x[0].shape.last();
         let rows = x[0].f.par_chunks(k).zip(x[1].u).with_min_len(task(k));
-        y.f.par_iter_mut().zip(rows).for_each(|(y, (x, &label))| *y = loss(x, label));
+        y.f.par_iter_mut().zip(rows).for_each(|(y, (x, &label))| *y = loss(x, label, self.ignored));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        vec![Some(dy.graph.apply(CrossEntropyGrad, &[x[0], x[1], dy])), None]
+        let grad = CrossEntropyGrad { ignored: self.ignored };
+        vec![Some(dy.graph.apply(grad, &[x[0], x[1], dy])), None]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let binds = |lines: &Lines| {
             let [labels, y] = [Bind::input("labels", 1, DType::U32), Bind::output("y", DType::F32)];
             vec![lines.full(Bind::input("x", 0, DType::F32)), lines.ones(labels), lines.ones(y)]
         };
-        kernels(x[0], caps, "forward", binds)
+        kernels(x[0], caps, "forward", self.ignored, binds)
     }
     fn terms(&self, x: &[Shape]) -> usize {
         x[0].last()
@@ -101,10 +135,20 @@ impl OpDef for CrossEntropy {
         let case = |dims: &[usize]| {
             let x = Shape::new(dims).expect("at most six axes");
             let rows = x.without(x.rank() - 1);
-            Case::new(format!("{rows} rows of {}", x.last()), CrossEntropy, &[x, rows]).labels(1, x.last())
+            Case::new(format!("{rows} rows of {}", x.last()), CrossEntropy::default(), &[x, rows]).labels(1, x.last())
         };
-        let mut cases: Vec<Case> = [&[1][..], &[1, 1], &[37, 10], &[5, 32], &[5, 33], &[3, 2, 257], &[2, 3001], &[20_011, 3], &[9, 70], &[3, 260], &[3, 8228]].map(case).into();
+        // One of the labels is ignored: a class, or none (filled with labels up to it).
+        let ignoring = |rows: usize, k: usize, ignored: u32| {
+            let op = CrossEntropy { ignored: Some(ignored) };
+            Case::new(format!("{rows} rows of {k}, {ignored} ignored"), op, &[[rows, k].into(), [rows].into()])
+                .labels(1, k.max(ignored as usize + 1))
+        };
+        let mut cases: Vec<Case> =
+            [&[1][..], &[1, 1], &[37, 10], &[5, 32], &[5, 33], &[3, 2, 257], &[2, 3001], &[20_011, 3], &[9, 70], &[3, 260], &[3, 8228]]
+                .map(case)
+                .into();
         cases.push(case(&[4_100, 60]).range(0, -3.0, 3.0));
+        cases.extend([ignoring(37, 10, 10), ignoring(40, 5, 0), ignoring(90, 33, 33), ignoring(70, 64, 2), ignoring(13, 1, 1)]);
         cases.push(case(&[11, 7]).range(0, -1e4, 1e4));
         cases
     }
@@ -124,19 +168,23 @@ impl OpDef for CrossEntropyGrad {
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let k = x[0].shape.last();
         for (r, (x0, dx)) in x[0].f.chunks(k).zip(y.f.chunks_mut(k)).enumerate() {
-            gradient(x0, x[1].u[r], x[2].f[r], dx);
+            gradient(x0, x[1].u[r], x[2].f[r], self.ignored, dx);
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let k = x[0].shape.last();
         let rows = x[0].f.par_chunks(k).zip(x[1].u).zip(x[2].f).with_min_len(task(k));
-        y.f.par_chunks_mut(k).zip(rows).for_each(|(dx, ((x, &label), &dy))| gradient(x, label, dy, dx));
+        y.f.par_chunks_mut(k).zip(rows).for_each(|(dx, ((x, &label), &dy))| gradient(x, label, dy, self.ignored, dx));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let [x, labels, dy] = [x[0], x[1], x[2]];
         let (p, u) = (x.softmax(-1), d * dy.unsqueeze(-1));
         let dx = p * (u - (p * u).sum(&[-1], true));
-        vec![Some(dx), None, Some((d * p).sum(&[-1], false) - d.pick(labels))]
+        // The labels are checked where the loss is made, which knows which are ignored.
+        let ddy = (d * p).sum(&[-1], false) - d.graph.apply(Pick, &[d, labels]);
+        let kept = self.ignored.map(|label| labels.is_not(label));
+        let [dx, ddy] = [kept.map_or(dx, |k| k.unsqueeze(-1).where_(dx, 0.0)), kept.map_or(ddy, |k| k.where_(ddy, 0.0))];
+        vec![Some(dx), None, Some(ddy)]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let binds = |lines: &Lines| {
@@ -144,7 +192,7 @@ impl OpDef for CrossEntropyGrad {
             let [labels, dy] = [Bind::input("labels", 1, DType::U32), Bind::input("dy", 2, DType::F32)].map(|bind| lines.ones(bind));
             vec![x, labels, dy, dx]
         };
-        kernels(x[0], caps, "grad_x", binds)
+        kernels(x[0], caps, "grad_x", self.ignored, binds)
     }
     fn terms(&self, x: &[Shape]) -> usize {
         x[0].last()
@@ -154,22 +202,49 @@ impl OpDef for CrossEntropyGrad {
     }
     fn cases() -> Vec<Case> {
         let case = |rows: usize, k: usize| {
-            let op = Case::new(format!("{rows} rows of {k}"), CrossEntropyGrad, &[[rows, k].into(), [rows].into(), [rows].into()]);
+            let op =
+                Case::new(format!("{rows} rows of {k}"), CrossEntropyGrad::default(), &[[rows, k].into(), [rows].into(), [rows].into()]);
             op.labels(1, k)
         };
-        vec![case(1, 1), case(37, 10), case(5, 33), case(7, 28), case(3, 260), case(3, 4100), case(2, 1031), case(11, 7).range(0, -1e4, -9990.0), case(11, 7).range(0, -1e4, 1e4).flat()]
+        let ignoring = |rows: usize, k: usize, ignored: u32| {
+            let op = CrossEntropyGrad { ignored: Some(ignored) };
+            Case::new(format!("{rows} rows of {k}, {ignored} ignored"), op, &[[rows, k].into(), [rows].into(), [rows].into()])
+                .labels(1, k.max(ignored as usize + 1))
+        };
+        vec![
+            ignoring(37, 10, 10),
+            ignoring(40, 5, 0),
+            ignoring(90, 33, 33),
+            ignoring(13, 64, 2),
+            case(1, 1),
+            case(37, 10),
+            case(5, 33),
+            case(7, 28),
+            case(3, 260),
+            case(3, 4100),
+            case(2, 1031),
+            case(11, 7).range(0, -1e4, -9990.0),
+            case(11, 7).range(0, -1e4, 1e4).flat(),
+        ]
     }
 }
 
 impl<'g> Tensor<'g> {
-    /// The cross-entropy of logits `[.., k]` and labels `[..]` below k, one for each row.
+    /// The cross-entropy of logits `[.., k]` and labels `[..]` below k, one for each row; 0 where a label is the one ignored.
     #[track_caller]
-    pub(crate) fn cross_entropy_rows(self, labels: Tensor<'g>) -> Tensor<'g> {
-        let y = self.graph.apply(CrossEntropy, &[self, labels]);
+    pub(crate) fn cross_entropy_rows(self, labels: Tensor<'g>, ignored: Option<u32>) -> Tensor<'g> {
+        let y = self.graph.apply(CrossEntropy { ignored }, &[self, labels]);
         if !y.is_dead() {
-            self.graph.require_classes(labels, self.shape().last());
+            self.graph.require(labels, Below { count: self.shape().last(), table: None, ignored });
         }
         y
+    }
+    /// 1 where a label is another one than `label`, else 0.
+    #[track_caller]
+    pub(crate) fn is_not(self, label: u32) -> Tensor<'g> {
+        // Floats count exactly up to here. Beyond it there are no classes, but there may be the label to ignore.
+        const EXACT: u32 = 1 << 24;
+        if label < EXACT { self.ne(label as f32) } else { self.lt(EXACT as f32) }
     }
 }
 
@@ -191,9 +266,10 @@ mod tests {
     #[test]
     fn mistakes() {
         let g = Graph::training();
-        assert!(g.input([4, 10]).cross_entropy_rows(g.labels([4, 1])).is_dead());
+        assert!(g.input([4, 10]).cross_entropy_rows(g.labels([4, 1]), None).is_dead());
         let text = g.error().map_or(String::new(), |e| e.to_string());
-        let want = "cross_entropy: [4, 10] × u32 [4, 1]: the labels should have the shape u32 [4], one for each row of the first input (src/ops/";
+        let want =
+            "cross_entropy: [4, 10] × u32 [4, 1]: the labels should have the shape u32 [4], one for each row of the first input (src/ops/";
         assert!(text.starts_with(want), "{text}");
     }
 }

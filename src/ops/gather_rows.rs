@@ -215,7 +215,7 @@ impl<'g> Tensor<'g> {
         if !y.is_dead() {
             // Of several axes, a number in all of them together would say little.
             let table = (index.shape().rank() > 1).then_some("gather_rows");
-            self.graph.require(index, Below { count: self.shape().dims()[0], table });
+            self.graph.require(index, Below { count: self.shape().dims()[0], table, ignored: None });
         }
         y
     }

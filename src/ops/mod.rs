@@ -230,6 +230,7 @@ ops! {
     conv2d::Conv2d [Conv2dGradX, Conv2dGradW],
     cross_entropy::CrossEntropy [CrossEntropyGrad],
     gather_rows::GatherRows [ScatterRows],
+    logsumexp::LogSumExp,
     map::Map,
     matmul::MatMul,
     max_pool2d::MaxPool2d [MaxPool2dPick, MaxPool2dGrad],
@@ -245,5 +246,6 @@ ops! {
     reshape::Reshape,
     slice::Slice,
     softmax::Softmax,
+    softmax_grad::SoftmaxGrad,
     standardise::Standardise,
 }

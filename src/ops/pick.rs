@@ -26,7 +26,8 @@ impl OpDef for Pick {
         }
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        vec![Some(x[1].one_hot(x[0].shape().last()) * dy.unsqueeze(-1)), None]
+        // The labels are checked where they are picked by.
+        vec![Some(x[1].hot(x[0].shape().last()) * dy.unsqueeze(-1)), None]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let (k, wg) = (x[0].last(), caps.max_invocations.min(256) as usize);
@@ -98,6 +99,11 @@ impl<'g> Tensor<'g> {
             return self.graph.mistake("one_hot", &[s], why, place);
         }
         self.graph.require_classes(self, classes);
+        self.hot(classes)
+    }
+    /// The same of labels that need not be below.
+    #[track_caller]
+    fn hot(self, classes: usize) -> Tensor<'g> {
         let numbers = self.graph.constant(Host::new([classes], (0..classes).map(|i| i as f32).collect()));
         self.unsqueeze(-1).eq(numbers)
     }

@@ -1,9 +1,9 @@
-//! Sums, means, maxima and minima over axes, and `logsumexp`, which is made of them.
+//! Sums, means, maxima and minima over axes, and the method `logsumexp`, whose op works along one.
 //!
 //! `y[o,c] = fold_i x[o,i,c]`, where `i` runs over one block of adjacent axes, `o` over those before it and `c` over
 //! those behind it. Other sets of axes are reduced one block after the other, the last one first.
 
-use super::{lines::{Can, Lines}, *};
+use super::{lines::{Can, Lines}, logsumexp::LogSumExp, *};
 use crate::{
     error::Place,
     kernel::{Bind, Pass, Which, source},
@@ -412,15 +412,14 @@ impl<'g> Tensor<'g> {
     /// ln Σ eˣ over `axes`, without overflow; −∞ where all elements are. See [`Tensor::sum`].
     #[track_caller]
     pub fn logsumexp(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
-        if self.blocks("logsumexp", axes, Location::caller()).is_none() {
-            return self.graph.dead();
-        }
-        let max = self.max(axes, true);
-        // The result does not depend on what is subtracted, so no gradient flows through it.
-        let m = max.abs().eq(f32::INFINITY).where_(0.0, max).detach();
-        let sum = (self - m).exp().sum(axes, true);
-        let none = sum.eq(0.0);
-        let y = none.where_(f32::NEG_INFINITY, none.where_(1.0, sum).ln() + m);
+        let _line = self.graph.line();
+        let Some(blocks) = self.blocks("logsumexp", axes, Location::caller()) else { return self.graph.dead() };
+        let y = blocks.into_iter().fold(self, |x, block| {
+            let s = x.shape();
+            let [outer, n, inner] = [0..block.start, block.clone(), block.end..s.rank()].map(|r| s.dims()[r].iter().product());
+            let y = x.reshape([outer, n, inner]).apply(LogSumExp { axis: 1 });
+            y.reshape(block.fold(s, |s, axis| s.with(axis, 1)))
+        });
         y.drop_axes(axes, keepdim)
     }
     /// Removes `axes`, which are of size 1 and have been checked, unless they are kept.

@@ -1,10 +1,12 @@
 //! Softmax and its logarithm along an axis.
 //!
 //! `y = e^(x − m) / Σ e^(x − m)` with `m = max x`, each along the axis; the logarithm is `x − m − ln Σ e^(x − m)`. The
-//! maximum makes no difference but keeps every power in range.
+//! maximum makes no difference but keeps every power in range. It is left out of the sum, `ln Σ = ln(1 + Σ of the others)`:
+//! beside it, the others would lose the digits that the logarithm of a probability near 1 is made of.
 
 use super::{
     lines::{Can, Lines},
+    softmax_grad::SoftmaxGrad,
     *,
 };
 use crate::{
@@ -26,36 +28,48 @@ pub struct Softmax {
 impl Softmax {
     /// One block `[n, inner]`.
     fn block<T: Real>(&self, x: &[T], y: &mut [T], inner: usize) {
-        if inner == 1 {
-            let (m, s) = powers(x);
-            let (log, log_s, scale) = (self.log, T::of(s.ln()), T::of(1.0 / s));
-            return wide(
-                #[inline(always)]
-                || {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = if log { x - m - log_s } else { (x - m).vexp() * scale };
-                    }
-                },
-            );
-        }
         for c in 0..inner {
-            let line = || x[c..].iter().step_by(inner);
-            let m = line().fold(T::neg_infinity(), |m, &x| if m >= x || m.is_nan() { m } else { x });
-            // In f64: lines can be long.
-            let s = line().map(|&x| (x - m).vexp().f64()).sum::<f64>();
-            let (log_s, scale) = (T::of(s.ln()), T::of(1.0 / s));
-            for (y, &x) in y[c..].iter_mut().step_by(inner).zip(line()) {
-                *y = if self.log { x - m - log_s } else { (x - m).vexp() * scale };
+            let (x, y) = (&x[c..], &mut y[c..]);
+            let (m, s, log_s) = ends(x, inner);
+            let (log, scale) = (self.log, T::of(1.0 / s));
+            let value = |x: T| if log { x - m - log_s } else { (x - m).vexp() * scale };
+            match inner {
+                1 => wide(
+                    #[inline(always)]
+                    || y.iter_mut().zip(x).for_each(|(y, &x)| *y = value(x)),
+                ),
+                _ => y.iter_mut().zip(x).step_by(inner).for_each(|(y, &x)| *y = value(x)),
             }
         }
     }
 }
 
-/// The largest element m of a line, NaN where one is, and Σ e^(x − m), in `f64` because lines can be long.
-pub(super) fn powers<T: Real>(x: &[T]) -> (T, f64) {
-    /// Running values that do not wait for each other.
-    const LANES: usize = 16;
-    let larger = |m: T, x: T| if m >= x || m.is_nan() { m } else { x };
+/// Both, NaN where one is.
+fn larger<T: Real>(m: T, x: T) -> T {
+    if m >= x || m.is_nan() { m } else { x }
+}
+
+/// m = max x of every `inner`-th element, Σ e^(x − m) and its logarithm.
+pub(super) fn ends<T: Real>(x: &[T], inner: usize) -> (T, f64, T) {
+    let top = |m: T| x.iter().step_by(inner).position(|&x| x == m).unwrap_or(usize::MAX);
+    let (m, rest) = match inner {
+        1 => powers(x, top),
+        _ => {
+            let m = x.iter().step_by(inner).fold(T::neg_infinity(), |m, &x| larger(m, x));
+            let without = top(m);
+            // In f64: lines can be long.
+            let others = x.iter().step_by(inner).enumerate().filter(|&(i, _)| i != without);
+            (m, others.map(|(_, &x)| (x - m).vexp().f64()).sum())
+        }
+    };
+    // That of the largest: of an infinite one, e^(∞ − ∞).
+    let own = if m.is_finite() { 1.0 } else { f64::NAN };
+    (m, rest + own, T::of(rest + (own - 1.0)).ln_1p())
+}
+
+/// The largest element m of a line, NaN where one is, and Σ e^(x − m) without the element whose number `without` has for m. In `f64`
+/// because lines can be long.
+pub(super) fn powers<T: Real>(x: &[T], without: impl FnOnce(T) -> usize) -> (T, f64) {
     let (blocks, rest) = x.as_chunks::<LANES>();
     let (mut most, mut sums) = ([T::neg_infinity(); LANES], [0.0f64; LANES]);
     wide(
@@ -65,13 +79,37 @@ pub(super) fn powers<T: Real>(x: &[T]) -> (T, f64) {
                 most.iter_mut().zip(block).for_each(|(m, &x)| *m = larger(*m, x));
             }
             let m = most.iter().chain(rest).copied().fold(T::neg_infinity(), larger);
-            for block in blocks {
-                sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += (x - m).vexp().f64());
+            let without = without(m);
+            if blocks.is_empty() {
+                let other = |(i, &x): (usize, &T)| if i == without { 0.0 } else { (x - m).vexp().f64() };
+                return (m, rest.iter().enumerate().map(other).sum());
             }
-            sums.iter_mut().zip(rest).for_each(|(sum, &x)| *sum += (x - m).vexp().f64());
+            let (before, after) = blocks.split_at((without / LANES).min(blocks.len()));
+            before.iter().for_each(|block| add(&mut sums, block, m));
+            after.iter().skip(1).for_each(|block| add(&mut sums, block, m));
+            // The block with the element left out, and what fills no block; e^−∞ is 0.
+            let special = after.first().map_or(&[][..], |block| block);
+            for (block, first) in [(special, before.len()), (rest, blocks.len())] {
+                if !block.is_empty() {
+                    let mut one = [T::neg_infinity(); LANES];
+                    one[..block.len()].copy_from_slice(block);
+                    if without / LANES == first {
+                        one[without % LANES] = T::neg_infinity();
+                    }
+                    add(&mut sums, &one, m);
+                }
+            }
             (m, sums.iter().sum())
         },
     )
+}
+
+/// Running values that do not wait for each other.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn add<T: Real>(sums: &mut [f64; LANES], block: &[T; LANES], m: T) {
+    sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += (x - m).vexp().f64());
 }
 
 /// Elements of one parallel task on the CPU device.
@@ -106,11 +144,8 @@ impl OpDef for Softmax {
         });
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        let axis = [self.axis as isize];
-        vec![Some(match self.log {
-            false => y * (dy - (y * dy).sum(&axis, true)),
-            true => dy - y.exp() * dy.sum(&axis, true),
-        })]
+        let Softmax { axis, log } = *self;
+        vec![Some(y.graph.apply(SoftmaxGrad { axis, log }, &[y, dy]))]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let kernel = |lines: Lines| {

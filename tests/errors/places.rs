@@ -101,6 +101,9 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| losses::bce(g.input([4]), g.input([4])).batch_mean() + losses::bce_with_logits(g.input([4]), g.input([4])).mean() + losses::kl_div(g.input([4]), g.input([4])).mean());
     case!(|g| losses::cross_entropy(g.input([4, 3]), g.labels([4])).label_smoothing(0.1).class_weights(g.input([3])).sample_weights(g.input([4])).mean());
     case!(|g| losses::cross_entropy_soft(g.input([4, 3]), g.input([4, 3])).label_smoothing(0.1).class_weights(g.input([3])).mean());
+    case!(|g| losses::cross_entropy(g.input([4, 3]), g.labels([4])).ignore_index(7).label_smoothing(0.1).class_weights(g.input([3])).sum());
+    case!(|g| losses::nll(g.input([4, 3]), g.labels([4])).ignore_index(7).mean());
+    case!(|g| losses::weighted_mean(g.input([3]).sum_all(), g.input([2]).sum_all()));
     case!(|g| losses::nll(g.input([4, 3]), g.labels([4])).class_weights(g.input([3])).sample_weights(g.input([4])).mean());
     case!(|g| g.param("p", [3], Init::Ones) * g.state("s", [3], Init::Zeros) * g.constant(Host::new([3], vec![1.0, 2.0, 3.0])));
     case!(|g| g.apply(Softmax { axis: 0, log: false }, &[g.input_of([2, 3].into())]));
@@ -252,6 +255,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| losses::mse(g.input([4]), g.input([4])).class_weights(g.input([3])).none());
     case!(|g| losses::nll(g.input([4, 3]), g.labels([4])).class_weights(g.input([4])).batch_mean());
     case!(|g| losses::mae(g.input([4]), g.input([4])).sample_weights(g.input([3])).mean());
+    case!(|g| losses::mae(g.input([4]), g.input([4])).ignore_index(3).mean());
     case!(|g| losses::kl_div(g.input([4, 2]), g.input([4, 2])).sample_weights(g.input([2])).sum());
     all
 }
@@ -299,7 +303,7 @@ fn public() -> Result<Vec<(String, bool)>, std::io::Error> {
 }
 
 /// Methods that neither add a node nor make a mistake.
-const QUIET: [&str; 2] = ["param_tensors", "mistake"];
+const QUIET: [&str; 3] = ["param_tensors", "mistake", "weight_of"];
 
 pub fn every_method() -> Check {
     let cases = cases();

@@ -1,0 +1,202 @@
+//! The gradient of softmax and of its logarithm.
+//!
+//! They are `y·(dy − Σ y·dy)` and `dy − e^y·Σ dy`, and have 1 − p in them, which has no digits left where p is near 1. Only one p of
+//! a line can be above ½, the heavy one: for it, 1 − p is the sum of the others, or −(e^y − 1). So sums are of the others, written
+//! Σ', and a is of the heavy one, 0 where there is none:
+//!
+//! * softmax: `y·((dy − a.dy) + (a.dy·Σ' y − Σ' y·dy))`
+//! * its logarithm: `dy − e^y·(Σ' dy + a.dy)`, and of the heavy one itself `−dy·(e^y − 1) − e^y·Σ' dy`
+//!
+//! A line whose dy are 0 has the gradient 0, whatever y: nothing depends on it.
+
+use super::{
+    lines::{Can, Lines},
+    *,
+};
+use crate::{
+    kernel::{Bind, source},
+    simd::wide,
+};
+use rayon::prelude::*;
+
+/// The op: y of [`Softmax`](super::softmax::Softmax), dy → dx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftmaxGrad {
+    /// As in the op.
+    pub axis: usize,
+    /// As in the op.
+    pub log: bool,
+}
+
+/// Elements of one parallel task on the CPU device.
+const TASK: usize = 1 << 13;
+/// Running values that do not wait for each other.
+const LANES: usize = 16;
+
+/// A power above which there can be no other in the line, and its logarithm.
+const HEAVY: (f64, f64) = (0.5625, -0.5625);
+
+/// a·b, 0 where a is: what nothing depends on says nothing, not even NaN.
+fn times<T: Real>(a: T, b: T) -> T {
+    if a == T::zero() { a } else { a * b }
+}
+
+/// Σ f(y, dy) over every `inner`-th element, in `f64` because lines can be long.
+fn sum<T: Real>(y: &[T], dy: &[T], inner: usize, f: impl Fn(T, T) -> f64) -> f64 {
+    if inner > 1 {
+        return y.iter().zip(dy).step_by(inner).map(|(&y, &d)| f(y, d)).sum();
+    }
+    let ((blocks, y), (others, dy)) = (y.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+    let mut sums = [0.0f64; LANES];
+    wide(
+        #[inline(always)]
+        || {
+            for (y, dy) in blocks.iter().zip(others) {
+                sums.iter_mut().zip(y.iter().zip(dy)).for_each(|(sum, (&y, &d))| *sum += f(y, d));
+            }
+            sums.iter_mut().zip(y.iter().zip(dy)).for_each(|(sum, (&y, &d))| *sum += f(y, d));
+            sums.iter().sum()
+        },
+    )
+}
+
+/// f(y, dy) as every `inner`-th element of dx.
+fn write<T: Real>(y: &[T], dy: &[T], dx: &mut [T], inner: usize, f: impl Fn(T, T) -> T) {
+    if inner > 1 {
+        return dx.iter_mut().zip(y.iter().zip(dy)).step_by(inner).for_each(|(dx, (&y, &d))| *dx = f(y, d));
+    }
+    wide(
+        #[inline(always)]
+        || dx.iter_mut().zip(y.iter().zip(dy)).for_each(|(dx, (&y, &d))| *dx = f(y, d)),
+    )
+}
+
+impl SoftmaxGrad {
+    /// One block `[n, inner]` of y, dy and dx.
+    fn block<T: Real>(&self, y: &[T], dy: &[T], dx: &mut [T], inner: usize) {
+        let at = T::of(if self.log { HEAVY.1 } else { HEAVY.0 });
+        for c in 0..inner {
+            let (y, dy, dx) = (&y[c..], &dy[c..], &mut dx[c..]);
+            let of_heavy = sum(y, dy, inner, |y, d| if y > at { d.f64() } else { 0.0 });
+            if self.log {
+                let rest = sum(y, dy, inner, |y, d| if y > at { 0.0 } else { d.f64() });
+                let (rest, all) = (T::of(rest), T::of(rest + of_heavy));
+                write(y, dy, dx, inner, |y, d| d - times(all, y.vexp()));
+                for i in (0..y.len()).step_by(inner).filter(|&i| y[i] > at) {
+                    dx[i] = -dy[i] * y[i].exp_m1() - times(rest, y[i].vexp());
+                }
+            } else {
+                let products = sum(y, dy, inner, |y, d| if y > at { 0.0 } else { times(d, y).f64() });
+                let rest = sum(y, dy, inner, |y, _| if y > at { 0.0 } else { y.f64() });
+                let (of_heavy, shift) = (T::of(of_heavy), T::of(times(of_heavy, rest) - products));
+                write(y, dy, dx, inner, |y, d| times((d - of_heavy) + shift, y));
+            }
+        }
+    }
+    /// The same of plain ops: what second derivatives are made of.
+    fn plain<'g>(&self, y: Tensor<'g>, dy: Tensor<'g>) -> Tensor<'g> {
+        let axis = [self.axis as isize];
+        let heavy = y.gt(if self.log { HEAVY.1 } else { HEAVY.0 } as f32);
+        let sum = |t: Tensor<'g>| t.sum(&axis, true);
+        let of_heavy = sum(heavy.where_(dy, 0.0));
+        if self.log {
+            let rest = sum(heavy.where_(0.0, dy));
+            return heavy.where_(-(dy * y.expm1()) - y.exp() * rest, dy - y.exp() * (rest + of_heavy));
+        }
+        let [products, rest] = [y * dy, y].map(|t| sum(heavy.where_(0.0, t)));
+        y * ((dy - of_heavy) + (of_heavy * rest - products))
+    }
+}
+
+impl OpDef for SoftmaxGrad {
+    const NAME: &'static str = "softmax_grad";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [y, dy] = x else { return Err(format!("takes a result and a gradient, not {} inputs", x.len())) };
+        if !y.same_dims(*dy) || y.dtype() != DType::F32 || dy.dtype() != DType::F32 {
+            return Err("the result and its gradient must be floats of one shape".into());
+        }
+        if self.axis >= y.rank() {
+            return Err(format!("there is no axis {}", self.axis));
+        }
+        Ok(*y)
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let [_, n, inner] = x[0].shape.around(self.axis);
+        let blocks = x[0].f.chunks(n * inner).zip(x[1].f.chunks(n * inner));
+        blocks.zip(y.f.chunks_mut(n * inner)).for_each(|((y, dy), dx)| self.block(y, dy, dx, inner));
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let [_, n, inner] = x[0].shape.around(self.axis);
+        let size = n * inner;
+        let task = (TASK / size).max(1) * size;
+        let tasks = x[0].f.par_chunks(task).zip(x[1].f.par_chunks(task)).zip(y.f.par_chunks_mut(task));
+        tasks.for_each(|((y, dy), dx)| {
+            let blocks = y.chunks(size).zip(dy.chunks(size)).zip(dx.chunks_mut(size));
+            blocks.for_each(|((y, dy), dx)| self.block(y, dy, dx, inner));
+        });
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        // Of copies: the gradient may depend on the result, and that path is not ours to walk.
+        let [y, dy] = [x[0] * 1.0, x[1] * 1.0];
+        self.plain(y, dy).vjp(d, &[y, dy]).into_iter().map(Some).collect()
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        let kernel = |lines: Lines| {
+            // What a kernel of lines can keep in registers is called x.
+            let binds = vec![Bind::input("x", 0, DType::F32), Bind::input("dy", 1, DType::F32), Bind::output("dx", DType::F32)];
+            let mut pass = lines.pass(source!("softmax"), "grad", binds.into_iter().map(|bind| lines.full(bind)).collect());
+            let heavy = if self.log { HEAVY.1 } else { HEAVY.0 } as f32;
+            pass.consts.extend([("LOG", u32::from(self.log).into()), ("HEAVY", heavy.into())]);
+            Kernel::one(lines.name(), pass)
+        };
+        Lines::all(x[0].around(self.axis), Can::Whole, caps).into_iter().map(kernel).collect()
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        x[0].dims()[self.axis]
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        6 * x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |dims: &[usize], axis, log| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let name = format!("of {}softmax {x} over {axis}", if log { "log_" } else { "" });
+            // Some of the results are heavy, as one of a line can be.
+            let (lo, hi) = if log { (-4.0, -0.1) } else { (0.01, 0.6) };
+            Case::new(name, SoftmaxGrad { axis, log }, &[x, x]).range(0, lo, hi)
+        };
+        // Of so many, some are so near to HEAVY that a central difference steps over it.
+        let mut cases = vec![case(&[20_011, 3], 1, false).range(0, 0.01, 0.5), case(&[1_031, 1, 129], 1, true).range(0, -4.0, -0.6)];
+        for log in [false, true] {
+            let sizes: [(&[usize], usize); 9] = [
+                (&[1], 0),
+                (&[7, 5], 1),
+                (&[3, 33, 37], 1),
+                (&[5, 3, 257], 1),
+                (&[67, 5], 0),
+                (&[2, 5003], 1),
+                (&[3, 28], 1),
+                (&[5, 260], 1),
+                (&[3, 8228], 1),
+            ];
+            cases.extend(sizes.map(|(dims, axis)| case(dims, axis, log)));
+        }
+        cases
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::checks;
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<SoftmaxGrad>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<SoftmaxGrad>();
+    }
+}
