@@ -2,7 +2,7 @@
 //   x [outer, n, inner]     y u32 [outer, inner]
 // Each lane finds the first largest of its elements; the largest of those is put together, then the smallest place of it.
 // argmin is argmax of −x.
-// forward_correct — y[r] = 1 if label[r] is the argmax of row r, else 0
+// forward_correct — y[r] = 1 if label[r] is the argmax of row r and that has no NaN, else 0
 //   x [rows, k]     labels u32 [rows]     y [rows]
 //!include lib/lines
 
@@ -35,6 +35,7 @@ fn forward(t: Line) {
 fn forward_correct(t: Line) {
     let at = largest(t);
     if writes(t) {
-        y[t.out] = f32(at == labels[t.out]);
+        // In a row with NaN it is one of them.
+        y[t.out] = f32(at == labels[t.out] && !is_nan(x[t.first + at]));
     }
 }

@@ -3,7 +3,10 @@
 //! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`; where there are NaN, the first of them, as in PyTorch. And whether that is a
 //! given label, one for each row.
 
-use super::{lines::{Can, Lines}, *};
+use super::{
+    lines::{Can, Lines},
+    *,
+};
 use crate::kernel::{Bind, source};
 use rayon::prelude::*;
 use std::panic::Location;
@@ -98,7 +101,7 @@ impl OpDef for Argmax {
 /// Elements of one parallel task on the CPU device.
 const TASK: usize = 1 << 14;
 
-/// 1 where the label is the argmax of its row, else 0: scores `[.., k]`, labels `[..]` → `[..]`.
+/// 1 where the label is the argmax of its row, and the row has no NaN, else 0: scores `[.., k]`, labels `[..]` → `[..]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Correct;
 
@@ -107,7 +110,12 @@ impl Correct {
     fn rows<T: Real>(x: &[View<T>], y: &mut [T], first: usize) {
         let mut at = vec![0; y.len()];
         Argmax { axis: x[0].shape.rank() - 1, min: false }.lines(&x[0], &mut at, first);
-        y.iter_mut().zip(at).zip(&x[1].u[first..]).for_each(|((y, at), &label)| *y = T::of(f64::from(u8::from(at == label))));
+        let k = x[0].shape.last();
+        for (row, (y, at)) in y.iter_mut().zip(at).enumerate() {
+            let row = first + row;
+            let right = at == x[1].u[row] && !x[0].f[row * k + at as usize].is_nan();
+            *y = T::of(f64::from(u8::from(right)));
+        }
     }
 }
 
@@ -153,7 +161,7 @@ impl OpDef for Correct {
 
 impl<'g> Tensor<'g> {
     /// Of scores `[.., k]` and labels `[..]`, 1 for each row whose largest score is that of its label, else 0: the mean is the accuracy. As
-    /// `argmax(-1)` compared with the labels, in one kernel. No gradient.
+    /// `argmax(-1)` compared with the labels, in one kernel, but that a row with a NaN in it is never right. No gradient.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -228,8 +236,14 @@ mod tests {
             assert!(message.starts_with(text), "{message}");
         };
         start(&|g| g.input([4, 3]).correct(g.labels([3])), "correct: [4, 3] × u32 [3]: the labels should have the shape u32 [4], one for");
-        start(&|g| g.input([4, 3]).correct(g.input([4])), "correct: [4, 3] × [4]: the labels must be integers (Graph::labels), one a row (");
-        start(&|g| g.labels([4, 3]).correct(g.labels([4])), "correct: u32 [4, 3] × u32 [4]: the first input must be floats, one for each class");
+        start(
+            &|g| g.input([4, 3]).correct(g.input([4])),
+            "correct: [4, 3] × [4]: the labels must be integers (Graph::labels), one a row (",
+        );
+        start(
+            &|g| g.labels([4, 3]).correct(g.labels([4])),
+            "correct: u32 [4, 3] × u32 [4]: the first input must be floats, one for each class",
+        );
         start(&|g| g.input([4, 3]).apply(Correct), "correct: [4, 3]: takes scores and labels, not 1 inputs (src/ops/argmax.rs:");
     }
     #[test]
