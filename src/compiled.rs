@@ -125,6 +125,10 @@ impl Compiled {
         self.key.step += 1;
         Ok(())
     }
+    /// The memory that it keeps for itself.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.engine.bytes()
+    }
     /// The plan on a GPU.
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Exec> {
         self.engine.gpu_mut()

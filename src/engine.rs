@@ -65,15 +65,28 @@ pub(crate) fn memory(
     let layout = layout(device, params, Some(update))?;
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
-    let (scratch, tables) = match device.as_gpu() {
-        None => (0, (RING * ring * 4 + size_of::<Guard>()) as u64),
-        Some(gpu) => {
-            let updates = passes(update, &layout, gpu.caps());
-            let needs = gpu::needs(gpu, plan, &layout, &updates, fed)?;
-            (needs.scratch, needs.tables + gpu::Ring::all_bytes(ring, RING))
-        }
-    };
-    Ok(Memory::new(plan, params, &layout, &names, [scratch, tables, data]))
+    let [scratch, tables] = extra(device, plan, &layout, Some(update), fed)?;
+    let ring = if device.as_gpu().is_some() { gpu::Ring::all_bytes(ring, RING) } else { (RING * ring * 4 + size_of::<Guard>()) as u64 };
+    Ok(Memory::new(plan, params, &layout, &names, [scratch, tables + ring, data]))
+}
+/// What a loaded plan takes for itself, beside the flat buffers of the model.
+///
+/// # Errors
+/// As [`memory`].
+pub(crate) fn plan_bytes(device: &Device, plan: &Plan, layout: &Layout, update: Option<&Update>, fed: Option<Fed>) -> Result<u64> {
+    Ok(of_plan(plan) + extra(device, plan, layout, update, fed)?.iter().sum::<u64>())
+}
+/// Slots, inputs and constants.
+fn of_plan(plan: &Plan) -> u64 {
+    let inputs: u64 = plan.inputs.iter().map(|i| i.shape.bytes()).sum();
+    plan.activation_bytes() + inputs + plan.constants.iter().map(|c| c.shape.bytes()).sum::<u64>()
+}
+/// The scratch of the updates, and tables.
+fn extra(device: &Device, plan: &Plan, layout: &Layout, update: Option<&Update>, fed: Option<Fed>) -> Result<[u64; 2]> {
+    let Some(gpu) = device.as_gpu() else { return Ok([0; 2]) };
+    let updates = update.map_or(Vec::new(), |update| passes(update, layout, gpu.caps()));
+    let needs = gpu::needs(gpu, plan, layout, &updates, fed)?;
+    Ok([needs.scratch, needs.tables])
 }
 
 /// The flat buffers of a model. Every plan of the model uses the same ones.
@@ -283,6 +296,8 @@ pub(crate) struct Engine {
     store: Store,
     /// What a step computes.
     kernels: Vec<KernelTime>,
+    /// Slots, inputs and constants.
+    bytes: u64,
 }
 
 enum Loaded {
@@ -293,7 +308,7 @@ enum Loaded {
 impl Engine {
     /// Loads `plan`. With an `update`, output 0 is the loss; the first outputs (single numbers) are left in the ring by each step.
     pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: Option<&Ring>) -> Result<Engine> {
-        let mut kernels = profile::kernels(&plan);
+        let (mut kernels, bytes) = (profile::kernels(&plan), of_plan(&plan));
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), Flat::Gpu(store)) => {
                 let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
@@ -315,7 +330,11 @@ impl Engine {
             }
             _ => unreachable!("a store is made for its device"),
         };
-        Ok(Engine { on, store: store.clone(), kernels })
+        Ok(Engine { on, store: store.clone(), kernels, bytes })
+    }
+    /// The memory that it keeps for itself.
+    pub fn bytes(&self) -> u64 {
+        self.gpu().map_or(self.bytes, |exec| exec.bytes())
     }
     /// The flat buffers that it works on.
     pub fn store(&self) -> &Store {

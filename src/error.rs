@@ -134,7 +134,7 @@ pub enum Error {
     },
     /// The loss or a gradient stopped being finite. The weights are those before this step.
     #[error(
-        "step {step}: the {what} is not finite (loss {loss}); the weights are those of the last finite step. A smaller learning rate or gradient clipping usually helps"
+        "step {step}: the {what} is not finite (loss {loss}); the weights are those of the last finite step. A smaller learning rate (Trainer::set_lr) or gradient clipping usually helps"
     )]
     Diverged {
         /// The first bad step, from 0.

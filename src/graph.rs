@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Place, Result},
     host::Host,
     init::Init,
-    ops::{Op, OpDef},
+    ops::{Op, OpDef, map::Expr},
     shape::{DType, Shape},
 };
 use std::{cell::RefCell, collections::BTreeMap, fmt, panic::Location, sync::Arc};
@@ -53,6 +53,14 @@ pub struct Node {
     pub place: Place,
     /// The layer that it is part of, by the number of that layer's first parameter; `None` before the first layer.
     pub layer: Option<usize>,
+}
+
+impl Node {
+    /// Whether it is zeros that nothing was computed for: such as the gradient of what a loss does not depend on.
+    pub(crate) fn is_zeros(&self) -> bool {
+        let map = if let Kind::Op(op) = &self.kind { op.as_map() } else { None };
+        map.is_some_and(|map| map.expr == Expr::constant(0.0))
+    }
 }
 
 impl ParamDef {
@@ -114,6 +122,8 @@ pub(crate) struct Inner {
     pub weights: BTreeMap<usize, usize>,
     /// What is wrong with a run before the first step, where something is.
     pub untrained: Option<Error>,
+    /// What is wrong with training this, where something is.
+    pub untrainable: Option<Error>,
     pub error: Option<Error>,
     /// The line that new nodes and mistakes are of, where it is not the one that adds them.
     place: Option<Place>,
@@ -171,12 +181,23 @@ impl Graph {
     pub fn training() -> Graph {
         Graph { inner: RefCell::default(), training: true }
     }
-    /// A graph that predicts: dropout passes everything.
+    /// A graph that predicts: dropout passes everything. A trainer does not take one in which that makes a difference.
     pub fn inference() -> Graph {
         Graph { inner: RefCell::default(), training: false }
     }
-    /// Whether this graph trains.
+    /// Whether this graph trains. A trainer does not take an inference graph whose model asked this: the model does in it what it
+    /// does when it is used, not what it does in training.
+    #[track_caller]
     pub fn is_training(&self) -> bool {
+        self.trains("is_training", &[], Location::caller())
+    }
+    /// The same, asked by an op or a layer.
+    pub(crate) fn trains(&self, op: &str, shapes: &[Shape], place: Place) -> bool {
+        if !self.training {
+            let why = "in a graph made by Graph::inference it is not as in training; make the graph with Graph::training to train it";
+            let error = Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why: why.into(), place };
+            self.inner.borrow_mut().untrainable.get_or_insert(error);
+        }
         self.training
     }
     /// An input of floats, fed with every batch. Inputs are fed in the order of their creation.
@@ -240,7 +261,7 @@ impl Graph {
     #[track_caller]
     pub fn assign<'g>(&'g self, name: &str, value: Tensor<'g>) {
         let (shape, place) = (value.shape(), Location::caller());
-        if !self.training || self.inner.borrow().error.is_some() || value.is_dead() {
+        if !self.trains("assign", &[shape], place) || self.inner.borrow().error.is_some() || value.is_dead() {
             return;
         }
         let known = {

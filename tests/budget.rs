@@ -9,6 +9,7 @@ use downhill::{
     data::{self, Augment, Dataset, Normalise, Target},
     gpu::Counters,
     init::Init,
+    losses,
     optim::{Adam, Sgd},
     testing,
 };
@@ -18,6 +19,7 @@ fn main() {
     let mut suite = Suite::new();
     suite.on(On::Gpu, "an epoch", epoch);
     suite.on(On::Gpu, "an epoch from the host", epoch_from_host);
+    suite.on(On::Gpu, "an epoch with a weighted loss", weighted_epoch);
     suite.on(On::Gpu, "an evaluation", evaluation);
     suite.on(On::Gpu, "steps find their number for a submit", pace);
     suite.on(On::Gpu, "more steps than the ring holds", long_epoch);
@@ -115,6 +117,26 @@ fn epoch_from_host(device: &Device) -> Check {
     let steps = 2 * (full as u64 + 1);
     assert_eq!((seen.steps, seen.submits, seen.reads, seen.waits, seen.allocations), (steps, steps, 2, 2, 0));
     assert_eq!(seen.bytes_uploaded, steps * ROW + 2 * 4 * (n as u64 * 65));
+    Ok(())
+}
+
+/// The weight of each batch is one more number to read, and nothing else.
+fn weighted_epoch(device: &Device) -> Check {
+    let (_, batch, full, _) = DIGITS;
+    let data = data::digits();
+    fn weighted<'g>(y: Tensor<'g>, t: Tensor<'g>) -> Tensor<'g> {
+        let weights = y.graph().constant(Host::new([10], (1..11).map(|w| w as f32).collect()));
+        losses::cross_entropy(y, t).class_weights(weights).mean()
+    }
+    let mut trainer = Trainer::for_data(device, &data, mlp, weighted, Adam::new(3e-3))?;
+    trainer.fit(&data, Fit::new().batch_size(batch))?;
+    let seen = counted(&mut trainer, |trainer| {
+        trainer.fit(&data, Fit::new().batch_size(batch).epochs(2))?;
+        Ok(())
+    })?;
+    let steps = full as u64 + 1;
+    assert_eq!((seen.steps, seen.reads, seen.waits, seen.allocations), (2 * steps, 2, 2, 0));
+    assert_eq!(seen.bytes_read, 2 * 4 * (3 * steps + 64));
     Ok(())
 }
 

@@ -309,7 +309,6 @@ fn autoencoders() -> Check {
     for (flags, parts) in [
         (&["--lr", "-1"][..], &["Adam", "learning rate"][..]),
         (&["--data", "no-such-set"], &["no-such-set", "looked in"]),
-        (&["--batch", "100000"], &["batch size", "100000"]),
         (&["--code", "0"], &["--code"]),
     ] {
         refused(autoencoder::run, &[&["--device", "cpu"], flags].concat(), parts)?;

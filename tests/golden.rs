@@ -208,8 +208,18 @@ fn layer(row: &Value, device: &Device) -> Check {
     let dy = g.input(y.shape());
     feed.push(input(&row["cotangent"]));
     // Next to nothing is trained: the step is there for what a layer keeps of a batch. A trainer needs a parameter, a layer may have none.
-    let spare = g.param("spare", [], Init::Ones);
-    let mut trainer = Trainer::new(device, (y * dy).sum_all() * spare, Sgd::new(1e-30)).map_err(|e| format!("{what}: {e}"))?;
+    // What is used as in inference is trained as in training: another graph of the same parameters.
+    let other = Graph::training();
+    let (y_trained, dy_trained) = match g.is_training() {
+        true => (y, dy),
+        false => {
+            let x: Vec<Tensor> = feed[..x.len()].iter().map(|x| other.input_of(x.shape)).collect();
+            (nets::layer(name, &mut Args::new(&row["args"]), &x), other.input(y.shape()))
+        }
+    };
+    let spare = y_trained.graph().param("spare", [], Init::Ones);
+    let loss = (y_trained * dy_trained).sum_all() * spare;
+    let mut trainer = Trainer::new(device, loss, Sgd::new(1e-30)).map_err(|e| format!("{what}: {e}"))?;
     let values = |key: &str| row[key].as_object().expect("an object").iter().map(|(n, v)| (format!("layer.{n}"), v)).collect::<Vec<_>>();
     let given: Vec<(String, Host<f32>)> = [values("params"), values("state")].concat().iter().map(|(n, v)| (n.clone(), input(v))).collect();
     let mut names: Vec<&str> = given.iter().map(|(n, _)| n.as_str()).collect();

@@ -14,7 +14,8 @@ pub fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     rows
 }
 
-/// The rows of each batch of an epoch: `size` of them, and what remains in the last one.
+/// The rows of each batch of an epoch: `size` of them, and what remains in the last one; where there are no more than that, all of
+/// them are one batch.
 ///
 /// ```
 /// use downhill::data::{batches, shuffled};
@@ -25,11 +26,10 @@ pub fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Argument`] for a batch of 0 rows or of more than there are.
+/// [`Error::Argument`] for a batch of 0 rows.
 pub fn batches(order: &[usize], size: usize) -> Result<std::slice::Chunks<'_, usize>> {
     match size {
         0 => Err(Error::argument("batch size", "must be at least 1")),
-        _ if size > order.len() => Err(Error::argument("batch size", format!("{size} is more than the {} rows of the data", order.len()))),
         _ => Ok(order.chunks(size)),
     }
 }
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(batches(&order, 3).unwrap().collect::<Vec<_>>(), [&[0, 1, 2][..], &[3, 4, 5], &[6]]);
         assert_eq!(batches(&order, 7).unwrap().len(), 1);
         assert_eq!(batches(&order, 0).unwrap_err().to_string(), "batch size: must be at least 1");
-        assert_eq!(batches(&order, 8).unwrap_err().to_string(), "batch size: 8 is more than the 7 rows of the data");
+        assert_eq!(batches(&order, usize::MAX).unwrap().collect::<Vec<_>>(), [&order[..]]);
     }
 
     fn hundred() -> Dataset {

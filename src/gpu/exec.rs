@@ -175,6 +175,8 @@ struct Feed {
     resident: Arc<Resident>,
     augment: Option<Augment>,
     dispatches: Vec<Dispatch>,
+    /// Of its uniforms.
+    bytes: u64,
 }
 
 /// A plan, loaded.
@@ -198,6 +200,8 @@ pub struct Exec {
     collect: Option<Arc<Collected>>,
     ring: Option<Arc<Ring>>,
     pace: Pace,
+    /// Of all buffers made for it, without those of a feed.
+    bytes: u64,
     /// What is counted by whoever has it alone.
     done: Counters,
     counting: Counting,
@@ -238,6 +242,7 @@ impl Exec {
         let constants: usize = plan.constants.iter().map(|c| c.len() * 4).sum();
         let counting = Counting { bytes_uploaded: AtomicU64::new(uniform_bytes + constants as u64), ..Counting::default() };
         let allocations = buffers.all().count() as u64 + 2;
+        let bytes = buffers.all().map(|own| own.buffer.size()).sum::<u64>() + rows.size() + uniform_bytes;
         Ok(Exec {
             gpu: gpu.clone(),
             store: store.clone(),
@@ -254,6 +259,7 @@ impl Exec {
             collect: None,
             ring: options.ring.cloned(),
             pace: Pace::default(),
+            bytes,
             done: Counters { allocations, ..Counters::default() },
             counting,
         })
@@ -352,7 +358,7 @@ impl Exec {
         drop(works);
         self.counting.bytes_uploaded.fetch_add(bytes, Relaxed);
         self.done.allocations += 1;
-        self.feed = Some(Feed { resident: resident.clone(), augment, dispatches });
+        self.feed = Some(Feed { resident: resident.clone(), augment, dispatches, bytes });
         Ok(())
     }
     /// Lets go of the data that it is fed from.
@@ -363,6 +369,10 @@ impl Exec {
     /// Has each step leave all its outputs there, until this is called with `None`.
     pub fn collect(&mut self, into: Option<&Arc<Collected>>) {
         self.collect = into.cloned();
+    }
+    /// Bytes of all buffers that are its own: not the weights, nor a data set.
+    pub fn bytes(&self) -> u64 {
+        self.bytes + self.feed.as_ref().map_or(0, |feed| feed.bytes)
     }
     /// The shapes of the outputs.
     pub fn output_shapes(&self) -> impl Iterator<Item = Shape> + '_ {

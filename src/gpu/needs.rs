@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Needs {
     /// Scratch of the updates.
     pub scratch: u64,
-    /// Uniforms of the dispatches, rows of the steps, the guard.
+    /// Uniforms of the dispatches, rows of the steps.
     pub tables: u64,
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn needs(
         }
     }
     gpu.check_size("params of the dispatches", uniforms)?;
-    let mut tables = uniforms.max(16) + ROWS * STEP_BYTES.next_multiple_of(align) + 4 * GUARD as u64;
+    let mut tables = uniforms.max(16) + ROWS * STEP_BYTES.next_multiple_of(align);
     if let Some((data, augment)) = fed {
         let inputs: Vec<Shape> = plan.inputs.iter().map(|i| i.shape).collect();
         let mut uniforms = 0;

@@ -77,9 +77,9 @@ impl Ring {
     pub fn bytes(width: usize, capacity: usize) -> u64 {
         (width * capacity) as u64 * 4
     }
-    /// Bytes of the ring and of what it is read through.
+    /// Bytes of the ring and of what it is read through, and of the guard that is read with it.
     pub(crate) fn all_bytes(width: usize, capacity: usize) -> u64 {
-        2 * Ring::bytes(width, capacity) + 4 * GUARD as u64
+        2 * (Ring::bytes(width, capacity) + 4 * GUARD as u64)
     }
     /// Outputs that it keeps of a step.
     pub fn width(&self) -> usize {

@@ -129,7 +129,9 @@ impl<'g> Tensor<'g> {
         let n = shape.elements() / c;
         let why = match (0.0..=1.0).contains(&momentum) {
             false => Some(format!("the momentum is {momentum}, but must be in 0..=1")),
-            true if g.is_training() && n == 1 => Some("in training each channel needs more than one value; use a larger batch".into()),
+            true if g.trains("batch_norm", &[shape], place) && n == 1 => {
+                Some("in training each channel needs more than one value; use a larger batch".into())
+            }
             true => None,
         };
         if let Some(why) = why {
@@ -141,7 +143,7 @@ impl<'g> Tensor<'g> {
         let names = [format!("{name}.running_mean"), format!("{name}.running_var")];
         let running_mean = g.state(&names[0], [c], Init::Zeros);
         let running_var = g.state(&names[1], [c], Init::Ones);
-        let (mean, var) = if g.is_training() {
+        let (mean, var) = if g.trains("batch_norm", &[shape], place) {
             let axes: Vec<isize> = (0..shape.rank() as isize).filter(|&a| a != 1).collect();
             let (mean, var) = (self.mean(&axes, true), self.variance(&axes, 0, true));
             let follow = |old: Tensor<'g>, new: Tensor<'g>, share: f32| old * (1.0 - momentum) + new.reshape([c]) * share;

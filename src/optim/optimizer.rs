@@ -63,6 +63,8 @@ pub struct Optimizer {
     pub(super) rule: Arc<dyn AnyRule>,
     /// Which of the rule's states are stored.
     pub(super) kept: [bool; MAX_STATES],
+    /// The learning rate, where it is not the rule's own any more.
+    lr: Option<f64>,
     schedule: Schedule,
     groups: Vec<(Matches, GroupOptions)>,
     decay_all: bool,
@@ -73,7 +75,7 @@ impl<R: Rule> From<R> for Optimizer {
     fn from(rule: R) -> Optimizer {
         let states = rule.states();
         let kept = std::array::from_fn(|k| states.get(k).is_some_and(|s| s.kept));
-        Optimizer { rule: Arc::new(rule), kept, schedule: Schedule::constant(), groups: Vec::new(), decay_all: false, clip: None }
+        Optimizer { rule: Arc::new(rule), kept, lr: None, schedule: Schedule::constant(), groups: Vec::new(), decay_all: false, clip: None }
     }
 }
 
@@ -102,7 +104,17 @@ impl Optimizer {
     }
     /// The learning rate of step `t` (from 1), before the groups scale it.
     pub fn lr(&self, t: u64) -> f64 {
-        self.rule.lr() * self.schedule.at(t.saturating_sub(1))
+        self.base_lr() * self.schedule.at(t.saturating_sub(1))
+    }
+    /// The learning rate that the schedule multiplies.
+    pub(crate) fn base_lr(&self) -> f64 {
+        self.lr.unwrap_or_else(|| self.rule.lr())
+    }
+    /// Another learning rate than the rule's.
+    pub(crate) fn set_lr(&mut self, lr: f64) -> Result<()> {
+        check_lr(self.name(), lr)?;
+        self.lr = Some(lr);
+        Ok(())
     }
     /// The norm that gradients are clipped to.
     pub fn clip(&self) -> Option<f32> {
@@ -139,10 +151,8 @@ impl Optimizer {
     }
     /// An error if an option is out of range.
     pub fn check(&self) -> Result<()> {
-        let (name, lr) = (self.name(), self.rule.lr());
-        let fits = |x: f64| (x as f32).is_finite() && x >= 0.0;
-        let positive = |x: f64| fits(x) && x as f32 > 0.0;
-        require(positive(lr), name, "the learning rate", lr, "finite and positive (as f32)")?;
+        let name = self.name();
+        check_lr(name, self.base_lr())?;
         let decays = self.groups.iter().filter_map(|(_, options)| options.weight_decay);
         for decay in decays.chain([self.rule.weight_decay()]) {
             require(fits(decay), name, "the weight decay", decay, "finite and not negative")?;
@@ -216,6 +226,18 @@ fn fields(text: &str) -> Vec<(String, String)> {
         c == ',' && depth == 0
     });
     parts.filter_map(|part| part.split_once(": ")).map(|(name, value)| (name.trim().into(), value.trim().into())).collect()
+}
+
+fn fits(x: f64) -> bool {
+    (x as f32).is_finite() && x >= 0.0
+}
+
+fn positive(x: f64) -> bool {
+    fits(x) && x as f32 > 0.0
+}
+
+fn check_lr(rule: &str, lr: f64) -> Result<()> {
+    require(positive(lr), rule, "the learning rate", lr, "finite and positive (as f32)")
 }
 
 impl fmt::Debug for Optimizer {

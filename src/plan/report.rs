@@ -7,10 +7,10 @@ use crate::{
 };
 use std::fmt;
 
-/// The bytes of a training step on a device: of the model's flat buffers and of the plan for one batch size.
+/// The bytes of training on a device: of the model's flat buffers, of the plan for one batch size, and of what a trainer keeps besides.
 ///
 /// Every buffer is counted, at its size. What is not in it: what the driver keeps for itself (pipelines, and what uploads
-/// and read-backs go through), plans of other batch sizes, and what [`evaluate`](crate::Trainer::evaluate) loads besides.
+/// and read-backs go through).
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -34,6 +34,9 @@ pub struct Memory {
     pub constants: u64,
     /// Sizes and settings of kernels, learning rates, losses that have not been read yet.
     pub tables: u64,
+    /// Plans that the trainer keeps besides: those of other batch sizes (the last batch of an epoch has one), those of
+    /// [evaluation](crate::Trainer::evaluate), and what outputs are read through.
+    pub plans: u64,
     /// All of the above by layer, in the model's order; then what is of no layer.
     pub layers: Vec<LayerMemory>,
     /// Bytes of slots: activations, and scratch of the plan's kernels.
@@ -59,7 +62,7 @@ pub struct LayerMemory {
     pub parameters: u64,
     /// Slots; inputs and constants.
     pub activations: u64,
-    /// Tables, scratch of the update, the data set.
+    /// Tables, scratch of the update, the data set, other plans.
     pub other: u64,
 }
 
@@ -114,6 +117,13 @@ impl Memory {
         (m.live, m.live_at) = live(plan);
         m
     }
+    /// With so many bytes of other plans.
+    pub(crate) fn with_plans(mut self, bytes: u64) -> Memory {
+        let before = std::mem::replace(&mut self.plans, bytes);
+        let row = self.row(STEP);
+        row.other = row.other - before + bytes;
+        self
+    }
     /// All of it: what the device holds while it trains.
     pub fn total(&self) -> u64 {
         self.kinds().iter().map(|k| k.1).sum()
@@ -131,6 +141,7 @@ impl Memory {
             kind("data set", self.data),
             kind("constants", self.constants),
             kind("tables", self.tables),
+            kind("other plans", self.plans),
         ]);
         all
     }

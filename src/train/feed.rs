@@ -81,7 +81,7 @@ impl Trainer {
     fn let_go(&mut self, gone: Vec<Held>) {
         self.gone = gone.iter().map(Held::counters).chain([self.gone]).sum();
         let plans = self.plans.values_mut().filter_map(|loaded| loaded.engine.gpu_mut());
-        plans.chain(self.inference.values_mut().filter_map(|f| f.gpu())).for_each(|exec| exec.starve());
+        plans.chain(self.inference.values_mut().filter_map(|(f, _)| f.gpu())).for_each(|exec| exec.starve());
     }
     /// The data set on the device, if it is there.
     pub(super) fn resident(&self, data: &Dataset) -> Option<Arc<Resident>> {
@@ -115,14 +115,16 @@ impl Trainer {
         self.held.iter_mut().for_each(|held| held.trains = held.id.is(course.data.id()).then_some(augment));
         for batch in [course.batches.first(), course.batches.last()].into_iter().flatten() {
             self.plan(batch.len()).await?;
-            let exec = self.plans.get_mut(&batch.len()).and_then(|loaded| loaded.engine.gpu_mut());
+            let exec = self.plans.get_mut(batch.len()).and_then(|loaded| loaded.engine.gpu_mut());
             if let (Some(resident), Some(exec)) = (resident, exec) {
                 exec.rested();
                 exec.feed(resident, augment).await?;
             }
         }
         if let Some(resident) = resident {
-            resident.order(self.step, course.fit.batch, &course.batches.concat())?;
+            // The samples of a step; the last one may have others.
+            let each = course.batches.first().map_or(1, |batch| batch.len());
+            resident.order(self.step, each, &course.batches.concat())?;
             return self.walk(course, None).await;
         }
         let (data, seed, first) = (course.data, self.seed, self.step);
@@ -174,7 +176,7 @@ impl Trainer {
         let mut queued = 0;
         for (k, rows) in batches.iter().enumerate() {
             let key = rows.len();
-            let loaded = self.plans.get_mut(&key).expect("run has made the plans of all batches");
+            let loaded = self.plans.get_mut(key).expect("run has made the plans of all batches");
             let together = match &mut write {
                 Some(write) => {
                     write(&mut loaded.engine, loaded.inputs.len(), k)?;
@@ -195,7 +197,7 @@ impl Trainer {
             if progress.wants_loss() {
                 self.glance()?;
             }
-            progress.step(epoch, k + 1, rows.len(), self.reports.last());
+            progress.step(epoch, k + 1, rows.len(), self.reports.back());
             if stop {
                 return Ok(true);
             }

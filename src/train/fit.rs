@@ -36,9 +36,10 @@ pub enum Event<'a> {
 pub struct Epoch {
     /// From 1, within this call of `fit`.
     pub epoch: usize,
-    /// Mean over the samples of the losses of the steps, each taken before its update.
+    /// Of the losses of the steps, each taken before its update: what one batch of all samples would have, as
+    /// [`Evaluation::loss`](super::Evaluation::loss).
     pub loss: f64,
-    /// The share of labels predicted in those steps, for a classifier.
+    /// The share of labels predicted in those steps, for a classifier; see [`Evaluation::accuracy`](super::Evaluation::accuracy).
     pub accuracy: Option<f64>,
     /// Loss and, for a classifier, accuracy on the validation data.
     pub validation: Option<(f64, Option<f64>)>,
@@ -61,6 +62,23 @@ pub struct History {
     pub stopped: bool,
 }
 
+/// How an epoch is cut into batches.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Samples of every batch but the last.
+    each: usize,
+    steps: usize,
+    /// Of all batches together.
+    samples: usize,
+}
+
+impl Cut {
+    fn batches<'a>(&self, order: &'a [usize]) -> Vec<&'a [usize]> {
+        let end = |k: usize| if k + 1 == self.steps { self.samples } else { (k + 1) * self.each };
+        (0..self.steps).map(|k| &order[k * self.each..end(k)]).collect()
+    }
+}
+
 type Callback<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 
 /// How [`Trainer::fit`] goes about it.
@@ -79,6 +97,7 @@ pub struct Fit<'a> {
     pub(super) augment: Option<Augment>,
     resident: u64,
     pub(super) steps_per_submit: Option<usize>,
+    drop_last: bool,
     shuffle: bool,
     progress: bool,
     validation: Option<&'a Dataset>,
@@ -93,6 +112,7 @@ impl Default for Fit<'_> {
             augment: None,
             resident: RESIDENT,
             steps_per_submit: None,
+            drop_last: false,
             shuffle: true,
             progress: false,
             validation: None,
@@ -110,9 +130,15 @@ impl<'a> Fit<'a> {
     pub fn epochs(self, epochs: usize) -> Self {
         Fit { epochs, ..self }
     }
-    /// Samples of a step. The last step of an epoch takes what is left.
+    /// Samples of a step. The last step of an epoch takes what is left; where that is one sample and the model takes no batch of
+    /// one (batch norm), it goes into the batch before. Where there are fewer samples than that, all of them are one batch.
     pub fn batch_size(self, batch: usize) -> Self {
         Fit { batch, ..self }
+    }
+    /// Whether the samples that are left behind the last full batch of an epoch are left out of that epoch. Where there is no full
+    /// batch, none are.
+    pub fn drop_last(self, drop_last: bool) -> Self {
+        Fit { drop_last, ..self }
     }
     /// Whether each epoch takes the samples in a new order, which the trainer's seed decides.
     pub fn shuffle(self, shuffle: bool) -> Self {
@@ -158,16 +184,31 @@ impl<'a> Fit<'a> {
 }
 
 impl Trainer {
-    /// Trains for some epochs.
+    /// Trains for some epochs. What ends in an error leaves the epochs before it in [`history`](Trainer::history).
+    ///
+    /// ```
+    /// use downhill::{Device, Error, Fit, Trainer, data, optim::Sgd};
+    /// let data = data::iris();
+    /// let mut trainer =
+    ///     Trainer::for_data(&Device::cpu(), &data, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y).square(), Sgd::new(1e9))?;
+    /// while let Err(error) = trainer.fit(&data, Fit::new().epochs(2)) {
+    ///     let Error::Diverged { .. } = error else { return Err(error) };
+    ///     // The weights are those of the last finite step. Here they are not worth much, so begin anew with a lower rate.
+    ///     trainer = trainer.seed(0)?;
+    ///     trainer.set_lr(trainer.lr() * 1e-3)?;
+    /// }
+    /// assert_eq!(trainer.history().epochs.len(), 2);
+    /// # Ok::<(), Error>(())
+    /// ```
     ///
     /// # Errors
-    /// Data that does not fit the model; a batch size of 0 or beyond the data; [`Error::Diverged`] at the first step
-    /// whose loss or gradient is not finite: the weights are then those of the last finite step.
+    /// Data that does not fit the model; a batch size of 0; a last batch that the model does not take (see [`Fit::drop_last`]);
+    /// [`Error::Diverged`] at the first step whose loss or gradient is not finite: the weights are then those of the last finite step.
     pub fn fit(&mut self, data: &Dataset, fit: Fit) -> Result<History> {
         pollster::block_on(self.fit_async(data, fit))
     }
     /// [`fit`](Trainer::fit), without blocking.
-    pub async fn fit_async(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
+    pub async fn fit_async(&mut self, data: &Dataset, fit: Fit<'_>) -> Result<History> {
         self.check_data("fit", data)?;
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
@@ -178,54 +219,81 @@ impl Trainer {
         if fit.steps_per_submit.is_some_and(|steps| !(1..=MOST_STEPS).contains(&steps)) {
             return Err(Error::argument("steps_per_submit", format!("must be 1 to {MOST_STEPS}")));
         }
-        let mut order: Vec<usize> = (0..data.len()).collect();
         // Before anything changes, and also where there is no epoch to make.
-        let steps = data::batches(&order, fit.batch)?.len();
-        let mut progress = Progress::new(fit.progress, fit.epochs, steps);
-        let mut history = History::default();
+        let cut = self.cut(data.len(), &fit).await?;
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
         self.hold(&wanted, fit.resident).await;
+        self.collect().await?;
+        self.history = History::default();
+        let result = self.epochs(data, fit, cut).await;
+        self.tally = None;
+        result.map(|()| self.history.clone())
+    }
+    /// What the last call of [`fit`](Trainer::fit) did; if that ended in an error, the epochs that were complete by then.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+    /// How the `n` samples of an epoch become batches.
+    async fn cut(&mut self, n: usize, fit: &Fit<'_>) -> Result<Cut> {
+        let order: Vec<usize> = (0..n).collect();
+        let (all, left) = (data::batches(&order, fit.batch)?.len(), n % fit.batch);
+        let each = fit.batch.min(n);
+        let cut = Cut { each, steps: all, samples: n };
+        if left == 0 || all == 1 || fit.epochs == 0 {
+            return Ok(cut);
+        }
+        let shorter = Cut { steps: all - 1, ..cut };
+        if fit.drop_last {
+            return Ok(Cut { samples: n - left, ..shorter });
+        }
+        self.plan(each).await?;
+        match self.plan(left).await {
+            Err(Error::Op { .. }) if left == 1 && self.plan(each + 1).await.is_ok() => Ok(shorter),
+            Err(Error::Op { op, shapes, why, place }) => {
+                let n = format!("{why}. The last batch of an epoch has {left} of the {n} samples: Fit::drop_last leaves them out");
+                Err(Error::Op { op, shapes, why: n, place })
+            }
+            other => other.map(|()| cut),
+        }
+    }
+    async fn epochs(&mut self, data: &Dataset, mut fit: Fit<'_>, cut: Cut) -> Result<()> {
+        let mut order: Vec<usize> = (0..data.len()).collect();
+        let mut progress = Progress::new(fit.progress, fit.epochs, cut.steps);
         let resident = self.resident(data);
-        self.take_reports_async().await?;
         for epoch in 1..=fit.epochs {
             let (started, lr) = (Instant::now(), self.lr());
             if fit.shuffle {
                 order = data::shuffled(data.len(), self.seed, self.epoch);
             }
             self.epoch += 1;
-            let batches = data::batches(&order, fit.batch)?.collect();
-            let course = Course { data, fit: &mut fit, progress: &mut progress, epoch, batches };
+            self.tally = Some(Default::default());
+            let course = Course { data, fit: &mut fit, progress: &mut progress, epoch, batches: cut.batches(&order) };
             let mut stop = self.run(course, resident.as_ref()).await?;
-            let reports = self.take_reports_async().await?;
+            self.collect().await?;
+            let (tally, losses) = self.tally.take().unwrap_or_default();
             let seconds = started.elapsed().as_secs_f64();
-            let samples: usize = reports.iter().map(|r| r.samples).sum();
-            let mean =
-                |f: &dyn Fn(&super::StepReport) -> f64| reports.iter().map(|r| f(r) * r.samples as f64).sum::<f64>() / samples as f64;
-            let accuracy = reports.iter().all(|r| r.accuracy.is_some()).then(|| mean(&|r| f64::from(r.accuracy.unwrap_or(0.0))));
-            let validation = match fit.validation {
-                Some(data) => Some(self.evaluate_async(data).await?).map(|e| (e.loss, e.accuracy)),
-                None => None,
-            };
-            let report = Epoch {
-                epoch,
-                loss: mean(&|r| f64::from(r.loss)),
-                accuracy,
-                validation,
-                losses: reports.iter().map(|r| r.loss).collect(),
-                lr,
-                seconds,
-                samples_per_s: samples as f64 / seconds,
-            };
+            let (loss, accuracy) = (tally.loss(), tally.accuracy());
+            let samples_per_s = tally.samples() / seconds;
+            let mut report = Epoch { epoch, loss, accuracy, validation: None, losses, lr, seconds, samples_per_s };
+            if let Some(data) = fit.validation {
+                match self.evaluate_async(data).await {
+                    Ok(e) => report.validation = Some((e.loss, e.accuracy)),
+                    Err(error) => {
+                        self.history.epochs.push(report);
+                        return Err(error);
+                    }
+                }
+            }
             progress.epoch(&report);
             stop = fit.call(&Event::Epoch(&report)) || stop;
-            history.epochs.push(report);
+            self.history.epochs.push(report);
             if stop {
-                history.stopped = true;
+                self.history.stopped = true;
                 break;
             }
         }
         progress.finish();
-        Ok(history)
+        Ok(())
     }
 
     /// An error unless `data` is what the model was made for.

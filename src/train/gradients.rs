@@ -50,7 +50,7 @@ impl Trainer {
         pollster::block_on(self.apply(flat))
     }
     async fn apply(&mut self, mut flat: Vec<Vec<f32>>) -> Result<()> {
-        if !self.plans.contains_key(&GIVEN) {
+        if self.plans.get(GIVEN).is_none() {
             let g = Graph::training();
             let plan = Plan::new(&[g.scalar(0.0)], &[], &self.device.plan_options())?;
             self.load_plan(GIVEN, plan).await?;

@@ -1,6 +1,6 @@
 //! How much memory training takes, and the largest batch that fits.
 
-use super::{SOME, Trainer, check_loss, feed::Held, training_plan};
+use super::{SOME, Trainer, check_loss, evaluate::MOST, feed::Held, training_plan};
 use crate::{
     device::Device,
     engine::{self, Update},
@@ -38,25 +38,55 @@ impl Memory {
 const LEFT: u64 = 10;
 
 impl Trainer {
-    /// The bytes that training on batches of `batch` samples takes, by kind and by layer; a trainer made of one graph has that
+    /// The bytes that training on batches of `batch` samples takes, by kind and by layer, with all that this trainer keeps by now: plans of
+    /// other batch sizes and of evaluation (the latest four of each), and data sets. A trainer made of one graph has that
     /// graph's batch size whatever is asked for. It plans, and loads and measures nothing: a kernel that is
     /// not chosen yet is taken to be the one expected fastest.
     ///
     /// # Errors
-    /// A model that does not take such a batch; [`Error::Limit`] where a step on such a batch would give it.
+    /// A batch of no samples, or one that the model does not take; [`Error::Limit`] where a step on such a batch would give it.
     pub fn memory(&self, batch: usize) -> Result<Memory> {
+        if batch == 0 {
+            return Err(Error::argument("memory", "a batch has at least one sample"));
+        }
         match (&self.model, &self.graph_memory) {
-            (Some(model), _) => self.memory_of(&model.draft(&self.device, batch)?.lower(&self.device.plan_options())),
-            (None, Some(memory)) => Ok(memory.clone()),
+            (Some(_), _) => Ok(self.memory_of(&self.step_plan(batch)?)?.with_plans(self.others(batch))),
+            (None, Some(memory)) => Ok(memory.clone().with_plans(self.others(0))),
             (None, None) => unreachable!("a trainer without a model is made of one graph"),
         }
+    }
+    fn step_plan(&self, batch: usize) -> Result<Plan> {
+        Ok(self.model("memory")?.draft(&self.device, batch)?.0.lower(&self.device.plan_options()))
+    }
+    /// The bytes of what is kept besides the plan of that number.
+    fn others(&self, key: usize) -> u64 {
+        let training = self.plans.iter().filter(|(k, _)| *k != key).map(|(_, loaded)| loaded.engine.bytes());
+        let inference = self.inference.iter().map(|(_, (f, _))| f.bytes());
+        let outputs = self.collected.iter().map(|collected| collected.words() as u64 * 4);
+        training.chain(inference).chain(outputs).sum()
+    }
+    /// What training with epochs of such batches, and evaluating in between, may take.
+    fn fit_bytes(&self, batch: usize) -> Result<u64> {
+        let plan = self.step_plan(batch)?;
+        let again = engine::plan_bytes(&self.device, &plan, &self.store.layout(), Some(&self.update), None)?;
+        let evaluation = match self.inference_bytes(self.evaluation.unwrap_or(batch.min(MOST))) {
+            // Then it takes fewer samples.
+            Err(Error::Limit { .. }) => 0,
+            bytes => bytes?,
+        };
+        Ok(self.memory_of(&plan)?.total() + self.others(batch) + again + 3 * evaluation)
     }
     pub(super) fn memory_of(&self, plan: &Plan) -> Result<Memory> {
         let (fed, data) = (self.held.iter().find_map(Held::fed), self.held.iter().map(Held::bytes).sum());
         engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len(), fed, data)
     }
-    /// The most samples whose step fits into `bytes` of memory and all limits of the device. `None` takes nine tenths of the memory
-    /// that the device says it has. It is computed, from plans of some sizes ([`memory`](Trainer::memory)), and nothing is loaded.
+    /// The largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and all limits of the device. `None` takes nine
+    /// tenths of the memory that the device says it has. It is computed, from plans of some sizes, and nothing is loaded.
+    ///
+    /// It counts [`memory`](Trainer::memory), which has the data sets that lie on the device by now; a second plan, for the last batch
+    /// of an epoch; and an evaluation in batches of the same size (or of that which was [set](Trainer::set_evaluation_batch)), whose last
+    /// batch has a plan too, and whose outputs take as much again at most. An evaluation may take larger batches while they take a few
+    /// MiB at most.
     ///
     /// ```
     /// use downhill::{Device, Trainer, data, optim::Adam};
@@ -68,7 +98,7 @@ impl Trainer {
     ///     Adam::new(1e-3),
     /// )?;
     /// let most = trainer.max_batch(Some(16 << 20))?;
-    /// assert!(trainer.memory(most)?.total() <= 16 << 20 && trainer.memory(most + 1)?.total() > 16 << 20);
+    /// assert!(trainer.memory(most)?.total() <= 16 << 20 && trainer.memory(3 * most)?.total() > 16 << 20);
     /// # Ok::<(), downhill::Error>(())
     /// ```
     ///
@@ -82,7 +112,7 @@ impl Trainer {
             Some(bytes) => bytes,
             None => self.device.memory_bytes().map(|all| all - all / LEFT).ok_or_else(unknown)?,
         };
-        let need = |batch: usize| self.memory(batch).map(|m| m.total());
+        let need = |batch: usize| self.fit_bytes(batch);
         // Some layers take no batch of one; what is wrong with two, other than their size, is wrong with the model.
         let first = match need(SOME) {
             Err(Error::Limit { .. }) => (1, need(1)?),

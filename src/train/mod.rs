@@ -7,10 +7,14 @@ mod fit;
 mod gradients;
 mod memory;
 pub mod metrics;
+mod model;
+mod outputs;
 mod params;
+mod plans;
 mod progress;
 mod reports;
 mod summary;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +24,7 @@ pub use params::Params;
 
 use crate::{
     compiled::Compiled,
-    data::{Dataset, Target},
+    data::Dataset,
     device::Device,
     engine::{Engine, RING, Ring, Store, Update, check_input},
     error::{Error, Result},
@@ -31,89 +35,29 @@ use crate::{
     optim::Optimizer,
     plan::{Draft, Memory, Plan},
     profile::Profile,
-    shape::{DType, Shape},
+    shape::DType,
 };
-use std::{collections::HashMap, sync::Arc, time::Instant};
-
-type ModelFn = Box<dyn for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync>;
-type LossFn = Box<dyn for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync>;
-
-/// A model as functions, from which a graph of any batch size is written.
-struct Model {
-    model: ModelFn,
-    loss: LossFn,
-    x: Shape,
-    target: Kind,
-}
-
-/// What a model is compared with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
-    /// Its own input.
-    Input,
-    Labels(Shape),
-    Values(Shape),
-}
-
-impl Kind {
-    fn of(target: &Target) -> Kind {
-        match target {
-            Target::None => Kind::Input,
-            Target::Labels { sample, .. } => Kind::Labels(*sample),
-            Target::Values { sample, .. } => Kind::Values(*sample),
-        }
-    }
-}
+use gradients::GIVEN;
+use model::{Kind, Model, Written};
+use plans::Latest;
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+use tally::{Kept, Tally};
 
 /// A plan of the training graph at one batch size.
 struct Loaded {
     engine: Engine,
     inputs: Vec<InputDef>,
     batch: usize,
-    /// Numbers that a step leaves: its loss and, for a classifier, its accuracy.
-    kept: usize,
     plan: String,
 }
 
-/// What a graph of the model has.
-struct Written<'g> {
-    output: Tensor<'g>,
-    loss: Tensor<'g>,
-    /// The share of labels predicted, for a classifier.
-    accuracy: Option<Tensor<'g>>,
-}
-
-impl Model {
-    fn write<'g>(&self, g: &'g Graph, batch: usize) -> Result<Written<'g>> {
-        let batched =
-            |s: Shape| s.batched(batch).ok_or_else(|| Error::argument("data", format!("samples of shape {s} have too many axes")));
-        let x = g.input_of(batched(self.x)?);
-        let output = (self.model)(x);
-        let y = match self.target {
-            Kind::Input => x,
-            Kind::Labels(s) | Kind::Values(s) => g.input_of(batched(s)?),
-        };
-        let loss = (self.loss)(output, y);
-        // What fit and evaluate could not feed.
-        if g.inner.borrow().inputs.len() != 1 + usize::from(self.target != Kind::Input) {
-            let why = "a model for data has the inputs that the data gives; use constants, or Trainer::new with a graph of your own";
-            return Err(Error::argument("model", why));
-        }
-        // One score for each class of each label.
-        let scores = output.shape();
-        let rows = scores.without(scores.rank().saturating_sub(1));
-        let classifies = matches!(self.target, Kind::Labels(_)) && scores.rank() > 1 && rows.same_dims(y.shape()) && scores.last() > 1;
-        let accuracy = (classifies && !output.is_dead()).then(|| g.at(output.place(), || output.correct(y).mean_all()));
-        g.check()?;
-        Ok(Written { output, loss, accuracy })
-    }
-    /// A step on `batch` samples, before its kernels are chosen.
-    fn draft(&self, device: &Device, batch: usize) -> Result<Draft> {
-        let g = Graph::training();
-        let written = self.write(&g, batch)?;
-        let outputs: Vec<Tensor> = std::iter::once(written.loss).chain(written.accuracy).collect();
-        training_draft(device, &outputs, written.loss)
-    }
+/// A step whose report has not come yet.
+#[derive(Clone, Copy)]
+struct Made {
+    step: u64,
+    samples: usize,
+    /// Whether its gradients were given, so that it has no loss.
+    given: bool,
 }
 
 /// One step's loss and, for a classifier, accuracy.
@@ -123,9 +67,9 @@ pub struct StepReport {
     pub step: u64,
     /// Before this step's update.
     pub loss: f32,
-    /// The share of this batch's labels predicted before the step's update.
+    /// The share of this batch's labels predicted before the step's update, for a classifier; `None` where none of them counts.
     pub accuracy: Option<f32>,
-    /// Of the batch.
+    /// Of the batch; for a graph of your own, the first axis of its first input.
     pub samples: usize,
 }
 
@@ -160,19 +104,30 @@ pub struct Trainer {
     /// Its memory.
     graph_memory: Option<Memory>,
     /// Plans of the training graph by batch size; by 0 that of a graph of the user's own.
-    plans: HashMap<usize, Loaded>,
-    /// Plans of the inference graph by batch size.
-    inference: HashMap<usize, Compiled>,
+    plans: Latest<Loaded>,
+    /// Plans of the inference graph by batch size, and what each keeps.
+    inference: Latest<(Compiled, Kept)>,
+    /// Samples of a batch of evaluation, where somebody said so.
+    evaluation: Option<usize>,
+    small: Option<evaluate::Small>,
     seed: u64,
     step: u64,
     epoch: u64,
     /// The plan of the last step, whose inputs still hold its batch.
     last: Option<usize>,
     ring: Ring,
-    /// Steps whose loss has not been asked for yet, and the plan each ran on; then those that have not come.
-    unread: Vec<(u64, usize)>,
-    asked: Vec<(u64, usize)>,
-    reports: Vec<StepReport>,
+    /// What a step leaves there.
+    kept: Kept,
+    /// Steps whose loss has not been asked for yet; then those that have not come.
+    unread: Vec<Made>,
+    asked: Vec<Made>,
+    /// Of the latest steps.
+    reports: VecDeque<StepReport>,
+    /// The loss of the last step that was made.
+    loss: f32,
+    /// What the steps of an epoch that is under way add up to, and the loss of each.
+    tally: Option<(Tally, Vec<f32>)>,
+    history: History,
     /// Data sets that are on the device.
     held: Vec<feed::Held>,
     /// What outputs are read through.
@@ -184,15 +139,18 @@ pub struct Trainer {
 impl Trainer {
     /// Trains the parameters of a graph so that `loss`, a single number, falls. The graph may be dropped afterwards.
     ///
+    /// Parameters that the loss does not depend on are named in the log (crate [`log`], at level `warn`): they stay as they are, but for
+    /// weight decay.
+    ///
     /// # Errors
-    /// The graph's first mistake, with its line; a loss that is not a single number; an optimizer's option out of range;
-    /// a limit of the device.
+    /// The graph's first mistake, with its line; a loss that is not a single number, or depends on no parameter; a graph made by
+    /// [`Graph::inference`] in which a layer is not as in training; an optimizer's option out of range; a limit of the device.
     pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         pollster::block_on(Trainer::new_async(device, loss, optimizer))
     }
     /// [`new`](Trainer::new), without blocking.
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
-        let mut trainer = Trainer::empty(device, loss, optimizer.into(), 1).await?;
+        let mut trainer = Trainer::empty(device, loss, optimizer.into(), 1, Kept::default()).await?;
         let plan = device.lower(training_draft(device, &[loss], loss)?, &device.plan_options()).await?;
         let memory = trainer.memory_of(&plan)?;
         trainer.graph_summary = trainer.summarise(loss, &plan, &memory);
@@ -238,22 +196,24 @@ impl Trainer {
         loss: impl for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
         optimizer: impl Into<Optimizer>,
     ) -> Result<Trainer> {
-        let model = Model { model: Box::new(model), loss: Box::new(loss), x: data.sample_shape(), target: Kind::of(data.target()) };
+        let model = Model::new(Box::new(model), Box::new(loss), data.sample_shape(), Kind::of(data.target()))?;
         let g = Graph::training();
-        let written = model.write(&g, SOME)?;
-        check_loss(written.loss)?;
-        let kept = 1 + written.accuracy.iter().count();
-        let mut trainer = Trainer::empty(device, written.loss, optimizer.into(), kept).await?;
+        let Written { loss, numbers, kept, .. } = model.write(&g, SOME)?;
+        let mut trainer = Trainer::empty(device, loss, optimizer.into(), numbers.len(), kept).await?;
         trainer.model = Some(model);
         Ok(trainer)
     }
-    /// Without a plan; `kept` numbers of a step are to be read.
-    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, kept: usize) -> Result<Trainer> {
+    /// Without a plan; so many numbers of a step are to be read.
+    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, width: usize, kept: Kept) -> Result<Trainer> {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
         let update = Update::new(optimizer, &params)?;
+        let idle = gradients(loss)?.1;
+        if !idle.is_empty() {
+            log::warn!("the loss does not depend on {}: training leaves them as they are, but for weight decay", idle.join(", "));
+        }
         let store = Store::new(device, &params, Some(&update), 0).await?;
-        let ring = Ring::new(&store, kept).await?;
+        let ring = Ring::new(&store, width).await?;
         Ok(Trainer {
             device: device.clone(),
             update,
@@ -262,16 +222,22 @@ impl Trainer {
             model: None,
             graph_summary: String::new(),
             graph_memory: None,
-            plans: HashMap::new(),
-            inference: HashMap::new(),
+            plans: Latest::new(PLANS),
+            inference: Latest::new(PLANS),
+            evaluation: None,
+            small: None,
             seed: 0,
             step: 0,
             epoch: 0,
             last: None,
             ring,
+            kept,
             unread: Vec::with_capacity(RING),
             asked: Vec::with_capacity(RING),
-            reports: Vec::new(),
+            reports: VecDeque::new(),
+            loss: f32::NAN,
+            tally: None,
+            history: History::default(),
             held: Vec::new(),
             collected: None,
             gone: Counters::default(),
@@ -296,6 +262,27 @@ impl Trainer {
     pub fn lr(&self) -> f64 {
         self.update.optimizer.lr(self.step + 1)
     }
+    /// Sets the optimizer's learning rate for all steps from the next one on: what a [`Schedule`](crate::optim::Schedule) and the scale
+    /// of a group multiply. After [`Error::Diverged`] training goes on with a smaller one. Checkpoints do not have it: set it again
+    /// after loading one.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::{Schedule, Sgd}};
+    /// let g = Graph::training();
+    /// let loss = g.input([3, 2]).linear("fc", 1).square().mean_all();
+    /// let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(0.5).schedule(Schedule::step(1, 0.1)))?;
+    /// trainer.step(&[Host::new([3, 2], vec![0.5; 6])])?;
+    /// trainer.set_lr(0.2)?;
+    /// assert_eq!(trainer.lr(), 0.2 * 0.1);
+    /// assert!(trainer.set_lr(f64::NAN).is_err());
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a rate that is not finite and positive; it then stays as it was.
+    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
+        self.update.optimizer.set_lr(lr)
+    }
     /// The trained tensors and state: read, write, save and load them.
     pub fn params(&self) -> Params<'_> {
         Params::new(self)
@@ -304,9 +291,9 @@ impl Trainer {
     /// the CPU.
     pub fn counters(&self) -> Option<Counters> {
         self.device.as_gpu()?;
-        let plans = self.plans.values().filter_map(|p| p.engine.gpu()).map(|exec| exec.counters());
+        let plans = self.plans.iter().filter_map(|(_, p)| p.engine.gpu()).map(|exec| exec.counters());
         let data = self.held.iter().map(feed::Held::counters);
-        let inference = self.inference.values().filter_map(Compiled::counters);
+        let inference = self.inference.iter().filter_map(|(_, (f, _))| f.counters());
         let outputs = self.collected.iter().map(|collected| collected.counters());
         Some(plans.chain(inference).chain(data).chain(outputs).chain([self.ring.counters(), self.gone]).sum())
     }
@@ -354,7 +341,7 @@ impl Trainer {
             return Err(Error::Input { what: "input 0".into(), got: x.shape.to_string(), want });
         }
         self.plan(key).await?;
-        let Some(loaded) = self.plans.get_mut(&key) else {
+        let Some(loaded) = self.plans.get_mut(key) else {
             return Err(Error::argument("step", "the batch is empty"));
         };
         if batch.len() != loaded.inputs.len() {
@@ -388,14 +375,15 @@ impl Trainer {
     /// Runs so many steps in one submit: one on the batch that has been written, or several, each `fed` with its own. The ring
     /// must have room for them.
     fn advance_by(&mut self, key: usize, count: usize, fed: bool) -> Result<()> {
-        let loaded = self.plans.get_mut(&key).expect("the plan was loaded before its batch");
+        let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
         loaded.engine.steps(Key { seed: self.seed, step: self.step }, count, fed, Some(&self.update))?;
         self.made(key, count);
         Ok(())
     }
     /// So many steps were made.
     fn made(&mut self, key: usize, count: usize) {
-        self.unread.extend((self.step..self.step + count as u64).map(|step| (step, key)));
+        let samples = self.plans.get(key).map_or(0, |loaded| loaded.batch);
+        self.unread.extend((self.step..self.step + count as u64).map(|step| Made { step, samples, given: key == GIVEN }));
         self.last = Some(key);
         self.step += count as u64;
     }
@@ -429,8 +417,7 @@ impl Trainer {
         let key = self.last.ok_or_else(none)?;
         let peaks = self.device.peaks_async().await?;
         let (mut plain, mut times) = (Vec::new(), Vec::new());
-        let (wait, steps) =
-            (|loaded: &mut HashMap<usize, Loaded>| loaded.get_mut(&key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
+        let (wait, steps) = (|loaded: &mut Latest<Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
         for _ in 0..steps {
             wait(&mut self.plans)?;
             let start = Instant::now();
@@ -441,30 +428,39 @@ impl Trainer {
         let zero = Instant::now();
         for _ in 0..steps {
             self.make_room(1).await?;
-            let loaded = self.plans.get_mut(&key).expect("the last step was made on it");
+            let loaded = self.plans.get_mut(key).expect("the last step was made on it");
             times.push(loaded.engine.profile(Key { seed: self.seed, step: self.step }, Some(&self.update), zero).await?);
             self.made(key, 1);
         }
-        Ok(Profile::new(&self.device, peaks, self.plans[&key].engine.kernels().to_vec(), plain, &times))
+        let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels().to_vec());
+        Ok(Profile::new(&self.device, peaks, kernels, plain, &times))
     }
 
     /// Makes sure that there is a plan for batches of `batch` samples.
     async fn plan(&mut self, batch: usize) -> Result<()> {
         let Some(model) = &self.model else { return Ok(()) };
-        if batch == 0 || self.plans.contains_key(&batch) {
+        if batch == 0 || self.plans.get(batch).is_some() {
             return Ok(());
         }
-        let draft = model.draft(&self.device, batch)?;
+        let (draft, kept) = model.draft(&self.device, batch)?;
+        if kept != self.kept {
+            let why = format!("for {batch} samples its loss has other terms than for {SOME}; its terms must not depend on the batch size");
+            return Err(Error::argument("model", why));
+        }
         let plan = self.device.lower(draft, &self.device.plan_options()).await?;
         self.load_plan(batch, plan).await
     }
     async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {
         plan.bind_params(&self.params)?;
-        let (inputs, kept) = (plan.inputs.clone(), plan.outputs.len());
+        let inputs = plan.inputs.clone();
         let batch = inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1);
         let text = plan.to_string();
+        // What steps that are queued still use stays with the device until they are done.
+        if let Some(old) = self.plans.room(self.last) {
+            self.gone = old.engine.gpu().map(|exec| exec.counters()).into_iter().chain([self.gone]).sum();
+        }
         let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), Some(&self.ring)).await?;
-        self.plans.insert(key, Loaded { engine, inputs, batch, kept, plan: text });
+        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
         Ok(())
     }
     fn model(&self, what: &str) -> Result<&Model> {
@@ -476,10 +472,16 @@ impl Trainer {
 /// A batch size to look at a model with. Not 1: a loss that was not reduced is one number there.
 const SOME: usize = 2;
 
+/// Plans that are kept of training, and as many of inference: those of an epoch's batches and of its last one, twice.
+const PLANS: usize = 4;
+
 /// An error unless this is what training can bring down.
 fn check_loss(loss: Tensor) -> Result<()> {
     let (g, shape) = (loss.graph(), loss.shape());
     g.check()?;
+    if let Some(error) = &g.inner.borrow().untrainable {
+        return Err(error.clone());
+    }
     if shape.elements() != 1 || shape.dtype() != DType::F32 {
         let why = "a loss is one number, a float; reduce it first, e.g. with mean_all()".to_string();
         g.mistake("loss", &[shape], why, loss.place());
@@ -496,11 +498,29 @@ fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Pl
 /// The first half of it.
 #[track_caller]
 fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Draft> {
+    Draft::new(outputs, &gradients(loss)?.0, &device.plan_options())
+}
+
+/// What a step leaves in the place of each parameter's gradient, and the names of the parameters that the loss does not depend on.
+#[track_caller]
+fn gradients(loss: Tensor<'_>) -> Result<(Vec<Tensor<'_>>, Vec<String>)> {
     check_loss(loss)?;
     let g = loss.graph();
     let grads = g.param_grads(loss);
     g.check()?;
-    Draft::new(outputs, &grads, &device.plan_options())
+    let (trained, idle): (Vec<bool>, Vec<String>) = {
+        let g = g.inner.borrow();
+        let idle = g.params.iter().zip(&grads).filter(|(p, grad)| p.trained && g.nodes[grad.id].is_zeros()).map(|(p, _)| p.name.clone());
+        (g.params.iter().map(|p| p.trained).collect(), idle.collect())
+    };
+    if trained.iter().filter(|trained| **trained).count() == idle.len() && !idle.is_empty() {
+        let why = format!(
+            "it depends on no parameter ({}), so that there is nothing to train; compute it from the model's output",
+            idle.join(", ")
+        );
+        return Err(Error::Op { op: "loss".into(), shapes: vec![loss.shape()], why, place: loss.place() });
+    }
+    Ok((grads, idle))
 }
 
 /// An error for the first value that is NaN or infinite.

@@ -1,27 +1,33 @@
 //! What steps report: their losses and metrics, read from the device without stopping it.
 
-use super::{StepReport, Trainer, gradients::GIVEN};
+use super::{Made, StepReport, Trainer};
 use crate::{
     engine::{Kept, RING},
     error::Result,
 };
 use std::mem;
 
+/// Reports that are kept for whoever takes them.
+const REPORTS: usize = 4096;
+
 impl Trainer {
-    /// The loss of the last step; waits for it. NaN before the first one.
+    /// The loss of the last step, also of one that [`fit`](Trainer::fit) made; waits for it. NaN before the first one, and of a step with
+    /// [given gradients](Trainer::apply_gradients).
     ///
     /// # Errors
     /// [`Error::Diverged`](crate::Error::Diverged) where a loss or gradient was not finite: no update was made since, so the weights are those
-    /// of the last finite step, and training can go on, with a smaller learning rate for instance.
+    /// of the last finite step, and training can go on, with a smaller learning rate for instance ([`set_lr`](Trainer::set_lr)). It is told
+    /// once; after that the last step is the last finite one.
     pub fn loss(&mut self) -> Result<f32> {
         pollster::block_on(self.loss_async())
     }
     /// [`loss`](Trainer::loss), without blocking.
     pub async fn loss_async(&mut self) -> Result<f32> {
         self.collect().await?;
-        Ok(self.reports.last().map_or(f32::NAN, |r| r.loss))
+        Ok(self.loss)
     }
-    /// The reports of all steps since the last call of this; waits for them.
+    /// The reports of the steps since the last call of this, also of those that [`fit`](Trainer::fit) made, and of the latest 4,096 where
+    /// there are more; waits for them.
     ///
     /// # Errors
     /// As [`loss`](Trainer::loss).
@@ -31,11 +37,11 @@ impl Trainer {
     /// [`take_reports`](Trainer::take_reports), without blocking.
     pub async fn take_reports_async(&mut self) -> Result<Vec<StepReport>> {
         self.collect().await?;
-        Ok(mem::take(&mut self.reports))
+        Ok(mem::take(&mut self.reports).into())
     }
 
     /// Waits for what the steps left on the device.
-    async fn collect(&mut self) -> Result<()> {
+    pub(super) async fn collect(&mut self) -> Result<()> {
         loop {
             if let Some(kept) = self.ring.wait().await? {
                 self.absorb(kept)?;
@@ -71,7 +77,7 @@ impl Trainer {
     }
     /// Asks for what has not been asked for.
     fn ask(&mut self) -> Result<()> {
-        self.ring.ask(self.unread[0].0, self.unread.len())?;
+        self.ring.ask(self.unread[0].step, self.unread.len())?;
         mem::swap(&mut self.unread, &mut self.asked);
         Ok(())
     }
@@ -81,6 +87,7 @@ impl Trainer {
         self.unread.clear();
         self.asked.clear();
         self.reports.clear();
+        self.loss = f32::NAN;
         Ok(())
     }
 
@@ -88,11 +95,17 @@ impl Trainer {
     fn absorb(&mut self, kept: Kept) -> Result<()> {
         let bad = (kept.guard.halt != 0).then(|| u64::from(kept.guard.halt) - 1);
         let finite = |step: u64| bad.is_none_or(|bad| step < bad);
-        for (&(step, key), row) in self.asked.iter().zip(&kept.rows).filter(|((step, _), _)| finite(*step)) {
-            let loaded = &self.plans[&key];
-            let (loss, accuracy) = (if key == GIVEN { f32::NAN } else { row[0] }, row[..loaded.kept].get(1).copied());
-            self.reports.push(StepReport { step, loss, accuracy, samples: loaded.batch });
+        for (&Made { step, samples, given }, row) in self.asked.iter().zip(&kept.rows).filter(|(made, _)| finite(made.step)) {
+            let (loss, accuracy) = if given { (f32::NAN, None) } else { (row[0], self.kept.accuracy(row)) };
+            self.loss = loss;
+            self.reports.push_back(StepReport { step, loss, accuracy, samples });
+            if let (Some((tally, losses)), false) = (&mut self.tally, given) {
+                let labels = self.model.as_ref().map_or(0, |model| model.labels());
+                tally.add(&self.kept, row, samples, labels);
+                losses.push(loss);
+            }
         }
+        self.reports.drain(..self.reports.len().saturating_sub(REPORTS));
         self.asked.clear();
         let Some(bad) = bad else { return Ok(()) };
         // Steps after it changed nothing: as if they had not been made.

@@ -46,8 +46,8 @@ impl Trainer {
     }
     /// The plan of a step at the batch size last trained with, a line for each dispatch; empty before the first step.
     pub fn plan_text(&self) -> String {
-        let last = self.last.or_else(|| self.plans.keys().copied().max());
-        last.and_then(|key| self.plans.get(&key)).map_or(String::new(), |p| p.plan.clone())
+        let last = self.last.or_else(|| self.plans.iter().map(|(key, _)| key).max());
+        last.and_then(|key| self.plans.get(key)).map_or(String::new(), |p| p.plan.clone())
     }
 }
 

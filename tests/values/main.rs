@@ -9,6 +9,7 @@ mod evaluation;
 mod losses;
 mod norms;
 mod refusals;
+mod trainer;
 mod updates;
 
 fn main() {
@@ -18,6 +19,7 @@ fn main() {
     losses::trials(&mut suite);
     norms::trials(&mut suite);
     refusals::trials(&mut suite);
+    trainer::trials(&mut suite);
     updates::trials(&mut suite);
     suite.run()
 }

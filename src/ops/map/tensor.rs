@@ -269,7 +269,7 @@ impl<'g> Tensor<'g> {
         if !(0.0..1.0).contains(&p) {
             return self.graph.mistake(name, &[self.shape()], format!("p = {p} is not in 0..1"), std::panic::Location::caller());
         }
-        if !self.graph.is_training() || p == 0.0 || self.is_dead() {
+        if p == 0.0 || self.is_dead() || !self.graph.trains(name, &[self.shape()], std::panic::Location::caller()) {
             return self;
         }
         self.graph.uniform(mask).ge(p).where_(self * (1.0 / (1.0 - p)), 0.0)

@@ -1,0 +1,106 @@
+//! Outputs of several batches, put together.
+
+use super::model::Join;
+use crate::{
+    error::{Error, Result},
+    host::{Data, Host},
+    shape::Shape,
+};
+
+pub(super) struct Outputs {
+    join: Join,
+    /// Of all together.
+    shape: Option<Shape>,
+    batches: usize,
+    /// The numbers before the axis along which they are joined count lines: each has its own here, so that it can grow.
+    lines: Vec<Vec<f32>>,
+    /// Where they are not joined: Σ samples·output.
+    sums: Vec<f64>,
+    samples: f64,
+}
+
+impl Outputs {
+    pub fn new(join: Join) -> Outputs {
+        Outputs { join, shape: None, batches: 0, lines: Vec::new(), sums: Vec::new(), samples: 0.0 }
+    }
+    /// The output of the next batch, of so many samples.
+    pub fn push(&mut self, part: Host<f32>, samples: usize) -> Result<()> {
+        let values = match part.data {
+            Data::Float(v) => v,
+            Data::Index(v) => v.into_iter().map(|i| i as f32).collect(),
+        };
+        let part = part.shape;
+        let whole = self.shape.unwrap_or(part);
+        let fits = match self.join {
+            Join::Along(axis) => part.rank() > axis && part.with(axis, 1).same_dims(whole.with(axis, 1)),
+            Join::Mean => part.same_dims(whole),
+            Join::Flat => true,
+        };
+        if !fits {
+            let why =
+                format!("its output has the shape {part} for {samples} samples, which does not go with {whole} of the samples before");
+            return Err(Error::argument("model", why));
+        }
+        (self.batches, self.samples) = (self.batches + 1, self.samples + samples as f64);
+        match self.join {
+            Join::Along(axis) => {
+                let [outer, n, inner] = part.around(axis);
+                self.lines.resize(outer, Vec::new());
+                self.lines.iter_mut().zip(values.chunks(n * inner)).for_each(|(line, part)| line.extend_from_slice(part));
+                self.shape = Some(self.shape.map_or(part, |before| before.with(axis, before.dims()[axis] + n)));
+            }
+            Join::Mean => {
+                self.sums.resize(values.len(), 0.0);
+                self.sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(x) * samples as f64);
+                self.shape = Some(part);
+            }
+            Join::Flat => {
+                self.lines.resize(1, Vec::new());
+                self.lines[0].extend_from_slice(&values);
+                self.shape = Some(part);
+            }
+        }
+        Ok(())
+    }
+    pub fn join(mut self) -> Host<f32> {
+        let shape = self.shape.unwrap_or_default();
+        let values = match self.join {
+            Join::Mean => self.sums.iter().map(|sum| (sum / self.samples) as f32).collect(),
+            // The common case, without a copy.
+            _ if self.lines.len() == 1 => self.lines.swap_remove(0),
+            _ => self.lines.concat(),
+        };
+        match self.join {
+            Join::Flat if self.batches > 1 => Host::new([values.len()], values),
+            _ => Host::new(shape, values),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(join: Join, parts: &[(&[usize], usize)]) -> Host<f32> {
+        let (mut outputs, mut numbers) = (Outputs::new(join), (0..).map(|i| i as f32));
+        for &(dims, samples) in parts {
+            let shape = Shape::new(dims).unwrap();
+            outputs.push(Host::new(shape, numbers.by_ref().take(shape.elements()).collect()), samples).unwrap();
+        }
+        outputs.join()
+    }
+
+    #[test]
+    fn by_hand() {
+        // Rows behind rows; each row longer; one number, of three samples 0 and of one 1; and what is neither.
+        assert_eq!(joined(Join::Along(0), &[(&[2, 1], 2), (&[1, 1], 1)]), Host::new([3, 1], vec![0.0, 1.0, 2.0]));
+        assert_eq!(joined(Join::Along(1), &[(&[2, 2], 2), (&[2, 1], 1)]), Host::new([2, 3], vec![0.0, 1.0, 4.0, 2.0, 3.0, 5.0]));
+        assert_eq!(joined(Join::Mean, &[(&[], 3), (&[], 1)]), Host::new([], vec![0.25]));
+        assert_eq!(joined(Join::Flat, &[(&[2, 2], 2), (&[1, 1], 1)]), Host::new([5], vec![0.0, 1.0, 2.0, 3.0, 4.0]));
+        assert_eq!(joined(Join::Flat, &[(&[2, 2], 2)]).shape, Shape::from([2, 2]));
+        let mut outputs = Outputs::new(Join::Along(0));
+        outputs.push(Host::new([2, 3], vec![0.0; 6]), 2).unwrap();
+        let error = outputs.push(Host::new([2, 4], vec![0.0; 8]), 2).unwrap_err().to_string();
+        assert!(error.contains("[2, 4]") && error.contains("[2, 3]"), "{error}");
+    }
+}
