@@ -236,7 +236,29 @@ def elementwise():
     return strings(out)
 
 
-MODULES = {"elementwise": elementwise}
+def norms():
+    """Lines of four, normalised with an eps of 1e-5 (the f32), and the gradient for them of that for the result."""
+    eps = torch.tensor(1e-5, dtype=torch.float32).double().item()
+    dy = 0.5 - torch.arange(4, dtype=torch.float64)
+    cases = []
+    for row in [[1e20, -1e20, 3e20, -3e20], [98765.4296875, 98765.4375, 98765.4296875, 98765.4296875], [3e38, 2e38, -3e38, 1e38], [1e-3, 2e-3, -4e-3, 1e-30]]:
+        x = torch.tensor(row, dtype=torch.float32).double()
+        case = {"x": x.tolist(), "dy": dy.tolist()}
+        for name, norm in ("layer_norm", F.layer_norm), ("rms_norm", F.rms_norm):
+            v = x.clone().requires_grad_()
+            y = norm(v, [4], eps=eps)
+            y.backward(dy)
+            case[name] = {"y": y.tolist(), "dx": v.grad.tolist()}
+        for name, f in ("std", lambda v: v.std(correction=1)), ("var", lambda v: v.var(correction=0)):
+            v = x.clone().requires_grad_()
+            y = f(v)
+            y.backward()
+            case[name] = {"y": [y.item()], "dx": v.grad.tolist()}
+        cases.append(case)
+    return {"cases": cases}
+
+
+MODULES = {"elementwise": elementwise, "norms": norms}
 
 
 def main():

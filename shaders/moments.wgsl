@@ -1,82 +1,136 @@
-// moments — y[c,j] = Σ_{b,i} (x[b,c,i,j] − mean)² / divisor, the mean being that of the same elements (forward);
-//   Σ_{b,i} a[b,c,i,j] · (x[b,c,i,j] − mean[c,j]) (grad_scale)
-//   x, a [b, c, n, inner]     mean, y [c, inner]
+// moments — over the elements b, i of each channel and column, with their mean m (0 without CENTRE) and mean square deviation v:
+//   GIVE 0  y[c,j] = v · n / (n − correction);   1  the root of that
+//        2  y[.., c,j] = m/4, what its rounding left of it, 4/√(v + eps), v: four tensors, one behind the other
+//   grad_scale: y[c,j] = Σ_{b,i} a[b,c,i,j] · (x[b,c,i,j] − mean[c,j]);  OWN = 1: what stands in `mean` is such four tensors, and
+//   the second factor (x − m) / √(v + eps)
+//   x, a [b, c, n, inner]     mean, y [c, inner], or four of these
 // Lines [b·c, n, inner] are reduced. Where long lines are cut or a channel is more than one line (b > 1), the results are
-// parts, which further passes reduce: chunks to lines, then lines to channels. A part of a variance is the mean of its elements
-// and Σ (x − mean)² (Chan, Golub & LeVeque 1979, eq. 2.1), so that nothing is lost where the mean is far from 0. A line is
-// gone through twice for that, the second time from registers or cache.
-//!include lib/lines
+// parts, which another pass reduces. A part is a number near the mean of its elements, what
+// that leaves of the mean, and the root of the mean square deviation (Chan, Golub & LeVeque 1979, eq. 2.1): nothing is lost where the
+// mean is far from 0, and nothing leaves the range of f32. A line is gone through twice for that, the second time from registers or
+// cache. All of it is divided by 4, so that differences do not overflow either.
+//!include lib/spread
 
-// The mean of a line, and Σ (x − mean)².
-fn moments(t: Line) -> vec2<f32> {
+const VARIANCE = 0u;
+const STATISTICS = 2u;
+
+// A part, of a line.
+fn moments(t: Line) -> vec3<f32> {
     keep_x(t);
-    var s = V();
-    for (var k = 0u; k < share(t); k++) {
-        if has(t, k) {
-            s += x_of(t, k);
-        }
-    }
     let len = f32(max(t.len * WIDE, 1u));
-    let m = lanes_sum(sum_v(s)) / len;
-    var q = V();
-    var d = V();
+    var m = 0.0;
+    if CENTRE == 1u {
+        // Of equal numbers it is exact.
+        let pivot = first_v(x[t.first]);
+        var s = zero_v();
+        for (var k = 0u; k < share(t); k++) {
+            if has(t, k) {
+                s += x_of(t, k) - pivot;
+            }
+        }
+        m = pivot + lanes_sum(sum_v(s)) / len;
+    }
+    var q = zero_v();
+    var d = zero_v();
+    var size = zero_v();
     for (var k = 0u; k < share(t); k++) {
         if has(t, k) {
             let v = x_of(t, k) - m;
             q += v * v;
             d += v;
+            if SMALL == 1u {
+                size += abs(v);
+            }
         }
     }
-    // The second one is what rounding left in the mean.
-    let sums = lanes_sums(vec4(sum_v(q), sum_v(d), 0.0, 0.0));
-    return vec2(m + sums.y / len, larger(sums.x - sums.y * sums.y / len, 0.0));
+    let means = lanes_sums(vec4(sum_v(q), sum_v(d), sum_v(size), 0.0)) / len;
+    // Sums that overflow, and squares that underflow where that matters.
+    if (!is_finite(means.x) || (SMALL == 1u && means.x < 1e-29 && means.z > 0.0)) && writes(t) {
+        let z = spread_of(t);
+        return vec3(z.near, z.rest, z.root) * inverse_power(z.scale) * 0.25;
+    }
+    let rest = select(0.0, means.y, CENTRE == 1u);
+    return vec3(m, rest, sqrt(larger(means.x - rest * rest, 0.0))) * 0.25;
 }
 
-// How many elements part k stands for: chunks of lines of p.whole elements, the last one of which may have fewer.
-fn part_len(k: u32) -> f32 {
-    let chunks = (p.whole + p.piece - 1u) / p.piece;
-    return f32(min(p.piece, p.whole - k % chunks * p.piece));
+// Part i of a line of parts, which are chunks of p.piece of p.whole elements, the last one of which may have fewer, of each of the
+// lines of a channel: where it is, and how many elements it stands for, as a share of p.piece.
+fn part_place(t: Line, i: u32) -> u32 {
+    let line = i / p.parts * p.c + t.column / p.within;
+    return (line * p.parts + i % p.parts) * p.within + t.column % p.within;
 }
 
-// The mean of a line of parts, and Σ (x − mean)².
-fn of_parts(t: Line) -> vec2<f32> {
+fn weight(i: u32) -> f32 {
+    return f32(min(p.piece, p.whole - i % p.parts * p.piece)) / f32(p.piece);
+}
+
+fn deviation(at: u32, near: vec2<f32>) -> f32 {
+    return (x[at] - near.x) + (x_rest[at] - near.y);
+}
+
+// Of a line of parts what `moments` is of a line.
+fn of_parts(t: Line) -> vec3<f32> {
     // Means as deviations from the first one, lest their sum round.
-    let near = x_mean[t.first];
+    let first = select(0u, part_place(t, 0u), t.real);
+    let near = vec2(x[first], x_rest[first]);
     var len = 0.0;
+    var most = 0.0;
+    for (var i = t.lane; i < t.len; i += t.lanes) {
+        let at = part_place(t, i);
+        len += weight(i);
+        most = larger(most, larger(abs(deviation(at, near)), x_root[at]));
+    }
+    let scale = power_for(lanes_max(most));
+    len = larger(lanes_sum(len), 1e-30);
     var s = 0.0;
     for (var i = t.lane; i < t.len; i += t.lanes) {
-        let l = part_len(i);
-        len += l;
-        s += l * (x_mean[t.first + i * p.inner] - near);
+        s += weight(i) * (deviation(part_place(t, i), near) * scale);
     }
-    len = max(lanes_sum(len), 1.0);
-    let m = lanes_sum(s) / len;
+    let shift = lanes_sum(s) / len;
     var q = 0.0;
     for (var i = t.lane; i < t.len; i += t.lanes) {
-        let at = t.first + i * p.inner;
-        let d = x_mean[at] - near - m;
-        q += x[at] + part_len(i) * d * d;
+        let at = part_place(t, i);
+        let d = deviation(at, near) * scale - shift;
+        let root = x_root[at] * scale;
+        q += weight(i) * (root * root + d * d);
     }
-    return vec2(near + m, lanes_sum(q));
+    let root = sqrt(lanes_sum(q) / len) * inverse_power(scale);
+    if CENTRE == 0u {
+        return vec3(0.0, 0.0, root);
+    }
+    return vec3(near.x, near.y + shift * inverse_power(scale), root);
 }
 
-fn write_all(t: Line, both: vec2<f32>) {
-    if writes(t) {
-        y[t.out] = both.y / p.divisor;
+fn write_all(t: Line, z: vec3<f32>) {
+    if !writes(t) {
+        return;
     }
+    if GIVE != STATISTICS {
+        let root = z.z * p.scale;
+        y[t.out] = select(root, root * root, GIVE == VARIANCE);
+        return;
+    }
+    // p.none is 0, but no compiler knows: it must not take the rest for 0.
+    let near = bitcast<f32>(bitcast<u32>(z.x + z.y) ^ p.none);
+    let first = abs(z.x) >= abs(z.y);
+    let at = t.out;
+    y[at] = near;
+    y[p.row + at] = (select(z.y, z.x, first) - near) + select(z.x, z.y, first);
+    y[2u * p.row + at] = inverse_root(z.z, p.scale);
+    y[3u * p.row + at] = (z.z * 4.0) * (z.z * 4.0);
 }
 
-fn write_part(t: Line, both: vec2<f32>) {
+fn write_part(t: Line, z: vec3<f32>) {
     if writes(t) {
-        y_mean[t.out] = both.x;
-        y[t.out] = both.y;
+        y[t.out] = z.x;
+        y_rest[t.out] = z.y;
+        y_root[t.out] = z.z;
     }
 }
 
 fn forward(t: Line) { write_all(t, moments(t)); }
 fn forward_part(t: Line) { write_part(t, moments(t)); }
 fn forward_of_parts(t: Line) { write_all(t, of_parts(t)); }
-fn forward_part_of_parts(t: Line) { write_part(t, of_parts(t)); }
 
 // The mean's place for a line: channel and column. A window of the whole begins at a multiple of 64 elements.
 fn mean_place(t: Line) -> u32 {
@@ -84,21 +138,29 @@ fn mean_place(t: Line) -> u32 {
     return select(0u, at / p.inner / p.chunks % p.c * p.inner + at % p.inner, t.real);
 }
 
-// Σ a·(x − m) over a line, written.
-fn products(t: Line, m: f32) {
+// What a is multiplied by.
+fn factor(v: V, m: vec3<f32>) -> V {
+    if OWN == 1u {
+        return ((v * 0.25 - m.x) - m.y) * m.z;
+    }
+    return v - m.x;
+}
+
+// Σ a·factor over a line, written.
+fn products(t: Line, m: vec3<f32>) {
     // Two running values: short chains of additions, and loads that need not wait for each other.
-    var s = V();
-    var u = V();
+    var s = zero_v();
+    var u = zero_v();
     let step = t.lanes * p.inner;
     var i = t.lane;
     var at = t.first + i * p.inner;
     for (; i + t.lanes < t.len; i += 2u * t.lanes) {
-        s += a[at] * (x[at] - m);
-        u += a[at + step] * (x[at + step] - m);
+        s += a[at] * factor(x[at], m);
+        u += a[at + step] * factor(x[at + step], m);
         at += 2u * step;
     }
     if i < t.len {
-        s += a[at] * (x[at] - m);
+        s += a[at] * factor(x[at], m);
     }
     let sum = lanes_sum(sum_v(s + u));
     if writes(t) {
@@ -106,6 +168,10 @@ fn products(t: Line, m: f32) {
     }
 }
 
-fn grad_scale(t: Line) { products(t, mean[mean_place(t)]); }
+fn grad_scale(t: Line) { products(t, vec3(mean[mean_place(t)], 0.0, 1.0)); }
+fn grad_scale_own(t: Line) {
+    let at = mean_place(t);
+    products(t, vec3(mean[at], mean[p.row + at], mean[2u * p.row + at]));
+}
 // The same without a mean.
-fn grad_scale_plain(t: Line) { products(t, 0.0); }
+fn grad_scale_plain(t: Line) { products(t, vec3(0.0, 0.0, 1.0)); }

@@ -3,21 +3,26 @@
 //   x, dy, y [outer, n]     (Ba, Kiros & Hinton 2016, eq. 3; without the mean Zhang & Sennrich 2019, eq. 4)
 // Each line is gone through three times by its lanes: for the mean, for the deviations from it (so that a mean far from 0 does
 // no harm), and to write; the second and third time it comes from registers, or from cache. The gradient computes the same
-// statistics again, along with its own two sums.
-//!include lib/lines
+// statistics again, along with its own two sums. A line whose sums overflow, or whose squares underflow where eps does not hide it,
+// is done again by lib/spread.
+//!include lib/spread
 
-// The mean, but for what its rounding leaves.
+// A larger r means that squares may have been lost: with an eps of 10^-29 or more there is none.
+const MOST_R = 3e14;
+
+// The mean, but for what its rounding leaves; exact where all elements are equal.
 fn mean_of(t: Line, len: f32) -> f32 {
     if CENTRE == 0u {
         return 0.0;
     }
-    var s = V();
+    let pivot = first_v(x[t.first]);
+    var s = zero_v();
     for (var k = 0u; k < share(t); k++) {
         if has(t, k) {
-            s += x_of(t, k);
+            s += x_of(t, k) - pivot;
         }
     }
-    return lanes_sum(sum_v(s)) / len;
+    return pivot + lanes_sum(sum_v(s)) / len;
 }
 
 // What the mean left, and r, from the means of x − m and of its square.
@@ -41,9 +46,18 @@ fn forward(t: Line) {
     }
     let s = lanes_sums(vec4(sum_v(d), sum_v(q), 0.0, 0.0)) / len;
     let c = rest_and_r(s.x, s.y);
-    for (var k = 0u; k < share(t); k++) {
-        if has(t, k) {
-            y[place(t, k)] = ((x_of(t, k) - m) - c.x) * c.y;
+    if is_finite(s.y) && c.y < MOST_R {
+        for (var k = 0u; k < share(t); k++) {
+            if has(t, k) {
+                y[place(t, k)] = ((x_of(t, k) - m) - c.x) * c.y;
+            }
+        }
+    } else if t.real {
+        let z = spread_of(t);
+        let r = inverse_root(z.root, p.root_eps * z.scale);
+        for (var i = t.lane; i < t.len; i += t.lanes) {
+            let at = t.first + i * p.inner;
+            y[at] = ((x[at] * z.scale - z.near) - z.rest) * r;
         }
     }
 }
@@ -87,11 +101,50 @@ fn grad_x(t: Line) {
     }
     let s = lanes_sums(vec4(sum_v(d), sum_v(q), sum_v(a), sum_v(b))) / len;
     let c = rest_and_r(s.x, s.y);
+    if !(is_finite(s.y) && is_finite(s.z) && is_finite(s.w) && c.y < MOST_R) {
+        if t.real {
+            grad_of_spread(t, len);
+        }
+        return;
+    }
     let slope = (s.w - s.z * c.x) * c.y;
     let shift = select(0.0, s.z, CENTRE == 1u);
     for (var k = 0u; k < share(t); k++) {
         if has(t, k) {
             y[place(t, k)] = c.y * ((dy_of(t, k) - shift) - ((x_of(t, k) - m) - c.x) * c.y * slope);
         }
+    }
+}
+
+// The same for a line of which lib/spread has to be asked; dy is scaled as well.
+fn grad_of_spread(t: Line, len: f32) {
+    let z = spread_of(t);
+    let r = inverse_root(z.root, p.root_eps * z.scale);
+    var most = abs(dy[t.first]);
+    for (var i = 1u; i < t.len; i++) {
+        most = larger_v(most, abs(dy[t.first + i * p.inner]));
+    }
+    let scale = power_for(max_v(most));
+    var a = zero_v();
+    var b = zero_v();
+    for (var block = 0u; block < t.len; block += BLOCK) {
+        var block_a = zero_v();
+        var block_b = zero_v();
+        for (var i = block; i < min(t.len, block + BLOCK); i++) {
+            let at = t.first + i * p.inner;
+            let g = dy[at] * scale;
+            block_a += g;
+            block_b += g * (((x[at] * z.scale - z.near) - z.rest) * r);
+        }
+        a += block_a;
+        b += block_b;
+    }
+    let shift = select(0.0, sum_v(a) / len, CENTRE == 1u);
+    let slope = sum_v(b) / len;
+    let back = z.scale * inverse_power(scale);
+    for (var i = t.lane; i < t.len; i += t.lanes) {
+        let at = t.first + i * p.inner;
+        let v = ((x[at] * z.scale - z.near) - z.rest) * r;
+        y[at] = (((dy[at] * scale - shift) - v * slope) * r) * back;
     }
 }

@@ -1,8 +1,10 @@
-// reduce — y[o,c] = Σ_i x[o,i,c], that / divisor, max_i, or min_i
+// reduce — y[o,c] = Σ_i x[o,i,c] / divisor, mean_i, max_i, or min_i
 //   x [outer, n, inner]     y [outer, inner], or [outer, chunks, inner] in the first pass of a long reduction
 // Each line is folded by its lanes, four running values each, whose results are then put together: an order fixed by the
 // shapes alone, and short chains of additions, so rounding errors stay small. Long lines with few outputs are cut into chunks,
-// whose results another pass reduces. MAX and MIN start from the line's first element (WGSL has no infinity) and keep NaN.
+// whose results another pass reduces: sums, each divided by a power of two so that none overflows, or means. Where a sum overflows,
+// whoever writes the result goes through the line again, with elements of a smaller unit: the result may be finite. MAX and MIN
+// start from the line's first element (WGSL has no infinity) and keep NaN.
 //!include lib/lines
 
 const SUM = 0u;
@@ -11,10 +13,16 @@ const MAX = 2u;
 const MIN = 3u;
 const ADDS = KIND == SUM || KIND == MEAN;
 
-// The minimum is the maximum of −x, negated.
-fn load(i: u32) -> V {
+// 2^-32: no sum of so small elements overflows. It is exact for all that matters to one that does.
+const UNIT = 2.3283064365386963e-10;
+
+// The element at i. The minimum is the maximum of −x, negated; means are those of deviations.
+fn load(i: u32, pivot: R) -> V {
     if KIND == MIN {
         return -x[i];
+    }
+    if KIND == MEAN {
+        return x[i] - pivot;
     }
     return x[i];
 }
@@ -26,10 +34,24 @@ fn fold(a: V, b: V) -> V {
     return larger_v(a, b);
 }
 
+// What a mean is taken about: the first element, so that the mean of equal numbers is exact; or 0, where two others are so
+// different that the deviations of most would be larger, and round more, than they are.
+fn pivot_of(first: u32, len: u32) -> R {
+    if KIND != MEAN {
+        return zero_r();
+    }
+    let last = max(len, 1u) - 1u;
+    let a = first_v(x[first]);
+    let b = first_v(x[first + last / 2u * p.inner]);
+    let c = first_v(x[first + last * p.inner]);
+    return select(zero_r(), a, finite_r(a) & alike(a, b) & alike(a, c));
+}
+
 fn forward(t: Line) {
-    var a = V();
+    let pivot = pivot_of(t.first, t.len);
+    var a = zero_v();
     if !ADDS {
-        a = load(t.first);
+        a = load(t.first, pivot);
     }
     var b = a;
     var c = a;
@@ -39,37 +61,90 @@ fn forward(t: Line) {
     var i = t.lane;
     var at = t.first + i * p.inner;
     for (; i + 3u * t.lanes < t.len; i += 4u * t.lanes) {
-        a = fold(a, load(at));
-        b = fold(b, load(at + step));
-        c = fold(c, load(at + 2u * step));
-        d = fold(d, load(at + 3u * step));
+        a = fold(a, load(at, pivot));
+        b = fold(b, load(at + step, pivot));
+        c = fold(c, load(at + 2u * step, pivot));
+        d = fold(d, load(at + 3u * step, pivot));
         at += 4u * step;
     }
     for (; i < t.len; i += t.lanes) {
-        a = fold(a, load(at));
+        a = fold(a, load(at, pivot));
         at += step;
     }
     let all = fold(fold(a, b), fold(c, d));
-    var v = R();
+    var v = zero_r();
     if ADDS {
         v = lanes_sum(sum_v(all));
     } else {
         v = lanes_max(max_v(all));
     }
     if writes(t) {
-        y[t.out] = finished(v);
+        y[t.out] = finished(v, t.first, t.len, pivot);
     }
 }
 
-fn finished(v: R) -> R {
-    if KIND == MEAN {
-        return v / p.divisor;
-    }
+// The result for a line of which v is the fold.
+fn finished(v: R, first: u32, len: u32, pivot: R) -> R {
     if KIND == MIN {
         return -v;
     }
-    return v;
+    if KIND == MAX {
+        return v;
+    }
+    let n = f32(len * WIDE / WIDE_OUT);
+    if all(finite_r(v)) {
+        if KIND == MEAN {
+            return pivot + v / n;
+        }
+        return v / p.divisor;
+    }
+    var s = zero_v();
+    for (var block = 0u; block < len; block += 64u) {
+        // Sums of blocks first: short chains of additions.
+        var block_s = zero_v();
+        for (var i = block; i < min(len, block + 64u); i++) {
+            block_s += x[first + i * p.inner] * UNIT - pivot * UNIT;
+        }
+        s += block_s;
+    }
+    if KIND == MEAN {
+        return (pivot * UNIT + sum_v(s) / n) / UNIT;
+    }
+    return sum_v(s) / (p.divisor * UNIT);
 }
+
+// The mean of a line of means: those of chunks of p.piece of p.whole elements, of which the last one may have fewer, p.rows means for
+// each chunk.
+fn forward_of_parts(t: Line) {
+    let pivot = pivot_of(t.first, t.len);
+    var s = zero_r();
+    var n = 0.0;
+    for (var i = t.lane; i < t.len; i += t.lanes) {
+        s += weight(i) * (x[t.first + i * p.inner] - pivot);
+    }
+    let v = lanes_sum(s);
+    if !writes(t) {
+        return;
+    }
+    for (var i = 0u; i < t.len; i += p.rows) {
+        n += weight(i) * f32(p.rows);
+    }
+    if is_finite(v) {
+        y[t.out] = pivot + v / n;
+        return;
+    }
+    s = 0.0;
+    for (var i = 0u; i < t.len; i++) {
+        s += weight(i) * (x[t.first + i * p.inner] * UNIT - pivot * UNIT);
+    }
+    y[t.out] = (pivot * UNIT + s / n) / UNIT;
+}
+
+fn weight(k: u32) -> f32 {
+    return f32(min(p.piece, p.whole - k / p.rows * p.piece)) / f32(p.piece);
+}
+
+var<private> pivots: array<V, KEPT>;
 
 // KEEP lines, WG apart, each in one running value (lib/strip).
 fn forward_strip(t: Line) {
@@ -79,21 +154,24 @@ fn forward_strip(t: Line) {
     // Beyond the last column it is read again, and not written.
     let most = p.inner - 1u - t.column;
     for (var k = 0u; k < KEEP; k++) {
-        kept_x[k] = V();
+        kept_x[k] = zero_v();
+        if KIND == MEAN {
+            pivots[k] = pivot_of(t.first + min(k * WG, most), t.len);
+        }
         if !ADDS {
-            kept_x[k] = load(t.first + min(k * WG, most));
+            kept_x[k] = load(t.first + min(k * WG, most), zero_r());
         }
     }
     var at = t.first;
     for (var i = 0u; i < t.len; i++) {
         for (var k = 0u; k < KEEP; k++) {
-            kept_x[k] = fold(kept_x[k], load(at + min(k * WG, most)));
+            kept_x[k] = fold(kept_x[k], load(at + min(k * WG, most), pivots[k]));
         }
         at += p.inner;
     }
     for (var k = 0u; k < KEEP; k++) {
         if k * WG <= most {
-            y[t.out + k * WG] = finished(kept_x[k]);
+            y[t.out + k * WG] = finished(kept_x[k], t.first + k * WG, t.len, pivots[k]);
         }
     }
 }

@@ -4,5 +4,10 @@ fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }
 
+// Neither NaN nor infinite.
+fn is_finite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+}
+
 // The larger of a and b; NaN where one of them is. The built-in max may return the other one.
 fn larger(a: f32, b: f32) -> f32 { return select(b, a, a >= b || is_nan(a)); }

@@ -8,7 +8,12 @@ const WIDE = 1u;
 
 fn larger_v(a: V, b: V) -> V { return larger(a, b); }
 fn larger_r(a: R, b: R) -> R { return larger(a, b); }
+fn zero_v() -> V { return 0.0; }
+fn zero_r() -> R { return 0.0; }
+fn finite_r(a: R) -> bool { return is_finite(a); }
 fn sum_v(v: V) -> R { return v; }
+fn alike(a: R, b: R) -> bool { return sign(a) == sign(b) && abs(a) * 0.5 <= abs(b) && abs(b) * 0.5 <= abs(a); }
+fn first_v(v: V) -> R { return v; }
 fn max_v(v: V) -> R { return v; }
 fn exp_v(v: V) -> V { return f_exp(v); }
 fn expm1_v(v: V) -> V { return f_expm1(v); }

@@ -3,6 +3,7 @@ alias V = vec4<f32>;
 alias VU = vec4<u32>;
 const WIDE = 4u;
 
+fn zero_v() -> V { return vec4<f32>(0.0); }
 fn larger_v(a: V, b: V) -> V {
     let nan_a = (bitcast<VU>(a) & VU(0x7fffffffu)) > VU(0x7f800000u);
     return select(b, a, (a >= b) | nan_a);

@@ -35,6 +35,7 @@ const LIBRARY: &[Source] = &[
     source!("lib/powers"),
     source!("lib/product"),
     source!("lib/scalar"),
+    source!("lib/spread"),
     source!("lib/strip"),
     source!("lib/subgroup"),
     source!("lib/tile"),

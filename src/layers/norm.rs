@@ -143,20 +143,22 @@ impl<'g> Tensor<'g> {
         let names = [format!("{name}.running_mean"), format!("{name}.running_var")];
         let running_mean = g.state(&names[0], [c], Init::Zeros);
         let running_var = g.state(&names[1], [c], Init::Ones);
-        let (mean, var) = if g.trains("batch_norm", &[shape], place) {
-            let axes: Vec<isize> = (0..shape.rank() as isize).filter(|&a| a != 1).collect();
-            let (mean, var) = (self.mean(&axes, true), self.variance(&axes, 0, true));
+        let y = if g.trains("batch_norm", &[shape], place) {
+            let axes = (0..shape.rank()).filter(|&a| a != 1).collect();
+            let (y, [mean, var]) = self.normalise_over(axes, eps, weight);
+            // A variance that overflows is the largest there is: from infinity no average would come back.
+            let finite = |t: Tensor<'g>| t.minimum(f32::MAX);
             let follow = |old: Tensor<'g>, new: Tensor<'g>, share: f32| old * (1.0 - momentum) + new.reshape([c]) * share;
             g.assign(&names[0], follow(running_mean, mean, momentum));
-            g.assign(&names[1], follow(running_var, var, momentum * (n as f64 / (n - 1) as f64) as f32));
-            (mean, var)
+            let share = momentum * (n as f64 / (n - 1) as f64) as f32;
+            g.assign(&names[1], finite(follow(running_var, finite(var), share)));
+            y
         } else {
             let why = format!("`{name}` has seen no batch yet: make a step, or load weights, before it is used");
             g.require_step("batch_norm", &[shape], why, place);
-            (running_mean.reshape(kept), running_var.reshape(kept))
+            let r = (running_var.reshape(kept) + eps).rsqrt();
+            self.standardise(weight.map_or(r, |w| r * w), Some(running_mean.reshape(kept)))
         };
-        let r = (var + eps).rsqrt();
-        let y = self.standardise(weight.map_or(r, |w| r * w), Some(mean));
         bias.map_or(y, |b| y + b)
     }
 
@@ -343,7 +345,7 @@ mod tests {
         let x = g.input([8, 16, 14, 14]);
         let inner = (x * 1.5).exp();
         let y = inner.batch_norm("bn").relu();
-        let forward = [("map", 1), ("reduce", 1), ("reduce", 1), ("variance", 2), ("map", 1)];
+        let forward = [("map", 1), ("statistics", 2), ("slice", 1), ("slice", 1), ("slice", 1), ("map", 1)];
         assert_eq!(dispatches(&[y], &[]), forward);
         let dy = g.input(y.shape());
         let sources = [&[inner][..], &g.param_tensors()[..2]].concat();

@@ -226,6 +226,7 @@ macro_rules! ops {
 ops! {
     argmax::Argmax [Correct],
     attention::Attention [AttentionGrad],
+    comoment::Comoment,
     concat::Concat,
     conv2d::Conv2d [Conv2dGradX, Conv2dGradW],
     cross_entropy::CrossEntropy [CrossEntropyGrad],
@@ -234,8 +235,9 @@ ops! {
     map::Map,
     matmul::MatMul,
     max_pool2d::MaxPool2d [MaxPool2dPick, MaxPool2dGrad],
-    moments::Variance [Comoment],
+    moments::Variance [Statistics],
     norm::Norm [NormGrad],
+    normalised::Normalised,
     pad::Pad,
     permute::Permute,
     pick::Pick,

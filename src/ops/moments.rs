@@ -1,17 +1,17 @@
-//! Second moments over axes, in one reading of the tensor: the variance, and Σ a·(x − mean), which is the gradient of what
-//! scales x − mean (see [`standardise`]). What normalisation over a batch is made of.
+//! Second moments over axes, in one reading of the tensor: variance, standard deviation, and all that normalisation over
+//! a batch needs (see [`normalised`]).
 //!
-//! Both reduce one block of adjacent axes or, with `lead`, the first axes as well: `[b, c, n, inner]` over b and n. So
+//! They reduce one block of adjacent axes or, with `lead`, the first axes as well: `[b, c, n, inner]` over b and n. So
 //! the statistics of the channels of `[n, c, h, w]` need no permuted copy.
 
 use super::{
     lines::{Can, Lines},
-    reduce::{Fold, distinct, fold_passes, larger},
+    reduce::{distinct, larger},
     *,
 };
 use crate::{
     error::Place,
-    kernel::{Bind, Which, source},
+    kernel::{Bind, source},
 };
 use rayon::prelude::*;
 use std::panic::Location;
@@ -52,7 +52,7 @@ impl Over {
         (0..self.lead).chain(self.start..self.end).fold(x, |s, a| s.with(a, 1))
     }
     /// `[b, c, n, inner]`.
-    fn sizes(&self, x: Shape) -> [usize; 4] {
+    pub(super) fn sizes(&self, x: Shape) -> [usize; 4] {
         let product = |d: &[usize]| d.iter().product::<usize>();
         let d = x.dims();
         let (b, c) = (product(&d[..self.lead]), product(&d[self.lead..self.start]));
@@ -66,18 +66,24 @@ impl Over {
     pub fn count(&self, x: Shape) -> usize {
         x.elements() / self.kept(x).elements()
     }
-    fn check(&self, x: Shape) -> Result<(), String> {
+    pub(super) fn check(&self, x: Shape) -> Result<(), String> {
         let fits = self.lead <= self.start && self.start <= self.end && self.end <= x.rank();
         if fits { Ok(()) } else { Err(format!("there are no axes ..{} and {}..{}", self.lead, self.start, self.end)) }
     }
     /// For each element of the result, by the definition, the sum of what `f` gives for an element and that number.
-    fn plain(&self, x: Shape, f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    pub(super) fn plain(&self, x: Shape, f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
         let [b, c, n, inner] = self.sizes(x);
         let at = |k: usize, o: usize, i: usize| ((o * c + k / inner) * n + i) * inner + k % inner;
         (0..c * inner).map(|k| (0..b).flat_map(|o| (0..n).map(move |i| (o, i))).map(|(o, i)| f(at(k, o, i), k)).sum()).collect()
     }
     /// The same for the CPU device, with several sums; `f` gets the elements of x and a, and the number of the result.
-    fn fast<const K: usize>(&self, shape: Shape, x: &[f32], a: &[f32], f: impl Fn(f32, f32, usize) -> [f64; K] + Sync) -> Vec<[f64; K]> {
+    pub(super) fn fast<const K: usize>(
+        &self,
+        shape: Shape,
+        x: &[f32],
+        a: &[f32],
+        f: impl Fn(f32, f32, usize) -> [f64; K] + Sync,
+    ) -> Vec<[f64; K]> {
         let [b, c, n, inner] = self.sizes(shape);
         // A block is some rows of a line number; a task is some blocks. Rows enough that partial sums are few.
         let rows = (TASK / inner).clamp(16, n.max(16)).min(n);
@@ -112,7 +118,7 @@ impl Over {
     }
     /// The lines `[b·c, n, inner]` of the first pass, and what is left to reduce then: the chunks of a line, and the b lines
     /// of a channel, each with the most elements that one of its parts stands for.
-    fn stages(&self, x: Shape, fast: bool, caps: &Caps) -> (Lines, Vec<([usize; 3], usize)>) {
+    pub(super) fn stages(&self, x: Shape, fast: bool, caps: &Caps) -> (Lines, Vec<([usize; 3], usize)>) {
         let [b, c, n, inner] = self.sizes(x);
         let lines = Lines::of(fast, [b * c, n, inner], Can::Cut, caps);
         let left = [([b * c, lines.chunks(), inner], lines.chunk()), ([1, b, c * inner], n)];
@@ -141,58 +147,107 @@ pub(super) fn sums<const K: usize>(x: &[f32], a: &[f32], f: impl Fn(f32, f32) ->
     sum
 }
 
-/// Σ (x − mean)² / (n − `correction`), the mean being that of the same elements.
+/// What a kernel of this file gives; see shaders/moments.wgsl.
+#[derive(Clone, Copy)]
+enum Give {
+    Variance,
+    Std,
+    Statistics,
+}
+
+/// A kernel that divides its first pass so. `scale` is what its last pass has for the roots.
+fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: bool, caps: &Caps) -> Kernel {
+    let [b, c, n, inner] = over.sizes(x);
+    let lines = Lines::of(fast, [b * c, n, inner], Can::Cut, caps);
+    let (parts, piece) = (lines.chunks(), lines.chunk());
+    // Whether squares that underflow are a part of the result: not of a variance, nor beside an eps.
+    let small = match give {
+        Give::Variance => false,
+        Give::Std => true,
+        Give::Statistics => scale < 1e-15,
+    };
+    let pass = |lines: &Lines, entry, binds| {
+        let mut pass = lines.pass(source!("moments"), entry, binds);
+        pass.consts.extend([("CENTRE", u32::from(centre).into()), ("GIVE", (give as u32).into()), ("SMALL", u32::from(small).into())]);
+        let sizes = [("whole", n), ("piece", piece), ("parts", parts), ("c", c), ("within", inner), ("row", c * inner), ("none", 0)];
+        pass.params.extend(sizes.map(|(name, x)| (name.to_string(), x.into())));
+        pass.params.push(("scale".into(), scale.into()));
+        pass
+    };
+    let full = lines.full(Bind::input("x", 0, DType::F32));
+    let result = |lines: &Lines| match give {
+        Give::Statistics => Bind::output("y", DType::F32),
+        _ => lines.ones(Bind::output("y", DType::F32)),
+    };
+    // A pass over windows cannot write four tensors that are one.
+    let windows = matches!(give, Give::Statistics) && x.bytes() > caps.max_binding_bytes;
+    if b * parts == 1 && !windows {
+        return Kernel::one(lines.name(), pass(&lines, "forward", vec![full, result(&lines)]));
+    }
+    let names = [("x", "y"), ("x_rest", "y_rest"), ("x_root", "y_root")];
+    let written = names.iter().enumerate().map(|(i, (_, y))| lines.ones(Bind::scratch(*y, i).written()));
+    let first = pass(&lines, "forward_part", [full].into_iter().chain(written).collect());
+    let all = Lines::of(fast, [1, b * parts, c * inner], Can::Single, caps);
+    let read = names.iter().enumerate().map(|(i, (x, _))| Bind::scratch(*x, i));
+    let second = pass(&all, "forward_of_parts", read.chain([result(&all)]).collect());
+    Kernel { name: lines.name(), passes: vec![first, second], scratch: vec![b * c * parts * inner; 3] }
+}
+
+/// Mean and mean square deviation of each result, in `f64`; without `centre` the mean is 0.
+fn exactly(over: &Over, centre: bool, shape: Shape, v: &[f32]) -> Vec<(f64, f64)> {
+    let ([_, _, n, inner], count) = (over.sizes(shape), over.count(shape) as f64);
+    // Deviations from the first element: exact in f64, and one reading gives both sums.
+    let first = |k: usize| if centre { f64::from(v[k / inner * n * inner + k % inner]) } else { 0.0 };
+    let from: Vec<f64> = (0..over.kept(shape).elements()).map(first).collect();
+    let all = over.fast(shape, v, v, |x, _, k| {
+        let d = f64::from(x) - from[k];
+        [d, d * d]
+    });
+    let finish = |([s, q], from): ([f64; 2], f64)| {
+        let shift = if centre { s / count } else { 0.0 };
+        (from + shift, larger(q / count - shift * shift, 0.0))
+    };
+    all.into_iter().zip(from).map(finish).collect()
+}
+
+/// The same by the definition.
+fn plainly<T: Real>(over: &Over, centre: bool, shape: Shape, v: &[T]) -> Vec<(f64, f64)> {
+    let n = over.count(shape) as f64;
+    let mut mean = over.plain(shape, |at, _| v[at].f64());
+    mean.iter_mut().for_each(|m| *m = if centre { *m / n } else { 0.0 });
+    let square = over.plain(shape, |at, k| (v[at].f64() - mean[k]).powi(2));
+    mean.into_iter().zip(square).map(|(m, s)| (m, s / n)).collect()
+}
+
+/// Σ (x − mean)² / (n − `correction`), the mean being that of the same elements, or its square root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variance {
     /// Over which axes.
     pub over: Over,
     /// What n is corrected by: 1 for the unbiased estimate.
     pub correction: usize,
+    /// The standard deviation, which is finite where the variance overflows and not 0 where that underflows.
+    pub root: bool,
 }
 
 impl Variance {
-    fn divisor(&self, x: Shape) -> usize {
-        self.over.count(x) - self.correction
+    /// n / (n − correction).
+    fn corrected(&self, x: Shape) -> f64 {
+        let n = self.over.count(x);
+        n as f64 / (n - self.correction) as f64
     }
-    /// A kernel that divides its first pass so.
-    fn kernel(&self, x: Shape, fast: bool, caps: &Caps) -> Kernel {
-        let (lines, left) = self.over.stages(x, fast, caps);
-        let [_, _, n, _] = self.over.sizes(x);
-        let name = lines.name();
-        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
-        for k in 0..=left.len() {
-            let (lines, piece) = if k == 0 { (lines, n) } else { (Lines::of(fast, left[k - 1].0, Can::Single, caps), left[k - 1].1) };
-            // Parts are a mean and Σ (x − mean)², each in a scratch buffer.
-            let mut binds = match k {
-                0 => vec![lines.full(Bind::input("x", 0, DType::F32))],
-                _ => vec![lines.full(Bind::scratch("x", 2 * k - 2)), lines.full(Bind::scratch("x_mean", 2 * k - 1))],
-            };
-            match left.get(k) {
-                None => binds.push(lines.ones(Bind::output("y", DType::F32))),
-                Some((sizes, _)) => {
-                    let parts = [Bind::scratch("y", 2 * k), Bind::scratch("y_mean", 2 * k + 1)];
-                    binds.extend(parts.map(|part| lines.ones(part.written())));
-                    scratch.extend([sizes.iter().product::<usize>(); 2]);
-                }
-            }
-            let entry = match (k, k == left.len()) {
-                (0, true) => "forward",
-                (0, false) => "forward_part",
-                (_, true) => "forward_of_parts",
-                (_, false) => "forward_part_of_parts",
-            };
-            let mut pass = lines.pass(source!("moments"), entry, binds);
-            pass.params.extend([("whole", n), ("piece", piece)].map(|(name, x)| (name.to_string(), x.into())));
-            pass.params.push(("divisor".into(), (self.divisor(x) as f32).into()));
-            passes.push(pass);
-        }
-        Kernel { name, passes, scratch }
+    fn finish(&self, square: f64, x: Shape) -> f64 {
+        let v = square * self.corrected(x);
+        if self.root { v.sqrt() } else { v }
     }
 }
 
 impl OpDef for Variance {
     const NAME: &'static str = "variance";
 
+    fn called(&self) -> &'static str {
+        if self.root { "std" } else { Self::NAME }
+    }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
         if x.dtype() != DType::F32 {
@@ -201,36 +256,34 @@ impl OpDef for Variance {
         self.over.check(*x)?;
         let n = self.over.count(*x);
         if n <= self.correction {
-            return Err(format!("{n} elements with a correction of {} have no variance", self.correction));
+            let what = if self.root { "standard deviation" } else { "variance" };
+            return Err(format!("{n} elements with a correction of {} have no {what}", self.correction));
         }
         Ok(self.over.kept(*x))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let (shape, v) = (x[0].shape, x[0].f);
-        let (n, divisor) = (self.over.count(shape) as f64, self.divisor(shape) as f64);
-        let sum = self.over.plain(shape, |at, _| v[at].f64());
-        let square = self.over.plain(shape, |at, k| (v[at].f64() - sum[k] / n).powi(2));
-        y.f.iter_mut().zip(square).for_each(|(y, s)| *y = T::of(s / divisor));
+        let all = plainly(&self.over, true, x[0].shape, x[0].f);
+        y.f.iter_mut().zip(all).for_each(|(y, (_, square))| *y = T::of(self.finish(square, x[0].shape)));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let (shape, v) = (x[0].shape, x[0].f);
-        let [_, _, n, inner] = self.over.sizes(shape);
-        // Deviations from the first element: exact in f64, and one reading gives both sums.
-        let from: Vec<f64> = (0..y.f.len()).map(|k| f64::from(v[k / inner * n * inner + k % inner])).collect();
-        let all = self.over.fast(shape, v, v, |x, _, k| {
-            let d = f64::from(x) - from[k];
-            [d, d * d]
-        });
-        let (n, divisor) = (self.over.count(shape) as f64, self.divisor(shape) as f64);
-        y.f.iter_mut().zip(all).for_each(|(y, [s, q])| *y = (larger(q - s * s / n, 0.0) / divisor) as f32);
+        let all = exactly(&self.over, true, x[0].shape, x[0].f);
+        y.f.iter_mut().zip(all).for_each(|(y, (_, square))| *y = self.finish(square, x[0].shape) as f32);
     }
-    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         // Σ (x − mean) = 0: what flows through the mean vanishes, whatever x is.
-        let scale = 2.0 / self.divisor(x[0].shape()) as f32;
-        vec![Some((x[0] - x[0].mean(&self.over.axes(), true)) * (dy * scale))]
+        let scale = 4.0 / (self.over.count(x[0].shape()) - self.correction) as f32;
+        let factor = if self.root {
+            // 0 where nothing is spread, as in PyTorch.
+            let none = y.eq(0.0);
+            none.where_(0.0, dy / none.where_(1.0, y)) * scale
+        } else {
+            dy * (2.0 * scale)
+        };
+        vec![Some(x[0].quarter_deviation(self.over) * factor)]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        distinct(|fast| self.kernel(x[0], fast, caps))
+        let (give, scale) = (if self.root { Give::Std } else { Give::Variance }, 4.0 * self.corrected(x[0]).sqrt());
+        distinct(|fast| kernel(give, &self.over, true, scale as f32, x[0], fast, caps))
     }
     fn terms(&self, x: &[Shape]) -> usize {
         self.over.count(x[0])
@@ -243,21 +296,120 @@ impl OpDef for Variance {
         for (i, (dims, lead, start, end)) in shapes().into_iter().enumerate() {
             let x = Shape::new(dims).expect("at most six axes");
             let over = Over { lead, start, end };
-            let op = Variance { over, correction: i % 2 };
-            cases.push(Case::new(format!("{x} over ..{lead} and {start}..{end}"), op, &[x]).range(0, -1.0, 2.0));
+            let op = Variance { over, correction: i % 2, root: false };
+            let name = format!("{x} over ..{lead} and {start}..{end}");
+            cases.push(Case::new(name.clone(), op, &[x]).range(0, -1.0, 2.0));
+            if i % 3 == 1 {
+                cases.push(Case::new(format!("root of {name}"), Variance { root: true, ..op }, &[x]).range(0, -1.0, 2.0));
+            }
         }
         let far = |dims: [usize; 3], lead| {
-            let op = Variance { over: Over { lead, start: 2, end: 3 }, correction: 0 };
+            let op = Variance { over: Over { lead, start: 2, end: 3 }, correction: 0, root: false };
             Case::new("mean far from 0", op, &[Shape::from(dims)]).range(0, 4096.0, 4097.0)
         };
-        // The gradient has x − mean, whose mean is rounded: only the value is checked.
-        cases.extend([far([3, 5, 257], 0).flat(), far([3, 2, 10_007], 1).flat()]);
+        cases.extend([far([3, 5, 257], 0), far([3, 2, 10_007], 1)]);
         cases
     }
 }
 
+/// All that normalisation needs, one number of each for a result: mean / 4, what its rounding to `f32` left of it, 4 / √(v + eps), and
+/// v, the mean square deviation; `[4, results]`.
+///
+/// A quarter, because a difference of two numbers may overflow, a quarter of it does not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Statistics {
+    /// Over which axes.
+    pub over: Over,
+    /// Whether deviations are from the mean; else from 0.
+    pub centre: bool,
+    /// What keeps the third one finite.
+    pub eps: f32,
+}
+
+/// [`Statistics`] as tensors that broadcast to x.
+pub(super) struct Rows<'g> {
+    pub mean: Tensor<'g>,
+    pub rest: Tensor<'g>,
+    pub r: Tensor<'g>,
+    pub variance: Tensor<'g>,
+}
+
+impl<'g> Rows<'g> {
+    /// Of a tensor that [`Statistics`] gave.
+    pub fn of(all: Tensor<'g>, kept: Shape) -> Rows<'g> {
+        let row = |i: usize| all.slice(0, i, i + 1).reshape(kept);
+        Rows { mean: row(0), rest: row(1), r: row(2), variance: row(3) }
+    }
+    /// (x − mean) / 4.
+    pub fn deviation(&self, x: Tensor<'g>) -> Tensor<'g> {
+        x * 0.25 - self.mean - self.rest
+    }
+}
+
+impl Statistics {
+    /// The four numbers.
+    fn finish(&self, (mean, square): (f64, f64)) -> [f64; 4] {
+        [mean / 4.0, 0.0, 4.0 / (square + f64::from(self.eps)).sqrt(), square]
+    }
+    fn write<T: Real>(&self, all: Vec<(f64, f64)>, y: &mut [T]) {
+        let n = all.len();
+        for (k, all) in all.into_iter().enumerate() {
+            let all = self.finish(all);
+            all.iter().enumerate().for_each(|(row, &v)| y[row * n + k] = T::of(v));
+            y[n + k] = T::of(all[0] - y[k].f64());
+        }
+    }
+}
+
+impl OpDef for Statistics {
+    const NAME: &'static str = "statistics";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
+        if x.dtype() != DType::F32 {
+            return Err("takes floats, not labels (see to_f32)".into());
+        }
+        self.over.check(*x)?;
+        Ok(Shape::from([4, self.over.kept(*x).elements()]))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        self.write(plainly(&self.over, self.centre, x[0].shape, x[0].f), y.f);
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        self.write(exactly(&self.over, self.centre, x[0].shape, x[0].f), y.f);
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let (kept, n) = (self.over.kept(x[0].shape()), self.over.count(x[0].shape()) as f32);
+        let (rows, d) = (Rows::of(y, kept), Rows::of(dy, kept));
+        let deviation = rows.deviation(x[0]);
+        // r' = −r³·(x − mean)/n, in the quarters that there are.
+        let through_r = deviation * rows.r * (rows.r * (rows.r * d.r) * (-0.25 / n));
+        let through_v = deviation * (d.variance * (8.0 / n));
+        let dx = through_r + through_v;
+        vec![Some(if self.centre { dx + d.mean * (0.25 / n) } else { dx })]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        distinct(|fast| kernel(Give::Statistics, &self.over, self.centre, self.eps.sqrt() / 4.0, x[0], fast, caps))
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        self.over.count(x[0])
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        4 * x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |(i, (dims, lead, start, end)): (usize, (&[usize], usize, usize, usize))| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let op = Statistics { over: Over { lead, start, end }, centre: i % 4 != 2, eps: 0.1 };
+            let what = if op.centre { "" } else { " about 0" };
+            Case::new(format!("{x} over ..{lead} and {start}..{end}{what}"), op, &[x]).range(0, -1.0, 2.0)
+        };
+        shapes().into_iter().enumerate().map(case).collect()
+    }
+}
+
 /// Shapes, and the axes that are reduced.
-fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
+pub(super) fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
     vec![
         (&[1], 0, 0, 1),
         // Along: short lines, at and around the lanes of a workgroup, cut into chunks.
@@ -283,127 +435,23 @@ fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
     ]
 }
 
-/// Σ a·(x − mean): a, x `[b, c, n, inner]`, and (with `mean`) a mean of the shape of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Comoment {
-    /// Over which axes.
-    pub over: Over,
-    /// Whether there is a mean; without one it is 0.
-    pub mean: bool,
-}
-
-impl Comoment {
-    /// A kernel that divides its passes so.
-    fn kernel(&self, x: Shape, fast: bool, caps: &Caps) -> Kernel {
-        let (lines, left) = self.over.stages(x, fast, caps);
-        let [_, c, _, _] = self.over.sizes(x);
-        let name = lines.name();
-        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
-        let mut binds = vec![lines.full(Bind::input("a", 0, DType::F32)), lines.full(Bind::input("x", 1, DType::F32))];
-        if self.mean {
-            // It is read across lines.
-            binds.push(Bind::input("mean", 2, DType::F32));
-        }
-        let to = |left: &[([usize; 3], usize)], scratch: &mut Vec<usize>| match left.first() {
-            None => Which::Out,
-            Some((sizes, _)) => {
-                scratch.push(sizes.iter().product());
-                Which::Scratch(scratch.len() - 1)
-            }
-        };
-        let mut from = to(&left, &mut scratch);
-        binds.push(lines.ones(Bind { which: from, ..Bind::output("y", DType::F32) }));
-        let mut pass = lines.pass(source!("moments"), if self.mean { "grad_scale" } else { "grad_scale_plain" }, binds);
-        pass.params.push(("c".into(), c.into()));
-        passes.push(pass);
-        for (k, (sizes, _)) in left.iter().enumerate() {
-            let next = to(&left[k + 1..], &mut scratch);
-            fold_passes(Fold::Sum, *sizes, [from, next], fast, caps, &mut passes, &mut scratch);
-            from = next;
-        }
-        Kernel { name, passes, scratch }
-    }
-}
-
-impl OpDef for Comoment {
-    const NAME: &'static str = "comoment";
-
-    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let ([a, x, ..], true) = (x, x.len() == 2 + usize::from(self.mean)) else {
-            return Err(format!("takes {} inputs, not {}", 2 + usize::from(self.mean), x.len()));
-        };
-        if x.dtype() != DType::F32 || a != x {
-            return Err("takes two tensors of floats of one shape".into());
-        }
-        self.over.check(*x)?;
-        Ok(self.over.kept(*x))
-    }
-    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let (a, v) = (x[0].f, x[1].f);
-        let mean = |k: usize| if self.mean { x[2].f[k].f64() } else { 0.0 };
-        let sum = self.over.plain(x[0].shape, |at, k| a[at].f64() * (v[at].f64() - mean(k)));
-        y.f.iter_mut().zip(sum).for_each(|(y, s)| *y = T::of(s));
-    }
-    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let (shape, a, v) = (x[0].shape, x[0].f, x[1].f);
-        let all = match x.get(2) {
-            Some(mean) => self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * (f64::from(x) - f64::from(mean.f[k]))]),
-            None => self.over.fast(shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
-        };
-        y.f.iter_mut().zip(all).for_each(|(y, [s])| *y = s as f32);
-    }
-    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        let (a, v) = (x[0], x[1]);
-        match x.get(2) {
-            Some(&mean) => vec![Some((v - mean) * dy), Some(a * dy), Some(-(a.sum_to(dy.shape()) * dy))],
-            None => vec![Some(v * dy), Some(a * dy)],
-        }
-    }
-    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
-        distinct(|fast| self.kernel(x[0], fast, caps))
-    }
-    fn terms(&self, x: &[Shape]) -> usize {
-        self.over.count(x[0])
-    }
-    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
-        3 * x[0].elements() as u64
-    }
-    fn cases() -> Vec<Case> {
-        let case = |&(dims, lead, start, end): &(&[usize], usize, usize, usize), mean: bool| {
-            let x = Shape::new(dims).expect("at most six axes");
-            let over = Over { lead, start, end };
-            let inputs = [x, x, over.kept(x)];
-            let name = format!("{x} over ..{lead} and {start}..{end}{}", if mean { " with a mean" } else { "" });
-            // No sums near 0: rounding is all that is left of larger terms there.
-            let case = Case::new(name, Comoment { over, mean }, &inputs[..2 + usize::from(mean)]).range(0, 0.1, 2.0).range(1, 0.1, 2.0);
-            if mean { case.range(2, -1.0, 0.0) } else { case }
-        };
-        // Without a mean is what scales of channels need, with one what standardises them.
-        let both = shapes().into_iter().flat_map(|s| [(s, false), (s, true)]);
-        both.filter(|((_, lead, ..), mean)| *lead > 0 || !mean).chain([(shapes()[5], true)]).map(|(s, mean)| case(&s, mean)).collect()
-    }
-}
-
 impl<'g> Tensor<'g> {
-    /// Σ self·(x − mean) over the axes along which `kept` is repeated to give this shape; the result has the shape `kept`.
-    #[track_caller]
-    pub(crate) fn comoment(self, x: Tensor<'g>, mean: Option<Tensor<'g>>, kept: Shape) -> Tensor<'g> {
-        let whole = |over: &Over, t: Tensor<'g>| t.reshape(over.kept(x.shape()));
-        match Over::repeated(x.shape(), kept).filter(|over| over.end > over.start) {
-            Some(over) if mean.is_none_or(|m| m.shape().same_dims(kept)) => {
-                let inputs: Vec<Tensor> = [self, x].into_iter().chain(mean.map(|m| whole(&over, m))).collect();
-                self.graph.apply(Comoment { over, mean: mean.is_some() }, &inputs).reshape(kept)
-            }
-            _ => (self * mean.map_or(x, |m| x - m)).sum_to(kept),
-        }
-    }
     /// Σ (x − mean)² / (n − `correction`) over the n elements along `axes`. A correction of 1 gives the unbiased
     /// estimate. A mean far from 0 does no harm. See [`Tensor::sum`].
     #[track_caller]
     pub fn variance(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
-        let (x, place) = (self.shape(), Location::caller());
-        let Some(mut reduced) = self.named_axes("variance", axes, place) else { return self.graph.dead() };
-        let op = |over| Variance { over, correction };
+        self.spread("variance", axes, correction, keepdim, Location::caller())
+    }
+    /// The square root of the [variance](Tensor::variance), also where that leaves the range of `f32`. Its gradient is 0 where it is
+    /// 0 itself, as in PyTorch.
+    #[track_caller]
+    pub fn std(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
+        self.spread("std", axes, correction, keepdim, Location::caller())
+    }
+    fn spread(self, name: &str, axes: &[isize], correction: usize, keepdim: bool, place: Place) -> Tensor<'g> {
+        let x = self.shape();
+        let Some(mut reduced) = self.named_axes(name, axes, place) else { return self.graph.dead() };
+        let op = |over| Variance { over, correction, root: name == "std" };
         let y = match Over::new(reduced.clone()) {
             Some(over) => self.graph.apply_at(Arc::new(op(over)), &[self], place),
             None => {
@@ -418,10 +466,11 @@ impl<'g> Tensor<'g> {
         };
         y.drop_axes(axes, keepdim)
     }
-    /// The square root of the [variance](Tensor::variance).
-    #[track_caller]
-    pub fn std(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
-        self.variance(axes, correction, keepdim).sqrt()
+    /// (self − mean) / 4 over these axes, and what rounding left in that mean is taken off as well.
+    pub(super) fn quarter_deviation(self, over: Over) -> Tensor<'g> {
+        // Of any eps: without one the third number may be infinite, and gradients of this have 0 times that.
+        let all = self.graph.apply(Statistics { over, centre: true, eps: 1.0 }, &[self]);
+        Rows::of(all, over.kept(self.shape())).deviation(self)
     }
     /// Axes from the front; `None` after a mistake in them, which is noted as one of `name`.
     fn named_axes(self, name: &str, axes: &[isize], place: Place) -> Option<Vec<usize>> {
@@ -442,12 +491,12 @@ mod tests {
     #[test]
     fn cpu() {
         checks::cpu::<Variance>();
-        checks::cpu::<Comoment>();
+        checks::cpu::<Statistics>();
     }
     #[test]
     fn wgsl() {
         checks::wgsl::<Variance>();
-        checks::wgsl::<Comoment>();
+        checks::wgsl::<Statistics>();
     }
     #[test]
     fn axes_of_a_repeated_shape() {
@@ -468,12 +517,9 @@ mod tests {
             assert!(message.starts_with(text), "{message}");
         };
         start(&|g| g.input([2, 1]).variance(&[1], 1, false), "variance: [2, 1]: 1 elements with a correction of 1 have no variance (");
-        start(&|g| g.input([2, 1]).std(&[7], 1, true), "variance: [2, 1]: there is no axis 7 (src/ops/moments.rs:");
+        start(&|g| g.input([2, 1]).std(&[7], 1, true), "std: [2, 1]: there is no axis 7 (src/ops/moments.rs:");
         start(&|g| g.labels([2]).variance(&[0], 0, true), "variance: u32 [2]: takes floats, not labels (see to_f32) (");
-        let [over, mean] = [Over { lead: 0, start: 0, end: 3 }; 2];
-        start(&|g| g.input([2]).apply(Variance { over, correction: 0 }), "variance: [2]: there are no axes ..0 and 0..3 (");
-        start(&|g| g.input([2]).apply(Comoment { over: mean, mean: false }), "comoment: [2]: takes 2 inputs, not 1 (");
-        let op = Comoment { over, mean: false };
-        start(&|g| g.apply(op, &[g.input([2]), g.input([3])]), "comoment: [2] × [3]: takes two tensors of floats of one shape (");
+        let over = Over { lead: 0, start: 0, end: 3 };
+        start(&|g| g.input([2]).apply(Variance { over, correction: 0, root: false }), "variance: [2]: there are no axes ..0 and 0..3 (");
     }
 }

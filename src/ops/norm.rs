@@ -5,7 +5,7 @@
 
 use super::{
     lines::{Can, Lines},
-    moments::sums,
+    moments::{Over, Statistics, sums},
     reduce::larger,
     *,
 };
@@ -33,6 +33,9 @@ pub struct NormGrad(pub Rule);
 
 /// Longer lines are reduced by several workgroups: see [`Tensor::normalise`].
 const LONG: usize = 1 << 15;
+/// The same where elements cannot be loaded by fours: a software adapter ends an invocation's loops after 65,535 rounds, and
+/// lib/spread goes through a line up to five times.
+const LONG_ODD: usize = 1 << 13;
 
 /// Elements of one parallel task on the CPU device.
 const TASK: usize = 1 << 14;
@@ -92,19 +95,14 @@ impl Rule {
             let binds = inputs.chain([Bind::output("y", DType::F32)]).map(|bind| lines.full(bind)).collect();
             let mut pass = lines.pass(source!("norm"), entry, binds);
             pass.consts.push(("CENTRE", u32::from(self.centre).into()));
-            pass.params.push(("eps".into(), self.eps.into()));
+            pass.params.extend([("eps".to_string(), self.eps.into()), ("root_eps".to_string(), self.eps.sqrt().into())]);
             Kernel::one(lines.name(), pass)
         };
         Lines::all([x.elements() / n, n, 1], Can::Whole, caps).into_iter().map(kernel).collect()
     }
-    /// 1 / √(mean (x − m)² + eps), of the kept shape.
-    fn r<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
-        let shape = x.shape();
-        let square = match self.centre {
-            true => x.variance(&self.axes(shape), 0, true),
-            false => x.comoment(x, None, self.kept(shape)) * (1.0 / self.line(shape) as f32),
-        };
-        (square + self.eps).rsqrt()
+    /// The same as an op whose results are tensors.
+    fn own(&self, x: Shape) -> Statistics {
+        Statistics { over: Over { lead: 0, start: self.start, end: x.rank() }, centre: self.centre, eps: self.eps }
     }
     /// Sizes at and around what lines are divided by; `n = 2` has gradients of rounding errors only.
     fn shapes() -> Vec<(&'static [usize], usize)> {
@@ -235,7 +233,7 @@ impl OpDef for NormGrad {
         // For each line Σ g·dx = n·r·(c − a·b), with a = mean(g·y), b = mean(dy·y), and c the covariance of g and dy.
         let (rule, graph, (dy, x)) = (self.0, g.graph, (x[0], x[1]));
         let (axes, kept) = (rule.axes(x.shape()), rule.kept(x.shape()));
-        let (y, r) = (graph.apply(Norm(rule), &[x]), rule.r(x));
+        let (y, r) = (graph.apply(Norm(rule), &[x]), rule.own(x.shape()).r(x) * 0.25);
         let mean = |s: Tensor<'g>, t: Tensor<'g>| s.comoment(t, None, kept) * (1.0 / rule.line(x.shape()) as f32);
         let (a, b, c) = (mean(g, y), mean(dy, y), mean(g, dy));
         let c = if rule.centre { c - g.mean(&axes, true) * dy.mean(&axes, true) } else { c };
@@ -274,12 +272,12 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub(crate) fn normalise(self, rule: Rule) -> Tensor<'g> {
         let shape = self.shape();
-        if self.is_dead() || rule.line(shape) <= LONG {
+        let line = rule.line(shape);
+        if self.is_dead() || line <= if line.is_multiple_of(4) { LONG } else { LONG_ODD } {
             return self.apply(Norm(rule));
         }
         let _line = self.graph.line();
-        let mean = rule.centre.then(|| self.mean(&rule.axes(shape), true));
-        self.standardise(rule.r(self), mean)
+        rule.own(shape).normalised(self)
     }
 }
 

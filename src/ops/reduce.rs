@@ -3,7 +3,11 @@
 //! `y[o,c] = fold_i x[o,i,c]`, where `i` runs over one block of adjacent axes, `o` over those before it and `c` over
 //! those behind it. Other sets of axes are reduced one block after the other, the last one first.
 
-use super::{lines::{Can, Lines}, logsumexp::LogSumExp, *};
+use super::{
+    lines::{Can, Lines},
+    logsumexp::LogSumExp,
+    *,
+};
 use crate::{
     error::Place,
     kernel::{Bind, Pass, Which, source},
@@ -279,27 +283,45 @@ pub(super) fn fold_passes(
     scratch: &mut Vec<usize>,
 ) {
     let mut n = all;
+    // Sums of chunks are divided by a power of two, lest one overflows whose total does not.
+    let mut divided = 1.0;
     loop {
         // Rows of a number of columns that is no multiple of four: some of them together are one row that is.
-        let rows = if fast && caps.software && inner > 1 && n > 4096 { [1, 2, 4].into_iter().find(|k| inner * k % 4 == 0 && n % k == 0) } else { None };
+        let rows = if fast && caps.software && inner > 1 && n > 4096 {
+            [1, 2, 4].into_iter().find(|k| inner * k % 4 == 0 && n % k == 0)
+        } else {
+            None
+        };
         let rows = rows.unwrap_or(1);
         let lines = Lines::of(fast, [outer, n / rows, inner * rows], Can::CutAcross, caps);
         let last = lines.chunks() * rows == 1;
         let to = if last { y } else { Which::Scratch(scratch.len()) };
-        let from = Bind { which: x, ..Bind::input("x", 0, DType::F32) };
-        let to = Bind { which: to, ..Bind::output("y", DType::F32) };
-        let mut pass = lines.pass(source!("reduce"), "forward", vec![lines.full(from), lines.ones(to)]);
-        // Only the last pass divides.
-        let kind = if !last && fold == Fold::Mean { Fold::Sum } else { fold };
-        pass.consts.push(("KIND", (kind as u32).into()));
-        pass.params.push(("divisor".into(), (all as f32).into()));
+        let bind = |from: Which, to: Which, lines: &Lines| {
+            let from = Bind { which: from, ..Bind::input("x", 0, DType::F32) };
+            vec![lines.full(from), lines.ones(Bind { which: to, ..Bind::output("y", DType::F32) })]
+        };
+        let mut pass = lines.pass(source!("reduce"), "forward", bind(x, to, &lines));
+        pass.consts.push(("KIND", (fold as u32).into()));
+        let divisor = if last { 1.0 / divided } else { lines.chunk().next_power_of_two() as f32 };
+        divided *= divisor;
+        pass.params.push(("divisor".into(), divisor.into()));
         passes.push(pass);
         if last {
             return;
         }
         x = Which::Scratch(scratch.len());
+        let whole = n / rows;
         n = lines.chunks() * rows;
         scratch.push(outer * n * inner);
+        if fold == Fold::Mean {
+            let means = Lines::of(fast, [outer, n, inner], Can::Single, caps);
+            let mut pass = means.pass(source!("reduce"), "forward_of_parts", bind(x, y, &means));
+            pass.consts.push(("KIND", (fold as u32).into()));
+            let sizes = [("whole", whole), ("piece", lines.chunk()), ("rows", rows)];
+            pass.params.extend(sizes.map(|(name, x)| (name.to_string(), x.into())));
+            passes.push(pass);
+            return;
+        }
     }
 }
 
@@ -508,6 +530,9 @@ mod tests {
         start(&|g| g.input([2, 3]).sum(&[2], false), "sum: [2, 3]: there is no axis 2 (src/ops/reduce.rs:");
         start(&|g| g.input([2, 3]).mean(&[1, -1], false), "mean: [2, 3]: axis -1 is named twice (");
         start(&|g| g.labels([2]).max_all(), "max: u32 [2]: takes floats, not labels (see to_f32) (");
-        start(&|g| g.input([2, 1]).logsumexp(&[-3], false).std(&[7], 1, true), "logsumexp: [2, 1]: there is no axis -3 (src/ops/reduce.rs:");
+        start(
+            &|g| g.input([2, 1]).logsumexp(&[-3], false).std(&[7], 1, true),
+            "logsumexp: [2, 1]: there is no axis -3 (src/ops/reduce.rs:",
+        );
     }
 }

@@ -1,0 +1,213 @@
+//! Σ a·(x − mean) over axes, in one reading of both: the gradient of what scales x − mean (see [`standardise`]), and with x divided by
+//! its spread that of a normalisation (see [`normalised`]).
+
+use super::{
+    moments::{Over, Statistics, shapes},
+    reduce::{Fold, distinct, fold_passes},
+    *,
+};
+use crate::kernel::{Bind, Which, source};
+
+/// Σ a·(x − mean): a, x `[b, c, n, inner]`, and perhaps a mean of the shape of the result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comoment {
+    /// Over which axes.
+    pub over: Over,
+    /// What x is taken about.
+    pub about: About,
+}
+
+/// What x is taken about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum About {
+    /// 0.
+    Zero,
+    /// A mean, the third input.
+    Mean,
+    /// Its own mean, and divided by its own spread: the third input is [`Statistics`] of x with these settings.
+    Own {
+        /// See [`Statistics::centre`].
+        centre: bool,
+        /// See [`Statistics::eps`].
+        eps: f32,
+    },
+}
+
+impl About {
+    /// How many inputs there are.
+    fn inputs(self) -> usize {
+        if self == About::Zero { 2 } else { 3 }
+    }
+}
+
+impl Comoment {
+    /// A kernel that divides its passes so.
+    fn kernel(&self, x: Shape, fast: bool, caps: &Caps) -> Kernel {
+        let (lines, left) = self.over.stages(x, fast, caps);
+        let [_, c, _, inner] = self.over.sizes(x);
+        let name = lines.name();
+        let (mut passes, mut scratch) = (Vec::new(), Vec::new());
+        let mut binds = vec![lines.full(Bind::input("a", 0, DType::F32)), lines.full(Bind::input("x", 1, DType::F32))];
+        if self.about != About::Zero {
+            // It is read across lines.
+            binds.push(Bind::input("mean", 2, DType::F32));
+        }
+        let to = |left: &[([usize; 3], usize)], scratch: &mut Vec<usize>| match left.first() {
+            None => Which::Out,
+            Some((sizes, _)) => {
+                scratch.push(sizes.iter().product());
+                Which::Scratch(scratch.len() - 1)
+            }
+        };
+        let mut from = to(&left, &mut scratch);
+        binds.push(lines.ones(Bind { which: from, ..Bind::output("y", DType::F32) }));
+        let entry = match self.about {
+            About::Zero => "grad_scale_plain",
+            About::Mean => "grad_scale",
+            About::Own { .. } => "grad_scale_own",
+        };
+        let mut pass = lines.pass(source!("moments"), entry, binds);
+        pass.consts.push(("OWN", u32::from(entry == "grad_scale_own").into()));
+        pass.params.extend([("c", c), ("row", c * inner)].map(|(name, x)| (name.to_string(), x.into())));
+        passes.push(pass);
+        for (k, (sizes, _)) in left.iter().enumerate() {
+            let next = to(&left[k + 1..], &mut scratch);
+            fold_passes(Fold::Sum, *sizes, [from, next], fast, caps, &mut passes, &mut scratch);
+            from = next;
+        }
+        Kernel { name, passes, scratch }
+    }
+}
+
+impl OpDef for Comoment {
+    const NAME: &'static str = "comoment";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        let ([a, x, ..], true) = (x, x.len() == self.about.inputs()) else {
+            return Err(format!("takes {} inputs, not {}", self.about.inputs(), x.len()));
+        };
+        if x.dtype() != DType::F32 || a != x {
+            return Err("takes two tensors of floats of one shape".into());
+        }
+        self.over.check(*x)?;
+        Ok(self.over.kept(*x))
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
+        let (a, v) = (x[0].f, x[1].f);
+        let n = y.f.len();
+        let factor = |x_at: f64, k: usize| match self.about {
+            About::Zero => x_at,
+            About::Mean => x_at - x[2].f[k].f64(),
+            About::Own { .. } => (x_at / 4.0 - x[2].f[k].f64() - x[2].f[n + k].f64()) * x[2].f[2 * n + k].f64(),
+        };
+        let sum = self.over.plain(x[0].shape, |at, k| a[at].f64() * factor(v[at].f64(), k));
+        y.f.iter_mut().zip(sum).for_each(|(y, s)| *y = T::of(s));
+    }
+    fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
+        let (shape, a, v) = (x[0].shape, x[0].f, x[1].f);
+        let (n, third) = (y.f.len(), x.get(2).map_or(&[][..], |t| t.f));
+        let wide = |k: usize| f64::from(third[k]);
+        let all = match self.about {
+            About::Zero => self.over.fast(shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
+            About::Mean => self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * (f64::from(x) - wide(k))]),
+            About::Own { .. } => {
+                let all: Vec<[f64; 2]> = (0..n).map(|k| [wide(k) + wide(n + k), wide(2 * n + k)]).collect();
+                self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * ((f64::from(x) / 4.0 - all[k][0]) * all[k][1])])
+            }
+        };
+        y.f.iter_mut().zip(all).for_each(|(y, [s])| *y = s as f32);
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let (a, v) = (x[0], x[1]);
+        match self.about {
+            About::Zero => vec![Some(v * dy), Some(a * dy)],
+            About::Mean => vec![Some((v - x[2]) * dy), Some(a * dy), Some(-(a.sum_to(dy.shape()) * dy))],
+            About::Own { centre, eps } => {
+                let own = Statistics { over: self.over, centre, eps };
+                vec![Some(own.normalised(v) * dy), Some(own.gradient(v, a * dy, None)), None]
+            }
+        }
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
+        distinct(|fast| self.kernel(x[0], fast, caps))
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        self.over.count(x[0])
+    }
+    fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
+        3 * x[0].elements() as u64
+    }
+    fn cases() -> Vec<Case> {
+        let case = |(dims, lead, start, end): (&[usize], usize, usize, usize), about: About| {
+            let x = Shape::new(dims).expect("at most six axes");
+            let over = Over { lead, start, end };
+            let kept = over.kept(x);
+            let (third, what) = match about {
+                About::Zero => (None, ""),
+                About::Mean => (Some(kept), " with a mean"),
+                About::Own { .. } => (Some(Shape::from([4, kept.elements()])), " with statistics"),
+            };
+            let inputs: Vec<Shape> = [x, x].into_iter().chain(third).collect();
+            let name = format!("{x} over ..{lead} and {start}..{end}{what}");
+            // No sums near 0: rounding is all that is left of larger terms there.
+            let case = Case::new(name, Comoment { over, about }, &inputs).range(0, 0.1, 2.0).range(1, 0.1, 2.0);
+            match about {
+                About::Zero => case,
+                About::Mean => case.range(2, -1.0, 0.0),
+                // These are not the statistics of x, so that the gradient is none: that is checked with layers.
+                About::Own { .. } => case.range(2, -1.0, 0.0).flat(),
+            }
+        };
+        let own = About::Own { centre: true, eps: 0.1 };
+        let mut cases = Vec::new();
+        for (i, shape) in shapes().into_iter().enumerate() {
+            let lead = shape.1 > 0;
+            let all = [(About::Zero, true), (About::Mean, lead || i == 5), (own, lead || i == 5)];
+            cases.extend(all.into_iter().filter(|a| a.1).map(|(about, _)| case(shape, about)));
+        }
+        cases
+    }
+}
+
+impl<'g> Tensor<'g> {
+    /// Σ self·(x − mean) over the axes along which `kept` is repeated to give this shape; the result has the shape `kept`.
+    #[track_caller]
+    pub(crate) fn comoment(self, x: Tensor<'g>, mean: Option<Tensor<'g>>, kept: Shape) -> Tensor<'g> {
+        let whole = |over: &Over, t: Tensor<'g>| t.reshape(over.kept(x.shape()));
+        match Over::repeated(x.shape(), kept).filter(|over| over.end > over.start) {
+            Some(over) if mean.is_none_or(|m| m.shape().same_dims(kept)) => {
+                let inputs: Vec<Tensor> = [self, x].into_iter().chain(mean.map(|m| whole(&over, m))).collect();
+                let about = if mean.is_some() { About::Mean } else { About::Zero };
+                self.graph.apply(Comoment { over, about }, &inputs).reshape(kept)
+            }
+            _ => (self * mean.map_or(x, |m| x - m)).sum_to(kept),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Graph, ops::checks};
+
+    #[test]
+    fn cpu() {
+        checks::cpu::<Comoment>();
+    }
+    #[test]
+    fn wgsl() {
+        checks::wgsl::<Comoment>();
+    }
+    #[test]
+    fn mistakes() {
+        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
+            let g = Graph::training();
+            assert!(f(&g).is_dead());
+            let message = g.error().map_or(String::new(), |e| e.to_string());
+            assert!(message.starts_with(text), "{message}");
+        };
+        let op = Comoment { over: Over { lead: 0, start: 0, end: 3 }, about: About::Zero };
+        start(&|g| g.input([2]).apply(op), "comoment: [2]: takes 2 inputs, not 1 (");
+        start(&|g| g.apply(op, &[g.input([2]), g.input([3])]), "comoment: [2] × [3]: takes two tensors of floats of one shape (");
+    }
+}
