@@ -144,6 +144,10 @@ impl Shape {
         let a = if axis < 0 { axis + self.rank() as isize } else { axis };
         (0..self.rank() as isize).contains(&a).then_some(a as usize)
     }
+    /// Whether `axis` is the one that a scalar has for those who ask: 0 or −1, as in PyTorch. It has one element.
+    pub(crate) fn is_scalar_along(&self, axis: isize) -> bool {
+        self.rank == 0 && (-1..=0).contains(&axis)
+    }
     /// `[outer, n, inner]`: the elements before, along and after `axis`.
     pub fn around(&self, axis: usize) -> [usize; 3] {
         let d = self.dims();

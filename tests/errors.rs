@@ -113,7 +113,7 @@ fn mistakes() -> Check {
     check_mistakes(mistakes! {
         "matmul: [64, 784] × [512, 10]: inner dimensions 784 and 512 differ": |g| g.input([64, 784]).matmul(g.input([512, 10]));
         "matmul: [784, 64] × [784, 10]: inner dimensions 64 and 784 differ": |g| g.input([784, 64]).matmul(g.input([784, 10]));
-        "matmul: [4] × [4, 2]: input 0 is not a matrix": |g| g.input([4]).matmul(g.input([4, 2]));
+        "matmul: [] × [4, 2]: input 0 is not a matrix": |g| g.input([]).matmul(g.input([4, 2]));
         "matmul: u32 [4, 4] × [4, 2]: input 0 holds labels": |g| g.labels([4, 4]).matmul(g.input([4, 2]));
         "matmul: [2, 3, 4] × [3, 4, 5]: ": |g| g.input([2, 3, 4]).matmul(g.input([3, 4, 5]));
         "add: [2, 3] × [2]: shape [2] (input 1) does not broadcast with [2, 3]": |g| g.input([2, 3]) + g.input([2]);
@@ -144,7 +144,7 @@ fn mistakes() -> Check {
         "variance: [2, 3]: 3 elements with a correction of 3": |g| g.input([2, 3]).variance(&[1], 3, false);
         "logsumexp: [2, 3]: there is no axis -3": |g| g.input([2, 3]).logsumexp(&[-3], false);
         "softmax: [2, 3]: there is no axis 2": |g| g.input([2, 3]).softmax(2);
-        "log_softmax: []: there is no axis -1": |g| g.scalar(1.0).log_softmax(-1);
+        "log_softmax: []: there is no axis -2": |g| g.scalar(1.0).log_softmax(-2);
         "argmax: [2, 3]: there is no axis -3": |g| g.input([2, 3]).argmax(-3);
         "softmax: u32 [2]: takes floats, not labels": |g| g.labels([2]).softmax(0);
         "pick: [2, 3] × u32 [3]: the labels should have the shape u32 [2]": |g| g.input([2, 3]).pick(g.labels([3]));
@@ -184,9 +184,9 @@ fn mistakes() -> Check {
 
 fn settings() -> Check {
     check_mistakes(mistakes! {
-        "dropout: [2]: p = 1 is not in 0..1": |g| g.input([2]).dropout(1.0);
-        "dropout: [2]: p = NaN is not in 0..1": |g| g.input([2]).dropout(f32::NAN);
-        "dropout: [2]: p = -0.1 is not in 0..1": |g| g.input([2]).dropout(-0.1);
+        "dropout: [2]: p = 1.5 is not in 0..=1": |g| g.input([2]).dropout(1.5);
+        "dropout: [2]: p = NaN is not in 0..=1": |g| g.input([2]).dropout(f32::NAN);
+        "dropout: [2]: p = -0.1 is not in 0..=1": |g| g.input([2]).dropout(-0.1);
         "huber: [2] × [2]: delta is 0, but must be finite and positive": |g| g.input([2]).huber(g.input([2]), 0.0);
         "huber: [2] × [2]: delta is NaN": |g| g.input([2]).huber(g.input([2]), f32::NAN);
         "label_smoothing: [2, 3]: epsilon is 1.5, but must be in 0..=1": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).label_smoothing(1.5).mean();

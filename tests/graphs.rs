@@ -473,7 +473,7 @@ fn dropout_of_channels(device: &Device) -> Check {
     let x = inference.input([8, 16, 3, 5]);
     assert_eq!(format!("{:?}", x.dropout2d(0.4)), format!("{x:?}"));
     for (x, p, why) in
-        [([2, 3, 4].into(), 0.5, "[2, 3, 4]: takes images"), (Shape::from([1, 2, 3, 4]), 1.0, "[1, 2, 3, 4]: p = 1 is not in")]
+        [([2, 3, 4].into(), 0.5, "[2, 3, 4]: takes images"), (Shape::from([1, 2, 3, 4]), 1.5, "[1, 2, 3, 4]: p = 1.5 is not in")]
     {
         let text = Graph::training().input_of(x).dropout2d(p).error().map_or(String::new(), |e| e.to_string());
         assert!(text.starts_with(&format!("dropout2d: {why}")), "{text}");

@@ -8,12 +8,18 @@ use downhill::{
     DType, Device, Graph, Host, Shape, Tensor, Trainer,
     gpu::{Choice, Chosen, GpuOptions, Origin, Verdict},
     host::{Real, View, ViewMut},
+    init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
-    ops::{self, Case, Key, OpDef},
+    ops::{self, Case, Key, OpDef, attention::Attention},
     optim::Adam,
     testing,
 };
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 /// `y = 2·x`, by the candidates that it is made of.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +132,8 @@ fn main() {
     suite.on(On::Gpu, "expected and portable measure nothing", nothing_measured);
     suite.on(On::Gpu, "a network trains as on the CPU", training);
     suite.on(On::Gpu, "the kernels of this crate pass", own_kernels);
+    suite.on(On::Gpu, "the kernels of networks pass", networks);
+    suite.on(On::Gpu, "where an op has no right kernel", told);
     suite.run()
 }
 
@@ -468,17 +476,147 @@ fn own_kernels(device: &Device) -> Check {
             }
         }
     }
-    let report = inner(&device).choices();
-    for chosen in &report.classes {
-        for candidate in &chosen.candidates {
-            let fair = match &candidate.verdict {
-                Verdict::Time(_) => true,
-                Verdict::Rejected(why) => why.contains("times as slow"),
-                Verdict::NotMeasured => false,
-            };
-            assert!(fair, "{chosen}");
+    let classes = all_fair(&device)?;
+    assert!(tried > 10 && classes > 5, "{tried} {}", inner(&device).choices());
+    Ok(())
+}
+
+/// No candidate was rejected for anything but its time; how many classes there are.
+fn all_fair(device: &Device) -> Result<usize, String> {
+    let report = inner(device).choices();
+    let fair = |verdict: &Verdict| match verdict {
+        Verdict::Time(_) => true,
+        Verdict::Rejected(why) => why.contains("times as slow"),
+        Verdict::NotMeasured => false,
+    };
+    let unfair = report.classes.iter().filter(|chosen| !chosen.candidates.iter().all(|c| fair(&c.verdict)));
+    let unfair: Vec<String> = unfair.map(|chosen| chosen.to_string()).collect();
+    if unfair.is_empty() { Ok(report.classes.len()) } else { Err(unfair.join("\n")) }
+}
+
+/// A model: the loss of its inputs.
+type Model = for<'g> fn(&'g Graph) -> Tensor<'g>;
+
+/// The gate is fair to what layers put together, whatever the sizes: gradients through many steps, scores of other scales, rows of
+/// two elements, functions behind a product that no input is good for.
+fn networks(device: &Device) -> Check {
+    fn recurrent<'g>(g: &'g Graph, [n, t, features, hidden]: [usize; 4], lstm: bool) -> Tensor<'g> {
+        let x = g.input([n, t, features]);
+        let y = if lstm { x.lstm("rnn", hidden) } else { x.gru("rnn", hidden) };
+        y.slice(1, t - 1, t).reshape([n, hidden]).linear("out", 10).cross_entropy(g.labels([n]))
+    }
+    fn norms<'g>(g: &'g Graph, [n, c, h, w]: [usize; 4], groups: usize) -> Tensor<'g> {
+        let x = g.input([n, c, h, w]);
+        let y = x.batch_norm("bn") + x.group_norm("gn", groups) + x.instance_norm("in") + x.layer_norm("ln") + x.rms_norm("rms");
+        (y.square().mean_all() + x.variance(&[0, 2], 1, false).sum_all() + x.std(&[-1], 0, false).sum_all()).sqrt()
+    }
+    fn behind<'g>(g: &'g Graph, [n, k, m]: [usize; 3]) -> Tensor<'g> {
+        let (x, image) = (g.input([n, k]), g.input([n, 3, 12, 12]));
+        let functions: [fn(Tensor) -> Tensor; 9] = [
+            |y| y.ln(),
+            |y| y.sin(),
+            |y| y.exp(),
+            |y| y.reciprocal(),
+            |y| y.rsqrt(),
+            |y| y.gt(0.0),
+            |y| y.pow(y),
+            |y| 1.0 / (y - 1.0),
+            |y| y.dropout(0.5),
+        ];
+        let terms = functions.iter().enumerate().map(|(i, f)| {
+            let conv = f(image.conv2d(&format!("c{i}"), m, 3));
+            f(x.linear(&format!("l{i}"), m)).mean_all() + conv.mean_all() + f(image.conv_transpose2d(&format!("t{i}"), 2, 2)).mean_all()
+        });
+        terms.fold(g.scalar(0.0), |sum, term| sum + term)
+    }
+    fn scores<'g>(g: &'g Graph, [n, k]: [usize; 2]) -> Tensor<'g> {
+        let x = g.input([n, k]) * g.param("w", [k], Init::Ones);
+        let (y, soft) = (g.labels([n]), g.input([n, k]).softmax(-1));
+        let smooth = downhill::losses::cross_entropy(x, y).label_smoothing(0.1).mean();
+        let table = g.param("table", [k, 3], Init::Ones).gather_rows(y).mean_all();
+        let wide = (x * 1e3).softmax(-1).max(&[-1], false).mean_all() + (x * 30.0).softmax(0).square().mean_all();
+        let picked = (x.pick(y) + x.correct(y) + x.argmax(-1).to_f32()).mean_all();
+        x.cross_entropy(y) + smooth - (x.log_softmax(-1) * soft).mean_all() + x.logsumexp(&[-1], false).mean_all() + table + wide + picked
+    }
+    fn attention<'g>(g: &'g Graph, [n, t, width, heads]: [usize; 4]) -> Tensor<'g> {
+        let x = g.input([n, t, width]).positional_embedding("pos", t);
+        let y = x.transformer_encoder_layer("block", heads, 2 * width).linear("qkv", 3 * width);
+        let part = |i: usize| y.slice(2, i * width, (i + 1) * width);
+        let of = |causal, scale| Attention { causal, scale };
+        let all = [of(true, Some(1.0)), of(false, Some(8.0)), of(false, Some(-0.3)), of(false, Some(1e-3)), of(true, None)];
+        let terms = all.map(|options| part(0).scaled_dot_product_attention(part(1), part(2), options).square().mean_all());
+        terms.into_iter().fold(g.scalar(0.0), |sum, term| sum + term)
+    }
+    let models: &[(&str, Model)] = &[
+        ("the LSTM of the report", |g| recurrent(g, [32, 20, 12, 24], true)),
+        ("a long LSTM", |g| recurrent(g, [3, 300, 2, 64], true)),
+        ("a GRU", |g| recurrent(g, [32, 20, 12, 24], false)),
+        ("a long GRU", |g| recurrent(g, [1, 300, 40, 17], false)),
+        ("a wide GRU", |g| recurrent(g, [4, 5, 100, 300], false)),
+        ("norms", |g| norms(g, [4, 6, 9, 9], 2)),
+        ("norms of few", |g| norms(g, [2, 4, 1, 2], 4)),
+        ("norms of two", |g| norms(g, [2, 2, 2, 1], 2)),
+        ("norms of many", |g| norms(g, [2, 3, 40, 50], 3)),
+        ("norms of long lines", |g| norms(g, [3, 1, 1, 5000], 1)),
+        ("behind a product", |g| behind(g, [64, 784, 10])),
+        ("behind a small one", |g| behind(g, [3, 2, 5])),
+        ("scores", |g| scores(g, [64, 10])),
+        ("scores of two", |g| scores(g, [5, 2])),
+        ("scores of many", |g| scores(g, [16, 5000])),
+        ("attention", |g| attention(g, [4, 17, 32, 4])),
+        ("attention of one head", |g| attention(g, [2, 50, 64, 1])),
+        ("attention of one feature", |g| attention(g, [2, 9, 4, 4])),
+        ("a CNN", |g| {
+            let x = g.input([8, 3, 20, 20]).conv2d("c1", 8, 3).batch_norm("b1").relu().max_pool2d(2).conv2d("c2", 16, 3).gelu();
+            x.avg_pool2d(2)
+                .upsample_by(downhill::ops::resample::Upsample::Nearest, 2)
+                .flatten()
+                .linear("out", 10)
+                .cross_entropy(g.labels([8]))
+        }),
+        ("an MLP", |g| g.input([100, 784]).linear("a", 128).relu().linear("b", 10).cross_entropy(g.labels([100]))),
+    ];
+    let folder = tempfile::tempdir()?;
+    let device = open(device, folder.path())?;
+    for (name, model) in models {
+        let g = Graph::training();
+        let loss = model(&g);
+        g.error().map_or(Ok(()), Err)?;
+        Trainer::new(&device, loss, Adam::new(1e-3)).map_err(|e| format!("{name}: {e}"))?;
+    }
+    assert!(all_fair(&device)? > 60, "{}", inner(&device).choices());
+    Ok(())
+}
+
+/// What `log` is told, by all tests of this program.
+struct Told(Mutex<String>);
+
+impl log::Log for Told {
+    fn enabled(&self, _: &log::Metadata) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record) {
+        if record.target().starts_with("downhill") {
+            let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *text += &format!("{}: {}\n", record.level(), record.args());
         }
     }
-    assert!(tried > 10 && report.classes.len() > 5, "{tried} {report}");
+    fn flush(&self) {}
+}
+
+/// The message names the op as users call it, its line, and a way on.
+fn told(device: &Device) -> Check {
+    static TOLD: Told = Told(Mutex::new(String::new()));
+    log::set_logger(&TOLD).map_err(|e| e.to_string())?;
+    log::set_max_level(log::LevelFilter::Warn);
+    let folder = tempfile::tempdir()?;
+    let device = open(device, folder.path())?;
+    let g = Graph::inference();
+    let line = line!() + 1;
+    let y = g.apply(Twice(&[Wrong, Hole]), &[g.input([77, 90])]);
+    device.compile(&[y])?;
+    let text = TOLD.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let start = format!("ERROR: twice ({}:{line}): none of its kernels agrees with the op's definition on ", file!());
+    assert!(text.contains(&start) && text.contains("Device::cpu()") && text.contains("element "), "{text}");
     Ok(())
 }

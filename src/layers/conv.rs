@@ -39,7 +39,7 @@ pub struct ConvTranspose2d {
     pub stride: [usize; 2],
     /// Pixels that are taken off the result.
     pub padding: Padding,
-    /// Pixels that are put to the end of the result: below the stride.
+    /// Pixels that are put to the end of the result: below the stride or the dilation.
     pub output_padding: [usize; 2],
     /// Pixels from one element of the kernel to the next.
     pub dilation: [usize; 2],

@@ -149,11 +149,14 @@ impl OpDef for Correct {
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         x[0].elements() as u64
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, x[0].last())
+    }
     fn cases() -> Vec<Case> {
         let case = |dims: &[usize]| {
             let x = Shape::new(dims).expect("at most six axes");
             let rows = x.without(x.rank() - 1);
-            Case::new(format!("{rows} rows of {}", x.last()), Correct, &[x, rows]).labels(1, x.last()).flat()
+            Case::new(format!("{rows} rows of {}", x.last()), Correct, &[x, rows]).flat()
         };
         [&[3][..], &[1, 1], &[131, 2], &[67, 10], &[3, 11, 33], &[2, 257], &[20_011, 3]].map(case).into()
     }
@@ -203,6 +206,7 @@ impl<'g> Tensor<'g> {
         match x.axis(axis) {
             _ if self.is_dead() => self,
             Some(axis) => self.apply(Argmax { axis, min }),
+            None if x.is_scalar_along(axis) => self.reshape([1]).apply(Argmax { axis: 0, min }).reshape([]),
             None => self.graph.mistake(name, &[x], format!("there is no axis {axis}"), Location::caller()),
         }
     }

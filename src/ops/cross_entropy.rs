@@ -131,11 +131,14 @@ impl OpDef for CrossEntropy {
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         3 * x[0].elements() as u64
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, x[0].last())
+    }
     fn cases() -> Vec<Case> {
         let case = |dims: &[usize]| {
             let x = Shape::new(dims).expect("at most six axes");
             let rows = x.without(x.rank() - 1);
-            Case::new(format!("{rows} rows of {}", x.last()), CrossEntropy::default(), &[x, rows]).labels(1, x.last())
+            Case::new(format!("{rows} rows of {}", x.last()), CrossEntropy::default(), &[x, rows])
         };
         // One of the labels is ignored: a class, or none (filled with labels up to it).
         let ignoring = |rows: usize, k: usize, ignored: u32| {
@@ -200,11 +203,12 @@ impl OpDef for CrossEntropyGrad {
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         4 * x[0].elements() as u64
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, x[0].last())
+    }
     fn cases() -> Vec<Case> {
         let case = |rows: usize, k: usize| {
-            let op =
-                Case::new(format!("{rows} rows of {k}"), CrossEntropyGrad::default(), &[[rows, k].into(), [rows].into(), [rows].into()]);
-            op.labels(1, k)
+            Case::new(format!("{rows} rows of {k}"), CrossEntropyGrad::default(), &[[rows, k].into(), [rows].into(), [rows].into()])
         };
         let ignoring = |rows: usize, k: usize, ignored: u32| {
             let op = CrossEntropyGrad { ignored: Some(ignored) };

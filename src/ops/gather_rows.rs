@@ -85,11 +85,8 @@ impl OpDef for GatherRows {
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let rows = x[0].dims()[0];
-        let binds = vec![
-            Bind::input("table", 0, DType::F32),
-            Bind::input("index", 1, DType::U32),
-            Bind::output("y", DType::F32).per_unit(1),
-        ];
+        let binds =
+            vec![Bind::input("table", 0, DType::F32), Bind::input("index", 1, DType::U32), Bind::output("y", DType::F32).per_unit(1)];
         let params = [("rows", rows), ("cols", x[0].elements() / rows)];
         vec![Kernel::one("elements", pass("forward", &params, binds, y.elements(), caps))]
     }
@@ -104,10 +101,13 @@ impl OpDef for GatherRows {
         // Of the table, what is looked up.
         x[1].bytes() + 2 * y.bytes()
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, x[0].dims()[0])
+    }
     fn cases() -> Vec<Case> {
         let case = |table: &[usize], index: &[usize]| {
             let [t, i] = [table, index].map(|d| Shape::new(d).expect("at most six axes"));
-            Case::new(format!("{t} at {i}"), GatherRows, &[t, i]).labels(1, table[0])
+            Case::new(format!("{t} at {i}"), GatherRows, &[t, i])
         };
         vec![
             case(&[1], &[]),
@@ -177,10 +177,13 @@ impl OpDef for ScatterRows {
     fn terms(&self, x: &[Shape]) -> usize {
         x[1].elements()
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, self.rows)
+    }
     fn cases() -> Vec<Case> {
         let case = |rows: usize, dy: &[usize], index: &[usize]| {
             let [dy, index] = [dy, index].map(|d| Shape::new(d).expect("at most six axes"));
-            Case::new(format!("{dy} at {index} into {rows}"), ScatterRows { rows }, &[dy, index]).labels(1, rows)
+            Case::new(format!("{dy} at {index} into {rows}"), ScatterRows { rows }, &[dy, index])
         };
         vec![
             case(1, &[1], &[1]),

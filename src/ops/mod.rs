@@ -42,6 +42,13 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
     /// Shapes to test: 1, primes, one below, at and above a tile, many workgroups.
     fn cases() -> Vec<Case>;
+    /// What belongs into each input: values for which every right kernel agrees with the reference to rounding. Cases start
+    /// from it, and the choice of a kernel by measuring is made on it, at whatever size. By default floats of both signs whose sums are
+    /// not near 0, where rounding would be all that is left of larger terms; of labels, 0 and 1. Say more where the op
+    /// takes labels of so many classes, has a domain, or lets values grow from step to step.
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::plain(x)
+    }
     /// Floating-point operations, for reports.
     fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
         y.elements() as u64
@@ -80,6 +87,12 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
     fn with_epilogue(&self, _map: &map::Map) -> Option<Arc<dyn Op>> {
         None
     }
+    /// The op that stands for its [class](OpDef::class) where a kernel is chosen, over the inputs that the class names: with a plain
+    /// expression in the place of one that no inputs may be fair to (a logarithm or a quotient of what is computed). `None` for this
+    /// op itself.
+    fn plain(&self, _x: &[Shape]) -> Option<Arc<dyn Op>> {
+        None
+    }
 }
 
 /// [`OpDef`] as an object. Implemented for every `OpDef`; never by hand.
@@ -101,6 +114,8 @@ pub trait Op: fmt::Debug + Send + Sync {
     fn as_map(&self) -> Option<&map::Map>;
     fn as_pad(&self) -> Option<&pad::Pad>;
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>>;
+    fn plain(&self, x: &[Shape]) -> Option<Arc<dyn Op>>;
+    fn fills(&self, x: &[Shape]) -> Vec<Fill>;
 }
 
 impl<O: OpDef> Op for O {
@@ -152,6 +167,12 @@ impl<O: OpDef> Op for O {
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>> {
         OpDef::with_epilogue(self, map)
     }
+    fn plain(&self, x: &[Shape]) -> Option<Arc<dyn Op>> {
+        OpDef::plain(self, x)
+    }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        OpDef::fills(self, x)
+    }
 }
 
 /// What a test puts into an input.
@@ -161,6 +182,27 @@ pub enum Fill {
     Range(f64, f64),
     /// Labels `0..n`.
     Labels(usize),
+}
+
+impl Fill {
+    /// Floats in −1..2. Labels are 0 or 1: the least that any table has, if it has two rows.
+    fn plain(x: &[Shape]) -> Vec<Fill> {
+        let least = x.iter().flat_map(|s| s.dims()).min().map_or(1, |&d| d.min(2));
+        let fill = |s: &Shape| if s.dtype() == DType::U32 { Fill::Labels(least) } else { Fill::Range(-1.0, 2.0) };
+        x.iter().map(fill).collect()
+    }
+    /// Floats for every input, those of input `i` over `lo..hi`.
+    fn floats<const N: usize>(x: &[Shape], ranges: [(usize, f64, f64); N]) -> Vec<Fill> {
+        let mut fills = Fill::plain(x);
+        ranges.into_iter().for_each(|(i, lo, hi)| fills[i] = Fill::Range(lo, hi));
+        fills
+    }
+    /// Input 1 holds labels of `n` classes.
+    fn labelled(x: &[Shape], n: usize) -> Vec<Fill> {
+        let mut fills = Fill::plain(x);
+        fills[1] = Fill::Labels(n);
+        fills
+    }
 }
 
 /// One row of an op's test table.
@@ -177,9 +219,11 @@ pub struct Case {
 }
 
 impl Case {
-    /// All float inputs over -2..2, gradients checked.
+    /// Inputs as the op says ([`OpDef::fills`]), gradients checked.
     pub fn new(name: impl Into<String>, op: impl OpDef, shapes: &[Shape]) -> Case {
-        Case { name: name.into(), op: Arc::new(op), inputs: shapes.iter().map(|&s| (s, Fill::Range(-2.0, 2.0))).collect(), gradient: true }
+        let typed = |(&s, fill): (&Shape, Fill)| (if matches!(fill, Fill::Labels(_)) { s.u32() } else { s }, fill);
+        let inputs = shapes.iter().zip(OpDef::fills(&op, shapes)).map(typed).collect();
+        Case { name: name.into(), op: Arc::new(op), inputs, gradient: true }
     }
     /// Input `i` over `lo..hi`.
     pub fn range(mut self, i: usize, lo: f64, hi: f64) -> Case {

@@ -250,6 +250,9 @@ impl OpDef for NormGrad {
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         12 * x[0].elements() as u64
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::floats(x, [(0, -2.0, 2.0), (1, -2.0, 2.0)])
+    }
     fn cases() -> Vec<Case> {
         let case = |dims: &[usize], start: usize, centre: bool, eps: f32| {
             let x = Shape::new(dims).expect("at most six axes");

@@ -52,11 +52,14 @@ impl OpDef for Pick {
         // One of each row.
         x[1].bytes() + 2 * y.bytes()
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, x[0].last())
+    }
     fn cases() -> Vec<Case> {
         let case = |dims: &[usize]| {
             let x = Shape::new(dims).expect("at most six axes");
             let rows = x.without(x.rank() - 1);
-            Case::new(format!("{rows} rows of {}", x.last()), Pick, &[x, rows]).labels(1, x.last())
+            Case::new(format!("{rows} rows of {}", x.last()), Pick, &[x, rows])
         };
         [&[1][..], &[1, 1], &[7, 5], &[2, 3, 4], &[255, 3], &[256, 3], &[257, 3], &[70_001, 2]].map(case).into()
     }

@@ -52,6 +52,7 @@ impl<'g> Tensor<'g> {
             _ if self.is_dead() => self,
             Some(a) if s.dims()[a] == 1 => self.reshape(s.without(a)),
             Some(a) => self.graph.mistake("squeeze", &[s], format!("axis {axis} has size {}, not 1", s.dims()[a]), place),
+            None if s.is_scalar_along(axis) => self,
             None => self.graph.mistake("squeeze", &[s], format!("there is no axis {axis}"), place),
         }
     }
@@ -65,6 +66,7 @@ impl OpDef for Reshape {
         // Counted without overflow: the graph has not checked the new shape yet.
         match self.to.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d)) {
             Some(n) if n == x.elements() => Ok(self.to.of(x.dtype())),
+            Some(0) => Err(format!("{} elements do not fill {}: an axis of size 0 holds nothing", x.elements(), self.to.of(DType::F32))),
             Some(n) => Err(format!("{} elements do not fill {}, which has {n}", x.elements(), self.to.of(DType::F32))),
             None => Err(format!("{} elements do not fill {}", x.elements(), self.to.of(DType::F32))),
         }

@@ -11,7 +11,7 @@ pub(crate) mod report;
 pub use report::{LayerMemory, Memory};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Place, Result},
     graph::{InputDef, Kind, Node, OTHER_GRAPH, ParamDef, Tensor},
     host::Host,
     kernel::{Caps, Kernel},
@@ -160,9 +160,12 @@ impl Draft {
         Ok(Draft { ir, grads, outputs: outputs.len(), untrained })
     }
 
-    /// Every op that needs a kernel, with the shapes of its inputs and of its output.
-    pub fn ops(&self) -> impl Iterator<Item = (&Arc<dyn Op>, Vec<Shape>, Shape)> {
-        let op = |id| self.ir.op(id).filter(|op| !op.is_alias()).map(|op| (op, self.ir.shapes(id), self.ir.nodes[id].shape));
+    /// Every op that needs a kernel, with the shapes of its inputs and of its output, and its line.
+    pub fn ops(&self) -> impl Iterator<Item = (&Arc<dyn Op>, Vec<Shape>, Shape, Place)> {
+        let op = |id: usize| {
+            let (op, node) = (self.ir.op(id).filter(|op| !op.is_alias())?, &self.ir.nodes[id]);
+            Some((op, self.ir.shapes(id), node.shape, node.place))
+        };
         (0..self.ir.nodes.len()).filter_map(op)
     }
 

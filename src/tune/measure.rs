@@ -2,7 +2,7 @@
 
 use super::{Candidate, Chosen, Known, Origin, Verdict, class, problem::Problem, shaders};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Place, Result},
     gpu::{Choice, Exec, ExecOptions, Gpu, StepRow, Store},
     host::Host,
     params::Layout,
@@ -49,14 +49,16 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     }
     let (choices, caps) = (gpu.measured(), gpu.caps());
     let mut open: BTreeMap<String, Open> = BTreeMap::new();
-    for (op, x, y) in draft.ops() {
+    for (op, x, y, place) in draft.ops() {
         let kernels = op.kernels(&x, y, caps);
         if kernels.len() < 2 {
             continue;
         }
         let (class, text) = (class(&**op, &x, y, &kernels), shaders(&kernels));
-        if let Known::Some(known) = choices.recall(&class, &kernels, text) {
-            open.entry(class).or_insert_with(|| Open { problem: Problem { op: op.clone(), x, y, kernels }, text, known });
+        if let Known::Some(known) = choices.recall(&class, &kernels, text)
+            && let Some(problem) = Problem::new(op, x, caps).filter(|problem| problem.kernels.len() == kernels.len())
+        {
+            open.entry(class).or_insert_with(|| Open { problem, text, known, called: op.called(), place });
         }
     }
     if open.is_empty() {
@@ -66,12 +68,17 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     open.sort_by_key(|(_, open)| Reverse(open.problem.cost()));
     let mut bench = Bench::new(gpu, gpu.options().budget).await?;
     let mut news = Vec::new();
-    for (class, Open { problem, text, known }) in open {
+    for (class, Open { problem, text, known, called, place }) in open {
         let mut verdicts = known.clone();
         let measured = bench.candidates(&problem, &mut verdicts).await;
         let (more, chosen) = (verdicts != known, choose(class, &problem, verdicts));
         if !chosen.is_trusted() {
-            eprintln!("downhill: {gpu}: {chosen}");
+            log::error!(
+                "{called} ({}:{}): none of its kernels agrees with the op's definition on {gpu}. The simplest one is used, and its \
+                results may be wrong. Compare them with those of Device::cpu(), try another driver or adapter, and please report this text.\n{chosen}",
+                place.file(),
+                place.line()
+            );
         } else if more {
             news.push((text, chosen.clone()));
         }
@@ -85,11 +92,14 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     Ok(())
 }
 
-/// A class without its choice: its first problem in the plan, [`shaders`], and what an earlier run found of its candidates.
+/// A class without its choice: its first problem in the plan, [`shaders`], what an earlier run found of its candidates, and where
+/// the user wrote it, by which method.
 struct Open {
     problem: Problem,
     text: u64,
     known: Vec<Verdict>,
+    called: &'static str,
+    place: Place,
 }
 
 /// The choice of a class: the fastest, and of those of like speed the expected one. Where time ran out it is the expected one of

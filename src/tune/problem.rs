@@ -7,7 +7,7 @@ use crate::{
     kernel::{Caps, Kernel},
     ops::{Fill, Op},
     plan::{Options, Plan},
-    shape::{DType, Shape},
+    shape::Shape,
     testing,
 };
 use std::{collections::HashSet, panic::Location, sync::Arc};
@@ -15,7 +15,7 @@ use std::{collections::HashSet, panic::Location, sync::Arc};
 /// Elements drawn at most; a prime, so that rows of a matrix are not alike.
 const REPEATED: usize = 65_521;
 
-/// An op on inputs of some shapes.
+/// The op that stands for a class (see [`OpDef::plain`](crate::ops::OpDef::plain)) on inputs of some shapes.
 #[derive(Clone)]
 pub struct Problem {
     pub op: Arc<dyn Op>,
@@ -26,7 +26,12 @@ pub struct Problem {
 
 impl Problem {
     /// `None` where the op does not take these shapes.
-    pub fn new(op: &Arc<dyn Op>, x: Vec<Shape>, caps: &Caps) -> Option<Problem> {
+    pub fn new(op: &Arc<dyn Op>, mut x: Vec<Shape>, caps: &Caps) -> Option<Problem> {
+        let plain = op.plain(&x);
+        if plain.is_some() {
+            x.truncate(op.class(&x).1.len());
+        }
+        let op = plain.as_ref().unwrap_or(op);
         let y = op.shape(&x).ok()?;
         let kernels = op.kernels(&x, y, caps);
         Some(Problem { op: op.clone(), x, y, kernels })
@@ -90,29 +95,21 @@ impl Problem {
         Problem::new(&self.op, x, caps).filter(|smaller| smaller.same_kernels(self))
     }
 
-    /// Random inputs of both signs that do not cancel out: the tolerance of a sum that is nearly 0 would be nearly 0.
+    /// Random inputs, as the op's cases have them.
     pub fn inputs(&self) -> Vec<Host<f32>> {
-        self.drawn(-1.0, 2.0)
+        self.drawn(&self.op.fills(&self.x))
     }
-    /// Inputs over `lo..hi`. Labels are 0 or 1: the least that any table has, if it has two rows.
-    fn drawn(&self, lo: f64, hi: f64) -> Vec<Host<f32>> {
-        let least = self.x.iter().chain([&self.y]).flat_map(|s| s.dims()).min();
-        let fill = |(i, s): (usize, &Shape)| {
+    fn drawn(&self, fills: &[Fill]) -> Vec<Host<f32>> {
+        let fill = |(i, (s, fill)): (usize, (&Shape, &Fill))| {
             // Of large tensors a part is drawn, and repeated: drawing takes longer than what is timed.
-            let (n, seed) = (s.elements(), 17 + i as u64);
-            let part = Shape::from([n.min(REPEATED)]).of(s.dtype());
-            match s.dtype() {
-                DType::F32 => {
-                    let drawn = testing::fill(part, &Fill::Range(lo, hi), seed);
-                    Host::new(*s, drawn.f().iter().copied().cycle().take(n).collect())
-                }
-                DType::U32 => {
-                    let drawn = testing::fill(part, &Fill::Labels(least.map_or(1, |&d| d.min(2))), seed);
-                    Host::labels(*s, drawn.u().iter().copied().cycle().take(n).collect())
-                }
+            let n = s.elements();
+            let drawn = testing::fill(Shape::from([n.min(REPEATED)]), fill, 17 + i as u64);
+            match fill {
+                Fill::Range(..) => Host::new(*s, drawn.f().iter().copied().cycle().take(n).collect()),
+                Fill::Labels(_) => Host::labels(*s, drawn.u().iter().copied().cycle().take(n).collect()),
             }
         };
-        self.x.iter().enumerate().map(fill).collect()
+        self.x.iter().zip(fills).enumerate().map(fill).collect()
     }
     /// Its inputs and its output by the definition in `f64`; the inputs are such that it is finite, if there are any.
     pub fn oracle(&self) -> Result<(Vec<Host<f32>>, Vec<f64>)> {
@@ -121,7 +118,8 @@ impl Problem {
         let mut inputs = self.inputs();
         let mut want = testing::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
         if want.iter().any(|v| !v.is_finite()) {
-            inputs = self.drawn(0.25, 1.75);
+            let positive = |fill| if let Fill::Range(..) = fill { Fill::Range(0.25, 1.75) } else { fill };
+            inputs = self.drawn(&self.op.fills(&self.x).into_iter().map(positive).collect::<Vec<_>>());
             want = testing::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
         }
         Ok((inputs, want))

@@ -33,7 +33,7 @@ fn padding(args: &mut Args) -> Padding {
         Ok(text) if text == "same" => Padding::Same,
         Ok(text) => panic!("padding {text}"),
         Err(dims) => match dims[..] {
-            [w] => Padding::Sides([0, 0, w, w]),
+            [w] => w.into(),
             [h, w] => [h, w].into(),
             _ => panic!("padding {dims:?}"),
         },

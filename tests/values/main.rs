@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod anything;
 mod elementwise;
 mod evaluation;
 mod losses;
@@ -14,6 +15,7 @@ mod updates;
 
 fn main() {
     let mut suite = common::Suite::new();
+    anything::trials(&mut suite);
     elementwise::trials(&mut suite);
     evaluation::trials(&mut suite);
     losses::trials(&mut suite);

@@ -48,7 +48,7 @@ pub(super) fn grad() -> Vec<Case> {
         let case = |lead: &[usize], [n, m, d, e]: [usize; 4], causal: bool| {
             let [a, b] = [[n, d + e + 2], [m, d + e]].map(|rc| shape(&[lead, &rc].concat()));
             let name = format!("of {of:?}, {a} × {b}, d {d}{}", if causal { ", causal" } else { "" });
-            Case::new(name, AttentionGrad { of, d, causal, scale: 0.4 }, &[a, b]).range(0, -0.5, 0.5).range(1, -0.5, 0.5)
+            Case::new(name, AttentionGrad { of, d, causal, scale: 0.4 }, &[a, b])
         };
         cases.push(case(&[], [1, 1, 1, 1], false));
         cases.push(case(&[2, 2], [5, 3, 2, 4], true));

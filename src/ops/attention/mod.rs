@@ -172,6 +172,12 @@ impl OpDef for Attention {
         let s = self.known_sizes(x);
         s.m * s.e + s.d
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        // Scores as large as with the usual scale, whatever the scale is.
+        let d = x[0].last() as f64;
+        let size = (f64::from(self.scale(x[0].last())) * d.sqrt()).abs().max(1e-6).sqrt().recip() * 2.0;
+        Fill::floats(x, [(0, -size, size), (1, -size, size), (2, -2.0, 2.0)])
+    }
     fn cases() -> Vec<Case> {
         cases::forward()
     }
@@ -267,6 +273,11 @@ impl OpDef for AttentionGrad {
     fn terms(&self, x: &[Shape]) -> usize {
         let s = self.known_sizes(x);
         s.d + s.e + if self.of == Of::Q { s.m } else { s.n }
+    }
+    fn fills(&self, _x: &[Shape]) -> Vec<Fill> {
+        // Scores, and what is subtracted from them, whose powers are near 1.
+        let size = (f64::from(self.scale) * (self.d as f64).sqrt()).abs().max(1.0).sqrt().recip() / 2.0;
+        vec![Fill::Range(-size, size); 2]
     }
     fn cases() -> Vec<Case> {
         cases::grad()

@@ -271,6 +271,10 @@ impl OpDef for Conv2d {
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(Conv2d { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
+    fn plain(&self, _: &[Shape]) -> Option<Arc<dyn Op>> {
+        self.epilogue.as_ref()?;
+        Some(Arc::new(Conv2d { epilogue: Some(epilogue::identity()), ..self.clone() }))
+    }
     fn cases() -> Vec<Case> {
         cases::forward()
     }
@@ -319,6 +323,10 @@ impl OpDef for Conv2dGradX {
     }
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(Conv2dGradX { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
+    }
+    fn plain(&self, _: &[Shape]) -> Option<Arc<dyn Op>> {
+        self.epilogue.as_ref()?;
+        Some(Arc::new(Conv2dGradX { epilogue: Some(epilogue::identity()), ..self.clone() }))
     }
     fn cases() -> Vec<Case> {
         cases::grad_x()

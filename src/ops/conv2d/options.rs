@@ -19,13 +19,16 @@ impl From<[usize; 2]> for Pair {
     }
 }
 
-/// Zeros around an image. `1.into()` puts one on every side, `[1, 2].into()` one above and below, two left and right.
+/// Zeros around an image. `1.into()` puts one on every side, `[1, 2].into()` one above and below, two left and right; along one axis
+/// `[1, 2].into()` is one on the left and two on the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Padding {
     /// So many that the result has the size of the image: dilation · (kernel − 1) along each axis, of which the second half has
     /// one more where the number is odd. As in PyTorch, for stride 1 alone.
     Same,
-    /// Top, bottom, left, right; of one axis only the last two count.
+    /// One number for each axis of an image, on both of its sides: height, width. Of one axis: left, right.
+    Pair([usize; 2]),
+    /// Top, bottom, left, right. Of one axis the last two; the first two must then be 0, or the same as those.
     Sides([usize; 4]),
 }
 
@@ -40,8 +43,8 @@ impl From<usize> for Padding {
     }
 }
 impl From<[usize; 2]> for Padding {
-    fn from([h, w]: [usize; 2]) -> Padding {
-        Padding::Sides([h, h, w, w])
+    fn from(pair: [usize; 2]) -> Padding {
+        Padding::Pair(pair)
     }
 }
 impl From<[usize; 4]> for Padding {
@@ -70,24 +73,34 @@ impl<const D: usize> Default for Convolution<D> {
 }
 
 impl Convolution<1> {
-    /// The same over images of height 1.
-    fn of_rows(self) -> Convolution<2> {
+    /// The same over images of height 1, or what is wrong with its padding.
+    fn of_rows(self) -> Result<Convolution<2>, String> {
         let padding = match self.padding {
-            Padding::Sides([_, _, left, right]) => Padding::Sides([0, 0, left, right]),
             Padding::Same => Padding::Same,
+            Padding::Pair([left, right]) => Padding::Sides([0, 0, left, right]),
+            Padding::Sides([top, bottom, left, right]) if [top, bottom] == [0, 0] || [top, bottom] == [left, right] => {
+                Padding::Sides([0, 0, left, right])
+            }
+            Padding::Sides([top, bottom, ..]) => {
+                return Err(format!("one axis has no top and bottom to pad by {top} and {bottom}: `[left, right].into()` pads it"));
+            }
         };
-        Convolution { stride: [1, self.stride[0]], padding, dilation: [1, self.dilation[0]], groups: self.groups }
+        Ok(Convolution { stride: [1, self.stride[0]], padding, dilation: [1, self.dilation[0]], groups: self.groups })
     }
 }
 
 impl Convolution<2> {
     /// With the padding of a kernel of that size, or what is wrong with it.
     fn geometry(self, kernel: [usize; 2], flat: bool) -> Result<Geometry, String> {
-        let sides = if let Padding::Sides(sides) = self.padding { sides } else { [0; 4] };
+        let sides = match self.padding {
+            Padding::Sides(sides) => sides,
+            Padding::Pair([h, w]) => [h, h, w, w],
+            Padding::Same => [0; 4],
+        };
         let geometry = Geometry { stride: self.stride, dilation: self.dilation, padding: sides, groups: self.groups };
         geometry.check(flat)?;
         match self.padding {
-            Padding::Sides(_) => Ok(geometry),
+            Padding::Sides(_) | Padding::Pair(_) => Ok(geometry),
             Padding::Same if self.stride != [1, 1] => Err(format!(
                 "padding `Same` is for a stride of 1, not {}; `Padding::Sides` gives the zeros of each side",
                 by(self.stride, flat)
@@ -148,7 +161,11 @@ impl<'g> Tensor<'g> {
             [a, b, c] if !t.is_dead() => t.graph.at(place, || t.reshape(Shape::from([a, b, 1, c]).of(t.shape().dtype()))),
             _ => t,
         };
-        row(self).convolve("conv1d", row(w), options.of_rows(), shapes, place)
+        match options.of_rows() {
+            _ if self.is_dead() || w.is_dead() => self.graph.dead(),
+            Ok(options) => row(self).convolve("conv1d", row(w), options, shapes, place),
+            Err(why) => self.graph.mistake("conv1d", &shapes, why, place),
+        }
     }
     /// Both of them: what the user called it, and the shapes as the user sees them.
     pub(crate) fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, shapes: [Shape; 2], place: Place) -> Tensor<'g> {
@@ -171,8 +188,8 @@ impl<'g> Tensor<'g> {
     /// to the result at `stride` times its place: `[n, out, oh, ow]` with `oh = (h − 1)·s − top − bottom + d·(kh − 1) + 1 +
     /// output_padding`. Of the sizes whose convolution is h × w, an output padding takes a larger one; Dumoulin & Visin 2016, §4.
     ///
-    /// A mistake, beside those of `convolve2d`: padding [`Same`](Padding::Same), an output padding that is not below the stride, a
-    /// result without elements.
+    /// A mistake, beside those of `convolve2d`: padding [`Same`](Padding::Same), an output padding that is below neither the stride nor
+    /// the dilation of its axis, a result without elements.
     ///
     /// ```
     /// use downhill::{Graph, ops::conv2d::Convolution};
@@ -188,23 +205,28 @@ impl<'g> Tensor<'g> {
             return self.graph.dead();
         }
         match options.transposed(shapes[0], shapes[1], output_padding) {
-            Ok(op) => self.graph.apply_at(Arc::new(op), &[self, w], place),
+            Ok((op, [rows, columns])) => {
+                let x = self.graph.at(place, || if rows + columns == 0 { self } else { self.pad(2, 0, rows).pad(3, 0, columns) });
+                self.graph.apply_at(Arc::new(op), &[x, w], place)
+            }
             Err(why) => self.graph.mistake("conv_transpose2d", &shapes, why, place),
         }
     }
 }
 
 impl Convolution<2> {
-    fn transposed(self, x: Shape, w: Shape, output_padding: [usize; 2]) -> Result<Conv2dGradX, String> {
+    /// The op, and rows and columns of zeros that are to be put behind its input: an output padding of a whole stride or more is
+    /// what they make.
+    fn transposed(self, x: Shape, w: Shape, output_padding: [usize; 2]) -> Result<(Conv2dGradX, [usize; 2]), String> {
         if self.padding == Padding::Same {
             return Err("padding `Same` is not for a transposed convolution; `Padding::Sides` gives the zeros of each side".into());
         }
         let [.., h, wide] = four(x, "input 0", "[n, channels, height, width]")?;
         let geometry = self.geometry(kernel(w, false)?, false)?;
-        let (extra, stride) = (output_padding, self.stride);
-        if (0..2).any(|i| extra[i] >= stride[i]) {
-            let [extra, stride] = [extra, stride].map(|p| by(p, false));
-            return Err(format!("the output padding {extra} must be below the stride {stride}: more of it would hold nothing"));
+        let (extra, stride, dilation) = (output_padding, self.stride, self.dilation);
+        if (0..2).any(|i| extra[i] >= stride[i].max(dilation[i])) {
+            let [extra, stride, dilation] = [extra, stride, dilation].map(|p| by(p, false));
+            return Err(format!("the output padding {extra} must be below the stride {stride} or the dilation {dilation} along each axis"));
         }
         let (span, padding) = (geometry.span(kernel(w, false)?), geometry.padded([0, 0]));
         let full = [0, 1].map(|i| ([h, wide][i] - 1) * stride[i] + span[i] + extra[i]);
@@ -212,6 +234,9 @@ impl Convolution<2> {
             let [full, padding] = [full, padding].map(|p| by(p, false));
             return Err(format!("the padding takes {padding} from {full}, which leaves nothing"));
         }
-        Ok(Conv2dGradX { geometry, image: [0, 1].map(|i| full[i] - padding[i]), epilogue: None })
+        let more = [0, 1].map(|i| extra[i] / stride[i]);
+        let op = Conv2dGradX { geometry, image: [0, 1].map(|i| full[i] - padding[i]), epilogue: None };
+        op.sizes(x.with(2, h + more[0]).with(3, wide + more[1]), w)?;
+        Ok((op, more))
     }
 }

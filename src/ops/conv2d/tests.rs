@@ -94,11 +94,23 @@ fn mistakes() {
 #[test]
 fn mistakes_in_transposed_ones() {
     told(
-        |g| g.input([2, 4, 5, 5]).convolve_transpose2d(g.input([4, 3, 3, 3]), Convolution { stride: [2, 3], ..Convolution::default() }, [1, 3]),
-        "conv_transpose2d: [2, 4, 5, 5] × [4, 3, 3, 3]: the output padding 1 × 3 must be below the stride 2 × 3: more of it would hold nothing (",
+        |g| {
+            g.input([2, 4, 5, 5]).convolve_transpose2d(
+                g.input([4, 3, 3, 3]),
+                Convolution { stride: [2, 3], ..Convolution::default() },
+                [1, 3],
+            )
+        },
+        "conv_transpose2d: [2, 4, 5, 5] × [4, 3, 3, 3]: the output padding 1 × 3 must be below the stride 2 × 3 or the dilation 1 × 1 along each axis (",
     );
     told(
-        |g| g.input([2, 4, 1, 5]).convolve_transpose2d(g.input([4, 3, 2, 3]), Convolution { padding: 1.into(), ..Convolution::default() }, [0, 0]),
+        |g| {
+            g.input([2, 4, 1, 5]).convolve_transpose2d(
+                g.input([4, 3, 2, 3]),
+                Convolution { padding: 1.into(), ..Convolution::default() },
+                [0, 0],
+            )
+        },
         "conv_transpose2d: [2, 4, 1, 5] × [4, 3, 2, 3]: the padding takes 2 × 2 from 2 × 7, which leaves nothing (",
     );
     told(

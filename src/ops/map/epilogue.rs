@@ -5,7 +5,7 @@
 //!
 //! [`MatMul`]: crate::ops::matmul::MatMul
 
-use super::{Code, Expr, Map, Sub};
+use super::{Code, Expr, Fun, Inst, Map, Sub};
 use crate::{
     host::{Real, View, ViewMut},
     kernel::Span,
@@ -53,6 +53,11 @@ pub fn after(first: &Option<Expr>, map: &Map) -> Expr {
     let mut subs = vec![Sub::Expr(first, &all)];
     subs.extend((1..map.expr.arity()).map(|i| Sub::Input(own + i - 1)));
     map.expr.compose(&subs)
+}
+
+/// Nothing, in the place of an epilogue.
+pub fn identity() -> Expr {
+    Expr::call(Fun::Identity, &[Inst::Input(0)])
 }
 
 /// WGSL `fn map(i: u32, x0: f32) -> f32`: the epilogue, or the identity. The op has `own` inputs of its own.

@@ -116,7 +116,8 @@ impl OpDef for Map {
         let kernel = |name, entry, code: Code, to: Bind, units: usize| {
             let binds = code.binds.into_iter().chain([to]).collect();
             let (consts, params) = (vec![("WG", wg.into())], code.params);
-            let pass = Pass { source: source!("map"), entry, consts, params, binds, code: code.text, units, per_group: wg, step: code.step };
+            let pass =
+                Pass { source: source!("map"), entry, consts, params, binds, code: code.text, units, per_group: wg, step: code.step };
             Kernel::one(name, pass)
         };
         let to = Bind::output("y", DType::F32);
@@ -135,6 +136,18 @@ impl OpDef for Map {
     }
     fn as_map(&self) -> Option<&Map> {
         Some(self)
+    }
+    fn plain(&self, x: &[Shape]) -> Option<Arc<dyn Op>> {
+        // The sum of the inputs.
+        let add = Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]);
+        let one = Expr::call(Fun::Identity, &[Inst::Input(0)]);
+        let more = |sum: Expr, i: usize| add.compose(&[Sub::Expr(&sum, &(0..i).collect::<Vec<_>>()), Sub::Input(i)]);
+        (!x.is_empty()).then(|| Arc::new(Map { expr: (1..x.len()).fold(one, more), fixed: self.fixed }) as Arc<dyn Op>)
+    }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        // Past the kinks at ±1.
+        let wide = |fill| if let Fill::Range(..) = fill { Fill::Range(-2.0, 2.0) } else { fill };
+        Fill::plain(x).into_iter().map(wide).collect()
     }
     fn cases() -> Vec<Case> {
         tensor::cases()

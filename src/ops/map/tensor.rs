@@ -246,8 +246,8 @@ impl<'g> Tensor<'g> {
     pub fn to_f32(self) -> Tensor<'g> {
         self.identity()
     }
-    /// In training, zeroes each element with probability `p` and scales the others by 1 / (1 − p); the identity in an
-    /// inference graph (Srivastava et al. 2014, inverted). The mask is that of [`Graph::uniform`]; it is recomputed in
+    /// In training, zeroes each element with probability `p` and scales the others by 1 / (1 − p); p = 1 leaves zeros. The identity in
+    /// an inference graph (Srivastava et al. 2014, inverted). The mask is that of [`Graph::uniform`]; it is recomputed in
     /// the backward pass, not stored.
     #[track_caller]
     pub fn dropout(self, p: f32) -> Tensor<'g> {
@@ -266,13 +266,15 @@ impl<'g> Tensor<'g> {
     /// One random number for each element of `mask`, which broadcasts.
     #[track_caller]
     fn drop_out(self, name: &str, p: f32, mask: Shape) -> Tensor<'g> {
-        if !(0.0..1.0).contains(&p) {
-            return self.graph.mistake(name, &[self.shape()], format!("p = {p} is not in 0..1"), std::panic::Location::caller());
+        if !(0.0..=1.0).contains(&p) {
+            return self.graph.mistake(name, &[self.shape()], format!("p = {p} is not in 0..=1"), std::panic::Location::caller());
         }
         if p == 0.0 || self.is_dead() || !self.graph.trains(name, &[self.shape()], std::panic::Location::caller()) {
             return self;
         }
-        self.graph.uniform(mask).ge(p).where_(self * (1.0 / (1.0 - p)), 0.0)
+        // With p = 1 nothing is left to be scaled, and no infinity is multiplied by 0.
+        let scale = if p < 1.0 { 1.0 / (1.0 - p) } else { 0.0 };
+        self.graph.uniform(mask).ge(p).where_(self * scale, 0.0)
     }
     /// Another name of [`detach`](Tensor::detach), that of Keras, TensorFlow and JAX.
     ///

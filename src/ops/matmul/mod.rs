@@ -13,6 +13,7 @@ use super::*;
 use map::{Expr, Map, epilogue};
 use product::{By, Matrix, product_then};
 use rayon::prelude::*;
+use std::panic::Location;
 
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -27,7 +28,8 @@ pub struct MatMul {
 
 impl<'g> Tensor<'g> {
     /// The matrix product `[.., m, k] × [.., k, n] → [.., m, n]`; the axes before the last two are batch axes and
-    /// broadcast. A mistake: fewer than two axes, inner dimensions or batch axes that do not fit.
+    /// broadcast. A vector `[k]` on the left is a row, one on the right a column, without that axis in the result, as in NumPy and
+    /// PyTorch. A mistake: a scalar, inner dimensions or batch axes that do not fit.
     ///
     /// ```
     /// use downhill::Graph;
@@ -37,10 +39,23 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn matmul(self, b: Tensor<'g>) -> Tensor<'g> {
-        self.matmul_t(b, false, false)
+        let (shapes, place) = ([self.shape(), b.shape()], Location::caller());
+        let [row, column] = shapes.map(|s| s.rank() == 1);
+        if !(row || column) || self.is_dead() || b.is_dead() {
+            return self.matmul_t(b, false, false);
+        }
+        let [k, k_b] = [shapes[0].last(), shapes[1].last()];
+        let a_shape = if row { Shape::from([1, k]).of(shapes[0].dtype()) } else { shapes[0] };
+        let b_shape = if column { Shape::from([k_b, 1]).of(shapes[1].dtype()) } else { shapes[1] };
+        if let Err(why) = OpDef::shape(&MatMul::default(), &[a_shape, b_shape]) {
+            return self.graph.mistake("matmul", &shapes, why, place);
+        }
+        let y = self.reshape(a_shape).matmul_t(b.reshape(b_shape), false, false);
+        let y = if column { y.squeeze(-1) } else { y };
+        if row { y.squeeze(if column { -1 } else { -2 }) } else { y }
     }
     /// [`Tensor::matmul`] with the last two axes of either side swapped: `[.., k, m]` where `transpose_a`, `[.., n, k]`
-    /// where `transpose_b`.
+    /// where `transpose_b`. Both sides must have two axes.
     #[track_caller]
     pub fn matmul_t(self, b: Tensor<'g>, transpose_a: bool, transpose_b: bool) -> Tensor<'g> {
         self.graph.apply(MatMul { transpose_a, transpose_b, epilogue: None }, &[self, b])
@@ -197,6 +212,10 @@ impl OpDef for MatMul {
     /// The planner calls this only where `map` has the shape of the product.
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(MatMul { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
+    }
+    fn plain(&self, _: &[Shape]) -> Option<Arc<dyn Op>> {
+        self.epilogue.as_ref()?;
+        Some(Arc::new(MatMul { epilogue: Some(epilogue::identity()), ..self.clone() }))
     }
     fn cases() -> Vec<Case> {
         cases::cases()

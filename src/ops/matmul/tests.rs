@@ -58,7 +58,7 @@ fn mistakes_say_what_does_not_fit() {
     let start = |text: String, want: &str| assert!(text.starts_with(want), "{text}");
     start(message(s(&[64, 784]), s(&[512, 10]), false), "matmul: [64, 784] × [512, 10]: inner dimensions 784 and 512 differ (");
     start(message(s(&[64, 784]), s(&[784, 10]), true), "matmul: [64, 784] × [784, 10]: inner dimensions 64 and 784 differ (");
-    start(message(s(&[3]), s(&[3, 1]), false), "matmul: [3] × [3, 1]: input 0 is not a matrix");
+    start(message(s(&[]), s(&[3, 1]), false), "matmul: [] × [3, 1]: input 0 is not a matrix");
     start(message(s(&[3, 1]).u32(), s(&[1, 1]), false), "matmul: u32 [3, 1] × [1, 1]: input 0 holds labels");
     start(message(s(&[2, 3, 4]), s(&[5, 4, 3]), false), "matmul: [2, 3, 4] × [5, 4, 3]: batch axes [2] and [5] do not broadcast");
 }

@@ -23,18 +23,23 @@ impl Windows {
     /// `stride` behind the one before. With `ceil` the last one may reach past the padding, but not start behind `n`.
     ///
     /// # Errors
-    /// A sentence, where a number is 0, the padding is more than half of the kernel, or a window has no element.
-    pub fn new(n: usize, kernel: usize, stride: usize, padding: usize, dilation: usize, ceil: bool) -> Result<Windows, String> {
+    /// A sentence, where a number is 0 or a window has no element; that is allowed with `empty`.
+    pub fn new(
+        n: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+        dilation: usize,
+        ceil: bool,
+        empty: bool,
+    ) -> Result<Windows, String> {
         for (name, value) in [("kernel", kernel), ("stride", stride), ("dilation", dilation)] {
             if value == 0 {
                 return Err(format!("{name} 0 should be at least 1"));
             }
         }
-        if padding > kernel / 2 {
-            return Err(format!("padding {padding} is more than half of the kernel {kernel}"));
-        }
         let span = (kernel - 1).saturating_mul(dilation).saturating_add(1);
-        let padded = n.saturating_add(2 * padding);
+        let padded = n.saturating_add(padding.saturating_mul(2));
         if span > padded {
             let dilated = if dilation > 1 { format!(" with dilation {dilation}") } else { String::new() };
             return Err(format!("a kernel of {kernel}{dilated} is larger than {n} elements with padding {padding}"));
@@ -49,9 +54,12 @@ impl Windows {
             out += 1;
         }
         let windows = Windows { n, out, kernel, stride, padding, dilation };
-        // Without gaps between its taps, a window that starts inside has one there.
-        match (0..if dilation > 1 { out } else { 0 }).find(|&o| windows.inside(o).is_empty()) {
-            Some(o) => Err(format!("window {o} has no element of {n}: a smaller dilation or padding would do")),
+        // A window that starts among the elements has the one there. Of those before them the first is the farthest away, but between
+        // taps with gaps the elements of any may lie. If one starts behind them, then so does the last.
+        let before = if dilation > 1 { padding.div_ceil(stride) } else { 1 };
+        let all = (0..out).take(before).chain([out - 1]);
+        match all.take_while(|_| !empty).find(|&o| windows.inside(o).is_empty()) {
+            Some(o) => Err(format!("window {o} lies beside all of the {n} elements: a smaller padding or dilation would do")),
             None => Ok(windows),
         }
     }

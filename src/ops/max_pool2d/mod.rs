@@ -7,8 +7,8 @@ mod image;
 mod tensor;
 
 pub use image::Windows;
-pub(in crate::ops) use tensor::no_images;
 pub use tensor::MaxPool;
+pub(in crate::ops) use tensor::no_images;
 
 use super::*;
 use crate::{
@@ -103,9 +103,12 @@ impl OpDef for MaxPool2d {
     fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
         (y.elements() * self.image.taps()) as u64
     }
-    fn cases() -> Vec<Case> {
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         // Far from the kinks that other ops have: there `Fill` makes equal numbers.
-        let case = |index, name, x, image| Case::new(name, MaxPool2d { image, index }, &[x]).range(0, 1.5, 5.5);
+        Fill::floats(x, [(0, 1.5, 5.5)])
+    }
+    fn cases() -> Vec<Case> {
+        let case = |index, name, x, image| Case::new(name, MaxPool2d { image, index }, &[x]);
         let values = images().into_iter().map(|(name, x, _, image)| case(false, name, x, image));
         let taps = images().into_iter().map(|(name, x, _, image)| case(true, format!("{name}, index"), x, image).flat());
         values.chain(taps).collect()
@@ -157,10 +160,11 @@ impl OpDef for MaxPool2dPick {
         // Of the gradient.
         self.image.taps()
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, self.image.taps())
+    }
     fn cases() -> Vec<Case> {
-        let case = |(name, x, y, image): (String, Shape, Shape, Image)| {
-            Case::new(name, MaxPool2dPick { image }, &[x, y]).labels(1, image.taps())
-        };
+        let case = |(name, x, y, image): (String, Shape, Shape, Image)| Case::new(name, MaxPool2dPick { image }, &[x, y]);
         images().into_iter().map(case).collect()
     }
 }
@@ -180,13 +184,10 @@ impl OpDef for MaxPool2dGrad {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let (plane, windows) = (self.image.plane(), self.image.rows.out * self.image.columns.out);
-        y.f.par_chunks_mut(plane)
-            .with_min_len((TASK / plane).max(1))
-            .enumerate()
-            .for_each(|(g, dx)| match self.image.is_halved() {
-                true => self.image.double(&x[0].f[g * windows..], &x[1].u[g * windows..], dx),
-                false => self.plane(x, dx, g),
-            });
+        y.f.par_chunks_mut(plane).with_min_len((TASK / plane).max(1)).enumerate().for_each(|(g, dx)| match self.image.is_halved() {
+            true => self.image.double(&x[0].f[g * windows..], &x[1].u[g * windows..], dx),
+            false => self.plane(x, dx, g),
+        });
         epilogue::finish_all(&self.epilogue, &x[2..], y, key);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
@@ -206,24 +207,28 @@ impl OpDef for MaxPool2dGrad {
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(MaxPool2dGrad { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
+    fn plain(&self, _: &[Shape]) -> Option<Arc<dyn Op>> {
+        self.epilogue.as_ref()?;
+        Some(Arc::new(MaxPool2dGrad { epilogue: Some(epilogue::identity()), ..self.clone() }))
+    }
     fn flops(&self, x: &[Shape], _y: Shape) -> u64 {
         x[0].elements() as u64
     }
     fn terms(&self, _x: &[Shape]) -> usize {
         self.image.taps()
     }
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
+        Fill::labelled(x, self.image.taps())
+    }
     fn cases() -> Vec<Case> {
-        let case = |(name, _, y, image): (String, Shape, Shape, Image)| {
-            Case::new(name, MaxPool2dGrad { image, epilogue: None }, &[y, y]).labels(1, image.taps())
-        };
+        let case = |(name, _, y, image): (String, Shape, Shape, Image)| Case::new(name, MaxPool2dGrad { image, epilogue: None }, &[y, y]);
         let mut cases: Vec<Case> = images().into_iter().map(case).collect();
         // Written in several windows where bindings are small: the gradient of this gradient would not fit.
         cases.push(case(large()).flat());
         // As the gradient of an activation before the pool: with values of the result's shape, in those windows too.
         for (name, x, y, image) in [images().swap_remove(1), large()] {
             let op = MaxPool2dGrad { image, epilogue: Some(Expr::call(Fun::Mul, &[Inst::Input(0), Inst::Input(1)])) };
-            let case = Case::new(format!("{name}, epilogue"), op, &[y, y, x]);
-            cases.push(case.labels(1, image.taps()).flat());
+            cases.push(Case::new(format!("{name}, epilogue"), op, &[y, y, x]).flat());
         }
         cases
     }

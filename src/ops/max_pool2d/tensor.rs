@@ -9,7 +9,7 @@ use std::panic::Location;
 pub struct MaxPool<const N: usize> {
     /// How far each window is from the one before; the kernel's size without one.
     pub stride: Option<[usize; N]>,
-    /// Elements on each side that count as −∞; at most half of the kernel.
+    /// Elements on each side that count as −∞; so many that each window still reaches an element.
     pub padding: [usize; N],
     /// How far the elements of a window are apart.
     pub dilation: [usize; N],
@@ -26,7 +26,7 @@ impl<const N: usize> Default for MaxPool<N> {
 impl MaxPool<2> {
     pub(super) fn image(&self, x: Shape, kernel: [usize; 2]) -> Result<Image, String> {
         let (stride, MaxPool { padding, dilation, ceil_mode, .. }) = (self.stride.unwrap_or(kernel), *self);
-        let axis = |k: usize, n| Windows::new(n, kernel[k], stride[k], padding[k], dilation[k], ceil_mode);
+        let axis = |k: usize, n| Windows::new(n, kernel[k], stride[k], padding[k], dilation[k], ceil_mode, false);
         let [rows, columns] = [x.dims()[x.rank() - 2], x.last()];
         Ok(Image { rows: axis(0, rows)?, columns: axis(1, columns)? })
     }
@@ -61,7 +61,8 @@ impl<'g> Tensor<'g> {
         self.max_pool2d_with(kernel, MaxPool::default())
     }
     /// [`max_pool2d`](Tensor::max_pool2d) with options: sizes are `⌊(h + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`, as
-    /// PyTorch has it. Mistakes besides: a stride or dilation of 0, a padding of more than half of the kernel.
+    /// PyTorch has it. Mistakes besides: a stride or dilation of 0, a padding with which a window lies
+    /// beside all elements (it may be more than half of the kernel, as in ONNX).
     #[track_caller]
     pub fn max_pool2d_with(self, kernel: impl Into<Pair>, options: MaxPool<2>) -> Tensor<'g> {
         let Pair(kernel) = kernel.into();
@@ -119,11 +120,13 @@ pub(super) fn images() -> Vec<(String, Shape, Shape, Image)> {
         image(&[3, 1, 5, 7], [3, 3], MaxPool { padding: [1, 1], ..one }),
         image(&[1, 3, 11, 13], [3, 3], MaxPool { padding: [1, 1], ..two }),
         image(&[2, 1, 9, 10], [2, 1], MaxPool { stride: Some([3, 5]), ..plain }), // stride > kernel
-        image(&[2, 2, 5, 4], [5, 4], plain), // all of it
+        image(&[2, 2, 5, 4], [5, 4], plain),                                      // all of it
         image(&[1, 1, 4, 9], [4, 5], MaxPool { stride: Some([3, 2]), padding: [2, 1], ..plain }),
         image(&[1, 2, 9, 10], [3, 2], MaxPool { padding: [1, 1], dilation: [2, 3], ..one }),
         image(&[1, 1, 10, 11], [2, 3], MaxPool { padding: [1, 1], dilation: [3, 2], ceil_mode: true, ..two }),
-        image(&[5, 17, 6, 6], [3, 3], two), // many groups
+        image(&[5, 17, 6, 6], [3, 3], two),                               // many groups
+        image(&[2, 2, 3, 4], [3, 4], MaxPool { padding: [2, 3], ..one }), // more padding than half of the kernel
+        image(&[1, 2, 5, 4], [2, 3], MaxPool { padding: [1, 4], dilation: [1, 2], ..two }),
         image(&[3, 77, 65], [2, 2], plain),
     ]
 }
@@ -149,8 +152,8 @@ mod tests {
         start(message(x, [2, 2], MaxPool { stride: Some([0, 1]), ..plain }), "[1, 3, 4, 6]: stride 0 should be at least 1");
         start(message(x, [2, 2], MaxPool { dilation: [1, 0], ..plain }), "[1, 3, 4, 6]: dilation 0 should be at least 1");
         start(
-            message(x, [3, 3], MaxPool { padding: [1, 2], ..plain }),
-            "[1, 3, 4, 6]: padding 2 is more than half of the kernel 3",
+            message(x, [3, 3], MaxPool { padding: [1, 3], ..plain }),
+            "[1, 3, 4, 6]: window 0 lies beside all of the 6 elements: a smaller padding or dilation would do",
         );
         start(message(x, [7, 2], plain), "[1, 3, 4, 6]: a kernel of 7 is larger than 4 elements with padding 0");
         start(
@@ -159,7 +162,7 @@ mod tests {
         );
         start(
             message(x, [2, 2], MaxPool { padding: [1, 0], dilation: [5, 1], ..plain }),
-            "[1, 3, 4, 6]: window 0 has no element of 4: a smaller dilation or padding would do",
+            "[1, 3, 4, 6]: window 0 lies beside all of the 4 elements: a smaller padding or dilation would do",
         );
         let huge = usize::MAX;
         start(

@@ -94,7 +94,7 @@ impl Along {
         match self.rule {
             Rule::Window { kernel, stride, padding, counted } => {
                 let (start, end) = (o * stride, (o * stride + kernel).min(n + 2 * padding));
-                let (first, last) = (start.saturating_sub(padding), end.saturating_sub(padding).min(n));
+                let (first, last) = (start.saturating_sub(padding).min(n), end.saturating_sub(padding).min(n));
                 even(first, last, if counted { end - start } else { last - first })
             }
             Rule::Bins => {

@@ -1,8 +1,8 @@
 //! The methods of [`Tensor`] that resample, and the op's test cases.
 
 use super::*;
-use crate::ops::max_pool2d::{Windows, no_images};
 use crate::ops::conv2d::Pair;
+use crate::ops::max_pool2d::{Windows, no_images};
 use std::panic::Location;
 
 /// What `avg_pool1d_with` (`N` = 1) and `avg_pool2d_with` (`N` = 2) are given.
@@ -10,7 +10,7 @@ use std::panic::Location;
 pub struct AvgPool<const N: usize> {
     /// How far each window is from the one before; the kernel's size without one.
     pub stride: Option<[usize; N]>,
-    /// Zeros on each side; at most half of the kernel.
+    /// Zeros on each side. Where they do not count, each window must reach an element.
     pub padding: [usize; N],
     /// Rounds the output's size up instead of down: the last window may reach past the padding.
     pub ceil_mode: bool,
@@ -63,7 +63,8 @@ impl<'g> Tensor<'g> {
         self.avg_pool2d_with(kernel, AvgPool::default())
     }
     /// [`avg_pool2d`](Tensor::avg_pool2d) with options: sizes are `⌊(h + 2·padding − kernel) / stride⌋ + 1`, as PyTorch has
-    /// it. Mistakes besides: a stride of 0, a padding of more than half of the kernel.
+    /// it. Mistakes besides: a stride of 0, a mean without the padding of a window that lies in it wholly (the padding may be
+    /// more than half of the kernel, as in ONNX; where it counts such a mean is 0).
     #[track_caller]
     pub fn avg_pool2d_with(self, kernel: impl Into<Pair>, options: AvgPool<2>) -> Tensor<'g> {
         let Pair(kernel) = kernel.into();
@@ -135,6 +136,7 @@ impl<'g> Tensor<'g> {
                 let op = Resample { rows: Along::flip(n), columns: Along::same(inner), transposed: false };
                 self.reshape([outer, n, inner]).apply(op).reshape(x)
             }
+            None if x.is_scalar_along(axis) => self,
             None => self.graph.mistake("flip", &[x], format!("there is no axis {axis}"), place),
         }
     }
@@ -155,13 +157,14 @@ impl<'g> Tensor<'g> {
 }
 
 fn mean<const N: usize>(n: usize, kernel: usize, stride: Option<usize>, padding: usize, o: &AvgPool<N>) -> Result<Along, String> {
-    Ok(Along::mean(Windows::new(n, kernel, stride.unwrap_or(kernel), padding, 1, o.ceil_mode)?, o.count_include_pad))
+    let counted = o.count_include_pad;
+    Ok(Along::mean(Windows::new(n, kernel, stride.unwrap_or(kernel), padding, 1, o.ceil_mode, counted)?, counted))
 }
 
 /// Pairs of axes to test.
 pub(super) fn sizes() -> Vec<[Along; 2]> {
     let window = |n, kernel, stride, padding, ceil, counted| {
-        Along::mean(Windows::new(n, kernel, stride, padding, 1, ceil).expect("the windows fit"), counted)
+        Along::mean(Windows::new(n, kernel, stride, padding, 1, ceil, counted).expect("the windows fit"), counted)
     };
     let all = |f: &dyn Fn(usize, usize) -> Result<Along, String>, sizes: &[[usize; 4]]| -> Vec<[Along; 2]> {
         sizes.iter().map(|&[h, oh, w, ow]| [f(h, oh).expect("not 0"), f(w, ow).expect("not 0")]).collect()
@@ -176,6 +179,9 @@ pub(super) fn sizes() -> Vec<[Along; 2]> {
         [window(5, 5, 5, 0, false, true), window(4, 4, 4, 0, false, true)],
         [window(4, 4, 3, 2, true, true), window(9, 5, 2, 1, true, false)],
         [window(97, 3, 2, 1, true, false), window(67, 2, 1, 1, true, true)],
+        // More padding than half of a kernel; windows in it wholly.
+        [window(4, 3, 2, 2, false, false), window(5, 4, 1, 3, true, true)],
+        [window(3, 2, 2, 3, false, true), window(4, 3, 1, 5, false, true)],
         [Along::flip(3), Along::same(37)],
         [Along::flip(129), Along::same(1)],
     ];
@@ -206,7 +212,7 @@ pub(super) fn cases() -> Vec<Case> {
     let linear = |n, out| Along::linear(n, out, false).expect("not 0");
     let large = Resample { rows: linear(31, 131), columns: linear(37, 127), transposed: false };
     cases.push(Case::new("upsample [31, 37] to [131, 127]", large, &[Shape::from([31, 37])]).flat());
-    let mean = |n| Along::mean(Windows::new(n, 3, 2, 1, 1, false).expect("the windows fit"), true);
+    let mean = |n| Along::mean(Windows::new(n, 3, 2, 1, 1, false, true).expect("the windows fit"), true);
     let large = Resample { rows: mean(131), columns: mean(127), transposed: true };
     cases.push(Case::new("gradient of avg_pool2d [131, 127]", large, &[Shape::from([66, 64])]).flat());
     cases
@@ -230,8 +236,8 @@ mod tests {
         message(x, &|x| x.avg_pool2d([5, 2]), "avg_pool2d: [1, 3, 4, 6]: a kernel of 5 is larger than 4 elements with padding 0 (");
         let stride = AvgPool { stride: Some([1, 0]), ..plain };
         message(x, &|x| x.avg_pool2d_with([2, 2], stride), "avg_pool2d: [1, 3, 4, 6]: stride 0 should be at least 1 (");
-        let padding = AvgPool { padding: [2, 0], ..plain };
-        message(x, &|x| x.avg_pool2d_with([3, 2], padding), "avg_pool2d: [1, 3, 4, 6]: padding 2 is more than half of the kernel 3 (");
+        let padding = AvgPool { padding: [3, 0], count_include_pad: false, ..plain };
+        message(x, &|x| x.avg_pool2d_with([3, 2], padding), "avg_pool2d: [1, 3, 4, 6]: window 0 lies beside all of the 4 elements: a");
         message(x, &|x| x.avg_pool1d(2), "avg_pool1d: [1, 3, 4, 6]: takes [n, channels, length]: give it these axes by");
         message(x, &|x| x.adaptive_avg_pool2d([0, 3]), "adaptive_avg_pool2d: [1, 3, 4, 6]: an output of size 0 holds nothing (");
         message(Shape::from([4, 6]), &|x| x.adaptive_avg_pool2d([1, 1]), "adaptive_avg_pool2d: [4, 6]: takes images");
