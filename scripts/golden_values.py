@@ -236,6 +236,8 @@ def elementwise():
     return strings(out)
 
 
+# ---- norms -----------------------------------------------------------------------------------------------
+
 def norms():
     """Lines of four, normalised with an eps of 1e-5 (the f32), and the gradient for them of that for the result."""
     eps = torch.tensor(1e-5, dtype=torch.float32).double().item()
@@ -258,7 +260,39 @@ def norms():
     return {"cases": cases}
 
 
-MODULES = {"elementwise": elementwise, "norms": norms}
+# ---- schedules -------------------------------------------------------------------------------------------
+
+def updates():
+    """Learning rates at the edges of schedules. Where PyTorch divides by zero there is no case."""
+    schedulers = torch.optim.lr_scheduler
+    wanted = [("CosineAnnealingLR", {"T_max": n}, 5) for n in (1, 2)]
+    wanted += [("PolynomialLR", {"total_iters": n, "power": power}, 4) for n in (1, 2) for power in (0.0, 1.0, 2.5)]
+    wanted += [("LinearLR", {"start_factor": start, "end_factor": 0.5, "total_iters": n}, 4) for n in (1, 2) for start in (1.0, 0.25)]
+    wanted += [("StepLR", {"step_size": n, "gamma": gamma}, 4) for n in (1, 3) for gamma in (0.0, 0.5, 1.0, 2.0)]
+    wanted += [("ExponentialLR", {"gamma": gamma}, 4) for gamma in (0.0, 0.5, 1.0, 2.0)]
+    for n in (1, 2, 3, 4, 7, 10):
+        for share in (0.0, 0.05, 0.25, 0.3, 0.5, 0.9, 0.99, 1.0):
+            for anneal in ("cos", "linear"):
+                args = {"max_lr": 1.0, "total_steps": n, "pct_start": share, "anneal_strategy": anneal}
+                args |= {"div_factor": 25.0, "final_div_factor": 4.0, "cycle_momentum": False}
+                wanted.append(("OneCycleLR", args, n))
+    cases = []
+    for name, args, steps in wanted:
+        optimizer = torch.optim.SGD([torch.zeros(1, dtype=torch.float64, requires_grad=True)], lr=1.0)
+        try:
+            scheduler, lr = getattr(schedulers, name)(optimizer, **args), []
+            for step in range(steps):
+                lr.append(float(optimizer.param_groups[0]["lr"]))
+                optimizer.step()
+                if step < steps - 1:
+                    scheduler.step()
+        except ZeroDivisionError:
+            continue
+        cases.append({"schedule": name, "args": args, "lr": lr})
+    return {"torch": torch.__version__, "cases": cases}
+
+
+MODULES = {"elementwise": elementwise, "norms": norms, "updates": updates}
 
 
 def main():

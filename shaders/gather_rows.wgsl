@@ -8,7 +8,7 @@
 // before it, m² comparisons in all (neighbours read the same index at the same time).
 // `grad_table` — LANES invocations per row of dtable find the row's first token by bisection, then add up its tokens, in
 // their order: each of them the columns lane, lane + LANES, ….
-// An index ≥ rows (a caller's mistake, caught on the host) is taken as the last row, so that no read is out of bounds.
+// An index ≥ rows (computed here: the host refuses its own) gives NaN, and its gradient goes to no row.
 //!include lib/index
 
 @compute @workgroup_size(WG)
@@ -16,20 +16,21 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     let i = group_index(id, n) * WG + local;
     if i < p.units {
         let at = p.first + i;
-        y[i] = table[min(index[at / p.cols], p.rows - 1u) * p.cols + at % p.cols];
+        let row = index[at / p.cols];
+        let value = table[min(row, p.rows - 1u) * p.cols + at % p.cols];
+        // With the bits of a number that the compiler does not know, a NaN that it cannot take away.
+        y[i] = select(bitcast<f32>(row | 0x7fc00000u), value, row < p.rows);
     }
 }
-
-fn row_of(i: u32) -> u32 { return min(index[i], p.rows - 1u); }
 
 @compute @workgroup_size(WG)
 fn sort(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let i = group_index(id, n) * WG + local;
     if i < p.units {
-        let row = row_of(i);
+        let row = index[i];
         var before = 0u;
         for (var k = 0u; k < p.m; k++) {
-            let other = row_of(k);
+            let other = index[k];
             before += u32(other < row || (other == row && k < i));
         }
         order[before] = i;
@@ -45,13 +46,13 @@ fn grad_table(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: 
         var end = p.m;
         while first < end {
             let middle = (first + end) / 2u;
-            if row_of(order[middle]) < row {
+            if index[order[middle]] < row {
                 first = middle + 1u;
             } else {
                 end = middle;
             }
         }
-        while end < p.m && row_of(order[end]) == row {
+        while end < p.m && index[order[end]] == row {
             end++;
         }
         for (var column = local % LANES; column < p.cols; column += LANES) {

@@ -3,9 +3,9 @@
 use crate::{
     error::Result,
     graph::Kind,
-    host::{Host, Real, View, ViewMut},
+    host::{self, Host, Real, View, ViewMut},
     ops::Key,
-    optim::{Guard, Hyper, MAX_STATES, Optimizer, square_sum},
+    optim::{Guard, Hyper, MAX_STATES, Optimizer, Sizes, square_sum},
     params::Layout,
     plan::{CPU_INPUTS, Loc, Plan, Step, ir::Ir},
     scratch,
@@ -46,42 +46,94 @@ pub struct Store {
     pub grads: Vec<Vec<f32>>,
     /// By state, by piece of trained parameters.
     pub states: Vec<Vec<Vec<f32>>>,
-    /// Σ g² over the gradients of each parameter that is trained.
+    /// Σ g² over the gradients of each parameter; of state, over what it becomes.
     pub squares: Vec<f64>,
     pub guard: Guard,
+    /// How large weights and states are at most.
+    sizes: Sizes,
 }
 
 impl Store {
-    pub fn new(layout: Layout, states: usize) -> Store {
-        let zeros = |pieces: usize| -> Vec<Vec<f32>> { layout.pieces[..pieces].iter().map(|&n| vec![0.0; n]).collect() };
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) without the memory.
+    pub fn new(layout: Layout, states: usize) -> Result<Store> {
+        let zeros = |what: &str, pieces: usize| -> Result<Vec<Vec<f32>>> {
+            layout.pieces[..pieces].iter().enumerate().map(|(i, &n)| host::zeros(&format!("{what} piece {i} [{n}]"), n)).collect()
+        };
         let all = layout.pieces.len();
-        let states = (0..states).map(|_| zeros(layout.trained)).collect();
+        let states = (0..states).map(|k| zeros(&format!("state {k}"), layout.trained)).collect::<Result<_>>()?;
+        let (params, grads) = (zeros("params", all)?, zeros("grads", all)?);
         let squares = vec![0.0; layout.ranges.len()];
-        Store { params: zeros(all), grads: zeros(all), states, squares, guard: Guard::default(), layout }
+        Ok(Store { params, grads, states, squares, guard: Guard::default(), sizes: Sizes::default(), layout })
     }
     /// Sets all gradients, by piece.
     pub fn set_grads(&mut self, pieces: Vec<Vec<f32>>) {
         self.grads = pieces;
-        for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges).filter(|(_, range)| range.piece < self.layout.trained) {
+        for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges) {
             *square = square_sum(&self.grads[range.piece][range.start..range.start + range.len]);
         }
     }
-    /// Checks the step (numbered from 0) and updates the weights, unless it or one before it was not finite.
+    /// Checks the step (numbered from 0) and updates the weights, unless it or one before it was not finite. `hyper` has a row for each
+    /// group.
     pub fn update(&mut self, optimizer: &Optimizer, hyper: &[Hyper], step: u64, loss: f32) {
-        let trained = self.layout.trained;
-        self.guard.judge(step, loss, self.squares.iter().sum(), optimizer.clip());
+        if self.guard.near != 0 {
+            // They come from outside.
+            self.sizes = Sizes::default();
+        }
+        self.guard.near = u32::from(self.sizes.are_near());
+        let live = self.squares.iter().zip(&self.layout.ranges).filter(|(_, range)| self.layout.is_live(range));
+        self.guard.judge(step, loss, live.map(|(square, _)| square).sum(), optimizer.clip());
+        if self.guard.halt == 0 {
+            let over = self.attempt(optimizer, hyper);
+            self.guard.refuse(step, over);
+        }
         if self.guard.halt != 0 {
             return;
         }
-        for (piece, ends) in self.layout.ends[..trained].iter().enumerate() {
-            let (count, mut states) = (self.states.len(), self.states.iter_mut());
-            let mut states: [&mut [f32]; MAX_STATES] = array::from_fn(|_| states.next().map_or(&mut [][..], |s| &mut s[piece]));
-            optimizer.update(hyper, ends, self.guard.factor, &mut self.params[piece], &self.grads[piece], &mut states[..count]);
+        for piece in 0..self.layout.trained {
+            let (n, ends) = (self.layout.live(piece), &self.layout.ends[piece]);
+            let (w, g) = (&mut self.params[piece][..n], &self.grads[piece][..n]);
+            let (count, mut states) = (self.states.len(), states(&mut self.states, piece, n));
+            optimizer.update(hyper, ends, &self.guard, w, g, &mut states[..count]);
         }
-        for (state, value) in self.params.iter_mut().zip(&self.grads).skip(trained) {
+        for (state, value) in self.params.iter_mut().zip(&self.grads).skip(self.layout.trained) {
             state.copy_from_slice(value);
         }
+        self.sizes = self.sizes.after(optimizer, self.guard.reach(optimizer.clip()), hyper);
+        if self.sizes.are_near() || self.guard.strict != 0 {
+            // Only where one cannot tell does one look.
+            let pieces = self.params.iter().take(self.layout.trained).enumerate();
+            let weights = pieces.map(|(piece, w)| &w[..self.layout.live(piece)]);
+            self.sizes = Sizes::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
+        }
     }
+    /// What the update would make infinite or NaN, in the order of [`Guard::over`].
+    fn attempt(&mut self, optimizer: &Optimizer, hyper: &[Hyper]) -> [u32; MAX_STATES + 2] {
+        let mut over = 0;
+        if self.guard.trial == 2 {
+            for piece in 0..self.layout.trained {
+                let (n, ends) = (self.layout.live(piece), &self.layout.ends[piece]);
+                let (w, g) = (&mut self.params[piece][..n], &self.grads[piece][..n]);
+                let (count, mut states) = (self.states.len(), states(&mut self.states, piece, n));
+                over |= optimizer.try_update(hyper, ends, &self.guard, w, g, &mut states[..count]);
+            }
+        }
+        let mut over = array::from_fn(|k| over >> k & 1);
+        let trained = self.layout.trained;
+        for (square, range) in self.squares.iter().zip(&self.layout.ranges).filter(|(_, range)| range.piece >= trained) {
+            let of = |flat: &[Vec<f32>], i: usize| flat[range.piece][range.start + i].is_finite();
+            // Only then is the number looked for.
+            let bad = !square.is_finite() && (0..range.len).any(|i| of(&self.params, i) && !of(&self.grads, i));
+            over[MAX_STATES + 1] |= u32::from(bad);
+        }
+        over
+    }
+}
+
+/// The first `n` elements of a piece of each state.
+fn states(all: &mut [Vec<Vec<f32>>], piece: usize, n: usize) -> [&mut [f32]; MAX_STATES] {
+    let mut all = all.iter_mut();
+    array::from_fn(|_| all.next().map_or(&mut [][..], |s| &mut s[piece][..n]))
 }
 
 /// A plan with its buffers. Nothing is allocated in a step.
@@ -95,11 +147,13 @@ pub struct Exec {
 const INPUTS: usize = CPU_INPUTS + 1;
 
 impl Exec {
-    pub fn new(plan: Plan) -> Exec {
-        scratch::prepare();
-        let slots = plan.slots.iter().map(|s| Host::zeros(Shape::from([s.elements]).of(s.dtype))).collect();
-        let inputs = plan.inputs.iter().map(|i| Host::zeros(i.shape)).collect();
-        Exec { plan, slots, inputs }
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) without the memory.
+    pub fn new(plan: Plan) -> Result<Exec> {
+        scratch::prepare()?;
+        let slots = plan.slots.iter().map(|s| Host::try_zeros(Shape::from([s.elements]).of(s.dtype))).collect::<Result<_>>()?;
+        let inputs = plan.inputs.iter().map(|i| Host::try_zeros(i.shape)).collect::<Result<_>>()?;
+        Ok(Exec { plan, slots, inputs })
     }
     /// Hands over the data of an input; its shape has been checked.
     pub fn write(&mut self, input: usize, data: &Host<f32>) {
@@ -149,8 +203,7 @@ impl Exec {
             }
             // While the gradient is in cache.
             if let Loc::Grad(i) = loc {
-                let trained = store.layout.ranges[i].piece < store.layout.trained;
-                store.squares[i] = if trained { square_sum(y.f) } else { 0.0 };
+                store.squares[i] = square_sum(y.f);
             }
         }
         match (loc, taken.data) {
@@ -192,8 +245,8 @@ impl Exec {
         let (loc, shape) = self.plan.outputs[output];
         let v = self.view(&self.plan, store, loc, shape);
         Ok(match shape.dtype() {
-            DType::F32 => Host::new(shape, v.f.to_vec()),
-            DType::U32 => Host::labels(shape, v.u.to_vec()),
+            DType::F32 => Host::new(shape, host::copy("an output", v.f)?),
+            DType::U32 => Host::labels(shape, host::copy("an output", v.u)?),
         })
     }
 }

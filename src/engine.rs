@@ -7,10 +7,11 @@ use crate::{
     error::{Error, Result},
     gpu::{self, Counters, ExecOptions, Resident, StepRow, UpdatePass},
     graph::ParamDef,
-    host::Host,
+    host::{self, Host},
+    kernel::{Caps, Kernel},
     ops::Key,
-    optim::{Groups, Guard, Optimizer, assign_kernel},
-    params::Layout,
+    optim::{Groups, Guard, Hyper, Optimizer, assign_kernel, assign_trial_kernel},
+    params::{Layout, MAX_GROUPS},
     plan::{Memory, Plan},
     profile::{self, KernelTime, StepTimes},
 };
@@ -34,6 +35,14 @@ impl Update {
     pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Update> {
         let groups = optimizer.groups(params)?;
         Ok(Update { optimizer, groups })
+    }
+    /// The hyperparameters of a step (from 0), a row for each group.
+    fn hyper(&self, step: u64) -> [Hyper; MAX_GROUPS] {
+        self.optimizer.hyper(step + 1, &self.groups.settings)
+    }
+    /// Whether such a step needs no trial, as far as the hyperparameters are concerned.
+    fn is_bounded(&self, step: u64) -> bool {
+        self.optimizer.is_bounded(&self.hyper(step)[..self.groups.settings.len()])
     }
 }
 
@@ -95,6 +104,8 @@ pub(crate) struct Store {
     flat: Flat,
     /// Whether a step was made on them, or values were set: before that state means nothing (see `Graph::require_step`).
     trained: Arc<AtomicBool>,
+    /// [`Guard::strict`] as it is there.
+    strict: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -114,24 +125,29 @@ impl Store {
         let states = update.map_or(Vec::new(), |u| u.optimizer.states());
         let layout = layout(device, params, update)?;
         let flat = match device.as_gpu() {
-            None => Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len())))),
+            None => Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len())?))),
             Some(gpu) => Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?)),
         };
-        let store = Store { flat, trained: Arc::default() };
+        let store = Store { flat, trained: Arc::default(), strict: Arc::default() };
         store.reset(params, update, seed)?;
         Ok(store)
     }
     /// Sets initial weights and states.
     pub fn reset(&self, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<()> {
         let layout = self.layout();
-        let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| vec![0.0; n]).collect();
+        let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| host::zeros("initial values", n)).collect::<Result<_>>()?;
         for (param, range) in params.iter().zip(&layout.ranges) {
             let values = param.init.values(param.shape, seed, &param.name)?;
             flat[range.piece][range.start..range.start + range.len].copy_from_slice(&values);
         }
         self.write_params(flat)?;
         for (k, state) in update.iter().flat_map(|u| u.optimizer.states()).enumerate() {
-            self.write_state(k, layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect())?;
+            let mut start: Vec<Vec<f32>> =
+                layout.pieces[..layout.trained].iter().map(|&n| host::zeros(state.name, n)).collect::<Result<_>>()?;
+            if state.start != 0.0 {
+                start.iter_mut().for_each(|piece| piece.fill(state.start));
+            }
+            self.write_state(k, start)?;
         }
         self.trained.store(false, Relaxed);
         self.write_guard(Guard::default())
@@ -155,11 +171,11 @@ impl Store {
             Flat::Cpu(s) => lock(s).params = pieces,
             Flat::Gpu(s) => s.write_params(&pieces)?,
         }
-        Ok(())
+        self.set_near()
     }
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            Flat::Cpu(s) => Ok(lock(s).params.clone()),
+            Flat::Cpu(s) => copies("params", &lock(s).params),
             Flat::Gpu(s) => s.read_params().await,
         }
     }
@@ -172,7 +188,7 @@ impl Store {
     }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            Flat::Cpu(s) => Ok(lock(s).grads.clone()),
+            Flat::Cpu(s) => copies("grads", &lock(s).grads),
             Flat::Gpu(s) => s.read_grads().await,
         }
     }
@@ -181,15 +197,35 @@ impl Store {
             Flat::Cpu(s) => lock(s).states[k] = pieces,
             Flat::Gpu(s) => s.write_state(k, &pieces)?,
         }
-        Ok(())
+        self.set_near()
     }
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            Flat::Cpu(s) => Ok(lock(s).states[k].clone()),
+            Flat::Cpu(s) => copies("state", &lock(s).states[k]),
             Flat::Gpu(s) => s.read_state(k).await,
         }
     }
+    /// Says that weights or states may be of any size, as they come from outside.
+    fn set_near(&self) -> Result<()> {
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).guard.near = 1,
+            Flat::Gpu(s) => s.write_near(true)?,
+        }
+        Ok(())
+    }
+    /// Says whether the steps that come next have hyperparameters with which the rule may overflow.
+    fn set_strict(&self, strict: bool) -> Result<()> {
+        if self.strict.swap(strict, Relaxed) == strict {
+            return Ok(());
+        }
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).guard.strict = strict.into(),
+            Flat::Gpu(s) => s.write_strict(strict)?,
+        }
+        Ok(())
+    }
     pub fn write_guard(&self, guard: Guard) -> Result<()> {
+        self.strict.store(guard.strict != 0, Relaxed);
         match &self.flat {
             Flat::Cpu(s) => lock(s).guard = guard,
             Flat::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
@@ -202,6 +238,10 @@ impl Store {
             Flat::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
+}
+
+fn copies(what: &str, pieces: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
+    pieces.iter().map(|piece| host::copy(what, piece)).collect()
 }
 
 /// Steps whose losses and metrics are kept until they are read.
@@ -326,7 +366,7 @@ impl Engine {
                     kernels.push(KernelTime::update(format!("update {} [{}]", u.optimizer.name(), layout.elements()), "cpu", bytes));
                 }
                 let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
-                Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)), store: store.clone(), ring }
+                Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)?), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
         };
@@ -358,6 +398,7 @@ impl Engine {
             self.store.mark_trained();
         }
         let keys = (0..count as u64).map(|k| Key { step: key.step + k, ..key });
+        self.expect(keys.clone(), update)?;
         match &mut self.on {
             Loaded::Cpu { .. } => {
                 cpu::work(|| keys.for_each(|key| self.step_here(key, update, |_| ())));
@@ -365,6 +406,11 @@ impl Engine {
             }
             Loaded::Gpu(exec) => exec.submit_steps(&keys.map(|key| row(key, update)).collect::<Vec<_>>(), fed),
         }
+    }
+    /// Says what hyperparameters come next.
+    fn expect(&self, mut keys: impl Iterator<Item = Key>, update: Option<&Update>) -> Result<()> {
+        let Some(update) = update else { return Ok(()) };
+        self.store.set_strict(keys.any(|key| !update.is_bounded(key.step)))
     }
     /// A step of a CPU; `done` hears the number of each kernel when it is done.
     fn step_here(&mut self, key: Key, update: Option<&Update>, mut done: impl FnMut(usize)) {
@@ -377,9 +423,9 @@ impl Engine {
                 *value = exec.number(&store, output);
             }
         }
-        if let Some(Update { optimizer, groups }) = update {
-            let (loss, hyper) = (exec.number(&store, 0), optimizer.hyper(key.step + 1, &groups.settings));
-            store.update(optimizer, &hyper, key.step, loss);
+        if let Some(update) = update {
+            let loss = exec.number(&store, 0);
+            store.update(&update.optimizer, &update.hyper(key.step)[..update.groups.settings.len()], key.step, loss);
             done(self.kernels.len() - 1);
         }
     }
@@ -388,6 +434,7 @@ impl Engine {
         if update.is_some() {
             self.store.mark_trained();
         }
+        self.expect(std::iter::once(key), update)?;
         if let Loaded::Gpu(exec) = &mut self.on {
             return exec.profile(&row(key, update), zero).await;
         }
@@ -445,35 +492,46 @@ fn row(key: Key, update: Option<&Update>) -> StepRow {
 /// Bytes that the update of a piece reads and writes: weights and states both, gradients once; of state, what it becomes and what
 /// it is.
 fn update_bytes(update: &Update, layout: &Layout, piece: usize) -> u64 {
-    let tensors = if piece < layout.trained { 3 + 2 * update.optimizer.states().len() } else { 2 };
-    (tensors * layout.pieces[piece] * 4) as u64
+    let state = 2 * layout.pieces[piece];
+    let n = if piece < layout.trained { (3 + 2 * update.optimizer.states().len()) * layout.live(piece) } else { state };
+    n as u64 * 4
 }
-/// Bytes that the check of a piece reads.
+/// Bytes that the check of a piece reads: gradients, or what state becomes.
 fn guard_bytes(layout: &Layout, piece: usize) -> u64 {
-    if piece < layout.trained { layout.pieces[piece] as u64 * 4 } else { 0 }
+    4 * if piece < layout.trained { layout.live(piece) } else { layout.pieces[piece] } as u64
 }
 /// The updates as kernels to measure.
 fn update_kernels(update: &Update, layout: &Layout, passes: &[UpdatePass]) -> Vec<KernelTime> {
-    let kernel = |(i, p): (usize, &UpdatePass)| {
-        // The checks of all pieces come first.
-        let bytes = if i < layout.trained { guard_bytes(layout, p.piece) } else { update_bytes(update, layout, p.piece) };
+    let kernel = |p: &UpdatePass| {
+        let bytes = match p.kernel.name {
+            // In nearly all steps it finds in the guard that there is nothing to try.
+            _ if p.is_trial() && p.piece < layout.trained => size_of::<Guard>() as u64,
+            _ if p.is_trial() => guard_bytes(layout, p.piece),
+            "guard" => guard_bytes(layout, p.piece),
+            _ => update_bytes(update, layout, p.piece),
+        };
         KernelTime::update(p.label(layout), p.kernel.name, bytes)
     };
-    passes.iter().enumerate().map(kernel).collect()
+    passes.iter().map(kernel).collect()
 }
 
-/// The check and the update as passes over the flat buffers.
-fn passes(update: &Update, layout: &Layout, caps: &crate::kernel::Caps) -> Vec<UpdatePass> {
-    let guard = update.optimizer.guard_kernels(layout, caps).into_iter().map(|(piece, kernel)| UpdatePass { kernel, piece });
-    let pieces = layout.pieces.iter().zip(&layout.ends).enumerate();
-    let updates = pieces.map(|(piece, (&units, ends))| UpdatePass {
-        kernel: match piece < layout.trained {
-            true => update.optimizer.update_kernel(ends, units, caps),
-            false => assign_kernel(units, caps),
-        },
-        piece,
-    });
-    guard.chain(updates).collect()
+/// The check, the trial and the update as passes over the flat buffers.
+fn passes(update: &Update, layout: &Layout, caps: &Caps) -> Vec<UpdatePass> {
+    let optimizer = &update.optimizer;
+    let guard = optimizer.guard_kernels(layout, caps).into_iter().map(|(piece, kernel)| UpdatePass { kernel, piece });
+    let each = |live: fn(&Optimizer, &[usize], &Caps) -> Kernel, state: fn(usize, &Caps) -> Kernel| -> Vec<UpdatePass> {
+        let pieces = (0..layout.pieces.len()).filter(|&piece| piece >= layout.trained || layout.live(piece) > 0);
+        let pass = |piece: usize| UpdatePass {
+            kernel: match piece < layout.trained {
+                true => live(optimizer, &layout.ends[piece], caps),
+                false => state(layout.pieces[piece], caps),
+            },
+            piece,
+        };
+        pieces.map(pass).collect()
+    };
+    let trials = each(Optimizer::trial_kernel, assign_trial_kernel);
+    guard.chain(trials).chain(each(Optimizer::update_kernel, assign_kernel)).collect()
 }
 
 /// A batch as the graph wants it, or an error that says what is wrong with it.

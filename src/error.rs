@@ -132,7 +132,8 @@ pub enum Error {
         /// What to make smaller.
         advice: String,
     },
-    /// The loss or a gradient stopped being finite. The weights are those before this step.
+    /// The loss, a gradient, or what the update would have written stopped being finite. All weights and states are those before this
+    /// step.
     #[error(
         "step {step}: the {what} is not finite (loss {loss}); the weights are those of the last finite step. A smaller learning rate (Trainer::set_lr) or gradient clipping usually helps"
     )]
@@ -141,7 +142,8 @@ pub enum Error {
         step: u64,
         /// Its loss.
         loss: f32,
-        /// `loss` or `gradient`.
+        /// `loss`, `gradient`, or `update` and in brackets what would have overflowed: a weight, a state of the optimizer, state of
+        /// the model.
         what: String,
     },
     /// A parameter name or shape that does not match the model.

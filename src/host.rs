@@ -1,9 +1,11 @@
 //! Tensors in host memory, and the float they hold: `f32` on the CPU device, `f64` in the oracle.
 
 use crate::{
+    error::{Error, Result},
     ops::{Key, Op},
     shape::{DType, Shape},
 };
+use bytemuck::{Pod, Zeroable, allocation::try_zeroed_vec};
 use std::{fmt, ops::AddAssign};
 
 /// The float of a CPU computation. Op authors write the reference once, generic over it.
@@ -121,6 +123,28 @@ impl Real for f64 {
     }
 }
 
+/// Memory for `n` numbers, all 0, which are `what`. Pages are mapped when they are first touched.
+///
+/// # Errors
+/// [`Error::Device`] where the host has not so much memory: a `Vec` would end the process.
+pub(crate) fn zeros<T: Zeroable>(what: &str, n: usize) -> Result<Vec<T>> {
+    try_zeroed_vec(n).map_err(|()| {
+        let bytes = (n as u64).saturating_mul(size_of::<T>() as u64);
+        let why = format!("{what}: there is no memory for {bytes} bytes; a smaller model or batch needs less");
+        Error::Device { device: "host memory".into(), why }
+    })
+}
+
+/// A copy of numbers, which are `what`.
+///
+/// # Errors
+/// As [`zeros`].
+pub(crate) fn copy<T: Pod>(what: &str, values: &[T]) -> Result<Vec<T>> {
+    let mut copy = zeros(what, values.len())?;
+    copy.copy_from_slice(values);
+    Ok(copy)
+}
+
 /// The elements of a tensor in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data<T> {
@@ -155,14 +179,34 @@ impl<T: Real> Host<T> {
     pub fn labels(shape: impl Into<Shape>, data: Vec<u32>) -> Self {
         Host { shape: shape.into().u32(), data: Data::Index(data) }
     }
-    /// Of that shape and element type, all zero.
+    /// Of that shape and element type, all zero. Where there is no memory for so many elements it has none, which is an error when
+    /// the tensor is used, as any other number that does not fit the shape; [`try_zeros`](Host::try_zeros) says so at once.
     pub fn zeros(shape: Shape) -> Self {
-        let n = shape.elements();
-        let data = match shape.dtype() {
-            DType::F32 => Data::Float(vec![T::zero(); n]),
-            DType::U32 => Data::Index(vec![0; n]),
+        let none = match shape.dtype() {
+            DType::F32 => Data::Float(Vec::new()),
+            DType::U32 => Data::Index(Vec::new()),
         };
-        Host { shape, data }
+        Host::try_zeros(shape).unwrap_or(Host { shape, data: none })
+    }
+    /// Of that shape and element type, all zero.
+    ///
+    /// ```
+    /// use downhill::{Error, Host, Shape};
+    /// assert_eq!(Host::<f32>::try_zeros(Shape::from([3]))?.f(), &[0.0; 3]);
+    /// let error = Host::<f32>::try_zeros(Shape::from([usize::MAX]));
+    /// assert!(matches!(error, Err(Error::Device { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no memory for so many elements.
+    pub fn try_zeros(shape: Shape) -> Result<Self> {
+        let (what, n) = (format!("a tensor {shape}"), shape.elements());
+        let data = match shape.dtype() {
+            DType::F32 => Data::Float(zeros(&what, n)?),
+            DType::U32 => Data::Index(zeros(&what, n)?),
+        };
+        Ok(Host { shape, data })
     }
     /// The floats; empty for a tensor of labels.
     pub fn f(&self) -> &[T] {

@@ -8,6 +8,7 @@
 
 use crate::{
     error::{Error, Result},
+    host,
     rng::Stream,
     shape::Shape,
 };
@@ -85,8 +86,14 @@ impl Init {
     /// # Errors
     /// [`Error::Parameter`] where the shape has fewer than the two axes that a fan or a matrix needs, where [`Init::Values`]
     /// are not as many as the shape's elements, or where a setting makes no distribution (a NaN, `low > high`, `std < 0`).
+    /// [`Error::Device`] where there is no memory for them.
     pub fn values(&self, shape: Shape, seed: u64, name: &str) -> Result<Vec<f32>> {
-        let n = shape.elements();
+        let (n, what) = (shape.elements(), format!("initial values of {name} {shape}"));
+        let filled = |value: &mut dyn FnMut() -> f64| -> Result<Vec<f32>> {
+            let mut all = host::zeros(&what, n)?;
+            all.iter_mut().for_each(|x: &mut f32| *x = value() as f32);
+            Ok(all)
+        };
         let refuse = |why: String| Error::Parameter { name: name.to_string(), why };
         let fans = || match *shape.dims() {
             [out, inputs, ref field @ ..] => {
@@ -97,19 +104,19 @@ impl Init {
         };
         let mut stream = Stream::new(seed, name);
         let mut uniform = |low: f64, high: f64| match low <= high && (high - low).is_finite() {
-            true => Ok((0..n).map(|_| (low + (high - low) * stream.random::<f64>()) as f32).collect()),
+            true => filled(&mut || low + (high - low) * stream.random::<f64>()),
             false => Err(refuse(format!("{self:?} is no range of numbers"))),
         };
         let mut stream = Stream::new(seed, name);
         let mut normal = |mean: f64, std: f64| match mean.is_finite() && std.is_finite() && std >= 0.0 {
-            true => Ok((0..n).map(|_| (mean + std * stream.normal()) as f32).collect()),
+            true => filled(&mut || mean + std * stream.normal()),
             false => Err(refuse(format!("{self:?} is no normal distribution"))),
         };
         match *self {
             _ if n == 0 => Ok(Vec::new()),
-            Init::Zeros => Ok(vec![0.0; n]),
-            Init::Ones => Ok(vec![1.0; n]),
-            Init::Constant(c) => Ok(vec![c; n]),
+            Init::Zeros => host::zeros(&what, n),
+            Init::Ones => filled(&mut || 1.0),
+            Init::Constant(c) => filled(&mut || f64::from(c)),
             Init::Uniform { low, high } => uniform(low as f64, high as f64),
             Init::Normal { mean, std } => normal(mean as f64, std as f64),
             Init::XavierUniform { gain } => {
@@ -136,9 +143,11 @@ impl Init {
                     return Err(refuse(format!("{self:?} has no finite gain")));
                 }
                 let rows = shape.dims()[0];
-                Ok(orthogonal(rows, n / rows, &mut Stream::new(seed, name)).iter().map(|q| (q * gain as f64) as f32).collect())
+                let q = orthogonal(rows, n / rows, &mut Stream::new(seed, name), &what)?;
+                let mut q = q.iter();
+                filled(&mut || q.next().map_or(0.0, |q| q * gain as f64))
             }
-            Init::Values(ref v) if v.len() == n => Ok(v.to_vec()),
+            Init::Values(ref v) if v.len() == n => host::copy(&what, v),
             Init::Values(ref v) => Err(refuse(format!("{} values were given for {shape}, which has {n} elements", v.len()))),
         }
     }
@@ -149,9 +158,10 @@ impl Init {
 /// Gram-Schmidt on normal vectors gives every orthogonal matrix the same chance. The modified form takes each finished
 /// vector out of all later ones, which are independent of each other and so run in parallel; in `f64` its error stays
 /// around ε·κ, some 1e-11 for such matrices, so one pass is enough.
-fn orthogonal(rows: usize, cols: usize, stream: &mut Stream) -> Vec<f64> {
+fn orthogonal(rows: usize, cols: usize, stream: &mut Stream, what: &str) -> Result<Vec<f64>> {
     let (n, len) = (rows.min(cols), rows.max(cols));
-    let mut q: Vec<f64> = (0..n * len).map(|_| stream.normal()).collect();
+    let mut q: Vec<f64> = host::zeros(what, n * len)?;
+    q.iter_mut().for_each(|x| *x = stream.normal());
     for i in 0..n {
         let (done, later) = q.split_at_mut((i + 1) * len);
         let v = &mut done[i * len..];
@@ -162,10 +172,12 @@ fn orthogonal(rows: usize, cols: usize, stream: &mut Stream) -> Vec<f64> {
             w.iter_mut().zip(&*v).for_each(|(w, v)| *w -= along * v);
         });
     }
-    match rows <= cols {
-        true => q,
-        false => (0..rows * cols).map(|i| q[i % cols * len + i / cols]).collect(),
+    if rows <= cols {
+        return Ok(q);
     }
+    let mut turned = host::zeros(what, n * len)?;
+    turned.iter_mut().enumerate().for_each(|(i, x)| *x = q[i % cols * len + i / cols]);
+    Ok(turned)
 }
 
 /// Four partial sums, so that the additions do not wait for each other.

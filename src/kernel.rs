@@ -66,6 +66,9 @@ pub enum Which {
 pub enum Span {
     /// All of it, always. Beyond the device's binding limit that is an error.
     Whole,
+    /// All of it, always, and any unit may write there: flags, say, that a unit can only raise. So it does not matter how many
+    /// dispatches the units are shared out among.
+    Flags,
     /// Unit `u` touches exactly the elements `u·n .. (u+1)·n`. Where a binding would be too large, the pass is
     /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
     /// these tensors from 0, and adds `p.first` where it needs the unit's number in the whole.
@@ -95,7 +98,7 @@ impl Span {
     /// The first element that unit `u` touches.
     pub fn start(self, u: usize) -> usize {
         match self {
-            Span::Whole => 0,
+            Span::Whole | Span::Flags => 0,
             Span::PerUnit(n) => u * n,
             Span::Blocks { units, elements } => u / units * elements,
             Span::Lines { line, chunks, chunk } => u / chunks * line + u % chunks * chunk,
@@ -141,6 +144,10 @@ impl Bind {
     /// The same, seen by the shader as vectors of four elements.
     pub fn vec4(self) -> Bind {
         Bind { vec4: true, ..self }
+    }
+    /// The same, written by whichever unit has a flag to raise.
+    pub fn flags(self) -> Bind {
+        Bind { span: Span::Flags, write: true, ..self }
     }
     /// The same, of which unit `u` touches the elements `u·n .. (u+1)·n`.
     pub fn per_unit(self, n: usize) -> Bind {

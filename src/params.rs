@@ -24,7 +24,7 @@ pub struct Range {
     pub start: usize,
     /// Elements.
     pub len: usize,
-    /// Its parameter group.
+    /// Its parameter group; the number of groups where it is frozen.
     pub group: usize,
 }
 
@@ -35,7 +35,7 @@ pub struct Layout {
     pub ranges: Vec<Range>,
     /// Elements of each piece; the gaps between ranges hold zeros.
     pub pieces: Vec<usize>,
-    /// For each piece, the element at which each group ends there (ascending; the last one is the piece's length).
+    /// For each piece, the element at which each group ends there (ascending). What is frozen lies behind the last group.
     pub ends: Vec<Vec<usize>>,
     /// How many pieces, the first ones, hold trained parameters. The others hold state: they have neither gradient nor
     /// optimizer state, and their part of the flat gradients is what the state becomes.
@@ -43,7 +43,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out `params`, whose groups are `groups[i]` (all below `count`), in pieces of at most `max_piece` elements. A parameter that
+    /// Lays out `params`, whose groups are `groups[i]` (below `count`, or `count` itself where they are frozen), in pieces of at most `max_piece` elements. A parameter that
     /// is larger than that gets a piece of its own, of at most `max_buffer` elements.
     pub fn new(params: &[ParamDef], groups: &[usize], count: usize, max_piece: usize, max_buffer: usize) -> Result<Layout> {
         let mut layout = Layout { ranges: vec![Range { piece: 0, start: 0, len: 0, group: 0 }; params.len()], ..Layout::default() };
@@ -72,6 +72,14 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+    /// Elements of a piece, from its start, that the optimizer changes: all but what is frozen, and none of state.
+    pub fn live(&self, piece: usize) -> usize {
+        if piece < self.trained { self.ends[piece].last().copied().unwrap_or(0) } else { 0 }
+    }
+    /// Whether the optimizer changes what lies there.
+    pub fn is_live(&self, range: &Range) -> bool {
+        range.start < self.live(range.piece)
     }
     /// Elements of all pieces together.
     pub fn elements(&self) -> usize {
@@ -104,6 +112,10 @@ mod tests {
         let l = Layout::new(&[def("mean", 5), def("a", 3), def("mean", 7)], &[0; 3], 1, 256, 2048).unwrap();
         assert_eq!((l.pieces, l.trained), (vec![64, 128], 1));
         assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (1, 64)]);
+        // What is frozen lies behind the groups.
+        let l = Layout::new(&params, &[1, 0, 0, 1], 1, 4096, 4096).unwrap();
+        assert_eq!((l.pieces, l.ends, l.trained), (vec![1280], vec![vec![128]], 1));
+        assert_eq!(l.ranges.iter().map(|r| r.start).collect::<Vec<_>>(), [128, 0, 64, 256]);
         let error = Layout::new(&params, &[0; 4], 1, 256, 512).unwrap_err().to_string();
         assert!(error.contains("parameter d [1000]") && error.contains("4096") && error.contains("2048"), "{error}");
     }

@@ -1,5 +1,6 @@
 //! Memory for intermediate results on the CPU device, which threads keep: a step allocates nothing.
 
+use crate::{error::Result, host};
 use std::cell::RefCell;
 
 /// Bytes that a buffer has at least: more than nearly all uses need. Memory that is not touched is not used.
@@ -28,13 +29,18 @@ pub fn with<T: bytemuck::Pod, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
 }
 
 /// Makes the buffers of every thread that works for the device, so that no step has to.
-pub fn prepare() {
-    rayon::broadcast(|_| {
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) without the memory.
+pub fn prepare() -> Result<()> {
+    let made = rayon::broadcast(|_| {
         FREE.with_borrow_mut(|free| {
             free.reserve(2 * DEEP);
             while free.len() < DEEP {
-                free.push(vec![0; LEAST / size_of::<u64>()]);
+                free.push(host::zeros("scratch of a thread", LEAST / size_of::<u64>())?);
             }
+            Ok(())
         })
     });
+    made.into_iter().collect()
 }

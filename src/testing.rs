@@ -410,9 +410,9 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Opti
     let plan = Plan::new(outputs, &[], options)?;
     let Some(gpu) = device.as_gpu() else {
         let layout = Layout::new(&plan.params, &vec![0; plan.params.len()], 1, usize::MAX, usize::MAX)?;
-        let mut store = cpu::Store::new(layout, 0);
+        let mut store = cpu::Store::new(layout, 0)?;
         initial(&plan, &store.layout.clone(), &mut store.params)?;
-        let mut exec = cpu::Exec::new(plan);
+        let mut exec = cpu::Exec::new(plan)?;
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
         let mut run = || {
             exec.run(&mut store, KEY);

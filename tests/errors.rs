@@ -317,7 +317,7 @@ fn optimizers() -> Check {
         (Sgd::new(0.1).schedule(Schedule::step(0, 0.5)), ""),
         (Sgd::new(0.1).schedule(Schedule::exponential(nan)), ""),
         (Sgd::new(0.1).schedule(Schedule::cosine(0)), ""),
-        (Sgd::new(0.1).schedule(Schedule::warmup(0)), ""),
+        (Sgd::new(0.1).schedule(Schedule::warmup(2).then(Schedule::cosine(0))), ""),
         (Sgd::new(0.1).schedule(Schedule::constant().then(Schedule::step(0, 0.5))), ""),
     ] {
         // Asking for its rate must not panic either.

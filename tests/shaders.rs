@@ -15,7 +15,7 @@ use downhill::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     losses, ops,
-    optim::{self, GroupOptions, Optimizer, assign_kernel},
+    optim::{self, GroupOptions, Optimizer, assign_kernel, assign_trial_kernel},
     params::Layout,
     plan::{Options, Plan},
     shape::DType,
@@ -229,16 +229,17 @@ impl Seen {
         let layout = Layout::new(&params, &groups.of, groups.settings.len(), 1024, 1 << 20)?;
         assert!(layout.pieces.len() > 1);
         let what = format!("{optimizer:?}");
-        for (piece, ends) in layout.ends.iter().enumerate() {
-            let kernel = optimizer.update_kernel(ends, layout.pieces[piece], caps);
-            // Adam's six buffers are more than the smallest device has; there, training with it is an error.
-            let fits = kernel.passes.iter().all(|p| p.binds.len() <= caps.max_bindings);
-            assert!(fits || caps.max_bindings < 8, "{what} needs more buffers than WebGPU promises");
-            let caps = Caps { max_bindings: caps.max_bindings.max(8), ..*caps };
-            self.kernel(&what, &kernel, &caps)?;
+        for ends in &layout.ends {
+            for kernel in [optimizer.trial_kernel(ends, caps), optimizer.update_kernel(ends, caps)] {
+                // Adam's six buffers are more than the smallest device has; there, training with it is an error.
+                let fits = kernel.passes.iter().all(|p| p.binds.len() <= caps.max_bindings);
+                assert!(fits || caps.max_bindings < 8, "{what} needs more buffers than WebGPU promises");
+                let caps = Caps { max_bindings: caps.max_bindings.max(8), ..*caps };
+                self.kernel(&what, &kernel, &caps)?;
+            }
         }
         let guards = optimizer.guard_kernels(&layout, caps).into_iter().map(|(_, kernel)| kernel);
-        guards.chain([assign_kernel(1000, caps)]).try_for_each(|kernel| self.kernel(&what, &kernel, caps))?;
+        guards.chain([assign_trial_kernel(1000, caps), assign_kernel(1000, caps)]).try_for_each(|kernel| self.kernel(&what, &kernel, caps))?;
         Ok(())
     }
     fn report(&self, what: &str, least: usize) -> Check {

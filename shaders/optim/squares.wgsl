@@ -1,6 +1,7 @@
-// squares — partials[chunk] = Σ g² over the CHUNK gradients of each chunk, or -1 where one of them is not finite
-//   grads [len]   partials [chunks]
-// Four gradients a load: a piece of the flat buffers is a multiple of that. One workgroup per chunk; its lanes stride over it, then a tree (join.wgsl, put before this file).
+// squares — partials[chunk] = Σ g² over the CHUNK gradients of each chunk: a sum and its class (join.wgsl, put before this file)
+//   grads [len]   partials [chunks, 2]
+// Four gradients a load: a piece of the flat buffers is a multiple of that. One workgroup per chunk; its lanes stride over it, then a
+// tree. A lane adds plain squares, and looks at the largest bits meanwhile; only where those say that squares are lost it does so again.
 //!include lib/index
 
 @compute @workgroup_size(WG)
@@ -10,13 +11,33 @@ fn squares(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
         return;
     }
     let left = p.len - (p.first + chunk) * CHUNK;
+    let end = min(left, CHUNK) / 4u;
     var sum = 0.0;
-    for (var k = lane; k < min(left, CHUNK) / 4u; k += WG) {
+    var tops = vec4(0u);
+    for (var k = lane; k < end; k += WG) {
         let g = grads[chunk * (CHUNK / 4u) + k];
-        sum = join(sum, select(-1.0, dot(g, g), finite4(g)));
+        sum += dot(g, g);
+        tops = max(tops, magnitude(g));
     }
-    sum = join_lanes(sum, lane);
+    let top = max(max(tops.x, tops.y), max(tops.z, tops.w));
+    var size = PLAIN;
+    if (top >= 0x7f800000u) {
+        size = BAD;
+    } else if (top < 0x29800000u || top >= 0x55800000u) {
+        let small = top < 0x29800000u;
+        let scale = select(DOWN, UP, small);
+        size = select(LARGE, SMALL, small);
+        sum = 0.0;
+        if (top > 0u) {
+            for (var k = lane; k < end; k += WG) {
+                let g = scale * grads[chunk * (CHUNK / 4u) + k];
+                sum += dot(g, g);
+            }
+        }
+    }
+    let total = join_lanes(vec2(sum, size), lane);
     if (lane == 0u) {
-        partials[chunk] = sum;
+        partials[2u * chunk] = total.x;
+        partials[2u * chunk + 1u] = total.y;
     }
 }

@@ -30,7 +30,7 @@ fn grain(pass: &Pass) -> usize {
     let units = |bind: &Bind| match bind.span {
         Span::PerUnit(n) => lacks(n),
         Span::Blocks { units, elements } => units * lacks(elements),
-        Span::Whole | Span::Lines { .. } => 1,
+        Span::Whole | Span::Flags | Span::Lines { .. } => 1,
     };
     // All blocks of a pass are of equally many units, so that the largest of these is a multiple of the others.
     pass.binds.iter().map(units).max().unwrap_or(1)
@@ -65,7 +65,7 @@ impl Reach {
             }
             tight.get_or_insert((bind, need));
             match bind.span {
-                Span::Whole => return limit_error(format!("(`{}`, bound whole)", bind.name), need, self.binding),
+                Span::Whole | Span::Flags => return limit_error(format!("(`{}`, bound whole)", bind.name), need, self.binding),
                 Span::PerUnit(n) => most = most.min((self.binding / (n as u64 * 4)) as usize),
                 Span::Blocks { units, elements } => {
                     most = most.min((self.binding / (elements as u64 * 4)) as usize * units);

@@ -49,7 +49,12 @@ pub struct UpdatePass {
 
 impl UpdatePass {
     pub(crate) fn label(&self, layout: &Layout) -> String {
-        format!("update {} piece {} [{}]", self.kernel.name, self.piece, layout.pieces[self.piece])
+        let of = if self.is_trial() { "trial of " } else { "" };
+        format!("update {of}{} piece {} [{}]", self.kernel.name, self.piece, layout.pieces[self.piece])
+    }
+    /// Whether it only tries, and writes the guard alone.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.kernel.passes.iter().all(|pass| pass.entry == "trial")
     }
 }
 

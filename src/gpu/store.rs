@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     gpu::device::Gpu,
+    optim::{NEAR, STRICT},
     params::Layout,
 };
 use std::sync::Arc;
@@ -82,6 +83,18 @@ impl Store {
     /// Sets the guard's words, from the first.
     pub fn write_guard(&self, words: &[u32]) -> Result<()> {
         self.gpu.queue.write_buffer(&self.guard, 0, bytemuck::cast_slice(words));
+        self.gpu.check()
+    }
+    /// Sets the guard's word that says whether weights or states may be near overflow.
+    pub(crate) fn write_near(&self, near: bool) -> Result<()> {
+        self.write_word(NEAR, near)
+    }
+    /// Sets the guard's word that says whether every step needs a trial.
+    pub(crate) fn write_strict(&self, strict: bool) -> Result<()> {
+        self.write_word(STRICT, strict)
+    }
+    fn write_word(&self, word: usize, value: bool) -> Result<()> {
+        self.gpu.queue.write_buffer(&self.guard, 4 * word as u64, bytemuck::bytes_of(&u32::from(value)));
         self.gpu.check()
     }
     /// The guard's words.

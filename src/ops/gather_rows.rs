@@ -1,6 +1,9 @@
 //! Rows of a table by index (an embedding, weights by class), and the gradient, which adds rows up by index.
 //!
 //! `y[i,j] = table[index[i], j]`; `dtable[r,j] = Σ_{i: index[i] = r} dy[i,j]`, added in the order of i.
+//!
+//! Indices that come from the host are checked before anything runs. One that is computed and names no row gives a row of NaN, so
+//! that the step is found not to be finite, and its gradient goes to no row.
 
 use super::*;
 use crate::{
@@ -20,9 +23,18 @@ pub struct ScatterRows {
     pub rows: usize,
 }
 
-/// The row that an index names. One that does not exist (an error before any batch runs) is the last one.
-fn row(index: u32, rows: usize) -> usize {
-    (index as usize).min(rows - 1)
+/// The row of a table that an index names, if there is one.
+fn row<T>(table: &[T], index: u32, cols: usize) -> Option<&[T]> {
+    let start = (index as usize).checked_mul(cols)?;
+    table.get(start..start + cols)
+}
+
+/// Fills `y` with the row that an index names.
+fn gather<T: Real>(y: &mut [T], table: &[T], index: u32) {
+    match row(table, index, y.len()) {
+        Some(row) => y.copy_from_slice(row),
+        None => y.fill(T::nan()),
+    }
 }
 
 /// Invocations of a workgroup: a power of two.
@@ -67,17 +79,13 @@ impl OpDef for GatherRows {
         Shape::new(&dims).ok_or_else(|| format!("the result {dims:?} has more than {} axes", crate::shape::MAX_RANK))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let rows = x[0].shape.dims()[0];
-        let cols = x[0].f.len() / rows;
-        for (y, &i) in y.f.chunks_mut(cols).zip(x[1].u) {
-            y.copy_from_slice(&x[0].f[row(i, rows) * cols..][..cols]);
-        }
+        let cols = x[0].f.len() / x[0].shape.dims()[0];
+        y.f.chunks_mut(cols).zip(x[1].u).for_each(|(y, &i)| gather(y, x[0].f, i));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let rows = x[0].shape.dims()[0];
-        let cols = x[0].f.len() / rows;
+        let cols = x[0].f.len() / x[0].shape.dims()[0];
         let lines = y.f.par_chunks_mut(cols).zip(x[1].u).with_min_len((TASK / cols).max(1));
-        lines.for_each(|(y, &i)| y.copy_from_slice(&x[0].f[row(i, rows) * cols..][..cols]));
+        lines.for_each(|(y, &i)| gather(y, x[0].f, i));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let rows = x[0].shape().dims()[0];
@@ -138,8 +146,8 @@ impl OpDef for ScatterRows {
         let cols = y.f.len() / self.rows;
         y.f.fill(T::zero());
         for (dy, &i) in x[0].f.chunks(cols).zip(x[1].u) {
-            let to = &mut y.f[row(i, self.rows) * cols..][..cols];
-            to.iter_mut().zip(dy).for_each(|(y, &dy)| *y += dy);
+            let to = y.f.chunks_mut(cols).nth(i as usize).into_iter().flatten();
+            to.zip(dy).for_each(|(y, &dy)| *y += dy);
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
@@ -149,7 +157,7 @@ impl OpDef for ScatterRows {
         y.f.par_chunks_mut(range * cols).enumerate().for_each(|(k, y)| {
             y.fill(0.0);
             for (dy, &i) in x[0].f.chunks(cols).zip(x[1].u) {
-                if let Some(to) = row(i, self.rows).checked_sub(k * range).and_then(|r| y.get_mut(r * cols..(r + 1) * cols)) {
+                if let Some(to) = (i as usize).checked_sub(k * range).and_then(|r| y.get_mut(r * cols..(r + 1) * cols)) {
                     to.iter_mut().zip(dy).for_each(|(y, &dy)| *y += dy);
                 }
             }
@@ -202,7 +210,11 @@ impl OpDef for ScatterRows {
 
 impl<'g> Tensor<'g> {
     /// `y[i] = table[index[i]]`: this table `[v, d..]` and indices `[..]` below v give `[.., d..]`. Its gradient is
-    /// added up in the order of the indices. An index that is out of range is an error before anything runs.
+    /// added up in the order of the indices.
+    ///
+    /// An index out of range is an error before anything runs where it comes from the host. One that the graph computes (by
+    /// [`argmax`](Tensor::argmax), say, or by [`slice`](Tensor::slice) from labels) gives a row of NaN, which ends training with
+    /// [`Error::Diverged`](crate::Error::Diverged), and adds to no row's gradient.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};

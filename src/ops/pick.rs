@@ -1,9 +1,15 @@
 //! The element of each row that a label names, and labels as one-hot rows.
 //!
 //! `y[r] = x[r, label[r]]`; `one_hot(label)[r,j] = [j = label[r]]`, which is elementwise and has no kernel of its own.
+//!
+//! Labels that come from the host are checked before anything runs. One that is computed and names no class gives NaN, so that the
+//! step is found not to be finite.
 
-use super::{cross_entropy::check, *};
-use crate::kernel::{Bind, Pass, source};
+use super::{cross_entropy::check, gather_rows::GatherRows, *};
+use crate::{
+    graph::Kind,
+    kernel::{Bind, Pass, source},
+};
 use std::panic::Location;
 
 /// The op: x `[.., k]`, labels `[..]` → `[..]`.
@@ -21,13 +27,12 @@ impl OpDef for Pick {
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let k = x[0].shape.last();
         for (r, y) in y.f.iter_mut().enumerate() {
-            // A class that does not exist (an error before any batch runs) is the last one.
-            *y = x[0].f[r * k + (x[1].u[r] as usize).min(k - 1)];
+            *y = x[0].f[r * k..][..k].get(x[1].u[r] as usize).copied().unwrap_or(T::nan());
         }
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // The labels are checked where they are picked by.
-        vec![Some(x[1].hot(x[0].shape().last()) * dy.unsqueeze(-1)), None]
+        // Of a class that does not exist, no part of x is the gradient: 0.
+        vec![Some(is_class(x[1], x[0].shape().last()) * dy.unsqueeze(-1)), None]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let (k, wg) = (x[0].last(), caps.max_invocations.min(256) as usize);
@@ -65,8 +70,29 @@ impl OpDef for Pick {
     }
 }
 
+/// `[.., classes]`: 1 at the label and 0 elsewhere.
+fn is_class<'g>(labels: Tensor<'g>, classes: usize) -> Tensor<'g> {
+    let numbers = labels.graph.constant(Host::new([classes], (0..classes).map(|i| i as f32).collect()));
+    labels.unsqueeze(-1).eq(numbers)
+}
+
+/// Whether these are the labels of an input or a constant, in their order: the host has checked those.
+fn is_checked(labels: Tensor) -> bool {
+    let (graph, mut id) = (labels.graph.inner.borrow(), labels.id);
+    loop {
+        let node = &graph.nodes[id];
+        match &node.kind {
+            Kind::Op(op) if op.is_alias() => id = node.inputs[0],
+            kind => return matches!(kind, Kind::Input(_) | Kind::Constant(_)),
+        }
+    }
+}
+
 impl<'g> Tensor<'g> {
     /// `y[r] = x[r, labels[r]]`: x `[.., k]` and labels `[..]` below k give `[..]`.
+    ///
+    /// A label that names no class is an error before anything runs where it comes from the host; one that the graph computes gives
+    /// NaN, which ends training with [`Error::Diverged`](crate::Error::Diverged).
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -84,7 +110,8 @@ impl<'g> Tensor<'g> {
         }
         y
     }
-    /// Labels `[..]` below `classes` as rows `[.., classes]` that are 1 at the label and 0 elsewhere.
+    /// Labels `[..]` below `classes` as rows `[.., classes]` that are 1 at the label and 0 elsewhere. A computed label that names no
+    /// class gives a row of NaN.
     #[track_caller]
     pub fn one_hot(self, classes: usize) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -102,13 +129,13 @@ impl<'g> Tensor<'g> {
             return self.graph.mistake("one_hot", &[s], why, place);
         }
         self.graph.require_classes(self, classes);
-        self.hot(classes)
-    }
-    /// The same of labels that need not be below.
-    #[track_caller]
-    fn hot(self, classes: usize) -> Tensor<'g> {
-        let numbers = self.graph.constant(Host::new([classes], (0..classes).map(|i| i as f32).collect()));
-        self.unsqueeze(-1).eq(numbers)
+        let rows = is_class(self, classes);
+        if is_checked(self) {
+            return rows;
+        }
+        // 1, or NaN where there is no such class.
+        let ones = self.graph.full(Shape::from([classes]), 1.0);
+        rows * self.graph.apply(GatherRows, &[ones, self]).unsqueeze(-1)
     }
 }
 

@@ -68,6 +68,11 @@ impl Rule for Adagrad {
         let lr = lr / (1.0 + (t - 1) as f64 * self.lr_decay);
         [lr, decay, self.eps, 0.0, 0.0, 0.0, 0.0, 0.0]
     }
+    fn grow(g: f64, w: f64, [sum, ..]: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
+        let [lr, decay, eps, ..] = *h;
+        let g = g + decay * w;
+        (w + lr * g * (1.0 + 1.0 / eps), [sum + g * g, 0.0, 0.0])
+    }
     fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [sum, ..] = s;
         let [lr, decay, eps, ..] = *h;

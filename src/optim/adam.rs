@@ -78,6 +78,16 @@ impl<const DECOUPLED: bool> Rule for AdamOf<DECOUPLED> {
         let root = (1.0 - beta2.powf(t as f64)).sqrt();
         [decay, shrink, 1.0 - beta1, beta2, 1.0 - beta2, step, root, self.eps]
     }
+    fn grow(g: f64, w: f64, [mean, square, largest]: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
+        let [decay, shrink, _, beta2, fresh2, step, root, eps] = *h;
+        let g = g + decay * w;
+        // Both ends of what `lerp` goes along.
+        let (mean, far) = (mean.max(g), mean + g);
+        let square = beta2 * square + fresh2 * g * g;
+        let largest = largest.max(square);
+        let w = shrink.abs() * w + step * mean * (1.0 + 1.0 / eps);
+        (w.max(far).max(largest.sqrt() / root), [mean, square, largest])
+    }
     fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [mean, square, largest] = s;
         let [decay, shrink, fresh1, beta2, fresh2, step, root, eps] = *h;

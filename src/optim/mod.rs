@@ -13,9 +13,11 @@ mod update;
 
 pub use adam::AdamOf;
 pub(crate) use guard::square_sum;
-pub use guard::{Guard, assign_kernel};
+pub use guard::{Guard, assign_kernel, assign_trial_kernel};
+pub(crate) use guard::{NEAR, STRICT};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
+pub(crate) use update::Sizes;
 
 use crate::{
     error::{Error, Result},
@@ -71,6 +73,13 @@ pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
     fn check(&self) -> Result<()>;
     /// The hyperparameters of step `t` (from 1), at learning rate `lr` and weight decay `decay`.
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
+    /// How large weight and states can be after [`update`](Rule::update), and whatever it computes on the way to them, where gradient,
+    /// weight and states are at most so large: the formula with magnitudes in place of numbers, in which nothing cancels. It spares
+    /// looking for numbers that are about to overflow. Without it, each step is tried first, without writing anything, which takes about
+    /// as long as the update.
+    fn grow(_g: f64, _w: f64, _s: [f64; MAX_STATES], _h: &Hyper) -> (f64, [f64; MAX_STATES]) {
+        (f64::INFINITY, [f64::INFINITY; MAX_STATES])
+    }
     /// The definition: the new weight, from the old one, its gradient, its states and the hyperparameters.
     fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T;
     /// Options to test: each choice of states, each term at work.

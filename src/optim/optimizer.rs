@@ -11,7 +11,8 @@ use std::{fmt, sync::Arc};
 /// What is different for some parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupOptions {
-    /// Times the optimizer's learning rate; 0 freezes them.
+    /// Times the optimizer's learning rate; 0 freezes them: nothing changes them or their states, weight decay neither, and their
+    /// gradients are neither checked nor part of the norm for clipping.
     pub lr_scale: f64,
     /// Their weight decay, biases and other vectors included; `None`: as if they were in no group.
     pub weight_decay: Option<f64>,
@@ -35,11 +36,14 @@ pub struct Group {
 /// The groups of a model: parameters with equal settings are one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Groups {
-    /// By parameter, in the order of the graph.
+    /// By parameter, in the order of the graph; of those that are frozen, the number of groups.
     pub of: Vec<usize>,
-    /// At most [`MAX_GROUPS`].
+    /// At most [`MAX_GROUPS`], each with a learning rate above 0.
     pub settings: Vec<Group>,
 }
+
+/// No group, as long as the number of groups is not known.
+const FROZEN: usize = usize::MAX;
 
 /// A choice of parameters by name.
 type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -93,7 +97,8 @@ impl Optimizer {
     pub fn decay_all(self) -> Optimizer {
         Optimizer { decay_all: true, ..self }
     }
-    /// With all gradients scaled by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of all of them together.
+    /// With all gradients scaled by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of all of them together, but of those that are
+    /// frozen. It is right for gradients from the smallest `f32` to the largest.
     /// PyTorch's `clip_grad_norm_`. Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063.
     pub fn clip_norm(self, max: f64) -> Optimizer {
         Optimizer { clip: Some(max), ..self }
@@ -167,7 +172,7 @@ impl Optimizer {
         debug_assert!(self.rule.states().len() <= MAX_STATES);
         self.schedule.check()
     }
-    /// The group of every parameter; 0 for state, which has none. Checks the options, too: an optimizer that gets through this works.
+    /// The group of every parameter that changes; 0 for state, which has none. Checks the options, too: an optimizer that gets through this works.
     ///
     /// # Errors
     /// An option out of range; nothing to train; a group that matches no parameter; more than [`MAX_GROUPS`] groups of
@@ -190,6 +195,10 @@ impl Optimizer {
                 self.groups[i].1
             });
             let by_rule = if param.decay || self.decay_all { self.rule.weight_decay() } else { 0.0 };
+            if options.lr_scale == 0.0 {
+                groups.of.push(FROZEN);
+                continue;
+            }
             let group = Group { lr_scale: options.lr_scale, weight_decay: options.weight_decay.unwrap_or(by_rule) };
             let known = groups.settings.iter().position(|g| *g == group);
             groups.of.push(known.unwrap_or(groups.settings.len()));
@@ -197,6 +206,7 @@ impl Optimizer {
                 groups.settings.push(group);
             }
         }
+        groups.of.iter_mut().filter(|of| **of == FROZEN).for_each(|of| *of = groups.settings.len());
         if let Some(i) = used.iter().position(|used| !used) {
             let names: Vec<&str> = params.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect();
             let why = format!(

@@ -74,6 +74,15 @@ impl Rule for RmsProp {
     fn hyper(&self, _t: u64, lr: f64, decay: f64) -> Hyper {
         [lr, decay, self.alpha, 1.0 - self.alpha, f64::from(self.centered), self.eps, self.momentum, 0.0]
     }
+    fn grow(g: f64, w: f64, [square, mean, momentum]: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
+        let [lr, decay, alpha, fresh, centered, eps, mu, _] = *h;
+        let g = g + decay * w;
+        // Both ends of what `lerp` goes along.
+        let (mean, far) = (mean.max(g), mean + g);
+        let momentum = mu * momentum + g / eps;
+        let square = (alpha * square + fresh * g * g).max(centered * far * far);
+        ((w + lr * momentum).max(far), [square, centered * mean, momentum])
+    }
     fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [square, mean, momentum] = s;
         let [lr, decay, alpha, fresh, centered, eps, mu, _] = *h;

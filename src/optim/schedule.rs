@@ -35,7 +35,7 @@ pub enum Curve {
         /// The lowest factor.
         floor: f64,
     },
-    /// From `from` to `to` in a straight line of `total` steps, then `to`. PyTorch's `LinearLR`.
+    /// From `from` to `to` in a straight line of `total` steps, then `to`; with 0 steps it is `to` at once. PyTorch's `LinearLR`.
     Linear {
         /// The first factor.
         from: f64,
@@ -44,9 +44,9 @@ pub enum Curve {
         /// Steps between them.
         total: u64,
     },
-    /// From 1 / `div` up to 1 in the share `warm` of the steps, then down to 1 / (div · final_div), along cosines or straight lines. PyTorch's
-    /// `OneCycleLR` in two phases, without its momentum; the optimizer's learning rate is the highest one. Smith and Topin 2017,
-    /// arXiv:1708.07120.
+    /// From 1 / `div` up to 1 in the share `warm` of the steps, then down to 1 / (div · final_div), along cosines or straight lines; with a
+    /// share of 1 it ends at the top. PyTorch's `OneCycleLR` in two phases, without its momentum; the optimizer's learning rate is the
+    /// highest one. Smith and Topin 2017, arXiv:1708.07120.
     OneCycle {
         /// Steps of both phases.
         total: u64,
@@ -72,15 +72,18 @@ impl Curve {
             Curve::Exponential { gamma } => gamma.powf(x),
             Curve::Polynomial { total, power } => (1.0 - k.min(total) as f64 / total as f64).powf(power),
             Curve::Cosine { total, floor } => half_cosine(1.0, floor, x / total as f64),
-            Curve::Linear { from, to, total } => from + (to - from) * k.min(total) as f64 / total as f64,
+            Curve::Linear { to, total, .. } if k >= total => to,
+            Curve::Linear { from, to, total } => from + (to - from) * x / total as f64,
             Curve::OneCycle { total, warm, div, final_div, straight } => {
                 let (top, last) = (warm * total as f64 - 1.0, total as f64 - 1.0);
                 let (low, end) = (1.0 / div, 1.0 / (div * final_div));
-                let (from, to, t) = match x < top {
-                    true => (low, 1.0, x / top),
-                    // PyTorch's first phase begins at 0, even where it has no length.
-                    false if x < last => (1.0, end, (x - top) / (last - top)),
-                    false => (1.0, end, 1.0),
+                let (from, to, t) = match x {
+                    // A rise that ends where it begins is at the top.
+                    _ if x <= top => (low, 1.0, if top > 0.0 { x / top } else { 1.0 }),
+                    _ if x < last => (1.0, end, (x - top) / (last - top)),
+                    // Behind the end of both phases; there is only one where all steps rise.
+                    _ if top >= last => (1.0, 1.0, 1.0),
+                    _ => (1.0, end, 1.0),
                 };
                 if straight { from + (to - from) * t } else { half_cosine(from, to, t) }
             }
@@ -106,11 +109,16 @@ impl Curve {
             Curve::Cosine { floor, .. } => (!ok(floor)).then_some("the floor must be finite and not negative"),
             Curve::Linear { from, to, .. } => (!ok(from) || !ok(to)).then_some("both ends must be finite and not negative"),
             Curve::OneCycle { warm, div, final_div, .. } => {
-                let fits = (0.0..=1.0).contains(&warm) && [div, final_div].iter().all(|x| x.is_finite() && *x > 0.0);
-                (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive")
+                let ends = [1.0 / div, 1.0 / (div * final_div)];
+                let fits = (0.0..=1.0).contains(&warm)
+                    && [div, final_div].iter().all(|x| x.is_finite() && *x > 0.0)
+                    && ends.iter().all(|x| ok(*x));
+                (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive, and so the factors that they make")
             }
         };
-        bad.or((self.steps() == Some(0)).then_some("it must last at least one step"))
+        // A straight line of no steps is at its end, so that a warm-up of 0 steps is none; any other curve would be 0/0.
+        let empty = self.steps() == Some(0) && !matches!(self, Curve::Linear { .. });
+        bad.or(empty.then_some("it must last at least one step"))
     }
 }
 
@@ -158,7 +166,7 @@ impl Schedule {
     pub fn linear(from: f64, to: f64, total: u64) -> Schedule {
         Curve::Linear { from, to, total }.into()
     }
-    /// Up to 1 in `n` steps: (k + 1) / (n + 1) at step k, so that no step is lost to a rate of 0.
+    /// Up to 1 in `n` steps: (k + 1) / (n + 1) at step k, so that no step is lost to a rate of 0. With 0 steps there is none.
     pub fn warmup(n: u64) -> Schedule {
         Schedule::linear(1.0 / (n as f64 + 1.0), 1.0, n)
     }

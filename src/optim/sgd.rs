@@ -76,6 +76,13 @@ impl Rule for Sgd {
         let (gradient, buffer) = if self.nesterov { (1.0, self.momentum) } else { (0.0, 1.0) };
         [lr, decay, self.momentum, damped, gradient, buffer, 0.0, 0.0]
     }
+    fn grow(g: f64, w: f64, [b, ..]: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
+        let [lr, decay, mu, damped, gradient, buffer, ..] = h.map(f64::abs);
+        let g = g + decay * w;
+        let b = mu * b + damped * g;
+        let direction = gradient * g + buffer * b;
+        ((w + lr * direction).max(direction).max(g), [b, 0.0, 0.0])
+    }
     fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [momentum, ..] = s;
         let [lr, decay, mu, damped, gradient, buffer, ..] = *h;

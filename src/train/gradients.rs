@@ -4,7 +4,7 @@ use super::Trainer;
 use crate::{
     error::{Error, Result},
     graph::Graph,
-    host::Host,
+    host::{self, Host},
     plan::Plan,
 };
 
@@ -37,7 +37,8 @@ impl Trainer {
     /// [`Error::Diverged`], from the call that reads the reports.
     pub fn apply_gradients(&mut self, gradients: &[(&str, Host<f32>)]) -> Result<()> {
         let layout = self.store.layout();
-        let mut flat: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![0.0; n]).collect();
+        let mut flat: Vec<Vec<f32>> =
+            layout.pieces[..layout.trained].iter().map(|&n| host::zeros("gradients", n)).collect::<Result<_>>()?;
         for (name, value) in gradients {
             let i = self.trained(name)?;
             let (range, want) = (layout.ranges[i], self.params[i].shape);

@@ -113,6 +113,6 @@ impl Trainer {
         self.step = bad;
         self.store.write_guard(Default::default())?;
         let loss = bad.checked_sub(kept.first).and_then(|i| kept.rows.get(i as usize)).map_or(f32::NAN, |row| row[0]);
-        kept.guard.error(loss).map_or(Ok(()), Err)
+        kept.guard.error(loss, &self.update.optimizer).map_or(Ok(()), Err)
     }
 }

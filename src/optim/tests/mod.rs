@@ -179,7 +179,7 @@ fn rules_follow_pytorch_in_f32() {
         let (mut states, mut weights) = (states::<f32>(o, n), to_f32(&course.start));
         let worst = course.follow(f64::from(f32::EPSILON), TERMS, |t, g, w| {
             let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update(&o.hyper(t, &course.groups.settings), &[n], 1.0, &mut weights, &to_f32(g), &mut states);
+            o.update(&o.hyper(t, &course.groups.settings), &[n], &Guard::default(), &mut weights, &to_f32(g), &mut states);
             copy_back(&weights, w);
         });
         println!("{worst:.3} {}", course.label);
@@ -212,7 +212,7 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
                 let g = noise(t + 50, n);
                 guard.check(t - 1, 1.0, &[&g[..50_000], &g[50_000..]], Some(1.0));
                 let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-                o.update(&o.hyper(t, &settings), &ends, guard.factor, &mut w, &g, &mut states);
+                o.update(&o.hyper(t, &settings), &ends, &guard, &mut w, &g, &mut states);
             }
             (w, guard)
         })
@@ -240,4 +240,49 @@ fn corrections_hold_in_very_long_runs() {
     for t in [1 << 31, 1 << 40, u64::MAX] {
         assert_eq!(adam.hyper(t, 0.1, 0.0)[5..7], [0.1, 1.0]);
     }
+}
+
+/// Numbers of all sizes up to 2⁶⁰, of both signs.
+fn sizes(seed: u64, n: usize) -> Vec<f32> {
+    noise(seed, n).iter().zip(noise(seed + 1, n)).map(|(&x, y)| x.signum() * (y * 60.0).exp2()).collect()
+}
+
+#[test]
+fn nothing_grows_beyond_what_a_rule_says() {
+    for o in all() {
+        let row = &o.hyper(1, &[Group { lr_scale: 1.0, weight_decay: 0.1 }])[..1];
+        assert!(o.is_bounded(row), "{o:?}: usual options need no trial");
+        for seed in 0..300 {
+            let n = 8;
+            let (mut w, mut g) = (sizes(10 * seed, n), sizes(10 * seed + 2, n));
+            let mut states: Vec<Vec<f32>> = (0..o.states().len() as u64).map(|k| sizes(10 * seed + 4 + k, n)).collect();
+            // Means of squares, and sums of them, have no sign.
+            states.iter_mut().zip(o.states()).filter(|(_, s)| ["square", "largest", "sum"].contains(&s.name)).for_each(|(x, _)| {
+                x.iter_mut().for_each(|x| *x = x.abs());
+            });
+            // Now and then the largest that there may be.
+            if seed % 3 == 0 {
+                (w[0], g[0]) = (2f32.powi(60), 2f32.powi(60));
+                states.iter_mut().for_each(|s| s[0] = 2f32.powi(60));
+            }
+            let of = |w: &[f32], states: &[Vec<f32>]| Sizes::of([w].into_iter(), states.chunks(1), &o);
+            let largest = g.iter().fold(0.0, |a: f32, g| a.max(g.abs()));
+            let most = of(&w, &states).after(&o, f64::from(largest), row);
+            let mut parts: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
+            assert_eq!(o.try_update(row, &[n], &Guard::default(), &mut w, &g, &mut parts), 0, "{o:?}: nothing overflows");
+            o.update(row, &[n], &Guard::default(), &mut w, &g, &mut parts);
+            let is = of(&w, &states);
+            assert!(is.within(&most), "{o:?}: {is:?} instead of {most:?}");
+        }
+    }
+    // Where an option makes it possible that something overflows, it says so.
+    let bounded = |o: Optimizer| o.is_bounded(&o.hyper(2, &[Group { lr_scale: 1.0, weight_decay: 1.0 }])[..1]);
+    for o in [Sgd::new(1e25), Sgd::new(0.1).momentum(1e25), Sgd::new(0.1).dampening(-1e25).momentum(0.1)] {
+        assert!(!bounded(o.into()), "{o:?}");
+    }
+    for o in [Adam::new(1e-3).eps(1e-40), Adam::new(1e25)] {
+        assert!(!bounded(o.into()), "{o:?}");
+    }
+    assert!(!bounded(RmsProp::new(1e-25).eps(1e-30).into()), "g / eps overflows on the way");
+    assert!(!bounded(Adagrad::new(1e-3).eps(1e-30).into()));
 }
