@@ -239,7 +239,9 @@ impl Seen {
             }
         }
         let guards = optimizer.guard_kernels(&layout, caps).into_iter().map(|(_, kernel)| kernel);
-        guards.chain([assign_trial_kernel(1000, caps), assign_kernel(1000, caps)]).try_for_each(|kernel| self.kernel(&what, &kernel, caps))?;
+        guards
+            .chain([assign_trial_kernel(1000, caps), assign_kernel(1000, caps)])
+            .try_for_each(|kernel| self.kernel(&what, &kernel, caps))?;
         Ok(())
     }
     fn report(&self, what: &str, least: usize) -> Check {

@@ -69,7 +69,15 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, a: &[f32], b: &[f32], y: &mut [
         let mut dp = Vec::new();
         if op.of != Of::V {
             dp.resize(rows * seen, 0.0);
-            product([rows, e, seen], op.scale, [Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed()], &mut dp, seen, false, By::This);
+            product(
+                [rows, e, seen],
+                op.scale,
+                [Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed()],
+                &mut dp,
+                seen,
+                false,
+                By::This,
+            );
         }
         // l and scale · δ of the queries that have a part in this block.
         let queries = if op.of == Of::Q { first..first + rows } else { start..end };

@@ -98,7 +98,9 @@ impl Code {
         let _ = writeln!(t, "fn map4(i: u32) -> vec4<f32> {{\n    let g = 4u * (p.first + i);");
         axes.coordinates(t);
         t.push_str(&loads);
-        let call = |c: &str| format!("map(g + {}u{})", "xyzw".find(c).unwrap_or(0), (0..x.len()).map(|k| format!(", x{k}.{c}")).collect::<String>());
+        let call = |c: &str| {
+            format!("map(g + {}u{})", "xyzw".find(c).unwrap_or(0), (0..x.len()).map(|k| format!(", x{k}.{c}")).collect::<String>())
+        };
         let _ = writeln!(t, "    return vec4<f32>({});\n}}", ["x", "y", "z", "w"].map(call).join(", "));
         Some(code)
     }
@@ -146,8 +148,8 @@ impl Axes {
             return axes;
         }
         for (axis, &d) in out.dims().iter().enumerate().filter(|&(_, &d)| d != 1) {
-            let merges = !axes.dims.is_empty()
-                && full.iter().zip(&axes.strides).all(|(f, s)| f.is_empty() || s[s.len() - 1] == f[axis] * d);
+            let merges =
+                !axes.dims.is_empty() && full.iter().zip(&axes.strides).all(|(f, s)| f.is_empty() || s[s.len() - 1] == f[axis] * d);
             if merges {
                 let end = axes.dims.len() - 1;
                 axes.dims[end] *= d;

@@ -52,8 +52,8 @@ pub fn cases() -> Vec<Case> {
     let many = [[65_537, 1, 2], [65_537, 2, 1]].map(Shape::from);
     cases.push(Case::new("65,537 products", MatMul::default(), &many).flat());
 
-    let bias_relu = Expr::call(Fun::Relu, &[Inst::Input(0)])
-        .compose(&[Sub::Expr(&Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]), &[0, 1])]);
+    let bias_relu =
+        Expr::call(Fun::Relu, &[Inst::Input(0)]).compose(&[Sub::Expr(&Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]), &[0, 1])]);
     let mut fused = |name: &str, epilogue: &Expr, shapes: &[&[usize]]| {
         let shapes: Vec<Shape> = shapes.iter().map(|d| Shape::new(d).expect("at most six axes")).collect();
         cases.push(Case::new(name, MatMul { transpose_b: true, epilogue: Some(epilogue.clone()), ..MatMul::default() }, &shapes).flat());

@@ -217,7 +217,13 @@ impl Frame<'_> {
         let (lanes, _) = self.caps.subgroups.filter(|(least, most)| least == most)?;
         let block @ [rows, columns] = self.dot_block();
         let consts = [("LANES", lanes as usize), ("ROWS", rows), ("COLUMNS", columns)];
-        Some(self.kernel("dot_subgroup", source!("matmul_dot"), "forward_dot_subgroup", &consts, Division { block, per_group: 1, parts: 1 }))
+        Some(self.kernel(
+            "dot_subgroup",
+            source!("matmul_dot"),
+            "forward_dot_subgroup",
+            &consts,
+            Division { block, per_group: 1, parts: 1 },
+        ))
     }
 
     /// The sizes of tiles that the device allows, and that are no more than twice as large as the matrix.
@@ -294,7 +300,8 @@ impl Frame<'_> {
         let block = [rows, columns * lanes];
         // Parts for threads, and for caches.
         let strided = op.transpose_a || !op.transpose_b;
-        let parts = (THREADS / (d.m.div_ceil(block[0]) * d.n.div_ceil(block[1]))).min(d.k / SHARE).max(if strided { d.k / CACHED } else { 1 });
+        let parts =
+            (THREADS / (d.m.div_ceil(block[0]) * d.n.div_ceil(block[1]))).min(d.k / SHARE).max(if strided { d.k / CACHED } else { 1 });
         let epilogue = usize::from(op.epilogue.is_some() && Parts::new(self, parts).count == 1);
         let consts = [("LANES", lanes), ("ROWS", block[0]), ("COLUMNS", block[1]), ("EPILOGUE", epilogue)];
         let name = if columns > 4 { "rows_wide" } else { "rows" };

@@ -1,10 +1,6 @@
 //! The arithmetic of one step, by element; its WGSL twin is `shaders/lib/cell.wgsl`.
 
-use crate::{
-    graph::Tensor,
-    host::Real,
-    ops::map::sigmoid,
-};
+use crate::{graph::Tensor, host::Real, ops::map::sigmoid};
 
 /// Which recurrent layer, with PyTorch's order of gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -63,12 +63,8 @@ fn candidates(d: Dims, binds: &[Bind], order: &[usize], product: impl Fn(usize) 
 }
 
 pub(super) fn forward(d: Dims, s: Shape, caps: &Caps) -> Vec<Kernel> {
-    let binds = [
-        Bind::input("x", 0, DType::F32),
-        Bind::input("w", 1, DType::F32),
-        Bind::input("b", 2, DType::F32),
-        Bind::output("y", DType::F32),
-    ];
+    let binds =
+        [Bind::input("x", 0, DType::F32), Bind::input("w", 1, DType::F32), Bind::input("b", 2, DType::F32), Bind::output("y", DType::F32)];
     let product = |k: usize| Product {
         entry: ["forward_tiled", "forward_rows"],
         row: d.row(),
