@@ -431,7 +431,7 @@ fn writer() -> Check {
         (&["--temperature", "NaN"], &["--temperature is NaN"]),
         (&["--heads", "3"], &["--width 32", "--heads 3"]),
         (&["--window", "5000"], &["window of 5000"]),
-        (&["--dropout", "1"], &["dropout", "p = 1"]),
+        (&["--dropout", "1.5"], &["dropout", "p = 1.5"]),
         (&["--lr", "-1"], &["AdamW", "learning rate"]),
     ] {
         refused(char_lm::run, &with(&flags, more), parts)?;

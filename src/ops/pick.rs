@@ -71,6 +71,7 @@ impl OpDef for Pick {
 }
 
 /// `[.., classes]`: 1 at the label and 0 elsewhere.
+#[track_caller]
 fn is_class<'g>(labels: Tensor<'g>, classes: usize) -> Tensor<'g> {
     let numbers = labels.graph.constant(Host::new([classes], (0..classes).map(|i| i as f32).collect()));
     labels.unsqueeze(-1).eq(numbers)
