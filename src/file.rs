@@ -20,8 +20,8 @@ const STALE: Duration = Duration::from_secs(3600);
 ///
 /// The bytes go to a file with a name of its own in the same folder, are synced, and that file is renamed. So writers of one
 /// path do not meet: the last one counts. The file keeps its permissions (and its owner, where the system lets us); a symbolic
-/// link stays, and what it points to is replaced. A hard link is parted from the other names of the file. What is no file, a pipe
-/// or `/dev/stdout`, is written to as it is.
+/// link stays, and what it points to is replaced. A hard link is parted from the other names of the file. A path that is no file,
+/// such as a pipe or `/dev/stdout`, is written to as it is.
 ///
 /// A process that is killed meanwhile leaves its temporary file, `.downhill-….tmp`; a later call in that folder removes it after
 /// an hour.
@@ -100,7 +100,7 @@ fn create(folder: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     builder.prefix(NAME[0]).suffix(NAME[1]);
     let Some(old) = old else { return builder.permissions(fs::Permissions::from_mode(0o666)).tempfile_in(folder) };
     let part = builder.tempfile_in(folder)?;
-    // Some file systems have no owners, some no permissions; only root gives files away. What cannot be is left as it is.
+    // Some file systems have no owners, some no permissions; only root gives files away. An owner or a mode that cannot be set is left alone.
     let new = part.as_file().metadata()?;
     if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
         let _ = fchown(part.as_file(), Some(old.uid()), Some(old.gid()));

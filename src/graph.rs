@@ -91,8 +91,8 @@ pub struct Below {
 }
 
 impl Below {
-    /// Whether all of `values` are, or are ignored. Of a tensor of these axes, of which the first may be longer than it says; `width`
-    /// neighbours are of one row.
+    /// Whether all of `values` are, or are ignored. The values are those of a tensor of these axes, whose
+    /// first one may be longer than it says; `width` neighbours are of one row.
     ///
     /// # Errors
     /// [`Error::Label`] or [`Error::Index`] for the first that is not.

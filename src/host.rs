@@ -24,8 +24,6 @@ pub trait Real: num_traits::Float + bytemuck::Pod + AddAssign + Send + Sync + fm
     }
     /// eˣ of an exponent with more digits than `Self` has: where it is −50, its last digit of `f32` is 50 of the result.
     fn exp_of(x: f64) -> Self;
-    /// The complementary error function, 1 − 2/√π ∫₀ˣ e^(−t²) dt.
-    fn erfc(self) -> Self;
     /// Φ(x), the distribution function of the normal distribution, and e^(−x²/2); both keep their digits where they are small.
     fn normal(self) -> (Self, Self);
     /// The reference of `op` in this precision.
@@ -73,9 +71,6 @@ impl Real for f32 {
         let near = x as f32;
         near.vexp() * (1.0 + (x - near as f64) as f32)
     }
-    fn erfc(self) -> f32 {
-        libm::erfcf(self)
-    }
     // Φ(−a)·2e^(a²/2) is a smooth function of t = 1/(1 + a/√8): t times a polynomial, a least-squares fit, relative error below 6e-8.
     #[inline(always)]
     fn normal(self) -> (f32, f32) {
@@ -110,9 +105,6 @@ impl Real for f64 {
     }
     fn exp_of(x: f64) -> f64 {
         x.exp()
-    }
-    fn erfc(self) -> f64 {
-        libm::erfc(self)
     }
     fn normal(self) -> (f64, f64) {
         // erfc keeps its digits in the left tail, 1 + erf would not.

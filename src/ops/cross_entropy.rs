@@ -5,8 +5,8 @@
 //! the loss of a confident row is ln(1 + Σ of the others), and its gradient, p − 1, is −Σ of the others' p.
 //!
 //! A row whose label is ignored has the loss 0 and the gradient 0, whatever its logits; a row whose dy is 0 has the gradient 0.
-//! A label that is neither a class nor ignored makes the row NaN. What users call it, with weights, smoothing and means, is in
-//! [`crate::losses`].
+//! A label that is neither a class nor ignored makes the row NaN. Users call it, with weights, smoothing and means,
+//! through [`crate::losses`].
 
 use super::{
     lines::{Can, Lines},

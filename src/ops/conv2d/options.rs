@@ -26,9 +26,9 @@ pub enum Padding {
     /// So many that the result has the size of the image: dilation · (kernel − 1) along each axis, of which the second half has
     /// one more where the number is odd. As in PyTorch, for stride 1 alone.
     Same,
-    /// One number for each axis of an image, on both of its sides: height, width. Of one axis: left, right.
+    /// One number for each axis of an image, on both of its sides: height, width. Where there is one axis: left, right.
     Pair([usize; 2]),
-    /// Top, bottom, left, right. Of one axis the last two; the first two must then be 0, or the same as those.
+    /// Top, bottom, left, right. Where there is one axis the last two count; the first two must then be 0, or equal to them.
     Sides([usize; 4]),
 }
 
