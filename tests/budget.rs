@@ -45,6 +45,11 @@ fn classifier(device: &Device, data: &Dataset) -> Result<Trainer, Error> {
     Trainer::for_data(device, data, mlp, |x, y| x.cross_entropy(y), Adam::new(3e-3).clip_norm(5.0))?.seed(3)
 }
 
+/// A device of its own: other trials make buffers meanwhile, and look for the end of reads, which then nobody waits for.
+fn own(device: &Device) -> Result<Device, Error> {
+    Device::open(common::inner(device).options())
+}
+
 /// What was counted while `f` ran.
 fn counted(trainer: &mut Trainer, f: impl FnOnce(&mut Trainer) -> Check) -> Result<Counters, Box<dyn std::error::Error>> {
     let before = trainer.counters().expect("a GPU counts");
@@ -64,8 +69,7 @@ fn counted(trainer: &mut Trainer, f: impl FnOnce(&mut Trainer) -> Check) -> Resu
 }
 
 fn epoch(device: &Device) -> Check {
-    // A device of its own: other trials make buffers meanwhile.
-    let device = &Device::open(common::inner(device).options())?;
+    let device = &own(device)?;
     let (n, batch, full, last) = DIGITS;
     let data = data::digits();
     let mut trainer = classifier(device, &data)?;
@@ -105,6 +109,7 @@ fn epoch(device: &Device) -> Check {
 }
 
 fn epoch_from_host(device: &Device) -> Check {
+    let device = &own(device)?;
     let (n, batch, full, _) = DIGITS;
     let data = data::digits();
     let mut trainer = classifier(device, &data)?;
@@ -122,6 +127,7 @@ fn epoch_from_host(device: &Device) -> Check {
 
 /// The weight of each batch is one more number to read, and nothing else.
 fn weighted_epoch(device: &Device) -> Check {
+    let device = &own(device)?;
     let (_, batch, full, _) = DIGITS;
     let data = data::digits();
     fn weighted<'g>(y: Tensor<'g>, t: Tensor<'g>) -> Tensor<'g> {
@@ -141,6 +147,7 @@ fn weighted_epoch(device: &Device) -> Check {
 }
 
 fn evaluation(device: &Device) -> Check {
+    let device = &own(device)?;
     let (n, batch, full, _) = DIGITS;
     let (data, held_out) = (data::digits(), data::digits().subset(&(0..1500).rev().collect::<Vec<_>>())?);
     let mut trainer = classifier(device, &data)?;
@@ -180,6 +187,7 @@ fn evaluation(device: &Device) -> Check {
 }
 
 fn pace(device: &Device) -> Check {
+    let device = &own(device)?;
     let data = data::digits();
     let mut trainer = Trainer::for_data(device, &data, |x| x.linear("fc", 10), |x, y| x.cross_entropy(y), Sgd::new(0.1))?;
     let seen = counted(&mut trainer, |trainer| {
@@ -195,6 +203,7 @@ fn pace(device: &Device) -> Check {
 }
 
 fn long_epoch(device: &Device) -> Check {
+    let device = &own(device)?;
     let data = data::digits();
     let run = |together: usize| {
         let mut trainer = Trainer::for_data(device, &data, |x| x.linear("fc", 10), |x, y| x.cross_entropy(y), Sgd::new(0.01))?;

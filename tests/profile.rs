@@ -206,9 +206,8 @@ fn peaks(device: &Device) -> Check {
     println!("{device}: {peaks}, measured in {:?}", start.elapsed());
     // What is left out by a compiler, or timed in other units, is far beyond any device.
     assert!((0.05..1e6).contains(&peaks.gflops) && (0.05..1e5).contains(&peaks.gbps), "{peaks}");
-    let start = Instant::now();
+    // Measured once only: a second measurement would give other numbers.
     assert_eq!(device.clone().peaks()?, peaks);
-    assert!(start.elapsed().as_millis() < 100, "measured once only");
     if let Some(gpu) = device.as_gpu() {
         // Another opened device measures anew.
         let other = Device::open(&GpuOptions { name: Some(device.name()), ..gpu.options().clone() })?;

@@ -29,7 +29,8 @@ struct Twice(&'static [Way]);
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Plain,
-    /// Right, after much else.
+    /// Right, after much else: as much for a few elements as for many, hundreds of times what `Plain` takes, so that no noise of the
+    /// clock turns the order of the two.
     Slow,
     /// Wrong in one element of a thousand.
     Wrong,
@@ -71,9 +72,9 @@ impl Way {
         }
         match self {
             Plain => body!("y[i] = 2.0 * x[i];"),
-            // As often as the driver cannot know: 60 sums that are not needed.
+            // As often as the driver cannot know: sums that are not needed.
             Slow => body!(
-                "var s = x[i]; for (var k = 0u; k < 60u + (p.units & 1u); k++) { s = s * 0.5 + x[(i + k) % p.units]; }
+                "var s = x[i]; for (var k = 0u; k <= 16777216u / p.units; k++) { s = s * 0.5 + x[(i + k) % p.units]; }
                 y[i] = select(2.0 * x[i], s, s > 1e30);"
             ),
             Wrong => body!("y[i] = select(2.0 * x[i], 1.999 * x[i], i % 1000u == 7u);"),
@@ -180,16 +181,16 @@ fn fastest(device: &Device) -> Check {
     for ways in [&[Plain, Slow], &[Slow, Plain]] as [&'static [Way]; 2] {
         let folder = tempfile::tempdir()?;
         let device = open(device, folder.path())?;
-        run(&device, ways, [300, 700])?;
+        run(&device, ways, [30, 70])?;
         let chosen = only(&device)?;
         assert_eq!((chosen.kernel.as_str(), chosen.origin), ("plain", Origin::Measured), "{chosen}");
-        let class = format!("twice Twice({ways:?}) [256, 512] → [256, 512]: {}, {}", ways[0].name(), ways[1].name());
+        let class = format!("twice Twice({ways:?}) [32, 64] → [32, 64]: {}, {}", ways[0].name(), ways[1].name());
         assert_eq!(chosen.class, class);
         // A size of the same class takes the same choice, without another measurement; another class has its own.
         let before = inner(&device).choices();
-        run(&device, ways, [280, 500])?;
+        run(&device, ways, [28, 50])?;
         assert_eq!(inner(&device).choices(), before);
-        run(&device, ways, [280, 5])?;
+        run(&device, ways, [28, 5])?;
         assert_eq!(inner(&device).choices().classes.len(), 2);
     }
     Ok(())
@@ -197,10 +198,10 @@ fn fastest(device: &Device) -> Check {
 
 fn wrong(device: &Device) -> Check {
     let table: [(&'static [Way], &str, &str); 5] = [
-        (&[Slow, Wrong], "wrong", "times the tolerance"),
-        (&[Slow, Hole], "hole", "NaN"),
-        (&[Slow, Past], "past", "past the end"),
-        (&[Slow, Broken], "broken", "twice"),
+        (&[Plain, Wrong], "wrong", "times the tolerance"),
+        (&[Plain, Hole], "hole", "NaN"),
+        (&[Plain, Past], "past", "past the end"),
+        (&[Plain, Broken], "broken", "twice"),
         // On a problem that is as large as the clock wants it, the others are the reference.
         (&[WrongWhenLarge, Plain], "wrong_when_large", "times the tolerance"),
     ];
@@ -268,7 +269,8 @@ fn kernel_files(folder: &Path) -> Result<Vec<std::path::PathBuf>, std::io::Error
     Ok(all.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json")).collect())
 }
 
-const WAYS: &[Way] = &[Slow, Plain];
+/// Where nothing is about speed: one candidate that is right, so that no clock has a say in which one is chosen.
+const WAYS: &[Way] = &[Wrong, Plain];
 
 fn kept(device: &Device) -> Check {
     let folder = tempfile::tempdir()?;
@@ -346,7 +348,7 @@ fn bad_files(device: &Device) -> Check {
                 run(&open_again(&first)?, WAYS, [128, 128])?;
                 // What it compiles again is what it kept.
                 let g = Graph::inference();
-                open_again(&first)?.compile(&[g.apply(Twice(&[Plain, Slow, Hole]), &[g.input([64, 64])])])?;
+                open_again(&first)?.compile(&[g.apply(Twice(&[Wrong, Plain, Hole]), &[g.input([64, 64])])])?;
             }
         }
     }

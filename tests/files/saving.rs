@@ -122,9 +122,10 @@ fn killed() -> Check {
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
         assert_eq!(line, "ready\n", "kill {k}: the file of the last one must be whole");
-        // At moments that nobody chose: up to some saves later.
+        // At moments that nobody chose: up to some saves later, and later each time until a disk that is slow has saved once.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        thread::sleep(Duration::from_micros(u64::from(now.subsec_nanos() / 7) % 40_000));
+        let most = if path.exists() { 40_000 } else { 40_000 * u64::from(k + 1) };
+        thread::sleep(Duration::from_micros(u64::from(now.subsec_nanos() / 7) % most));
         child.kill()?;
         child.wait()?;
         if !path.exists() {
