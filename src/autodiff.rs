@@ -5,6 +5,7 @@ use crate::{
     error::Place,
     graph::{Kind, OTHER_GRAPH, Tensor},
     ops::pad::Pad,
+    recompute::Copies,
     shape::{DType, Shape},
 };
 use std::panic::Location;
@@ -62,16 +63,18 @@ impl<'g> Tensor<'g> {
         let mut parts: Vec<Vec<(Tensor, Place)>> = vec![Vec::new(); nodes.len()];
         let mut grads: Vec<Option<Tensor>> = vec![None; nodes.len()];
         grads[self.id] = Some(dy);
+        let mut copies = Copies::new(self);
         for (id, node) in nodes.iter().enumerate().rev().filter(|&(id, _)| depends[id]) {
             if id != self.id {
                 grads[id] = sum(std::mem::take(&mut parts[id]));
             }
             let (Some(dy), Kind::Op(op)) = (grads[id], &node.kind) else { continue };
-            let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(i)).collect();
-            let new = graph.part_of(node, || op.vjp(&inputs, graph.tensor(id), dy));
+            let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(copies.read(&nodes, id, i))).collect();
+            let output = graph.tensor(copies.read(&nodes, id, id));
+            let new = copies.apart(id, || graph.part_of(node, || op.vjp(&inputs, output, dy)));
             for (&input, part) in node.inputs.iter().zip(new) {
                 let (Some(part), true) = (part, depends[input] && nodes[input].shape.dtype() == DType::F32) else { continue };
-                parts[input].push((graph.part_of(node, || part.sum_to(nodes[input].shape)), node.place));
+                parts[input].push((copies.apart(id, || graph.part_of(node, || part.sum_to(nodes[input].shape))), node.place));
             }
         }
         // What was made later than this tensor has no part in it.

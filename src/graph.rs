@@ -10,7 +10,7 @@ use crate::{
     ops::{Op, OpDef, map::Expr},
     shape::{DType, Shape},
 };
-use std::{cell::RefCell, collections::BTreeMap, fmt, panic::Location, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, fmt, ops::Range, panic::Location, sync::Arc};
 
 /// A tensor of a model that outlives a step, by name: a trained parameter, or state.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,8 @@ pub struct Node {
     pub place: Place,
     /// The layer that it is part of, by the number of that layer's first parameter; `None` before the first layer.
     pub layer: Option<usize>,
+    /// Nodes that are equal but for this number stay apart: 0, or the number of a recomputation.
+    pub copy: u32,
 }
 
 impl Node {
@@ -129,6 +131,12 @@ pub(crate) struct Inner {
     place: Option<Place>,
     /// The layer that new nodes are part of, where it does not follow from their inputs.
     layer: Option<Option<usize>>,
+    /// The parts that are recomputed for a gradient: what each [`Tensor::checkpoint`] added.
+    pub regions: Vec<Range<usize>>,
+    /// The number of each recomputation: of that region, for the gradient of that node, of nodes of that number.
+    copies: BTreeMap<(usize, usize, u32), u32>,
+    /// The one that new nodes are of.
+    copy: u32,
     streams: u32,
 }
 
@@ -222,7 +230,7 @@ impl Graph {
             g.inputs.push(InputDef { shape, classes: None });
             g.inputs.len() - 1
         };
-        self.push(Node { kind: Kind::Input(i), inputs: Vec::new(), shape, place, layer: None })
+        self.push(Node { kind: Kind::Input(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
     }
     /// A trainable tensor. A name used before gives the same tensor (shared weights); its shape must be the same.
     #[track_caller]
@@ -330,7 +338,7 @@ impl Graph {
         let node = self.inner.borrow().nodes.iter().position(|n| matches!(n.kind, Kind::Param(p) if p == i));
         match node {
             Some(id) => Tensor { graph: self, id },
-            None => self.push(Node { kind: Kind::Param(i), inputs: Vec::new(), shape, place, layer: None }),
+            None => self.push(Node { kind: Kind::Param(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 }),
         }
     }
     /// Values known now: class weights, a mask, a table.
@@ -344,7 +352,7 @@ impl Graph {
             return self.mistake("constant", &[value.shape], format!("{} do not fill that shape", value.content()), place);
         }
         let shape = value.shape;
-        self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place, layer: None })
+        self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
     }
     /// Applies an op. Every method of [`Tensor`] ends here; so does an op of your own.
     #[track_caller]
@@ -362,7 +370,9 @@ impl Graph {
         match op.shape(&shapes).and_then(|shape| size_mistake(shape).map_or(Ok(shape), |why| Err(format!("the result is {shape}: {why}"))))
         {
             Err(why) => self.mistake(op.called(), &shapes, why, place),
-            Ok(shape) => self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place, layer: None }),
+            Ok(shape) => {
+                self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place, layer: None, copy: 0 })
+            }
         }
     }
     /// Notes that the labels in `t`, where they come from inputs, must be below `classes`. Constants are checked now.
@@ -450,7 +460,8 @@ impl Graph {
         }
         let layer = g.layer.unwrap_or_else(|| g.layer_of(&node));
         let place = g.place.unwrap_or(node.place);
-        g.nodes.push(Node { layer, place, ..node });
+        let copy = g.copy;
+        g.nodes.push(Node { layer, place, copy, ..node });
         Tensor { graph: self, id: g.nodes.len() - 1 }
     }
     /// Until what comes back is dropped, new nodes and mistakes are of the line of the caller, whatever adds them: `#[track_caller]`
@@ -475,6 +486,18 @@ impl Graph {
         let before = self.inner.borrow_mut().layer.replace(node.layer);
         let result = self.at(node.place, f);
         self.inner.borrow_mut().layer = before;
+        result
+    }
+    /// Runs `f`; the nodes it adds are of the recomputation that `key` is for, see [`Node::copy`].
+    pub(crate) fn as_copy<R>(&self, key: (usize, usize, u32), f: impl FnOnce() -> R) -> R {
+        let before = {
+            let mut g = self.inner.borrow_mut();
+            let new = g.copies.len() as u32 + 1;
+            let number = *g.copies.entry(key).or_insert(new);
+            std::mem::replace(&mut g.copy, number)
+        };
+        let result = f();
+        self.inner.borrow_mut().copy = before;
         result
     }
     pub(crate) fn dead(&self) -> Tensor<'_> {

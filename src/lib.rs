@@ -82,6 +82,7 @@ pub mod params;
 mod peaks;
 pub mod plan;
 pub mod profile;
+mod recompute;
 pub mod rng;
 mod scratch;
 pub mod selftest;

@@ -66,7 +66,7 @@ fn graphs(device: &Device, count: u32, seed: u64) -> Check {
         Ok(()) => Ok(()),
         Err(TestError::Fail(why, genes)) => {
             let g = Graph::training();
-            let (outputs, _, steps) = random_graph(&g, &genes);
+            let (outputs, _, steps) = random_graph(&g, &genes, true);
             Err(format!("{why}\nsteps {steps:?}, outputs {outputs:?}, genes {genes:?}").into())
         }
         Err(other) => Err(other.into()),
@@ -79,6 +79,8 @@ struct Random<'g> {
     genes: Vec<u16>,
     /// Kinds of the steps so far.
     steps: Vec<usize>,
+    /// Whether parts are recomputed for the gradient.
+    recompute: bool,
     pool: Vec<(Tensor<'g>, f32)>,
     floats: Vec<Tensor<'g>>,
     inputs: Vec<Host<f32>>,
@@ -352,18 +354,21 @@ impl<'g> Random<'g> {
 /// Kinds of steps.
 const KINDS: usize = 44;
 
+/// The kind of no step: it stands before those of a part that is recomputed.
+const PART: usize = KINDS;
+
 /// A graph of up to a dozen ops, the loss first among its outputs, then some of its tensors, then gradients of inputs and
 /// parameters; what its inputs are fed; the kinds of its steps.
-fn random_graph<'g>(g: &'g Graph, genes: &Genes) -> (Vec<Tensor<'g>>, Vec<Host<f32>>, Vec<usize>) {
+fn random_graph<'g>(g: &'g Graph, genes: &Genes, recompute: bool) -> (Vec<Tensor<'g>>, Vec<Host<f32>>, Vec<usize>) {
     let leaves = genes[0].iter().rev().copied().collect();
-    let mut r = Random { g, genes: leaves, steps: Vec::new(), pool: Vec::new(), floats: Vec::new(), inputs: Vec::new() };
+    let mut r = Random { g, genes: leaves, steps: Vec::new(), recompute, pool: Vec::new(), floats: Vec::new(), inputs: Vec::new() };
     for _ in 0..2 {
         let rank = r.below(4);
         let dims: Vec<usize> = (0..rank).map(|_| [1, 2, 3, 5, 7][r.below(5)]).collect();
         let leaf = r.leaf(&dims);
         r.pool.push((leaf, 1.7));
     }
-    genes[1..].iter().for_each(|step| r.step(step));
+    steps(&mut r, &genes[1..]);
     r.genes = genes[0].clone();
     let mut loss = g.scalar(0.0);
     for k in 0..3 {
@@ -379,13 +384,38 @@ fn random_graph<'g>(g: &'g Graph, genes: &Genes) -> (Vec<Tensor<'g>>, Vec<Host<f
     (outputs, r.inputs, r.steps)
 }
 
+/// The steps; a few of them together may be recomputed for the gradient, and some of those again.
+fn steps(r: &mut Random, mut genes: &[Vec<u16>]) {
+    while let Some((first, rest)) = genes.split_first() {
+        // The last choice, which no step comes to.
+        let part = match first[15] % 8 {
+            n @ 1..4 if genes.len() > usize::from(n) => usize::from(n),
+            _ => 0,
+        };
+        let x = r.pool[0].0;
+        let run = |r: &mut Random| {
+            r.step(first);
+            steps(r, &rest[..part]);
+        };
+        if part > 0 {
+            r.steps.push(PART);
+        }
+        if part > 0 && r.recompute {
+            x.checkpoint(|_| run(r))
+        } else {
+            run(r)
+        }
+        genes = &rest[part..];
+    }
+}
+
 /// Rounding errors of up to 20 ops one after the other, each of which may double what it gets.
 const TERMS: usize = 1 << 16;
 
 /// The graph of these genes, the `number`-th one.
 fn check(device: &Device, genes: &Genes, number: u32) -> Check {
     let g = Graph::training();
-    let (outputs, inputs, _) = random_graph(&g, genes);
+    let (outputs, inputs, _) = random_graph(&g, genes, true);
     g.error().map_or(Ok(()), Err)?;
     let all = [(true, true), (false, false), (true, false), (false, true)];
     let cpu = device.as_gpu().is_none();
@@ -393,6 +423,17 @@ fn check(device: &Device, genes: &Genes, number: u32) -> Check {
     for &(fuse, reuse) in some {
         let options = Options { fuse, reuse, ..device.plan_options() };
         testing::compare(&g, &outputs, &inputs, device, &options, TERMS).map_err(|e| format!("fuse {fuse}, reuse {reuse}: {e}"))?;
+    }
+    // The same bits as where nothing is recomputed, as long as fusion has no part in it.
+    if cpu {
+        let kept = Graph::training();
+        let (want, _, _) = random_graph(&kept, genes, false);
+        let options = Options { fuse: false, ..device.plan_options() };
+        let [got, want] = [&outputs, &want].map(|outputs| Compiled::new(device, outputs, &options, 0)?.run(&inputs));
+        for (i, (got, want)) in got?.iter().zip(&want?).enumerate() {
+            let same = got.f().iter().zip(want.f()).all(|(g, w)| g.to_bits() == w.to_bits());
+            same.then_some(()).ok_or(format!("output {i} is not as without recomputation"))?;
+        }
     }
     // The gradients that a step leaves in the flat buffer are those.
     let params = g.param_tensors();
@@ -424,7 +465,7 @@ fn check(device: &Device, genes: &Genes, number: u32) -> Check {
 
 /// The graphs do what they are for: none of the kinds is out of reach.
 fn every_kind() -> Check {
-    let mut seen = [0; KINDS];
+    let mut seen = [0; KINDS + 1];
     let mut state = 1u64;
     for _ in 0..300 {
         let mut gene = || {
@@ -433,7 +474,7 @@ fn every_kind() -> Check {
         };
         let genes: Genes = (0..10).map(|_| (0..16).map(|_| gene()).collect()).collect();
         let g = Graph::training();
-        let (_, _, steps) = random_graph(&g, &genes);
+        let (_, _, steps) = random_graph(&g, &genes, true);
         g.error().map_or(Ok(()), Err)?;
         steps.iter().for_each(|&kind| seen[kind] += 1);
     }

@@ -165,6 +165,7 @@ impl<'g> Tensor<'g> {
     /// The transformer's encoder layer on `[n, t, e]` (Vaswani et al. 2017, §3.1): with x₁ = norm1(x + attention(x)) it gives
     /// norm2(x₁ + linear2(relu(linear1(x₁)))), where `linear1` has `feed_forward` outputs. The parameters are those of
     /// `torch.nn.TransformerEncoderLayer`: `name.self_attn.…`, `name.linear1.…`, `name.linear2.…`, `name.norm1.…`, `name.norm2.…`.
+    /// Where many such layers take too much memory, [`checkpoint`](Tensor::checkpoint) keeps but the input of each.
     ///
     /// ```
     /// use downhill::{Graph, layers::TransformerEncoderLayer};

@@ -17,7 +17,7 @@ pub struct Ir {
 }
 
 impl Ir {
-    /// What `outputs` need, and every parameter and input of the graph. Equal nodes become one.
+    /// What `outputs` need, and every parameter and input of the graph. Equal nodes become one, but for what is recomputed.
     pub fn new(graph: &Graph, outputs: &[Tensor]) -> Ir {
         let g = graph.inner.borrow();
         let mut needed = vec![false; g.nodes.len()];
@@ -33,7 +33,12 @@ impl Ir {
             let node = Node { inputs: node.inputs.iter().map(|&i| at[i]).collect(), ..node.clone() };
             at[id] = match &node.kind {
                 // An op's `Debug` text is its name and all its settings.
-                Kind::Op(op) => *known.entry((op.name(), format!("{op:?}"), node.inputs.clone())).or_insert_with(|| ir.push(node)),
+                Kind::Op(op) => {
+                    // A fill is not worth a copy: it costs nothing to compute, or is a constant.
+                    let fill = node.inputs.is_empty() && op.as_map().is_some_and(|map| !map.expr.is_random());
+                    let copy = if fill { 0 } else { node.copy };
+                    *known.entry((op.name(), format!("{op:?}"), node.inputs.clone(), copy)).or_insert_with(|| ir.push(node))
+                }
                 _ => ir.push(node),
             };
         }

@@ -51,6 +51,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3, 8]).max_pool1d(2).max_pool1d_with(2, MaxPool { padding: [1], ..MaxPool::default() }));
     case!(|g| g.input([5, 3]).gather_rows(g.labels([2])));
     case!(|g| g.input([2, 3]).softmax(0).log_softmax(1));
+    case!(|g| g.input([2, 3]).checkpoint(|x| x.checkpoint(|x| x.linear("fc", 4).softmax(1)).tanh().dropout(0.5)));
     case!(|g| g.input([2, 3]).slice(1, 0, 2).reshape([4]).unsqueeze(0).squeeze(0).flatten());
     case!(|g| g.input([2, 3, 8, 8]).avg_pool2d(2).avg_pool2d_with(2, AvgPool { padding: [1, 1], ..AvgPool::default() }));
     case!(|g| g.input([2, 3, 8]).avg_pool1d(2).avg_pool1d_with(2, AvgPool { padding: [1], ..AvgPool::default() }));
