@@ -53,15 +53,17 @@ fn moments(t: Line) -> vec3<f32> {
     return vec3(m, rest, sqrt(larger(means.x - rest * rest, 0.0))) * 0.25;
 }
 
-// Part i of a line of parts, which are chunks of p.piece of p.whole elements, the last one of which may have fewer, of each of the
-// lines of a channel: where it is, and how many elements it stands for, as a share of p.piece.
-fn part_place(t: Line, i: u32) -> u32 {
-    let line = i / p.parts * p.c + t.column / p.within;
-    return (line * p.parts + i % p.parts) * p.within + t.column % p.within;
+// Part i of a line of parts, which are the chunks of each of the lines of a channel: where it is, and what it counts for. The last chunk
+// of a line may have fewer elements, and counts for p.tail.
+struct Part {
+    at: u32,
+    weight: f32,
 }
 
-fn weight(i: u32) -> f32 {
-    return f32(min(p.piece, p.whole - i % p.parts * p.piece)) / f32(p.piece);
+fn part_of(first: u32, i: u32) -> Part {
+    let line = i / p.parts;
+    let chunk = i - line * p.parts;
+    return Part(first + (line * p.c * p.parts + chunk) * p.within, select(1.0, p.tail, chunk + 1u == p.parts));
 }
 
 fn deviation(at: u32, near: vec2<f32>) -> f32 {
@@ -71,30 +73,29 @@ fn deviation(at: u32, near: vec2<f32>) -> f32 {
 // Of a line of parts what `moments` is of a line.
 fn of_parts(t: Line) -> vec3<f32> {
     // Means as deviations from the first one, lest their sum round.
-    let first = select(0u, part_place(t, 0u), t.real);
+    let line = t.column / p.within;
+    let first = select(0u, line * (p.parts - 1u) * p.within + t.column, t.real);
     let near = vec2(x[first], x_rest[first]);
-    var len = 0.0;
     var most = 0.0;
     for (var i = t.lane; i < t.len; i += t.lanes) {
-        let at = part_place(t, i);
-        len += weight(i);
+        let at = part_of(first, i).at;
         most = larger(most, larger(abs(deviation(at, near)), x_root[at]));
     }
     let scale = power_for(lanes_max(most));
-    len = larger(lanes_sum(len), 1e-30);
     var s = 0.0;
     for (var i = t.lane; i < t.len; i += t.lanes) {
-        s += weight(i) * (deviation(part_place(t, i), near) * scale);
+        let one = part_of(first, i);
+        s += one.weight * (deviation(one.at, near) * scale);
     }
-    let shift = lanes_sum(s) / len;
+    let shift = lanes_sum(s) / p.count;
     var q = 0.0;
     for (var i = t.lane; i < t.len; i += t.lanes) {
-        let at = part_place(t, i);
-        let d = deviation(at, near) * scale - shift;
-        let root = x_root[at] * scale;
-        q += weight(i) * (root * root + d * d);
+        let one = part_of(first, i);
+        let d = deviation(one.at, near) * scale - shift;
+        let root = x_root[one.at] * scale;
+        q += one.weight * (root * root + d * d);
     }
-    let root = sqrt(lanes_sum(q) / len) * inverse_power(scale);
+    let root = sqrt(lanes_sum(q) / p.count) * inverse_power(scale);
     if CENTRE == 0u {
         return vec3(0.0, 0.0, root);
     }

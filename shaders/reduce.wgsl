@@ -85,19 +85,30 @@ fn forward(t: Line) {
 
 // The result for a line of which v is the fold.
 fn finished(v: R, first: u32, len: u32, pivot: R) -> R {
+    if ADDS && !all(finite_r(v)) {
+        return in_units(first, len, pivot);
+    }
+    return result(v, len, pivot);
+}
+
+// The same where nothing overflowed.
+fn result(v: R, len: u32, pivot: R) -> R {
     if KIND == MIN {
         return -v;
     }
     if KIND == MAX {
         return v;
     }
-    let n = f32(len * WIDE / WIDE_OUT);
-    if all(finite_r(v)) {
-        if KIND == MEAN {
-            return pivot + v / n;
-        }
-        return v / p.divisor;
+    if KIND == MEAN {
+        return pivot + v / count(len);
     }
+    return v / p.divisor;
+}
+
+fn count(len: u32) -> f32 { return f32(len * WIDE / WIDE_OUT); }
+
+// The sum or the mean of a line, by elements of a smaller unit.
+fn in_units(first: u32, len: u32, pivot: R) -> R {
     var s = zero_v();
     for (var block = 0u; block < len; block += 64u) {
         // Sums of blocks first: short chains of additions.
@@ -108,17 +119,16 @@ fn finished(v: R, first: u32, len: u32, pivot: R) -> R {
         s += block_s;
     }
     if KIND == MEAN {
-        return (pivot * UNIT + sum_v(s) / n) / UNIT;
+        return (pivot * UNIT + sum_v(s) / count(len)) / UNIT;
     }
     return sum_v(s) / (p.divisor * UNIT);
 }
 
-// The mean of a line of means: those of chunks of p.piece of p.whole elements, of which the last one may have fewer, p.rows means for
-// each chunk.
+// The mean of a line of means: those of chunks, of which the last one may have fewer elements. So its means, those from p.full on, count
+// for less than one, for p.tail; p.count is the sum of what all count for.
 fn forward_of_parts(t: Line) {
     let pivot = pivot_of(t.first, t.len);
     var s = zero_r();
-    var n = 0.0;
     for (var i = t.lane; i < t.len; i += t.lanes) {
         s += weight(i) * (x[t.first + i * p.inner] - pivot);
     }
@@ -126,23 +136,18 @@ fn forward_of_parts(t: Line) {
     if !writes(t) {
         return;
     }
-    for (var i = 0u; i < t.len; i += p.rows) {
-        n += weight(i) * f32(p.rows);
-    }
     if is_finite(v) {
-        y[t.out] = pivot + v / n;
+        y[t.out] = pivot + v / p.count;
         return;
     }
     s = 0.0;
     for (var i = 0u; i < t.len; i++) {
         s += weight(i) * (x[t.first + i * p.inner] * UNIT - pivot * UNIT);
     }
-    y[t.out] = (pivot * UNIT + s / n) / UNIT;
+    y[t.out] = (pivot * UNIT + s / p.count) / UNIT;
 }
 
-fn weight(k: u32) -> f32 {
-    return f32(min(p.piece, p.whole - k / p.rows * p.piece)) / f32(p.piece);
-}
+fn weight(k: u32) -> f32 { return select(p.tail, 1.0, k < p.full); }
 
 var<private> pivots: array<V, KEPT>;
 
@@ -169,9 +174,21 @@ fn forward_strip(t: Line) {
         }
         at += p.inner;
     }
+    var again = false;
     for (var k = 0u; k < KEEP; k++) {
         if k * WG <= most {
-            y[t.out + k * WG] = finished(kept_x[k], t.first + k * WG, t.len, pivots[k]);
+            y[t.out + k * WG] = result(kept_x[k], t.len, pivots[k]);
+            again |= ADDS && !all(finite_r(kept_x[k]));
+        }
+    }
+    if !again {
+        return;
+    }
+    // A loop of its own: with a loop in it no compiler unrolls it, and kept_x would not be in registers.
+    for (var k = 0u; k * WG <= most && k < KEEP; k++) {
+        if !all(finite_r(y[t.out + k * WG])) {
+            let first = t.first + k * WG;
+            y[t.out + k * WG] = in_units(first, t.len, pivot_of(first, t.len));
         }
     }
 }

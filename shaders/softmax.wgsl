@@ -81,7 +81,7 @@ fn grad(t: Line) {
     keep_x(t);
     var of_heavy = V(0.0);
     var others = V(0.0);
-    // Σ y of the others; of the logarithm, how many are heavy.
+    // Σ y of the others.
     var rest = V(0.0);
     for (var k = 0u; k < share(t); k++) {
         if has(t, k) {
@@ -91,7 +91,6 @@ fn grad(t: Line) {
             of_heavy += select(V(0.0), d, heavy);
             if LOG == 1u {
                 others += select(d, V(0.0), heavy);
-                rest += select(V(0.0), V(1.0), heavy);
             } else {
                 others += select(times(d, v), V(0.0), heavy);
                 rest += select(v, V(0.0), heavy);
@@ -105,13 +104,11 @@ fn grad(t: Line) {
             let v = x_of(t, k);
             let d = dy[place(t, k)];
             if LOG == 1u {
+                // Without a condition: a software adapter would go through all of it in any case.
                 let e = exp_v(v);
-                var value = d - times(V(s.x + s.y), e);
-                // In few lines; not computed for the others.
-                if s.z > 0.0 {
-                    value = select(value, -d * expm1_v(v) - times(V(s.y), e), v > V(HEAVY));
-                }
-                dx[place(t, k)] = value;
+                let less = select(e - 1.0, expm1_near_0_v(v), v > V(-0.35));
+                let heavy = v > V(HEAVY);
+                dx[place(t, k)] = select(d, -d * less, heavy) - times(select(V(s.x + s.y), V(s.y), heavy), e);
             } else {
                 dx[place(t, k)] = times((d - s.x) + shift, v);
             }

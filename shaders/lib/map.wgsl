@@ -13,13 +13,14 @@ fn scale(x: f32, n: i32) -> f32 {
 }
 
 // x = n ln 2 + r with |r| <= ln(2)/2 (ln 2 in two parts, the first of few bits, so that r is exact); e^r by Taylor to r^7/7!.
-fn f_exp(x: f32) -> f32 {
+fn f_exp(x: f32) -> f32 { return exp_of(x, 0.0); }
+// e^(x + y) for |y| <= 0.05: of an exponent of -50 the last digit is 50 last digits of the result.
+fn exp_of(x: f32, y: f32) -> f32 {
     let c = clamp(x, -105.0, 89.0);
     let n = round(c * 1.44269504);
-    let r = (c - n * 0.693359375) + n * 2.12194440e-4;
+    let r = ((c - n * 0.693359375) + n * 2.12194440e-4) + y;
     let s = 1.0 + r * (1.0 + r * (0.5 + r * (0.166666667 + r * (0.0416666667 + r * (8.33333333e-3 + r * (1.38888889e-3 + r * 1.98412698e-4))))));
-    let y = scale(s, i32(n));
-    return select(y, x, is_nan(x));
+    return select(scale(s, i32(n)), x, is_nan(x));
 }
 
 // 2 atanh(s) for |s| <= 0.172: ln of (1 + s)/(1 - s).
@@ -40,10 +41,12 @@ fn infinity() -> f32 { return bitcast<f32>(0x7f800000u | (p.units & 0u)); }
 fn at_least(x: f32, low: f32) -> f32 { return select(x, low, x < low); }
 fn within(x: f32, most: f32) -> f32 { return select(at_least(x, -most), most, x > most); }
 
-// a b = x + y, where y is the rounding error of x: halves of 12 bits have exact products.
+// The first 12 bits: two such numbers have an exact product.
+fn high_bits(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
+// a b = x + y, where y is the rounding error of x.
 fn exact_product(a: f32, b: f32) -> vec2<f32> {
-    let ah = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
-    let bh = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+    let ah = high_bits(a);
+    let bh = high_bits(b);
     let al = a - ah;
     let bl = b - bh;
     let x = a * b;
@@ -54,15 +57,13 @@ fn exact_sum(a: f32, b: f32) -> vec2<f32> {
     let x = max(a + b, -3.40282347e38);
     return vec2<f32>(x, b - (x - a));
 }
-// e^(x + y): of an exponent of -50 the last digit is 50 last digits of the result.
-fn exp_of(x: vec2<f32>) -> f32 { return f_exp(x.x) * (1.0 + x.y); }
 
 // x = 2^n m with m in [√½, √2], for positive x: m and n. What is below the smallest normal number goes by its integer, because
 // a device may take it for 0.
 fn power_of_two(x: f32) -> vec2<f32> {
     let raw = bitcast<u32>(x);
     let small = raw < 0x800000u;
-    let bits = bitcast<i32>(select(raw, bitcast<u32>(f32(raw)), small));
+    let bits = select(bitcast<i32>(x), bitcast<i32>(f32(bitcast<i32>(x))), small);
     let n = (bits - 0x3f3504f3) >> 23u;
     return vec2<f32>(bitcast<f32>(bits - (n << 23u)), f32(n) - select(0.0, 149.0, small));
 }
@@ -76,28 +77,34 @@ fn f_ln(x: f32) -> f32 {
     let special = select(select(not_a_number(), infinity(), raw == 0x7f800000u), -infinity(), (raw << 1u) == 0u);
     return select(special, y, raw > 0u && raw < 0x7f800000u);
 }
-// The same in two parts for a positive finite number.
+// The same in two parts for a positive finite number, the first one of 12 bits.
 fn ln_in_parts(x: f32) -> vec2<f32> {
     let m = power_of_two(x);
-    // s + low = (m - 1)/(m + 1), whose sum may be rounded.
-    let d = exact_sum(1.0, m.x);
-    let s = (m.x - 1.0) / d.x;
-    let back = exact_product(s, d.x);
-    let low = ((((m.x - 1.0) - back.x) - back.y) - s * d.y) / d.x;
-    let t = s * s;
-    let tail = 2.0 * low + 2.0 * s * t * (0.333333333 + t * (0.2 + t * (0.142857143 + t * 0.111111111)));
+    let inverse = 1.0 / (m.x + 1.0);
+    let rough = (m.x - 1.0) * inverse;
+    // s + low = (m - 1)/(m + 1) for the exact sum, of which d are the first bits and the others.
+    let s = high_bits(rough);
+    let d = high_bits(m.x + 1.0);
+    let low = (((m.x - 1.0) - s * d) - s * (m.x - (d - 1.0))) * inverse;
+    let t = rough * rough;
+    let tail = 2.0 * low + 2.0 * rough * t * (0.333333333 + t * (0.2 + t * (0.142857143 + t * 0.111111111)));
     let y = exact_sum(m.y * 0.693359375, 2.0 * s);
-    return exact_sum(y.x, (y.y + tail) - m.y * 2.12194440e-4);
+    let rest = (y.y + tail) - m.y * 2.12194440e-4;
+    let first = high_bits(y.x + rest);
+    return vec2<f32>(first, (y.x - first) + rest);
 }
 
 fn f_log1p(x: f32) -> f32 {
     return with_sign(select(f_ln(1.0 + x), twice_atanh(x / (2.0 + x)), x > -0.29 && x < 0.41), x);
 }
 
-// Taylor near 0, where e^x - 1 cancels.
+// e^x - 1 for |x| <= 0.35, by Taylor.
+fn expm1_near_0(x: f32) -> f32 {
+    return x + x * x * (0.5 + x * (0.166666667 + x * (0.0416666667 + x * (8.33333333e-3 + x * (1.38888889e-3 + x * (1.98412698e-4 + x * 2.48015873e-5))))));
+}
+// Elsewhere nothing cancels.
 fn f_expm1(x: f32) -> f32 {
-    let s = x + x * x * (0.5 + x * (0.166666667 + x * (0.0416666667 + x * (8.33333333e-3 + x * (1.38888889e-3 + x * (1.98412698e-4 + x * 2.48015873e-5))))));
-    return with_sign(select(f_exp(x) - 1.0, s, abs(x) < 0.35), x);
+    return with_sign(select(f_exp(x) - 1.0, expm1_near_0(x), abs(x) < 0.35), x);
 }
 
 // The high half of a b.
@@ -107,58 +114,53 @@ fn high_product(a: u32, b: u32) -> u32 {
     let other = (a & 0xffffu) * (b >> 16u) + (middle & 0xffffu);
     return (a >> 16u) * (b >> 16u) + (middle >> 16u) + (other >> 16u);
 }
-// 32 bits of 1/(2π), those from bit 32 k on behind the point.
-fn of_a_turn(k: i32) -> u32 {
-    switch k {
-        case 0: { return 0x28be60dbu; }
-        case 1: { return 0x9391054au; }
-        case 2: { return 0x7f09d5f4u; }
-        case 3: { return 0x7d4d3770u; }
-        case 4: { return 0x36d8a566u; }
-        case 5: { return 0x4f10e410u; }
-        case 6: { return 0x7f9458eau; }
-        default: { return 0u; }
-    }
+// 32 bits from bit `shift` on of two words.
+fn shifted(a: u32, b: u32, shift: u32) -> u32 { return (a << shift) | ((b >> 1u) >> (31u - shift)); }
+
+// k π/2 + r, with |r| <= π/4 and k up to multiples of 4.
+struct Turn {
+    r: f32,
+    k: u32,
 }
-// Those behind and before bit `shift` of that word.
-fn shifted(k: i32, shift: u32) -> u32 {
-    return (of_a_turn(k) << shift) | select(0u, of_a_turn(k + 1) >> ((32u - shift) & 31u), shift > 0u);
-}
-// x = k π/2 + r with |r| <= π/4, for finite x >= 0: r and k mod 4.
-fn quarter_turns(x: f32) -> vec2<f32> {
+// Finite x >= 0 so. A software adapter does both halves for every element, whatever the condition: so there is no table, and no switch.
+fn quarter_turns(x: f32) -> Turn {
     if x <= 6000.0 {
         // π/2 in four parts, of which the first three have 12 bits, as k has: their products are exact.
         let k = round(x * 0.636619772);
-        let r = (((x - k * 1.5703125) - k * 4.837513e-4) - k * 7.5495336e-8) - k * 2.563344e-12;
-        return vec2<f32>(r, f32(u32(k) & 3u));
+        return Turn((((x - k * 1.5703125) - k * 4.837513e-4) - k * 7.5495336e-8) - k * 2.563344e-12, u32(i32(k)));
     }
-    // Payne and Hanek's way (1983): of x/(2π) = m 2^e / (2π) only the 64 bits behind the point are computed.
+    // Payne and Hanek's way (1983): of x/(2π) = m 2^e / (2π) only the 64 bits behind the point are computed, the last two of them roughly.
     let raw = bitcast<u32>(x);
     let m = (raw << 8u) | 0x80000000u;
     let e = (raw >> 23u) - 126u;
-    let first = i32(e >> 5u);
+    // The words of 1/(2π) from the one before bit e on, of these: 0, 28be60db, 9391054a, 7f09d5f4, 7d4d3770, 36d8a566, 4f10e410, 7f9458ea;
+    // the number of words to leave out has three bits.
+    let four = (e & 128u) != 0u;
+    let two = (e & 64u) != 0u;
+    let one = (e & 32u) != 0u;
+    let a = vec4<u32>(select(0u, 0x7d4d3770u, four), select(0x28be60dbu, 0x36d8a566u, four), select(0x9391054au, 0x4f10e410u, four), select(0x7f09d5f4u, 0x7f9458eau, four));
+    let b = select(a, vec4<u32>(a.zw, 0x7d4d3770u, 0x36d8a566u), two);
+    let w = select(b, vec4<u32>(b.yzw, select(0x7d4d3770u, 0x4f10e410u, two)), one);
     let shift = e & 31u;
-    let middle = shifted(first, shift);
-    let below = high_product(m, shifted(first + 1, shift));
+    let middle = shifted(w.y, w.z, shift);
+    let last = shifted(w.z, w.w, shift);
+    let below = (m >> 16u) * (last >> 16u) + (((m >> 16u) * (last & 0xffffu)) >> 16u) + (((m & 0xffffu) * (last >> 16u)) >> 16u);
     let low = m * middle + below;
-    let high = m * shifted(first - 1, shift) + high_product(m, middle) + u32(low < below);
-    // Quarters, and what is left over, from -1/2 to 1/2 of one.
-    let k = ((high >> 30u) + ((high >> 29u) & 1u)) & 3u;
-    let negative = (high & 0x20000000u) != 0u;
+    let high = m * shifted(w.x, w.y, shift) + high_product(m, middle) + u32(low < below);
+    // Quarters, and what is left over, from -1/2 to 1/2 of one: its size, to the last of the 64 bits.
     let rest = (high << 2u) | (low >> 30u);
-    let other = low << 2u;
-    let r = select(vec2<u32>(rest, other), vec2<u32>(~rest + u32(other == 0u), 0u - other), negative);
-    let y = (f32(r.x) * 4294967296.0 + f32(r.y)) * 8.51530395e-20;
-    return vec2<f32>(select(y, -y, negative), f32(k));
+    let minus = bitcast<u32>(bitcast<i32>(rest) >> 31u);
+    let r = f32(i32(rest ^ minus)) * 4294967296.0 + f32(i32(((low << 2u) ^ minus) >> 1u)) * 2.0;
+    return Turn(bitcast<f32>(bitcast<u32>(r * 8.51530395e-20) | (minus & 0x80000000u)), (high >> 30u) - minus);
 }
 // The sine of |x| + shift π/2; sin r and cos r by Taylor.
 fn sine(x: f32, shift: u32) -> f32 {
     let turn = quarter_turns(abs(x));
-    let r = turn.x;
+    let r = turn.r;
     let t = r * r;
     let s = r + r * t * (-0.166666667 + t * (8.33333333e-3 + t * (-1.98412698e-4 + t * 2.75573192e-6)));
     let c = 1.0 + t * (-0.5 + t * (0.0416666667 + t * (-1.38888889e-3 + t * (2.48015873e-5 - t * 2.75573192e-7))));
-    let q = u32(turn.y) + shift;
+    let q = turn.k + shift;
     let y = select(s, c, (q & 1u) == 1u);
     let finite = (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
     return select(not_a_number(), select(y, -y, (q & 2u) != 0u), finite);
@@ -212,7 +214,8 @@ fn normal(x: f32) -> vec2<f32> {
     let a = within(x, 20.0);
     let t = 1.0 / (1.0 + 0.353553391 * abs(a));
     let q = 0.28208768 + t * (0.28235337 + t * (0.24326195 + t * (0.20206591 + t * (-0.025167814 + t * (0.27596289 + t * (-0.48536947 + t * (0.28369462 - t * 0.058889173)))))));
-    let e = exp_of(-0.5 * exact_product(a, a));
+    let square = exact_product(a, a);
+    let e = exp_of(-0.5 * square.x, -0.5 * square.y);
     let tail = 0.5 * t * q * e;
     return vec2<f32>(select(tail, 1.0 - tail, a > 0.0), e);
 }
@@ -230,7 +233,7 @@ fn gelu_exp(x: f32) -> f32 {
     let c = 1.5957692;
     let f = exact_sum(max(c, cubic.x), min(c, cubic.x));
     let u = exact_product(a, f.x);
-    return exp_of(-vec2<f32>(u.x, u.y + a * (f.y + (low - 4.534068e-8))));
+    return exp_of(-u.x, -(u.y + a * (f.y + (low - 4.534068e-8))));
 }
 fn f_gelu_tanh(x: f32) -> f32 { return at_least(x, -20.0) * logistic(x, gelu_exp(x)).x; }
 fn f_gelu_tanh_grad(x: f32) -> f32 {
@@ -247,9 +250,11 @@ fn f_div(a: f32, b: f32) -> f32 { return a / b; }
 fn f_pow(a: f32, b: f32) -> f32 {
     let base = abs(a);
     let l = ln_in_parts(base);
-    let h = exact_product(b, l.x);
+    let h = b * l.x;
+    let b_high = high_bits(b);
+    let rest = ((b_high * l.x - h) + (b - b_high) * l.x) + b * l.y;
     // Beyond the range of e^h there is nothing to correct, and infinities would make a NaN.
-    let power = exp_of(vec2<f32>(h.x, select(0.0, h.y + b * l.y, abs(h.x) < 200.0)));
+    let power = exp_of(h, select(0.0, rest, abs(h) < 200.0));
     let large = bitcast<u32>(base) == 0x7f800000u;
     let end = select(select(infinity(), 0.0, large != (b > 0.0)), power, base > 0.0 && !large);
     let y = select(end, 1.0, base == 1.0);

@@ -16,7 +16,8 @@ fn alike(a: R, b: R) -> bool { return sign(a) == sign(b) && abs(a) * 0.5 <= abs(
 fn first_v(v: V) -> R { return v; }
 fn max_v(v: V) -> R { return v; }
 fn exp_v(v: V) -> V { return f_exp(v); }
-fn expm1_v(v: V) -> V { return f_expm1(v); }
+// e^v - 1 where it cancels.
+fn expm1_near_0_v(v: V) -> V { return expm1_near_0(v); }
 // The numbers of the elements of V number i.
 fn numbers(i: u32) -> VU { return i; }
 // The number of v that is number i of a line.

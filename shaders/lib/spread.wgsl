@@ -33,8 +33,8 @@ fn inverse_root(a: f32, b: f32) -> f32 {
 const BLOCK = 64u;
 
 fn spread_of(t: Line) -> Spread {
-    var most = abs(x[t.first]);
-    for (var i = 1u; i < t.len; i++) {
+    var most = zero_v();
+    for (var i = 0u; i < t.len; i++) {
         most = larger_v(most, abs(x[t.first + i * p.inner]));
     }
     let scale = power_for(max_v(most));
@@ -44,10 +44,9 @@ fn spread_of(t: Line) -> Spread {
         // Deviations from the first element, as everywhere: of equal numbers their mean is exact.
         let pivot = first_v(x[t.first]) * scale;
         var s = zero_v();
-        for (var i = 1u; i < t.len; i++) {
+        for (var i = 0u; i < t.len; i++) {
             s += x[t.first + i * p.inner] * scale - pivot;
         }
-        s += x[t.first] * scale - pivot;
         near = pivot + sum_v(s) / len;
     }
     var d = zero_v();

@@ -9,7 +9,7 @@ fn larger_v(a: V, b: V) -> V {
     return select(b, a, (a >= b) | nan_a);
 }
 fn exp_v(v: V) -> V { return V(f_exp(v.x), f_exp(v.y), f_exp(v.z), f_exp(v.w)); }
-fn expm1_v(v: V) -> V { return V(f_expm1(v.x), f_expm1(v.y), f_expm1(v.z), f_expm1(v.w)); }
+fn expm1_near_0_v(v: V) -> V { return V(expm1_near_0(v.x), expm1_near_0(v.y), expm1_near_0(v.z), expm1_near_0(v.w)); }
 // The numbers of the elements of V number i.
 fn numbers(i: u32) -> VU { return VU(4u * i, 4u * i + 1u, 4u * i + 2u, 4u * i + 3u); }
 // The number of v that is number i of a line.

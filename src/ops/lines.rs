@@ -20,12 +20,13 @@ const PER_LANE: usize = 8;
 const LONG: usize = 64;
 /// …fewer than this, which any GPU can run at once.
 const GROUPS: usize = 1024;
-/// Elements (V) of a line that each lane keeps in registers, at most: on hardware, and on a software adapter, where registers are
-/// memory but reading them again is not a load.
-const KEEP: [usize; 2] = [8, 32];
+/// Elements (V) of a line that each lane keeps in registers, at most. On a software adapter more of them are slower than to read them
+/// again: they are memory, too.
+const KEEP: usize = 8;
 
-/// Invocations of a workgroup that does strips.
+/// Invocations of a workgroup that does strips, and columns (V) of each, at most.
 const STRIP: usize = 8;
+const STRIP_COLUMNS: usize = 16;
 
 /// What a line belongs to: see the libraries of these names.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,7 +131,7 @@ impl Lines {
                 return quarter.cut(can, LONG * quarter.lanes, GROUPS, caps);
             }
             // An invocation has many columns, so that memory is read in its order.
-            let each = quarter.inner.div_ceil(STRIP).min(KEEP[1] / 2);
+            let each = quarter.inner.div_ceil(STRIP).min(STRIP_COLUMNS);
             let one = Lines { team: Team::Strip, workgroup: STRIP, columns: STRIP * each, lanes: 1, keep: each, ..quarter };
             // A column has one running value, whose rounding errors add up.
             return one.cut(can, LONG, n.div_ceil(2048).max(64), caps);
@@ -144,7 +145,7 @@ impl Lines {
             let line = Lines { wide, ..Lines::portable([outer, n / wide, 1], Can::Whole, caps) };
             return line.cut(can, LONG * line.lanes, GROUPS, caps);
         };
-        let fits = |lanes: usize| line.n <= KEEP[usize::from(caps.software)] * lanes;
+        let fits = |lanes: usize| line.n <= KEEP * lanes;
         let kept = |lanes: usize| if can.again() && fits(lanes) { line.n.div_ceil(lanes) } else { 0 };
         if caps.software || fits(lo) {
             let rows = (if caps.software { 1 } else { (128 / hi).max(1) }).min(caps.max_invocations as usize / hi);
@@ -202,6 +203,10 @@ impl Lines {
     /// The most numbers of a line that one unit sees.
     pub fn chunk(&self) -> usize {
         self.chunk * if self.across { 1 } else { self.wide }
+    }
+    /// The numbers of the last chunk of a line of `n`, as a share of those of the others.
+    pub fn tail(&self, n: usize) -> f32 {
+        (n - (self.chunks() - 1) * self.chunk()) as f32 / self.chunk() as f32
     }
     /// The tensor `[outer, n, inner]`.
     pub fn full(&self, bind: Bind) -> Bind {

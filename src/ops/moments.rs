@@ -159,7 +159,8 @@ enum Give {
 fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: bool, caps: &Caps) -> Kernel {
     let [b, c, n, inner] = over.sizes(x);
     let lines = Lines::of(fast, [b * c, n, inner], Can::Cut, caps);
-    let (parts, piece) = (lines.chunks(), lines.chunk());
+    let (parts, tail) = (lines.chunks(), lines.tail(n));
+    let count = b as f32 * ((parts - 1) as f32 + tail);
     // Whether squares that underflow are a part of the result: not of a variance, nor beside an eps.
     let small = match give {
         Give::Variance => false,
@@ -169,9 +170,9 @@ fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: boo
     let pass = |lines: &Lines, entry, binds| {
         let mut pass = lines.pass(source!("moments"), entry, binds);
         pass.consts.extend([("CENTRE", u32::from(centre).into()), ("GIVE", (give as u32).into()), ("SMALL", u32::from(small).into())]);
-        let sizes = [("whole", n), ("piece", piece), ("parts", parts), ("c", c), ("within", inner), ("row", c * inner), ("none", 0)];
+        let sizes = [("parts", parts), ("c", c), ("within", inner), ("row", c * inner), ("none", 0)];
         pass.params.extend(sizes.map(|(name, x)| (name.to_string(), x.into())));
-        pass.params.push(("scale".into(), scale.into()));
+        pass.params.extend([("tail", tail), ("count", count), ("scale", scale)].map(|(name, x)| (name.to_string(), x.into())));
         pass
     };
     let full = lines.full(Bind::input("x", 0, DType::F32));

@@ -322,8 +322,10 @@ pub(super) fn fold_passes(
             let means = Lines::of(fast, [outer, n, inner], Can::Single, caps);
             let mut pass = means.pass(source!("reduce"), "forward_of_parts", bind(x, y, &means));
             pass.consts.push(("KIND", (fold as u32).into()));
-            let sizes = [("whole", whole), ("piece", lines.chunk()), ("rows", rows)];
-            pass.params.extend(sizes.map(|(name, x)| (name.to_string(), x.into())));
+            let (full, tail) = ((lines.chunks() - 1) * rows, lines.tail(whole));
+            let counts = [("tail", tail), ("count", full as f32 + rows as f32 * tail)];
+            pass.params.push(("full".into(), full.into()));
+            pass.params.extend(counts.map(|(name, x)| (name.to_string(), x.into())));
             passes.push(pass);
             return;
         }

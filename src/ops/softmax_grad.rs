@@ -60,6 +60,17 @@ fn sum<T: Real>(y: &[T], dy: &[T], inner: usize, f: impl Fn(T, T) -> f64) -> f64
     )
 }
 
+/// Whether one of every `inner`-th element is above `at`.
+fn some<T: Real>(y: &[T], inner: usize, at: T) -> bool {
+    if inner > 1 {
+        return y.iter().step_by(inner).any(|&y| y > at);
+    }
+    wide(
+        #[inline(always)]
+        || y.chunks(64).any(|block| block.iter().fold(false, |some, &y| some | (y > at))),
+    )
+}
+
 /// f(y, dy) as every `inner`-th element of dx.
 fn write<T: Real>(y: &[T], dy: &[T], dx: &mut [T], inner: usize, f: impl Fn(T, T) -> T) {
     if inner > 1 {
@@ -77,12 +88,18 @@ impl SoftmaxGrad {
         let at = T::of(if self.log { HEAVY.1 } else { HEAVY.0 });
         for c in 0..inner {
             let (y, dy, dx) = (&y[c..], &dy[c..], &mut dx[c..]);
-            let of_heavy = sum(y, dy, inner, |y, d| if y > at { d.f64() } else { 0.0 });
+            // Most lines have none, or one.
+            let heavy: Vec<usize> =
+                if some(y, inner, at) { (0..y.len()).step_by(inner).filter(|&i| y[i] > at).collect() } else { Vec::new() };
+            let of_heavy: f64 = heavy.iter().map(|&i| dy[i].f64()).sum();
             if self.log {
-                let rest = sum(y, dy, inner, |y, d| if y > at { 0.0 } else { d.f64() });
+                let rest = match heavy[..] {
+                    [] => sum(dy, dy, inner, |_, d| d.f64()),
+                    _ => sum(y, dy, inner, |y, d| if y > at { 0.0 } else { d.f64() }),
+                };
                 let (rest, all) = (T::of(rest), T::of(rest + of_heavy));
                 write(y, dy, dx, inner, |y, d| d - times(all, y.vexp()));
-                for i in (0..y.len()).step_by(inner).filter(|&i| y[i] > at) {
+                for i in heavy {
                     dx[i] = -dy[i] * y[i].exp_m1() - times(rest, y[i].vexp());
                 }
             } else {
