@@ -5,6 +5,7 @@
 //! cargo run --release --example mnist -- --data fashion-mnist      # or a folder with the four IDX files
 //! cargo run --release --example mnist -- --model cnn               # convolutions, which see where a pixel is
 //! cargo run --release --example mnist -- --memory --profile        # what a step takes: bytes, and time
+//! cargo run --release --example mnist -- --batch 1024 --micro-batch 64   # a large batch in the memory of a small one
 //! ```
 
 mod common;
@@ -50,6 +51,9 @@ pub struct Args {
     /// Images of a step [default: 64 for the digits, else 1024; cnn: 32, else 128]
     #[arg(long)]
     batch: Option<NonZeroUsize>,
+    /// Images that are computed at a time; the gradients of a step are added up [default: all of a step]
+    #[arg(long)]
+    micro_batch: Option<NonZeroUsize>,
     /// The learning rate [default: one that suits the optimizer]
     #[arg(long)]
     lr: Option<f64>,
@@ -223,7 +227,9 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
         profile(&task, &device, &args, trace.as_deref())?;
     }
 
-    let history = trainer.fit(&task.train, Fit::new().epochs(task.epochs).batch_size(task.batch).validation(&task.test).progress(true))?;
+    let fit = Fit::new().epochs(task.epochs).batch_size(task.batch).validation(&task.test).progress(true);
+    let fit = if let Some(n) = args.micro_batch { fit.micro_batch(n.get()) } else { fit };
+    let history = trainer.fit(&task.train, fit)?;
     let seconds: f64 = history.epochs.iter().map(|e| e.seconds).sum();
     let evaluation = trainer.evaluate(&task.test)?;
     let accuracy = evaluation.accuracy.ok_or("the model is no classifier")?;

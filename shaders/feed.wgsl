@@ -1,5 +1,5 @@
-// feed — y[r, …] = the sample order[2 + (step − order[0])·order[1] + r] of a data set that lies on the device
-//   order [2 + len]: the first step of the epoch, the samples of a step, then the epoch's order of samples
+// feed — y[r, …] = the sample order[s + r] of a data set that lies on the device, where s is the place of the batch's first sample
+//   order [len]: the epoch's order of samples
 //   data: a piece of the data set, p.rows samples from p.start on, p.width numbers each; bytes (BYTES = 1) are four to a word,
 //         behind the 256 numbers that they mean, so that the host and every driver round alike
 //   y [batch, …]
@@ -10,14 +10,12 @@
 //!include lib/index
 //!include lib/philox
 
-const HEAD = 2u;
 const TABLE = 256u;
 // The random stream; those of a graph's nodes count from 1.
 const STREAM = 0xffffffffu;
 
 fn sample(row: u32) -> u32 {
-    let place = (step.step.x - order[0]) * order[1] + row;
-    return order[HEAD + min(place, p.len - 1u)];
+    return order[min(step.sample + row, p.len - 1u)];
 }
 
 fn number(at: u32) -> u32 {

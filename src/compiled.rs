@@ -4,7 +4,7 @@ use crate::{
     device::Device,
     engine::{Engine, Store, check_input},
     error::{Error, Result},
-    gpu::{self, Counters},
+    gpu::{self, Counters, StepRow},
     graph::{InputDef, Tensor},
     host::Host,
     ops::Key,
@@ -52,7 +52,7 @@ impl Compiled {
     /// A plan over the parameters of a store.
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
         let (inputs, outputs, untrained) = (plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
-        let engine = Engine::new(device, plan, store, None, None).await?;
+        let engine = Engine::new(device, plan, store, None).await?;
         Ok(Compiled { device: device.clone(), engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
     }
     /// How many inputs it takes.
@@ -121,21 +121,20 @@ impl Compiled {
     /// A run on the inputs as they are, or on those that it fetches from data on the device.
     pub(crate) fn go(&mut self, fed: bool) -> Result<()> {
         self.trained()?;
-        self.engine.steps(self.key, 1, fed, None)?;
+        self.engine.run(&[self.row()], fed, None)?;
         self.key.step += 1;
         Ok(())
     }
     /// The memory that it keeps for itself.
+    fn row(&self) -> StepRow {
+        StepRow { seed: self.key.seed, step: self.key.step, ..StepRow::default() }
+    }
     pub(crate) fn bytes(&self) -> u64 {
         self.engine.bytes()
     }
     /// The plan on a GPU.
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Exec> {
         self.engine.gpu_mut()
-    }
-    /// The number of the next run.
-    pub(crate) fn next_step(&self) -> u64 {
-        self.key.step
     }
     /// Output `i` of the last run; waits for it.
     ///
@@ -188,17 +187,17 @@ impl Compiled {
         for _ in 0..runs.max(1) {
             times.push(self.measure(zero).await?);
         }
-        Ok(Profile::new(&self.device, peaks, self.kernels().to_vec(), plain, &times))
+        Ok(Profile::new(&self.device, peaks, self.kernels(), plain, &times))
     }
     /// One run with clocks.
     pub(crate) async fn measure(&mut self, zero: Instant) -> Result<StepTimes> {
         self.ready()?;
-        let times = self.engine.profile(self.key, None, zero).await?;
+        let times = self.engine.profile(&self.row(), false, None, zero).await?;
         self.key.step += 1;
         Ok(times)
     }
     /// What a run computes.
-    pub(crate) fn kernels(&self) -> &[KernelTime] {
+    pub(crate) fn kernels(&self) -> Vec<KernelTime> {
         self.engine.kernels()
     }
     /// What it did so far on a GPU; `None` on the CPU.

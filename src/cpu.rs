@@ -4,14 +4,15 @@ use crate::{
     error::Result,
     graph::Kind,
     host::{self, Host, Real, View, ViewMut},
-    ops::Key,
-    optim::{Guard, Hyper, MAX_STATES, Optimizer, Sizes, square_sum},
-    params::Layout,
-    plan::{CPU_INPUTS, Loc, Plan, Step, ir::Ir},
+    ops::{Key, Op},
+    optim::{Guard, Hyper, MAX_STATES, Optimizer, Sizes, Squares, Trust, squares},
+    params::{Layout, Status},
+    plan::{CPU_INPUTS, Loc, Plan, Step, Update, Work, ir::Ir},
     scratch,
     shape::{DType, Shape},
 };
-use std::{array, mem};
+use rayon::prelude::*;
+use std::{array, mem, ops::Range};
 
 /// The definition of what a graph computes: every op's reference, one after the other, in memory of its own.
 pub fn interpret<T: Real>(ir: &Ir, inputs: &[Host<T>], params: &[Host<T>], key: Key) -> Vec<Host<T>> {
@@ -38,102 +39,209 @@ pub fn work<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
 
-/// The flat buffers of a model on the CPU device.
+/// The flat buffers of a model on the CPU device, by piece: see [`Layout`].
 #[derive(Debug, Default)]
 pub struct Store {
     pub layout: Layout,
     pub params: Vec<Vec<f32>>,
     pub grads: Vec<Vec<f32>>,
-    /// By state, by piece of trained parameters.
+    /// Of each piece, the elements at which another group begins: see [`Layout::runs`].
+    runs: Vec<Vec<(usize, usize)>>,
+    /// Likewise, but of every parameter.
+    ends: Vec<Vec<(usize, usize)>>,
+    /// Of the parameters of each piece, if the rule has ratios.
+    trusts: Vec<Vec<Trust>>,
+    /// By state, then by piece.
     pub states: Vec<Vec<Vec<f32>>>,
-    /// Σ g² over the gradients of each parameter; of state, over what it becomes.
-    pub squares: Vec<f64>,
+    /// Gradients of a micro-batch, once a plan has them.
+    micro: Vec<Vec<f32>>,
+    /// What state is to become, of the pieces of state.
+    next: Vec<Vec<f32>>,
+    /// Of the gradients of each parameter; of state, of what it is to become.
+    squares: Vec<Squares>,
     pub guard: Guard,
+    /// The first parameter whose gradient was not finite in the first bad step.
+    pub culprit: Option<usize>,
     /// How large weights and states are at most.
     sizes: Sizes,
+}
+
+/// What an update takes.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    pub optimizer: &'a Optimizer,
+    /// A row for each group.
+    pub hyper: &'a [Hyper],
 }
 
 impl Store {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) without the memory.
     pub fn new(layout: Layout, states: usize) -> Result<Store> {
-        let zeros = |what: &str, pieces: usize| -> Result<Vec<Vec<f32>>> {
-            layout.pieces[..pieces].iter().enumerate().map(|(i, &n)| host::zeros(&format!("{what} piece {i} [{n}]"), n)).collect()
-        };
-        let all = layout.pieces.len();
-        let states = (0..states).map(|k| zeros(&format!("state {k}"), layout.trained)).collect::<Result<_>>()?;
-        let (params, grads) = (zeros("params", all)?, zeros("grads", all)?);
-        let squares = vec![0.0; layout.ranges.len()];
-        Ok(Store { params, grads, states, squares, guard: Guard::default(), sizes: Sizes::default(), layout })
+        let (all, trained) = (0..layout.pieces.len(), 0..layout.trained);
+        let states = (0..states).map(|k| zeros(&layout, &format!("state {k}"), trained.clone())).collect::<Result<_>>()?;
+        let (params, grads) = (zeros(&layout, "params", all)?, zeros(&layout, "grads", trained)?);
+        let next = zeros(&layout, "next state", layout.state_pieces())?;
+        let squares = vec![Squares::default(); layout.ranges.len()];
+        let runs = (0..layout.trained).map(|piece| layout.runs(piece)).collect();
+        let ends = (0..layout.trained).map(|piece| layout.ends(piece).collect()).collect();
+        let trusts = vec![Vec::new(); layout.trained];
+        Ok(Store { params, grads, states, next, squares, runs, ends, trusts, layout, ..Store::default() })
     }
-    /// Sets all gradients, by piece.
+    /// Makes the buffers for gradients of micro-batches, if there are none yet.
+    pub fn hold_micro(&mut self) -> Result<()> {
+        if self.micro.is_empty() {
+            self.micro = zeros(&self.layout, "grads of a micro-batch", 0..self.layout.trained)?;
+        }
+        Ok(())
+    }
+    pub fn set_guard(&mut self, guard: Guard) {
+        (self.guard, self.culprit) = (guard, None);
+    }
+    pub fn holds_micro(&self) -> bool {
+        !self.micro.is_empty()
+    }
+    /// Norms and ratios in the last update, by parameter.
+    pub fn trusts(&self) -> Vec<Trust> {
+        let mut all = vec![Trust::default(); self.layout.ranges.len()];
+        for (piece, trusts) in self.trusts.iter().enumerate() {
+            self.layout.segments(piece).zip(trusts).for_each(|((i, _), &trust)| all[i] = trust);
+        }
+        all
+    }
+    /// Sets all gradients, by trained piece.
     pub fn set_grads(&mut self, pieces: Vec<Vec<f32>>) {
         self.grads = pieces;
-        for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges) {
-            *square = square_sum(&self.grads[range.piece][range.start..range.start + range.len]);
+        self.square(0..self.layout.trained);
+    }
+    /// Finds the squares of all gradients of some pieces.
+    fn square(&mut self, pieces: Range<usize>) {
+        for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges).filter(|(_, range)| pieces.contains(&range.piece)) {
+            *square = squares(&self.grads[range.piece][range.of()]);
         }
     }
-    /// Checks the step (numbered from 0) and updates the weights, unless it or one before it was not finite. `hyper` has a row for each
-    /// group.
-    pub fn update(&mut self, optimizer: &Optimizer, hyper: &[Hyper], step: u64, loss: f32) {
+
+    /// A part of the update of step `step` (from 0), with the loss where it is given, and the weight of a micro-batch.
+    fn update(&mut self, update: Update, piece: usize, step: u64, [loss, weight]: [Option<f32>; 2], rules: Rules) {
+        match update {
+            Update::Accumulate => self.accumulate(piece, loss.zip(weight)),
+            Update::Check => self.check(step, loss, rules),
+            Update::TryAssign => self.try_assign(piece, step),
+            Update::Norms => unreachable!("the CPU device finds the norms in the update"),
+            Update::Try => self.attempt(piece, step, rules),
+            Update::Apply => self.apply(piece, rules),
+            Update::Assign => self.assign(piece, step),
+        }
+    }
+    /// The flat buffer that an op computes this into.
+    fn target(&mut self, micro: bool, loc: Loc) -> &mut Vec<f32> {
+        let piece = |i: usize| self.layout.ranges[i].piece;
+        match loc {
+            Loc::Grad(i) if micro => &mut self.micro[piece(i)],
+            Loc::Grad(i) => &mut self.grads[piece(i)],
+            Loc::Next(i) => &mut self.next[piece(i) - self.layout.state_pieces().start],
+            _ => unreachable!("only gradients and state are computed into flat buffers"),
+        }
+    }
+    fn accumulate(&mut self, piece: usize, batch: Option<(f32, f32)>) {
+        if let (0, Some((loss, weight))) = (piece, batch) {
+            self.guard.weigh(weight, loss);
+        }
+        let Guard { keep, add, .. } = self.guard;
+        let sums = self.grads[piece].par_chunks_mut(TASK).zip(self.micro[piece].par_chunks(TASK));
+        // Of the first one, the sum holds whatever it held.
+        match keep == 0.0 {
+            true => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = add * g)),
+            false => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = keep * *sum + add * g)),
+        }
+        self.square(piece..piece + 1);
+    }
+    /// Whether the step counts; its loss is that of its micro-batches where it is not given.
+    fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {
         if self.guard.near != 0 {
             // They come from outside.
             self.sizes = Sizes::default();
         }
         self.guard.near = u32::from(self.sizes.are_near());
-        let live = self.squares.iter().zip(&self.layout.ranges).filter(|(_, range)| self.layout.is_live(range));
-        self.guard.judge(step, loss, live.map(|(square, _)| square).sum(), optimizer.clip());
-        if self.guard.halt == 0 {
-            let over = self.attempt(optimizer, hyper);
-            self.guard.refuse(step, over);
+        let (halted, loss) = (self.guard.halt != 0, loss.unwrap_or(self.guard.loss));
+        let trained = || self.squares.iter().zip(&self.layout.ranges).map(|(s, r)| (s, matches!(r.status, Status::Trained { .. })));
+        self.guard.judge(step, loss, trained().filter(|t| t.1).map(|t| *t.0).sum(), rules.optimizer.clip());
+        if self.guard.halt != 0 && !halted {
+            self.culprit = trained().position(|(squares, trained)| trained && !squares.sum.is_finite());
         }
+    }
+    /// Stops the step where state would become infinite or NaN, but is not.
+    fn try_assign(&mut self, piece: usize, step: u64) {
+        if matches!(self.guard.trial, 1 | 2) && (0..self.params[piece].len()).any(|i| self.breaks(piece, i)) {
+            self.refuse(step, MAX_STATES + 1);
+        }
+    }
+    fn breaks(&self, piece: usize, i: usize) -> bool {
+        self.params[piece][i].is_finite() && !self.next[piece - self.layout.state_pieces().start][i].is_finite()
+    }
+    fn refuse(&mut self, step: u64, what: usize) {
+        let mut over = self.guard.over;
+        over[what] = 1;
+        self.guard.refuse(step, over);
+    }
+    /// Stops the step where the update would make a number infinite or NaN.
+    fn attempt(&mut self, piece: usize, step: u64, Rules { optimizer, hyper }: Rules) {
+        if self.guard.trial != 2 {
+            return;
+        }
+        let (count, mut states) = (self.states.len(), states(&mut self.states, piece));
+        let (w, g) = (&mut self.params[piece], &self.grads[piece]);
+        let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
+        let over = optimizer.try_update(hyper, &runs[piece], &self.guard, w, g, &mut states[..count]);
+        (0..=MAX_STATES).filter(|k| over >> k & 1 != 0).for_each(|k| self.refuse(step, k));
+    }
+    fn apply(&mut self, piece: usize, Rules { optimizer, hyper }: Rules) {
         if self.guard.halt != 0 {
             return;
         }
-        for piece in 0..self.layout.trained {
-            let (n, ends) = (self.layout.live(piece), &self.layout.ends[piece]);
-            let (w, g) = (&mut self.params[piece][..n], &self.grads[piece][..n]);
-            let (count, mut states) = (self.states.len(), states(&mut self.states, piece, n));
-            optimizer.update(hyper, ends, &self.guard, w, g, &mut states[..count]);
-        }
-        for (state, value) in self.params.iter_mut().zip(&self.grads).skip(self.layout.trained) {
-            state.copy_from_slice(value);
+        let (count, mut states) = (self.states.len(), states(&mut self.states, piece));
+        let (w, g) = (&mut self.params[piece], &self.grads[piece]);
+        let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
+        self.trusts[piece] = optimizer.update(hyper, &runs[piece], &self.guard, w, g, &mut states[..count]);
+        if piece + 1 < self.layout.trained {
+            return;
         }
         self.sizes = self.sizes.after(optimizer, self.guard.reach(optimizer.clip()), hyper);
         if self.sizes.are_near() || self.guard.strict != 0 {
             // Only where one cannot tell does one look.
-            let pieces = self.params.iter().take(self.layout.trained).enumerate();
-            let weights = pieces.map(|(piece, w)| &w[..self.layout.live(piece)]);
+            let weights = self.params[..self.layout.trained].iter().map(Vec::as_slice);
             self.sizes = Sizes::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
-    /// What the update would make infinite or NaN, in the order of [`Guard::over`].
-    fn attempt(&mut self, optimizer: &Optimizer, hyper: &[Hyper]) -> [u32; MAX_STATES + 2] {
-        let mut over = 0;
-        if self.guard.trial == 2 {
-            for piece in 0..self.layout.trained {
-                let (n, ends) = (self.layout.live(piece), &self.layout.ends[piece]);
-                let (w, g) = (&mut self.params[piece][..n], &self.grads[piece][..n]);
-                let (count, mut states) = (self.states.len(), states(&mut self.states, piece, n));
-                over |= optimizer.try_update(hyper, ends, &self.guard, w, g, &mut states[..count]);
-            }
+    /// State becomes what was computed for it, but for numbers that would not be finite, which stop the step.
+    fn assign(&mut self, piece: usize, step: u64) {
+        if self.guard.halt != 0 {
+            return;
         }
-        let mut over = array::from_fn(|k| over >> k & 1);
-        let trained = self.layout.trained;
-        for (square, range) in self.squares.iter().zip(&self.layout.ranges).filter(|(_, range)| range.piece >= trained) {
-            let of = |flat: &[Vec<f32>], i: usize| flat[range.piece][range.start + i].is_finite();
-            // Only then is the number looked for.
-            let bad = !square.is_finite() && (0..range.len).any(|i| of(&self.params, i) && !of(&self.grads, i));
-            over[MAX_STATES + 1] |= u32::from(bad);
+        let bad: Vec<usize> = (0..self.params[piece].len()).filter(|&i| self.breaks(piece, i)).collect();
+        let first = self.layout.state_pieces().start;
+        let kept: Vec<f32> = bad.iter().map(|&i| self.params[piece][i]).collect();
+        self.params[piece].copy_from_slice(&self.next[piece - first]);
+        bad.iter().zip(kept).for_each(|(&i, x)| self.params[piece][i] = x);
+        if !bad.is_empty() {
+            self.refuse(step, MAX_STATES + 1);
         }
-        over
     }
 }
 
-/// The first `n` elements of a piece of each state.
-fn states(all: &mut [Vec<Vec<f32>>], piece: usize, n: usize) -> [&mut [f32]; MAX_STATES] {
+/// Elements that one thread adds up at a time.
+const TASK: usize = 1 << 14;
+
+/// A flat buffer of some pieces.
+fn zeros(layout: &Layout, what: &str, pieces: Range<usize>) -> Result<Vec<Vec<f32>>> {
+    let piece = |i: usize| host::zeros(&format!("{what} piece {i} [{}]", layout.pieces[i]), layout.pieces[i]);
+    pieces.map(piece).collect()
+}
+
+/// A piece of each state.
+fn states(all: &mut [Vec<Vec<f32>>], piece: usize) -> [&mut [f32]; MAX_STATES] {
     let mut all = all.iter_mut();
-    array::from_fn(|_| all.next().map_or(&mut [][..], |s| &mut s[piece][..n]))
+    array::from_fn(|_| all.next().map_or(&mut [][..], |s| &mut s[piece][..]))
 }
 
 /// A plan with its buffers. Nothing is allocated in a step.
@@ -162,28 +270,39 @@ impl Exec {
         to.f.copy_from_slice(data.f());
         to.u.copy_from_slice(data.u());
     }
-    /// Runs the plan. This is to be called by a thread that works for the device: see [`work`].
-    pub fn run(&mut self, store: &mut Store, key: Key) {
-        self.run_with(store, key, |_| ());
-    }
-    /// The same; `done` hears the number of each op when it is done.
-    pub fn run_with(&mut self, store: &mut Store, key: Key, mut done: impl FnMut(usize)) {
+    /// Runs the plan, of a step of that number; without an update where `more` micro-batches follow. `done` hears the number of each
+    /// step of the plan when it is done. This is to be called by a thread that works for the device: see [`work`].
+    pub fn run(&mut self, store: &mut Store, key: Key, step: u64, more: bool, rules: Option<Rules>, mut done: impl FnMut(usize)) {
         let plan = mem::take(&mut self.plan);
-        for (number, step) in plan.steps.iter().filter(|s| !s.op.is_alias()).enumerate() {
-            self.step(&plan, step, store, key);
+        for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate() {
+            match &part.work {
+                _ if more && !part.phase.is_of_each() => continue,
+                Work::Op(op) => self.step(&plan, part, &**op, store, key),
+                &Work::Update(update, piece) => {
+                    // Behind the guard there are the loss, and the weight of a micro-batch.
+                    let behind = part.inputs.iter().skip_while(|input| input.0 != Loc::Control).skip(1);
+                    let mut numbers = behind.take_while(|_| matches!(update, Update::Accumulate | Update::Check));
+                    let [loss, weight] = [(); 2].map(|()| numbers.next().map(|&(loc, shape)| self.one(&plan, store, loc, shape)));
+                    let rules = rules.expect("a plan with an update is run with its optimizer");
+                    store.update(update, piece, step, [loss, weight], rules);
+                }
+                Work::Fetch => unreachable!("batches of the CPU device come from the host"),
+            }
             done(number);
         }
         self.plan = plan;
     }
-    fn step(&mut self, plan: &Plan, step: &Step, store: &mut Store, key: Key) {
+    fn step(&mut self, plan: &Plan, step: &Step, op: &dyn Op, store: &mut Store, key: Key) {
         let (loc, shape) = step.output;
         // The planner never lets an op write what it reads, so the output can be taken out meanwhile.
-        let mut taken = match loc {
-            Loc::Slot(i) => mem::replace(&mut self.slots[i], Host::new([0], Vec::new())),
-            Loc::Grad(i) => Host::new([0], mem::take(&mut store.grads[store.layout.ranges[i].piece])),
+        let (mut taken, start) = match loc {
+            Loc::Slot(i) => (mem::replace(&mut self.slots[i], Host::new([0], Vec::new())), 0),
+            Loc::Grad(i) | Loc::Next(i) => {
+                let start = store.layout.ranges[i].start;
+                (Host::new([0], mem::take(store.target(plan.micro, loc))), start)
+            }
             _ => unreachable!("ops write slots and gradients"),
         };
-        let start = if let Loc::Grad(i) = loc { store.layout.ranges[i].start } else { 0 };
         {
             let whole = taken.view_mut();
             let mut y = match shape.dtype() {
@@ -194,20 +313,20 @@ impl Exec {
             match views.get_mut(..step.inputs.len()) {
                 Some(x) => {
                     x.iter_mut().zip(&step.inputs).for_each(|(x, &(l, s))| *x = self.view(plan, store, l, s));
-                    step.op.cpu(x, &mut y, key);
+                    op.cpu(x, &mut y, key);
                 }
                 None => {
                     let x: Vec<View<f32>> = step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)).collect();
-                    step.op.cpu(&x, &mut y, key);
+                    op.cpu(&x, &mut y, key);
                 }
             }
             // While the gradient is in cache.
-            if let Loc::Grad(i) = loc {
-                store.squares[i] = square_sum(y.f);
+            if let (Loc::Grad(i), false) = (loc, plan.micro) {
+                store.squares[i] = squares(y.f);
             }
         }
         match (loc, taken.data) {
-            (Loc::Grad(i), crate::host::Data::Float(v)) => store.grads[store.layout.ranges[i].piece] = v,
+            (Loc::Grad(_) | Loc::Next(_), crate::host::Data::Float(v)) => *store.target(plan.micro, loc) = v,
             (Loc::Slot(i), data) => self.slots[i] = Host { shape: taken.shape, data },
             _ => unreachable!("gradients are floats"),
         }
@@ -227,8 +346,17 @@ impl Exec {
             Loc::Input(i) => whole(&self.inputs[i]),
             Loc::Constant(i) => whole(&plan.constants[i]),
             Loc::Param(i) => range(&store.params, i),
-            Loc::Grad(i) => range(&store.grads, i),
+            Loc::Grad(i) => range(if plan.micro { &store.micro } else { &store.grads }, i),
+            Loc::Next(i) => {
+                let r = store.layout.ranges[i];
+                View { shape, f: &store.next[r.piece - store.layout.state_pieces().start][r.start..r.start + n], u: &[] }
+            }
+            _ => unreachable!("ops read tensors of the graph"),
         }
+    }
+    fn one(&self, plan: &Plan, store: &Store, loc: Loc, shape: Shape) -> f32 {
+        let v = self.view(plan, store, loc, shape);
+        v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
     }
     /// How many outputs there are.
     pub fn outputs(&self) -> usize {
@@ -237,8 +365,7 @@ impl Exec {
     /// An output of the last run that is one number.
     pub fn number(&self, store: &Store, output: usize) -> f32 {
         let (loc, shape) = self.plan.outputs[output];
-        let v = self.view(&self.plan, store, loc, shape);
-        v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
+        self.one(&self.plan, store, loc, shape)
     }
     /// An output of the last run.
     pub fn read(&self, store: &Store, output: usize) -> Result<Host<f32>> {

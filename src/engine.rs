@@ -5,14 +5,13 @@ use crate::{
     data::Augment,
     device::Device,
     error::{Error, Result},
-    gpu::{self, Counters, ExecOptions, Resident, StepRow, UpdatePass},
+    gpu::{self, Counters, ExecOptions, Resident, StepRow},
     graph::ParamDef,
     host::{self, Host},
-    kernel::{Caps, Kernel},
     ops::Key,
-    optim::{Groups, Guard, Hyper, Optimizer, assign_kernel, assign_trial_kernel},
-    params::{Layout, MAX_GROUPS},
-    plan::{Memory, Plan},
+    optim::{Groups, Guard, Hyper, Optimizer, Trust},
+    params::{Layout, Status},
+    plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
 };
 use std::{
@@ -36,22 +35,28 @@ impl Update {
         let groups = optimizer.groups(params)?;
         Ok(Update { optimizer, groups })
     }
-    /// The hyperparameters of a step (from 0), a row for each group.
-    fn hyper(&self, step: u64) -> [Hyper; MAX_GROUPS] {
-        self.optimizer.hyper(step + 1, &self.groups.settings)
+    /// Adds the hyperparameters of a step (from 0), a row for each group.
+    fn add_hyper(&self, step: u64, rows: &mut Vec<Hyper>) {
+        rows.extend(self.optimizer.hyper(step + 1, &self.groups.settings));
     }
-    /// Whether such a step needs no trial, as far as the hyperparameters are concerned.
-    fn is_bounded(&self, step: u64) -> bool {
-        self.optimizer.is_bounded(&self.hyper(step)[..self.groups.settings.len()])
+    /// Makes a plan that computes gradients one that trains: the loss is its first output. In a plan for micro-batches `weight` is the
+    /// place of the number that each of them weighs.
+    pub fn append(&self, device: &Device, plan: &mut Plan, layout: &Layout, weight: Option<Loc>) {
+        let caps = device.as_gpu().map(|gpu| gpu.caps());
+        // Gradients that are given come with no state.
+        let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
+        let groups = self.groups.settings.len();
+        let steps = self.optimizer.steps(layout, groups, assigns, plan.outputs[0].0, weight, caps);
+        plan.append(steps, groups);
     }
 }
 
 /// Where the parameters lie on a device: what [`Store::new`] makes room for.
-fn layout(device: &Device, params: &[ParamDef], update: Option<&Update>) -> Result<Layout> {
-    let (of, count) = update.map_or((vec![0; params.len()], 1), |u| (u.groups.of.clone(), u.groups.settings.len()));
+pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Update>) -> Result<Layout> {
+    let statuses = update.map_or_else(|| Status::plain(params), |u| u.groups.statuses.clone());
     let [piece, buffer] =
         device.as_gpu().map_or([usize::MAX; 2], |gpu| [gpu.caps().max_binding_bytes, gpu.max_buffer_bytes()].map(|b| (b / 4) as usize));
-    Layout::new(params, &of, count, piece, buffer)
+    Layout::new(params, &statuses, piece, buffer)
 }
 
 /// Data on a GPU from which steps fetch their batches, and how images are changed on the way.
@@ -65,37 +70,36 @@ pub(crate) type Fed<'a> = (&'a Resident, Option<Augment>);
 pub(crate) fn memory(
     device: &Device,
     plan: &Plan,
-    params: &[ParamDef],
+    layout: &Layout,
     update: &Update,
     ring: usize,
     fed: Option<Fed>,
     data: u64,
 ) -> Result<Memory> {
-    let layout = layout(device, params, Some(update))?;
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
-    let [scratch, tables] = extra(device, plan, &layout, Some(update), fed)?;
-    let ring = if device.as_gpu().is_some() { gpu::Ring::all_bytes(ring, RING) } else { (RING * ring * 4 + size_of::<Guard>()) as u64 };
-    Ok(Memory::new(plan, params, &layout, &names, [scratch, tables + ring, data]))
+    let kept = match device.as_gpu() {
+        Some(_) => gpu::Ring::all_bytes(ring, RING) + gpu::Store::control_bytes(layout, update.groups.settings.len()),
+        None => (RING * (ring + NORMS) * 4 + size_of::<Guard>()) as u64,
+    };
+    Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
 }
 /// What a loaded plan takes for itself, beside the flat buffers of the model.
 ///
 /// # Errors
 /// As [`memory`].
-pub(crate) fn plan_bytes(device: &Device, plan: &Plan, layout: &Layout, update: Option<&Update>, fed: Option<Fed>) -> Result<u64> {
-    Ok(of_plan(plan) + extra(device, plan, layout, update, fed)?.iter().sum::<u64>())
+pub(crate) fn plan_bytes(device: &Device, plan: &Plan, fed: Option<Fed>) -> Result<u64> {
+    Ok(of_plan(plan) + tables(device, plan, fed)?)
 }
 /// Slots, inputs and constants.
 fn of_plan(plan: &Plan) -> u64 {
     let inputs: u64 = plan.inputs.iter().map(|i| i.shape.bytes()).sum();
     plan.activation_bytes() + inputs + plan.constants.iter().map(|c| c.shape.bytes()).sum::<u64>()
 }
-/// The scratch of the updates, and tables.
-fn extra(device: &Device, plan: &Plan, layout: &Layout, update: Option<&Update>, fed: Option<Fed>) -> Result<[u64; 2]> {
-    let Some(gpu) = device.as_gpu() else { return Ok([0; 2]) };
-    let updates = update.map_or(Vec::new(), |update| passes(update, layout, gpu.caps()));
-    let needs = gpu::needs(gpu, plan, layout, &updates, fed)?;
-    Ok([needs.scratch, needs.tables])
+fn tables(device: &Device, plan: &Plan, fed: Option<Fed>) -> Result<u64> {
+    let Some(gpu) = device.as_gpu() else { return Ok(0) };
+    let fetch = fed.map_or(Ok(Vec::new()), |(data, augment)| data.steps(&plan.inputs, augment, gpu.caps()))?;
+    gpu::needs(gpu, plan, &fetch)
 }
 
 /// The flat buffers of a model. Every plan of the model uses the same ones.
@@ -126,7 +130,9 @@ impl Store {
         let layout = layout(device, params, update)?;
         let flat = match device.as_gpu() {
             None => Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len())?))),
-            Some(gpu) => Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len()).await?)),
+            Some(gpu) => {
+                Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len(), update.map_or(0, |u| u.groups.settings.len())).await?))
+            }
         };
         let store = Store { flat, trained: Arc::default(), strict: Arc::default() };
         store.reset(params, update, seed)?;
@@ -227,7 +233,7 @@ impl Store {
     pub fn write_guard(&self, guard: Guard) -> Result<()> {
         self.strict.store(guard.strict != 0, Relaxed);
         match &self.flat {
-            Flat::Cpu(s) => lock(s).guard = guard,
+            Flat::Cpu(s) => lock(s).set_guard(guard),
             Flat::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
         }
         Ok(())
@@ -238,16 +244,39 @@ impl Store {
             Flat::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
+    /// After a bad step, the first parameter whose gradient was not finite, if one was.
+    pub async fn culprit(&self) -> Result<Option<usize>> {
+        match &self.flat {
+            Flat::Cpu(s) => Ok(lock(s).culprit),
+            Flat::Gpu(s) => s.culprit().await,
+        }
+    }
+    /// Norms and ratios in the last update, by parameter.
+    pub async fn trusts(&self) -> Result<Vec<Trust>> {
+        match &self.flat {
+            Flat::Cpu(s) => Ok(lock(s).trusts()),
+            Flat::Gpu(s) => s.trusts().await,
+        }
+    }
+    /// Whether there are buffers for gradients of micro-batches.
+    pub fn holds_micro(&self) -> bool {
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).holds_micro(),
+            Flat::Gpu(s) => s.holds_micro(),
+        }
+    }
 }
 
 fn copies(what: &str, pieces: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
     pieces.iter().map(|piece| host::copy(what, piece)).collect()
 }
 
-/// Steps whose losses and metrics are kept until they are read.
+/// Batches whose losses and metrics are kept until they are read.
 pub(crate) const RING: usize = 1024;
+/// Numbers of a row of the ring behind the outputs: norm and largest magnitude of the gradients.
+const NORMS: usize = 2;
 
-/// Where the plans of a model leave the first outputs of each step.
+/// Where the plans of a model leave the first outputs of each batch, and how large the gradients of each step were.
 #[derive(Clone)]
 pub(crate) enum Ring {
     Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::Store>> },
@@ -257,29 +286,28 @@ pub(crate) enum Ring {
 #[derive(Default)]
 pub(crate) struct CpuRing {
     rows: Vec<Vec<f32>>,
-    /// The first step and the count of a read that was asked for.
+    /// The first batch and the count of a read that was asked for.
     asked: Option<(u64, usize)>,
 }
 
-/// What steps left in a ring, and the guard after the last of them.
+/// What batches left in a ring, and the guard after the last of them.
 pub(crate) struct Kept {
-    pub first: u64,
     pub rows: Vec<Vec<f32>>,
     pub guard: Guard,
 }
 
 impl Ring {
-    /// A ring for `width` outputs of [`RING`] steps.
-    pub async fn new(store: &Store, width: usize) -> Result<Ring> {
+    /// A ring for `outputs` outputs of [`RING`] batches.
+    pub async fn new(store: &Store, outputs: usize) -> Result<Ring> {
         Ok(match &store.flat {
             Flat::Cpu(store) => {
-                let ring = CpuRing { rows: vec![vec![f32::NAN; width]; RING], asked: None };
+                let ring = CpuRing { rows: vec![vec![f32::NAN; outputs + NORMS]; RING], asked: None };
                 Ring::Cpu { kept: Arc::new(Mutex::new(ring)), store: store.clone() }
             }
-            Flat::Gpu(store) => Ring::Gpu(Arc::new(gpu::Ring::new(store, width, RING).await?)),
+            Flat::Gpu(store) => Ring::Gpu(Arc::new(gpu::Ring::new(store, outputs, RING).await?)),
         })
     }
-    /// Asks for the steps `first..first + count`, at most [`RING`] of them, which have all been queued; what was asked for
+    /// Asks for the batches `first..first + count`, at most [`RING`] of them, which have all been queued; what was asked for
     /// before must have come.
     pub fn ask(&self, first: u64, count: usize) -> Result<()> {
         match self {
@@ -295,7 +323,7 @@ impl Ring {
                 let mut ring = lock(kept);
                 let Some((first, count)) = ring.asked.take() else { return Ok(None) };
                 let rows = (first..first + count as u64).map(|s| ring.rows[(s % RING as u64) as usize].clone()).collect();
-                Ok(Some(Kept { first, rows, guard: lock(store).guard }))
+                Ok(Some(Kept { rows, guard: lock(store).guard }))
             }
             Ring::Gpu(ring) => Ok(ring.take()?.map(Kept::of)),
         }
@@ -322,7 +350,7 @@ impl Ring {
 
 impl Kept {
     fn of(kept: gpu::Kept) -> Kept {
-        Kept { first: kept.first, rows: kept.rows, guard: guard_of(&kept.guard) }
+        Kept { rows: kept.rows, guard: guard_of(&kept.guard) }
     }
 }
 
@@ -338,6 +366,8 @@ pub(crate) struct Engine {
     kernels: Vec<KernelTime>,
     /// Slots, inputs and constants.
     bytes: u64,
+    /// Of the steps that come next, in memory that is used again.
+    hyper: Vec<Hyper>,
 }
 
 enum Loaded {
@@ -346,31 +376,26 @@ enum Loaded {
 }
 
 impl Engine {
-    /// Loads `plan`. With an `update`, output 0 is the loss; the first outputs (single numbers) are left in the ring by each step.
-    pub async fn new(device: &Device, plan: Plan, store: &Store, update: Option<&Update>, ring: Option<&Ring>) -> Result<Engine> {
-        let (mut kernels, bytes) = (profile::kernels(&plan), of_plan(&plan));
+    /// Loads `plan`, whose first outputs (single numbers) are left in the ring by each step.
+    pub async fn new(device: &Device, plan: Plan, store: &Store, ring: Option<&Ring>) -> Result<Engine> {
+        let (kernels, bytes) = (profile::kernels(&plan.steps), of_plan(&plan));
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), Flat::Gpu(store)) => {
-                let updates = update.map_or(Vec::new(), |u| passes(u, store.layout(), gpu.caps()));
-                kernels.extend(update.iter().flat_map(|u| update_kernels(u, store.layout(), &updates)));
                 let ring = ring.and_then(|ring| if let Ring::Gpu(ring) = ring { Some(ring) } else { None });
-                let options = ExecOptions { updates: &updates, ring, guards: false };
-                let exec = gpu::Exec::new(gpu, &plan, store, options).await?;
+                let exec = gpu::Exec::new(gpu, &plan, store, ExecOptions { ring, guards: false }).await?;
                 gpu.keep_pipelines();
                 Loaded::Gpu(Box::new(exec))
             }
             (None, Flat::Cpu(store)) => {
-                if let Some(u) = update {
-                    let layout = &lock(store).layout;
-                    let bytes = (0..layout.pieces.len()).map(|piece| update_bytes(u, layout, piece) + guard_bytes(layout, piece)).sum();
-                    kernels.push(KernelTime::update(format!("update {} [{}]", u.optimizer.name(), layout.elements()), "cpu", bytes));
+                if plan.micro {
+                    lock(store).hold_micro()?;
                 }
                 let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
                 Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)?), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
         };
-        Ok(Engine { on, store: store.clone(), kernels, bytes })
+        Ok(Engine { on, store: store.clone(), kernels, bytes, hyper: Vec::new() })
     }
     /// The memory that it keeps for itself.
     pub fn bytes(&self) -> u64 {
@@ -391,57 +416,55 @@ impl Engine {
     pub fn steps_per_submit(&self) -> usize {
         self.gpu().map_or(1, |exec| exec.steps_per_submit())
     }
-    /// Runs the plan, and the update where there is one, for so many steps from `key` on; each on the batch that it fetches
-    /// where they are `fed`. On a GPU that is one submit, and it returns when the work is queued.
-    pub fn steps(&mut self, key: Key, count: usize, fed: bool, update: Option<&Update>) -> Result<()> {
-        if update.is_some() {
-            self.store.mark_trained();
-        }
-        let keys = (0..count as u64).map(|k| Key { step: key.step + k, ..key });
-        self.expect(keys.clone(), update)?;
+    /// Runs the plan for each row; each on the batch that it fetches where they are `fed`. A plan with an update takes it from
+    /// `update`. On a GPU that is one submit, and it returns when the work is queued.
+    pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Update>) -> Result<()> {
+        self.expect(rows, update)?;
         match &mut self.on {
             Loaded::Cpu { .. } => {
-                cpu::work(|| keys.for_each(|key| self.step_here(key, update, |_| ())));
+                cpu::work(|| (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_| ())));
                 Ok(())
             }
-            Loaded::Gpu(exec) => exec.submit_steps(&keys.map(|key| row(key, update)).collect::<Vec<_>>(), fed),
+            Loaded::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
         }
     }
-    /// Says what hyperparameters come next.
-    fn expect(&self, mut keys: impl Iterator<Item = Key>, update: Option<&Update>) -> Result<()> {
+    /// Finds the hyperparameters of what comes next, and says so.
+    fn expect(&mut self, rows: &[StepRow], update: Option<&Update>) -> Result<()> {
+        self.hyper.clear();
         let Some(update) = update else { return Ok(()) };
-        self.store.set_strict(keys.any(|key| !update.is_bounded(key.step)))
+        self.store.mark_trained();
+        rows.iter().for_each(|row| update.add_hyper(row.step, &mut self.hyper));
+        self.store.set_strict(!update.optimizer.is_bounded(&self.hyper))
     }
-    /// A step of a CPU; `done` hears the number of each kernel when it is done.
-    fn step_here(&mut self, key: Key, update: Option<&Update>, mut done: impl FnMut(usize)) {
+    /// The row of that number on the CPU; `done` hears the number of each kernel when it is done.
+    fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Update>, done: impl FnMut(usize)) {
         let Loaded::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = lock(store);
-        exec.run_with(&mut store, key, &mut done);
+        let rules = update.map(|update| {
+            let groups = update.groups.settings.len();
+            cpu::Rules { optimizer: &update.optimizer, hyper: &self.hyper[number * groups..][..groups] }
+        });
+        exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.more, rules, done);
         if let Some(ring) = ring {
-            let row = &mut lock(ring).rows[(key.step % RING as u64) as usize];
-            for (value, output) in row.iter_mut().zip(0..exec.outputs()) {
+            let kept = &mut lock(ring).rows[(row.batch % RING as u64) as usize];
+            let width = kept.len() - NORMS;
+            let (outputs, norms) = kept.split_at_mut(width);
+            for (value, output) in outputs.iter_mut().zip(0..exec.outputs()) {
                 *value = exec.number(&store, output);
             }
-        }
-        if let Some(update) = update {
-            let loss = exec.number(&store, 0);
-            store.update(&update.optimizer, &update.hyper(key.step)[..update.groups.settings.len()], key.step, loss);
-            done(self.kernels.len() - 1);
+            norms.copy_from_slice(&[store.guard.norm, store.guard.largest]);
         }
     }
-    /// The same as [`step`](Engine::step), with a clock around each kernel and a wait at the end. Times are seconds from `zero`.
-    pub async fn profile(&mut self, key: Key, update: Option<&Update>, zero: Instant) -> Result<StepTimes> {
-        if update.is_some() {
-            self.store.mark_trained();
-        }
-        self.expect(std::iter::once(key), update)?;
+    /// One [`run`](Engine::run) with a clock around each kernel and a wait at the end. Times are seconds from `zero`.
+    pub async fn profile(&mut self, row: &StepRow, fed: bool, update: Option<&Update>, zero: Instant) -> Result<StepTimes> {
+        self.expect(std::slice::from_ref(row), update)?;
         if let Loaded::Gpu(exec) = &mut self.on {
-            return exec.profile(&row(key, update), zero).await;
+            return exec.profile(row, &self.hyper, fed, zero).await;
         }
         let begun = zero.elapsed().as_secs_f64();
         let (mut times, mut last) = (StepTimes::default(), begun);
         cpu::work(|| {
-            self.step_here(key, update, |kernel| {
+            self.run_here(0, row, update, |kernel| {
                 let now = zero.elapsed().as_secs_f64();
                 times.device.push((kernel, last, now));
                 last = now;
@@ -451,8 +474,9 @@ impl Engine {
         Ok(times)
     }
     /// What a step computes, in order: what the numbers in [`StepTimes`] are of.
-    pub fn kernels(&self) -> &[KernelTime] {
-        &self.kernels
+    pub fn kernels(&self) -> Vec<KernelTime> {
+        let fetch = self.gpu().map_or(&[][..], |exec| exec.fetch());
+        [self.kernels.clone(), profile::kernels(fetch)].concat()
     }
     /// Waits until all steps are done.
     pub fn finish(&mut self) -> Result<()> {
@@ -481,57 +505,6 @@ impl Engine {
             Loaded::Gpu(exec) => Some(exec),
         }
     }
-}
-
-/// What is new in a step.
-fn row(key: Key, update: Option<&Update>) -> StepRow {
-    let hyper = update.map_or([[0.0; 8]; 8], |u| u.optimizer.hyper_rows(key.step + 1, &u.groups.settings));
-    StepRow { seed: key.seed, step: key.step, hyper }
-}
-
-/// Bytes that the update of a piece reads and writes: weights and states both, gradients once; of state, what it becomes and what
-/// it is.
-fn update_bytes(update: &Update, layout: &Layout, piece: usize) -> u64 {
-    let state = 2 * layout.pieces[piece];
-    let n = if piece < layout.trained { (3 + 2 * update.optimizer.states().len()) * layout.live(piece) } else { state };
-    n as u64 * 4
-}
-/// Bytes that the check of a piece reads: gradients, or what state becomes.
-fn guard_bytes(layout: &Layout, piece: usize) -> u64 {
-    4 * if piece < layout.trained { layout.live(piece) } else { layout.pieces[piece] } as u64
-}
-/// The updates as kernels to measure.
-fn update_kernels(update: &Update, layout: &Layout, passes: &[UpdatePass]) -> Vec<KernelTime> {
-    let kernel = |p: &UpdatePass| {
-        let bytes = match p.kernel.name {
-            // In nearly all steps it finds in the guard that there is nothing to try.
-            _ if p.is_trial() && p.piece < layout.trained => size_of::<Guard>() as u64,
-            _ if p.is_trial() => guard_bytes(layout, p.piece),
-            "guard" => guard_bytes(layout, p.piece),
-            _ => update_bytes(update, layout, p.piece),
-        };
-        KernelTime::update(p.label(layout), p.kernel.name, bytes)
-    };
-    passes.iter().map(kernel).collect()
-}
-
-/// The check, the trial and the update as passes over the flat buffers.
-fn passes(update: &Update, layout: &Layout, caps: &Caps) -> Vec<UpdatePass> {
-    let optimizer = &update.optimizer;
-    let guard = optimizer.guard_kernels(layout, caps).into_iter().map(|(piece, kernel)| UpdatePass { kernel, piece });
-    let each = |live: fn(&Optimizer, &[usize], &Caps) -> Kernel, state: fn(usize, &Caps) -> Kernel| -> Vec<UpdatePass> {
-        let pieces = (0..layout.pieces.len()).filter(|&piece| piece >= layout.trained || layout.live(piece) > 0);
-        let pass = |piece: usize| UpdatePass {
-            kernel: match piece < layout.trained {
-                true => live(optimizer, &layout.ends[piece], caps),
-                false => state(layout.pieces[piece], caps),
-            },
-            piece,
-        };
-        pieces.map(pass).collect()
-    };
-    let trials = each(Optimizer::trial_kernel, assign_trial_kernel);
-    guard.chain(trials).chain(each(Optimizer::update_kernel, assign_kernel)).collect()
 }
 
 /// A batch as the graph wants it, or an error that says what is wrong with it.

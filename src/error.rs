@@ -135,13 +135,16 @@ pub enum Error {
     /// The loss, a gradient, or what the update would have written stopped being finite. All weights and states are those before this
     /// step.
     #[error(
-        "step {step}: the {what} is not finite (loss {loss}); the weights are those of the last finite step. A smaller learning rate (Trainer::set_lr) or gradient clipping usually helps"
+        "step {step}: the {what} is not finite (loss {loss}){}; the weights are those of the last finite step. A smaller learning rate (Trainer::set_lr) or gradient clipping usually helps",
+        .parameter.as_ref().map_or(String::new(), |name| format!(", {name} is the first parameter whose gradient is not finite"))
     )]
     Diverged {
         /// The first bad step, from 0.
         step: u64,
         /// Its loss.
         loss: f32,
+        /// The first parameter, in the order of the graph, whose gradient was not finite, if one was.
+        parameter: Option<String>,
         /// `loss`, `gradient`, or `update` and in brackets what would have overflowed: a weight, a state of the optimizer, state of
         /// the model.
         what: String,

@@ -1,21 +1,40 @@
 //! Where each parameter lies in the flat buffers.
 //!
 //! Parameters, gradients and each optimizer state are flat: one buffer, or as few *pieces* as the device's binding
-//! limit allows. One [`Layout`] describes them all. Parameters of one group lie together, so that the update of the
-//! whole model is one dispatch a piece.
+//! limit allows. One [`Layout`] describes them all, so that the update of the whole model is one dispatch a piece, whatever settings its
+//! parameters have.
 
 use crate::{
     error::{Error, Result},
     graph::ParamDef,
 };
+use std::{mem, ops};
 
 /// Every range starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
 pub const ALIGN: usize = 64;
 
-/// The most parameter groups an optimizer can have.
-pub const MAX_GROUPS: usize = 8;
+/// What training does with a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// It has a gradient, and is updated with the settings of its group.
+    Trained {
+        /// The number of the group.
+        group: usize,
+    },
+    /// It has no gradient, no state of the optimizer, and stays as it is.
+    Frozen,
+    /// A step assigns to it: a running average, say.
+    State,
+}
 
-/// Where one parameter lies.
+impl Status {
+    /// Without an optimizer: all that can be trained is of one group.
+    pub fn plain(params: &[ParamDef]) -> Vec<Status> {
+        params.iter().map(|p| if p.trained { Status::Trained { group: 0 } } else { Status::State }).collect()
+    }
+}
+
+/// Where one parameter lies. A trained parameter is a *segment* of its piece: the update finds it, and its settings, by the place of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// Which piece of the flat buffers.
@@ -24,66 +43,99 @@ pub struct Range {
     pub start: usize,
     /// Elements.
     pub len: usize,
-    /// Its parameter group; the number of groups where it is frozen.
-    pub group: usize,
+    /// What training does with it.
+    pub status: Status,
+}
+
+impl Range {
+    /// Its elements of the piece.
+    pub fn of(self) -> ops::Range<usize> {
+        self.start..self.start + self.len
+    }
 }
 
 /// The ranges of all parameters, and the sizes of the pieces.
+///
+/// Pieces hold parameters of one kind: first come those that are trained, then those that are frozen, then state. Gradients and the
+/// optimizer's states have the trained pieces alone; a step computes what state becomes into buffers of the pieces of state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// By parameter, in the order of the graph.
     pub ranges: Vec<Range>,
     /// Elements of each piece; the gaps between ranges hold zeros.
     pub pieces: Vec<usize>,
-    /// For each piece, the element at which each group ends there (ascending). What is frozen lies behind the last group.
-    pub ends: Vec<Vec<usize>>,
-    /// How many pieces, the first ones, hold trained parameters. The others hold state: they have neither gradient nor
-    /// optimizer state, and their part of the flat gradients is what the state becomes.
+    /// How many pieces, the first ones, are trained.
     pub trained: usize,
+    /// How many pieces, the last ones, hold state.
+    pub state: usize,
 }
 
 impl Layout {
-    /// Lays out `params`, whose groups are `groups[i]` (below `count`, or `count` itself where they are frozen), in pieces of at most `max_piece` elements. A parameter that
+    /// Lays out `params`, which have these statuses, in pieces of at most `max_piece` elements. A parameter that
     /// is larger than that gets a piece of its own, of at most `max_buffer` elements.
-    pub fn new(params: &[ParamDef], groups: &[usize], count: usize, max_piece: usize, max_buffer: usize) -> Result<Layout> {
-        let mut layout = Layout { ranges: vec![Range { piece: 0, start: 0, len: 0, group: 0 }; params.len()], ..Layout::default() };
+    pub fn new(params: &[ParamDef], statuses: &[Status], max_piece: usize, max_buffer: usize) -> Result<Layout> {
+        let none = Range { piece: 0, start: 0, len: 0, status: Status::Frozen };
+        let mut layout = Layout { ranges: vec![none; params.len()], ..Layout::default() };
         let mut order: Vec<usize> = (0..params.len()).collect();
-        order.sort_by_key(|&i| (!params[i].trained, groups[i]));
+        // Parameters of one group lie together, so that neighbours in a piece mostly have one row of settings.
+        order.sort_by_key(|&i| statuses[i]);
+        let mut last = None;
         for i in order {
-            let (len, group) = (params[i].shape.elements(), groups[i]);
-            let first_state = !params[i].trained && layout.trained == layout.pieces.len();
+            let (len, status) = (params[i].shape.elements(), statuses[i]);
             let room = len.next_multiple_of(ALIGN);
             if room > max_buffer {
                 let (need, limit) = (room as u64 * 4, max_buffer as u64 * 4);
                 let advice = "split the layer".to_string();
                 return Err(Error::Limit { what: format!("parameter {} {}", params[i].name, params[i].shape), need, limit, advice });
             }
-            if first_state || layout.pieces.last().is_none_or(|&n| n + room > max_piece) {
+            let kind = mem::discriminant(&status);
+            if last.replace(kind) != Some(kind) || layout.pieces.last().is_none_or(|&n| n + room > max_piece) {
                 layout.pieces.push(0);
-                layout.ends.push(vec![0; count]);
-                layout.trained += usize::from(params[i].trained);
+                layout.trained += usize::from(matches!(status, Status::Trained { .. }));
+                layout.state += usize::from(status == Status::State);
             }
             let piece = layout.pieces.len() - 1;
             let start = layout.pieces[piece];
-            layout.ranges[i] = Range { piece, start, len, group };
+            layout.ranges[i] = Range { piece, start, len, status };
             layout.pieces[piece] += room;
-            for end in &mut layout.ends[piece][group..] {
-                *end = layout.pieces[piece];
-            }
         }
         Ok(layout)
     }
-    /// Elements of a piece, from its start, that the optimizer changes: all but what is frozen, and none of state.
-    pub fn live(&self, piece: usize) -> usize {
-        if piece < self.trained { self.ends[piece].last().copied().unwrap_or(0) } else { 0 }
+    /// The pieces of state.
+    pub fn state_pieces(&self) -> ops::Range<usize> {
+        self.pieces.len() - self.state..self.pieces.len()
     }
-    /// Whether the optimizer changes what lies there.
-    pub fn is_live(&self, range: &Range) -> bool {
-        range.start < self.live(range.piece)
+    /// The parameters that lie in a piece, in their order there.
+    pub fn segments(&self, piece: usize) -> impl Iterator<Item = (usize, &Range)> {
+        let mut all: Vec<(usize, &Range)> = self.ranges.iter().enumerate().filter(|(_, r)| r.piece == piece).collect();
+        all.sort_by_key(|(_, r)| r.start);
+        all.into_iter()
+    }
+    /// Each parameter of a trained piece, in their order there: the element at which it ends, with the gap behind it, and its group.
+    pub fn ends(&self, piece: usize) -> impl Iterator<Item = (usize, usize)> {
+        self.segments(piece).filter_map(|(_, range)| match range.status {
+            Status::Trained { group } => Some((range.start + range.len.next_multiple_of(ALIGN), group)),
+            _ => None,
+        })
+    }
+    /// Neighbours of one group in a trained piece: the element at which they end, with the gap behind them, and the group.
+    pub fn runs(&self, piece: usize) -> Vec<(usize, usize)> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for (end, group) in self.ends(piece) {
+            match runs.last_mut() {
+                Some(last) if last.1 == group => last.0 = end,
+                _ => runs.push((end, group)),
+            }
+        }
+        runs
     }
     /// Elements of all pieces together.
     pub fn elements(&self) -> usize {
         self.pieces.iter().sum()
+    }
+    /// Elements that are trained.
+    pub fn trained_elements(&self) -> usize {
+        self.pieces[..self.trained].iter().sum()
     }
 }
 
@@ -101,22 +153,24 @@ mod tests {
             decay: false,
             trained: name != "mean",
         };
+        let (own, other) = (Status::Trained { group: 0 }, Status::Trained { group: 1 });
         let params = [def("a", 100), def("b", 10), def("c", 64), def("d", 1000)];
-        let l = Layout::new(&params, &[0, 1, 0, 0], 2, 256, 2048).unwrap();
-        assert_eq!(l.pieces, vec![192, 1024, 64]);
-        assert_eq!(l.ranges[2], Range { piece: 0, start: 128, len: 64, group: 0 });
-        assert_eq!(l.ranges[1], Range { piece: 2, start: 0, len: 10, group: 1 });
-        assert_eq!(l.ends, vec![vec![192, 192], vec![1024, 1024], vec![0, 64]]);
-        assert_eq!(l.trained, 3);
+        let l = Layout::new(&params, &[own, other, own, own], 256, 2048).unwrap();
+        assert_eq!((&l.pieces[..], l.trained, l.state), (&[192, 1024, 64][..], 3, 0));
+        assert_eq!(l.ranges[2], Range { piece: 0, start: 128, len: 64, status: own });
+        assert_eq!(l.ranges[1], Range { piece: 2, start: 0, len: 10, status: other });
+        assert_eq!((l.runs(0), l.runs(2)), (vec![(192, 0)], vec![(64, 1)]));
+        assert_eq!(l.segments(0).map(|(i, _)| i).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(l.ends(0).collect::<Vec<_>>(), [(128, 0), (192, 0)]);
         // State comes last, in pieces of its own, even where there would be room.
-        let l = Layout::new(&[def("mean", 5), def("a", 3), def("mean", 7)], &[0; 3], 1, 256, 2048).unwrap();
-        assert_eq!((l.pieces, l.trained), (vec![64, 128], 1));
+        let l = Layout::new(&[def("mean", 5), def("a", 3), def("mean", 7)], &[Status::State, own, Status::State], 256, 2048).unwrap();
+        assert_eq!((&l.pieces[..], l.trained, l.state_pieces()), (&[64, 128][..], 1, 1..2));
         assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (1, 64)]);
-        // What is frozen lies behind the groups.
-        let l = Layout::new(&params, &[1, 0, 0, 1], 1, 4096, 4096).unwrap();
-        assert_eq!((l.pieces, l.ends, l.trained), (vec![1280], vec![vec![128]], 1));
-        assert_eq!(l.ranges.iter().map(|r| r.start).collect::<Vec<_>>(), [128, 0, 64, 256]);
-        let error = Layout::new(&params, &[0; 4], 1, 256, 512).unwrap_err().to_string();
+        // Parameters that are frozen have pieces of their own, too.
+        let l = Layout::new(&params, &[Status::Frozen, own, own, Status::Frozen], 4096, 4096).unwrap();
+        assert_eq!((&l.pieces[..], l.trained, l.state), (&[128, 1152][..], 1, 0));
+        assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (0, 64), (1, 128)]);
+        let error = Layout::new(&params, &[own; 4], 256, 512).unwrap_err().to_string();
         assert!(error.contains("parameter d [1000]") && error.contains("4096") && error.contains("2048"), "{error}");
     }
 }

@@ -4,8 +4,7 @@ use crate::{
     device::Device,
     error::Result,
     file,
-    ops::Op,
-    plan::{Plan, Step, report::size},
+    plan::{Step, report::size},
 };
 use serde_json::{Value, json};
 use std::{fmt, path::Path, time::Instant};
@@ -62,10 +61,6 @@ impl KernelTime {
     fn new(label: String, op: &str, kernel: &str, layer: &str, flops: u64, bytes: u64) -> KernelTime {
         let [op, kernel, layer] = [op, kernel, layer].map(str::to_string);
         KernelTime { label, op, kernel, layer, dispatches: 0, seconds: 0.0, flops, bytes }
-    }
-    /// Of an update.
-    pub(crate) fn update(label: String, kernel: &str, bytes: u64) -> KernelTime {
-        KernelTime::new(label, "update", kernel, "", 0, bytes)
     }
     /// 10⁹ floating-point operations a second.
     pub fn gflops(&self) -> f64 {
@@ -140,15 +135,13 @@ impl StepTimes {
     }
 }
 
-/// What a plan computes, in its order, not measured yet.
-pub(crate) fn kernels(plan: &Plan) -> Vec<KernelTime> {
+/// What is done in these steps, in their order, not measured yet.
+pub(crate) fn kernels(steps: &[Step]) -> Vec<KernelTime> {
     let row = |s: &Step| {
-        let shapes: Vec<_> = s.inputs.iter().map(|i| i.1).collect();
         let kernel = s.kernel.as_ref().map_or("cpu", |k| k.name);
-        let op: &dyn Op = s.op.as_ref();
-        KernelTime::new(s.label.clone(), op.name(), kernel, &s.layer, op.flops(&shapes, s.output.1), op.bytes(&shapes, s.output.1))
+        KernelTime::new(s.label.clone(), s.name(), kernel, &s.layer, s.flops(), s.bytes())
     };
-    plan.steps.iter().filter(|s| !s.op.is_alias()).map(row).collect()
+    steps.iter().filter(|s| !s.is_alias()).map(row).collect()
 }
 
 pub(crate) fn median(mut x: Vec<f64>) -> f64 {

@@ -38,7 +38,7 @@ use crate::{
     host::{Data, Host},
     kernel::Caps,
     ops::{Case, Fill, Key, OpDef},
-    params::Layout,
+    params::{Layout, Status},
     plan::{Options, Plan, ir::Ir},
     rng,
     shape::{DType, Shape},
@@ -409,21 +409,21 @@ struct Runs {
 fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Options) -> Result<Runs> {
     let plan = Plan::new(outputs, &[], options)?;
     let Some(gpu) = device.as_gpu() else {
-        let layout = Layout::new(&plan.params, &vec![0; plan.params.len()], 1, usize::MAX, usize::MAX)?;
+        let layout = Layout::new(&plan.params, &Status::plain(&plan.params), usize::MAX, usize::MAX)?;
         let mut store = cpu::Store::new(layout, 0)?;
         initial(&plan, &store.layout.clone(), &mut store.params)?;
         let mut exec = cpu::Exec::new(plan)?;
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
         let mut run = || {
-            exec.run(&mut store, KEY);
+            exec.run(&mut store, KEY, KEY.step, false, None, |_| ());
             (0..outputs.len()).map(|o| exec.read(&store, o)).collect::<Result<Vec<_>>>()
         };
         return Ok(Runs { first: run()?, again: run()?, broken: None });
     };
     let piece = (gpu.caps().max_binding_bytes / 4) as usize;
-    let layout = Layout::new(&plan.params, &vec![0; plan.params.len()], 1, piece, (gpu.max_buffer_bytes() / 4) as usize)?;
+    let layout = Layout::new(&plan.params, &Status::plain(&plan.params), piece, (gpu.max_buffer_bytes() / 4) as usize)?;
     pollster::block_on(async {
-        let store = Arc::new(gpu::Store::new(gpu, layout, 0).await?);
+        let store = Arc::new(gpu::Store::new(gpu, layout, 0, 0).await?);
         let mut flat: Vec<Vec<f32>> = store.layout().pieces.iter().map(|&n| vec![0.0; n]).collect();
         initial(&plan, store.layout(), &mut flat)?;
         store.write_params(&flat)?;
@@ -448,7 +448,7 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Opti
 
 fn initial(plan: &Plan, layout: &Layout, flat: &mut [Vec<f32>]) -> Result<()> {
     for (p, r) in plan.params.iter().zip(&layout.ranges) {
-        flat[r.piece][r.start..r.start + r.len].copy_from_slice(&p.init.values(p.shape, KEY.seed, &p.name)?);
+        flat[r.piece][r.of()].copy_from_slice(&p.init.values(p.shape, KEY.seed, &p.name)?);
     }
     Ok(())
 }

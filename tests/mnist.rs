@@ -19,6 +19,12 @@ fn main() {
     suite.on(On::Cpu, "digits by convolutions", |_| convolutions());
     suite.on(On::Gpu, "an epoch is that of the CPU", |_| same_epoch(&[]));
     suite.on(On::Gpu, "an epoch of convolutions is that of the CPU", |_| same_epoch(&["--model", "cnn", "--batch-norm"]));
+    suite.on(On::Gpu, "an epoch in micro-batches is that of the CPU", |_| same_epoch(&["--batch", "100", "--micro-batch", "32"]));
+    suite.on(On::Cpu, "micro-batches larger than a step", |_| {
+        let error = run(&["--device", "cpu", "--batch", "32", "--micro-batch", "33"]).expect_err("too many").to_string();
+        assert!(error.contains("33 samples, but a step has 32"), "{error}");
+        Ok(())
+    });
     suite.on(On::Cpu, "a folder of IDX files", |_| folder());
     suite.on(On::Cpu, "bad input", |_| bad_input());
     suite.run()

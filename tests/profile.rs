@@ -57,17 +57,19 @@ fn kernels(device: &Device) -> Check {
         Some(_) => Clock::Waits,
     };
     assert_eq!(p.clock, clock);
-    // As many as the plan has, and in its order: then the update, or one for each piece, behind the guard.
+    // As many as the plan has, and in its order: the update, of each piece, comes behind the guard.
     let plan = trainer.plan_text();
     let ops: Vec<&str> = plan.lines().filter_map(|l| l.split(' ').next()).filter(|op| *op != "reshape").collect();
     let named: Vec<&str> = p.kernels.iter().map(|k| k.op.as_str()).collect();
-    assert_eq!(named[..ops.len()], ops);
-    assert!(named.len() > ops.len() && named[ops.len()..].iter().all(|op| *op == "update"), "{named:?}");
+    assert_eq!(named, ops);
+    assert!(named.iter().filter(|op| **op == "update").count() >= 3, "{named:?}");
     if let (Some(before), Some(after)) = (before, trainer.counters()) {
         assert_eq!(p.kernels.iter().map(|k| k.dispatches as u64).sum::<u64>() * 8, after.dispatches - before.dispatches);
     }
     for k in &p.kernels {
-        assert!(k.dispatches >= 1 && k.seconds >= 0.0 && k.bytes > 0, "{k:?}");
+        // In nearly all steps a trial finds that there is nothing to try.
+        let trial = k.label.starts_with("update trial of ");
+        assert!(k.dispatches >= usize::from(device.as_gpu().is_some()) && k.seconds >= 0.0 && (k.bytes > 0) != trial, "{k:?}");
         assert!(k.op == "update" || ["fc1", "fc2"].contains(&k.layer.as_str()), "{k:?}");
     }
     let first = p.kernels.iter().find(|k| k.op == "matmul").ok_or("no matmul")?;
@@ -79,10 +81,8 @@ fn kernels(device: &Device) -> Check {
     assert!((4 * (b * n + n * m + b * m)..4 * (b * n + n * m + 3 * b * m)).contains(&first.bytes), "{first:?}");
     let updated: u64 = p.kernels.iter().filter(|k| k.op == "update").map(|k| k.bytes).sum();
     let weights = trainer.memory(BATCH)?.weights;
-    // Weights and two states read and written, gradients read, and read before by the guard; on a GPU, the guard by the trial.
-    let trials = p.kernels.iter().filter(|k| k.label.starts_with("update trial of ")).count() as u64;
-    assert_eq!(trials, u64::from(device.as_gpu().is_some()));
-    assert_eq!(updated, 8 * weights + trials * size_of::<downhill::optim::Guard>() as u64);
+    // Weights and two states read and written, gradients read, and read before by the guard, with the loss.
+    assert_eq!(updated, 8 * weights + 4);
     // The device's times are within the host's, and not of another unit.
     let whole = |device: bool| {
         p.spans.iter().filter(move |s| s.device == device && s.kernel.is_none() && s.name.starts_with("step ")).map(|s| s.seconds)

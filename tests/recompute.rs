@@ -204,7 +204,7 @@ fn late() -> Check {
     let x = g.input([4, 8]);
     let y = (0..3).fold(x, |x, i| x.checkpoint(|x| x.linear(&format!("a{i}"), 16).tanh().linear(&format!("b{i}"), 8)));
     let plan = Plan::new(&y.square().mean_all().grad(&g.param_tensors()), &[], &Options::new(None))?;
-    let layers: Vec<&str> = plan.steps.iter().filter(|s| s.op.name() == "matmul").map(|s| s.layer.as_str()).collect();
+    let layers: Vec<&str> = plan.steps.iter().filter(|s| s.name() == "matmul").map(|s| s.layer.as_str()).collect();
     // The first product again, those of the gradient of b (the one for the input has the gradient of tanh in it, which is of a), and of
     // a: a0 has but one of these, because its input has no gradient.
     let want = ["a0 b0 a1 b1 a2 b2", "a2 b2 a2 a2 a2", "a1 b1 a1 a1 a1", "a0 b0 a0 a0"].join(" ");

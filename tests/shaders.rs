@@ -12,12 +12,13 @@ use downhill::{
     data::Augment,
     gpu::{feed_pass, shader::assemble},
     graph::ParamDef,
+    host::Real,
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     losses, ops,
-    optim::{self, GroupOptions, Optimizer, assign_kernel, assign_trial_kernel},
-    params::Layout,
-    plan::{Options, Plan},
+    optim::{self, GroupOptions, Hyper, MAX_STATES, Norms, Optimizer, Rule, State},
+    params::{Layout, Status},
+    plan::{Loc, Options, Plan},
     shape::DType,
     testing,
 };
@@ -97,7 +98,7 @@ fn main() {
     suite.test("a step of an MLP is few dispatches", dispatches);
     suite.test("optimizers", || {
         let mut seen = Seen::default();
-        for optimizer in optim::all() {
+        for optimizer in optim::all().into_iter().chain([Optimizer::from(Trusting)]) {
             for caps in devices() {
                 seen.optimizer(&optimizer, &caps)?;
                 seen.optimizer(&optimizer.clone().clip_norm(1.0), &caps)?;
@@ -124,6 +125,56 @@ fn main() {
     });
     suite.test("broken shaders are found", broken);
     suite.run()
+}
+
+/// A rule with a ratio and the most states: no kernel of an update has more buffers.
+#[derive(Clone, Debug)]
+struct Trusting;
+
+impl Rule for Trusting {
+    const NAME: &'static str = "Trusting";
+    fn source() -> Source {
+        let text = "fn direction(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
+                (*s).a = lerp((*s).a, grad, h[1]);
+                return (*s).a + (*s).b * w;
+            }
+            fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
+                (*s).c = u;
+                return w - h[0] * u;
+            }
+            fn ratio(norms: Norms, h: array<f32, 8>) -> f32 { return norms.weight / (norms.gradient + norms.direction + h[2]); }";
+        Source { name: "trusting", text }
+    }
+    fn states(&self) -> Vec<State> {
+        ["a", "b", "c"].map(|name| State { name, start: 0.0, kept: true }).into()
+    }
+    fn lr(&self) -> f64 {
+        0.1
+    }
+    fn weight_decay(&self) -> f64 {
+        0.0
+    }
+    fn check(&self) -> downhill::Result<()> {
+        Ok(())
+    }
+    fn hyper(&self, _t: u64, lr: f64, _decay: f64) -> Hyper {
+        [lr, 0.1, 1e-8, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
+    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        s[0] = s[0] + h[1] * (g - s[0]);
+        s[0] + s[1] * w
+    }
+    fn apply<T: Real>(w: T, u: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        s[2] = u;
+        w - h[0] * u
+    }
+    const HAS_RATIO: bool = true;
+    fn ratio(norms: Norms, h: &Hyper) -> f64 {
+        norms.weight / (norms.gradient + norms.direction + h[2])
+    }
+    fn cases() -> Vec<Trusting> {
+        vec![Trusting]
+    }
 }
 
 /// Forward, loss, accuracy and all gradients; of more than one pass are only sums over a large batch.
@@ -215,7 +266,7 @@ impl Seen {
                 for step in &plan.steps {
                     let kernel = step.kernel.iter();
                     kernel.clone().try_for_each(|k| self.kernel(&format!("{what}: {}", step.label), k, &caps))?;
-                    assert!(kernel.count() == 1 || step.op.is_alias(), "{}: no kernel", step.label);
+                    assert!(kernel.count() == 1 || step.is_alias(), "{}: no kernel", step.label);
                 }
             }
         }
@@ -226,11 +277,13 @@ impl Seen {
             |k: usize| ParamDef { name: format!("w{k}"), shape: Shape::from([3, 100 + k]), init: Init::Zeros, decay: true, trained: true };
         let params: Vec<ParamDef> = (0..8).map(param).collect();
         let groups = optimizer.groups(&params)?;
-        let layout = Layout::new(&params, &groups.of, groups.settings.len(), 1024, 1 << 20)?;
-        assert!(layout.pieces.len() > 1);
-        let what = format!("{optimizer:?}");
-        for ends in &layout.ends {
-            for kernel in [optimizer.trial_kernel(ends, caps), optimizer.update_kernel(ends, caps)] {
+        let mut statuses = groups.statuses.clone();
+        *statuses.last_mut().expect("there are parameters") = Status::State;
+        let layout = Layout::new(&params, &statuses, 1024, 1 << 20)?;
+        assert!(layout.trained > 1 && layout.state == 1);
+        for micro in [None, Some(Loc::Slot(1))] {
+            for step in optimizer.steps(&layout, groups.settings.len(), true, Loc::Slot(0), micro, Some(caps)) {
+                let (what, kernel) = (format!("{optimizer:?} {}", step.label), step.kernel.expect("a GPU's steps have kernels"));
                 // Adam's six buffers are more than the smallest device has; there, training with it is an error.
                 let fits = kernel.passes.iter().all(|p| p.binds.len() <= caps.max_bindings);
                 assert!(fits || caps.max_bindings < 8, "{what} needs more buffers than WebGPU promises");
@@ -238,10 +291,6 @@ impl Seen {
                 self.kernel(&what, &kernel, &caps)?;
             }
         }
-        let guards = optimizer.guard_kernels(&layout, caps).into_iter().map(|(_, kernel)| kernel);
-        guards
-            .chain([assign_trial_kernel(1000, caps), assign_kernel(1000, caps)])
-            .try_for_each(|kernel| self.kernel(&what, &kernel, caps))?;
         Ok(())
     }
     fn report(&self, what: &str, least: usize) -> Check {

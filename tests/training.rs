@@ -161,8 +161,8 @@ fn one_submit(device: &Device) -> Check {
     let after = trainer.counters().expect("a GPU counts");
     assert_eq!(after.submits - before.submits, 100);
     assert_eq!((after.allocations, after.reads), (before.allocations, before.reads));
-    // A step uploads its batch and one row of the table, and reads nothing.
-    let row = 4 * (4 + 64);
+    // A step uploads its batch, one row of the table and the hyperparameters of one group, and reads nothing.
+    let row = 4 * (8 + 8);
     assert_eq!(after.bytes_uploaded - before.bytes_uploaded, 100 * (4 * (48 * 64 + 48) + row));
     assert_eq!(after.bytes_read, before.bytes_read);
     trainer.loss()?;
@@ -400,7 +400,7 @@ fn diverging(device: &Device) -> Check {
     };
     let mut trainer = new()?;
     let error = trainer.fit(&data, Fit::new().epochs(5).batch_size(4)).expect_err("it overflows");
-    let Error::Diverged { step, loss, what } = &error else { return Err(error.into()) };
+    let Error::Diverged { step, loss, what, .. } = &error else { return Err(error.into()) };
     assert!(*step >= 2 && *step < 16, "step {step}");
     assert!(!loss.is_finite() && what == "loss", "{error}");
     assert!(error.to_string().starts_with(&format!("step {step}: the loss is not finite")), "{error}");
@@ -443,7 +443,11 @@ fn bad_gradient(device: &Device) -> Check {
     trainer.step(&[Host::new([2], vec![0.0, 1.0])])?;
     trainer.step(&good)?;
     let error = trainer.loss().expect_err("0/0");
-    assert!(matches!(&error, Error::Diverged { step: 2, loss, what } if loss.is_finite() && what == "gradient"), "{error}");
+    assert!(
+        matches!(&error, Error::Diverged { step: 2, loss, what, parameter: Some(name) }
+        if loss.is_finite() && what == "gradient" && name == "w"),
+        "{error}"
+    );
     assert_eq!(weights(&trainer)?, before, "a step after the bad one was made");
     // Its reports are those of the finite steps.
     assert_eq!(trainer.take_reports()?.iter().map(|r| r.step).collect::<Vec<_>>(), [0, 1]);

@@ -2,9 +2,8 @@
 // Adam: g ← g + λ·w first. AdamW: w ← w·(1 − lr·λ) first. The other one's term is 0 and 1.
 //                                          Kingma and Ba 2014, Loshchilov and Hutter 2017, Reddi et al. 2018
 
-fn update(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
+fn direction(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
     let decay = h[0];
-    let shrink = h[1];
     let fresh1 = h[2];
     let beta2 = h[3];
     let fresh2 = h[4];
@@ -19,5 +18,9 @@ fn update(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
     (*s).mean = m;
     (*s).square = v;
     (*s).largest = largest;
-    return shrink * w - step_size * m / (sqrt(largest) / root + eps);
+    return step_size * m / (sqrt(largest) / root + eps);
+}
+
+fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
+    return h[1] * w - u;
 }

@@ -1,7 +1,7 @@
 // guard — norm = sqrt(Σ g²),  factor = min(1, max_norm / (norm + 1e-6)),  and: are the loss and every g finite?
-//   partials [count, 2]   totals [pieces, 2]   loss [1]   guard: halt, factor, norm, cause, scale, near, strict, trial, … (src/optim/guard.rs)
-// One workgroup adds up the partials of a piece of the gradients into totals[piece]; after the last piece it adds up
-// the totals and decides (join.wgsl is put before this file).                 Pascanu, Mikolov and Bengio 2013
+//   partials [count, 3]   guard: halt, factor, norm, largest, scale, near, strict, trial, … (src/optim/guard.rs), then a total of each piece
+// One workgroup adds up the partials of a piece of the gradients into its total; after the last piece it adds up
+// the totals and decides. join.wgsl and `step_loss` are put before this file.        Pascanu, Mikolov and Bengio 2013
 
 const LOSS: u32 = 1u;
 const GRADIENT: u32 = 2u;
@@ -11,34 +11,48 @@ const FAR: f32 = 1152921504606846976.0;
 const FEW: f32 = 1.4551915228366852e-11;
 const MANY: f32 = 68719476736.0;
 const SCALE: f32 = 7.52316384526264e-37;
+// Where the totals start, what the micro-batches of the step weigh, and their mean loss.
+const TOTALS: u32 = 64u;
+const WEIGHT_SUM: u32 = 14u;
+const LOSS_SUM: u32 = 17u;
+const LOOK: u32 = 3u;
+
+fn total_of(piece: u32) -> vec3<f32> {
+    let at = TOTALS + 3u * piece;
+    return vec3(bitcast<f32>(guard[at]), bitcast<f32>(guard[at + 1u]), bitcast<f32>(guard[at + 2u]));
+}
 
 @compute @workgroup_size(WG)
 fn check(@builtin(local_invocation_index) lane: u32) {
-    var mine = vec2(0.0, SMALL);
+    var mine = vec3(0.0, SMALL, 0.0);
     for (var k = lane; k < p.count; k += WG) {
-        mine = join(mine, vec2(partials[2u * k], partials[2u * k + 1u]));
+        mine = join(mine, vec3(partials[3u * k], partials[3u * k + 1u], partials[3u * k + 2u]));
     }
     var total = join_lanes(mine, lane);
     if (lane != 0u) {
         return;
     }
-    totals[2u * p.piece] = total.x;
-    totals[2u * p.piece + 1u] = total.y;
+    let at = TOTALS + 3u * p.piece;
+    guard[at] = bitcast<u32>(total.x);
+    guard[at + 1u] = bitcast<u32>(total.y);
+    guard[at + 2u] = bitcast<u32>(total.z);
     if (p.piece + 1u < p.pieces) {
         return;
     }
     guard[7] = 0u;
+    guard[WEIGHT_SUM] = 0u;
     // The first bad step stays on record.
     if (guard[0] != 0u) {
         return;
     }
     for (var k = 0u; k < p.piece; k++) {
-        total = join(total, vec2(totals[2u * k], totals[2u * k + 1u]));
+        total = join(total, total_of(k));
     }
-    let cause = select(select(0u, GRADIENT, total.y == BAD), LOSS, !finite(loss[0]));
-    guard[3] = cause;
+    let cause = select(select(0u, GRADIENT, total.y == BAD), LOSS, !finite(step_loss()));
+    guard[13] = cause;
     if (cause != 0u) {
         guard[0] = max(step.step.x + 1u, 1u);
+        guard[7] = LOOK;
         return;
     }
     // norm = root · 2^(84·(class − 1)), which a float may be too small for.
@@ -65,9 +79,11 @@ fn check(@builtin(local_invocation_index) lane: u32) {
     }
     guard[1] = bitcast<u32>(factor);
     guard[2] = bitcast<u32>(norm);
+    guard[3] = bitcast<u32>(total.z);
     guard[4] = bitcast<u32>(scale);
     // What is clipped to less is less.
-    let far = root >= select(FAR, FAR * DOWN, total.y == LARGE) && total.y != SMALL && !(clips && p.max_norm <= FAR);
+    let far = root >= select(FAR, FAR * DOWN, total.y == LARGE) && total.y != SMALL && !(clips && p.max_norm <= FAR)
+        && !(p.max_value > 0.0 && p.max_value <= FAR);
     guard[7] = 1u + (u32(far) | guard[5] | guard[6]);
     // The update says so again.
     guard[5] = 0u;

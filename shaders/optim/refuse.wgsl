@@ -3,9 +3,12 @@
 
 fn refuse(what: u32) {
     guard[0] = max(step.step.x + 1u, 1u);
-    guard[3] = 3u;
+    guard[13] = 3u;
     guard[8u + what] = 1u;
 }
+
+// guard[7] in the first bad step, whose gradients are looked through.
+const LOOK: u32 = 3u;
 
 fn finite_bits(x: u32) -> bool {
     return (x & 0x7f800000u) != 0x7f800000u;

@@ -1,8 +1,7 @@
 // rms_prop — w ← w − lr·b,  b ← μ·b + g / (√(v − a²) + ε),  v and a running means of g² and g
 // g ← g + λ·w first; a counts where `centered` is 1.                     Hinton 2012, Graves 2013
 
-fn update(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
-    let lr = h[0];
+fn direction(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
     let decay = h[1];
     let alpha = h[2];
     let fresh = h[3];
@@ -17,5 +16,9 @@ fn update(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
     (*s).square = v;
     (*s).mean = a;
     (*s).momentum = b;
-    return w - lr * b;
+    return b;
+}
+
+fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
+    return w - h[0] * u;
 }

@@ -1,5 +1,5 @@
-// squares — partials[chunk] = Σ g² over the CHUNK gradients of each chunk: a sum and its class (join.wgsl, put before this file)
-//   grads [len]   partials [chunks, 2]
+// squares — partials[chunk] = Σ g² over the CHUNK gradients of each chunk: a sum, its class and the largest magnitude
+//   grads [len]   partials [chunks, 3]                                                          (join.wgsl, put before this file)
 // Four gradients a load: a piece of the flat buffers is a multiple of that. One workgroup per chunk; its lanes stride over it, then a
 // tree. A lane adds plain squares, and looks at the largest bits meanwhile; only where those say that squares are lost it does so again.
 //!include lib/index
@@ -35,9 +35,10 @@ fn squares(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
             }
         }
     }
-    let total = join_lanes(vec2(sum, size), lane);
+    let total = join_lanes(vec3(sum, size, bitcast<f32>(top)), lane);
     if (lane == 0u) {
-        partials[2u * chunk] = total.x;
-        partials[2u * chunk + 1u] = total.y;
+        partials[3u * chunk] = total.x;
+        partials[3u * chunk + 1u] = total.y;
+        partials[3u * chunk + 2u] = total.z;
     }
 }

@@ -5,21 +5,23 @@ use crate::{
     data::Augment,
     error::{Error, Result},
     gpu::{
-        bind::{Buffers, Own, Work, words_of},
+        bind::{Buffers, Own, Place, Work, words_of},
         collect::Collected,
         device::Gpu,
         dispatch::{Reach, params, part},
         feed::Resident,
         pace::{MOST, Pace},
         profile::{Clocks, record},
-        ring::Ring,
-        shader::{HYPER, STEP_BYTES},
+        ring::{EXTRA, Ring},
+        shader::STEP_BYTES,
         store::Store,
     },
+    graph::InputDef,
     host::Host,
-    kernel::{Kernel, Pass},
-    params::Layout,
-    plan::{Loc, Plan},
+    kernel::Pass,
+    optim::{Hyper, NORMS},
+    plan::{Flat, Loc, Phase, Plan, ROWS, Step},
+    rng::words,
     shape::{DType, Shape},
 };
 use std::{
@@ -33,68 +35,49 @@ use std::{
 
 /// Elements of the fence after a guarded buffer.
 pub(super) const FENCE: usize = 64;
-/// Steps whose rows the table on the device holds: those of one submit.
-pub(super) const ROWS: u64 = MOST as u64;
-
-/// An optimizer's kernel for one piece of the flat buffers. Its passes bind `In(0)`, the weights; `In(1)`, the
-/// gradients; `In(2)`, the guard; `In(3 + k)`, state `k`; `In(100)`, the plan's first output (the loss); and scratch,
-/// which all updates of a plan share.
-#[derive(Clone, Debug)]
-pub struct UpdatePass {
-    /// What runs.
-    pub kernel: Kernel,
-    /// The piece of the flat buffers that its bindings are of.
-    pub piece: usize,
-}
-
-impl UpdatePass {
-    pub(crate) fn label(&self, layout: &Layout) -> String {
-        let of = if self.is_trial() { "trial of " } else { "" };
-        format!("update {of}{} piece {} [{}]", self.kernel.name, self.piece, layout.pieces[self.piece])
-    }
-    /// Whether it only tries, and writes the guard alone.
-    pub(crate) fn is_trial(&self) -> bool {
-        self.kernel.passes.iter().all(|pass| pass.entry == "trial")
-    }
-}
 
 /// What a plan is run with.
 #[derive(Clone, Copy, Default)]
 pub struct ExecOptions<'a> {
-    /// What runs after the plan's steps, in order.
-    pub updates: &'a [UpdatePass],
     /// Where each step leaves its first outputs, as many as the plan and the ring have.
     pub ring: Option<&'a Arc<Ring>>,
     /// Whether each buffer gets a fence after its end, for tests.
     pub guards: bool,
 }
 
-/// What changes from step to step.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// What changes from one run of a plan to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepRow {
     /// Of the random numbers.
     pub seed: u64,
-    /// Its number, from 0.
+    /// The number of the step, from 0.
     pub step: u64,
-    /// By parameter group: see [`crate::optim::Hyper`].
-    pub hyper: [[f32; 8]; 8],
+    /// The number of the micro-batch in the step, from 0.
+    pub micro: u32,
+    /// Whether other micro-batches of the step follow, so that there is no update yet.
+    pub more: bool,
+    /// The number of the batch: of its row in the ring.
+    pub batch: u64,
+    /// The place of its first sample in the order of the data that it is fed from.
+    pub sample: u32,
 }
 
 impl StepRow {
-    /// `struct Step` of the shaders.
-    fn words(&self) -> Vec<u32> {
-        let pair = |x: u64| [x as u32, (x >> 32) as u32];
-        let hyper = self.hyper.as_flattened().iter().map(|h| h.to_bits());
-        let words: Vec<u32> = pair(self.seed).into_iter().chain(pair(self.step)).chain(hyper).collect();
-        debug_assert_eq!(words.len(), 4 + HYPER);
-        words
+    /// What its random numbers are drawn by: the step, or another number for each later micro-batch of it.
+    pub fn draw(&self) -> u64 {
+        self.step | u64::from(self.micro) << 40
+    }
+    /// `struct Step` of the shaders; `row` is the number of its hyperparameters.
+    fn words(&self, row: usize) -> [u32; STEP_BYTES as usize / 4] {
+        let ([s0, s1], [d0, d1]) = (words(self.seed), words(self.draw()));
+        [s0, s1, d0, d1, self.sample, row as u32, 0, 0]
     }
 }
 
 /// What was done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Steps: replays of a plan.
+    /// Replays of a plan: steps, or micro-batches of them.
     pub steps: u64,
     /// Submits of steps, each of which has one or many of them.
     pub submits: u64,
@@ -146,7 +129,8 @@ pub(super) struct Dispatch {
     /// Whether it reads the row of the step.
     step: bool,
     size: [u32; 3],
-    /// The number of its kernel: ops in the order of the plan, then updates.
+    phase: Phase,
+    /// The number of its step, in the order of the plan without aliases; those that fetch a batch come behind.
     pub kernel: usize,
 }
 
@@ -179,6 +163,7 @@ struct Job {
 struct Feed {
     resident: Arc<Resident>,
     augment: Option<Augment>,
+    steps: Vec<Step>,
     dispatches: Vec<Dispatch>,
     /// Of its uniforms.
     bytes: u64,
@@ -191,14 +176,17 @@ pub struct Exec {
     buffers: Buffers,
     /// How many parameters the plan has.
     params: usize,
-    inputs: Vec<Shape>,
+    /// How many steps, without aliases.
+    steps: usize,
+    groups: usize,
+    inputs: Vec<InputDef>,
     outputs: Vec<(Loc, Shape)>,
     dispatches: Vec<Dispatch>,
     /// The table of steps, its bind group, and the bytes from row to row.
     rows: wgpu::Buffer,
     rows_group: wgpu::BindGroup,
     row_stride: u64,
-    /// The words of the rows that are sent, in memory that is used again.
+    /// The words of the rows that are sent, and hyperparameters, in memory that is used again.
     words: Vec<u32>,
     /// Which dispatches fetch a step's batch, and from where.
     feed: Option<Feed>,
@@ -222,14 +210,17 @@ impl Exec {
         if let Some(param) = plan.params.get(store.layout().ranges.len()) {
             return Err(Error::Parameter { name: param.name.clone(), why: "it has no range in this store's layout".into() });
         }
+        if plan.micro {
+            store.hold_micro().await?;
+        }
         let buffers = Buffers::new(gpu, plan, &options).await?;
-        let works = buffers.work(plan, store, options.updates)?;
+        let works = buffers.work(&plan.steps, store, None)?;
         let (dispatches, uniform_bytes) = Exec::lower(gpu, &works).await?;
         drop(works);
 
         let row_stride = STEP_BYTES.next_multiple_of(gpu.limits().min_uniform_buffer_offset_alignment as u64);
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let rows = gpu.buffers(&[(format!("{ROWS} steps"), ROWS * row_stride)], usage).await?.remove(0);
+        let rows = gpu.buffers(&[(format!("{ROWS} steps"), ROWS as u64 * row_stride)], usage).await?.remove(0);
         let made = gpu.scoped("bind groups", |device| {
             let resource =
                 wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &rows, offset: 0, size: wgpu::BufferSize::new(STEP_BYTES) });
@@ -239,7 +230,7 @@ impl Exec {
         let rows_group = made.await?;
         if let Some(ring) = options.ring {
             let wrong = |(_, (_, shape)): &(usize, &(Loc, Shape))| shape.elements() != 1 || shape.dtype() != DType::F32;
-            if let Some((i, (_, shape))) = plan.outputs.iter().take(ring.width()).enumerate().find(wrong) {
+            if let Some((i, (_, shape))) = plan.outputs.iter().take(ring.outputs()).enumerate().find(wrong) {
                 return Err(Error::argument("ring", format!("output {i} is {shape}, not one number")));
             }
         }
@@ -253,7 +244,9 @@ impl Exec {
             store: store.clone(),
             buffers,
             params: plan.params.len(),
-            inputs: plan.inputs.iter().map(|input| input.shape).collect(),
+            steps: plan.steps.iter().filter(|step| !step.is_alias()).count(),
+            groups: plan.groups,
+            inputs: plan.inputs.clone(),
             outputs: plan.outputs.clone(),
             dispatches,
             rows,
@@ -326,7 +319,7 @@ impl Exec {
                 }
                 let label = Some(work.label.as_str());
                 let group = device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout: &job.bindings, entries: &entries });
-                Dispatch { pipeline: job.pipeline, group, step: work.pass.step, size: job.size, kernel: work.kernel }
+                Dispatch { pipeline: job.pipeline, group, step: work.pass.step, size: job.size, phase: work.phase, kernel: work.kernel }
             });
             dispatches.collect()
         });
@@ -335,7 +328,7 @@ impl Exec {
 
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
-        let want = *nth(&self.inputs, "input", input)?;
+        let want = nth(&self.inputs, "input", input)?.shape;
         if !data.fits(want) {
             let got = format!("{} with {}", data.shape, data.content());
             return Err(Error::Input { what: format!("input {input}"), got, want: want.to_string() });
@@ -356,15 +349,19 @@ impl Exec {
             return Ok(());
         }
         self.feed = None;
-        let passes = resident.passes(&self.inputs, augment, self.gpu.caps())?;
-        let inputs = (0..self.inputs.len()).map(|i| self.buffers.place(&self.store, Loc::Input(i), self.inputs[i].elements()));
-        let works = resident.works(&passes, inputs.collect());
-        let (dispatches, bytes) = Exec::lower(&self.gpu, &works).await?;
+        let steps = resident.steps(&self.inputs, augment, self.gpu.caps())?;
+        let works = self.buffers.work(&steps, &self.store, Some(resident))?;
+        let (mut dispatches, bytes) = Exec::lower(&self.gpu, &works).await?;
         drop(works);
+        dispatches.iter_mut().for_each(|dispatch| dispatch.kernel += self.steps);
         self.counting.bytes_uploaded.fetch_add(bytes, Relaxed);
         self.done.allocations += 1;
-        self.feed = Some(Feed { resident: resident.clone(), augment, dispatches, bytes });
+        self.feed = Some(Feed { resident: resident.clone(), augment, steps, dispatches, bytes });
         Ok(())
+    }
+    /// The steps that fetch a batch, if it is fed.
+    pub(crate) fn fetch(&self) -> &[Step] {
+        self.feed.as_ref().map_or(&[], |feed| &feed.steps)
     }
     /// Lets go of the data that it is fed from.
     pub fn starve(&mut self) {
@@ -384,24 +381,29 @@ impl Exec {
         self.outputs.iter().map(|&(_, shape)| shape)
     }
 
-    /// Runs the plan and the updates once, on the inputs as they are.
+    /// Runs the plan once, on the inputs as they are.
     pub fn submit(&mut self, row: &StepRow) -> Result<()> {
-        self.submit_steps(std::slice::from_ref(row), false)
+        self.submit_steps(std::slice::from_ref(row), &[], false)
     }
-    /// Runs the plan and the updates once for each row, in one submit; where they are `fed`, on the batch that each step
-    /// fetches. Returns when the work is queued; it waits only where too much is queued already.
+    /// Runs the plan once for each row, in one submit; where they are `fed`, on the batch that each fetches. `hyper` are the
+    /// hyperparameters of all rows, for each as many as there are groups. Returns when the work is queued; it waits only where too much
+    /// is queued already.
     ///
     /// # Errors
     /// [`Error::Argument`] for more rows than the table has, for outputs that there is no room to collect; a fault of the device.
-    pub fn submit_steps(&mut self, rows: &[StepRow], fed: bool) -> Result<()> {
-        self.submit_with(rows, fed, None)
+    pub fn submit_steps(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool) -> Result<()> {
+        self.submit_with(rows, hyper, fed, None)
     }
     /// The same; with clocks, which measure one step.
-    pub(super) fn submit_with(&mut self, rows: &[StepRow], fed: bool, mut clocks: Option<&mut Clocks>) -> Result<()> {
+    pub(super) fn submit_with(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool, mut clocks: Option<&mut Clocks>) -> Result<()> {
         let lap = |clocks: &mut Option<&mut Clocks>, name| clocks.iter_mut().for_each(|c| c.lap(name));
         self.gpu.check()?;
         if rows.len() > MOST {
             return Err(Error::argument("submit", format!("{} steps at once, but at most {MOST} are possible", rows.len())));
+        }
+        if hyper.len() != rows.len() * self.groups {
+            let want = format!("{} rows of hyperparameters for {} steps of {} groups", hyper.len(), rows.len(), self.groups);
+            return Err(Error::argument("submit", want));
         }
         let feed: &[Dispatch] = match (fed, &self.feed) {
             (false, _) => &[],
@@ -413,32 +415,46 @@ impl Exec {
             return Err(Error::argument("submit", format!("{collected} numbers to collect, but there is room for {}", full.left())));
         }
         self.pace.room(&self.gpu)?;
-        // One write, so with what lies between the rows. It lands when the submits before are done.
         self.words.clear();
-        for row in rows {
+        for (i, row) in rows.iter().enumerate() {
+            // With what lies between the rows.
             self.words.resize(self.words.len().next_multiple_of(self.row_stride as usize / 4), 0);
-            self.words.extend(row.words());
+            self.words.extend(row.words(i));
         }
+        // They land when the submits before are done.
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
         self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
+        if self.groups > 0 {
+            self.words.clear();
+            self.words.extend(hyper.as_flattened().iter().map(|&h| (h as f32).to_bits()));
+            self.store.write_hyper(&self.words);
+            self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
+        }
 
         lap(&mut clocks, "upload");
         let (label, started) = (Some("step"), Instant::now());
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let mut dispatches = 0;
         for (i, row) in rows.iter().enumerate() {
             let at = i as u32 * self.row_stride as u32;
-            record(&self.gpu, &mut encoder, feed.iter().chain(&self.dispatches), (&self.rows_group, at), clocks.as_deref_mut())?;
+            let all = || feed.iter().chain(&self.dispatches).filter(|dispatch| !row.more || dispatch.phase.is_of_each());
+            dispatches += all().count();
+            record(&self.gpu, &mut encoder, all(), (&self.rows_group, at), clocks.as_deref_mut())?;
             if let Some(ring) = &self.ring {
-                for (k, &(loc, shape)) in self.outputs.iter().take(ring.width()).enumerate() {
-                    let from = self.buffers.place(&self.store, loc, shape.elements());
-                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, ring.place(row.step, k), Some(4));
+                for (k, &output) in self.outputs.iter().take(ring.outputs()).enumerate() {
+                    let from = self.output(output);
+                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, ring.place(row.batch, k), Some(4));
+                }
+                if self.groups > 0 && !row.more {
+                    let to = ring.place(row.batch, ring.outputs());
+                    encoder.copy_buffer_to_buffer(&self.store.control, 4 * NORMS as u64, &ring.buffer, to, Some(4 * EXTRA as u64));
                 }
             }
             if let Some(into) = &self.collect {
-                for &(loc, shape) in &self.outputs {
-                    let from = self.buffers.place(&self.store, loc, shape.elements());
-                    let at = into.take(shape.elements());
-                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &into.buffer, at, Some(shape.elements() as u64 * 4));
+                for &output in &self.outputs {
+                    let from = self.output(output);
+                    let at = into.take(from.elements);
+                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &into.buffer, at, Some(from.elements as u64 * 4));
                 }
             }
         }
@@ -452,8 +468,11 @@ impl Exec {
         lap(&mut clocks, "submit");
         self.done.submits += 1;
         self.done.steps += rows.len() as u64;
-        self.done.dispatches += (rows.len() * (feed.len() + self.dispatches.len())) as u64;
+        self.done.dispatches += dispatches as u64;
         self.gpu.check()
+    }
+    fn output(&self, (loc, shape): (Loc, Shape)) -> Place<'_> {
+        self.buffers.place(&self.store, None, loc, shape.elements()).expect("outputs were bound when the plan was loaded")
     }
     /// Says that all steps so far are done: those that follow are timed anew.
     pub fn rested(&mut self) {
@@ -466,7 +485,7 @@ impl Exec {
 
     /// Uploads the row of a step, and encodes all dispatches into one pass, `times` times over.
     pub(super) fn encode(&self, row: &StepRow, times: usize, stamps: Option<wgpu::ComputePassTimestampWrites>) -> wgpu::CommandEncoder {
-        let words = row.words();
+        let words = row.words(0);
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&words));
         self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
         let label = Some("step");
@@ -481,8 +500,8 @@ impl Exec {
 
     /// Output `output` of the plan, after all steps submitted so far.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
-        let (loc, shape) = *nth(&self.outputs, "output", output)?;
-        let from = self.buffers.place(&self.store, loc, shape.elements());
+        let output = *nth(&self.outputs, "output", output)?;
+        let (from, shape) = (self.output(output), output.1);
         let parts = [(from.buffer, from.offset, from.elements)];
         self.count_read(from.elements);
         Ok(match shape.dtype() {
@@ -502,9 +521,12 @@ impl Exec {
             ..self.done
         }
     }
-    /// Dispatches of a step.
+    /// Dispatches of a step, without those that fetch its batch.
     pub fn dispatches(&self) -> usize {
         self.dispatches.len()
+    }
+    pub(super) fn all_dispatches(&self, fed: bool) -> usize {
+        self.dispatches.len() + self.feed.as_ref().filter(|_| fed).map_or(0, |feed| feed.dispatches.len())
     }
     /// Waits until all steps are done. Blocks.
     pub fn finish(&mut self) -> Result<()> {
@@ -533,14 +555,16 @@ impl Exec {
             let words = vec![word; count];
             self.gpu.queue.write_buffer(buffer, first as u64 * 4, bytemuck::cast_slice(&words));
         };
-        for own in self.buffers.slots.iter().chain(&self.buffers.scratch) {
+        for own in &self.buffers.slots {
             fill(&own.buffer, 0, own.elements + fence);
         }
         for own in self.buffers.inputs.iter().chain(&self.buffers.constants) {
             fill(&own.buffer, own.elements, fence);
         }
         for range in &self.store.layout().ranges[..self.params] {
-            fill(&self.store.grads[range.piece], range.start, range.len);
+            for flat in [Flat::Grads, Flat::Next] {
+                self.store.piece(flat, range.piece).into_iter().for_each(|buffer| fill(buffer, range.start, range.len));
+            }
         }
         self.gpu.check()
     }

@@ -3,11 +3,10 @@
 use crate::{
     data::Augment,
     error::{Error, Result},
-    gpu::{
-        bind::{Place, Work},
-        device::{Gpu, lock},
-    },
-    kernel::{Bind, Caps, Pass, Word, source},
+    gpu::device::{Gpu, lock},
+    graph::InputDef,
+    kernel::{Bind, Caps, Kernel, Pass, Word, source},
+    plan::{self, Loc, Phase, Step},
     shape::{DType, Shape},
 };
 use std::sync::{
@@ -51,8 +50,6 @@ impl Column<'_> {
     }
 }
 
-/// Words before the samples' numbers in the order of an epoch: its first step, and the samples of a step.
-const HEAD: usize = 2;
 /// Bytes that are staged at once when data goes to the device.
 const STRIDE: usize = 32 << 20;
 
@@ -87,7 +84,7 @@ impl Resident {
     /// [`Error::Device`] without the memory.
     pub async fn new(gpu: &Arc<Gpu>, columns: &[(Column<'_>, usize)], len: usize, most: u64) -> Result<Option<Resident>> {
         let limit = gpu.caps().max_binding_bytes;
-        let order_bytes = (HEAD + len) as u64 * 4;
+        let order_bytes = len as u64 * 4;
         let all: u64 = columns.iter().map(|(column, _)| column.bytes().len() as u64).sum();
         if all + order_bytes > most || order_bytes > limit {
             return Ok(None);
@@ -134,21 +131,26 @@ impl Resident {
         Ok(Some(Resident { gpu: gpu.clone(), columns: stored, order, len, words, uploaded, allocations }))
     }
 
-    /// The samples of the steps from `step` on, `batch` each.
+    /// The samples of an epoch, in its order: a step names the place of its first one.
     ///
     /// # Errors
     /// [`Error::Argument`] for more samples than there are, or one that is not; a fault of the device.
-    pub fn order(&self, step: u64, batch: usize, samples: &[usize]) -> Result<()> {
+    pub fn set_order(&self, samples: &[usize]) -> Result<()> {
         if samples.len() > self.len || samples.iter().any(|&s| s >= self.len) {
             return Err(Error::argument("order", format!("it names samples that the {} on the device are not", self.len)));
         }
         let mut words = lock(&self.words);
         words.clear();
-        words.extend([step as u32, batch as u32]);
         words.extend(samples.iter().map(|&s| s as u32));
         self.gpu.queue.write_buffer(&self.order, 0, bytemuck::cast_slice(&words));
         self.uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
         self.gpu.check()
+    }
+    pub(super) fn order(&self) -> &wgpu::Buffer {
+        &self.order
+    }
+    pub(super) fn piece(&self, column: usize, piece: usize) -> Option<&wgpu::Buffer> {
+        self.columns.get(column)?.pieces.get(piece)
     }
 
     /// Bytes that it takes on the device.
@@ -161,40 +163,35 @@ impl Resident {
         [self.uploaded.load(Relaxed), self.allocations]
     }
 
-    /// What fills these inputs of a plan: for each the passes, one for each piece. Those of the first change its images.
-    pub(super) fn passes(&self, inputs: &[Shape], augment: Option<Augment>, caps: &Caps) -> Result<Vec<Vec<Pass>>> {
+    /// The steps that fill these inputs of a plan, one for each piece of the data. Those of the first change its images.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where the samples do not fit the inputs.
+    pub(crate) fn steps(&self, inputs: &[InputDef], augment: Option<Augment>, caps: &Caps) -> Result<Vec<Step>> {
         if inputs.len() > self.columns.len() {
             let want = format!("{} tensors", inputs.len());
             return Err(Error::Input { what: "data on the device".into(), got: format!("{}", self.columns.len()), want });
         }
-        let each = inputs.iter().zip(&self.columns).enumerate().map(|(i, (&input, stored))| {
-            if input.sample().elements() != stored.width || input.rank() == 0 || input.dtype() != stored.dtype {
+        let words = |loc, buffer: &wgpu::Buffer| (loc, Shape::from([(buffer.size() / 4) as usize]).of(DType::U32));
+        let mut steps = Vec::new();
+        for (i, (&InputDef { shape, .. }, stored)) in inputs.iter().zip(&self.columns).enumerate() {
+            if shape.sample().elements() != stored.width || shape.rank() == 0 || shape.dtype() != stored.dtype {
                 let (what, got) = (format!("data {i}"), format!("{} numbers of a sample", stored.width));
-                return Err(Error::Input { what, got, want: input.to_string() });
+                return Err(Error::Input { what, got, want: shape.to_string() });
             }
             let augment = augment.filter(|_| i == 0);
-            Ok((0..stored.pieces.len()).map(|k| stored.pass(k, input, self.len, augment.as_ref(), caps)).collect())
-        });
-        each.collect()
-    }
-    /// Elements of what the passes bind, the input apart, in the order of `passes`.
-    pub(super) fn elements(&self) -> impl Iterator<Item = impl Iterator<Item = [usize; 2]>> {
-        let words = |buffer: &wgpu::Buffer| (buffer.size() / 4) as usize;
-        self.columns.iter().map(move |stored| stored.pieces.iter().map(move |piece| [words(piece), words(&self.order)]))
-    }
-    /// Those passes with what they bind: `inputs` are the plan's.
-    pub(super) fn works<'a>(&'a self, passes: &'a [Vec<Pass>], inputs: Vec<Place<'a>>) -> Vec<Work<'a>> {
-        let whole = |buffer: &'a wgpu::Buffer| Place { buffer, offset: 0, elements: (buffer.size() / 4) as usize, fence: 0 };
-        let mut works = Vec::new();
-        for (i, ((passes, stored), input)) in passes.iter().zip(&self.columns).zip(inputs).enumerate() {
-            for (k, (pass, piece)) in passes.iter().zip(&stored.pieces).enumerate() {
-                let places = vec![whole(piece), whole(&self.order), input];
-                // It is no kernel of the plan, and never measured.
-                let label = format!("feed input {i} from piece {k}");
-                works.push(Work { label, name: "feed".into(), kernel: 0, pass, places });
-            }
+            steps.extend(stored.pieces.iter().enumerate().map(|(k, piece)| Step {
+                phase: Phase::Fetch,
+                label: format!("feed input {i} {shape} from piece {k}"),
+                layer: String::new(),
+                work: plan::Work::Fetch,
+                inputs: vec![words(Loc::Data(i, k), piece), words(Loc::Order, &self.order)],
+                output: (Loc::Input(i), shape),
+                scratch: Vec::new(),
+                kernel: Some(Kernel::one("feed", stored.pass(k, shape, self.len, augment.as_ref(), caps))),
+            }));
         }
-        works
+        Ok(steps)
     }
 }
 
@@ -267,7 +264,7 @@ mod tests {
         const NAN: u32 = 0x7fc0_dead;
         let (mut x, mut y) = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap();
         let plan = plan(&[x.shape, y.shape]);
-        let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0)).unwrap());
+        let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0, 0)).unwrap());
         let mut exec = block_on(Exec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).unwrap();
         let means = data.means();
         let width = data.sample_shape().elements();
@@ -287,16 +284,17 @@ mod tests {
         // Where that is more than it may take, it does not go there.
         assert!(block_on(Resident::new(gpu, &columns, data.len(), 1000)).unwrap().is_none());
         exec.fill_slots(NAN).unwrap();
-        assert!(exec.submit_steps(&[StepRow::default()], true).unwrap_err().to_string().contains("fed from nowhere"));
+        assert!(exec.submit_steps(&[StepRow::default()], &[], true).unwrap_err().to_string().contains("fed from nowhere"));
         block_on(exec.feed(&resident, augment)).unwrap();
-        // An epoch that starts at a step whose number is near the end of 32 bits, so that it wraps.
+        // An epoch that starts at a step whose number is near the end of 32 bits.
         let (seed, first) = (3 << 40 | 5, (1u64 << 32) - 3);
         let order = data::shuffled(data.len(), 1, 0);
-        resident.order(first, 7, &order).unwrap();
-        assert!(resident.order(first, 7, &[data.len()]).is_err());
+        resident.set_order(&order).unwrap();
+        assert!(resident.set_order(&[data.len()]).is_err());
         for (step, count) in [(0, 1), (1, 1), (2, 3), (5, 2)] {
-            let rows: Vec<StepRow> = (step..step + count).map(|k| StepRow { seed, step: first + k, ..StepRow::default() }).collect();
-            exec.submit_steps(&rows, true).unwrap();
+            let rows: Vec<StepRow> =
+                (step..step + count).map(|k| StepRow { seed, step: first + k, sample: k as u32 * 7, ..StepRow::default() }).collect();
+            exec.submit_steps(&rows, &[], true).unwrap();
             let last = step + count - 1;
             let samples = &order[last as usize * 7..][..7];
             data.gather_augmented(samples, augment.as_ref().map(|a| (a, seed, first + last)), &mut x, &mut y).unwrap();

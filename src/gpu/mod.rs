@@ -26,7 +26,7 @@ mod time;
 pub use crate::tune::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
 pub use collect::Collected;
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
-pub use exec::{Counters, Exec, ExecOptions, StepRow, UpdatePass};
+pub use exec::{Counters, Exec, ExecOptions, StepRow};
 pub use feed::{Column, Resident, feed_pass};
 pub(crate) use needs::needs;
 pub use pace::MOST as MOST_STEPS;

@@ -1,6 +1,6 @@
 //! How far the host runs ahead of the device, and how many steps it sends at a time.
 
-use crate::{error::Result, gpu::device::Gpu};
+use crate::{error::Result, gpu::device::Gpu, plan::ROWS};
 use std::{
     collections::VecDeque,
     sync::{
@@ -14,7 +14,7 @@ use std::{
 /// go on with.
 const IN_FLIGHT: usize = 4;
 /// Steps of one submission, at most.
-pub const MOST: usize = 64;
+pub const MOST: usize = ROWS;
 /// How long a submission should take: long against what a submit costs the host, short against the eye, and a hundredth
 /// of what desktop systems let a device be silent for.
 const SHOULD: Duration = Duration::from_millis(10);

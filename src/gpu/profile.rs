@@ -6,6 +6,7 @@ use crate::{
         device::Gpu,
         exec::{Dispatch, Exec, StepRow},
     },
+    optim::Hyper,
     profile::{Clock, StepTimes},
 };
 use std::time::Instant;
@@ -159,10 +160,10 @@ impl Gpu {
 
 impl Exec {
     /// Makes a step as [`submit`](Exec::submit) does, waits for it, and measures; times are seconds from `zero`.
-    pub(crate) async fn profile(&mut self, row: &StepRow, zero: Instant) -> Result<StepTimes> {
+    pub(crate) async fn profile(&mut self, row: &StepRow, hyper: &[Hyper], fed: bool, zero: Instant) -> Result<StepTimes> {
         self.finish()?;
-        let mut clocks = Clocks::new(self.gpu(), self.dispatches(), zero).await?;
-        self.submit_with(std::slice::from_ref(row), false, Some(&mut clocks))?;
+        let mut clocks = Clocks::new(self.gpu(), self.all_dispatches(fed), zero).await?;
+        self.submit_with(std::slice::from_ref(row), hyper, fed, Some(&mut clocks))?;
         self.finish()?;
         clocks.lap("wait");
         clocks.read(self.gpu()).await

@@ -4,8 +4,9 @@ use crate::{
     error::{Error, Result},
     gpu::{
         device::{Gpu, lock},
-        store::{GUARD, Store},
+        store::Store,
     },
+    optim::GUARD,
 };
 use futures_intrusive::sync::ManualResetEvent;
 use std::sync::{
@@ -13,7 +14,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-/// The first outputs of each step, numbers all of them, for as many steps as it holds; shared by the plans of a model.
+/// The first outputs of each batch, numbers all of them, and how large the gradients were, for as many batches as it holds; shared by
+/// the plans of a model. Each row has the outputs, then norm and largest magnitude of the gradients, which the last micro-batch
+/// of a step leaves.
 ///
 /// A read is asked for and comes later: it is a copy in the queue, behind the steps of before and in front of those
 /// that write the same places again. So nobody waits for it, unless somebody wants to.
@@ -29,6 +32,9 @@ pub struct Ring {
     waits: AtomicU64,
     bytes_read: AtomicU64,
 }
+
+/// Numbers of a row behind the outputs: norm and largest magnitude of the gradients.
+pub(super) const EXTRA: usize = 2;
 
 /// A read that is under way.
 struct Asked {
@@ -46,26 +52,27 @@ struct Mapped {
 /// What a read brought.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
-    /// The first step of it.
+    /// The first batch of it.
     pub first: u64,
-    /// The outputs of each step.
+    /// What each batch left.
     pub rows: Vec<Vec<f32>>,
     /// The guard after the last one.
     pub guard: Vec<u32>,
 }
 
 impl Ring {
-    /// For `width` outputs of `capacity` steps.
+    /// For `outputs` outputs of `capacity` batches.
     ///
     /// # Errors
     /// [`Error::Argument`] where that is nothing, [`Error::Device`] without the memory.
-    pub async fn new(store: &Arc<Store>, width: usize, capacity: usize) -> Result<Ring> {
-        if width == 0 || capacity == 0 {
-            return Err(Error::argument("ring", "a ring of no steps, or of no outputs, holds nothing"));
+    pub async fn new(store: &Arc<Store>, outputs: usize, capacity: usize) -> Result<Ring> {
+        if outputs == 0 || capacity == 0 {
+            return Err(Error::argument("ring", "a ring of no batches, or of no outputs, holds nothing"));
         }
+        let width = outputs + EXTRA;
         let (gpu, usage) = (store.gpu(), wgpu::BufferUsages::COPY_DST);
-        let [bytes, guard] = [Ring::bytes(width, capacity), GUARD as u64 * 4];
-        let label = format!("ring of {capacity} steps × {width}");
+        let [bytes, guard] = [Ring::bytes(outputs, capacity), GUARD as u64 * 4];
+        let label = format!("ring of {capacity} batches × {width}");
         let buffer = gpu.buffers(&[(label, bytes)], usage | wgpu::BufferUsages::COPY_SRC).await?.remove(0);
         let staging =
             gpu.buffers(&[("read-back of the ring".into(), bytes + guard)], usage | wgpu::BufferUsages::MAP_READ).await?.remove(0);
@@ -74,30 +81,30 @@ impl Ring {
         Ok(Ring { gpu, store, buffer, width, capacity: capacity as u64, staging, asked, reads, waits, bytes_read })
     }
     /// Bytes of the ring itself.
-    pub fn bytes(width: usize, capacity: usize) -> u64 {
-        (width * capacity) as u64 * 4
+    pub fn bytes(outputs: usize, capacity: usize) -> u64 {
+        ((outputs + EXTRA) * capacity) as u64 * 4
     }
-    /// Bytes of the ring and of what it is read through, and of the guard that is read with it.
-    pub(crate) fn all_bytes(width: usize, capacity: usize) -> u64 {
-        2 * (Ring::bytes(width, capacity) + 4 * GUARD as u64)
+    /// Bytes of the ring and of what it is read through, with the guard.
+    pub(crate) fn all_bytes(outputs: usize, capacity: usize) -> u64 {
+        2 * Ring::bytes(outputs, capacity) + 4 * GUARD as u64
     }
-    /// Outputs that it keeps of a step.
-    pub fn width(&self) -> usize {
-        self.width
+    /// Outputs that it keeps of a batch.
+    pub fn outputs(&self) -> usize {
+        self.width - EXTRA
     }
-    /// Where output `i` of a step goes, in bytes.
-    pub(super) fn place(&self, step: u64, i: usize) -> u64 {
-        (step % self.capacity * self.width as u64 + i as u64) * 4
+    /// Where number `i` of a batch goes, in bytes.
+    pub(super) fn place(&self, batch: u64, i: usize) -> u64 {
+        (batch % self.capacity * self.width as u64 + i as u64) * 4
     }
 
-    /// Queues a read of the steps `first..first + count`, at least one, and of the guard. One at a time: what was asked
+    /// Queues a read of the batches `first..first + count`, at least one, and of the guard. One at a time: what was asked
     /// for before must have been [taken](Ring::take).
     ///
     /// # Errors
-    /// [`Error::Argument`] for no steps, for more than the ring holds, or for a second read.
+    /// [`Error::Argument`] for no batches, for more than the ring holds, or for a second read.
     pub fn ask(&self, first: u64, count: usize) -> Result<()> {
         if count == 0 || count as u64 > self.capacity {
-            return Err(Error::argument("ring", format!("{count} steps asked for, but the ring holds {}", self.capacity)));
+            return Err(Error::argument("ring", format!("{count} batches asked for, but the ring holds {}", self.capacity)));
         }
         let mut asked = lock(&self.asked);
         if asked.is_some() {
@@ -112,7 +119,7 @@ impl Ring {
         if all > before {
             encoder.copy_buffer_to_buffer(&self.buffer, 0, &self.staging, before, Some(all - before));
         }
-        encoder.copy_buffer_to_buffer(&self.store.guard, 0, &self.staging, all, Some(guard));
+        encoder.copy_buffer_to_buffer(&self.store.control, 0, &self.staging, all, Some(guard));
         let submission = self.gpu.queue.submit([encoder.finish()]);
         let mapped = Arc::new(Mapped { event: ManualResetEvent::new(false), ok: AtomicBool::new(false) });
         let tell = mapped.clone();

@@ -43,16 +43,13 @@ const LIBRARY: &[Source] = &[
     source!("lib/workgroup"),
 ];
 
-/// Floats of the update rule that `step` carries: 8 for each of 8 parameter groups.
-pub const HYPER: usize = 64;
-
 /// `struct Step`, the same for every shader that asks for it. 64-bit numbers are `(low, high)`.
-const STEP: &str = "struct Step { seed: vec2<u32>, step: vec2<u32>, hyper: array<vec4<f32>, 16> }
+const STEP: &str = "struct Step { seed: vec2<u32>, step: vec2<u32>, sample: u32, row: u32, unused: vec2<u32> }
 @group(1) @binding(0) var<uniform> step: Step;
 ";
 
 /// Bytes of `struct Step`.
-pub(super) const STEP_BYTES: u64 = 16 + 4 * HYPER as u64;
+pub(super) const STEP_BYTES: u64 = 32;
 
 /// The whole WGSL of a pass: the declarations, then what its entry point uses of the generated functions, of the file and
 /// of what that includes.

@@ -3,46 +3,95 @@
 use crate::{
     error::{Error, Result},
     gpu::device::Gpu,
-    optim::{NEAR, STRICT},
+    optim::{Control, GUARD, NEAR, ROW, STRICT, Trust},
     params::Layout,
+    plan::Flat,
 };
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// 32-bit words of the guard, where an optimizer keeps what it decides on the device (whether a step was finite).
-pub const GUARD: usize = 64;
+const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+
+/// Label and bytes of a piece of `n` words.
+fn wanted(name: &str, piece: usize, n: usize) -> (String, u64) {
+    (format!("{name} piece {piece} [{n}]"), n as u64 * 4)
+}
 
 /// The flat buffers of a model, by piece of its [`Layout`]. Several plans (of other batch sizes) share one.
 pub struct Store {
     gpu: Arc<Gpu>,
     layout: Layout,
-    pub(super) params: Vec<wgpu::Buffer>,
-    pub(super) grads: Vec<wgpu::Buffer>,
-    /// By state, then by piece of trained parameters.
-    pub(super) states: Vec<Vec<wgpu::Buffer>>,
-    pub(super) guard: wgpu::Buffer,
+    params: Vec<wgpu::Buffer>,
+    /// Of trained pieces, as are all that follow but one.
+    grads: Vec<wgpu::Buffer>,
+    /// By state, then by piece.
+    states: Vec<Vec<wgpu::Buffer>>,
+    /// Gradients of micro-batches, once a plan has them.
+    micro: OnceLock<Vec<wgpu::Buffer>>,
+    /// Of the pieces of state.
+    next: Vec<wgpu::Buffer>,
+    pub(super) control: wgpu::Buffer,
+    /// What lies where in that.
+    tables: Control,
 }
 
 impl Store {
-    /// Buffers for `layout` and an optimizer of `states` states, all zero.
+    /// Buffers for `layout` and an optimizer of `states` states and so many groups, all zero.
     ///
     /// # Errors
     /// [`Error::Limit`] where a piece is larger than a buffer can be,
     /// [`Error::Device`] without the memory.
-    pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize) -> Result<Store> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let mut wanted = vec![("guard".to_string(), 4 * GUARD as u64)];
-        let names = ["params".to_string(), "grads".to_string()].into_iter().chain((0..states).map(|k| format!("state {k}")));
-        for (k, name) in names.enumerate() {
-            let piece = |(i, &n): (usize, &usize)| (format!("{name} piece {i} [{n}]"), n as u64 * 4);
-            let pieces = if k < 2 { layout.pieces.len() } else { layout.trained };
-            wanted.extend(layout.pieces[..pieces].iter().enumerate().map(piece));
+    pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize, groups: usize) -> Result<Store> {
+        let (trained, all, tables) = (0..layout.trained, 0..layout.pieces.len(), Control::new(&layout));
+        let control = wanted("guard", 0, tables.words(groups));
+        let params = all.clone().map(|i| wanted("params", i, layout.pieces[i]));
+        let flat = |name: String| trained.clone().map(move |i| (name.clone(), i));
+        let grads = flat("grads".into()).chain((0..states).flat_map(|k| flat(format!("state {k}"))));
+        let grads = grads.map(|(name, i)| wanted(&name, i, layout.pieces[i]));
+        let next = layout.state_pieces().map(|i| wanted("next state", i, layout.pieces[i]));
+        let wanted: Vec<(String, u64)> = [control].into_iter().chain(params).chain(grads).chain(next).collect();
+        let mut made = gpu.buffers(&wanted, USAGE).await?.into_iter();
+        let control = made.next().expect("the guard is the first of the buffers made");
+        let mut take = |pieces: usize| made.by_ref().take(pieces).collect::<Vec<_>>();
+        let (params, grads) = (take(all.len()), take(trained.len()));
+        let states = (0..states).map(|_| take(trained.len())).collect();
+        let next = take(layout.state);
+        let at = 4 * (tables.hyper - tables.tables.len()) as u64;
+        gpu.queue.write_buffer(&control, at, bytemuck::cast_slice(&tables.tables));
+        Ok(Store { gpu: gpu.clone(), layout, params, grads, states, micro: OnceLock::new(), next, control, tables })
+    }
+    /// Makes the buffers for gradients of micro-batches, if there are none yet.
+    ///
+    /// # Errors
+    /// [`Error::Device`] without the memory.
+    pub(crate) async fn hold_micro(&self) -> Result<()> {
+        if self.micro.get().is_none() {
+            let pieces = self.layout.pieces[..self.layout.trained].iter().enumerate();
+            let wanted: Vec<(String, u64)> = pieces.map(|(i, &n)| wanted("grads of a micro-batch", i, n)).collect();
+            // Where another thread was faster, its buffers are as good.
+            let _ = self.micro.set(self.gpu.buffers(&wanted, USAGE).await?);
         }
-        let mut made = gpu.buffers(&wanted, usage).await?.into_iter();
-        let guard = made.next().expect("the guard is the first of the buffers made");
-        let mut flat = |pieces: usize| made.by_ref().take(pieces).collect::<Vec<_>>();
-        let (params, grads) = (flat(layout.pieces.len()), flat(layout.pieces.len()));
-        let states = (0..states).map(|_| flat(layout.trained)).collect();
-        Ok(Store { gpu: gpu.clone(), layout, params, grads, states, guard })
+        Ok(())
+    }
+    pub(crate) fn holds_micro(&self) -> bool {
+        self.micro.get().is_some()
+    }
+    /// Bytes of the guard and the tables behind it.
+    pub(crate) fn control_bytes(layout: &Layout, groups: usize) -> u64 {
+        4 * Control::new(layout).words(groups) as u64
+    }
+    /// Sets the hyperparameters of the steps that are submitted next.
+    pub(super) fn write_hyper(&self, words: &[u32]) {
+        self.gpu.queue.write_buffer(&self.control, 4 * self.tables.hyper as u64, bytemuck::cast_slice(words));
+    }
+    /// The buffer of a piece, if there is one.
+    pub(super) fn piece(&self, flat: Flat, piece: usize) -> Option<&wgpu::Buffer> {
+        match flat {
+            Flat::Weights => self.params.get(piece),
+            Flat::Grads => self.grads.get(piece),
+            Flat::Micro => self.micro.get()?.get(piece),
+            Flat::State(k) => self.states.get(k)?.get(piece),
+            Flat::Next => self.next.get(piece.checked_sub(self.layout.state_pieces().start)?),
+        }
     }
 
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
@@ -64,11 +113,11 @@ impl Store {
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.params).await
     }
-    /// Sets all gradients, by piece.
+    /// Sets all gradients, by trained piece.
     pub fn write_grads(&self, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(&self.grads, pieces)
     }
-    /// All gradients, by piece.
+    /// All gradients, by trained piece.
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.grads).await
     }
@@ -80,9 +129,11 @@ impl Store {
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
         self.read(self.state(k)?).await
     }
-    /// Sets the guard's words, from the first.
+    /// Sets the guard's words, from the first, and the others and the flags of parameters to 0.
     pub fn write_guard(&self, words: &[u32]) -> Result<()> {
-        self.gpu.queue.write_buffer(&self.guard, 0, bytemuck::cast_slice(words));
+        let mut all = vec![0u32; self.tables.flags + self.layout.ranges.len()];
+        all[..words.len()].copy_from_slice(words);
+        self.gpu.queue.write_buffer(&self.control, 0, bytemuck::cast_slice(&all));
         self.gpu.check()
     }
     /// Sets the guard's word that says whether weights or states may be near overflow.
@@ -94,12 +145,22 @@ impl Store {
         self.write_word(STRICT, strict)
     }
     fn write_word(&self, word: usize, value: bool) -> Result<()> {
-        self.gpu.queue.write_buffer(&self.guard, 4 * word as u64, bytemuck::bytes_of(&u32::from(value)));
+        self.gpu.queue.write_buffer(&self.control, 4 * word as u64, bytemuck::bytes_of(&u32::from(value)));
         self.gpu.check()
     }
     /// The guard's words.
     pub async fn read_guard(&self) -> Result<Vec<u32>> {
-        self.gpu.read(&[(&self.guard, 0, GUARD)]).await
+        self.gpu.read(&[(&self.control, 0, GUARD)]).await
+    }
+    /// After a bad step, the first parameter whose gradient was not finite, if one was.
+    pub(crate) async fn culprit(&self) -> Result<Option<usize>> {
+        let flags: Vec<u32> = self.gpu.read(&[(&self.control, 4 * self.tables.flags as u64, self.layout.ranges.len())]).await?;
+        Ok(flags.iter().position(|&flag| flag != 0))
+    }
+    /// Norms and ratios in the last update, by parameter.
+    pub(crate) async fn trusts(&self) -> Result<Vec<Trust>> {
+        let rows = self.gpu.read(&[(&self.control, 4 * self.tables.rows as u64, ROW * self.layout.ranges.len())]).await?;
+        Ok(rows.chunks_exact(ROW).map(Trust::of_row).collect())
     }
 
     fn state(&self, k: usize) -> Result<&[wgpu::Buffer]> {

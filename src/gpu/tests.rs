@@ -8,8 +8,9 @@ use crate::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source, Span, Which, Word},
     ops::{Case, Key, OpDef},
-    params::Layout,
-    plan::{Loc, Plan, Slot, Step},
+    optim::Control,
+    params::{Layout, Status},
+    plan::{Flat, Loc, Phase, Plan, Slot, Step, Update, Work},
     shape::{DType, Shape},
 };
 use pollster::block_on;
@@ -124,7 +125,8 @@ fn pass(text: &'static str, units: usize, binds: Vec<Bind>) -> Pass {
 fn step(inputs: &[(Loc, Shape)], output: (Loc, Shape), kernel: Kernel) -> Step {
     let scratch = (0..kernel.scratch.len()).collect();
     let label = format!("probe {} → {}", inputs[0].1, output.1);
-    Step { label, layer: String::new(), op: Arc::new(Probe), inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel) }
+    let (phase, work) = (Phase::Compute, Work::Op(Arc::new(Probe)));
+    Step { phase, label, layer: String::new(), work, inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel) }
 }
 
 /// A plan of one step from inputs of these shapes to slot 0.
@@ -140,7 +142,7 @@ fn one(inputs: &[Shape], output: Shape, pass: Pass) -> Plan {
 }
 
 fn load(gpu: &Arc<Gpu>, plan: &Plan, options: ExecOptions) -> Result<Exec> {
-    let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0))?);
+    let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0, 0))?);
     block_on(Exec::new(gpu, plan, &store, options))
 }
 
@@ -242,7 +244,7 @@ fn limits_are_typed_errors() {
     assert_eq!(refused(&whole(100, 1)), ("probe [100] → [100]: probe plain (storage buffers bound at once)".into(), 3, 2));
     // And what is just inside them works.
     assert_eq!(run(&gpu, &double(1024), &[ramp([1024])]).0.f()[1023], 2.0 * 1023.25);
-    let error = block_on(Store::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0)).err().unwrap();
+    let error = block_on(Store::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0, 0)).err().unwrap();
     assert!(error.to_string().starts_with("params piece 1 [32768]: needs 131072, but this device's limit is 65536"), "{error}");
 }
 
@@ -263,7 +265,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = 1.0; }
 }
 
 /// `z = sum of x · w` by one invocation, `dw = x`, and an update that adds up `h[0] · dw` where the guard lets it.
-fn trained() -> (Plan, Layout, UpdatePass) {
+fn trained() -> (Plan, Layout) {
     let n = Shape::from([70]);
     let loss = "@compute @workgroup_size(1)
 fn forward() {
@@ -285,7 +287,7 @@ fn grad_w(@builtin(global_invocation_id) id: vec3<u32>) {
     grad.entry = "grad_w";
 
     let places = [(Loc::Input(0), n), (Loc::Param(0), n), (Loc::Constant(0), n)];
-    let plan = Plan {
+    let mut plan = Plan {
         params: vec![ParamDef { name: "w".into(), shape: n, init: Init::Zeros, decay: false, trained: true }],
         inputs: vec![InputDef { shape: n, classes: None }],
         constants: vec![Arc::new(Host::new(n, vec![0.5; 70]))],
@@ -301,9 +303,9 @@ fn grad_w(@builtin(global_invocation_id) id: vec3<u32>) {
     let update = "@compute @workgroup_size(WG)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.x >= p.units { return; }
-    let h = step.hyper[2u * GROUP];
+    let h = bitcast<f32>(guard[p.hyper + 8u * (2u * step.row + GROUP)]);
     m[id.x] += g[id.x];
-    w[id.x] -= h.x * m[id.x] + 0.0 * part[0];
+    w[id.x] -= h * m[id.x] + 0.0 * part[0];
     if id.x == 0u {
         guard[0] = step.step.x;
         guard[1] = step.seed.y;
@@ -319,15 +321,24 @@ fn forward() { part[0] = 1.0; }
         bind("g", Which::In(1), false),
         Bind { dtype: DType::U32, ..bind("guard", Which::In(2), true) },
         bind("m", Which::In(3), true),
-        bind("loss", Which::In(100), false),
+        bind("loss", Which::In(4), false),
         bind("part", Which::Scratch(0), false),
     ];
     let mut main = pass(update, 128, binds);
     main.step = true;
     main.consts.push(("GROUP", Word::U(1)));
+    let layout = Layout::new(&plan.params, &[Status::Trained { group: 1 }], 1 << 20, 1 << 20).unwrap();
+    let tables = Control::new(&layout);
+    main.params.push(("hyper".into(), Word::from(tables.hyper)));
     let passes = vec![pass(partial, 1, vec![bind("part", Which::Scratch(0), true)]), main];
-    let layout = Layout::new(&plan.params, &[1], 2, 1 << 20, 1 << 20).unwrap();
-    (plan, layout, UpdatePass { kernel: Kernel { name: "momentum", passes, scratch: vec![1] }, piece: 0 })
+    let [piece, words] = [128, tables.words(2)].map(|n| Shape::from([n]));
+    let flat = |flat| (Loc::Piece(flat, 0), piece);
+    let inputs = [flat(Flat::Weights), flat(Flat::Grads), (Loc::Control, words.u32()), flat(Flat::State(0)), (Loc::Slot(0), Shape::SCALAR)];
+    let kernel = Kernel { name: "momentum", passes, scratch: vec![1] };
+    let work = Work::Update(Update::Apply, 0);
+    let update = Step { phase: Phase::Update, work, scratch: Vec::new(), ..step(&inputs, (Loc::Control, words.u32()), kernel) };
+    plan.append(vec![update], 2);
+    (plan, layout)
 }
 
 #[test]
@@ -335,10 +346,10 @@ fn steps_update_the_store_and_fill_the_ring() {
     let Some(gpu) = open_with(GpuOptions::default()) else { return };
     let steps = 150u64; // More than the rows of the table and than the ring.
     let train = || {
-        let (plan, layout, update) = trained();
-        let store = Arc::new(block_on(Store::new(&gpu, layout, 1)).unwrap());
+        let (plan, layout) = trained();
+        let store = Arc::new(block_on(Store::new(&gpu, layout, 1, 2)).unwrap());
         let ring = Arc::new(block_on(Ring::new(&store, 1, 48)).unwrap());
-        let options = ExecOptions { updates: &[update], ring: Some(&ring), guards: true };
+        let options = ExecOptions { ring: Some(&ring), guards: true };
         let mut exec = block_on(Exec::new(&gpu, &plan, &store, options)).unwrap();
         exec.fill_slots(NAN).unwrap();
         let start: Vec<f32> = (0..128).map(|i| if i < 70 { i as f32 * 0.5 } else { 0.0 }).collect();
@@ -346,16 +357,17 @@ fn steps_update_the_store_and_fill_the_ring() {
         let before = exec.counters();
         let x = ramp([70]);
         for t in 0..steps {
-            let mut row = StepRow { seed: 7 << 32 | 5, step: t, ..StepRow::default() };
-            row.hyper[1][0] = 1.0 / 1024.0 / (t + 1) as f32;
-            row.hyper[0][0] = 1e9; // Another group's.
+            let row = StepRow { seed: 7 << 32 | 5, step: t, batch: t, ..StepRow::default() };
+            let mut hyper = [[0.0; 8]; 2];
+            hyper[1][0] = f64::from(1.0 / 1024.0 / (t + 1) as f32);
+            hyper[0][0] = 1e9; // Another group's.
             exec.write(0, &x).unwrap();
-            exec.submit(&row).unwrap();
+            exec.submit_steps(&[row], &hyper, false).unwrap();
         }
         exec.finish().unwrap();
         let after = exec.counters();
         assert_eq!((after.submits, after.dispatches, after.reads), (steps, 4 * steps, 0));
-        assert_eq!(after.bytes_uploaded - before.bytes_uploaded, steps * (280 + 272));
+        assert_eq!(after.bytes_uploaded - before.bytes_uploaded, steps * (280 + 32 + 64));
         assert_eq!(after.allocations, before.allocations);
         assert!(ring.take().unwrap().is_none());
         assert!(ring.ask(0, 49).is_err() && ring.ask(0, 0).is_err());
@@ -488,7 +500,7 @@ fn assembled_wgsl_is_valid_and_its_constants_exact() {
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>) {
     let i = group_index(id, n);
-    y[i] = twice(x[i]) + A + p.scale + step.hyper[15].w + f32(step.seed.x + k[0] + p.rows);
+    y[i] = twice(x[i]) + A + p.scale + f32(step.row) + f32(step.seed.x + k[0] + p.rows);
 }
 ",
         1,

@@ -335,8 +335,8 @@ mod tests {
     /// Dispatches of each step that has any, by the names of ops.
     fn dispatches(outputs: &[Tensor], grads: &[Tensor]) -> Vec<(&'static str, usize)> {
         let plan = Plan::new(outputs, grads, &Options::new(Some(Caps::default()))).expect("the graph is right");
-        let step = |s: &crate::plan::Step| (s.op.name(), s.kernel.as_ref().map_or(0, |k| k.passes.len()));
-        plan.steps.iter().filter(|s| !s.op.is_alias()).map(step).collect()
+        let step = |s: &crate::plan::Step| (s.name(), s.kernel.as_ref().map_or(0, |k| k.passes.len()));
+        plan.steps.iter().filter(|s| !s.is_alias()).map(step).collect()
     }
 
     #[test]

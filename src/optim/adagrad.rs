@@ -73,12 +73,15 @@ impl Rule for Adagrad {
         let g = g + decay * w;
         (w + lr * g * (1.0 + 1.0 / eps), [sum + g * g, 0.0, 0.0])
     }
-    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [sum, ..] = s;
         let [lr, decay, eps, ..] = *h;
         let g = g + decay * w;
         *sum += g * g;
-        w - lr * g / (sum.sqrt() + eps)
+        lr * g / (sum.sqrt() + eps)
+    }
+    fn apply<T: Real>(w: T, u: T, _s: &mut [T; MAX_STATES], _h: &[T; 8]) -> T {
+        w - u
     }
     fn cases() -> Vec<Adagrad> {
         let new = Adagrad::new(0.1);

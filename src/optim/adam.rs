@@ -88,15 +88,18 @@ impl<const DECOUPLED: bool> Rule for AdamOf<DECOUPLED> {
         let w = shrink.abs() * w + step * mean * (1.0 + 1.0 / eps);
         (w.max(far).max(largest.sqrt() / root), [mean, square, largest])
     }
-    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [mean, square, largest] = s;
-        let [decay, shrink, fresh1, beta2, fresh2, step, root, eps] = *h;
+        let [decay, _, fresh1, beta2, fresh2, step, root, eps] = *h;
         let g = g + decay * w;
         *mean = lerp(*mean, g, fresh1);
         *square = beta2 * *square + fresh2 * g * g;
         // Without AMSGrad this is `square`: a state that is not kept reads as 0.
         *largest = largest.max(*square);
-        shrink * w - step * *mean / (largest.sqrt() / root + eps)
+        step * *mean / (largest.sqrt() / root + eps)
+    }
+    fn apply<T: Real>(w: T, u: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        h[1] * w - u
     }
     fn cases() -> Vec<Self> {
         let new = Self::new(0.01);

@@ -1,6 +1,6 @@
 //! Optimizers: one rule, one dispatch over the flat buffers of the whole model.
 //!
-//! A [`Rule`] is a formula for one element. Its file here and its WGSL file of the same name hold nothing else;
+//! A [`Rule`] is two formulas for one element, and one for a parameter where it goes by norms. Its file here and its WGSL file of the same name hold nothing else;
 //! [`Optimizer`] is a rule with its learning rate over time, parameter groups and gradient clipping.
 //!
 //! Options that other libraries branch on are numbers here: a rule without momentum is the rule with momentum 0,
@@ -9,14 +9,16 @@
 mod guard;
 mod optimizer;
 mod schedule;
+mod steps;
+mod trust;
 mod update;
 
 pub use adam::AdamOf;
-pub(crate) use guard::square_sum;
-pub use guard::{Guard, assign_kernel, assign_trial_kernel};
-pub(crate) use guard::{NEAR, STRICT};
+pub use guard::{Clip, Control, Guard};
+pub(crate) use guard::{GUARD, NEAR, NORMS, ROW, STRICT, Squares, squares};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
+pub use trust::{Norms, Trust};
 pub(crate) use update::Sizes;
 
 use crate::{
@@ -52,9 +54,23 @@ impl State {
     }
 }
 
-/// An update rule. Its WGSL file defines
-/// `fn update(w: f32, g: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32`, which returns the new weight;
-/// `State` has one `f32` for each of the [`states`](Rule::states), by name.
+/// An update rule: a direction, and its application to the weight.
+///
+/// ```text
+/// u ← r · direction(w, g, s, h)          each of them may renew the states s
+/// w ← apply(w, u, s, h)
+/// r = ratio(‖w‖, ‖g‖, ‖direction‖, h)     of each parameter; 1 unless the rule HAS_RATIO
+/// ```
+///
+/// Its WGSL file defines the same functions: `fn direction(w: f32, g: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32`,
+/// `fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32` and, where it has a ratio,
+/// `fn ratio(norms: Norms, h: array<f32, 8>) -> f32`. `State` has one `f32` for each of the [`states`](Rule::states), by name, and `Norms` has
+/// the fields of [`Norms`].
+///
+/// A rule without a ratio is one dispatch for each piece of the flat buffers. A ratio takes another reading of weights, gradients and states, in
+/// which the direction is computed for its norm, and computed again in the update: nothing is written before all ratios are known.
+/// In LAMB the direction is Adam's and the application a step of `lr`; in LARS the direction is the gradient with weight decay and
+/// the application is momentum and a step, so that the ratio comes before the momentum.
 ///
 /// Checkpoints hold its options as its `Debug` text has them, so it must show them all; a derived one does.
 pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
@@ -73,15 +89,26 @@ pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
     fn check(&self) -> Result<()>;
     /// The hyperparameters of step `t` (from 1), at learning rate `lr` and weight decay `decay`.
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
-    /// How large weight and states can be after [`update`](Rule::update), and whatever it computes on the way to them, where gradient,
+    /// How large weight and states can be after a step, and whatever it computes on the way to them, where gradient,
     /// weight and states are at most so large: the formula with magnitudes in place of numbers, in which nothing cancels. It spares
     /// looking for numbers that are about to overflow. Without it, each step is tried first, without writing anything, which takes about
-    /// as long as the update.
+    /// as long as the update. A rule with a ratio bounds that as well: where r is 1 or ‖w‖/‖u‖, no element of r·u is above the largest of
+    /// u and 65,536·w, because no parameter has 2³² elements.
     fn grow(_g: f64, _w: f64, _s: [f64; MAX_STATES], _h: &Hyper) -> (f64, [f64; MAX_STATES]) {
         (f64::INFINITY, [f64::INFINITY; MAX_STATES])
     }
-    /// The definition: the new weight, from the old one, its gradient, its states and the hyperparameters.
-    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T;
+    /// The definition of the direction: from a weight, its gradient, its states, which it may renew, and the hyperparameters.
+    /// Between parameters there are weights and gradients of 0, whose direction must be 0.
+    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T;
+    /// The definition of its application: the new weight, from the direction times the ratio. It may renew states, too.
+    fn apply<T: Real>(w: T, u: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T;
+    /// Whether the directions of a parameter are multiplied by a [`ratio`](Rule::ratio).
+    const HAS_RATIO: bool = false;
+    /// The definition of the ratio of a parameter, from its norms before the step and the hyperparameters of its group. One that is
+    /// no finite `f32` counts as the largest `f32`, one that is below the smallest normal `f32` as 0.
+    fn ratio(_norms: Norms, _h: &Hyper) -> f64 {
+        1.0
+    }
     /// Options to test: each choice of states, each term at work.
     fn cases() -> Vec<Self>;
 }
@@ -127,6 +154,14 @@ macro_rules! rules {
                 /// With the gradient's norm bounded. See [`Optimizer::clip_norm`].
                 pub fn clip_norm(self, max: f64) -> Optimizer {
                     Optimizer::from(self).clip_norm(max)
+                }
+                /// With each element of the gradient bounded. See [`Optimizer::clip_value`].
+                pub fn clip_value(self, max: f64) -> Optimizer {
+                    Optimizer::from(self).clip_value(max)
+                }
+                /// With some parameters that stay as they are. See [`Optimizer::freeze`].
+                pub fn freeze<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Optimizer {
+                    Optimizer::from(self).freeze(names)
                 }
             }
         )*)*

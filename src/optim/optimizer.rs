@@ -1,18 +1,17 @@
 //! A rule, and what users set beside it.
 
-use super::{Hyper, MAX_STATES, Rule, Schedule, State, require, update::AnyRule};
+use super::{Clip, Hyper, MAX_STATES, Rule, Schedule, State, require, update::AnyRule};
 use crate::{
     error::{Error, Result},
     graph::ParamDef,
-    params::MAX_GROUPS,
+    params::Status,
 };
 use std::{fmt, sync::Arc};
 
 /// What is different for some parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupOptions {
-    /// Times the optimizer's learning rate; 0 freezes them: nothing changes them or their states, weight decay neither, and their
-    /// gradients are neither checked nor part of the norm for clipping.
+    /// Times the optimizer's learning rate; 0 [freezes](Optimizer::freeze) them.
     pub lr_scale: f64,
     /// Their weight decay, biases and other vectors included; `None`: as if they were in no group.
     pub weight_decay: Option<f64>,
@@ -36,14 +35,11 @@ pub struct Group {
 /// The groups of a model: parameters with equal settings are one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Groups {
-    /// By parameter, in the order of the graph; of those that are frozen, the number of groups.
-    pub of: Vec<usize>,
-    /// At most [`MAX_GROUPS`], each with a learning rate above 0.
+    /// By parameter, in the order of the graph.
+    pub statuses: Vec<Status>,
+    /// Of each group, with a learning rate above 0.
     pub settings: Vec<Group>,
 }
-
-/// No group, as long as the number of groups is not known.
-const FROZEN: usize = usize::MAX;
 
 /// A choice of parameters by name.
 type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -71,15 +67,28 @@ pub struct Optimizer {
     lr: Option<f64>,
     schedule: Schedule,
     groups: Vec<(Matches, GroupOptions)>,
+    /// Names of parameters and layers.
+    frozen: Vec<String>,
     decay_all: bool,
-    clip: Option<f64>,
+    clip_norm: Option<f64>,
+    clip_value: Option<f64>,
 }
 
 impl<R: Rule> From<R> for Optimizer {
     fn from(rule: R) -> Optimizer {
         let states = rule.states();
         let kept = std::array::from_fn(|k| states.get(k).is_some_and(|s| s.kept));
-        Optimizer { rule: Arc::new(rule), kept, lr: None, schedule: Schedule::constant(), groups: Vec::new(), decay_all: false, clip: None }
+        Optimizer {
+            rule: Arc::new(rule),
+            kept,
+            lr: None,
+            schedule: Schedule::constant(),
+            groups: Vec::new(),
+            frozen: Vec::new(),
+            decay_all: false,
+            clip_norm: None,
+            clip_value: None,
+        }
     }
 }
 
@@ -101,7 +110,31 @@ impl Optimizer {
     /// frozen. It is right for gradients from the smallest `f32` to the largest.
     /// PyTorch's `clip_grad_norm_`. Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063.
     pub fn clip_norm(self, max: f64) -> Optimizer {
-        Optimizer { clip: Some(max), ..self }
+        Optimizer { clip_norm: Some(max), ..self }
+    }
+    /// With each element of the gradients between −max and max, after [`clip_norm`](Optimizer::clip_norm) where both are set.
+    /// PyTorch's `clip_grad_value_`. How large the norm and the largest element were is in each
+    /// [`StepReport`](crate::train::StepReport).
+    pub fn clip_value(self, max: f64) -> Optimizer {
+        Optimizer { clip_value: Some(max), ..self }
+    }
+    /// With some parameters that stay as they are. A name is that of a parameter, `fc1.weight`, or of a layer, `fc1`. No gradient is
+    /// computed for what only they need, they have no state, and they count in no norm. A later call adds to the names.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};
+    /// let g = Graph::training();
+    /// let loss = g.input([4, 3]).linear("fc1", 8).relu().linear("fc2", 1).square().mean_all();
+    /// let mut trainer = Trainer::new(&Device::cpu(), loss, Adam::new(0.1).freeze(["fc1"]))?;
+    /// let before = trainer.params().get("fc1.weight")?;
+    /// trainer.step(&[Host::new([4, 3], vec![0.5; 12])])?;
+    /// assert_eq!(trainer.params().get("fc1.weight")?, before);
+    /// assert!(trainer.gradient("fc1.weight").is_err());
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    pub fn freeze<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Optimizer {
+        self.frozen.extend(names.into_iter().map(Into::into));
+        self
     }
     /// The name of the rule.
     pub fn name(&self) -> &'static str {
@@ -121,25 +154,18 @@ impl Optimizer {
         self.lr = Some(lr);
         Ok(())
     }
-    /// The norm that gradients are clipped to.
-    pub fn clip(&self) -> Option<f32> {
-        self.clip.map(|max| max as f32)
+    /// How gradients are clipped.
+    pub fn clip(&self) -> Clip {
+        Clip { norm: self.clip_norm.map(|max| max as f32), value: self.clip_value.map(|max| max as f32) }
     }
     /// The states that are stored: a flat buffer each, that starts filled with [`State::start`].
     pub fn states(&self) -> Vec<State> {
         self.rule.states().into_iter().filter(|s| s.kept).collect()
     }
-    /// The hyperparameters of step `t` (from 1), a row for each group; rows without a group are 0.
-    pub fn hyper(&self, t: u64, groups: &[Group]) -> [Hyper; MAX_GROUPS] {
-        let (lr, mut rows) = (self.lr(t), [[0.0; 8]; MAX_GROUPS]);
-        for (row, group) in rows.iter_mut().zip(groups) {
-            *row = self.rule.hyper(t, lr * group.lr_scale, group.weight_decay);
-        }
-        rows
-    }
-    /// The same as the shaders read it.
-    pub fn hyper_rows(&self, t: u64, groups: &[Group]) -> [[f32; 8]; MAX_GROUPS] {
-        self.hyper(t, groups).map(|row| row.map(|x| x as f32))
+    /// The hyperparameters of step `t` (from 1), a row for each group.
+    pub fn hyper<'a>(&'a self, t: u64, groups: &'a [Group]) -> impl Iterator<Item = Hyper> + 'a {
+        let lr = self.lr(t);
+        groups.iter().map(move |group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay))
     }
     /// Every option by name, for checkpoints: those of the rule by its `Debug` text, which must show them all (a derived one does), and
     /// what is set beside it.
@@ -151,7 +177,9 @@ impl Optimizer {
         set("schedule", format!("{:?}", self.schedule));
         set("group_weight_decay", format!("{decays:?}"));
         set("decay_all", self.decay_all.to_string());
-        set("clip_norm", self.clip.map_or("none".into(), |max| format!("{max:?}")));
+        let number = |max: Option<f64>| max.map_or("none".into(), |max| format!("{max:?}"));
+        set("clip_norm", number(self.clip_norm));
+        set("clip_value", number(self.clip_value));
         options
     }
     /// An error if an option is out of range.
@@ -165,28 +193,34 @@ impl Optimizer {
         for (_, options) in &self.groups {
             require(fits(options.lr_scale), name, "the lr_scale of a group", options.lr_scale, "finite and not negative")?;
         }
-        if let Some(max) = self.clip {
-            require(positive(max), name, "the norm to clip to", max, "finite and positive (as f32)")?;
+        for (what, max) in [("the norm to clip to", self.clip_norm), ("the value to clip to", self.clip_value)] {
+            max.map_or(Ok(()), |max| require(positive(max), name, what, max, "finite and positive (as f32)"))?;
         }
         self.rule.check()?;
         debug_assert!(self.rule.states().len() <= MAX_STATES);
         self.schedule.check()
     }
-    /// The group of every parameter that changes; 0 for state, which has none. Checks the options, too: an optimizer that gets through this works.
+    /// What training does with each parameter, and the settings of the groups. Checks the options, too: an optimizer that gets through
+    /// this works.
     ///
     /// # Errors
-    /// An option out of range; nothing to train; a group that matches no parameter; more than [`MAX_GROUPS`] groups of
-    /// different settings.
+    /// An option out of range; nothing to train; a group or a frozen name that matches no parameter.
     pub fn groups(&self, params: &[ParamDef]) -> Result<Groups> {
         self.check()?;
+        let names = || params.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         if !params.iter().any(|p| p.trained) {
             return Err(Error::argument(self.name(), "the graph has no parameters to train"));
+        }
+        let is = |param: &ParamDef, name: &str| param.name == name || param.layer() == name;
+        if let Some(name) = self.frozen.iter().find(|name| !params.iter().any(|p| p.trained && is(p, name))) {
+            let why = format!("freeze names `{name}`, and there is no trained parameter or layer of that name; the names are {}", names());
+            return Err(Error::argument(self.name(), why));
         }
         let mut used = vec![false; self.groups.len()];
         let mut groups = Groups::default();
         for param in params {
             if !param.trained {
-                groups.of.push(0);
+                groups.statuses.push(Status::State);
                 continue;
             }
             let i = self.groups.iter().position(|(matches, _)| matches(&param.name));
@@ -194,32 +228,27 @@ impl Optimizer {
                 used[i] = true;
                 self.groups[i].1
             });
-            let by_rule = if param.decay || self.decay_all { self.rule.weight_decay() } else { 0.0 };
-            if options.lr_scale == 0.0 {
-                groups.of.push(FROZEN);
+            if options.lr_scale == 0.0 || self.frozen.iter().any(|name| is(param, name)) {
+                groups.statuses.push(Status::Frozen);
                 continue;
             }
-            let group = Group { lr_scale: options.lr_scale, weight_decay: options.weight_decay.unwrap_or(by_rule) };
-            let known = groups.settings.iter().position(|g| *g == group);
-            groups.of.push(known.unwrap_or(groups.settings.len()));
+            let by_rule = if param.decay || self.decay_all { self.rule.weight_decay() } else { 0.0 };
+            let own = Group { lr_scale: options.lr_scale, weight_decay: options.weight_decay.unwrap_or(by_rule) };
+            let known = groups.settings.iter().position(|g| *g == own);
+            groups.statuses.push(Status::Trained { group: known.unwrap_or(groups.settings.len()) });
             if known.is_none() {
-                groups.settings.push(group);
+                groups.settings.push(own);
             }
         }
-        groups.of.iter_mut().filter(|of| **of == FROZEN).for_each(|of| *of = groups.settings.len());
         if let Some(i) = used.iter().position(|used| !used) {
-            let names: Vec<&str> = params.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect();
             let why = format!(
                 "group {i} (in the order of the calls) has no parameter: none matches, or earlier groups take them; the names are {}",
-                names.join(", ")
+                names()
             );
             return Err(Error::argument(self.name(), why));
         }
-        let n = groups.settings.len();
-        if n > MAX_GROUPS {
-            let why = format!(
-                "{n} parameter groups of different settings, but an optimizer here has at most {MAX_GROUPS} (on any device); give some of them the same lr_scale and weight_decay"
-            );
+        if groups.settings.is_empty() {
+            let why = format!("every parameter is frozen, so that there is nothing to train; leave one out, the names are {}", names());
             return Err(Error::argument(self.name(), why));
         }
         Ok(groups)
@@ -257,8 +286,10 @@ impl fmt::Debug for Optimizer {
             .field("rule", &self.rule)
             .field("schedule", &self.schedule)
             .field("groups", &groups)
+            .field("frozen", &self.frozen)
             .field("decay_all", &self.decay_all)
-            .field("clip", &self.clip)
+            .field("clip_norm", &self.clip_norm)
+            .field("clip_value", &self.clip_value)
             .finish()
     }
 }

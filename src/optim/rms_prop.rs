@@ -83,15 +83,18 @@ impl Rule for RmsProp {
         let square = (alpha * square + fresh * g * g).max(centered * far * far);
         ((w + lr * momentum).max(far), [square, centered * mean, momentum])
     }
-    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [square, mean, momentum] = s;
-        let [lr, decay, alpha, fresh, centered, eps, mu, _] = *h;
+        let [_, decay, alpha, fresh, centered, eps, mu, _] = *h;
         let g = g + decay * w;
         *square = alpha * *square + fresh * g * g;
         *mean = lerp(*mean, g, fresh);
         let variance = *square - centered * (*mean * *mean);
         *momentum = mu * *momentum + g / (variance.max(T::zero()).sqrt() + eps);
-        w - lr * *momentum
+        *momentum
+    }
+    fn apply<T: Real>(w: T, u: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        w - h[0] * u
     }
     fn cases() -> Vec<RmsProp> {
         let new = RmsProp::new(0.01);

@@ -83,12 +83,15 @@ impl Rule for Sgd {
         let direction = gradient * g + buffer * b;
         ((w + lr * direction).max(direction).max(g), [b, 0.0, 0.0])
     }
-    fn update<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
         let [momentum, ..] = s;
-        let [lr, decay, mu, damped, gradient, buffer, ..] = *h;
+        let [_, decay, mu, damped, gradient, buffer, ..] = *h;
         let g = g + decay * w;
         *momentum = mu * *momentum + damped * g;
-        w - lr * (gradient * g + buffer * *momentum)
+        gradient * g + buffer * *momentum
+    }
+    fn apply<T: Real>(w: T, u: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        w - h[0] * u
     }
     fn cases() -> Vec<Sgd> {
         let new = Sgd::new(0.1);

@@ -1,13 +1,7 @@
-//! One step of a rule over a piece of the flat buffers: the kernel, and the same on the CPU.
+//! One step of a rule over a piece of the flat buffers, on the CPU.
 
-use super::{Guard, Hyper, MAX_STATES, Optimizer, Rule, State, guard::FAR};
-use crate::{
-    error::Result,
-    host::Real,
-    kernel::{Bind, Caps, Kernel, Pass, Source, Word, source},
-    shape::DType,
-    simd::wide,
-};
+use super::{Guard, Hyper, MAX_STATES, Optimizer, Rule, State, Trust, guard::FAR, trust::measure};
+use crate::{error::Result, host::Real, kernel::Source, simd::wide};
 use rayon::prelude::*;
 use std::{
     fmt,
@@ -25,9 +19,12 @@ pub(super) trait AnyRule: fmt::Debug + Send + Sync {
     fn check(&self) -> Result<()>;
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
     fn grow(&self, g: f64, w: f64, s: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]);
+    fn has_ratio(&self) -> bool;
     fn run_f32(&self, job: Job<f32>);
     fn run_f64(&self, job: Job<f64>);
     fn try_f32(&self, job: Job<f32>);
+    fn trust_f32(&self, job: Job<f32>, h: &Hyper) -> Trust;
+    fn trust_f64(&self, job: Job<f64>, h: &Hyper) -> Trust;
 }
 
 impl<R: Rule> AnyRule for R {
@@ -55,6 +52,9 @@ impl<R: Rule> AnyRule for R {
     fn grow(&self, g: f64, w: f64, s: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
         R::grow(g, w, s, h)
     }
+    fn has_ratio(&self) -> bool {
+        R::HAS_RATIO
+    }
     fn run_f32(&self, job: Job<f32>) {
         run::<R, f32>(job, false)
     }
@@ -64,58 +64,15 @@ impl<R: Rule> AnyRule for R {
     fn try_f32(&self, job: Job<f32>) {
         run::<R, f32>(job, true)
     }
+    fn trust_f32(&self, job: Job<f32>, h: &Hyper) -> Trust {
+        measure::<R, f32>(job, h)
+    }
+    fn trust_f64(&self, job: Job<f64>, h: &Hyper) -> Trust {
+        measure::<R, f64>(job, h)
+    }
 }
-
-/// Invocations of a workgroup: a power of two.
-pub(super) fn workgroup(caps: &Caps) -> u32 {
-    1 << caps.max_invocations.clamp(1, 256).ilog2()
-}
-
-/// Groups of four elements that an invocation of the trial looks at, so that a trial that is not needed starts few workgroups.
-const EACH: usize = 16;
 
 impl Optimizer {
-    /// The update of one piece, in which the groups end at `ends` (see [`Layout`](crate::params::Layout)). Bindings: `In(0)` the
-    /// weights, `In(1)` the gradients, `In(2)` the [`Guard`], `In(3 + k)` the k-th of the [`states`](Optimizer::states). The
-    /// hyperparameters are read from `step.hyper`.
-    pub fn update_kernel(&self, ends: &[usize], caps: &Caps) -> Kernel {
-        self.kernel(false, ends, caps)
-    }
-    /// The trial of it (see [`Guard`]): it only writes the guard. The bindings are the same.
-    pub fn trial_kernel(&self, ends: &[usize], caps: &Caps) -> Kernel {
-        self.kernel(true, ends, caps)
-    }
-    fn kernel(&self, trial: bool, ends: &[usize], caps: &Caps) -> Kernel {
-        let states = self.rule.states();
-        let kept = self.states();
-        // A unit is four elements, of one group: groups start where parameters may.
-        let each = |name, i| Bind { write: !trial, ..Bind::input(name, i, DType::F32).per_unit(4).vec4() };
-        let grads = Bind { write: false, ..each("grads", 1) };
-        let mut binds = vec![each("params", 0), grads, Bind::input("guard", 2, DType::U32).flags()];
-        binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, 3 + k)));
-        // The last group ends with what is updated.
-        let (units, ends) = (ends.last().map_or(0, |end| end / 4), &ends[..ends.len().saturating_sub(1)]);
-        let width = workgroup(caps);
-        let texts = [self.rule.source().text, &state_code(&states), &group_code(ends.len()), source!("optim/refuse").text];
-        let mut pass = Pass {
-            source: source!("optim/update"),
-            entry: "apply",
-            consts: vec![("WG", Word::U(width))],
-            params: ends.iter().enumerate().map(|(k, &end)| (format!("end{k}"), Word::from(end / 4))).collect(),
-            binds,
-            code: texts.join("\n"),
-            units,
-            per_group: width as usize,
-            step: true,
-        };
-        if trial {
-            pass.entry = "trial";
-            pass.consts.push(("EACH", Word::from(EACH)));
-            pass.per_group *= EACH;
-        }
-        Kernel::one(self.rule.name(), pass)
-    }
-
     /// Whether a step with these hyperparameters, a row for each group, overflows nothing where all numbers are at most 2⁶⁰.
     pub fn is_bounded(&self, hyper: &[Hyper]) -> bool {
         let far = f64::from(FAR);
@@ -126,70 +83,63 @@ impl Optimizer {
         })
     }
 
-    /// One step over one piece on the CPU: `hyper` has a row for each group, the groups end at `ends`, gradients are
-    /// clipped as the guard says, and `states` are those of [`states`](Optimizer::states).
+    /// Whether its rule has a [`ratio`](Rule::ratio), so that parameters are updated one by one.
+    pub fn has_ratio(&self) -> bool {
+        self.rule.has_ratio()
+    }
+
+    /// One step over one piece on the CPU: `hyper` has a row for each group, `runs` says where neighbours of one group end and which
+    /// group that is, gradients are clipped as the guard says, and `states` are those of [`states`](Optimizer::states).
     /// Every element is computed on its own, so the result does not depend on the number of threads.
-    pub fn update(&self, hyper: &[Hyper], ends: &[usize], guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) {
-        jobs(self.kept, hyper, ends, [guard.scale, guard.factor], &AtomicU32::new(0), w, g, states, &|job| self.rule.run_f32(job));
+    ///
+    /// For a rule with a ratio each run is one parameter, whose norms and ratio come back. Without one, nothing does.
+    pub fn update(
+        &self,
+        hyper: &[Hyper],
+        runs: &[(usize, usize)],
+        guard: &Guard,
+        w: &mut [f32],
+        g: &[f32],
+        states: &mut [&mut [f32]],
+    ) -> Vec<Trust> {
+        let todo = Todo { hyper, runs, clipped: self.clipped(guard), found: &AtomicU32::new(0) };
+        jobs(self, todo, w, g, states, &|job| self.rule.run_f32(job), &|job, h| self.rule.trust_f32(job, h))
     }
 
     /// The trial of it (see [`Guard`]): what would overflow, in the order of [`Guard::over`], the weights in bit 0. Nothing is changed.
-    pub fn try_update(&self, hyper: &[Hyper], ends: &[usize], guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) -> u32 {
+    pub fn try_update(
+        &self,
+        hyper: &[Hyper],
+        runs: &[(usize, usize)],
+        guard: &Guard,
+        w: &mut [f32],
+        g: &[f32],
+        states: &mut [&mut [f32]],
+    ) -> u32 {
         let found = AtomicU32::new(0);
-        jobs(self.kept, hyper, ends, [guard.scale, guard.factor], &found, w, g, states, &|job| self.rule.try_f32(job));
+        let todo = Todo { hyper, runs, clipped: self.clipped(guard), found: &found };
+        jobs(self, todo, w, g, states, &|job| self.rule.try_f32(job), &|job, h| self.rule.trust_f32(job, h));
         found.into_inner()
     }
 
-    /// The update in double precision, with gradients multiplied by `factor`.
-    pub fn update_f64(&self, hyper: &[Hyper], ends: &[usize], factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) {
-        jobs(self.kept, hyper, ends, [1.0, factor], &AtomicU32::new(0), w, g, states, &|job| self.rule.run_f64(job));
+    /// The update in double precision, with gradients multiplied by `factor`: the definition.
+    pub fn update_f64(
+        &self,
+        hyper: &[Hyper],
+        runs: &[(usize, usize)],
+        factor: f64,
+        w: &mut [f64],
+        g: &[f64],
+        states: &mut [&mut [f64]],
+    ) -> Vec<Trust> {
+        let clipped = Clipped { scale: 1.0, factor, limit: self.clip().value.map_or(f64::INFINITY, f64::from) };
+        let todo = Todo { hyper, runs, clipped, found: &AtomicU32::new(0) };
+        jobs(self, todo, w, g, states, &|job| self.rule.run_f64(job), &|job, h| self.rule.trust_f64(job, h))
     }
-}
 
-/// `State`; and for four elements at once `States`, `load`, `store`; `squares`, their sum; `compare`, which refuses what
-/// overflows.
-fn state_code(states: &[State]) -> String {
-    if states.is_empty() {
-        // WGSL has no empty struct.
-        return "struct State { none: f32 }\n\
-            struct States { x: State, y: State, z: State, w: State }\n\
-            fn load(i: u32) -> States {\n    return States();\n}\n\
-            fn store(i: u32, s: States) {\n}\n\
-            fn squares(s: States) -> f32 {\n    return 0.0;\n}\n\
-            fn compare(was: States, is: States) {\n}\n"
-            .to_string();
+    fn clipped(&self, guard: &Guard) -> Clipped<f32> {
+        Clipped { scale: guard.scale, factor: guard.factor, limit: self.clip().value.unwrap_or(f32::INFINITY) }
     }
-    let list = |f: &dyn Fn(&State) -> String, separator: &str| states.iter().map(f).collect::<Vec<_>>().join(separator);
-    let kept = |s: &State, code: String, other: &str| if s.kept { code } else { other.to_string() };
-    let fields = list(&|s| format!("{}: f32", s.name), ", ");
-    let loads = list(&|s| kept(s, format!("    let l_{0} = {0}[i];\n", s.name), ""), "");
-    let of = |c: &str| format!("State({})", list(&|s| kept(s, format!("l_{}.{c}", s.name), "0.0"), ", "));
-    let four = |of: &str, name: &str| format!("vec4({of}.x.{name}, {of}.y.{name}, {of}.z.{name}, {of}.w.{name})");
-    let stores = list(&|s| kept(s, format!("    {}[i] = {};\n", s.name, four("s", s.name)), ""), "");
-    let square = |s: &State| kept(s, format!("    let q_{0} = {1};\n    sum += dot(q_{0}, q_{0});\n", s.name, four("s", s.name)), "");
-    let squares = list(&square, "");
-    let mut number = 0;
-    let mut compared = String::new();
-    for s in states.iter().filter(|s| s.kept) {
-        number += 1;
-        compared +=
-            &format!("    if (overflows({}, {})) {{\n        refuse({number}u);\n    }}\n", four("was", s.name), four("is", s.name));
-    }
-    let all = ["x", "y", "z", "w"].map(of).join(", ");
-    format!(
-        "struct State {{ {fields} }}\n\
-         struct States {{ x: State, y: State, z: State, w: State }}\n\
-         fn load(i: u32) -> States {{\n{loads}    return States({all});\n}}\n\
-         fn store(i: u32, s: States) {{\n{stores}}}\n\
-         fn squares(s: States) -> f32 {{\n    var sum = 0.0;\n{squares}    return sum;\n}}\n\
-         fn compare(was: States, is: States) {{\n{compared}}}\n"
-    )
-}
-
-/// `group_of`: how many groups end at or before an element.
-fn group_code(ends: usize) -> String {
-    let sum: String = (0..ends).map(|k| format!(" + u32(i >= p.end{k})")).collect();
-    format!("fn group_of(i: u32) -> u32 {{\n    return 0u{sum};\n}}\n")
 }
 
 /// How large weights and states are at most, on the CPU device.
@@ -262,16 +212,33 @@ fn largest(x: &[f32]) -> f64 {
 }
 
 /// Elements that one thread does at a time.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 
 /// Elements whose unkept states are kept on the stack.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
+
+/// What becomes of gradients: factor·(scale·g), and no magnitude above the limit.
+#[derive(Clone, Copy)]
+struct Clipped<T> {
+    scale: T,
+    factor: T,
+    limit: T,
+}
+
+/// What to do with a piece.
+struct Todo<'a, T> {
+    hyper: &'a [Hyper],
+    runs: &'a [(usize, usize)],
+    clipped: Clipped<T>,
+    found: &'a AtomicU32,
+}
 
 /// Some neighbouring elements of one group.
 pub(super) struct Job<'a, T> {
-    hyper: [T; 8],
-    /// What gradients are multiplied by, one after the other.
-    clip: [T; 2],
+    pub hyper: [T; 8],
+    /// Of the parameter that they are of, where the rule has one.
+    ratio: T,
+    clipped: Clipped<T>,
     /// Of a trial: what would overflow.
     found: &'a AtomicU32,
     w: &'a mut [T],
@@ -284,75 +251,106 @@ impl<'a, T: Real> Job<'a, T> {
     fn split_off(&mut self, n: usize) -> Job<'a, T> {
         Job {
             hyper: self.hyper,
-            clip: self.clip,
+            ratio: self.ratio,
+            clipped: self.clipped,
             found: self.found,
             w: self.w.split_off_mut(..n).expect("the groups end within the weights"),
             g: self.g.split_off(..n).expect("as many gradients as weights"),
             states: self.states.each_mut().map(|s| s.as_mut().map(|s| s.split_off_mut(..n).expect("as many states as weights"))),
         }
     }
+    pub fn len(&self) -> usize {
+        self.w.len()
+    }
+    /// Two parts of more than [`CHUNK`] elements.
+    pub fn halves(mut self) -> (Job<'a, T>, Job<'a, T>) {
+        (self.split_off((self.len() / 2).next_multiple_of(CHUNK)), self)
+    }
+    /// The same elements once more.
+    fn again(&mut self) -> Job<'_, T> {
+        Job { w: &mut *self.w, states: self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s)), ..*self }
+    }
     /// In parts, by all threads.
-    fn run_all(mut self, run: &(impl Fn(Job<T>) + Sync)) {
-        if self.w.len() <= CHUNK {
+    fn run_all(self, run: &(impl Fn(Job<T>) + Sync)) {
+        if self.len() <= CHUNK {
             return run(self);
         }
-        let half = self.split_off((self.w.len() / 2).next_multiple_of(CHUNK));
-        rayon::join(|| half.run_all(run), || self.run_all(run));
+        let (a, b) = self.halves();
+        rayon::join(|| a.run_all(run), || b.run_all(run));
+    }
+    /// All elements, [`BLOCK`] at a time: what their gradients are still to be multiplied by, weights, gradients, states.
+    /// States that are not kept are blocks of zeros, so that loops over elements have no branches.
+    #[inline(always)]
+    pub fn blocks(self, mut each: impl FnMut(T, &mut [T], &[T], [&mut [T]; MAX_STATES])) {
+        let Job { clipped: Clipped { scale, mut factor, limit }, w, g, mut states, .. } = self;
+        let mut zeros = [[T::zero(); BLOCK]; MAX_STATES];
+        let mut scaled = [T::zero(); BLOCK];
+        let (plain, all) = (scale == T::one() && limit == T::of(f64::INFINITY), factor);
+        if !plain {
+            // It is in the gradients then.
+            factor = T::one();
+        }
+        for (b, (w, mut g)) in w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).enumerate() {
+            if !plain {
+                scaled.iter_mut().zip(g).for_each(|(to, &g)| *to = (all * (scale * g)).max(-limit).min(limit));
+                g = &scaled[..w.len()];
+            }
+            let [z0, z1, z2] = &mut zeros;
+            let [s0, s1, s2] = &mut states;
+            let range = b * BLOCK..b * BLOCK + w.len();
+            each(factor, w, g, [part(s0, z0, &range), part(s1, z1, &range), part(s2, z2, &range)]);
+        }
     }
 }
 
-/// Cuts a piece into jobs at the ends of groups, and runs them.
-#[expect(clippy::too_many_arguments, reason = "those of `update`, and what to do")]
+/// Cuts a piece into jobs where the group changes, and runs them. Of a rule with a ratio each job is a parameter, which `trust` measures first.
 fn jobs<T: Real>(
-    kept: [bool; MAX_STATES],
-    hyper: &[Hyper],
-    ends: &[usize],
-    clip: [T; 2],
-    found: &AtomicU32,
+    optimizer: &Optimizer,
+    todo: Todo<T>,
     w: &mut [T],
     g: &[T],
     states: &mut [&mut [T]],
     run: &(impl Fn(Job<T>) + Sync),
-) {
+    trust: &impl Fn(Job<T>, &Hyper) -> Trust,
+) -> Vec<Trust> {
+    let Todo { hyper, runs, clipped, found } = todo;
     let mut states = states.iter_mut().map(|s| &mut **s);
-    let states = kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
-    let (mut all, mut start) = (Job { hyper: [T::zero(); 8], clip, found, w, g, states }, 0);
-    for (&end, row) in ends.iter().zip(hyper) {
-        Job { hyper: row.map(T::of), ..all.split_off(end - start) }.run_all(run);
+    let states = optimizer.kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
+    let (mut all, mut start) = (Job { hyper: [T::zero(); 8], ratio: T::one(), clipped, found, w, g, states }, 0);
+    let mut trusts = Vec::new();
+    for &(end, group) in runs {
+        let mut job = Job { hyper: hyper[group].map(T::of), ..all.split_off(end - start) };
+        if optimizer.has_ratio() {
+            let trust = trust(job.again(), &hyper[group]);
+            job.ratio = T::of(trust.ratio);
+            trusts.push(trust);
+        }
+        job.run_all(run);
         start = end;
     }
+    trusts
 }
 
-/// One job, or its trial. States that are not kept are blocks of zeros, so that the loop over elements has no branches.
+/// One job, or its trial.
 fn run<R: Rule, T: Real>(job: Job<T>, trial: bool) {
-    let Job { hyper, clip: [scale, factor], found, w, g, mut states } = job;
-    let mut zeros = [[T::zero(); BLOCK]; MAX_STATES];
-    let mut scaled = [T::zero(); BLOCK];
+    let (h, ratio, found, kept) = (job.hyper, job.ratio, job.found, job.states.each_ref().map(Option::is_some));
     let mut seen = 0;
-    for (b, (w, mut g)) in w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).enumerate() {
-        if scale != T::one() {
-            scaled.iter_mut().zip(g).for_each(|(to, &g)| *to = scale * g);
-            g = &scaled[..w.len()];
-        }
-        let [z0, z1, z2] = &mut zeros;
-        let [s0, s1, s2] = &mut states;
-        let range = b * BLOCK..b * BLOCK + w.len();
-        let all = [part(s0, z0, &range), part(s1, z1, &range), part(s2, z2, &range)];
+    job.blocks(|factor, w, g, states| {
         if trial {
-            seen |= attempt::<R, T>(&hyper, factor, w, g, all);
-            continue;
+            seen |= attempt::<R, T>(&h, [factor, ratio], w, g, states);
+            return;
         }
-        let [s0, s1, s2] = all;
-        block::<R, T>(&hyper, factor, w, g, s0, s1, s2);
-    }
+        let [s0, s1, s2] = states;
+        block::<R, T>(&h, [factor, ratio], w, g, s0, s1, s2);
+    });
     if seen != 0 {
-        found.fetch_or(dense(seen, &states), Relaxed);
+        found.fetch_or(dense(seen, kept), Relaxed);
     }
 }
 
 /// Bits of weights and of all states as bits of weights and of the states that are kept.
-fn dense<T>(seen: u32, states: &[Option<&mut [T]>; MAX_STATES]) -> u32 {
-    let kept = (0..MAX_STATES).filter(|&k| states[k].is_some());
+fn dense(seen: u32, kept: [bool; MAX_STATES]) -> u32 {
+    let kept = (0..MAX_STATES).filter(|&k| kept[k]);
     kept.enumerate().fold(seen & 1, |bits, (to, k)| bits | ((seen >> (k + 1)) & 1) << (to + 1))
 }
 
@@ -368,19 +366,20 @@ fn part<'a, T: Real>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK],
 }
 
 /// What would overflow in one block, weights and states: a bit each.
-fn attempt<R: Rule, T: Real>(h: &[T; 8], factor: T, w: &[T], g: &[T], [s0, s1, s2]: [&mut [T]; MAX_STATES]) -> u32 {
+fn attempt<R: Rule, T: Real>(h: &[T; 8], factors: [T; 2], w: &[T], g: &[T], [s0, s1, s2]: [&mut [T]; MAX_STATES]) -> u32 {
     let (n, was) = (g.len(), [w, s0, s1, s2]);
     let mut is = [[T::zero(); BLOCK]; MAX_STATES + 1];
     is.iter_mut().zip(was).for_each(|(is, was)| is[..n].copy_from_slice(was));
     let [w, s0, s1, s2] = &mut is;
-    block::<R, T>(h, factor, &mut w[..n], g, s0, s1, s2);
+    block::<R, T>(h, factors, &mut w[..n], g, s0, s1, s2);
     let over = |k: usize| was[k].iter().zip(&is[k]).any(|(was, is)| was.is_finite() && !is.is_finite());
     (0..=MAX_STATES).fold(0, |bits, k| bits | u32::from(over(k)) << k)
 }
 
-/// One block. On its own, so that the compiler knows that the slices do not overlap, and vectorises.
+/// One block, with what gradients and directions are multiplied by. On its own, so that the compiler knows that the slices do not overlap,
+/// and vectorises.
 #[inline(never)]
-fn block<R: Rule, T: Real>(h: &[T; 8], factor: T, w: &mut [T], g: &[T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
+fn block<R: Rule, T: Real>(h: &[T; 8], [factor, ratio]: [T; 2], w: &mut [T], g: &[T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
     let n = w.len();
     let (g, s0, s1, s2) = (&g[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
     wide(
@@ -388,7 +387,8 @@ fn block<R: Rule, T: Real>(h: &[T; 8], factor: T, w: &mut [T], g: &[T], s0: &mut
         || {
             for i in 0..n {
                 let mut s = [s0[i], s1[i], s2[i]];
-                w[i] = R::update(w[i], factor * g[i], &mut s, h);
+                let u = R::direction(w[i], factor * g[i], &mut s, h);
+                w[i] = R::apply(w[i], if R::HAS_RATIO { ratio * u } else { u }, &mut s, h);
                 [s0[i], s1[i], s2[i]] = s;
             }
         },

@@ -19,10 +19,10 @@ pub struct Memory {
     pub slots: Vec<Slot>,
 }
 
-/// Plans the memory of `ir`. `grads` gives nodes whose output is the gradient of a parameter; `scratch` the elements of
+/// Plans the memory of `ir`. `grads` gives nodes whose output goes to the flat buffers; `scratch` the elements of
 /// each scratch buffer of each node. Without `reuse` every tensor gets a slot of its
 /// own; where slots are `typed`, those of one slot have one element type.
-pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bool, typed: bool) -> Memory {
+pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool, typed: bool) -> Memory {
     let n = ir.nodes.len();
     // An alias lives where its input does.
     let mut root: Vec<usize> = (0..n).collect();
@@ -50,7 +50,7 @@ pub fn plan(ir: &Ir, grads: &[(usize, usize)], scratch: &[Vec<usize>], reuse: bo
             }
             Kind::Op(_) if root[id] != id => continue,
             Kind::Op(_) => match grads.iter().find(|g| g.0 == id) {
-                Some(&(_, param)) => Loc::Grad(param),
+                Some(&(_, loc)) => loc,
                 None => {
                     tensors.push(Lived { shape: node.shape, first: id, last: last_use[id], scratch: None });
                     continue;

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Place, Result},
     graph::{InputDef, Kind, Node, OTHER_GRAPH, ParamDef, Tensor},
     host::Host,
-    kernel::{Caps, Kernel},
+    kernel::{Caps, Kernel, Which},
     ops::{
         Op,
         map::{Expr, Fun, Inst, Map},
@@ -25,6 +25,49 @@ use crate::{
 use ir::Ir;
 use std::{fmt, sync::Arc};
 
+/// The phases of a training step, in their order. A batch that is computed in several micro-batches goes through `Compute`, `Reduce` and
+/// `Assign` with each of them, and through the others with the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// A batch is fetched from data on the device.
+    Fetch,
+    /// Forward and backward.
+    Compute,
+    /// Several gradients become one: those of micro-batches are added up.
+    Reduce,
+    /// Whether all is finite; the norm of the gradients.
+    Check,
+    /// Weights and the optimizer's states change.
+    Update,
+    /// State that the model assigns changes.
+    Assign,
+}
+
+impl Phase {
+    /// Whether a micro-batch that others follow goes through it.
+    pub fn is_of_each(self) -> bool {
+        !matches!(self, Phase::Check | Phase::Update)
+    }
+}
+
+/// Steps that one submit makes at most, for each of which there is a row of hyperparameters.
+pub const ROWS: usize = 64;
+
+/// The flat buffers, each in pieces: see [`crate::params::Layout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Flat {
+    /// The weights, and state.
+    Weights,
+    /// The gradients that the update takes.
+    Grads,
+    /// The gradients of one micro-batch.
+    Micro,
+    /// A state of the optimizer.
+    State(usize),
+    /// Values that state is to become.
+    Next,
+}
+
 /// Where a tensor lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Loc {
@@ -32,26 +75,68 @@ pub enum Loc {
     Slot(usize),
     /// The range of parameter `i` in the flat buffer of weights.
     Param(usize),
-    /// The range of parameter `i` in the flat buffer of gradients.
+    /// The range of parameter `i` in the flat buffer of gradients; in a plan for micro-batches, in that of theirs.
     Grad(usize),
+    /// The range of the state `i` among the values that state is to become.
+    Next(usize),
     /// The buffer of input `i`.
     Input(usize),
     /// The buffer of constant `i`.
     Constant(usize),
+    /// A whole piece of a flat buffer.
+    Piece(Flat, usize),
+    /// What steps decide on the device, and the tables of the update: see [`crate::optim::Control`].
+    Control,
+    /// A piece of data on the device, from which an input is fetched: the number of the input and of the piece.
+    Data(usize, usize),
+    /// The order of the samples of that data.
+    Order,
 }
 
-/// One op of the plan.
+/// What a step of a plan does.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// An op of the graph.
+    Op(Arc<dyn Op>),
+    /// A part of a batch is fetched from data on the device.
+    Fetch,
+    /// A part of the optimizer's update, of the piece of that number of the flat buffers.
+    Update(Update, usize),
+}
+
+/// The parts of an update, each of one piece of the flat buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Update {
+    /// A micro-batch's gradients are added to those before.
+    Accumulate,
+    /// The norm of the gradients; after the last piece, whether the step counts.
+    Check,
+    /// The norms of each parameter and its ratio, if the rule has one.
+    Norms,
+    /// Whether state that is to be assigned is finite.
+    TryAssign,
+    /// Whether the update would overflow; after a bad step, which gradients are not finite.
+    Try,
+    /// Weights and states change.
+    Apply,
+    /// State becomes what was computed for it.
+    Assign,
+}
+
+/// One op of the plan, or a part of the update.
 #[derive(Clone, Debug)]
 pub struct Step {
+    /// When in a training step it runs.
+    pub phase: Phase,
     /// Op, shapes and place, e.g. `matmul [64, 784] × [512, 784] → [64, 512] (mnist.rs:14)`.
     pub label: String,
     /// The layer that it is part of, e.g. `fc1`, also in its gradient; empty before the first layer.
     pub layer: String,
-    /// What is computed.
-    pub op: Arc<dyn Op>,
-    /// What is read.
+    /// What is done.
+    pub work: Work,
+    /// What is read; of an update, what is written as well.
     pub inputs: Vec<(Loc, Shape)>,
-    /// What is written.
+    /// What is written, but for updates.
     pub output: (Loc, Shape),
     /// The slot of each scratch buffer of the kernel.
     pub scratch: Vec<usize>,
@@ -64,6 +149,61 @@ impl Step {
     pub(crate) fn title(&self) -> String {
         let Step { label, layer, .. } = self;
         if layer.is_empty() { label.clone() } else { format!("{label}, layer {layer}") }
+    }
+    /// The op of the graph, unless this is a part of the update.
+    pub fn op(&self) -> Option<&Arc<dyn Op>> {
+        match &self.work {
+            Work::Op(op) => Some(op),
+            _ => None,
+        }
+    }
+    /// The op's name; `feed`, or `update` for the optimizer.
+    pub fn name(&self) -> &'static str {
+        match &self.work {
+            Work::Op(op) => op.name(),
+            Work::Fetch => "feed",
+            Work::Update(..) => "update",
+        }
+    }
+    /// Whether nothing is done: the output is the input's memory.
+    pub fn is_alias(&self) -> bool {
+        self.op().is_some_and(|op| op.is_alias())
+    }
+    /// Floating-point operations; 0 for an update, where they are not counted.
+    pub fn flops(&self) -> u64 {
+        self.op().map_or(0, |op| op.flops(&self.shapes(), self.output.1))
+    }
+    /// Bytes that it must read and write, whatever its kernel does.
+    pub fn bytes(&self) -> u64 {
+        let update = match &self.work {
+            Work::Op(op) => return op.bytes(&self.shapes(), self.output.1),
+            Work::Fetch => return 2 * self.output.1.bytes(),
+            Work::Update(update, _) => update,
+        };
+        // In nearly all steps a trial finds in the guard that there is nothing to try. What an update writes it reads as well, but
+        // for what it assigns.
+        let each = |&(loc, shape): &(Loc, Shape)| match (update, loc) {
+            (Update::Try, Loc::Piece(..)) => 0,
+            // Its tables are read by few.
+            (_, Loc::Control) => 0,
+            (Update::Apply, Loc::Piece(Flat::Weights | Flat::State(_), _)) | (Update::Accumulate, Loc::Piece(Flat::Grads, _)) => {
+                2 * shape.bytes()
+            }
+            _ => shape.bytes(),
+        };
+        self.inputs.iter().map(each).sum()
+    }
+    /// The tensor behind a binding of its kernel: where it is, and its elements.
+    pub(crate) fn tensor(&self, which: Which) -> Option<(Loc, usize)> {
+        let of = |&(loc, shape): &(Loc, Shape)| (loc, shape.elements());
+        match which {
+            Which::In(i) => self.inputs.get(i).map(of),
+            Which::Out => Some(of(&self.output)),
+            Which::Scratch(k) => Some((Loc::Slot(*self.scratch.get(k)?), *self.kernel.as_ref()?.scratch.get(k)?)),
+        }
+    }
+    fn shapes(&self) -> Vec<Shape> {
+        self.inputs.iter().map(|i| i.1).collect()
     }
 }
 
@@ -91,6 +231,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What can be read after a run.
     pub outputs: Vec<(Loc, Shape)>,
+    /// Whether [`Loc::Grad`] are the gradients of a micro-batch, which are added to those before.
+    pub micro: bool,
+    /// Groups of the optimizer, for each of which a step has a row of hyperparameters; none without an update.
+    pub groups: usize,
     /// What is wrong with running it before a step was made on its parameters, if anything is.
     pub untrained: Option<Error>,
     /// Bytes of activations if every tensor had a buffer of its own.
@@ -126,26 +270,28 @@ pub(crate) const CPU_INPUTS: usize = 16;
 /// A graph between fusion and the choice of kernels: here they can be measured.
 pub(crate) struct Draft {
     ir: Ir,
-    /// (node, parameter)
-    grads: Vec<(usize, usize)>,
+    /// Nodes that are computed into the flat buffers.
+    grads: Vec<(usize, Loc)>,
     outputs: usize,
     untrained: Option<Error>,
 }
 
 impl Draft {
-    /// The first half of [`Plan::new`].
-    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Draft> {
+    /// The first half of [`Plan::new`]. Of `grads`, which are for all parameters or for none, one that is `None` is not computed.
+    pub fn new(outputs: &[Tensor], grads: &[Option<Tensor>], options: &Options) -> Result<Draft> {
         let Some(first) = outputs.first() else {
             return Err(Error::argument("outputs", "a plan needs at least one"));
         };
         let graph = first.graph();
         graph.check()?;
-        let all: Vec<Tensor> = outputs.iter().chain(grads).copied().collect();
+        let all: Vec<Tensor> = outputs.iter().chain(grads.iter().flatten()).copied().collect();
         if all.iter().any(|t| !std::ptr::eq(t.graph(), graph)) {
             return Err(Error::argument("outputs", OTHER_GRAPH));
         }
-        let params: Vec<Shape> = graph.inner.borrow().params.iter().map(|p| p.shape).collect();
-        if !grads.is_empty() && grads.iter().map(|g| g.shape()).ne(params) {
+        let params = graph.inner.borrow().params.clone();
+        let fits = |(grad, param): (&Option<Tensor>, &ParamDef)| grad.is_none_or(|grad| grad.shape() == param.shape);
+        let all_fit = grads.len() == params.len() && grads.iter().zip(&params).all(fits);
+        if !grads.is_empty() && !all_fit {
             return Err(Error::argument("gradients", "a plan needs one for each parameter, in their order and of their shapes, or none"));
         }
         let ir = Ir::new(graph, &all);
@@ -155,7 +301,9 @@ impl Draft {
         if !grads.is_empty() {
             keep_outputs(&mut ir, outputs.len());
         }
-        let grads = own_grads(&mut ir, outputs.len());
+        let loc = |(i, param): (usize, &ParamDef)| if param.trained { Loc::Grad(i) } else { Loc::Next(i) };
+        let locs = params.iter().enumerate().map(loc).zip(grads).filter(|(_, grad)| grad.is_some()).map(|(loc, _)| loc);
+        let grads = own_grads(&mut ir, outputs.len(), locs);
         let untrained = graph.inner.borrow().untrained.clone();
         Ok(Draft { ir, grads, outputs: outputs.len(), untrained })
     }
@@ -181,9 +329,10 @@ impl Draft {
             match &node.kind {
                 Kind::Constant(value) => plan.constants.push(value.clone()),
                 Kind::Op(op) => plan.steps.push(Step {
+                    phase: Phase::Compute,
                     label: label(ir, id),
                     layer: node.layer.map_or(String::new(), |first| ir.params[first].layer().to_string()),
-                    op: op.clone(),
+                    work: Work::Op(op.clone()),
                     inputs: node.inputs.iter().map(|&i| (memory.locs[i], ir.nodes[i].shape)).collect(),
                     output: (memory.locs[id], node.shape),
                     scratch: memory.scratch[id].clone(),
@@ -203,7 +352,28 @@ impl Plan {
     /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed
     /// into the flat buffer of gradients.
     pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Plan> {
-        Ok(Draft::new(outputs, grads, options)?.lower(options))
+        let grads: Vec<Option<Tensor>> = grads.iter().copied().map(Some).collect();
+        Ok(Draft::new(outputs, &grads, options)?.lower(options))
+    }
+
+    /// Adds the steps of an update, and gives memory to their kernels: slots that hold nothing any more once the graph is
+    /// computed, or new ones. `groups` is the number of rows of hyperparameters.
+    pub fn append(&mut self, steps: Vec<Step>, groups: usize) {
+        self.groups = groups;
+        self.micro = steps.iter().any(|step| step.phase == Phase::Reduce);
+        let kept: Vec<usize> = self.outputs.iter().filter_map(|o| if let Loc::Slot(i) = o.0 { Some(i) } else { None }).collect();
+        for mut step in steps {
+            for &elements in step.kernel.iter().flat_map(|kernel| &kernel.scratch) {
+                let free = |i: &usize| !kept.contains(i) && !step.scratch.contains(i) && self.slots[*i].elements >= elements;
+                let smallest = (0..self.slots.len()).filter(free).min_by_key(|&i| self.slots[i].elements);
+                step.scratch.push(smallest.unwrap_or_else(|| {
+                    self.slots.push(Slot { elements, dtype: DType::F32 });
+                    self.slots.len() - 1
+                }));
+                self.unplanned_bytes += elements as u64 * 4;
+            }
+            self.steps.push(step);
+        }
     }
 
     /// Renumbers the parameters to those of `known`, by name.
@@ -230,7 +400,7 @@ impl Plan {
             }
         }
         let renumber = |loc: &mut Loc| match loc {
-            Loc::Param(i) | Loc::Grad(i) => *i = at[*i],
+            Loc::Param(i) | Loc::Grad(i) | Loc::Next(i) => *i = at[*i],
             _ => {}
         };
         for step in &mut self.steps {
@@ -248,20 +418,27 @@ impl Plan {
     }
     /// Floating-point operations of one run.
     pub fn flops(&self) -> u64 {
-        self.steps.iter().map(|s| s.op.flops(&s.inputs.iter().map(|i| i.1).collect::<Vec<_>>(), s.output.1)).sum()
+        self.steps.iter().map(Step::flops).sum()
     }
 }
 
 /// A line per step: what a plan does, for people and for tests.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for step in &self.steps {
-            let inputs: Vec<String> = step.inputs.iter().map(|(l, s)| format!("{l:?} {s}")).collect();
-            let kernel = step.kernel.as_ref().map_or("", |k| k.name);
-            let text = step.op.as_map().map_or(String::new(), |m| format!(" {}", m.expr));
-            writeln!(f, "{} {kernel}{text}: {} → {:?} {}", step.op.name(), inputs.join(", "), step.output.0, step.output.1)?;
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let inputs: Vec<String> = self.inputs.iter().map(|(l, s)| format!("{l:?} {s}")).collect();
+        let (kernel, (to, shape)) = (self.kernel.as_ref().map_or("", |k| k.name), self.output);
+        let text = self.op().and_then(|op| op.as_map()).map_or(String::new(), |m| format!(" {}", m.expr));
+        match self.work {
+            Work::Op(_) => write!(f, "{} {kernel}{text}: {} → {to:?} {shape}", self.name(), inputs.join(", ")),
+            Work::Fetch => write!(f, "feed: {} → {to:?} {shape}", inputs.join(", ")),
+            Work::Update(..) => write!(f, "{}: {}", self.label, inputs.join(", ")),
         }
-        Ok(())
     }
 }
 
@@ -316,11 +493,12 @@ fn copy(ir: &mut Ir, id: usize) -> usize {
 }
 
 /// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat
-/// buffer: where that is not so (a shared gradient, an input, a constant) it is copied. Returns (node, parameter).
-fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
+/// buffer: where that is not so (a shared gradient, an input, a constant) it is copied. Returns each node with its place.
+fn own_grads(ir: &mut Ir, outputs: usize, locs: impl Iterator<Item = Loc>) -> Vec<(usize, Loc)> {
     let uses = ir.uses();
     (outputs..ir.outputs.len())
-        .map(|o| {
+        .zip(locs)
+        .map(|(o, loc)| {
             // Through aliases to the node that computes the values.
             let mut id = ir.outputs[o];
             while uses[id] == 1 && ir.op(id).is_some_and(|op| op.is_alias()) {
@@ -331,7 +509,7 @@ fn own_grads(ir: &mut Ir, outputs: usize) -> Vec<(usize, usize)> {
                 id = copy(ir, ir.outputs[o]);
                 ir.outputs[o] = id;
             }
-            (id, o - outputs)
+            (id, loc)
         })
         .collect()
 }

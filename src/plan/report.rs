@@ -1,9 +1,9 @@
 //! What a plan takes of a device's memory, to the byte, by kind and by layer. Arithmetic only.
 
-use super::{Loc, Plan};
+use super::{Loc, Phase, Plan};
 use crate::{
     graph::ParamDef,
-    params::{ALIGN, Layout},
+    params::{ALIGN, Layout, Status},
 };
 use std::fmt;
 
@@ -14,9 +14,9 @@ use std::fmt;
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Trained parameters.
+    /// Parameters, those that are frozen as well.
     pub weights: u64,
-    /// Their gradients.
+    /// Gradients of those that are trained; of micro-batches both their own and their sum.
     pub gradients: u64,
     /// Each state of the optimizer, by name: `mean` and `square` of Adam.
     pub optimizer: Vec<(String, u64)>,
@@ -78,24 +78,32 @@ const INPUTS: &str = "(inputs)";
 const STEP: &str = "(step)";
 
 impl Memory {
-    /// Of a plan over the flat buffers of `params`; the update keeps `states`.
-    pub(crate) fn new(plan: &Plan, params: &[ParamDef], layout: &Layout, states: &[&str], [scratch, tables, data]: [u64; 3]) -> Memory {
-        let mut m =
-            Memory { scratch, tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
-        m.row(STEP).other = scratch + tables;
+    /// Of a plan over the flat buffers of its parameters; the update keeps `states`.
+    pub(crate) fn new(plan: &Plan, layout: &Layout, states: &[&str], tables: u64, data: u64) -> Memory {
+        let mut m = Memory { tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
+        m.row(STEP).other = tables;
         m.optimizer = states.iter().map(|s| (s.to_string(), 0)).collect();
-        for (param, range) in params.iter().zip(&layout.ranges) {
+        for (param, range) in plan.params.iter().zip(&layout.ranges) {
             // With the gap behind it.
             let bytes = range.len.next_multiple_of(ALIGN) as u64 * 4;
-            let copies = if param.trained { 2 + states.len() as u64 } else { 2 };
+            let gradients = 1 + u64::from(plan.micro);
+            let copies = match range.status {
+                Status::Trained { .. } => {
+                    m.weights += bytes;
+                    m.gradients += gradients * bytes;
+                    m.optimizer.iter_mut().for_each(|s| s.1 += bytes);
+                    1 + gradients + states.len() as u64
+                }
+                Status::Frozen => {
+                    m.weights += bytes;
+                    1
+                }
+                Status::State => {
+                    m.state += 2 * bytes;
+                    2
+                }
+            };
             m.row(param.layer()).parameters += bytes * copies;
-            if param.trained {
-                m.weights += bytes;
-                m.gradients += bytes;
-                m.optimizer.iter_mut().for_each(|s| s.1 += bytes);
-            } else {
-                m.state += bytes * copies;
-            }
         }
         m.inputs = plan.inputs.iter().map(|i| i.shape.bytes()).sum();
         m.constants = plan.constants.iter().map(|c| c.shape.bytes()).sum();
@@ -107,8 +115,12 @@ impl Memory {
                 Some(Tenant { scratch: true, .. }) => m.scratch += bytes,
                 _ => m.activations += bytes,
             }
-            let layer = owner.map_or("", |o| plan.steps[o.step].layer.as_str());
-            m.row(if layer.is_empty() { INPUTS } else { layer }).activations += bytes;
+            let row = owner.map_or(INPUTS, |o| match &plan.steps[o.step] {
+                step if step.phase > Phase::Compute => STEP,
+                step if step.layer.is_empty() => INPUTS,
+                step => &step.layer,
+            });
+            m.row(row).activations += bytes;
         }
         // What is no layer comes last.
         let (rest, layers): (Vec<LayerMemory>, Vec<LayerMemory>) =
@@ -116,6 +128,14 @@ impl Memory {
         m.layers = layers.into_iter().chain(rest.into_iter().rev()).collect();
         (m.live, m.live_at) = live(plan);
         m
+    }
+    /// With buffers for gradients of micro-batches as well.
+    pub(crate) fn add_micro(&mut self, params: &[ParamDef], layout: &Layout) {
+        for (param, range) in params.iter().zip(&layout.ranges).filter(|(_, range)| matches!(range.status, Status::Trained { .. })) {
+            let bytes = range.len.next_multiple_of(ALIGN) as u64 * 4;
+            self.gradients += bytes;
+            self.row(param.layer()).parameters += bytes;
+        }
     }
     /// With so many bytes of other plans.
     pub(crate) fn with_plans(mut self, bytes: u64) -> Memory {
@@ -185,7 +205,7 @@ pub(crate) fn largest(plan: &Plan) -> Vec<String> {
 /// What is written to slots, in order.
 fn tenants(plan: &Plan) -> Vec<(usize, Tenant)> {
     let mut all = Vec::new();
-    for (i, step) in plan.steps.iter().enumerate().filter(|(_, s)| !s.op.is_alias()) {
+    for (i, step) in plan.steps.iter().enumerate().filter(|(_, s)| !s.is_alias()) {
         if let Loc::Slot(slot) = step.output.0 {
             all.push((slot, Tenant { step: i, elements: step.output.1.elements(), scratch: false }));
         }
@@ -202,7 +222,7 @@ fn live(plan: &Plan) -> (u64, String) {
     let all = tenants(plan);
     for (i, &(slot, t)) in all.iter().enumerate() {
         let next = all[i + 1..].iter().find(|o| o.0 == slot).map_or(plan.steps.len(), |o| o.1.step);
-        let reads = |s: &usize| !t.scratch && !plan.steps[*s].op.is_alias() && plan.steps[*s].inputs.iter().any(|x| x.0 == Loc::Slot(slot));
+        let reads = |s: &usize| !t.scratch && !plan.steps[*s].is_alias() && plan.steps[*s].inputs.iter().any(|x| x.0 == Loc::Slot(slot));
         let kept = next == plan.steps.len() && !t.scratch && plan.outputs.iter().any(|o| o.0 == Loc::Slot(slot));
         let last = if kept { plan.steps.len() - 1 } else { (t.step + 1..next).rev().find(reads).unwrap_or(t.step) };
         change[t.step] += t.elements as i64 * 4;

@@ -27,7 +27,8 @@ use crate::{
     host::Host,
     init::Init,
     ops::{self, Case, Fill},
-    optim::{self, Optimizer},
+    optim::{self, Hyper, Optimizer},
+    params::Status,
     shape::Shape,
     testing::{self, Checked, Subject},
     train::Trainer,
@@ -195,11 +196,12 @@ fn update(device: &Device, optimizer: &Optimizer) -> Result<Checked> {
         for t in 1..=STEPS {
             let grads: Vec<Vec<f64>> = batch(t, 1.0)[1..].iter().map(Host::to_f64).collect();
             let norm = grads.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
-            let clip = optimizer.clip().map_or(1.0, |max| (f64::from(max) / (norm + 1e-6)).min(1.0));
-            let hyper = optimizer.hyper(t, &groups.settings)[groups.of[k]];
+            let clip = optimizer.clip().norm.map_or(1.0, |max| (f64::from(max) / (norm + 1e-6)).min(1.0));
+            let Status::Trained { group } = groups.statuses[k] else { continue };
+            let hyper: Vec<Hyper> = optimizer.hyper(t, &groups.settings).collect();
             let mut states: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
             let n = w.len();
-            optimizer.update_f64(&[hyper], &[n], clip, &mut w, &grads[k], &mut states);
+            optimizer.update_f64(&hyper, &[(n, group)], clip, &mut w, &grads[k], &mut states);
         }
         want.extend(w);
     }

@@ -7,12 +7,14 @@ use super::{
 use crate::{
     error::{Error, Result},
     host::Host,
+    params::Status,
 };
 use std::{collections::BTreeMap, path::Path};
 
 impl Trainer {
     /// Saves weights, state, the optimizer's states and options, steps and seed to a safetensors file. [`load`](Trainer::load) then
-    /// goes on with exactly the weights that training without the break would have had.
+    /// goes on with exactly the weights that training without the break would have had. Frozen parameters have no states, and
+    /// micro-batches that no step has taken yet are not in it.
     ///
     /// The file is [replaced](crate::file::replace) whole or not at all: whoever reads it, and whoever finds it after a crash, has
     /// this checkpoint or the one before. One state is always the same bytes.
@@ -24,7 +26,7 @@ impl Trainer {
         let ranges = self.store.layout().ranges;
         for (k, state) in self.update.optimizer.states().iter().enumerate() {
             let flat = pollster::block_on(self.store.read_state(k))?;
-            let trained = self.params.iter().zip(&ranges).filter(|(p, _)| p.trained);
+            let trained = self.params.iter().zip(&ranges).filter(|(_, r)| matches!(r.status, Status::Trained { .. }));
             let (params, ranges): (Vec<_>, Vec<_>) = trained.map(|(p, r)| (p.clone(), *r)).unzip();
             let parts = split(&params, &ranges, &flat);
             tensors.extend(parts.into_iter().map(|(name, value)| (key(state.name, &name), value)));
@@ -87,8 +89,10 @@ impl Trainer {
         let mut states = Vec::new();
         for state in self.update.optimizer.states() {
             let mut flat: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
-            for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate().filter(|(_, (p, _))| p.trained) {
-                flat[r.piece][r.start..][..r.len].copy_from_slice(take(key(state.name, &p.name), i)?.f());
+            for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate() {
+                if let Status::Trained { .. } = r.status {
+                    flat[r.piece][r.of()].copy_from_slice(take(key(state.name, &p.name), i)?.f());
+                }
             }
             states.push(flat);
         }

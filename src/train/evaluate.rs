@@ -1,7 +1,7 @@
 //! Evaluation and prediction: the model in inference mode, over many samples.
 
 use super::{
-    GIVEN, Kind, Trainer, metrics,
+    Kind, Trainer, metrics,
     outputs::Outputs,
     tally::{Kept, Tally},
 };
@@ -49,7 +49,7 @@ impl Evaluation {
 pub(super) const MOST: usize = 1024;
 
 /// Bytes that the plan of such a batch may take where it is larger than those that were trained on: little enough not to be noticed…
-const SMALL: u64 = 4 << 20;
+pub(super) const SMALL: u64 = 4 << 20;
 /// … and where nothing was trained.
 const UNTRAINED: u64 = 256 << 20;
 
@@ -189,7 +189,7 @@ impl Trainer {
             exec.collect(Some(into));
             if let Some(resident) = resident {
                 exec.feed(resident, None).await?;
-                resident.order(f.next_step(), size, &rows.collect::<Vec<_>>())?;
+                resident.set_order(&rows.collect::<Vec<_>>())?;
                 f.go(true)?;
             } else {
                 f.load(&batch(rows)?)?;
@@ -221,7 +221,7 @@ impl Trainer {
     /// So many samples, or half of them, and so on, until the plan of such a batch is small; a batch as large as one that was trained on
     /// always is.
     fn small_enough(&mut self, mut size: usize) -> usize {
-        let trained = self.plans.iter().map(|(batch, _)| batch).filter(|&batch| batch != GIVEN).max();
+        let trained = self.plans.iter().filter_map(|(key, _)| key.samples()).max();
         let (least, most) = trained.map_or((1, UNTRAINED), |batch| (batch, SMALL));
         // What is known already need not be planned for again.
         let mut known = self.small.filter(|known| known.most == most).unwrap_or(Small { most, fits: 0, fails: usize::MAX });
@@ -243,7 +243,7 @@ impl Trainer {
             return Ok(f.bytes());
         }
         let plan = self.model("evaluate")?.inference(&self.device, batch)?.0.lower(&self.device.plan_options());
-        engine::plan_bytes(&self.device, &plan, &self.store.layout(), None, None)
+        engine::plan_bytes(&self.device, &plan, None)
     }
     /// On a GPU, room for the outputs of so many batches of that size, or of as many as is sensible; what there was, where it is
     /// large enough.

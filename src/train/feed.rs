@@ -1,14 +1,20 @@
 //! Where the batches of [`fit`](Trainer::fit) come from: data that lies on the device, or the host.
 
-use super::{Fit, Trainer, fit::Event, progress::Progress};
+use super::{
+    Fit, Trainer,
+    fit::{Event, Part},
+    plans::Batch,
+    progress::Progress,
+};
 use crate::{
     data::{Augment, Dataset, Features, Id, Target},
     engine::{Engine, Fed},
     error::{Error, Result},
-    gpu::{Column, Counters, Resident},
+    gpu::{Column, Counters, Resident, StepRow},
     host::Host,
 };
 use std::{
+    mem,
     sync::{Arc, mpsc},
     thread,
 };
@@ -49,7 +55,8 @@ pub(super) struct Course<'a, 'f> {
     /// From 1.
     pub epoch: usize,
     /// The samples of each step.
-    pub batches: Vec<&'a [usize]>,
+    pub steps: usize,
+    pub parts: Vec<Part<'a>>,
 }
 
 impl Trainer {
@@ -109,48 +116,57 @@ impl Trainer {
     }
 
     /// The steps of an epoch; whether a callback ends the training.
-    pub(super) async fn run(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
+    pub(super) async fn run_epoch(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
         // Whatever takes long comes before the first step.
         let augment = course.fit.augment;
         self.held.iter_mut().for_each(|held| held.trains = held.id.is(course.data.id()).then_some(augment));
-        for batch in [course.batches.first(), course.batches.last()].into_iter().flatten() {
-            self.plan(batch.len()).await?;
-            let exec = self.plans.get_mut(batch.len()).and_then(|loaded| loaded.engine.gpu_mut());
+        let mut keys: Vec<Batch> = Vec::new();
+        for part in &course.parts {
+            if !keys.contains(&part.key) {
+                keys.push(part.key);
+            }
+        }
+        for key in keys {
+            self.plan(key).await?;
+            let exec = self.plans.get_mut(key).and_then(|loaded| loaded.engine.gpu_mut());
             if let (Some(resident), Some(exec)) = (resident, exec) {
                 exec.rested();
                 exec.feed(resident, augment).await?;
             }
         }
         if let Some(resident) = resident {
-            // The samples of a step; the last one may have others.
-            let each = course.batches.first().map_or(1, |batch| batch.len());
-            resident.order(self.step, each, &course.batches.concat())?;
+            resident.set_order(&course.parts.iter().flat_map(|part| part.rows).copied().collect::<Vec<_>>())?;
             return self.walk(course, None).await;
         }
-        let (data, seed, first) = (course.data, self.seed, self.step);
-        let gather = move |k: usize, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>| {
-            let augment = augment.as_ref().map(|augment| (augment, seed, first + k as u64));
-            data.gather_augmented(rows, augment, x, y)
+        let (data, seed) = (course.data, self.seed);
+        // Each part with the number that its random changes are drawn by.
+        let mut step = self.step;
+        let mut draws = Vec::with_capacity(course.parts.len());
+        for part in &course.parts {
+            draws.push((StepRow { step, micro: part.number, ..StepRow::default() }.draw(), part.rows));
+            step += u64::from(!part.more);
+        }
+        let gather = move |(draw, rows): (u64, &[usize]), x: &mut Host<f32>, y: &mut Host<f32>| {
+            data.gather_augmented(rows, augment.as_ref().map(|augment| (augment, seed, draw)), x, y)
         };
         let new = || (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
         if self.device.as_gpu().is_none() {
             // Every core is at work already.
-            let ((mut x, mut y), batches) = (new(), course.batches.clone());
+            let (mut x, mut y) = new();
             let mut write = |engine: &mut Engine, inputs: usize, k: usize| {
-                gather(k, batches[k], &mut x, &mut y)?;
+                gather(draws[k], &mut x, &mut y)?;
                 put(engine, inputs, &x, &y)
             };
             return self.walk(course, Some(&mut write)).await;
         }
         let (full, filled) = mpsc::sync_channel::<Result<(Host<f32>, Host<f32>)>>(READY);
         let (back, empty) = mpsc::channel();
-        let batches = course.batches.clone();
         // Moved in there, the channel ends with the steps, however they end, and with it the thread.
         thread::scope(move |scope| {
             scope.spawn(move || {
-                for (k, rows) in batches.into_iter().enumerate() {
+                for drawn in draws {
                     let (mut x, mut y) = empty.try_recv().unwrap_or_else(|_| new());
-                    let gathered = gather(k, rows, &mut x, &mut y).map(|()| (x, y));
+                    let gathered = gather(drawn, &mut x, &mut y).map(|()| (x, y));
                     if full.send(gathered).is_err() {
                         break;
                     }
@@ -170,13 +186,12 @@ impl Trainer {
 
     /// The steps of an epoch, each on the batch that `write` puts in the inputs, or else on one that it fetches itself.
     async fn walk(&mut self, course: Course<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
-        let Course { fit, progress, epoch, batches, .. } = course;
-        let (steps, fed) = (batches.len(), write.is_none());
-        // Steps that go in the next submit.
-        let mut queued = 0;
-        for (k, rows) in batches.iter().enumerate() {
-            let key = rows.len();
-            let loaded = self.plans.get_mut(key).expect("run has made the plans of all batches");
+        let Course { fit, progress, epoch, steps, parts, .. } = course;
+        let fed = write.is_none();
+        // What goes in the next submit; the steps that are complete, and the samples of the one that is not.
+        let (mut queued, mut made, mut samples) = (Vec::new(), 0, 0);
+        for (k, part) in parts.iter().enumerate() {
+            let loaded = self.plans.get_mut(part.key).expect("run_epoch has made the plans of all batches");
             let together = match &mut write {
                 Some(write) => {
                     write(&mut loaded.engine, loaded.inputs.len(), k)?;
@@ -184,20 +199,25 @@ impl Trainer {
                 }
                 None => fit.steps_per_submit.unwrap_or_else(|| loaded.engine.steps_per_submit()),
             };
-            queued += 1;
-            if queued >= together || batches.get(k + 1).is_none_or(|next| next.len() != key) {
-                self.make_room(queued).await?;
-                self.advance_by(key, std::mem::take(&mut queued), fed)?;
+            queued.push((part.more, part.start));
+            samples += part.rows.len();
+            if queued.len() >= together || parts.get(k + 1).is_none_or(|next| next.key != part.key) {
+                self.make_room(queued.len()).await?;
+                self.run(part.key, fed, queued.drain(..))?;
             }
-            let stop = fit.call(&Event::Step { epoch, step: k + 1, steps });
-            if stop && queued > 0 {
-                self.make_room(queued).await?;
-                self.advance_by(key, queued, fed)?;
+            if part.more {
+                continue;
+            }
+            made += 1;
+            let stop = fit.call(&Event::Step { epoch, step: made, steps });
+            if stop && !queued.is_empty() {
+                self.make_room(queued.len()).await?;
+                self.run(part.key, fed, queued.drain(..))?;
             }
             if progress.wants_loss() {
-                self.glance()?;
+                self.glance().await?;
             }
-            progress.step(epoch, k + 1, rows.len(), self.reports.back());
+            progress.step(epoch, made, mem::take(&mut samples), self.reports.back());
             if stop {
                 return Ok(true);
             }

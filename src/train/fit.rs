@@ -3,6 +3,7 @@
 use super::{
     SOME, Trainer,
     feed::{Course, RESIDENT},
+    plans::Batch,
     progress::Progress,
 };
 use crate::{
@@ -12,7 +13,10 @@ use crate::{
     graph::Graph,
     shape::Shape,
 };
-use std::{ops::ControlFlow, time::Instant};
+use std::{
+    ops::{ControlFlow, Range},
+    time::Instant,
+};
 
 /// What a callback is told.
 #[derive(Clone, Copy, Debug)]
@@ -62,20 +66,74 @@ pub struct History {
     pub stopped: bool,
 }
 
-/// How an epoch is cut into batches.
+/// How an epoch is cut into batches, and those into micro-batches.
 #[derive(Clone, Copy)]
-struct Cut {
-    /// Samples of every batch but the last.
-    each: usize,
-    steps: usize,
-    /// Of all batches together.
-    samples: usize,
+pub(super) struct Cut {
+    /// Samples of a step; the last one takes what is left.
+    pub each: usize,
+    pub steps: usize,
+    /// Of all steps together.
+    pub samples: usize,
+    /// Samples of a micro-batch, where steps are made of such; the last one of a step takes what is left.
+    pub micro: Option<usize>,
+    /// Whether one sample that is left joins the micro-batch before it.
+    pub joins: bool,
+}
+
+/// The samples of a micro-batch, or of a step that has no such parts.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub rows: &'a [usize],
+    /// The place of its first sample in the order of the epoch.
+    pub start: u32,
+    /// Its plan.
+    pub key: Batch,
+    /// Its number in the step, and whether others follow.
+    pub number: u32,
+    pub more: bool,
 }
 
 impl Cut {
-    fn batches<'a>(&self, order: &'a [usize]) -> Vec<&'a [usize]> {
-        let end = |k: usize| if k + 1 == self.steps { self.samples } else { (k + 1) * self.each };
-        (0..self.steps).map(|k| &order[k * self.each..end(k)]).collect()
+    /// The samples of a step, from 0.
+    fn step(&self, k: usize) -> Range<usize> {
+        k * self.each..if k + 1 == self.steps { self.samples } else { (k + 1) * self.each }
+    }
+    /// What a step on so many samples is made of: the sizes of its parts, in order.
+    fn sizes(&self, samples: usize) -> impl Iterator<Item = usize> + use<> {
+        let size = self.micro.unwrap_or(samples).min(samples).max(1);
+        let (whole, left) = (samples / size, samples % size);
+        let joined = usize::from(self.joins && left == 1 && whole > 0);
+        let rest = (left > joined).then_some(left);
+        (0..whole).map(move |k| if k + 1 == whole { size + joined } else { size }).chain(rest)
+    }
+    fn key(&self, samples: usize) -> Batch {
+        if self.micro.is_some() { Batch::Micro(samples) } else { Batch::Whole(samples) }
+    }
+    /// The plans that an epoch takes, each once: that of the first batch comes first.
+    pub fn keys(&self) -> Vec<Batch> {
+        let mut keys = Vec::new();
+        // All but the last step are alike.
+        for k in [0, self.steps - 1] {
+            for size in self.sizes(self.step(k).len()) {
+                if !keys.contains(&self.key(size)) {
+                    keys.push(self.key(size));
+                }
+            }
+        }
+        keys
+    }
+    /// The parts of all steps, in order.
+    pub fn parts<'a>(&self, order: &'a [usize]) -> Vec<Part<'a>> {
+        let mut parts = Vec::new();
+        for k in 0..self.steps {
+            let Range { mut start, end } = self.step(k);
+            for (number, size) in (0..).zip(self.sizes(end - start)) {
+                let rows = &order[start..start + size];
+                parts.push(Part { rows, start: start as u32, key: self.key(size), number, more: start + size < end });
+                start += size;
+            }
+        }
+        parts
     }
 }
 
@@ -93,7 +151,10 @@ type Callback<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 /// ```
 pub struct Fit<'a> {
     epochs: usize,
-    pub(super) batch: usize,
+    batch: usize,
+    accumulate: usize,
+    micro: Option<usize>,
+    memory: Option<u64>,
     pub(super) augment: Option<Augment>,
     resident: u64,
     pub(super) steps_per_submit: Option<usize>,
@@ -109,6 +170,9 @@ impl Default for Fit<'_> {
         Fit {
             epochs: 1,
             batch: 32,
+            accumulate: 1,
+            micro: None,
+            memory: None,
             augment: None,
             resident: RESIDENT,
             steps_per_submit: None,
@@ -134,6 +198,34 @@ impl<'a> Fit<'a> {
     /// one (batch norm), it goes into the batch before. Where there are fewer samples than that, all of them are one batch.
     pub fn batch_size(self, batch: usize) -> Self {
         Fit { batch, ..self }
+    }
+    /// Adds up the gradients of `k` batches for each step: a step then has `k` times [`batch_size`](Fit::batch_size) samples, which are
+    /// computed `batch_size` at a time. See [`Trainer::accumulate`] for the mean that it takes. 1 without this.
+    ///
+    /// ```
+    /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
+    /// let iris = data::iris();
+    /// let mut trainer =
+    ///     Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Adam::new(0.05))?;
+    /// trainer.fit(&iris, Fit::new().batch_size(16).accumulate(4))?;
+    /// // Steps of 64, 64 and 22 samples.
+    /// assert_eq!(trainer.take_reports()?.iter().map(|r| r.samples).collect::<Vec<_>>(), [64, 64, 22]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    pub fn accumulate(self, k: usize) -> Self {
+        Fit { accumulate: k, ..self }
+    }
+    /// Computes each step in micro-batches of `n` samples, the last one of what is left, so that it takes the memory of `n` samples.
+    /// The step is that of the whole batch to rounding, but for dropout, whose masks are others, and batch norm, which normalises
+    /// over a micro-batch.
+    pub fn micro_batch(self, n: usize) -> Self {
+        Fit { micro: Some(n), ..self }
+    }
+    /// Trains in so many bytes of the device's memory: the largest micro-batch is taken for which weights, gradients, states, plans, data
+    /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. Data goes to the device where it takes no more than
+    /// half of them. [`Trainer::micro_memory`] says what a size takes.
+    pub fn memory(self, bytes: u64) -> Self {
+        Fit { memory: Some(bytes), ..self }
     }
     /// Whether the samples that are left behind the last full batch of an epoch are left out of that epoch. Where there is no full
     /// batch, none are.
@@ -173,6 +265,26 @@ impl<'a> Fit<'a> {
         self.callbacks.push(Box::new(f));
         self
     }
+    /// How it cuts `n` samples.
+    fn cut(&self, n: usize) -> Result<Cut> {
+        let wrong = |what: &str, why: String| Err(Error::argument(what, why));
+        let Some(size) = self.batch.checked_mul(self.accumulate) else {
+            return wrong("accumulate", format!("{} batches of {} samples are more than can be counted", self.accumulate, self.batch));
+        };
+        match (self.batch, self.accumulate, self.micro) {
+            (0, ..) => return wrong("batch size", "must be at least 1".into()),
+            (_, 0, _) => return wrong("accumulate", "a step takes the gradients of at least 1 batch".into()),
+            (.., Some(0)) => return wrong("micro_batch", "a micro-batch has at least 1 sample".into()),
+            (.., Some(micro)) if micro > size => {
+                return wrong("micro_batch", format!("{micro} samples, but a step has {size}; make it smaller, or the batch larger"));
+            }
+            _ => {}
+        }
+        let micro = self.micro.or((self.accumulate > 1).then_some(self.batch)).filter(|&micro| micro < size);
+        let (each, left) = (size.min(n), n % size);
+        let cut = Cut { each, steps: n.div_ceil(size), samples: n, micro, joins: false };
+        Ok(if self.drop_last && left > 0 && n > size { Cut { steps: cut.steps - 1, samples: n - left, ..cut } } else { cut })
+    }
     pub(super) fn call(&mut self, event: &Event) -> bool {
         // Every callback hears every event, also after one that wants to stop.
         let mut stop = false;
@@ -202,7 +314,7 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// Data that does not fit the model; a batch size of 0; a last batch that the model does not take (see [`Fit::drop_last`]);
+    /// Data that does not fit the model; a batch size of 0, micro-batches larger than a step, a memory that is too small; a last batch that the model does not take (see [`Fit::drop_last`]);
     /// [`Error::Diverged`] at the first step whose loss or gradient is not finite: the weights are then those of the last finite step.
     pub fn fit(&mut self, data: &Dataset, fit: Fit) -> Result<History> {
         pollster::block_on(self.fit_async(data, fit))
@@ -219,10 +331,24 @@ impl Trainer {
         if fit.steps_per_submit.is_some_and(|steps| !(1..=MOST_STEPS).contains(&steps)) {
             return Err(Error::argument("steps_per_submit", format!("must be 1 to {MOST_STEPS}")));
         }
-        // Before anything changes, and also where there is no epoch to make.
-        let cut = self.cut(data.len(), &fit).await?;
+        self.no_part("fit")?;
+        let cut = fit.cut(data.len())?;
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
-        self.hold(&wanted, fit.resident).await;
+        let cut = match fit.memory {
+            // Before anything changes, and also where there is no epoch to make.
+            None => {
+                let cut = self.settle(cut, &fit).await?;
+                self.hold(&wanted, fit.resident).await;
+                cut
+            }
+            Some(bytes) => {
+                self.release();
+                self.hold(&wanted, fit.resident.min(bytes / 2)).await;
+                let most = cut.micro.unwrap_or(cut.each);
+                let micro = self.fitting(bytes, most, &cut, fit.validation.is_some())?;
+                self.settle(Cut { micro, ..cut }, &fit).await?
+            }
+        };
         self.collect().await?;
         self.history = History::default();
         let result = self.epochs(data, fit, cut).await;
@@ -233,28 +359,32 @@ impl Trainer {
     pub fn history(&self) -> &History {
         &self.history
     }
-    /// How the `n` samples of an epoch become batches.
-    async fn cut(&mut self, n: usize, fit: &Fit<'_>) -> Result<Cut> {
-        let order: Vec<usize> = (0..n).collect();
-        let (all, left) = (data::batches(&order, fit.batch)?.len(), n % fit.batch);
-        let each = fit.batch.min(n);
-        let cut = Cut { each, steps: all, samples: n };
-        if left == 0 || all == 1 || fit.epochs == 0 {
+    /// Makes the plans of an epoch, and looks whether the model takes batches of what is left.
+    async fn settle(&mut self, cut: Cut, fit: &Fit<'_>) -> Result<Cut> {
+        let keys = cut.keys();
+        if keys.len() < 2 || fit.epochs == 0 {
             return Ok(cut);
         }
-        let shorter = Cut { steps: all - 1, ..cut };
-        if fit.drop_last {
-            return Ok(Cut { samples: n - left, ..shorter });
-        }
-        self.plan(each).await?;
-        match self.plan(left).await {
-            Err(Error::Op { .. }) if left == 1 && self.plan(each + 1).await.is_ok() => Ok(shorter),
-            Err(Error::Op { op, shapes, why, place }) => {
-                let n = format!("{why}. The last batch of an epoch has {left} of the {n} samples: Fit::drop_last leaves them out");
-                Err(Error::Op { op, shapes, why: n, place })
+        for key in keys {
+            let left = key.samples().unwrap_or(0);
+            match self.plan(key).await {
+                Err(Error::Op { .. }) if left == 1 && !cut.joins && cut.each > 1 => {
+                    // It joins the micro-batch before it, or the step.
+                    let last = cut.step(cut.steps - 1).len();
+                    let steps = cut.steps - usize::from(last == 1);
+                    return Box::pin(self.settle(Cut { joins: true, steps, ..cut }, fit)).await;
+                }
+                Err(Error::Op { op, shapes, why, place }) if left < cut.each => {
+                    let why = format!(
+                        "{why}. A batch of what is left has {left} of the {} samples: Fit::drop_last leaves those of the last step out",
+                        cut.samples
+                    );
+                    return Err(Error::Op { op, shapes, why, place });
+                }
+                other => other?,
             }
-            other => other.map(|()| cut),
         }
+        Ok(cut)
     }
     async fn epochs(&mut self, data: &Dataset, mut fit: Fit<'_>, cut: Cut) -> Result<()> {
         let mut order: Vec<usize> = (0..data.len()).collect();
@@ -267,8 +397,8 @@ impl Trainer {
             }
             self.epoch += 1;
             self.tally = Some(Default::default());
-            let course = Course { data, fit: &mut fit, progress: &mut progress, epoch, batches: cut.batches(&order) };
-            let mut stop = self.run(course, resident.as_ref()).await?;
+            let course = Course { data, fit: &mut fit, progress: &mut progress, epoch, steps: cut.steps, parts: cut.parts(&order) };
+            let mut stop = self.run_epoch(course, resident.as_ref()).await?;
             self.collect().await?;
             let (tally, losses) = self.tally.take().unwrap_or_default();
             let seconds = started.elapsed().as_secs_f64();

@@ -1,22 +1,36 @@
-//! Gradients: those of the last step, and those that come from elsewhere.
+//! Gradients: those of the last step, and those that come from elsewhere; norms and ratios of the parameters.
 
-use super::Trainer;
+use super::{Trainer, plans::Batch};
 use crate::{
     error::{Error, Result},
-    graph::Graph,
     host::{self, Host},
-    plan::Plan,
+    optim::Trust,
+    params::Status,
 };
 
-/// The key of the plan that computes nothing: its steps take the gradients as they lie.
-pub(super) const GIVEN: usize = usize::MAX;
-
 impl Trainer {
-    /// The gradient of a parameter in the last step; waits for it.
+    /// The gradient of a parameter in the last step, of all its micro-batches together; waits for it.
+    ///
+    /// # Errors
+    /// A name that this trainer does not have; state and frozen parameters, which have no gradient.
     pub fn gradient(&self, name: &str) -> Result<Host<f32>> {
         let i = self.trained(name)?;
         let (flat, range) = (pollster::block_on(self.store.read_grads())?, self.store.layout().ranges[i]);
-        Ok(Host::new(self.params[i].shape, flat[range.piece][range.start..range.start + range.len].to_vec()))
+        Ok(Host::new(self.params[i].shape, flat[range.piece][range.of()].to_vec()))
+    }
+    /// Each trained parameter's norms in the last step, before it, and the ratio that they gave; waits for them. It is empty for an optimizer whose
+    /// rule has no [`ratio`](crate::optim::Rule::ratio).
+    ///
+    /// # Errors
+    /// A fault of the device.
+    pub fn trust_ratios(&self) -> Result<Vec<(String, Trust)>> {
+        if !self.update.optimizer.has_ratio() {
+            return Ok(Vec::new());
+        }
+        let all = pollster::block_on(self.store.trusts())?;
+        let trained = self.update.groups.statuses.iter().map(|status| matches!(status, Status::Trained { .. }));
+        let named = self.params.iter().map(|param| param.name.clone()).zip(all);
+        Ok(named.zip(trained).filter(|(_, trained)| *trained).map(|(row, _)| row).collect())
     }
     /// One step of the optimizer with these gradients, instead of those of a loss: means over several machines or batches,
     /// say, or what another program computed. A parameter that is not named has the gradient 0. The step counts as any other (schedules,
@@ -36,6 +50,7 @@ impl Trainer {
     /// A name or a shape that this trainer does not have, a fault of the device. A gradient that is not finite is
     /// [`Error::Diverged`], from the call that reads the reports.
     pub fn apply_gradients(&mut self, gradients: &[(&str, Host<f32>)]) -> Result<()> {
+        self.no_part("apply_gradients")?;
         let layout = self.store.layout();
         let mut flat: Vec<Vec<f32>> =
             layout.pieces[..layout.trained].iter().map(|&n| host::zeros("gradients", n)).collect::<Result<_>>()?;
@@ -46,27 +61,22 @@ impl Trainer {
                 let (what, got) = (format!("the gradient of {name}"), format!("{} with {}", value.shape, value.content()));
                 return Err(Error::Input { what, got, want: want.to_string() });
             }
-            flat[range.piece][range.start..range.start + range.len].copy_from_slice(value.f());
+            flat[range.piece][range.of()].copy_from_slice(value.f());
         }
-        pollster::block_on(self.apply(flat))
-    }
-    async fn apply(&mut self, mut flat: Vec<Vec<f32>>) -> Result<()> {
-        if self.plans.get(GIVEN).is_none() {
-            let g = Graph::training();
-            let plan = Plan::new(&[g.scalar(0.0)], &[], &self.device.plan_options())?;
-            self.load_plan(GIVEN, plan).await?;
-        }
-        // A step assigns to state what lies in the place of its gradient.
-        flat.extend(self.store.read_params().await?.drain(flat.len()..));
-        self.store.write_grads(flat)?;
-        self.advance(GIVEN).await
+        pollster::block_on(async {
+            self.plan(Batch::Given).await?;
+            self.store.write_grads(flat)?;
+            self.advance(Batch::Given, false).await
+        })
     }
     /// The number of a parameter that has a gradient.
     fn trained(&self, name: &str) -> Result<usize> {
         let i = self.params().index(name)?;
-        match self.params[i].trained {
-            true => Ok(i),
-            false => Err(Error::Parameter { name: name.to_string(), why: "it is state, which has no gradient".into() }),
-        }
+        let why = match self.update.groups.statuses[i] {
+            Status::Trained { .. } => return Ok(i),
+            Status::Frozen => "it is frozen, so that no gradient of it is computed",
+            Status::State => "it is state, which has no gradient",
+        };
+        Err(Error::Parameter { name: name.to_string(), why: why.into() })
     }
 }

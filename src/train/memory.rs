@@ -1,13 +1,21 @@
 //! How much memory training takes, and the largest batch that fits.
 
-use super::{SOME, Trainer, check_loss, evaluate::MOST, feed::Held, training_plan};
+use super::{
+    SOME, Trainer, check_loss,
+    evaluate::{self, MOST},
+    feed::Held,
+    fit::Cut,
+    plans::Batch,
+    tally::Kept,
+    training_draft,
+};
 use crate::{
     device::Device,
     engine::{self, Update},
     error::{Error, Result},
     graph::Tensor,
     optim::Optimizer,
-    plan::{Memory, Plan},
+    plan::{Memory, Plan, report::size},
 };
 
 impl Memory {
@@ -30,7 +38,11 @@ impl Memory {
         check_loss(loss)?;
         let params = loss.graph().inner.borrow().params.clone();
         let update = Update::new(optimizer.into(), &params)?;
-        engine::memory(device, &training_plan(device, &[loss], loss)?, &params, &update, 1, None, 0)
+        let layout = engine::layout(device, &params, Some(&update))?;
+        let numbers = Kept::of(loss, None).1;
+        let mut plan = training_draft(device, &numbers, loss, &update.groups.statuses)?.lower(&device.plan_options());
+        update.append(device, &mut plan, &layout, None);
+        engine::memory(device, &plan, &layout, &update, numbers.len(), None, 0)
     }
 }
 
@@ -50,16 +62,44 @@ impl Trainer {
             return Err(Error::argument("memory", "a batch has at least one sample"));
         }
         match (&self.model, &self.graph_memory) {
-            (Some(_), _) => Ok(self.memory_of(&self.step_plan(batch)?)?.with_plans(self.others(batch))),
-            (None, Some(memory)) => Ok(memory.clone().with_plans(self.others(0))),
+            (Some(_), _) => self.step_memory(Batch::Whole(batch)),
+            (None, Some(memory)) => Ok(self.with_micro(memory.clone()).with_plans(self.others(Batch::Whole(0)))),
             (None, None) => unreachable!("a trainer without a model is made of one graph"),
         }
     }
-    fn step_plan(&self, batch: usize) -> Result<Plan> {
-        Ok(self.model("memory")?.draft(&self.device, batch)?.0.lower(&self.device.plan_options()))
+    /// The same for training in micro-batches of so many samples ([`Fit::micro_batch`](crate::Fit::micro_batch), [`accumulate`](Trainer::accumulate)), whatever
+    /// the size of the batch that they make: a second buffer of gradients, and the plan of one micro-batch.
+    ///
+    /// # Errors
+    /// As [`memory`](Trainer::memory); a loss whose parts do not add up, as [`accumulate`](Trainer::accumulate) says.
+    pub fn micro_memory(&self, micro: usize) -> Result<Memory> {
+        match (micro, &self.model) {
+            (0, _) => Err(Error::argument("micro_memory", "a micro-batch has at least one sample")),
+            (_, Some(_)) => self.step_memory(Batch::Micro(micro)),
+            (_, None) => self.step_memory(Batch::Micro(0)),
+        }
+    }
+    fn step_memory(&self, key: Batch) -> Result<Memory> {
+        let memory = self.memory_of(&self.step_plan(key)?)?;
+        let memory = if let Batch::Micro(_) = key { memory } else { self.with_micro(memory) };
+        Ok(memory.with_plans(self.others(key)))
+    }
+    /// With the gradients of micro-batches, where there are buffers for them from an earlier step.
+    fn with_micro(&self, mut memory: Memory) -> Memory {
+        if self.store.holds_micro() {
+            memory.add_micro(&self.params, &self.store.layout());
+        }
+        memory
+    }
+    pub(super) fn step_plan(&self, key: Batch) -> Result<Plan> {
+        let plan = match (&self.graph_plan, key.samples()) {
+            (None, Some(batch)) => self.draft(batch)?.lower(&self.device.plan_options()),
+            _ => pollster::block_on(self.computed(key))?,
+        };
+        self.complete(key, plan)
     }
     /// The bytes of what is kept besides the plan of that number.
-    fn others(&self, key: usize) -> u64 {
+    fn others(&self, key: Batch) -> u64 {
         let training = self.plans.iter().filter(|(k, _)| *k != key).map(|(_, loaded)| loaded.engine.bytes());
         let inference = self.inference.iter().map(|(_, (f, _))| f.bytes());
         let outputs = self.collected.iter().map(|collected| collected.words() as u64 * 4);
@@ -67,18 +107,19 @@ impl Trainer {
     }
     /// What training with epochs of such batches, and evaluating in between, may take.
     fn fit_bytes(&self, batch: usize) -> Result<u64> {
-        let plan = self.step_plan(batch)?;
-        let again = engine::plan_bytes(&self.device, &plan, &self.store.layout(), Some(&self.update), None)?;
+        let (key, fed) = (Batch::Whole(batch), None);
+        let plan = self.step_plan(key)?;
+        let again = engine::plan_bytes(&self.device, &plan, fed)?;
         let evaluation = match self.inference_bytes(self.evaluation.unwrap_or(batch.min(MOST))) {
             // Then it takes fewer samples.
             Err(Error::Limit { .. }) => 0,
             bytes => bytes?,
         };
-        Ok(self.memory_of(&plan)?.total() + self.others(batch) + again + 3 * evaluation)
+        Ok(self.memory_of(&plan)?.total() + self.others(key) + again + 3 * evaluation)
     }
     pub(super) fn memory_of(&self, plan: &Plan) -> Result<Memory> {
-        let (fed, data) = (self.held.iter().find_map(Held::fed), self.held.iter().map(Held::bytes).sum());
-        engine::memory(&self.device, plan, &self.params, &self.update, plan.outputs.len(), fed, data)
+        let (fed, data) = (self.fed(), self.held.iter().map(Held::bytes).sum());
+        engine::memory(&self.device, plan, &self.store.layout(), &self.update, plan.outputs.len(), fed, data)
     }
     /// The largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and all limits of the device. `None` takes nine
     /// tenths of the memory that the device says it has. It is computed, from plans of some sizes, and nothing is loaded.
@@ -118,36 +159,99 @@ impl Trainer {
             Err(Error::Limit { .. }) => (1, need(1)?),
             other => (SOME, other?),
         };
-        let (mut low, mut used) = if first.1 <= budget { first } else { (1, need(1).unwrap_or(first.1)) };
-        if used > budget {
-            let what = "training on one sample at a time".to_string();
-            return Err(Error::Limit { what, need: used, limit: budget, advice: "use a smaller model".into() });
+        largest(first, &need, budget, usize::MAX).ok_or_else(|| {
+            let (what, advice) = ("training on one sample at a time".to_string(), "use a smaller model".to_string());
+            Error::Limit { what, need: need(1).unwrap_or(first.1), limit: budget, advice }
+        })
+    }
+}
+
+/// The largest batch, of `most` samples at most, that takes no more than the budget, found from a first one and its bytes; `None` where
+/// not even one sample fits.
+fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64, most: usize) -> Option<usize> {
+    let (mut low, mut used) = if first.1 <= budget { first } else { (1, need(1).unwrap_or(first.1)) };
+    if used > budget {
+        return None;
+    }
+    // Samples that do not fit, and their bytes unless a limit or the number of elements of a tensor comes first.
+    let mut high: Option<(usize, Option<u64>)> = if low < first.0 { Some((first.0, None)) } else { most.checked_add(1).map(|n| (n, None)) };
+    let mut slope = 0.0;
+    for round in 0.. {
+        // Memory is nearly a line over the batch: where it meets the budget. Where a limit comes first, halves find it.
+        if let Some((batch, Some(bytes))) = high {
+            slope = (bytes - used) as f64 / (batch - low) as f64;
         }
-        // Samples that do not fit, and their bytes unless a limit or the number of elements of a tensor comes first.
-        let mut high: Option<(usize, Option<u64>)> = if low < SOME { Some((SOME, None)) } else { None };
-        let mut slope = 0.0;
-        for round in 0.. {
-            // Memory is nearly a line over the batch: where it meets the budget. Where a limit comes first, halves find it.
-            if let Some((batch, Some(bytes))) = high {
-                slope = (bytes - used) as f64 / (batch - low) as f64;
+        let meets = low.saturating_add(((budget - used) as f64 / slope) as usize);
+        let next = match high {
+            Some((high, _)) if high - low <= 1 => break,
+            Some((high, bytes)) if bytes.is_none() || round % 4 == 3 => low + (high - low) / 2,
+            Some((high, _)) => meets.clamp(low + 1, high - 1),
+            None if slope > 0.0 => meets.clamp(low + 1, low.saturating_mul(64)),
+            None => low * 16,
+        };
+        match need(next) {
+            Ok(bytes) if bytes <= budget => {
+                slope = (bytes.saturating_sub(used)) as f64 / (next - low) as f64;
+                (low, used) = (next, bytes);
             }
-            let meets = low.saturating_add(((budget - used) as f64 / slope) as usize);
-            let next = match high {
-                Some((high, _)) if high - low <= 1 => break,
-                Some((high, bytes)) if bytes.is_none() || round % 4 == 3 => low + (high - low) / 2,
-                Some((high, _)) => meets.clamp(low + 1, high - 1),
-                None if slope > 0.0 => meets.clamp(low + 1, low.saturating_mul(64)),
-                None => low * 16,
+            Ok(bytes) => high = Some((next, Some(bytes))),
+            Err(_) => high = Some((next, None)),
+        }
+    }
+    Some(low)
+}
+
+impl Trainer {
+    /// How many samples a micro-batch may have, at most, for batches that `cut` makes, so that all of it fits into `bytes`: `None` where
+    /// whole batches do. `most` is what it may have by other settings.
+    pub(super) fn fitting(&self, bytes: u64, most: usize, cut: &Cut, validates: bool) -> Result<Option<usize>> {
+        let evaluation = |size: usize| match self.inference_bytes(self.evaluation.unwrap_or(size.min(MOST))) {
+            Err(Error::Limit { .. }) => Ok(0),
+            other => other.map(|bytes| 3 * bytes.max(evaluate::SMALL)),
+        };
+        let all = |cut: Cut| -> Result<u64> {
+            let (mut keys, mut total) = (cut.keys().into_iter(), 0);
+            if let Some(key) = keys.next() {
+                total += self.step_memory(key)?.total();
+                total += if validates { evaluation(key.samples().unwrap_or(1))? } else { 0 };
+            }
+            keys.try_fold(total, |total, key| Ok(total + engine::plan_bytes(&self.device, &self.step_plan(key)?, self.fed())?))
+        };
+        if most >= cut.each && all(Cut { micro: None, ..*cut }).is_ok_and(|need| need <= bytes) {
+            return Ok(None);
+        }
+        let need = |micro: usize| all(Cut { micro: Some(micro), ..*cut });
+        // Some layers take no batch of one.
+        let least = match need(1) {
+            Err(Error::Op { .. }) if most >= SOME => (SOME, need(SOME)?),
+            other => (1, other?),
+        };
+        let found = largest(least, &need, bytes, most);
+        found.map(Some).ok_or_else(|| {
+            let (flat, given) = (self.flat_bytes(), size(bytes));
+            let why = match flat > bytes {
+                true => format!(
+                    "{given}, but weights, gradients and states of the optimizer take {} alone; use a smaller model, freeze parts of it, \
+                    or take an optimizer with fewer states",
+                    size(flat)
+                ),
+                false => format!(
+                    "{given}, but micro-batches of {} take {}; give that much, compute activations again (Tensor::checkpoint), or use a \
+                    smaller model",
+                    least.0,
+                    size(least.1)
+                ),
             };
-            match need(next) {
-                Ok(bytes) if bytes <= budget => {
-                    slope = (bytes.saturating_sub(used)) as f64 / (next - low) as f64;
-                    (low, used) = (next, bytes);
-                }
-                Ok(bytes) => high = Some((next, Some(bytes))),
-                Err(_) => high = Some((next, None)),
-            }
-        }
-        Ok(low)
+            Error::argument("Fit::memory", why)
+        })
+    }
+    fn fed(&self) -> Option<engine::Fed<'_>> {
+        self.held.iter().find_map(Held::fed)
+    }
+    /// Bytes of weights, gradients, those of micro-batches, and states.
+    fn flat_bytes(&self) -> u64 {
+        let layout = self.store.layout();
+        let trained = layout.trained_elements() * (2 + self.update.optimizer.states().len());
+        4 * (layout.elements() + trained) as u64
     }
 }

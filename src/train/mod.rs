@@ -28,18 +28,17 @@ use crate::{
     device::Device,
     engine::{Engine, RING, Ring, Store, Update, check_input},
     error::{Error, Result},
-    gpu::{Collected, Counters},
+    gpu::{Collected, Counters, StepRow},
     graph::{Graph, InputDef, ParamDef, Tensor},
     host::Host,
-    ops::Key,
     optim::Optimizer,
-    plan::{Draft, Memory, Plan},
+    params::Status,
+    plan::{Draft, Loc, Memory, Plan},
     profile::Profile,
-    shape::DType,
+    shape::{DType, Shape},
 };
-use gradients::GIVEN;
 use model::{Kind, Model, Written};
-use plans::Latest;
+use plans::{Batch, Latest};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 use tally::{Kept, Tally};
 
@@ -51,10 +50,10 @@ struct Loaded {
     plan: String,
 }
 
-/// A step whose report has not come yet.
+/// A batch, or a micro-batch, whose report has not come yet.
 #[derive(Clone, Copy)]
 struct Made {
-    step: u64,
+    row: StepRow,
     samples: usize,
     /// Whether its gradients were given, so that it has no loss.
     given: bool,
@@ -69,8 +68,12 @@ pub struct StepReport {
     pub loss: f32,
     /// The share of this batch's labels predicted before the step's update, for a classifier; `None` where none of them counts.
     pub accuracy: Option<f32>,
-    /// Of the batch; for a graph of your own, the first axis of its first input.
+    /// Of the batch, all micro-batches together; for a graph of your own, the first axis of its first input.
     pub samples: usize,
+    /// The norm of all gradients together, before they were clipped: what [`clip_norm`](Optimizer::clip_norm) bounds.
+    pub grad_norm: f32,
+    /// The largest magnitude of a gradient, before they were clipped: what [`clip_value`](Optimizer::clip_value) bounds.
+    pub grad_max: f32,
 }
 
 /// A model in training.
@@ -103,24 +106,36 @@ pub struct Trainer {
     graph_summary: String,
     /// Its memory.
     graph_memory: Option<Memory>,
-    /// Plans of the training graph by batch size; by 0 that of a graph of the user's own.
-    plans: Latest<Loaded>,
+    /// What is computed in a step of that one graph.
+    graph_plan: Option<Plan>,
+    /// Plans of the training graph.
+    plans: Latest<Batch, Loaded>,
     /// Plans of the inference graph by batch size, and what each keeps.
-    inference: Latest<(Compiled, Kept)>,
+    inference: Latest<usize, (Compiled, Kept)>,
     /// Samples of a batch of evaluation, where somebody said so.
     evaluation: Option<usize>,
     small: Option<evaluate::Small>,
     seed: u64,
     step: u64,
     epoch: u64,
+    /// Micro-batches of the next step so far.
+    micro: u32,
+    /// Batches computed so far: the next one's number in the ring.
+    batches: u64,
+    /// Those that are run next, in memory that is used again.
+    rows: Vec<StepRow>,
+    /// Whether those of before fetched their batches.
+    fed: bool,
     /// The plan of the last step, whose inputs still hold its batch.
-    last: Option<usize>,
+    last: Option<Batch>,
     ring: Ring,
     /// What a step leaves there.
     kept: Kept,
-    /// Steps whose loss has not been asked for yet; then those that have not come.
+    /// Batches whose loss has not been asked for yet; then those that have not come.
     unread: Vec<Made>,
     asked: Vec<Made>,
+    /// What the micro-batches of a step add up to, as far as they have come.
+    part: Tally,
     /// Of the latest steps.
     reports: VecDeque<StepReport>,
     /// The loss of the last step that was made.
@@ -150,12 +165,17 @@ impl Trainer {
     }
     /// [`new`](Trainer::new), without blocking.
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
-        let mut trainer = Trainer::empty(device, loss, optimizer.into(), 1, Kept::default()).await?;
-        let plan = device.lower(training_draft(device, &[loss], loss)?, &device.plan_options()).await?;
-        let memory = trainer.memory_of(&plan)?;
-        trainer.graph_summary = trainer.summarise(loss, &plan, &memory);
+        check_loss(loss)?;
+        let (kept, numbers) = Kept::of(loss, None);
+        let mut trainer = Trainer::empty(device, loss, optimizer.into(), numbers.len(), kept).await?;
+        let draft = training_draft(device, &numbers, loss, &trainer.update.groups.statuses)?;
+        let plan = device.lower(draft, &device.plan_options()).await?;
+        let whole = trainer.complete(Batch::Whole(0), plan.clone())?;
+        let memory = trainer.memory_of(&whole)?;
+        trainer.graph_summary = trainer.summarise(loss, &whole, &memory);
         trainer.graph_memory = Some(memory);
-        trainer.load_plan(0, plan).await?;
+        trainer.graph_plan = Some(plan);
+        trainer.load_plan(Batch::Whole(0), whole).await?;
         Ok(trainer)
     }
     /// Trains `model`, a function from a batch `[n, …]` of the samples of `data` to its output, so that
@@ -208,7 +228,7 @@ impl Trainer {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
         let update = Update::new(optimizer, &params)?;
-        let idle = gradients(loss)?.1;
+        let idle = gradients(loss, &update.groups.statuses)?.1;
         if !idle.is_empty() {
             log::warn!("the loss does not depend on {}: training leaves them as they are, but for weight decay", idle.join(", "));
         }
@@ -222,6 +242,7 @@ impl Trainer {
             model: None,
             graph_summary: String::new(),
             graph_memory: None,
+            graph_plan: None,
             plans: Latest::new(PLANS),
             inference: Latest::new(PLANS),
             evaluation: None,
@@ -229,11 +250,16 @@ impl Trainer {
             seed: 0,
             step: 0,
             epoch: 0,
+            micro: 0,
+            batches: 0,
+            rows: Vec::new(),
+            fed: false,
             last: None,
             ring,
             kept,
             unread: Vec::with_capacity(RING),
             asked: Vec::with_capacity(RING),
+            part: Tally::default(),
             reports: VecDeque::new(),
             loss: f32::NAN,
             tally: None,
@@ -314,7 +340,8 @@ impl Trainer {
     }
 
     /// One step on a batch: the graph's inputs in the order of their creation. On a GPU it returns when the work is
-    /// queued; [`loss`](Trainer::loss) waits for it.
+    /// queued; [`loss`](Trainer::loss) waits for it. After [`accumulate`](Trainer::accumulate) the batch is the last micro-batch of the
+    /// step.
     ///
     /// # Errors
     /// Inputs that do not fit the graph, labels that name no class, NaN or infinity in the data, a fault of the device.
@@ -323,16 +350,56 @@ impl Trainer {
     }
     /// [`step`](Trainer::step), without blocking.
     pub async fn step_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        let key = match self.micro {
+            0 => self.take(batch, Batch::Whole).await?,
+            _ => self.take(batch, Batch::Micro).await?,
+        };
+        self.advance(key, false).await
+    }
+    /// Adds a micro-batch to the next step, which [`step`](Trainer::step) completes with another one. The update then has the gradient
+    /// of the mean loss over all samples of all of them, however many each has:
+    ///
+    /// g = Σ nⱼ·gⱼ / Σ nⱼ, or Σ wⱼ·gⱼ / Σ wⱼ for a [weighted mean](crate::losses::weighted_mean) that divides by wⱼ.
+    ///
+    /// A loss that is a sum over samples counts as a mean. Each micro-batch draws dropout masks of its own, and running averages of batch
+    /// norm advance with each, as PyTorch's do. The step's [report](StepReport) is of all of them.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
+    /// let g = Graph::training();
+    /// let w = g.input([2, 1]).linear("line", 1).mse(g.input([2, 1]));
+    /// let mut trainer = Trainer::new(&Device::cpu(), w, Sgd::new(0.1))?;
+    /// let batch = |x: f32| [Host::new([2, 1], vec![x, x + 1.0]), Host::new([2, 1], vec![2.0 * x, 2.0 * x + 2.0])];
+    /// trainer.accumulate(&batch(0.0))?;
+    /// trainer.accumulate(&batch(2.0))?;
+    /// trainer.step(&batch(4.0))?;
+    /// let report = trainer.take_reports()?.remove(0);
+    /// assert_eq!((trainer.steps(), report.samples), (1, 6));
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`step`](Trainer::step); a loss that has means of several kinds, whose parts do not add up.
+    pub fn accumulate(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        pollster::block_on(self.accumulate_async(batch))
+    }
+    /// [`accumulate`](Trainer::accumulate), without blocking.
+    pub async fn accumulate_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        let key = self.take(batch, Batch::Micro).await?;
+        self.advance(key, true).await
+    }
+    /// Checks a batch and puts it into the inputs of its plan.
+    async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> Batch) -> Result<Batch> {
         // What a model is planned for is the size of the batch: that must be true.
         let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
         if let Some((i, x)) = broken {
             let (what, got) = (format!("input {i}"), format!("{} with {}", x.shape, x.content()));
             return Err(Error::Input { what, got, want: "as many values as the shape says, of its type".into() });
         }
-        let key = match self.model {
+        let key = key(match self.model {
             None => 0,
             Some(_) => batch.first().and_then(|x| x.shape.dims().first().copied()).unwrap_or(0),
-        };
+        });
         if let (Some(model), Some(x)) = (&self.model, batch.first())
             && (x.shape.rank() == 0 || x.shape.sample() != model.x)
         {
@@ -355,37 +422,50 @@ impl Trainer {
         for (i, data) in batch.iter().enumerate() {
             loaded.engine.write(i, data)?;
         }
-        self.advance(key).await
+        Ok(key)
     }
     /// One more step on the batch of the last one, which is still on the device: nothing is checked or uploaded.
     ///
     /// # Errors
-    /// No step before this one, a fault of the device.
+    /// No step before this one, or one of several micro-batches; a fault of the device.
     pub fn step_again(&mut self) -> Result<()> {
+        self.no_part("step_again")?;
         match self.last {
-            Some(key) => pollster::block_on(self.advance(key)),
+            Some(Batch::Micro(_)) => {
+                Err(Error::argument("step_again", "the last step was of micro-batches, and the device has only the last of them"))
+            }
+            Some(key) => pollster::block_on(self.advance(key, false)),
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
         }
     }
-    /// Runs the step whose batch has been written.
-    async fn advance(&mut self, key: usize) -> Result<()> {
+    /// An error where micro-batches wait for the step that completes them.
+    fn no_part(&self, what: &str) -> Result<()> {
+        match self.micro {
+            0 => Ok(()),
+            n => Err(Error::argument(what, format!("{n} micro-batches are accumulated, and wait for the step that takes them"))),
+        }
+    }
+    /// Runs the batch that has been written, with an update unless `more` micro-batches follow.
+    async fn advance(&mut self, key: Batch, more: bool) -> Result<()> {
         self.make_room(1).await?;
-        self.advance_by(key, 1, false)
+        self.run(key, false, [(more, 0)])
     }
-    /// Runs so many steps in one submit: one on the batch that has been written, or several, each `fed` with its own. The ring
-    /// must have room for them.
-    fn advance_by(&mut self, key: usize, count: usize, fed: bool) -> Result<()> {
+    /// Runs some batches in one submit, each a step or, where `more` follow, a micro-batch: one that has been written, or several,
+    /// each `fed` with its own samples from that place of the order on. The ring must have room for them.
+    fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
+        self.rows.clear();
+        let (mut step, mut micro) = (self.step, self.micro);
+        for (k, (more, sample)) in (self.batches..).zip(batches) {
+            self.rows.push(StepRow { seed: self.seed, step, micro, more, batch: k, sample });
+            (step, micro) = if more { (step, micro + 1) } else { (step + 1, 0) };
+        }
         let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
-        loaded.engine.steps(Key { seed: self.seed, step: self.step }, count, fed, Some(&self.update))?;
-        self.made(key, count);
+        loaded.engine.run(&self.rows, fed, Some(&self.update))?;
+        let (samples, given) = (loaded.batch, key == Batch::Given);
+        self.unread.extend(self.rows.iter().map(|&row| Made { row, samples, given }));
+        self.batches += self.rows.len() as u64;
+        (self.step, self.micro, self.last, self.fed) = (step, micro, Some(key), fed);
         Ok(())
-    }
-    /// So many steps were made.
-    fn made(&mut self, key: usize, count: usize) {
-        let samples = self.plans.get(key).map_or(0, |loaded| loaded.batch);
-        self.unread.extend((self.step..self.step + count as u64).map(|step| Made { step, samples, given: key == GIVEN }));
-        self.last = Some(key);
-        self.step += count as u64;
     }
     /// Where the time of a step goes: of each kernel by the device's own clock where it has one, of the host beside it, and what
     /// part of the device's [peaks](Device::peaks) that is.
@@ -413,55 +493,94 @@ impl Trainer {
     }
     /// [`profile`](Trainer::profile), without blocking.
     pub async fn profile_async(&mut self, steps: usize) -> Result<Profile> {
+        self.no_part("profile")?;
         let none = || Error::argument("profile", "there was no step before it, so there is no batch to measure");
         let key = self.last.ok_or_else(none)?;
         let peaks = self.device.peaks_async().await?;
         let (mut plain, mut times) = (Vec::new(), Vec::new());
-        let (wait, steps) = (|loaded: &mut Latest<Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
+        // A batch that was fetched is fetched again, if its data is still there.
+        let there = self.plans.get(key).and_then(|loaded| loaded.engine.gpu()).is_some_and(|exec| !exec.fetch().is_empty());
+        let (fed, sample) = (self.fed && there, self.rows.last().map_or(0, |row| row.sample));
+        let (wait, steps) = (|loaded: &mut Latest<Batch, Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
         for _ in 0..steps {
             wait(&mut self.plans)?;
             let start = Instant::now();
-            self.advance(key).await?;
+            self.make_room(1).await?;
+            self.run(key, fed, [(false, sample)])?;
             wait(&mut self.plans)?;
             plain.push(start.elapsed().as_secs_f64());
         }
         let zero = Instant::now();
         for _ in 0..steps {
             self.make_room(1).await?;
+            let row = StepRow { seed: self.seed, step: self.step, batch: self.batches, sample, ..StepRow::default() };
             let loaded = self.plans.get_mut(key).expect("the last step was made on it");
-            times.push(loaded.engine.profile(Key { seed: self.seed, step: self.step }, Some(&self.update), zero).await?);
-            self.made(key, 1);
+            times.push(loaded.engine.profile(&row, fed, Some(&self.update), zero).await?);
+            self.unread.push(Made { row, samples: loaded.batch, given: key == Batch::Given });
+            (self.step, self.batches) = (self.step + 1, self.batches + 1);
         }
-        let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels().to_vec());
+        let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels());
         Ok(Profile::new(&self.device, peaks, kernels, plain, &times))
     }
 
-    /// Makes sure that there is a plan for batches of `batch` samples.
-    async fn plan(&mut self, batch: usize) -> Result<()> {
-        let Some(model) = &self.model else { return Ok(()) };
-        if batch == 0 || self.plans.get(batch).is_some() {
+    /// Makes sure that there is a plan for such a batch, if it has samples.
+    async fn plan(&mut self, key: Batch) -> Result<()> {
+        let none = self.model.is_some() && key.samples() == Some(0);
+        if none || self.plans.get(key).is_some() {
             return Ok(());
         }
-        let (draft, kept) = model.draft(&self.device, batch)?;
+        let plan = self.complete(key, self.computed(key).await?)?;
+        self.load_plan(key, plan).await
+    }
+    /// A plan of what is computed for such a batch, with kernels that were measured.
+    async fn computed(&self, key: Batch) -> Result<Plan> {
+        let options = self.device.plan_options();
+        match (&self.model, key.samples()) {
+            (Some(_), Some(batch)) => self.device.lower(self.draft(batch)?, &options).await,
+            (_, None) => Plan::new(&[Graph::training().scalar(0.0)], &[], &options),
+            (None, _) => Ok(self.graph_plan.clone().expect("a trainer without a model is made of one graph")),
+        }
+    }
+    fn draft(&self, batch: usize) -> Result<Draft> {
+        let (draft, kept) = self.model("step")?.draft(&self.device, batch, &self.update.groups.statuses)?;
         if kept != self.kept {
             let why = format!("for {batch} samples its loss has other terms than for {SOME}; its terms must not depend on the batch size");
             return Err(Error::argument("model", why));
         }
-        let plan = self.device.lower(draft, &self.device.plan_options()).await?;
-        self.load_plan(batch, plan).await
+        Ok(draft)
     }
-    async fn load_plan(&mut self, key: usize, mut plan: Plan) -> Result<()> {
+    /// Adds the update to what is computed.
+    fn complete(&self, key: Batch, mut plan: Plan) -> Result<Plan> {
         plan.bind_params(&self.params)?;
-        let inputs = plan.inputs.clone();
-        let batch = inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1);
-        let text = plan.to_string();
+        let weight = match key {
+            Batch::Micro(_) => Some(match self.kept.weight(&plan.outputs)? {
+                Some(output) => plan.outputs[output].0,
+                None => {
+                    plan.constants.push(Arc::new(Host::new(Shape::SCALAR, vec![samples(&plan) as f32])));
+                    Loc::Constant(plan.constants.len() - 1)
+                }
+            }),
+            _ => None,
+        };
+        self.update.append(&self.device, &mut plan, &self.store.layout(), weight);
+        Ok(plan)
+    }
+    async fn load_plan(&mut self, key: Batch, plan: Plan) -> Result<()> {
+        let (inputs, batch, text) = (plan.inputs.clone(), samples(&plan), plan.to_string());
         // What steps that are queued still use stays with the device until they are done.
         if let Some(old) = self.plans.room(self.last) {
             self.gone = old.engine.gpu().map(|exec| exec.counters()).into_iter().chain([self.gone]).sum();
         }
-        let engine = Engine::new(&self.device, plan, &self.store, Some(&self.update), Some(&self.ring)).await?;
+        let engine = Engine::new(&self.device, plan, &self.store, Some(&self.ring)).await?;
         self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
         Ok(())
+    }
+    /// Lets go of all plans.
+    fn release(&mut self) {
+        let training = self.plans.take().filter_map(|loaded| loaded.engine.gpu().map(|exec| exec.counters())).collect::<Vec<_>>();
+        let inference = self.inference.take().filter_map(|(f, _)| f.counters());
+        self.gone = training.into_iter().chain(inference).chain([self.gone]).sum();
+        self.last = None;
     }
     fn model(&self, what: &str) -> Result<&Model> {
         let why = "this trainer was made of one graph; make it with Trainer::for_data, or use Trainer::compile";
@@ -489,31 +608,31 @@ fn check_loss(loss: Tensor) -> Result<()> {
     g.check()
 }
 
-/// The plan of a step: the outputs (the loss first) and the gradient of every parameter.
-#[track_caller]
-fn training_plan(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Plan> {
-    Ok(training_draft(device, outputs, loss)?.lower(&device.plan_options()))
+/// The samples of a batch: the first axis of the first input.
+fn samples(plan: &Plan) -> usize {
+    plan.inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1)
 }
 
-/// The first half of it.
+/// What a step computes: the outputs (the loss first) and the gradients, before kernels are chosen.
 #[track_caller]
-fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor) -> Result<Draft> {
-    Draft::new(outputs, &gradients(loss)?.0, &device.plan_options())
+fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor, statuses: &[Status]) -> Result<Draft> {
+    Draft::new(outputs, &gradients(loss, statuses)?.0, &device.plan_options())
 }
 
-/// What a step leaves in the place of each parameter's gradient, and the names of the parameters that the loss does not depend on.
+/// What a step computes for each parameter, and the names of the trained parameters that the loss does not depend on.
 #[track_caller]
-fn gradients(loss: Tensor<'_>) -> Result<(Vec<Tensor<'_>>, Vec<String>)> {
+fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Tensor<'g>>>, Vec<String>)> {
     check_loss(loss)?;
     let g = loss.graph();
-    let grads = g.param_grads(loss);
+    let grads = g.param_grads(loss, |i| statuses[i] == Status::Frozen);
     g.check()?;
-    let (trained, idle): (Vec<bool>, Vec<String>) = {
+    let trained = statuses.iter().filter(|status| matches!(status, Status::Trained { .. })).count();
+    let idle: Vec<String> = {
         let g = g.inner.borrow();
-        let idle = g.params.iter().zip(&grads).filter(|(p, grad)| p.trained && g.nodes[grad.id].is_zeros()).map(|(p, _)| p.name.clone());
-        (g.params.iter().map(|p| p.trained).collect(), idle.collect())
+        let is_idle = |grad: &Option<Tensor>| grad.is_some_and(|grad| g.nodes[grad.id].is_zeros());
+        g.params.iter().zip(&grads).filter(|(p, grad)| p.trained && is_idle(grad)).map(|(p, _)| p.name.clone()).collect()
     };
-    if trained.iter().filter(|trained| **trained).count() == idle.len() && !idle.is_empty() {
+    if trained == idle.len() && trained > 0 {
         let why = format!(
             "it depends on no parameter ({}), so that there is nothing to train; compute it from the model's output",
             idle.join(", ")

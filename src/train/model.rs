@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     graph::{Graph, Tensor},
     losses::weighted_mean,
+    params::Status,
     plan::Draft,
     shape::Shape,
 };
@@ -146,10 +147,10 @@ impl Model {
         Ok(Written { output, loss, numbers, kept })
     }
     /// A step on `batch` samples, before its kernels are chosen, and what it keeps.
-    pub fn draft(&self, device: &Device, batch: usize) -> Result<(Draft, Kept)> {
+    pub fn draft(&self, device: &Device, batch: usize, statuses: &[Status]) -> Result<(Draft, Kept)> {
         let g = Graph::training();
         let written = self.write(&g, batch)?;
-        Ok((training_draft(device, &written.numbers, written.loss)?, written.kept))
+        Ok((training_draft(device, &written.numbers, written.loss, statuses)?, written.kept))
     }
     /// Output, and what is kept, of an inference on `batch` samples.
     pub fn inference(&self, device: &Device, batch: usize) -> Result<(Draft, Kept)> {

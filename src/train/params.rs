@@ -71,7 +71,7 @@ impl<'a> Params<'a> {
         for (name, value) in values {
             let i = self.index(name)?;
             fits(&self.trainer.params[i], value)?;
-            flat[ranges[i].piece][ranges[i].start..][..ranges[i].len].copy_from_slice(value.f());
+            flat[ranges[i].piece][ranges[i].of()].copy_from_slice(value.f());
         }
         store.write_params(flat)?;
         store.mark_trained();
@@ -114,8 +114,7 @@ fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
 
 /// Each parameter's part of a flat buffer.
 pub(super) fn split(params: &[ParamDef], ranges: &[crate::params::Range], flat: &[Vec<f32>]) -> Vec<(String, Host<f32>)> {
-    let part =
-        |(p, r): (&ParamDef, &crate::params::Range)| (p.name.clone(), Host::new(p.shape, flat[r.piece][r.start..r.start + r.len].to_vec()));
+    let part = |(p, r): (&ParamDef, &crate::params::Range)| (p.name.clone(), Host::new(p.shape, flat[r.piece][r.of()].to_vec()));
     params.iter().zip(ranges).map(part).collect()
 }
 

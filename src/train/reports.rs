@@ -1,9 +1,11 @@
 //! What steps report: their losses and metrics, read from the device without stopping it.
 
-use super::{Made, StepReport, Trainer};
+use super::{Made, StepReport, Tally, Trainer};
 use crate::{
     engine::{Kept, RING},
     error::Result,
+    gpu::StepRow,
+    optim::Guard,
 };
 use std::mem;
 
@@ -44,7 +46,7 @@ impl Trainer {
     pub(super) async fn collect(&mut self) -> Result<()> {
         loop {
             if let Some(kept) = self.ring.wait().await? {
-                self.absorb(kept)?;
+                self.absorb(kept).await?;
             }
             if self.unread.is_empty() {
                 return Ok(());
@@ -53,16 +55,16 @@ impl Trainer {
         }
     }
     /// Takes in what has come since, and asks for the rest, for a later look. Never waits.
-    pub(super) fn glance(&mut self) -> Result<()> {
+    pub(super) async fn glance(&mut self) -> Result<()> {
         if let Some(kept) = self.ring.take()? {
-            self.absorb(kept)?;
+            self.absorb(kept).await?;
         }
         match self.asked.is_empty() && !self.unread.is_empty() {
             true => self.ask(),
             false => Ok(()),
         }
     }
-    /// Before `count` more steps: half of the ring is asked for while they write the other half. What was asked for before that
+    /// Before `count` more batches: half of the ring is asked for while they write the other half. What was asked for before that
     /// has long come, because fewer steps than half a ring are ever under way.
     pub(super) async fn make_room(&mut self, count: usize) -> Result<()> {
         if self.unread.len() + count <= RING / 2 {
@@ -72,12 +74,14 @@ impl Trainer {
             None => self.ring.wait().await?,
             came => came,
         };
-        came.map_or(Ok(()), |kept| self.absorb(kept))?;
+        if let Some(kept) = came {
+            self.absorb(kept).await?;
+        }
         if self.unread.is_empty() { Ok(()) } else { self.ask() }
     }
     /// Asks for what has not been asked for.
     fn ask(&mut self) -> Result<()> {
-        self.ring.ask(self.unread[0].step, self.unread.len())?;
+        self.ring.ask(self.unread[0].row.batch, self.unread.len())?;
         mem::swap(&mut self.unread, &mut self.asked);
         Ok(())
     }
@@ -87,32 +91,62 @@ impl Trainer {
         self.unread.clear();
         self.asked.clear();
         self.reports.clear();
+        (self.micro, self.part) = (0, Tally::default());
         self.loss = f32::NAN;
         Ok(())
     }
 
     /// Makes reports of what came.
-    fn absorb(&mut self, kept: Kept) -> Result<()> {
+    async fn absorb(&mut self, kept: Kept) -> Result<()> {
         let bad = (kept.guard.halt != 0).then(|| u64::from(kept.guard.halt) - 1);
-        let finite = |step: u64| bad.is_none_or(|bad| step < bad);
-        for (&Made { step, samples, given }, row) in self.asked.iter().zip(&kept.rows).filter(|(made, _)| finite(made.step)) {
-            let (loss, accuracy) = if given { (f32::NAN, None) } else { (row[0], self.kept.accuracy(row)) };
+        let labels = self.model.as_ref().map_or(0, |model| model.labels());
+        for (&Made { row: StepRow { step, micro, more, .. }, samples, given }, row) in self.asked.iter().zip(&kept.rows) {
+            if bad.is_some_and(|bad| step > bad) {
+                break;
+            }
+            let (row, norms) = row.split_at(row.len() - 2);
+            if micro == 0 {
+                self.part = Tally::default();
+            }
+            if !given {
+                self.part.add(&self.kept, row, samples, labels);
+            }
+            if more {
+                continue;
+            }
+            let (loss, accuracy) = match micro {
+                _ if given => (f32::NAN, None),
+                0 => (row[0], self.kept.accuracy(row)),
+                _ => (self.part.loss() as f32, self.part.accuracy().map(|share| share as f32)),
+            };
+            if bad == Some(step) {
+                self.part = Tally::default();
+                self.asked.clear();
+                return self.diverged(kept.guard, step, loss).await;
+            }
             self.loss = loss;
-            self.reports.push_back(StepReport { step, loss, accuracy, samples });
+            let (samples, [grad_norm, grad_max]) = (samples.max(self.part.samples() as usize), [norms[0], norms[1]]);
+            self.reports.push_back(StepReport { step, loss, accuracy, samples, grad_norm, grad_max });
             if let (Some((tally, losses)), false) = (&mut self.tally, given) {
-                let labels = self.model.as_ref().map_or(0, |model| model.labels());
-                tally.add(&self.kept, row, samples, labels);
+                tally.join(&self.part);
                 losses.push(loss);
             }
         }
         self.reports.drain(..self.reports.len().saturating_sub(REPORTS));
         self.asked.clear();
-        let Some(bad) = bad else { return Ok(()) };
-        // Steps after it changed nothing: as if they had not been made.
+        match bad {
+            // Its micro-batches had come before, or come later.
+            Some(bad) => self.diverged(kept.guard, bad, f32::NAN).await,
+            None => Ok(()),
+        }
+    }
+    /// Steps from this one on changed nothing: as if they had not been made.
+    async fn diverged(&mut self, guard: Guard, step: u64, loss: f32) -> Result<()> {
+        self.reports.drain(..self.reports.len().saturating_sub(REPORTS));
         self.unread.clear();
-        self.step = bad;
-        self.store.write_guard(Default::default())?;
-        let loss = bad.checked_sub(kept.first).and_then(|i| kept.rows.get(i as usize)).map_or(f32::NAN, |row| row[0]);
-        kept.guard.error(loss, &self.update.optimizer).map_or(Ok(()), Err)
+        (self.step, self.micro) = (step, 0);
+        let culprit = self.store.culprit().await?.map(|i| self.params[i].name.clone());
+        self.store.write_guard(Guard::default())?;
+        guard.error(loss, culprit, &self.update.optimizer).map_or(Ok(()), Err)
     }
 }

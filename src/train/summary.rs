@@ -1,6 +1,6 @@
 //! A model's layers, sizes and costs as a table.
 
-use super::{Trainer, training_plan};
+use super::{Trainer, plans::Batch};
 use crate::{
     error::Result,
     graph::{Graph, Kind, Tensor},
@@ -28,7 +28,7 @@ impl Trainer {
         let Some(model) = &self.model else { return Ok(self.graph_summary.clone()) };
         let g = Graph::training();
         let loss = model.write(&g, batch.max(1))?.loss;
-        let plan = training_plan(&self.device, &[loss], loss)?;
+        let plan = self.step_plan(Batch::Whole(batch.max(1)))?;
         Ok(self.summarise(loss, &plan, &self.memory(batch.max(1))?))
     }
     pub(super) fn summarise(&self, loss: Tensor, step: &Plan, memory: &Memory) -> String {
@@ -44,10 +44,13 @@ impl Trainer {
         text += &format!("memory: {} ({})\n", size(memory.total()), kinds.join(", "));
         text
     }
-    /// The plan of a step at the batch size last trained with, a line for each dispatch; empty before the first step.
+    /// The plan of a step at the batch size last trained with, a line for each kernel, with what fetches a batch from data on the device
+    /// first and the update last; empty before the first step.
     pub fn plan_text(&self) -> String {
-        let last = self.last.or_else(|| self.plans.iter().map(|(key, _)| key).max());
-        last.and_then(|key| self.plans.get(key)).map_or(String::new(), |p| p.plan.clone())
+        let last = self.last.or_else(|| self.plans.iter().map(|(key, _)| key).last());
+        let Some(loaded) = last.and_then(|key| self.plans.get(key)) else { return String::new() };
+        let fetch = loaded.engine.gpu().map_or(&[][..], |exec| exec.fetch());
+        fetch.iter().map(|step| format!("{step}\n")).chain([loaded.plan.clone()]).collect()
     }
 }
 

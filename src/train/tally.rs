@@ -5,8 +5,11 @@
 //! own, and the rest is one mean over samples.
 
 use crate::{
+    error::{Error, Result},
     graph::{Graph, Kind, Tensor},
     ops::map::{Fun, Inst},
+    plan::Loc,
+    shape::Shape,
 };
 use std::collections::BTreeMap;
 
@@ -17,6 +20,8 @@ pub(super) struct Kept {
     accuracy: Option<(usize, Option<usize>)>,
     /// The weighted means in the loss.
     terms: Vec<Term>,
+    /// Whether there is more to the loss than those, that depends on the batch.
+    rest: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,11 +44,27 @@ impl Kept {
             outputs.len() - 1
         };
         kept.accuracy = accuracy.map(|(share, counted)| (leave(share), counted.map(&mut leave)));
-        for (tensor, factor, weight) in weighted_means(loss) {
+        let (means, rest) = weighted_means(loss);
+        kept.rest = rest;
+        for (tensor, factor, weight) in means {
             let value = if tensor.is(loss) { 0 } else { leave(tensor) };
             kept.terms.push(Term { factor, value, weight: leave(weight) });
         }
         (kept, outputs)
+    }
+    /// Which output of a micro-batch is what it weighs among others; `None` where that is the number of its samples. `places` are
+    /// those of the outputs, where equal ones are one.
+    ///
+    /// # Errors
+    /// A loss that is no one mean over the batch, so that gradients of parts of it do not add up to the gradient of the whole.
+    pub fn weight(&self, places: &[(Loc, Shape)]) -> Result<Option<usize>> {
+        let Some(first) = self.terms.first() else { return Ok(None) };
+        if self.rest || self.terms.iter().any(|term| places[term.weight].0 != places[first.weight].0) {
+            let why = "the loss has means of several kinds, by samples and by weights or by different weights, and the gradients of \
+                micro-batches do not add up to its gradient; train on whole batches, or on one of its terms";
+            return Err(Error::argument("accumulate", why));
+        }
+        Ok(Some(first.weight))
     }
     /// The accuracy in what a step left, unless no label counted.
     pub fn accuracy(&self, row: &[f32]) -> Option<f32> {
@@ -91,6 +112,19 @@ impl Tally {
             sums[1] += count;
         }
     }
+    /// Adds those of another.
+    pub fn join(&mut self, other: &Tally) {
+        self.samples += other.samples;
+        self.plain += other.plain;
+        self.terms.resize(other.terms.len(), [0.0; 3]);
+        for (sum, [factor, mean, weight]) in self.terms.iter_mut().zip(&other.terms) {
+            *sum = [*factor, sum[1] + mean, sum[2] + weight];
+        }
+        if let Some([right, count]) = other.labels {
+            let sums = self.labels.get_or_insert([0.0; 2]);
+            *sums = [sums[0] + right, sums[1] + count];
+        }
+    }
     /// The loss of all of them; NaN of nothing. A weighted mean without any weight is 0.
     pub fn loss(&self) -> f64 {
         let terms = self.terms.iter().map(|&[factor, sum, weight]| if weight == 0.0 { 0.0 } else { factor * sum / weight });
@@ -105,13 +139,15 @@ impl Tally {
     }
 }
 
-/// The weighted means that a loss is made of, each with its factor and the tensor that it divides by.
-fn weighted_means(loss: Tensor) -> Vec<(Tensor, f64, Tensor)> {
+/// The weighted means that a loss is made of, each with its factor and the tensor that it divides by, and whether there is more to it
+/// that depends on the batch.
+fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     let graph = loss.graph();
-    let mut found = Vec::new();
+    let (mut found, mut rest) = (Vec::new(), false);
     if loss.is_dead() {
-        return found;
+        return (found, rest);
     }
+    let varies = varies(graph, loss.id);
     let forms = forms(graph, loss.id);
     // The factor of each node that is a term, or that terms are to be found in: from the loss back, since a node comes after its inputs.
     let mut factors = BTreeMap::from([(loss.id, 1.0)]);
@@ -121,9 +157,20 @@ fn weighted_means(loss: Tensor) -> Vec<(Tensor, f64, Tensor)> {
             found.push((tensor, factor, weight));
         } else if let Form::Sum(terms) = &forms[id] {
             terms.iter().for_each(|(&input, k)| *factors.entry(input).or_insert(0.0) += factor * k);
+            rest |= terms.is_empty() && varies[id];
         }
     }
-    found
+    (found, rest)
+}
+
+/// Which nodes up to `last` are not the same for every batch.
+fn varies(graph: &Graph, last: usize) -> Vec<bool> {
+    let nodes = &graph.inner.borrow().nodes[..=last];
+    let mut varies: Vec<bool> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        varies.push(matches!(node.kind, Kind::Input(_)) || node.inputs.iter().any(|&i| varies[i]));
+    }
+    varies
 }
 
 /// What a node is as a linear function of its inputs.

@@ -448,7 +448,8 @@ fn other_options(device: &Device) -> Check {
         // A lower rate is how people go on.
         (silent, sgd.into(), Sgd::new(0.01).momentum(0.9).into()),
         (silent, sgd.into(), sgd.schedule(Schedule::cosine(100))),
-        (silent, sgd.into(), sgd.group(|name| name.starts_with("fc"), GroupOptions { lr_scale: 0.0, weight_decay: None })),
+        // A frozen parameter has no state.
+        ("error: `optimizer.momentum.fc.bias` is in it, which has no place in this trainer", sgd.into(), sgd.freeze(["fc.bias"])),
         ("momentum was 0.9 and is 0.5 now", sgd.into(), sgd.momentum(0.5).into()),
         ("dampening was 0.0 and is 0.1 now", sgd.into(), sgd.dampening(0.1).into()),
         ("nesterov was false and is true now", sgd.into(), sgd.nesterov(true).into()),

@@ -2,18 +2,18 @@
 
 use super::*;
 use crate::{
-    gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, StepRow, Store, UpdatePass, shader::assemble},
+    gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, StepRow, Store, shader::assemble},
     graph::InputDef,
     host::Host,
     kernel::{Caps, Kernel},
-    params::{ALIGN, Layout},
+    params::{ALIGN, Layout, Status},
     plan::{Loc, Plan},
 };
 use pollster::block_on;
 use std::sync::Arc;
 
 /// A software adapter will do; where there is none at all, that is said, and fails in CI.
-fn open(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
+pub(super) fn open(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
     let mut limits = wgpu::Limits::default();
     change(&mut limits);
     let options = GpuOptions { software: true, checked: true, limits: Some(limits), choice: Choice::Expected, ..GpuOptions::default() };
@@ -29,43 +29,41 @@ fn open(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
 }
 
 /// A model on the device that is nothing but parameters; its loss and its gradients are fed from outside.
-struct OnGpu {
-    store: Arc<Store>,
-    exec: Exec,
+pub(super) struct OnGpu {
+    pub store: Arc<Store>,
+    pub exec: Exec,
 }
 
 impl OnGpu {
-    fn new(gpu: &Arc<Gpu>, o: &Optimizer, layout: &Layout, weights: &[Vec<f32>]) -> OnGpu {
-        let pass = |(piece, kernel)| UpdatePass { kernel, piece };
-        let mut updates: Vec<UpdatePass> = o.guard_kernels(layout, gpu.caps()).into_iter().map(pass).collect();
-        updates.extend((0..layout.pieces.len()).map(|i| pass((i, o.trial_kernel(&layout.ends[i], gpu.caps())))));
-        updates.extend((0..layout.pieces.len()).map(|i| pass((i, o.update_kernel(&layout.ends[i], gpu.caps())))));
-        let loss = Shape::SCALAR;
-        let plan = Plan { inputs: vec![InputDef { shape: loss, classes: None }], outputs: vec![(Loc::Input(0), loss)], ..Plan::default() };
-        let store = Arc::new(block_on(Store::new(gpu, layout.clone(), o.states().len())).expect("a small model"));
+    pub fn new(gpu: &Arc<Gpu>, o: &Optimizer, groups: &Groups, layout: &Layout, weights: &[Vec<f32>]) -> OnGpu {
+        let (loss, count) = (Shape::SCALAR, groups.settings.len());
+        let inputs = vec![InputDef { shape: loss, classes: None }];
+        let mut plan = Plan { inputs, outputs: vec![(Loc::Input(0), loss)], ..Plan::default() };
+        plan.append(o.steps(layout, count, false, Loc::Input(0), None, Some(gpu.caps())), count);
+        let store = Arc::new(block_on(Store::new(gpu, layout.clone(), o.states().len(), count)).expect("a small model"));
         store.write_params(weights).expect("weights fit");
         for (k, state) in o.states().iter().enumerate() {
-            let start: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| vec![state.start; n]).collect();
+            let start: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
             store.write_state(k, &start).expect("states fit");
         }
-        let options = ExecOptions { updates: &updates, guards: true, ..ExecOptions::default() };
-        let exec = block_on(Exec::new(gpu, &plan, &store, options)).expect("kernels compile");
+        let exec =
+            block_on(Exec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).expect("kernels compile");
         exec.fill_slots(NAN).expect("the device is there");
         store.write_guard(bytemuck::cast_slice(&[Guard::default()])).expect("the guard fits");
         OnGpu { store, exec }
     }
     /// Step `t` (from 1).
-    fn step(&mut self, o: &Optimizer, groups: &Groups, t: u64, loss: f32, grads: &[Vec<f32>]) {
+    pub fn step(&mut self, o: &Optimizer, groups: &Groups, t: u64, loss: f32, grads: &[Vec<f32>]) {
         self.store.write_grads(grads).expect("gradients fit");
         self.exec.write(0, &Host::new(Shape::SCALAR, vec![loss])).expect("a loss fits");
-        let row = StepRow { seed: 0, step: t - 1, hyper: o.hyper_rows(t, &groups.settings) };
-        self.exec.submit(&row).expect("the device is there");
+        let row = StepRow { step: t - 1, ..StepRow::default() };
+        self.exec.submit_steps(&[row], &hyper(o, t, &groups.settings), false).expect("the device is there");
         assert_eq!(block_on(self.exec.fences_intact(NAN)).expect("guarded"), Vec::<String>::new());
     }
-    fn weights(&self) -> Vec<Vec<f32>> {
+    pub fn weights(&self) -> Vec<Vec<f32>> {
         block_on(self.store.read_params()).expect("the device is there")
     }
-    fn guard(&self) -> Guard {
+    pub fn guard(&self) -> Guard {
         let words = block_on(self.store.read_guard()).expect("the device is there");
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4]))
     }
@@ -79,9 +77,9 @@ fn rules_follow_pytorch_on_the_gpu() {
     let Some(gpu) = open(|_| ()) else { return };
     for course in courses() {
         let (o, n) = (&course.optimizer, course.start.len());
-        let layout = Layout::new(&[vector("w", n)], &course.groups.of, 1, 1 << 20, 1 << 20).expect("it fits");
+        let layout = Layout::new(&[vector("w", n)], &course.groups.statuses, 1 << 20, 1 << 20).expect("it fits");
         let padded = |x: &[f64]| vec![[to_f32(x), vec![0.0; ALIGN - n]].concat()];
-        let mut device = OnGpu::new(&gpu, o, &layout, &padded(&course.start));
+        let mut device = OnGpu::new(&gpu, o, &course.groups, &layout, &padded(&course.start));
         let worst = course.follow(f64::from(f32::EPSILON), TERMS, |t, g, w| {
             device.step(o, &course.groups, t, 1.0, &padded(g));
             copy_back(&device.weights()[0][..n], w);
@@ -92,9 +90,9 @@ fn rules_follow_pytorch_on_the_gpu() {
 }
 
 /// Bytes of a binding, so that pieces are split and the guard's chunks (of 128) do not divide them.
-const BINDING: u64 = 32 << 10;
+pub(super) const BINDING: u64 = 32 << 10;
 
-/// Three groups, and what is frozen, in three pieces. The first is larger than a binding, and its second group begins past the first
+/// Three groups in three pieces, and what is frozen in another. The first is larger than a binding, and its second group begins past the first
 /// binding.
 fn split_model(o: &Optimizer) -> (Groups, Layout) {
     let matrix = |name: &str, n: usize| ParamDef { decay: true, ..vector(name, n) };
@@ -109,13 +107,12 @@ fn split_model(o: &Optimizer) -> (Groups, Layout) {
     let o = o.clone().group(|name| name.starts_with("c."), GroupOptions { lr_scale: 0.5, weight_decay: Some(0.3) });
     let o = o.group(|name| name == "b.bias", GroupOptions { lr_scale: 0.0, weight_decay: None });
     let groups = o.groups(&params).expect("four groups");
-    let layout = Layout::new(&params, &groups.of, groups.settings.len(), 11_000, 1 << 20).expect("it fits");
+    let layout = Layout::new(&params, &groups.statuses, 11_000, 1 << 20).expect("it fits");
     (groups, layout)
 }
 
-/// The gradients that count.
-fn live<'a>(layout: &Layout, grads: &'a [Vec<f32>]) -> Vec<&'a [f32]> {
-    grads.iter().enumerate().map(|(piece, g)| &g[..layout.live(piece)]).collect()
+pub(super) fn slices(grads: &[Vec<f32>]) -> Vec<&[f32]> {
+    grads.iter().map(Vec::as_slice).collect()
 }
 
 #[test]
@@ -125,33 +122,35 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
         let o = o.clip_norm(50.0);
         let (groups, layout) = split_model(&o);
         // A rule without weight decay has the same settings for both kinds of parameters.
-        assert!(groups.settings.len() >= 2 && layout.pieces.len() == 3, "{groups:?} {layout:?}");
+        assert!(groups.settings.len() >= 2 && (layout.trained, layout.pieces.len()) == (3, 4), "{groups:?} {layout:?}");
         assert!(layout.pieces[0] % 128 != 0 && layout.pieces[0] as u64 * 4 > BINDING, "{layout:?}");
         let flat = |seed: u64| -> Vec<Vec<f32>> { layout.pieces.iter().enumerate().map(|(i, &n)| noise(seed + i as u64, n)).collect() };
         // A weight whose decay takes all of its gradient off has few digits left: these start with none.
         let start = flat(2);
-        let mut device = OnGpu::new(&gpu, &o, &layout, &start);
-        assert!(device.exec.dispatches() > 4 * layout.pieces.len(), "the two passes of the guard, the trial, the update: some are split");
+        let mut device = OnGpu::new(&gpu, &o, &groups, &layout, &start);
+        assert!(device.exec.dispatches() > 4 * layout.trained, "the two passes of the guard, the trial, the update: some are split");
         let mut weights: Vec<Vec<f64>> = start.iter().map(|w| w.iter().map(|&x| f64::from(x)).collect()).collect();
         let mut all_states: Vec<Vec<Vec<f64>>> = layout.pieces.iter().map(|&n| states(&o, n)).collect();
         let mut rounded: Vec<Vec<f64>> = layout.pieces.iter().map(|&n| vec![0.0; n]).collect();
         let mut guard = Guard::default();
         for t in 1..=3 {
-            let grads = flat(100 * t);
+            let mut grads = flat(100 * t);
+            grads.truncate(layout.trained);
             device.step(&o, &groups, t, 1.0, &grads);
-            guard.check(t - 1, 1.0, &live(&layout, &grads), o.clip());
+            guard.check(t - 1, 1.0, &slices(&grads), o.clip());
             assert!(guard.factor < 1.0, "the clip is at work: {guard:?}");
             let got = device.guard();
             // A fixed tree over 22,000 squares: at most 20 additions deep.
             assert!((got.norm / guard.norm - 1.0).abs() < 32.0 * f32::EPSILON, "{got:?} {guard:?}");
             assert!((got.factor / guard.factor - 1.0).abs() < 40.0 * f32::EPSILON, "{got:?} {guard:?}");
-            let (hyper, got) = (o.hyper(t, &groups.settings), device.weights());
-            for piece in 0..layout.pieces.len() {
+            assert_eq!(got.largest, guard.largest);
+            let (hyper, got) = (hyper(&o, t, &groups.settings), device.weights());
+            for piece in 0..layout.trained {
                 let w = &mut weights[piece];
                 let before = w.clone();
                 let g: Vec<f64> = grads[piece].iter().map(|&x| f64::from(x)).collect();
                 let mut states: Vec<&mut [f64]> = all_states[piece].iter_mut().map(|s| &mut s[..]).collect();
-                o.update_f64(&hyper, &layout.ends[piece], f64::from(guard.factor), w, &g, &mut states);
+                o.update_f64(&hyper, &layout.runs(piece), f64::from(guard.factor), w, &g, &mut states);
                 for i in 0..w.len() {
                     // The clip factor differs by up to 40 roundings, and may count twice (a ratio of averages).
                     rounded[piece][i] += w[i].abs() + (TERMS + 80.0) * (w[i] - before[i]).abs();
@@ -161,7 +160,7 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
             }
         }
         let frozen = layout.ranges[3];
-        assert_eq!(device.weights()[frozen.piece][frozen.start..][..frozen.len], start[frozen.piece][frozen.start..][..frozen.len]);
+        assert_eq!((frozen.status, &device.weights()[frozen.piece]), (Status::Frozen, &start[frozen.piece]));
     }
 }
 
@@ -169,12 +168,11 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
 fn the_guard_stops_the_first_step_that_is_not_finite() {
     let o = Optimizer::from(Sgd::new(0.5)).clip_norm(1e9);
     let (groups, layout) = split_model(&o);
-    let good: Vec<Vec<f32>> = layout.pieces.iter().enumerate().map(|(i, &n)| noise(i as u64 + 7, n)).collect();
+    let good: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().enumerate().map(|(i, &n)| noise(i as u64 + 7, n)).collect();
     let gpu = open(|limits| limits.max_storage_buffer_binding_size = BINDING);
     // The loss, an element of the gradient to spoil, and the cause that both sides must name.
-    let last = (0..layout.pieces.len()).map(|piece| layout.live(piece) - 1).collect::<Vec<_>>();
-    let (frozen, frozen_end) = (layout.ranges[3].start, layout.pieces[2] - 1);
-    assert_eq!((layout.ranges[3].piece, frozen), (2, last[2] + 1));
+    let last = layout.pieces.iter().map(|n| n - 1).collect::<Vec<_>>();
+    let weights: Vec<Vec<f32>> = layout.pieces.iter().enumerate().map(|(i, &n)| noise(i as u64 + 70, n)).collect();
     let cases = [
         (1.0, None, 0),
         (f32::MAX, None, 0),
@@ -185,9 +183,6 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
         (1.0, Some((1, last[1], f32::NAN)), 2),
         (1.0, Some((2, last[2], f32::from_bits(0xffc0_0001))), 2),
         (1.0, Some((2, 3, 1e15)), 0),
-        // What is frozen is not looked at.
-        (1.0, Some((2, frozen, f32::INFINITY)), 0),
-        (1.0, Some((2, frozen_end, f32::NAN)), 0),
     ];
     for (loss, spoil, cause) in cases {
         let mut bad = good.clone();
@@ -195,7 +190,7 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
             bad[piece][i] = x;
         }
         let check = |guard: &mut Guard, step, loss, grads: &[Vec<f32>]| {
-            guard.check(step, loss, &live(&layout, grads), o.clip());
+            guard.check(step, loss, &slices(grads), o.clip());
         };
         let mut guard = Guard::default();
         check(&mut guard, 0, 1.0, &good);
@@ -205,14 +200,14 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
         assert_eq!((guard.cause, guard.halt), (cause, if cause == 0 { 0 } else { 2 }), "loss {loss}, {spoil:?}");
         check(&mut guard, 2, 1.0, &good);
         if cause == 0 {
-            assert!(guard.error(loss, &o).is_none());
+            assert!(guard.error(loss, None, &o).is_none());
         } else {
-            assert_eq!(guard, after, "the first bad step stays on record");
-            let text = guard.error(loss, &o).expect("a bad step").to_string();
+            assert_eq!(guard, Guard { trial: 0, ..after }, "the first bad step stays on record");
+            let text = guard.error(loss, None, &o).expect("a bad step").to_string();
             assert!(text.starts_with(&format!("step 1: the {} is not finite", ["", "loss", "gradient"][cause as usize])), "{text}");
         }
         let Some(gpu) = &gpu else { continue };
-        let mut device = OnGpu::new(gpu, &o, &layout, &good);
+        let mut device = OnGpu::new(gpu, &o, &groups, &layout, &weights);
         device.step(&o, &groups, 1, 1.0, &good);
         let before = device.weights();
         device.step(&o, &groups, 2, loss, &bad);
@@ -221,10 +216,16 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
         assert!((got.norm / after.norm - 1.0).abs() < 32.0 * f32::EPSILON, "{got:?} {after:?}");
         assert!((got.factor / after.factor - 1.0).abs() < 40.0 * f32::EPSILON, "{got:?} {after:?}");
         assert_eq!(now == before, cause != 0, "a bad step changes nothing, a good one does: loss {loss}, {spoil:?}");
+        // The parameter that lies where the gradient was spoiled, in the order of the graph.
+        let at =
+            |&(piece, i, _): &(usize, usize, f32)| layout.segments(piece).filter(|(_, r)| r.start <= i).last().map(|(number, _)| number);
+        let spoilt = spoil.as_ref().filter(|_| cause != 0).and_then(at);
+        assert_eq!(block_on(device.store.culprit()).expect("the device is there"), spoilt, "loss {loss}, {spoil:?}");
         device.step(&o, &groups, 3, 1.0, &good);
+        assert_eq!(block_on(device.store.culprit()).expect("the device is there"), spoilt, "later steps change nothing");
         assert_eq!(device.weights() == now, cause != 0, "and nothing moves after it: loss {loss}, {spoil:?}");
         if cause != 0 {
-            assert_eq!(device.guard(), got, "the first bad step stays on record");
+            assert_eq!(device.guard(), Guard { trial: 0, ..got }, "the first bad step stays on record");
         }
     }
 }
@@ -233,12 +234,13 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
 fn kernels() -> Vec<Kernel> {
     let caps = Caps { max_invocations: 100, max_binding_bytes: BINDING, ..Caps::default() };
     let of = |o: Optimizer| {
-        let (_, layout) = split_model(&o);
-        let guards: Vec<Kernel> = o.guard_kernels(&layout, &caps).into_iter().map(|(_, kernel)| kernel).collect();
-        let updates = |ends: &Vec<usize>| [o.trial_kernel(ends, &Caps::default()), o.update_kernel(ends, &Caps::default())];
-        [guards, layout.ends.iter().flat_map(updates).collect()].concat()
+        let (groups, mut layout) = split_model(&o);
+        // As if the last piece were state.
+        layout.state = 1;
+        let steps = |micro| o.steps(&layout, groups.settings.len(), true, Loc::Slot(0), micro, Some(&caps));
+        [steps(None), steps(Some(Loc::Slot(1)))].concat().into_iter().filter_map(|step| step.kernel).collect::<Vec<_>>()
     };
-    all().into_iter().flat_map(of).collect()
+    all().into_iter().chain(trust::all()).flat_map(of).collect()
 }
 
 #[test]
@@ -255,7 +257,10 @@ fn every_shader_is_valid() {
             names.insert((kernel.name, pass.entry));
         }
     }
-    let want = ["AdamW", "Adam", "Adagrad", "RmsProp", "Sgd"].into_iter().flat_map(|n| ["trial", "apply"].map(|entry| (n, entry)));
-    let guards = ["squares", "check"].map(|entry| ("guard", entry));
-    assert_eq!(names, want.chain(guards).collect());
+    let want = ["AdamW", "Adam", "Adagrad", "RmsProp", "Sgd", "Lamb", "Lars"]
+        .into_iter()
+        .flat_map(|n| ["trial", "update"].map(|entry| (n, entry)));
+    let rest = [("guard", "squares"), ("guard", "check"), ("accumulate", "weigh"), ("accumulate", "accumulate"), ("assign", "trial")];
+    let more = [("assign", "assign"), ("norms", "add_up"), ("norms", "ratios")];
+    assert_eq!(names, want.chain(rest).chain(more).collect());
 }

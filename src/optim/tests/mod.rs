@@ -2,6 +2,7 @@
 
 mod device;
 mod options;
+mod trust;
 
 use super::*;
 use crate::{graph::ParamDef, init::Init, shape::Shape};
@@ -143,6 +144,16 @@ impl Course {
     }
 }
 
+/// The hyperparameters of a step, a row for each group.
+fn hyper(o: &Optimizer, t: u64, groups: &[Group]) -> Vec<Hyper> {
+    o.hyper(t, groups).collect()
+}
+
+/// Clipping to a norm alone.
+fn norm(max: f32) -> Clip {
+    Clip { norm: Some(max), value: None }
+}
+
 /// The states as they start.
 fn states<T: Real>(optimizer: &Optimizer, n: usize) -> Vec<Vec<T>> {
     optimizer.states().iter().map(|s| vec![T::of(f64::from(s.start)); n]).collect()
@@ -159,7 +170,7 @@ fn rules_follow_pytorch_in_f64() {
         let mut states = states::<f64>(o, n);
         course.follow(f64::EPSILON, TERMS, |t, g, w| {
             let mut states: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update_f64(&o.hyper(t, &course.groups.settings), &[n], 1.0, w, g, &mut states);
+            o.update_f64(&hyper(o, t, &course.groups.settings), &[(n, 0)], 1.0, w, g, &mut states);
         });
     }
 }
@@ -179,7 +190,7 @@ fn rules_follow_pytorch_in_f32() {
         let (mut states, mut weights) = (states::<f32>(o, n), to_f32(&course.start));
         let worst = course.follow(f64::from(f32::EPSILON), TERMS, |t, g, w| {
             let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update(&o.hyper(t, &course.groups.settings), &[n], &Guard::default(), &mut weights, &to_f32(g), &mut states);
+            o.update(&hyper(o, t, &course.groups.settings), &[(n, 0)], &Guard::default(), &mut weights, &to_f32(g), &mut states);
             copy_back(&weights, w);
         });
         println!("{worst:.3} {}", course.label);
@@ -202,7 +213,7 @@ fn noise(seed: u64, n: usize) -> Vec<f32> {
 fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     let o = Optimizer::from(Adam::new(0.01).weight_decay(0.1).amsgrad(true));
     // Two groups, and more than one chunk of each.
-    let (n, ends) = (100_003, [40_001, 100_003]);
+    let (n, runs) = (100_003, [(40_001, 0), (100_003, 1)]);
     let settings = [Group { lr_scale: 1.0, weight_decay: 0.1 }, Group { lr_scale: 2.0, weight_decay: 0.0 }];
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
@@ -210,9 +221,9 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
             let (mut w, mut states, mut guard) = (noise(1, n), states::<f32>(&o, n), Guard::default());
             for t in 1..=3 {
                 let g = noise(t + 50, n);
-                guard.check(t - 1, 1.0, &[&g[..50_000], &g[50_000..]], Some(1.0));
+                guard.check(t - 1, 1.0, &[&g[..50_000], &g[50_000..]], norm(1.0));
                 let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-                o.update(&o.hyper(t, &settings), &ends, &guard, &mut w, &g, &mut states);
+                o.update(&hyper(&o, t, &settings), &runs, &guard, &mut w, &g, &mut states);
             }
             (w, guard)
         })
@@ -224,8 +235,10 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
         let (mut x, mut s, mut guard) = (f64::from(noise(1, n)[i]), [0.0; MAX_STATES], Guard::default());
         for t in 1..=3 {
             let g = noise(t + 50, n);
-            guard.check(t - 1, 1.0, &[&g], Some(1.0));
-            x = Adam::update(x, f64::from(guard.factor * g[i]), &mut s, &o.hyper(t, &settings)[group]);
+            guard.check(t - 1, 1.0, &[&g], norm(1.0));
+            let h = hyper(&o, t, &settings)[group];
+            let u = Adam::direction(x, f64::from(guard.factor * g[i]), &mut s, &h);
+            x = Adam::apply(x, u, &mut s, &h);
         }
         assert!((x - f64::from(w[i])).abs() < 1e-6, "element {i}: {x} {}", w[i]);
     }
@@ -250,7 +263,7 @@ fn sizes(seed: u64, n: usize) -> Vec<f32> {
 #[test]
 fn nothing_grows_beyond_what_a_rule_says() {
     for o in all() {
-        let row = &o.hyper(1, &[Group { lr_scale: 1.0, weight_decay: 0.1 }])[..1];
+        let row = &hyper(&o, 1, &[Group { lr_scale: 1.0, weight_decay: 0.1 }]);
         assert!(o.is_bounded(row), "{o:?}: usual options need no trial");
         for seed in 0..300 {
             let n = 8;
@@ -269,14 +282,14 @@ fn nothing_grows_beyond_what_a_rule_says() {
             let largest = g.iter().fold(0.0, |a: f32, g| a.max(g.abs()));
             let most = of(&w, &states).after(&o, f64::from(largest), row);
             let mut parts: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            assert_eq!(o.try_update(row, &[n], &Guard::default(), &mut w, &g, &mut parts), 0, "{o:?}: nothing overflows");
-            o.update(row, &[n], &Guard::default(), &mut w, &g, &mut parts);
+            assert_eq!(o.try_update(row, &[(n, 0)], &Guard::default(), &mut w, &g, &mut parts), 0, "{o:?}: nothing overflows");
+            o.update(row, &[(n, 0)], &Guard::default(), &mut w, &g, &mut parts);
             let is = of(&w, &states);
             assert!(is.within(&most), "{o:?}: {is:?} instead of {most:?}");
         }
     }
     // Where an option makes it possible that something overflows, it says so.
-    let bounded = |o: Optimizer| o.is_bounded(&o.hyper(2, &[Group { lr_scale: 1.0, weight_decay: 1.0 }])[..1]);
+    let bounded = |o: Optimizer| o.is_bounded(&hyper(&o, 2, &[Group { lr_scale: 1.0, weight_decay: 1.0 }]));
     for o in [Sgd::new(1e25), Sgd::new(0.1).momentum(1e25), Sgd::new(0.1).dampening(-1e25).momentum(0.1)] {
         assert!(!bounded(o.into()), "{o:?}");
     }

@@ -1,6 +1,7 @@
 //! What users set: schedules against PyTorch's, ranges of options, groups.
 
 use super::*;
+use crate::params::Status;
 
 #[test]
 fn schedules_follow_pytorch() {
@@ -139,40 +140,44 @@ fn groups_are_settings_that_parameters_share() {
     let matrix = |name: &str| ParamDef { decay: true, ..vector(name, 4) };
     let params = [matrix("enc.w"), vector("enc.b", 4), matrix("head.w"), vector("head.b", 4)];
     let group = |lr_scale, weight_decay| Group { lr_scale, weight_decay };
+    let of = |groups: &[usize]| groups.iter().map(|&group| Status::Trained { group }).collect::<Vec<_>>();
     let plain = Optimizer::from(AdamW::new(1e-3)).groups(&[params[0].clone()]).unwrap();
-    assert_eq!((plain.of, plain.settings), (vec![0], vec![group(1.0, 0.01)]));
+    assert_eq!((plain.statuses, plain.settings), (of(&[0]), vec![group(1.0, 0.01)]));
     let by_rule = Optimizer::from(AdamW::new(1e-3)).groups(&params).unwrap();
-    assert_eq!((by_rule.of, by_rule.settings), (vec![0, 1, 0, 1], vec![group(1.0, 0.01), group(1.0, 0.0)]));
+    assert_eq!((by_rule.statuses, by_rule.settings), (of(&[0, 1, 0, 1]), vec![group(1.0, 0.01), group(1.0, 0.0)]));
     let all = AdamW::new(1e-3).decay_all().groups(&params).unwrap();
-    assert_eq!((all.of, all.settings), (vec![0; 4], vec![group(1.0, 0.01)]));
+    assert_eq!((all.statuses, all.settings), (of(&[0; 4]), vec![group(1.0, 0.01)]));
     // The rule on biases holds inside a group unless it names a decay; the first match wins.
     let o = AdamW::new(1e-3)
         .group(|name| name.starts_with("enc."), GroupOptions { lr_scale: 0.1, ..Default::default() })
         .group(|name| name.ends_with(".b"), GroupOptions { weight_decay: Some(0.5), ..Default::default() });
     let own = o.groups(&params).unwrap();
-    assert_eq!(own.of, [0, 1, 2, 3]);
+    assert_eq!(own.statuses, of(&[0, 1, 2, 3]));
     assert_eq!(own.settings, [group(0.1, 0.01), group(0.1, 0.0), group(1.0, 0.01), group(1.0, 0.5)]);
-    let (hyper, rows) = (o.hyper(3, &own.settings), o.hyper_rows(3, &own.settings));
-    assert_eq!(hyper[0], AdamW::new(1e-3).hyper(3, 1e-4, 0.01));
-    assert_eq!((rows[3], rows[4]), (hyper[3].map(|x| x as f32), [0.0; 8]));
+    let rows = hyper(&o, 3, &own.settings);
+    assert_eq!((rows.len(), rows[0]), (4, AdamW::new(1e-3).hyper(3, 1e-4, 0.01)));
 
     let error = o.clone().group(|name| name == "nobody", GroupOptions::default()).groups(&params).unwrap_err().to_string();
     assert!(error.contains("group 2") && error.contains("enc.w, enc.b, head.w, head.b"), "{error}");
     let error = Optimizer::from(Sgd::new(0.1)).groups(&[]).unwrap_err().to_string();
     assert_eq!(error, "Sgd: the graph has no parameters to train");
-    let many: Vec<ParamDef> = (0..9).map(|i| vector(&format!("p{i}"), 1)).collect();
-    let each = |n: usize| {
-        let own = |o: Optimizer, i: usize| {
-            let options = GroupOptions { lr_scale: 0.5 + i as f64, weight_decay: None };
-            o.group(move |name| name == format!("p{i}"), options)
-        };
-        (0..n).fold(Optimizer::from(Sgd::new(0.1)), own).groups(&many[..n])
+    // Any number of groups.
+    let many: Vec<ParamDef> = (0..1000).map(|i| vector(&format!("p{i}"), 1)).collect();
+    let own = |o: Optimizer, i: usize| {
+        let options = GroupOptions { lr_scale: 0.5 + i as f64, weight_decay: None };
+        o.group(move |name| name == format!("p{i}"), options)
     };
-    assert_eq!(each(8).unwrap().settings.len(), 8);
-    // A limit of this library's, not of any device.
-    let error = each(9).unwrap_err().to_string();
-    assert!(
-        error.starts_with("Sgd: 9 parameter groups of different settings, but an optimizer here has at most 8 (on any device)"),
-        "{error}"
-    );
+    let each = (0..1000).fold(Optimizer::from(Sgd::new(0.1)), own).groups(&many).unwrap();
+    assert_eq!((each.settings.len(), each.settings[999].lr_scale), (1000, 999.5));
+
+    // Frozen, by the name of a parameter, of a layer, and by a group.
+    let frozen = |o: Optimizer| o.groups(&params).map(|groups| groups.statuses.iter().map(|&s| s == Status::Frozen).collect::<Vec<_>>());
+    let sgd = || Optimizer::from(Sgd::new(0.1));
+    assert_eq!(frozen(sgd().freeze(["enc.b"]).freeze(["head"])).unwrap(), [false, true, true, true]);
+    let zero = GroupOptions { lr_scale: 0.0, ..Default::default() };
+    assert_eq!(frozen(sgd().group(|name| name == "head.w", zero)).unwrap(), [false, false, true, false]);
+    let error = frozen(sgd().freeze(["enc", "encoder"])).unwrap_err().to_string();
+    assert!(error.contains("freeze names `encoder`") && error.contains("enc.w, enc.b, head.w, head.b"), "{error}");
+    let error = frozen(sgd().freeze(["enc", "head"])).unwrap_err().to_string();
+    assert!(error.contains("every parameter is frozen"), "{error}");
 }

@@ -1,0 +1,338 @@
+//! The update as steps of a plan.
+
+use super::{Control, Optimizer, State, guard::TOTAL};
+use crate::{
+    kernel::{Bind, Caps, Kernel, Pass, Word, source},
+    params::{ALIGN, Layout},
+    plan::{Flat, Loc, Phase, Step, Update, Work},
+    shape::{DType, Shape},
+};
+
+/// Elements that one workgroup adds up.
+const CHUNK: usize = 4096;
+
+/// Words of a partial sum of the norms: of each of three, a sum of squares and its class.
+const PARTIAL: usize = 6;
+
+/// Groups of four elements that an invocation of the trial looks at, so that a trial that is not needed starts few workgroups.
+const EACH: usize = 16;
+
+// Numbers of the inputs of what a rule works on.
+const WEIGHTS: usize = 0;
+const GRADS: usize = 1;
+const GUARD: usize = 2;
+const STATES: usize = 3;
+
+impl Optimizer {
+    /// All that happens between the gradients and the new weights, in its order: for each piece of `layout` the sum over micro-batches
+    /// (where this is of micro-batches, each of which weighs the number at `micro`), the check, the norms of its parameters (where the rule has a
+    /// ratio), the trials, the update, and the assignment of state.
+    /// `groups` are rows of hyperparameters, `loss` is where the loss lies, and state is assigned to where something `assigns`.
+    /// Without `caps` these are steps of the CPU device.
+    pub fn steps(&self, layout: &Layout, groups: usize, assigns: bool, loss: Loc, micro: Option<Loc>, caps: Option<&Caps>) -> Vec<Step> {
+        let (trained, state) = (0..layout.trained, if assigns { layout.state_pieces() } else { 0..0 });
+        let of = Steps { optimizer: self, layout, control: Control::new(layout), groups, loss, micro, caps };
+        let mut steps = Vec::new();
+        if micro.is_some() {
+            steps.extend(trained.clone().map(|piece| of.accumulate(piece)));
+        }
+        // The CPU device knows the squares when it has the gradients.
+        let checked = if caps.is_some() { trained.clone() } else { 0..1 };
+        steps.extend(checked.map(|piece| of.check(piece)));
+        // Its update finds the ratios as well.
+        let measured = if self.has_ratio() && caps.is_some() { trained.clone() } else { 0..0 };
+        steps.extend(measured.map(|piece| of.norms(piece)));
+        steps.extend(state.clone().map(|piece| of.assign(true, piece)));
+        steps.extend(trained.clone().map(|piece| of.apply(true, piece)));
+        steps.extend(trained.map(|piece| of.apply(false, piece)));
+        steps.extend(state.map(|piece| of.assign(false, piece)));
+        steps
+    }
+}
+
+struct Steps<'a> {
+    optimizer: &'a Optimizer,
+    layout: &'a Layout,
+    control: Control,
+    groups: usize,
+    loss: Loc,
+    micro: Option<Loc>,
+    caps: Option<&'a Caps>,
+}
+
+impl Steps<'_> {
+    /// A whole piece of a flat buffer.
+    fn piece(&self, flat: Flat, piece: usize) -> (Loc, Shape) {
+        (Loc::Piece(flat, piece), Shape::from([self.layout.pieces[piece]]))
+    }
+    fn control(&self) -> (Loc, Shape) {
+        (Loc::Control, Shape::from([self.control.words(self.groups)]).of(DType::U32))
+    }
+    fn step(&self, phase: Phase, update: Update, name: &str, piece: usize, inputs: Vec<(Loc, Shape)>, kernel: Option<Kernel>) -> Step {
+        let trial = if matches!(update, Update::Try | Update::TryAssign) { "trial of " } else { "" };
+        let label = format!("update {trial}{name} piece {piece} [{}]", self.layout.pieces.get(piece).unwrap_or(&0));
+        let (layer, work, output) = (String::new(), Work::Update(update, piece), self.control());
+        Step { phase, label, layer, work, inputs, output, scratch: Vec::new(), kernel }
+    }
+
+    /// Adds the gradients of a micro-batch to those before; first, with the first piece, finds how much they count.
+    fn accumulate(&self, piece: usize) -> Step {
+        let mut inputs = vec![self.piece(Flat::Micro, piece), self.piece(Flat::Grads, piece), self.control()];
+        inputs.extend([self.loss].into_iter().chain(self.micro).map(|loc| (loc, Shape::SCALAR)));
+        let kernel = self.caps.map(|caps| {
+            let four = |name, i| Bind::input(name, i, DType::F32).per_unit(4).vec4();
+            let guard = Bind::input("guard", 2, DType::U32);
+            let units = self.layout.pieces[piece] / 4;
+            let binds = vec![four("micro", 0), four("sum", 1).written(), guard.clone()];
+            let add = Pass { units, per_group: workgroup(caps) as usize, ..pass(caps, source!("optim/accumulate"), "accumulate", binds) };
+            let binds = vec![guard.written(), Bind::input("loss", 3, DType::F32), Bind::input("weight", 4, DType::F32)];
+            let weigh = pass(caps, source!("optim/accumulate"), "weigh", binds);
+            let passes = if piece == 0 { vec![weigh, add] } else { vec![add] };
+            Kernel { name: "accumulate", passes, scratch: Vec::new() }
+        });
+        self.step(Phase::Reduce, Update::Accumulate, "accumulate", piece, inputs, kernel)
+    }
+
+    /// The norm of the gradients; the last piece decides whether the step counts.
+    fn check(&self, piece: usize) -> Step {
+        let mut inputs = vec![self.piece(Flat::Grads, piece), self.control()];
+        // Of micro-batches the guard has the mean.
+        let loss = match self.micro {
+            None => "fn step_loss() -> f32 {\n    return loss[0];\n}\n",
+            Some(_) => "fn step_loss() -> f32 {\n    return bitcast<f32>(guard[LOSS_SUM]);\n}\n",
+        };
+        if self.micro.is_none() {
+            inputs.push((self.loss, Shape::SCALAR));
+        }
+        let kernel = self.caps.map(|caps| {
+            let chunk = chunk(caps, 4);
+            let len = self.layout.pieces[piece];
+            let units = len.div_ceil(chunk);
+            let consts = vec![("WG", Word::U(workgroup(caps))), ("CHUNK", Word::from(chunk))];
+            let (grads, partials) = (Bind::input("grads", 0, DType::F32).per_unit(chunk).vec4(), Bind::scratch("partials", 0));
+            let binds = vec![grads, partials.clone().per_unit(TOTAL).written()];
+            let join = source!("optim/join").text;
+            let squares = Pass {
+                consts: consts.clone(),
+                params: vec![("len".into(), Word::from(len))],
+                code: join.into(),
+                units,
+                ..pass(caps, source!("optim/squares"), "squares", binds)
+            };
+            let mut binds = vec![partials, Bind::input("guard", 1, DType::U32).written()];
+            if self.micro.is_none() {
+                binds.push(Bind::input("loss", 2, DType::F32));
+            }
+            let max = |clip: Option<f32>| Word::F(clip.unwrap_or(0.0));
+            let clip = self.optimizer.clip();
+            let params = [
+                ("count", Word::from(units)),
+                ("piece", Word::from(piece)),
+                ("pieces", Word::from(self.layout.trained)),
+                ("max_norm", max(clip.norm)),
+                ("max_value", max(clip.value)),
+            ];
+            let check = Pass {
+                consts,
+                params: params.map(|(name, word)| (name.to_string(), word)).into(),
+                code: [join, loss].concat(),
+                step: true,
+                ..pass(caps, source!("optim/guard"), "check", binds)
+            };
+            Kernel { name: "guard", passes: vec![squares, check], scratch: vec![TOTAL * units] }
+        });
+        self.step(Phase::Check, Update::Check, "guard", piece, inputs, kernel)
+    }
+
+    /// What a rule works on: weights, gradients, the guard, states.
+    fn of_rule(&self, piece: usize) -> Vec<(Loc, Shape)> {
+        let flats = (0..self.optimizer.states().len()).map(Flat::State).map(|state| self.piece(state, piece));
+        [self.piece(Flat::Weights, piece), self.piece(Flat::Grads, piece), self.control()].into_iter().chain(flats).collect()
+    }
+    /// Where piece.wgsl finds what.
+    fn tables(&self, piece: usize) -> Vec<(String, Word)> {
+        let limit = Word::F(self.optimizer.clip().value.unwrap_or(f32::MAX));
+        let ((segments, segment_count), (runs, run_count)) = (self.control.segments[piece], self.control.runs[piece]);
+        let mut counts = vec![
+            ("groups", self.groups),
+            ("hyper", self.control.hyper),
+            ("runs", runs),
+            ("run_count", run_count),
+            ("flags", self.control.flags),
+            ("segments", segments),
+            ("segment_count", segment_count),
+        ];
+        if self.optimizer.has_ratio() {
+            counts.push(("rows", self.control.rows));
+        }
+        let params = counts.into_iter().map(|(name, n)| (name.to_string(), Word::from(n)));
+        params.chain([("limit".to_string(), limit)]).collect()
+    }
+
+    /// The rule, and piece.wgsl with what it needs.
+    fn code(&self, piece: usize) -> String {
+        let rule = &self.optimizer.rule;
+        // Where all of a piece is of one group, nothing is to be looked up for each element.
+        let group = match self.layout.runs(piece)[..] {
+            [(_, group)] => format!("{group}u"),
+            _ => "owner(i, p.runs, p.run_count)".into(),
+        };
+        let group = format!("fn group_of(i: u32) -> u32 {{\n    return {group};\n}}\n");
+        let limited = if self.optimizer.clip().value.is_some() { "clamp(g, vec4(-p.limit), vec4(p.limit))" } else { "g" };
+        let limited = format!("fn limited(g: vec4<f32>) -> vec4<f32> {{\n    return {limited};\n}}\n");
+        [rule.source().text, &state_code(&rule.states()), &group, &limited, source!("optim/piece").text].join("\n")
+    }
+
+    /// The norms of the parameters and their ratios.
+    fn norms(&self, piece: usize) -> Step {
+        let kept = self.optimizer.states();
+        let kernel = self.caps.map(|caps| {
+            let (cell, len) = (chunk(caps, ALIGN), self.layout.pieces[piece]);
+            let (cells, segments) = (len.div_ceil(cell), self.control.segments[piece].1);
+            let each = |name, i| Bind::input(name, i, DType::F32).per_unit(cell).vec4();
+            let (guard, partials) = (Bind::input("guard", GUARD, DType::U32), Bind::scratch("partials", 0));
+            // Each place of the partials is written by one workgroup.
+            let mut binds = vec![each("params", WEIGHTS), each("grads", GRADS), guard.clone(), partials.clone().flags()];
+            binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
+            let mut params = self.tables(piece);
+            params.push(("fours".into(), Word::from(len / 4)));
+            let code = [&self.code(piece), source!("optim/join").text].join("\n");
+            let of = |entry, binds, units| {
+                let pass = pass(caps, source!("optim/norms"), entry, binds);
+                let consts = [pass.consts, vec![("CELL", Word::from(cell))]].concat();
+                Pass { consts, params: params.clone(), code: code.clone(), units, step: true, ..pass }
+            };
+            let passes = vec![of("add_up", binds, cells), of("ratios", vec![partials, guard.flags()], segments)];
+            Kernel { name: "norms", passes, scratch: vec![PARTIAL * (cells + segments)] }
+        });
+        self.step(Phase::Check, Update::Norms, "norms", piece, self.of_rule(piece), kernel)
+    }
+
+    /// One step of the rule, or its trial, which writes the guard alone.
+    fn apply(&self, trial: bool, piece: usize) -> Step {
+        let (rule, kept) = (&self.optimizer.rule, self.optimizer.states());
+        let kernel = self.caps.map(|caps| {
+            // A unit is four elements, of one parameter.
+            let each = |name, i| Bind { write: !trial, ..Bind::input(name, i, DType::F32).per_unit(4).vec4() };
+            let mut binds = vec![
+                each("params", WEIGHTS),
+                Bind { write: false, ..each("grads", GRADS) },
+                Bind::input("guard", GUARD, DType::U32).flags(),
+            ];
+            binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
+            let scaled = if self.optimizer.has_ratio() { SCALED } else { UNSCALED };
+            let mut pass = Pass {
+                params: self.tables(piece),
+                code: [&self.code(piece), scaled, source!("optim/refuse").text].join("\n"),
+                units: self.layout.pieces[piece] / 4,
+                per_group: workgroup(caps) as usize,
+                step: true,
+                ..pass(caps, source!("optim/update"), "update", binds)
+            };
+            if trial {
+                pass.entry = "trial";
+                pass.consts.push(("EACH", Word::from(EACH)));
+                pass.per_group *= EACH;
+            }
+            Kernel::one(rule.name(), pass)
+        });
+        let (phase, update) = if trial { (Phase::Check, Update::Try) } else { (Phase::Update, Update::Apply) };
+        self.step(phase, update, rule.name(), piece, self.of_rule(piece), kernel)
+    }
+
+    /// Sets a piece of state to what it becomes, or tries to, which writes the guard alone.
+    fn assign(&self, trial: bool, piece: usize) -> Step {
+        let inputs = vec![self.piece(Flat::Weights, piece), self.piece(Flat::Next, piece), self.control()];
+        let kernel = self.caps.map(|caps| {
+            let each = |name, i| Bind::input(name, i, DType::F32).per_unit(1);
+            let state = Bind { write: !trial, ..each("state", 0) };
+            let binds = vec![state, each("value", 1), Bind::input("guard", 2, DType::U32).flags()];
+            let pass = Pass {
+                code: source!("optim/refuse").text.into(),
+                units: self.layout.pieces[piece],
+                per_group: workgroup(caps) as usize,
+                step: true,
+                ..pass(caps, source!("optim/assign"), if trial { "trial" } else { "assign" }, binds)
+            };
+            Kernel::one("assign", pass)
+        });
+        let (phase, update) = if trial { (Phase::Check, Update::TryAssign) } else { (Phase::Assign, Update::Assign) };
+        self.step(phase, update, "assign", piece, inputs, kernel)
+    }
+}
+
+/// The ratio of four elements, and a direction times it.
+const SCALED: &str = "fn ratio_of(four: u32) -> f32 {
+    return number(p.rows + 4u * owner(four, p.segments, p.segment_count) + 3u);
+}
+fn scaled(u: f32, r: f32) -> f32 {
+    return r * u;
+}
+";
+/// The same of a rule that has none.
+const UNSCALED: &str = "fn ratio_of(four: u32) -> f32 {
+    return 1.0;
+}
+fn scaled(u: f32, r: f32) -> f32 {
+    return u;
+}
+";
+
+/// Elements that one workgroup adds up, a multiple of `grain`. Where a piece is larger than a binding, the dispatch is split at multiples of 64
+/// such chunks.
+fn chunk(caps: &Caps, grain: usize) -> usize {
+    // On a software adapter the tree that ends a chunk costs more than another 15 chunks of loads.
+    let most = if caps.software { 16 * CHUNK } else { CHUNK };
+    (caps.max_binding_bytes / 256).clamp(64, most as u64) as usize / grain * grain
+}
+
+/// A pass of one workgroup, without parameters.
+fn pass(caps: &Caps, source: crate::kernel::Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
+    let consts = vec![("WG", Word::U(workgroup(caps)))];
+    Pass { source, entry, consts, params: Vec::new(), binds, code: String::new(), units: 1, per_group: 1, step: false }
+}
+
+/// Invocations of a workgroup: a power of two.
+fn workgroup(caps: &Caps) -> u32 {
+    1 << caps.max_invocations.clamp(1, 256).ilog2()
+}
+
+/// `State`; and for four elements at once `States`, `load`, `store`; `squares`, their sum; `compare`, which refuses what
+/// overflows.
+fn state_code(states: &[State]) -> String {
+    if states.is_empty() {
+        // WGSL has no empty struct.
+        return "struct State { none: f32 }\n\
+            struct States { x: State, y: State, z: State, w: State }\n\
+            fn load(i: u32) -> States {\n    return States();\n}\n\
+            fn store(i: u32, s: States) {\n}\n\
+            fn squares(s: States) -> f32 {\n    return 0.0;\n}\n\
+            fn compare(was: States, is: States) {\n}\n"
+            .to_string();
+    }
+    let list = |f: &dyn Fn(&State) -> String, separator: &str| states.iter().map(f).collect::<Vec<_>>().join(separator);
+    let kept = |s: &State, code: String, other: &str| if s.kept { code } else { other.to_string() };
+    let fields = list(&|s| format!("{}: f32", s.name), ", ");
+    let loads = list(&|s| kept(s, format!("    let l_{0} = {0}[i];\n", s.name), ""), "");
+    let of = |c: &str| format!("State({})", list(&|s| kept(s, format!("l_{}.{c}", s.name), "0.0"), ", "));
+    let four = |of: &str, name: &str| format!("vec4({of}.x.{name}, {of}.y.{name}, {of}.z.{name}, {of}.w.{name})");
+    let stores = list(&|s| kept(s, format!("    {}[i] = {};\n", s.name, four("s", s.name)), ""), "");
+    let square = |s: &State| kept(s, format!("    let q_{0} = {1};\n    sum += dot(q_{0}, q_{0});\n", s.name, four("s", s.name)), "");
+    let squares = list(&square, "");
+    let mut number = 0;
+    let mut compared = String::new();
+    for s in states.iter().filter(|s| s.kept) {
+        number += 1;
+        compared +=
+            &format!("    if (overflows({}, {})) {{\n        refuse({number}u);\n    }}\n", four("was", s.name), four("is", s.name));
+    }
+    let all = ["x", "y", "z", "w"].map(of).join(", ");
+    format!(
+        "struct State {{ {fields} }}\n\
+         struct States {{ x: State, y: State, z: State, w: State }}\n\
+         fn load(i: u32) -> States {{\n{loads}    return States({all});\n}}\n\
+         fn store(i: u32, s: States) {{\n{stores}}}\n\
+         fn squares(s: States) -> f32 {{\n    var sum = 0.0;\n{squares}    return sum;\n}}\n\
+         fn compare(was: States, is: States) {{\n{compared}}}\n"
+    )
+}

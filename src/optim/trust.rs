@@ -1,0 +1,112 @@
+//! How far a rule trusts the direction of a parameter: the ratio, and the norms that it follows from.
+
+use super::{
+    Hyper, MAX_STATES, Rule,
+    update::{BLOCK, CHUNK, Job},
+};
+use crate::{host::Real, simd::wide};
+use std::array;
+
+/// Euclidean norms of one parameter. One that is below the smallest normal `f32` counts as 0, and none is above the largest `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Norms {
+    /// Of its weights, before the step.
+    pub weight: f64,
+    /// Of its gradients, which are clipped.
+    pub gradient: f64,
+    /// Of its directions, before the ratio.
+    pub direction: f64,
+}
+
+/// Norms and ratio of one parameter in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Trust {
+    /// What the ratio follows from.
+    pub norms: Norms,
+    /// What the directions are multiplied by.
+    pub ratio: f64,
+}
+
+impl Trust {
+    /// Of these sums of squares, of the weights, the gradients and the directions.
+    fn new(squares: [f64; 3], ratio: impl Fn(Norms) -> f64) -> Trust {
+        let [weight, gradient, direction] = squares.map(|sum| match sum.sqrt() {
+            none if none < f64::from(f32::MIN_POSITIVE) => 0.0,
+            // NaN as well.
+            norm => norm.min(f64::from(f32::MAX)),
+        });
+        let norms = Norms { weight, gradient, direction };
+        let ratio = match ratio(norms) {
+            ratio if !(ratio as f32).is_finite() => f64::from(f32::MAX),
+            // Where GPUs differ.
+            tiny if tiny.abs() < f64::from(f32::MIN_POSITIVE) => 0.0,
+            ratio => ratio,
+        };
+        Trust { norms, ratio }
+    }
+    /// Of a row of [`Control`](super::Control).
+    pub(crate) fn of_row(row: &[f32]) -> Trust {
+        let [weight, gradient, direction, ratio] = array::from_fn(|k| f64::from(row[k]));
+        Trust { norms: Norms { weight, gradient, direction }, ratio }
+    }
+}
+
+/// Norms and ratio of a parameter, whose elements are those of the job. Nothing is changed.
+pub(super) fn measure<R: Rule, T: Real>(job: Job<T>, h: &Hyper) -> Trust {
+    Trust::new(squares::<R, T>(job), |norms| R::ratio(norms, h))
+}
+
+/// Σ w², Σ g² and Σ u², by all threads, in an order that follows from the number of elements alone. A square of an `f32` is far from the
+/// largest `f64`.
+fn squares<R: Rule, T: Real>(job: Job<T>) -> [f64; 3] {
+    if job.len() > CHUNK {
+        let (a, b) = job.halves();
+        let (a, b) = rayon::join(|| squares::<R, T>(a), || squares::<R, T>(b));
+        return array::from_fn(|k| a[k] + b[k]);
+    }
+    let h = job.hyper;
+    let mut sums = [0.0; 3];
+    let mut copies = [[T::zero(); BLOCK]; MAX_STATES + 1];
+    job.blocks(|factor, w, g, states| {
+        let n = w.len();
+        let [u, s0, s1, s2] = copies.each_mut().map(|copy| &mut copy[..n]);
+        u.iter_mut().zip(g).for_each(|(u, &g)| *u = factor * g);
+        let gradient = square_sum(u);
+        [&mut *s0, &mut *s1, &mut *s2].into_iter().zip(states).for_each(|(to, from)| to.copy_from_slice(from));
+        directions::<R, T>(&h, w, u, s0, s1, s2);
+        let block = [square_sum(w), gradient, square_sum(u)];
+        sums.iter_mut().zip(block).for_each(|(sum, more)| *sum += more);
+    });
+    sums
+}
+
+/// The directions of some gradients, in their place. On its own for the same reason as [`super::update`]'s block.
+#[inline(never)]
+fn directions<R: Rule, T: Real>(h: &[T; 8], w: &[T], u: &mut [T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
+    let n = u.len();
+    let (w, s0, s1, s2) = (&w[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
+    wide(
+        #[inline(always)]
+        || {
+            for i in 0..n {
+                u[i] = R::direction(w[i], u[i], &mut [s0[i], s1[i], s2[i]], h);
+            }
+        },
+    )
+}
+
+fn square_sum<T: Real>(x: &[T]) -> f64 {
+    const LANES: usize = 16;
+    let mut sums = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    wide(
+        #[inline(always)]
+        || {
+            for x in chunks {
+                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x.f64() * x.f64());
+            }
+        },
+    );
+    sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += x.f64() * x.f64());
+    sums.iter().sum()
+}
