@@ -130,7 +130,7 @@ impl Store {
             Update::Norms => unreachable!("the CPU device finds the norms in the update"),
             Update::Try => self.attempt(piece, step, rules),
             Update::Apply => self.apply(piece, rules),
-            Update::Assign => self.assign(piece, step),
+            Update::Assign => self.assign(piece),
         }
     }
     /// The flat buffer that an op computes this into.
@@ -154,7 +154,6 @@ impl Store {
             true => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = add * g)),
             false => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = keep * *sum + add * g)),
         }
-        self.square(piece..piece + 1);
     }
     /// Whether the step counts; its loss is that of its micro-batches where it is not given.
     fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {
@@ -163,6 +162,9 @@ impl Store {
             self.sizes = Sizes::default();
         }
         self.guard.near = u32::from(self.sizes.are_near());
+        if loss.is_none() {
+            self.square(0..self.layout.trained);
+        }
         let (halted, loss) = (self.guard.halt != 0, loss.unwrap_or(self.guard.loss));
         let trained = || self.squares.iter().zip(&self.layout.ranges).map(|(s, r)| (s, matches!(r.status, Status::Trained { .. })));
         self.guard.judge(step, loss, trained().filter(|t| t.1).map(|t| *t.0).sum(), rules.optimizer.clip());
@@ -213,8 +215,8 @@ impl Store {
             self.sizes = Sizes::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
-    /// State becomes what was computed for it, but for numbers that would not be finite, which stop the step.
-    fn assign(&mut self, piece: usize, step: u64) {
+    /// State becomes what was computed for it, but for numbers that would not be finite, which the check of the step hears of.
+    fn assign(&mut self, piece: usize) {
         if self.guard.halt != 0 {
             return;
         }
@@ -223,9 +225,7 @@ impl Store {
         let kept: Vec<f32> = bad.iter().map(|&i| self.params[piece][i]).collect();
         self.params[piece].copy_from_slice(&self.next[piece - first]);
         bad.iter().zip(kept).for_each(|(&i, x)| self.params[piece][i] = x);
-        if !bad.is_empty() {
-            self.refuse(step, MAX_STATES + 1);
-        }
+        self.guard.over[MAX_STATES + 1] |= u32::from(!bad.is_empty());
     }
 }
 
@@ -269,6 +269,10 @@ impl Exec {
         let to = self.inputs[input].view_mut();
         to.f.copy_from_slice(data.f());
         to.u.copy_from_slice(data.u());
+    }
+    /// The inputs, to be written in place.
+    pub fn inputs(&mut self) -> &mut [Host<f32>] {
+        &mut self.inputs
     }
     /// Runs the plan, of a step of that number; without an update where `more` micro-batches follow. `done` hears the number of each
     /// step of the plan when it is done. This is to be called by a thread that works for the device: see [`work`].

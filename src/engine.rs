@@ -412,6 +412,13 @@ impl Engine {
         }
         Ok(())
     }
+    /// The inputs on the CPU device, which keep their shapes; none on a GPU.
+    pub fn inputs(&mut self) -> &mut [Host<f32>] {
+        match &mut self.on {
+            Loaded::Cpu { exec, .. } => exec.inputs(),
+            Loaded::Gpu(_) => &mut [],
+        }
+    }
     /// How many fed steps the next call of [`steps`](Engine::steps) should make.
     pub fn steps_per_submit(&self) -> usize {
         self.gpu().map_or(1, |exec| exec.steps_per_submit())

@@ -133,7 +133,7 @@ pub enum Error {
         advice: String,
     },
     /// The loss, a gradient, or what the update would have written stopped being finite. All weights and states are those before this
-    /// step.
+    /// step; only running averages (state of the model) may have followed the finite micro-batches of a step that has several.
     #[error(
         "step {step}: the {what} is not finite (loss {loss}){}; the weights are those of the last finite step. A smaller learning rate (Trainer::set_lr) or gradient clipping usually helps",
         .parameter.as_ref().map_or(String::new(), |name| format!(", {name} is the first parameter whose gradient is not finite"))

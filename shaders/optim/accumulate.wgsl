@@ -18,15 +18,16 @@ fn weigh(@builtin(local_invocation_index) lane: u32) {
     let before = bitcast<f32>(guard[WEIGHT_SUM]);
     let mine = weight[0];
     let all = before + mine;
+    // Where none weighs anything yet, the latest counts alone: a penalty on parameters has its gradient all the same.
     var keep = 0.0;
-    var add = 0.0;
-    if all > 0.0 {
+    var add = 1.0;
+    if all != 0.0 {
         keep = before / all;
         add = mine / all;
     }
     // Before the first one the guard holds the loss of the step before.
     var mean = add * loss[0];
-    if before > 0.0 {
+    if before != 0.0 {
         mean = keep * bitcast<f32>(guard[LOSS_SUM]) + mean;
     }
     guard[WEIGHT_SUM] = bitcast<u32>(all);

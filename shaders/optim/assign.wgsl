@@ -1,7 +1,7 @@
 // assign — state = value, after a step that counts; trial — stops the step where that would not be finite, but is
 //   state [n]   value [n], which the step computed   guard (src/optim/guard.rs)
 // One invocation per element. refuse.wgsl is put before this file.
-// Between micro-batches there is no trial: then it is `assign` that leaves such a number out and stops the step.
+// Between micro-batches there is no trial: then `assign` leaves such a number out and says so to the check, which stops the step.
 //!include lib/index
 
 const ASSIGNED: u32 = 4u;
@@ -19,7 +19,7 @@ fn assign(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
         return;
     }
     if breaks(i) {
-        refuse(ASSIGNED);
+        guard[8u + ASSIGNED] = 1u;
     } else {
         state[i] = value[i];
     }

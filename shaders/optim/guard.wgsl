@@ -5,6 +5,7 @@
 
 const LOSS: u32 = 1u;
 const GRADIENT: u32 = 2u;
+const UPDATE: u32 = 3u;
 // 2^60: from here on an update may overflow.
 const FAR: f32 = 1152921504606846976.0;
 // 2^-36 and 2^36, 2^-120.
@@ -15,6 +16,8 @@ const SCALE: f32 = 7.52316384526264e-37;
 const TOTALS: u32 = 64u;
 const WEIGHT_SUM: u32 = 14u;
 const LOSS_SUM: u32 = 17u;
+// Whether a micro-batch would have made state of the model overflow.
+const ASSIGNED: u32 = 12u;
 const LOOK: u32 = 3u;
 
 fn total_of(piece: u32) -> vec3<f32> {
@@ -48,11 +51,11 @@ fn check(@builtin(local_invocation_index) lane: u32) {
     for (var k = 0u; k < p.piece; k++) {
         total = join(total, total_of(k));
     }
-    let cause = select(select(0u, GRADIENT, total.y == BAD), LOSS, !finite(step_loss()));
+    let cause = select(select(select(0u, UPDATE, guard[ASSIGNED] != 0u), GRADIENT, total.y == BAD), LOSS, !finite(step_loss()));
     guard[13] = cause;
     if (cause != 0u) {
         guard[0] = max(step.step.x + 1u, 1u);
-        guard[7] = LOOK;
+        guard[7] = select(LOOK, 0u, cause == UPDATE);
         return;
     }
     // norm = root · 2^(84·(class − 1)), which a float may be too small for.

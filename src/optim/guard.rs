@@ -157,6 +157,8 @@ impl Guard {
         match (loss.is_finite(), squares.sum.is_finite()) {
             (false, _) => return self.stop(step, 1, 3),
             (true, false) => return self.stop(step, 2, 3),
+            // Between micro-batches.
+            (true, true) if self.over[MAX_STATES + 1] != 0 => return self.stop(step, 3, 0),
             (true, true) => self.cause = 0,
         }
         let norm = squares.sum.sqrt();
@@ -192,9 +194,10 @@ impl Guard {
     /// Adds a micro-batch that weighs so much, with its loss, to those before it: what sums are to be multiplied by follows.
     pub(crate) fn weigh(&mut self, weight: f32, loss: f32) {
         let all = self.weight + weight;
-        // Of nothing yet the sum holds whatever it held.
-        (self.keep, self.add) = if all > 0.0 { (self.weight / all, weight / all) } else { (0.0, 0.0) };
-        self.loss = if self.weight > 0.0 { self.keep * self.loss } else { 0.0 } + self.add * loss;
+        // Where none weighs anything yet, the latest counts alone: a penalty on parameters has its gradient all the same.
+        (self.keep, self.add) = if all == 0.0 { (0.0, 1.0) } else { (self.weight / all, weight / all) };
+        // Before the first one there is the loss of the step before.
+        self.loss = if self.weight == 0.0 { 0.0 } else { self.keep * self.loss } + self.add * loss;
         self.weight = all;
     }
     /// The error to end with, if a step was bad; `loss` is that step's, `parameter` the first one whose gradient was not finite.

@@ -251,7 +251,7 @@ impl Steps<'_> {
                 code: source!("optim/refuse").text.into(),
                 units: self.layout.pieces[piece],
                 per_group: workgroup(caps) as usize,
-                step: true,
+                step: trial,
                 ..pass(caps, source!("optim/assign"), if trial { "trial" } else { "assign" }, binds)
             };
             Kernel::one("assign", pass)

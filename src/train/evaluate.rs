@@ -49,9 +49,14 @@ impl Evaluation {
 pub(super) const MOST: usize = 1024;
 
 /// Bytes that the plan of such a batch may take where it is larger than those that were trained on: little enough not to be noticed…
-pub(super) const SMALL: u64 = 4 << 20;
+const SMALL: u64 = 4 << 20;
 /// … and where nothing was trained.
 const UNTRAINED: u64 = 256 << 20;
+
+/// The first, where there is a budget of memory for training: a small part of it.
+pub(super) fn small(budget: Option<u64>) -> u64 {
+    budget.map_or(SMALL, |bytes| SMALL.min(bytes / 16))
+}
 
 /// Numbers of outputs that are collected on a GPU before they are read.
 const COLLECTED: u64 = 4 << 20;
@@ -112,7 +117,7 @@ impl Trainer {
     /// on it, but for rounding.
     ///
     /// Without this it is the largest batch size that was trained on, and up to 1,024 where that takes at most 4 MiB; where nothing
-    /// was trained, up to 1,024 where that takes at most 256 MiB. Where the device refuses so many, it is fewer.
+    /// was trained, up to 1,024 where that takes at most 256 MiB. With [`Fit::memory`](super::Fit::memory) the 4 MiB are a sixteenth of those bytes at most. Where the device refuses so many, it is fewer.
     ///
     /// # Errors
     /// [`Error::Argument`] for 0.
@@ -222,7 +227,7 @@ impl Trainer {
     /// always is.
     fn small_enough(&mut self, mut size: usize) -> usize {
         let trained = self.plans.iter().filter_map(|(key, _)| key.samples()).max();
-        let (least, most) = trained.map_or((1, UNTRAINED), |batch| (batch, SMALL));
+        let (least, most) = trained.map_or((1, UNTRAINED), |batch| (batch, small(self.budget)));
         // What is known already need not be planned for again.
         let mut known = self.small.filter(|known| known.most == most).unwrap_or(Small { most, fits: 0, fails: usize::MAX });
         while size > least.max(known.fits) {

@@ -90,6 +90,10 @@ impl Trainer {
         let plans = self.plans.values_mut().filter_map(|loaded| loaded.engine.gpu_mut());
         plans.chain(self.inference.values_mut().filter_map(|(f, _)| f.gpu())).for_each(|exec| exec.starve());
     }
+    /// Says that the next steps are made on this data set, if it is on the device.
+    pub(super) fn feed_from(&mut self, data: &Dataset, augment: Option<Augment>) {
+        self.held.iter_mut().for_each(|held| held.trains = held.id.is(data.id()).then_some(augment));
+    }
     /// The data set on the device, if it is there.
     pub(super) fn resident(&self, data: &Dataset) -> Option<Arc<Resident>> {
         self.held.iter().find(|held| held.id.is(data.id())).map(|held| held.data.clone())
@@ -119,7 +123,7 @@ impl Trainer {
     pub(super) async fn run_epoch(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
         // Whatever takes long comes before the first step.
         let augment = course.fit.augment;
-        self.held.iter_mut().for_each(|held| held.trains = held.id.is(course.data.id()).then_some(augment));
+        self.feed_from(course.data, augment);
         let mut keys: Vec<Batch> = Vec::new();
         for part in &course.parts {
             if !keys.contains(&part.key) {
@@ -151,11 +155,12 @@ impl Trainer {
         };
         let new = || (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
         if self.device.as_gpu().is_none() {
-            // Every core is at work already.
-            let (mut x, mut y) = new();
-            let mut write = |engine: &mut Engine, inputs: usize, k: usize| {
-                gather(draws[k], &mut x, &mut y)?;
-                put(engine, inputs, &x, &y)
+            // Every core is at work already. The batch goes where the plan reads it, and is nowhere else.
+            let (mut no_x, mut no_y) = new();
+            let mut write = |engine: &mut Engine, _: usize, k: usize| {
+                let mut inputs = engine.inputs().iter_mut();
+                let x = inputs.next().unwrap_or(&mut no_x);
+                gather(draws[k], x, inputs.next().unwrap_or(&mut no_y))
             };
             return self.walk(course, Some(&mut write)).await;
         }

@@ -64,6 +64,8 @@ pub struct History {
     pub epochs: Vec<Epoch>,
     /// Whether a callback ended it early.
     pub stopped: bool,
+    /// Samples of a micro-batch, where steps were made of such: see [`Fit::micro_batch`] and [`Fit::memory`].
+    pub micro_batch: Option<usize>,
 }
 
 /// How an epoch is cut into batches, and those into micro-batches.
@@ -105,6 +107,11 @@ impl Cut {
         let joined = usize::from(self.joins && left == 1 && whole > 0);
         let rest = (left > joined).then_some(left);
         (0..whole).map(move |k| if k + 1 == whole { size + joined } else { size }).chain(rest)
+    }
+    /// The same where the model takes no batch of one sample: one that is left joins the micro-batch before it, or the step.
+    pub fn joined(self) -> Cut {
+        let last = self.step(self.steps - 1).len();
+        Cut { joins: true, steps: self.steps - usize::from(last == 1 && self.steps > 1), ..self }
     }
     fn key(&self, samples: usize) -> Batch {
         if self.micro.is_some() { Batch::Micro(samples) } else { Batch::Whole(samples) }
@@ -222,8 +229,10 @@ impl<'a> Fit<'a> {
         Fit { micro: Some(n), ..self }
     }
     /// Trains in so many bytes of the device's memory: the largest micro-batch is taken for which weights, gradients, states, plans, data
-    /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. Data goes to the device where it takes no more than
-    /// half of them. [`Trainer::micro_memory`] says what a size takes.
+    /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. What a micro-batch leaves over takes a plan of its
+    /// own, so that sizes are ⌊batch / k⌋ for k = 1, 2, …, which leave little, and those that [`micro_batch`](Fit::micro_batch) and
+    /// [`accumulate`](Fit::accumulate) ask for, which are not exceeded. Data goes to the device where it takes no more than half of the
+    /// bytes, and does not keep a micro-batch from fitting. [`Trainer::micro_memory`] says what a size takes.
     pub fn memory(self, bytes: u64) -> Self {
         Fit { memory: Some(bytes), ..self }
     }
@@ -255,7 +264,7 @@ impl<'a> Fit<'a> {
     pub fn resident(self, most_bytes: u64) -> Self {
         Fit { resident: most_bytes, ..self }
     }
-    /// How many steps a GPU is given at once, 1 to 64, where the data is there. Without this so many that they take some ten
+    /// How many steps, or micro-batches of steps, a GPU is given at once, 1 to 64, where the data is there. Without this so many that they take some ten
     /// milliseconds, as was measured on the steps before. The results are the same to the bit.
     pub fn steps_per_submit(self, steps: usize) -> Self {
         Fit { steps_per_submit: Some(steps), ..self }
@@ -280,8 +289,8 @@ impl<'a> Fit<'a> {
             }
             _ => {}
         }
-        let micro = self.micro.or((self.accumulate > 1).then_some(self.batch)).filter(|&micro| micro < size);
         let (each, left) = (size.min(n), n % size);
+        let micro = self.micro.or((self.accumulate > 1).then_some(self.batch)).filter(|&micro| micro < each);
         let cut = Cut { each, steps: n.div_ceil(size), samples: n, micro, joins: false };
         Ok(if self.drop_last && left > 0 && n > size { Cut { steps: cut.steps - 1, samples: n - left, ..cut } } else { cut })
     }
@@ -334,6 +343,7 @@ impl Trainer {
         self.no_part("fit")?;
         let cut = fit.cut(data.len())?;
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
+        self.budget = fit.memory;
         let cut = match fit.memory {
             // Before anything changes, and also where there is no epoch to make.
             None => {
@@ -343,14 +353,21 @@ impl Trainer {
             }
             Some(bytes) => {
                 self.release();
-                self.hold(&wanted, fit.resident.min(bytes / 2)).await;
-                let most = cut.micro.unwrap_or(cut.each);
-                let micro = self.fitting(bytes, most, &cut, fit.validation.is_some())?;
-                self.settle(Cut { micro, ..cut }, &fit).await?
+                let validation = fit.validation.map(Dataset::len);
+                let mut fitting = Ok(None);
+                for most in [fit.resident.min(bytes / 2), 0] {
+                    self.hold(&wanted, most).await;
+                    self.feed_from(data, fit.augment);
+                    fitting = self.fitting(bytes, &cut, validation);
+                    if fitting.is_ok() || self.held.is_empty() {
+                        break;
+                    }
+                }
+                self.settle(Cut { micro: fitting?, ..cut }, &fit).await?
             }
         };
         self.collect().await?;
-        self.history = History::default();
+        self.history = History { micro_batch: cut.micro, ..History::default() };
         let result = self.epochs(data, fit, cut).await;
         self.tally = None;
         result.map(|()| self.history.clone())
@@ -362,24 +379,28 @@ impl Trainer {
     /// Makes the plans of an epoch, and looks whether the model takes batches of what is left.
     async fn settle(&mut self, cut: Cut, fit: &Fit<'_>) -> Result<Cut> {
         let keys = cut.keys();
-        if keys.len() < 2 || fit.epochs == 0 {
+        if fit.epochs == 0 {
             return Ok(cut);
         }
         for key in keys {
             let left = key.samples().unwrap_or(0);
             match self.plan(key).await {
-                Err(Error::Op { .. }) if left == 1 && !cut.joins && cut.each > 1 => {
-                    // It joins the micro-batch before it, or the step.
-                    let last = cut.step(cut.steps - 1).len();
-                    let steps = cut.steps - usize::from(last == 1);
-                    return Box::pin(self.settle(Cut { joins: true, steps, ..cut }, fit)).await;
+                Err(Error::Op { .. }) if left == 1 && !cut.joins && cut.each > 1 && cut.micro != Some(1) => {
+                    return Box::pin(self.settle(cut.joined(), fit)).await;
                 }
                 Err(Error::Op { op, shapes, why, place }) if left < cut.each => {
-                    let why = format!(
-                        "{why}. A batch of what is left has {left} of the {} samples: Fit::drop_last leaves those of the last step out",
-                        cut.samples
-                    );
-                    return Err(Error::Op { op, shapes, why, place });
+                    let advice = match cut.micro {
+                        Some(micro) if micro == left => format!("Micro-batches of {left} are not for this model: choose another size"),
+                        Some(_) => format!(
+                            "A micro-batch of what is left has {left} samples: a size that divides the batch size leaves none over, \
+                             and Fit::drop_last leaves out those of the last step"
+                        ),
+                        None => format!(
+                            "A batch of what is left has {left} of the {} samples: Fit::drop_last leaves those of the last step out",
+                            cut.samples
+                        ),
+                    };
+                    return Err(Error::Op { op, shapes, why: format!("{why}. {advice}"), place });
                 }
                 other => other?,
             }

@@ -17,6 +17,7 @@ use crate::{
     optim::Optimizer,
     plan::{Memory, Plan, report::size},
 };
+use std::cmp::Reverse;
 
 impl Memory {
     /// What [`Trainer::new`] would take with the same arguments. Nothing is made on the device.
@@ -159,9 +160,10 @@ impl Trainer {
             Err(Error::Limit { .. }) => (1, need(1)?),
             other => (SOME, other?),
         };
+        let what = || "training on one sample at a time".to_string();
         largest(first, &need, budget, usize::MAX).ok_or_else(|| {
-            let (what, advice) = ("training on one sample at a time".to_string(), "use a smaller model".to_string());
-            Error::Limit { what, need: need(1).unwrap_or(first.1), limit: budget, advice }
+            let advice = "use a smaller model".to_string();
+            Error::Limit { what: what(), need: need(1).unwrap_or(first.1), limit: budget, advice }
         })
     }
 }
@@ -202,48 +204,71 @@ fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64
 }
 
 impl Trainer {
-    /// How many samples a micro-batch may have, at most, for batches that `cut` makes, so that all of it fits into `bytes`: `None` where
-    /// whole batches do. `most` is what it may have by other settings.
-    pub(super) fn fitting(&self, bytes: u64, most: usize, cut: &Cut, validates: bool) -> Result<Option<usize>> {
-        let evaluation = |size: usize| match self.inference_bytes(self.evaluation.unwrap_or(size.min(MOST))) {
+    /// How many samples a micro-batch has, for batches that `cut` makes, so that all of it fits into `bytes`: `None` where whole
+    /// batches do. `validation` are the samples that are evaluated after each epoch.
+    pub(super) fn fitting(&self, bytes: u64, cut: &Cut, validation: Option<usize>) -> Result<Option<usize>> {
+        let inference = |samples: usize| match self.inference_bytes(samples) {
+            // Then it takes fewer samples.
             Err(Error::Limit { .. }) => Ok(0),
-            other => other.map(|bytes| 3 * bytes.max(evaluate::SMALL)),
+            other => other,
         };
-        let all = |cut: Cut| -> Result<u64> {
-            let (mut keys, mut total) = (cut.keys().into_iter(), 0);
-            if let Some(key) = keys.next() {
-                total += self.step_memory(key)?.total();
-                total += if validates { evaluation(key.samples().unwrap_or(1))? } else { 0 };
+        // Two plans, and what their outputs are read through.
+        let evaluation = |size: usize| match (validation, self.evaluation) {
+            (None, _) => Ok(0),
+            (Some(n), Some(size)) => inference(size.min(n)).map(|bytes| 3 * bytes),
+            (Some(n), None) => {
+                let most = n.min(MOST);
+                Ok(3 * inference(size.min(most))?.max(inference(most)?.min(evaluate::small(Some(bytes)))))
             }
-            keys.try_fold(total, |total, key| Ok(total + engine::plan_bytes(&self.device, &self.step_plan(key)?, self.fed())?))
         };
-        if most >= cut.each && all(Cut { micro: None, ..*cut }).is_ok_and(|need| need <= bytes) {
+        let alone = |key: Batch| Ok(self.step_memory(key)?.total() + evaluation(key.samples().unwrap_or(1))?);
+        let all = |cut: Cut| -> Result<u64> {
+            let mut keys = cut.keys();
+            keys.sort_by_key(|key| Reverse(key.samples()));
+            let rest = keys.iter().skip(1).map(|&key| engine::plan_bytes(&self.device, &self.step_plan(key)?, self.fed()));
+            Ok(alone(keys[0])? + rest.sum::<Result<u64>>()?)
+        };
+        // Some layers take no batch of one.
+        let all = |micro: Option<usize>| match all(Cut { micro, ..*cut }) {
+            Err(Error::Op { .. }) if cut.each > 1 => all(Cut { micro, ..*cut }.joined()),
+            other => other,
+        };
+        let fits = |micro: Option<usize>| all(micro).is_ok_and(|need| need <= bytes);
+        if cut.micro.is_none() && fits(None) {
             return Ok(None);
         }
-        let need = |micro: usize| all(Cut { micro: Some(micro), ..*cut });
-        // Some layers take no batch of one.
-        let least = match need(1) {
-            Err(Error::Op { .. }) if most >= SOME => (SOME, need(SOME)?),
+        let most = cut.micro.unwrap_or(cut.each);
+        let least = match alone(Batch::Micro(1)) {
+            Err(Error::Op { .. }) if most >= SOME => (SOME, alone(Batch::Micro(SOME))?),
             other => (1, other?),
         };
-        let found = largest(least, &need, bytes, most);
-        found.map(Some).ok_or_else(|| {
-            let (flat, given) = (self.flat_bytes(), size(bytes));
-            let why = match flat > bytes {
-                true => format!(
-                    "{given}, but weights, gradients and states of the optimizer take {} alone; use a smaller model, freeze parts of it, \
-                    or take an optimizer with fewer states",
-                    size(flat)
-                ),
-                false => format!(
-                    "{given}, but micro-batches of {} take {}; give that much, compute activations again (Tensor::checkpoint), or use a \
-                    smaller model",
-                    least.0,
-                    size(least.1)
-                ),
-            };
-            Error::argument("Fit::memory", why)
-        })
+        let need = |micro: usize| alone(Batch::Micro(micro));
+        if let Some(upper) = largest(least, &need, bytes, most) {
+            let mut sizes: Vec<usize> = (cut.each.div_ceil(upper)..=cut.each).map(|k| cut.each / k).collect();
+            sizes.insert(0, upper);
+            sizes.retain(|&size| size > least.0);
+            sizes.push(least.0);
+            sizes.dedup();
+            if let Some(size) = sizes.into_iter().find(|&size| fits(Some(size))) {
+                return Ok(Some(size));
+            }
+        }
+        let flat = self.flat_bytes();
+        let why = match flat > bytes {
+            true => format!(
+                "{}, but weights, gradients and states of the optimizer take {} alone; use a smaller model, freeze parts of it, or take an \
+                 optimizer with fewer states",
+                size(bytes),
+                size(flat)
+            ),
+            false => format!(
+                "{bytes} bytes, but micro-batches of {} take {}; give that much, compute activations again (Tensor::checkpoint), or use a \
+                 smaller model",
+                least.0,
+                all(Some(least.0))?
+            ),
+        };
+        Err(Error::argument("Fit::memory", why))
     }
     fn fed(&self) -> Option<engine::Fed<'_>> {
         self.held.iter().find_map(Held::fed)

@@ -115,6 +115,8 @@ pub struct Trainer {
     /// Samples of a batch of evaluation, where somebody said so.
     evaluation: Option<usize>,
     small: Option<evaluate::Small>,
+    /// The bytes that the last call of `fit` was given, if it was.
+    budget: Option<u64>,
     seed: u64,
     step: u64,
     epoch: u64,
@@ -247,6 +249,7 @@ impl Trainer {
             inference: Latest::new(PLANS),
             evaluation: None,
             small: None,
+            budget: None,
             seed: 0,
             step: 0,
             epoch: 0,
@@ -442,7 +445,11 @@ impl Trainer {
     fn no_part(&self, what: &str) -> Result<()> {
         match self.micro {
             0 => Ok(()),
-            n => Err(Error::argument(what, format!("{n} micro-batches are accumulated, and wait for the step that takes them"))),
+            n => {
+                let why =
+                    format!("micro-batches are accumulated ({n} so far), and wait for their step; complete it first, by Trainer::step");
+                Err(Error::argument(what, why))
+            }
         }
     }
     /// Runs the batch that has been written, with an update unless `more` micro-batches follow.
@@ -575,11 +582,12 @@ impl Trainer {
         self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
         Ok(())
     }
-    /// Lets go of all plans.
+    /// Lets go of all plans, and of what outputs are read through.
     fn release(&mut self) {
         let training = self.plans.take().filter_map(|loaded| loaded.engine.gpu().map(|exec| exec.counters())).collect::<Vec<_>>();
         let inference = self.inference.take().filter_map(|(f, _)| f.counters());
-        self.gone = training.into_iter().chain(inference).chain([self.gone]).sum();
+        let outputs = self.collected.take().map(|collected| collected.counters());
+        self.gone = training.into_iter().chain(inference).chain(outputs).chain([self.gone]).sum();
         self.last = None;
     }
     fn model(&self, what: &str) -> Result<&Model> {
