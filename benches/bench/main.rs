@@ -62,8 +62,8 @@ struct Options {
 
 type Bench = fn(&mut Table, &On);
 
-/// All of them; the last two run only where they are asked for by name.
-const BENCHES: [(&str, Bench); 12] = [
+/// All of them; the last three run only where they are asked for by name.
+const BENCHES: [(&str, Bench); 13] = [
     ("matmul", kernels::matmul),
     ("attention", kernels::attention),
     ("conv2d", kernels::conv2d),
@@ -75,9 +75,10 @@ const BENCHES: [(&str, Bench); 12] = [
     ("start", training::start),
     ("host", training::host),
     ("scaling", training::scaling),
+    ("accumulation", training::accumulation),
     ("peers", peers::peers),
 ];
-const ASKED_FOR: [&str; 2] = ["scaling", "peers"];
+const ASKED_FOR: [&str; 3] = ["scaling", "accumulation", "peers"];
 
 /// A device, and how much of it there is time for.
 struct On {

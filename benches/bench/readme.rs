@@ -12,13 +12,14 @@ const START: &str = "<!-- measured: written by `cargo bench -- --readme` -->\n";
 const END: &str = "<!-- /measured -->";
 
 /// What is shown of each bench: its name in the files, what it measures, and the command.
-const SHOWN: [(&str, &str, &str); 4] = [
+const SHOWN: [(&str, &str, &str); 5] = [
     ("training", "A step of the MLP 784-512-256-10 with Adam, in `fit`, gathering its batch included", "cargo bench -- --filter training"),
     (
         "start",
         "From opening the device to the first loss at batch 1024, nothing compiled or chosen before",
         "MESA_SHADER_CACHE_DISABLE=true cargo bench -- --filter start",
     ),
+    ("accumulation", "A step of that MLP on 65,536 samples, by the size of its micro-batches", "cargo bench -- --filter accumulation"),
     ("matmul", "Matrix products", "cargo bench -- --filter matmul"),
     ("optimizer", "Adam's update, gradients checked", "cargo bench -- --filter optimizer"),
 ];

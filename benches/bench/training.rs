@@ -78,6 +78,37 @@ fn fits(table: &mut Table, on: &On, sizes: &[usize]) {
     table.close();
 }
 
+/// Samples of the batch that is cut.
+const LOGICAL: usize = 1 << 16;
+
+/// A step on 65,536 samples, by what it computes at a time. `bytes` are those that [`Trainer::micro_memory`] says.
+pub fn accumulation(table: &mut Table, on: &On) {
+    table.open("accumulation", &format!("{WHAT}: a step on {LOGICAL} samples, by the size of micro-batches"));
+    let data = images(LOGICAL);
+    // A software adapter takes some ten seconds a step.
+    let (least, by) = if on.quick { (12, 4) } else { (8, if on.software { 4 } else { 2 }) };
+    for micro in (least..=16).step_by(by).map(|power| 1 << power) {
+        let (row, rate) = (format!("batch {LOGICAL} in {micro}"), Rate::Samples(LOGICAL as f64));
+        if !table.wants(&row) {
+            continue;
+        }
+        let made = data.clone().and_then(|data| {
+            let trainer = trainer(&on.device, &data)?;
+            let memory = if micro < LOGICAL { trainer.micro_memory(micro)? } else { trainer.memory(LOGICAL)? };
+            Ok((trainer, data, memory.total()))
+        });
+        match made {
+            Ok((mut trainer, data, bytes)) => table.timed(&row, rate, json!({ "bytes": bytes }), || {
+                let started = Instant::now();
+                trainer.fit(&data, Fit::new().batch_size(LOGICAL).micro_batch(micro))?;
+                Ok(started.elapsed())
+            }),
+            Err(error) => table.timed(&row, rate, json!({}), || Err(Error::clone(&error))),
+        };
+    }
+    table.close();
+}
+
 /// From nothing to the loss of the first step, with no kernel compiled and none chosen before. Some drivers keep compiled kernels in files
 /// of their own: Mesa does unless `MESA_SHADER_CACHE_DISABLE=true` is in the environment.
 pub fn start(table: &mut Table, on: &On) {
