@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Right values at the ends of f32's range and where functions are small, for the tests in tests/values.
+"""Right values at the ends of f32's range and where functions are small, and after steps with frozen parameters and clipped
+gradients, for the tests in tests/values.
 
     pip install torch numpy mpmath
     python scripts/golden_values.py [MODULE ...] [--out tests/golden]
@@ -292,7 +293,70 @@ def updates():
     return {"torch": torch.__version__, "cases": cases}
 
 
-MODULES = {"elementwise": elementwise, "norms": norms, "updates": updates}
+# ---- frozen parameters and clipped gradients -------------------------------------------------------------
+
+def grid(n, a, b, m):
+    """Numbers that f32 has exactly: ((a·k + b) mod m − ⌊m/2⌋) / 64."""
+    return [((a * k + b) % m - m // 2) / 64.0 for k in range(n)]
+
+
+def tensor(shape, a, b, m):
+    return torch.tensor(grid(math.prod(shape), a, b, m), dtype=torch.float64).reshape(shape)
+
+
+OPTIMIZERS = {
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+}
+
+
+def steps():
+    """An MLP of which parts have requires_grad=False; gradients that are clipped by clip_grad_norm_, then clip_grad_value_."""
+    frozen = []
+    names = ["fc1", "fc2", "fc3"]
+    sizes = [(8, 5), (8, 8), (3, 8)]
+    for name, make in OPTIMIZERS.items():
+        for still, clip in [(["fc1"], None), (["fc2"], None), (["fc1", "fc3.bias"], 0.25), (["fc2.weight"], 0.125)]:
+            params = {}
+            for i, (layer, (n, m)) in enumerate(zip(names, sizes)):
+                params[layer + ".weight"] = tensor((n, m), 37, 11 * i, 61)
+                params[layer + ".bias"] = tensor((n,), 29, 7 * i, 23)
+            for key, p in params.items():
+                p.requires_grad_(key not in still and key.rsplit(".", 1)[0] not in still)
+            free = [p for p in params.values() if p.requires_grad]
+            optimizer, losses = make(free), []
+            for step in range(20):
+                y = tensor((6, 5), 53, 19 * step, 97)
+                for layer in names:
+                    y = F.linear(y, params[layer + ".weight"], params[layer + ".bias"])
+                    y = torch.tanh(y) if layer != "fc3" else y
+                loss = F.mse_loss(y, tensor((6, 3), 31, 5 * step, 41))
+                losses.append(loss.item())
+                optimizer.zero_grad()
+                loss.backward()
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(free, clip)
+                optimizer.step()
+            after = {key: p.detach().flatten().tolist() for key, p in params.items()}
+            frozen.append({"optimizer": name, "frozen": still, "clip_norm": clip, "losses": losses, "after": after})
+    clipped = []
+    for name, make in OPTIMIZERS.items():
+        for norm, value in [(None, 0.25), (None, 1e-3), (None, 1e10), (2.0, 0.125), (1e10, 0.25), (0.5, 1e10)]:
+            params = [tensor((70,), 37, 3, 61).requires_grad_(), tensor((9,), 29, 5, 23).requires_grad_()]
+            optimizer = make(params)
+            for step in range(5):
+                params[0].grad, params[1].grad = tensor((70,), 41, 13 * step, 101), tensor((9,), 17, 7 * step, 59)
+                if norm is not None:
+                    torch.nn.utils.clip_grad_norm_(params, norm)
+                torch.nn.utils.clip_grad_value_(params, value)
+                optimizer.step()
+            after = [p.detach().tolist() for p in params]
+            clipped.append({"optimizer": name, "clip_norm": norm, "clip_value": value, "after": after})
+    return {"torch": torch.__version__, "frozen": frozen, "clipped": clipped}
+
+
+MODULES = {"elementwise": elementwise, "norms": norms, "updates": updates, "steps": steps}
 
 
 def main():

@@ -79,7 +79,7 @@ pub(crate) fn memory(
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
     let kept = match device.as_gpu() {
-        Some(_) => gpu::Ring::all_bytes(ring, RING) + gpu::Store::control_bytes(layout, update.groups.settings.len()),
+        Some(gpu) => gpu::Ring::all_bytes(ring, RING) + gpu::Store::control_bytes(gpu, layout, update.groups.settings.len()),
         None => (RING * (ring + NORMS) * 4 + size_of::<Guard>()) as u64,
     };
     Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
@@ -419,9 +419,9 @@ impl Engine {
             Loaded::Gpu(_) => &mut [],
         }
     }
-    /// How many fed steps the next call of [`steps`](Engine::steps) should make.
-    pub fn steps_per_submit(&self) -> usize {
-        self.gpu().map_or(1, |exec| exec.steps_per_submit())
+    /// How many fed steps the next call of [`run`](Engine::run) should make, where so many are `wanted`.
+    pub fn steps_per_submit(&self, wanted: Option<usize>) -> usize {
+        self.gpu().map_or(1, |exec| exec.steps_per_submit(wanted))
     }
     /// Runs the plan for each row; each on the batch that it fetches where they are `fed`. A plan with an update takes it from
     /// `update`. On a GPU that is one submit, and it returns when the work is queued.

@@ -132,21 +132,24 @@ pub enum Error {
         /// What to make smaller.
         advice: String,
     },
-    /// The loss, a gradient, or what the update would have written stopped being finite. All weights and states are those before this
-    /// step; only running averages (state of the model) may have followed the finite micro-batches of a step that has several.
+    /// The loss, a gradient, or a number that the update would have written was not finite. The step, and all steps that were queued
+    /// behind it, changed nothing: weights and states are those before this step, and training can go on. Running averages (state of the
+    /// model) alone may have followed the finite micro-batches of a step that has several.
     #[error(
-        "step {step}: the {what} is not finite (loss {loss}){}; the weights are those of the last finite step. A smaller learning rate (Trainer::set_lr) or gradient clipping usually helps",
-        .parameter.as_ref().map_or(String::new(), |name| format!(", {name} is the first parameter whose gradient is not finite"))
+        "step {step}: the {what} is not finite{}{}. The weights are those of the last finite step; a smaller learning rate (Trainer::set_lr) or gradient clipping usually helps",
+        told(*.loss, .what),
+        .parameter.as_ref().map_or(String::new(), |name| format!("; the first parameter whose gradient is not finite is {name}"))
     )]
     Diverged {
         /// The first bad step, from 0.
         step: u64,
-        /// Its loss.
+        /// Its loss; NaN where it has none, because its gradients were [given](crate::Trainer::apply_gradients).
         loss: f32,
-        /// The first parameter, in the order of the graph, whose gradient was not finite, if one was.
+        /// The first parameter, in the order in which the model made them, whose gradient was not finite. `None` where all gradients were
+        /// finite. Frozen parameters have no gradient.
         parameter: Option<String>,
-        /// `loss`, `gradient`, or `update` and in brackets what would have overflowed: a weight, a state of the optimizer, state of
-        /// the model.
+        /// `loss`; `gradient`, where the loss was finite; or, where all gradients were, `update` and in brackets the number that would
+        /// have overflowed: a weight, a state of the optimizer, state of the model.
         what: String,
     },
     /// A parameter name or shape that does not match the model.
@@ -176,6 +179,15 @@ impl Error {
     }
     pub(crate) fn format(path: impl Into<PathBuf>, why: impl fmt::Display) -> Self {
         Error::Format { path: path.into(), why: why.to_string() }
+    }
+}
+
+/// The loss of a step that diverged, where it has one.
+fn told(loss: f32, what: &str) -> String {
+    match what {
+        "loss" => format!(" ({loss})"),
+        _ if loss.is_nan() => String::new(),
+        _ => format!(" (loss {loss})"),
     }
 }
 

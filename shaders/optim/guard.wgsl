@@ -8,10 +8,11 @@ const GRADIENT: u32 = 2u;
 const UPDATE: u32 = 3u;
 // 2^60: from here on an update may overflow.
 const FAR: f32 = 1152921504606846976.0;
-// 2^-36 and 2^36, 2^-120.
+// 2^-36 and 2^36, 2^-120 and 2^120.
 const FEW: f32 = 1.4551915228366852e-11;
 const MANY: f32 = 68719476736.0;
 const SCALE: f32 = 7.52316384526264e-37;
+const BACK: f32 = 1329227995784915872903807060280344576.0;
 // Where the totals start, what the micro-batches of the step weigh, and their mean loss.
 const TOTALS: u32 = 64u;
 const WEIGHT_SUM: u32 = 14u;
@@ -60,7 +61,8 @@ fn check(@builtin(local_invocation_index) lane: u32) {
     }
     // norm = root · 2^(84·(class − 1)), which a float may be too small for.
     let root = sqrt(total.x);
-    let clips = p.max_norm > 0.0;
+    // By the bits: a limit below the smallest normal float may be taken as 0.
+    let clips = bitcast<u32>(p.max_norm) != 0u;
     var norm = root;
     var factor = 1.0;
     var scale = 1.0;
@@ -79,6 +81,10 @@ fn check(@builtin(local_invocation_index) lane: u32) {
     } else {
         norm = root * select(1.0, DOWN, total.y == SMALL);
         factor = select(1.0, min(1.0, p.max_norm / (norm + 1e-6)), clips);
+        if (factor < SCALE) {
+            scale = SCALE;
+            factor = p.max_norm * BACK / (norm + 1e-6);
+        }
     }
     guard[1] = bitcast<u32>(factor);
     guard[2] = bitcast<u32>(norm);

@@ -398,8 +398,9 @@ impl Exec {
     pub(super) fn submit_with(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool, mut clocks: Option<&mut Clocks>) -> Result<()> {
         let lap = |clocks: &mut Option<&mut Clocks>, name| clocks.iter_mut().for_each(|c| c.lap(name));
         self.gpu.check()?;
-        if rows.len() > MOST {
-            return Err(Error::argument("submit", format!("{} steps at once, but at most {MOST} are possible", rows.len())));
+        let most = self.most();
+        if rows.len() > most {
+            return Err(Error::argument("submit", format!("{} steps at once, but at most {most} are possible", rows.len())));
         }
         if hyper.len() != rows.len() * self.groups {
             let want = format!("{} rows of hyperparameters for {} steps of {} groups", hyper.len(), rows.len(), self.groups);
@@ -478,9 +479,13 @@ impl Exec {
     pub fn rested(&mut self) {
         self.pace.last();
     }
-    /// How many fed steps the next submit should have, so that it takes some ten milliseconds.
-    pub fn steps_per_submit(&self) -> usize {
-        self.pace.steps()
+    /// How many fed steps the next submit should have: as many as are wanted, or so many that it takes some ten milliseconds.
+    pub fn steps_per_submit(&self, wanted: Option<usize>) -> usize {
+        wanted.unwrap_or(self.pace.steps()).min(self.most())
+    }
+    /// Steps that one submit can have.
+    fn most(&self) -> usize {
+        if self.groups > 0 { self.store.steps() } else { MOST }
     }
 
     /// Uploads the row of a step, and encodes all dispatches into one pass, `times` times over.

@@ -41,8 +41,8 @@ impl Store {
     /// [`Error::Limit`] where a piece is larger than a buffer can be,
     /// [`Error::Device`] without the memory.
     pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize, groups: usize) -> Result<Store> {
-        let (trained, all, tables) = (0..layout.trained, 0..layout.pieces.len(), Control::new(&layout));
-        let control = wanted("guard", 0, tables.words(groups));
+        let tables = Control::new(&layout, groups, gpu.caps().max_binding_bytes);
+        let (trained, all, control) = (0..layout.trained, 0..layout.pieces.len(), wanted("guard", 0, tables.words));
         let params = all.clone().map(|i| wanted("params", i, layout.pieces[i]));
         let flat = |name: String| trained.clone().map(move |i| (name.clone(), i));
         let grads = flat("grads".into()).chain((0..states).flat_map(|k| flat(format!("state {k}"))));
@@ -76,8 +76,12 @@ impl Store {
         self.micro.get().is_some()
     }
     /// Bytes of the guard and the tables behind it.
-    pub(crate) fn control_bytes(layout: &Layout, groups: usize) -> u64 {
-        4 * Control::new(layout).words(groups) as u64
+    pub(crate) fn control_bytes(gpu: &Gpu, layout: &Layout, groups: usize) -> u64 {
+        4 * Control::new(layout, groups, gpu.caps().max_binding_bytes).words as u64
+    }
+    /// Steps of a submit at most, for which it has rows of hyperparameters.
+    pub(super) fn steps(&self) -> usize {
+        self.tables.steps
     }
     /// Sets the hyperparameters of the steps that are submitted next.
     pub(super) fn write_hyper(&self, words: &[u32]) {

@@ -328,10 +328,10 @@ fn forward() { part[0] = 1.0; }
     main.step = true;
     main.consts.push(("GROUP", Word::U(1)));
     let layout = Layout::new(&plan.params, &[Status::Trained { group: 1 }], 1 << 20, 1 << 20).unwrap();
-    let tables = Control::new(&layout);
+    let tables = Control::new(&layout, 2, u64::MAX);
     main.params.push(("hyper".into(), Word::from(tables.hyper)));
     let passes = vec![pass(partial, 1, vec![bind("part", Which::Scratch(0), true)]), main];
-    let [piece, words] = [128, tables.words(2)].map(|n| Shape::from([n]));
+    let [piece, words] = [128, tables.words].map(|n| Shape::from([n]));
     let flat = |flat| (Loc::Piece(flat, 0), piece);
     let inputs = [flat(Flat::Weights), flat(Flat::Grads), (Loc::Control, words.u32()), flat(Flat::State(0)), (Loc::Slot(0), Shape::SCALAR)];
     let kernel = Kernel { name: "momentum", passes, scratch: vec![1] };

@@ -11,7 +11,7 @@ use crate::{
 /// The most that a number may be for an update to be surely finite (see [`Optimizer::is_bounded`]): 2⁶⁰.
 pub(super) const FAR: f32 = (1u64 << 60) as f32;
 
-/// What the check of a step found, and what micro-batches add up to. On the device it is a buffer of such words, on the CPU this struct.
+/// The result of the check of a step, and the sums over its micro-batches. On the device it is a buffer of such words, on the CPU this struct.
 ///
 /// Once it halts it stays so, and updates do nothing: the weights are those that the first bad step started with.
 ///
@@ -23,13 +23,13 @@ pub(super) const FAR: f32 = (1u64 << 60) as f32;
 pub struct Guard {
     /// 0, or the number of the first bad step (from 0) plus 1.
     pub halt: u32,
-    /// What gradients are multiplied by to clip them, after [`scale`](Guard::scale).
+    /// Gradients are multiplied by this to clip them, after [`scale`](Guard::scale).
     pub factor: f32,
     /// The norm of all gradients together, before clipping; infinity where no `f32` is that large.
     pub norm: f32,
     /// The largest magnitude of a gradient, before clipping.
     pub largest: f32,
-    /// What gradients are multiplied by first: 1, or a power of two where `factor` would be too small for an `f32`.
+    /// Gradients are multiplied by this first: 1, or a power of two where `factor` would be too small for an `f32`.
     pub scale: f32,
     /// Whether a weight or a state may be above 2⁶⁰: the last update wrote such a number, or they were set from outside.
     pub near: u32,
@@ -37,15 +37,15 @@ pub struct Guard {
     pub strict: u32,
     /// 0 after a bad step, 1 in one that is good, 2 in one that needs a trial, 3 in the first bad one, whose gradients are looked through.
     pub trial: u32,
-    /// What would have overflowed: weights, each of the optimizer's states, state that the model assigns.
+    /// The numbers that would have overflowed: weights, each of the optimizer's states, state that the model assigns.
     pub over: [u32; MAX_STATES + 2],
-    /// What was not finite: 0 nothing, 1 the loss, 2 a gradient, 3 what the update would have written.
+    /// The cause of a bad step: 0 none, 1 the loss, 2 a gradient, 3 a number that the update would have written.
     pub cause: u32,
-    /// What the micro-batches of the step under way weigh together.
+    /// The weight of all micro-batches of the step under way together.
     pub weight: f32,
-    /// What the sum of the gradients so far is multiplied by when those of a micro-batch are added …
+    /// The sum of the gradients so far is multiplied by this when those of a micro-batch are added …
     pub keep: f32,
-    /// … and what those are multiplied by.
+    /// … and those are multiplied by this.
     pub add: f32,
     /// The mean loss of the micro-batches of the step under way.
     pub loss: f32,
@@ -71,7 +71,7 @@ pub(super) const TOTAL: usize = 3;
 /// Words for each parameter: the three [`Norms`](super::Norms) and the ratio.
 pub(crate) const ROW: usize = 4;
 
-/// What lies in the buffer that all steps of an update share, by words: the [`Guard`]; what each piece of the gradients adds up to; a flag
+/// The layout of the buffer that all steps of an update share, in words: the [`Guard`]; what each piece of the gradients adds up to; a flag
 /// for each parameter, whether its gradient was not finite; a row for each of its norms and its ratio (see [`Trust`](super::Trust)); then tables.
 /// Each piece has one of where its parameters end, and one of where neighbours of one group do, in fours of elements, each with the
 /// number of the parameter or group. Last come the hyperparameters of the steps of a submit, a row for each group.
@@ -83,19 +83,23 @@ pub struct Control {
     pub flags: usize,
     /// Where the rows of norms and ratios start.
     pub rows: usize,
-    /// Of each trained piece, where the table of parameters starts, and its rows.
+    /// Where the table of parameters starts, and its rows, for each trained piece.
     pub segments: Vec<(usize, usize)>,
-    /// Likewise of groups.
+    /// The same of groups.
     pub runs: Vec<(usize, usize)>,
     /// Where the hyperparameters start.
     pub hyper: usize,
     /// All tables, from the first on.
     pub tables: Vec<u32>,
+    /// Steps of a submit, for each of which there is a row of hyperparameters for each group: fewer where a kernel cannot bind them all.
+    pub steps: usize,
+    /// All words.
+    pub words: usize,
 }
 
 impl Control {
-    /// Of a model.
-    pub fn new(layout: &Layout) -> Control {
+    /// The layout for a model whose parameters are of so many groups, on a device that can bind so many bytes.
+    pub fn new(layout: &Layout, groups: usize, max_binding_bytes: u64) -> Control {
         let flags = GUARD + TOTAL * layout.trained.max(1);
         let rows = flags + layout.ranges.len();
         let (first, mut tables) = (rows + ROW * layout.ranges.len(), Vec::new());
@@ -107,11 +111,10 @@ impl Control {
         let ends = |piece: usize| layout.segments(piece).map(|(i, range)| (range.start + range.len.next_multiple_of(ALIGN), i)).collect();
         let segments = (0..layout.trained).map(|piece| add(ends(piece))).collect();
         let runs = (0..layout.trained).map(|piece| add(layout.runs(piece))).collect();
-        Control { flags, rows, segments, runs, hyper: first + tables.len(), tables }
-    }
-    /// Words of a model with so many groups.
-    pub fn words(&self, groups: usize) -> usize {
-        self.hyper + ROWS * groups * 8
+        let hyper = first + tables.len();
+        let room = usize::try_from(max_binding_bytes / 4).unwrap_or(usize::MAX).saturating_sub(hyper);
+        let steps = (room / (8 * groups).max(1)).clamp(1, ROWS);
+        Control { flags, rows, segments, runs, hyper, tables, steps, words: hyper + steps * groups * 8 }
     }
 }
 

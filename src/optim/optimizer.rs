@@ -8,12 +8,12 @@ use crate::{
 };
 use std::{fmt, sync::Arc};
 
-/// What is different for some parameters.
+/// The options of some parameters that differ from those of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupOptions {
-    /// Times the optimizer's learning rate; 0 [freezes](Optimizer::freeze) them.
+    /// Their learning rate is that of the optimizer times this; 0 [freezes](Optimizer::freeze) them.
     pub lr_scale: f64,
-    /// Their weight decay, biases and other vectors included; `None`: as if they were in no group.
+    /// Their weight decay, that of biases and other vectors included. With `None` it is as if they were in no group.
     pub weight_decay: Option<f64>,
 }
 
@@ -23,7 +23,7 @@ impl Default for GroupOptions {
     }
 }
 
-/// What the parameters of one group have in common.
+/// The settings that the parameters of one group share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     /// Times the optimizer's learning rate.
@@ -37,7 +37,7 @@ pub struct Group {
 pub struct Groups {
     /// By parameter, in the order of the graph.
     pub statuses: Vec<Status>,
-    /// Of each group, with a learning rate above 0.
+    /// The settings of each group. A frozen parameter is in none.
     pub settings: Vec<Group>,
 }
 
@@ -106,20 +106,40 @@ impl Optimizer {
     pub fn decay_all(self) -> Optimizer {
         Optimizer { decay_all: true, ..self }
     }
-    /// With all gradients scaled by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of all of them together, but of those that are
-    /// frozen. It is right for gradients from the smallest `f32` to the largest.
+    /// With all gradients scaled by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of the gradients of all trained parameters
+    /// together. Frozen parameters do not count. The norm neither overflows nor underflows, however large or small the gradients are.
+    /// Each [`StepReport`](crate::train::StepReport) has the norm before clipping.
+    ///
     /// PyTorch's `clip_grad_norm_`. Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, init::Init, optim::Sgd};
+    /// let g = Graph::training();
+    /// let w = g.param("w", [2], Init::Zeros);
+    /// let mut trainer = Trainer::new(&Device::cpu(), (w * g.input([2])).sum_all(), Sgd::new(1.0).clip_norm(1.0))?;
+    /// trainer.step(&[Host::new([2], vec![3.0, -4.0])])?;
+    /// let report = trainer.take_reports()?.remove(0);
+    /// assert_eq!((report.grad_norm, report.grad_max), (5.0, 4.0));
+    /// assert!((trainer.params().get("w")?.f()[1] - 0.8).abs() < 1e-6);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
     pub fn clip_norm(self, max: f64) -> Optimizer {
         Optimizer { clip_norm: Some(max), ..self }
     }
-    /// With each element of the gradients between −max and max, after [`clip_norm`](Optimizer::clip_norm) where both are set.
-    /// PyTorch's `clip_grad_value_`. How large the norm and the largest element were is in each
-    /// [`StepReport`](crate::train::StepReport).
+    /// With each element of the gradient cut to between −max and max. Where [`clip_norm`](Optimizer::clip_norm) is set as well, gradients
+    /// are scaled first and cut then, whichever was called first. A gradient that is not finite is not hidden: it is
+    /// [`Error::Diverged`]. Each [`StepReport`](crate::train::StepReport) has the largest magnitude before clipping.
+    ///
+    /// PyTorch's `clip_grad_value_`.
     pub fn clip_value(self, max: f64) -> Optimizer {
         Optimizer { clip_value: Some(max), ..self }
     }
-    /// With some parameters that stay as they are. A name is that of a parameter, `fc1.weight`, or of a layer, `fc1`. No gradient is
-    /// computed for what only they need, they have no state, and they count in no norm. A later call adds to the names.
+    /// With some parameters that stay as they are: PyTorch's `requires_grad_(False)`. A name is that of a parameter, `fc1.weight`, of a
+    /// layer, `fc1`, or of a block of layers, `encoder` for `encoder.fc1.weight`. A later call adds to the names.
+    ///
+    /// A frozen parameter has no gradient and no state of the optimizer, it counts in no norm, and weight decay leaves it alone. A step
+    /// computes nothing that only its gradient would need: with the first layers frozen, the backward pass ends behind them. State of a
+    /// frozen layer goes on, the running averages of batch norm for instance. [`Params::set`](crate::train::Params::set) still sets it.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};
@@ -200,21 +220,26 @@ impl Optimizer {
         debug_assert!(self.rule.states().len() <= MAX_STATES);
         self.schedule.check()
     }
-    /// What training does with each parameter, and the settings of the groups. Checks the options, too: an optimizer that gets through
-    /// this works.
+    /// The status of each parameter, and the settings of the groups. It checks the options, too: an optimizer that gets through this
+    /// works.
     ///
     /// # Errors
-    /// An option out of range; nothing to train; a group or a frozen name that matches no parameter.
+    /// An option out of range; a graph without parameters, or with frozen ones alone; a group or a frozen name that matches no trained
+    /// parameter.
     pub fn groups(&self, params: &[ParamDef]) -> Result<Groups> {
         self.check()?;
         let names = || params.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         if !params.iter().any(|p| p.trained) {
             return Err(Error::argument(self.name(), "the graph has no parameters to train"));
         }
-        let is = |param: &ParamDef, name: &str| param.name == name || param.layer() == name;
+        // Its own name, or the start of it up to a dot.
+        let is = |param: &ParamDef, name: &str| param.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         if let Some(name) = self.frozen.iter().find(|name| !params.iter().any(|p| p.trained && is(p, name))) {
-            let why = format!("freeze names `{name}`, and there is no trained parameter or layer of that name; the names are {}", names());
-            return Err(Error::argument(self.name(), why));
+            let why = match params.iter().any(|p| is(p, name)) {
+                true => "which is state: no optimizer changes it; leave the name out",
+                false => "and there is no parameter or layer of that name",
+            };
+            return Err(Error::argument(self.name(), format!("freeze names `{name}`, {why}; the names are {}", names())));
         }
         let mut used = vec![false; self.groups.len()];
         let mut groups = Groups::default();
@@ -248,7 +273,8 @@ impl Optimizer {
             return Err(Error::argument(self.name(), why));
         }
         if groups.settings.is_empty() {
-            let why = format!("every parameter is frozen, so that there is nothing to train; leave one out, the names are {}", names());
+            let why =
+                format!("every parameter is frozen, so that there is nothing to train; leave one of them out; the names are {}", names());
             return Err(Error::argument(self.name(), why));
         }
         Ok(groups)

@@ -31,7 +31,8 @@ impl Optimizer {
     /// Without `caps` these are steps of the CPU device.
     pub fn steps(&self, layout: &Layout, groups: usize, assigns: bool, loss: Loc, micro: Option<Loc>, caps: Option<&Caps>) -> Vec<Step> {
         let (trained, state) = (0..layout.trained, if assigns { layout.state_pieces() } else { 0..0 });
-        let of = Steps { optimizer: self, layout, control: Control::new(layout), groups, loss, micro, caps };
+        let control = Control::new(layout, groups, caps.map_or(u64::MAX, |caps| caps.max_binding_bytes));
+        let of = Steps { optimizer: self, layout, control, groups, loss, micro, caps };
         let mut steps = Vec::new();
         if micro.is_some() {
             steps.extend(trained.clone().map(|piece| of.accumulate(piece)));
@@ -66,7 +67,7 @@ impl Steps<'_> {
         (Loc::Piece(flat, piece), Shape::from([self.layout.pieces[piece]]))
     }
     fn control(&self) -> (Loc, Shape) {
-        (Loc::Control, Shape::from([self.control.words(self.groups)]).of(DType::U32))
+        (Loc::Control, Shape::from([self.control.words]).of(DType::U32))
     }
     fn step(&self, phase: Phase, update: Update, name: &str, piece: usize, inputs: Vec<(Loc, Shape)>, kernel: Option<Kernel>) -> Step {
         let trial = if matches!(update, Update::Try | Update::TryAssign) { "trial of " } else { "" };

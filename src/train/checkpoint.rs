@@ -37,18 +37,19 @@ impl Trainer {
         let numbers = [("step", step), ("epoch", self.epoch), ("seed", self.seed)];
         let mut info: BTreeMap<String, String> = numbers.map(|(k, v)| (k.to_string(), v.to_string())).into();
         info.insert("optimizer".into(), self.update.optimizer.name().into());
-        info.extend(self.update.optimizer.options().into_iter().map(|(name, value)| (option(&name), value)));
+        info.extend(self.options().into_iter().map(|(name, value)| (option(&name), value)));
         write(path.as_ref(), &tensors, &info)
     }
     /// Goes on from a file of [`save`](Trainer::save). Nothing is changed unless all of it fits.
     ///
     /// The optimizer is the one that this trainer was made with, options and all. Its learning rate and schedule may be others than
     /// when the file was saved. Where another option differs (a momentum, a weight decay, the norm to clip to), a warning says so
-    /// through the crate `log`.
+    /// through the crate `log`. So does one where other parameters were frozen, if the optimizer keeps no state.
     ///
     /// # Errors
     /// A file that is missing or not a checkpoint; another model or optimizer: something that is not in the file, or that is in it and
-    /// has no place here, the momentum for an optimizer without one for instance.
+    /// has no place here. That is the momentum for an optimizer without one, for instance, or the states of a parameter that is frozen
+    /// now. [`Params::load`](super::Params::load) takes the weights alone.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = read(path)?;
@@ -73,8 +74,9 @@ impl Trainer {
             let saved = file.info.get(&option(&name)).filter(|saved| **saved != now && !["lr", "schedule"].contains(&name.as_str()))?;
             Some(format!("{name} was {saved} and is {now} now"))
         };
-        let differ: Vec<String> = self.update.optimizer.options().into_iter().filter_map(differs).collect();
+        let differ: Vec<String> = self.options().into_iter().filter_map(differs).collect();
         let differ = differ.join(", ");
+        let but = if differ.is_empty() { String::new() } else { format!(" ({differ})") };
 
         let mut rest = file.names();
         rest.sort_unstable();
@@ -91,14 +93,17 @@ impl Trainer {
             let mut flat: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
             for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate() {
                 if let Status::Trained { .. } = r.status {
-                    flat[r.piece][r.of()].copy_from_slice(take(key(state.name, &p.name), i)?.f());
+                    let name = key(state.name, &p.name);
+                    if !file.names().contains(&name.as_str()) {
+                        return Err(Error::Parameter { name, why: format!("not in {}{but}; {ALONE}", path.display()) });
+                    }
+                    flat[r.piece][r.of()].copy_from_slice(take(name, i)?.f());
                 }
             }
             states.push(flat);
         }
         if let Some(name) = rest.first() {
-            let options = if differ.is_empty() { String::new() } else { format!(" ({differ})") };
-            return Err(Error::format(path, format!("`{name}` is in it, which has no place in this trainer{options}; {ALONE}")));
+            return Err(Error::format(path, format!("`{name}` is in it, which has no place in this trainer{but}; {ALONE}")));
         }
         self.params().set_all(&weights)?;
         for (k, flat) in states.into_iter().enumerate() {
@@ -110,6 +115,13 @@ impl Trainer {
             log::warn!("{}: {optimizer} goes on with other options than it was saved with: {differ}", path.display());
         }
         self.forget()
+    }
+    /// The options of the optimizer by name, and which parameters are frozen.
+    fn options(&self) -> Vec<(String, String)> {
+        let all = self.params.iter().zip(&self.update.groups.statuses);
+        let frozen: Vec<&str> = all.filter(|(_, status)| **status == Status::Frozen).map(|(p, _)| p.name.as_str()).collect();
+        let frozen = if frozen.is_empty() { "none".to_string() } else { frozen.join(" ") };
+        self.update.optimizer.options().into_iter().chain([("frozen".to_string(), frozen)]).collect()
     }
 }
 

@@ -202,7 +202,7 @@ impl Trainer {
                     write(&mut loaded.engine, loaded.inputs.len(), k)?;
                     1
                 }
-                None => fit.steps_per_submit.unwrap_or_else(|| loaded.engine.steps_per_submit()),
+                None => loaded.engine.steps_per_submit(fit.steps_per_submit),
             };
             queued.push((part.more, part.start));
             samples += part.rows.len();

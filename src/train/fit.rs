@@ -264,7 +264,8 @@ impl<'a> Fit<'a> {
     pub fn resident(self, most_bytes: u64) -> Self {
         Fit { resident: most_bytes, ..self }
     }
-    /// How many steps, or micro-batches of steps, a GPU is given at once, 1 to 64, where the data is there. Without this so many that they take some ten
+    /// How many steps, or micro-batches of steps, a GPU is given at once, 1 to 64, where the data is there; fewer where a kernel cannot
+    /// bind the settings of so many, of thousands of groups for instance. Without this so many that they take some ten
     /// milliseconds, as was measured on the steps before. The results are the same to the bit.
     pub fn steps_per_submit(self, steps: usize) -> Self {
         Fit { steps_per_submit: Some(steps), ..self }

@@ -74,7 +74,9 @@ impl Trainer {
         let i = self.params().index(name)?;
         let why = match self.update.groups.statuses[i] {
             Status::Trained { .. } => return Ok(i),
-            Status::Frozen => "it is frozen, so that no gradient of it is computed",
+            Status::Frozen => {
+                "it is frozen, so that it has no gradient; name it no more in Optimizer::freeze, nor in a group of lr_scale 0"
+            }
             Status::State => "it is state, which has no gradient",
         };
         Err(Error::Parameter { name: name.to_string(), why: why.into() })

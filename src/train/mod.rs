@@ -59,7 +59,7 @@ struct Made {
     given: bool,
 }
 
-/// One step's loss and, for a classifier, accuracy.
+/// The loss of one step, how large its gradients were and, for a classifier, its accuracy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// From 0.
@@ -70,9 +70,10 @@ pub struct StepReport {
     pub accuracy: Option<f32>,
     /// Of the batch, all micro-batches together; for a graph of your own, the first axis of its first input.
     pub samples: usize,
-    /// The norm of all gradients together, before they were clipped: what [`clip_norm`](Optimizer::clip_norm) bounds.
+    /// The norm of the gradients of all trained parameters together, before clipping: what [`clip_norm`](Optimizer::clip_norm) bounds.
+    /// Gradients are those of the whole batch. It is infinite where it is larger than any `f32`.
     pub grad_norm: f32,
-    /// The largest magnitude of a gradient, before they were clipped: what [`clip_value`](Optimizer::clip_value) bounds.
+    /// The largest magnitude of an element of these gradients, before clipping: what [`clip_value`](Optimizer::clip_value) bounds.
     pub grad_max: f32,
 }
 
@@ -160,7 +161,7 @@ impl Trainer {
     /// weight decay.
     ///
     /// # Errors
-    /// The graph's first mistake, with its line; a loss that is not a single number, or depends on no parameter; a graph made by
+    /// The graph's first mistake, with its line; a loss that is not a single number, or depends on no trained parameter; a graph made by
     /// [`Graph::inference`] in which a layer is not as in training; an optimizer's option out of range; a limit of the device.
     pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         pollster::block_on(Trainer::new_async(device, loss, optimizer))
@@ -642,7 +643,8 @@ fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Te
     };
     if trained == idle.len() && trained > 0 {
         let why = format!(
-            "it depends on no parameter ({}), so that there is nothing to train; compute it from the model's output",
+            "it depends on no {}parameter ({}), so that there is nothing to train; compute it from the model's output",
+            if statuses.contains(&Status::Frozen) { "trained " } else { "" },
             idle.join(", ")
         );
         return Err(Error::Op { op: "loss".into(), shapes: vec![loss.shape()], why, place: loss.place() });

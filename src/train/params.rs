@@ -43,7 +43,7 @@ impl<'a> Params<'a> {
     pub fn shapes(&self) -> impl Iterator<Item = (&'a str, Shape)> {
         self.trainer.params.iter().map(|p| (p.name.as_str(), p.shape))
     }
-    /// How many numbers are trained.
+    /// How many numbers all parameters have together. Frozen parameters count, state does not.
     pub fn elements(&self) -> usize {
         self.trainer.params.iter().filter(|p| p.trained).map(|p| p.shape.elements()).sum()
     }

@@ -4,6 +4,7 @@ use super::{Trainer, plans::Batch};
 use crate::{
     error::Result,
     graph::{Graph, Kind, Tensor},
+    params::Status,
     plan::{Memory, Plan, ir::Ir, report::size},
     shape::Shape,
 };
@@ -38,7 +39,11 @@ impl Trainer {
             text += &format!("{:<20} {:<18} {:>12} {mflop:>14.3}\n", l.name, l.output.to_string(), l.params);
         }
         let params: usize = self.params().elements();
-        text += &format!("{params} parameters, {:.1} MFLOP a step, update not counted\n", step.flops() as f64 / 1e6);
+        let is_frozen = |status: &Status| *status == Status::Frozen;
+        let statuses = self.params.iter().zip(&self.update.groups.statuses);
+        let frozen: usize = statuses.filter(|(_, status)| is_frozen(status)).map(|(p, _)| p.shape.elements()).sum();
+        let frozen = if frozen == 0 { String::new() } else { format!(" ({frozen} of them frozen)") };
+        text += &format!("{params} parameters{frozen}, {:.1} MFLOP a step, update not counted\n", step.flops() as f64 / 1e6);
         let kinds: Vec<String> =
             memory.kinds().into_iter().filter(|k| k.1 > 0).map(|(name, bytes)| format!("{name} {}", size(bytes))).collect();
         text += &format!("memory: {} ({})\n", size(memory.total()), kinds.join(", "));

@@ -94,6 +94,11 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// The numbers of `grid` in scripts/golden_values.py.
+pub fn grid(n: usize, a: usize, b: usize, m: usize) -> Vec<f32> {
+    (0..n).map(|k| ((a * k + b) % m) as f32 - (m / 2) as f32).map(|x| x / 64.0).collect()
+}
+
 /// The weights of a trainer, to the last bit.
 pub fn weights(trainer: &Trainer) -> Result<Vec<(String, Vec<u32>)>, Error> {
     Ok(trainer.params().all()?.into_iter().map(|(name, value)| (name, bits(value.f()))).collect())

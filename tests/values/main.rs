@@ -5,23 +5,31 @@
 mod common;
 
 mod anything;
+mod clips;
 mod elementwise;
 mod evaluation;
+mod frozen;
+mod groups;
 mod losses;
 mod norms;
 mod refusals;
 mod trainer;
 mod updates;
+mod watchdog;
 
 fn main() {
     let mut suite = common::Suite::new();
     anything::trials(&mut suite);
+    clips::trials(&mut suite);
     elementwise::trials(&mut suite);
     evaluation::trials(&mut suite);
+    frozen::trials(&mut suite);
+    groups::trials(&mut suite);
     losses::trials(&mut suite);
     norms::trials(&mut suite);
     refusals::trials(&mut suite);
     trainer::trials(&mut suite);
     updates::trials(&mut suite);
+    watchdog::trials(&mut suite);
     suite.run()
 }

@@ -314,6 +314,13 @@ fn warned() -> Check {
     let loss = g.input([2, 3]).linear("reached", 1).mean_all();
     Trainer::new(&Device::cpu(), loss, Sgd::new(0.1))?;
     assert_eq!((said("WARN: the loss does not depend on left-out: "), said("reached")), (1, 0));
+    // One that is frozen is not to be trained.
+    let g = Graph::training();
+    g.param("left-alone", [2], Init::Ones);
+    g.param("left-behind", [2], Init::Ones);
+    let loss = g.input([2, 3]).linear("reached", 1).mean_all();
+    Trainer::new(&Device::cpu(), loss, Sgd::new(0.1).freeze(["left-alone", "reached.bias"]))?;
+    assert_eq!((said("depend on left-behind: "), said("left-alone"), said("reached")), (1, 0, 0));
     let data = Dataset::new(vec![1.0; 8], [2], Target::values([1], vec![0.0; 4]))?;
     fn model(x: Tensor<'_>) -> Tensor<'_> {
         x.linear("forgotten", 2);
