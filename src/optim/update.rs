@@ -303,7 +303,7 @@ impl<'a, T: Real> Job<'a, T> {
     }
 }
 
-/// Cuts a piece into jobs where the group changes, and runs them. Of a rule with a ratio each job is a parameter, which `trust` measures first.
+/// Cuts a piece into jobs where the group changes, and runs them. A rule with a ratio has a job for each parameter, which `trust` measures first.
 fn jobs<T: Real>(
     optimizer: &Optimizer,
     todo: Todo<T>,

@@ -180,8 +180,8 @@ impl Step {
             Work::Fetch => return 2 * self.output.1.bytes(),
             Work::Update(update, _) => update,
         };
-        // In nearly all steps a trial finds in the guard that there is nothing to try. What an update writes it reads as well, but
-        // for what it assigns.
+        // In nearly all steps a trial finds in the guard that there is nothing to try. An update reads all that it
+        // writes, but for state that it assigns.
         let each = |&(loc, shape): &(Loc, Shape)| match (update, loc) {
             (Update::Try, Loc::Piece(..)) => 0,
             // Its tables are read by few.

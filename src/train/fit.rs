@@ -229,7 +229,7 @@ impl<'a> Fit<'a> {
         Fit { micro: Some(n), ..self }
     }
     /// Trains in so many bytes of the device's memory: the largest micro-batch is taken for which weights, gradients, states, plans, data
-    /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. What a micro-batch leaves over takes a plan of its
+    /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. Samples that are left over take a plan of their
     /// own, so that sizes are ⌊batch / k⌋ for k = 1, 2, …, which leave little, and those that [`micro_batch`](Fit::micro_batch) and
     /// [`accumulate`](Fit::accumulate) ask for, which are not exceeded. Data goes to the device where it takes no more than half of the
     /// bytes, and does not keep a micro-batch from fitting. [`Trainer::micro_memory`] says what a size takes.

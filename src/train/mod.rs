@@ -13,6 +13,7 @@ mod params;
 mod plans;
 mod progress;
 mod reports;
+mod steps;
 mod summary;
 mod tally;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use crate::{
     compiled::Compiled,
     data::Dataset,
     device::Device,
-    engine::{Engine, RING, Ring, Store, Update, check_input},
+    engine::{Engine, RING, Ring, Store, Update},
     error::{Error, Result},
     gpu::{Collected, Counters, StepRow},
     graph::{Graph, InputDef, ParamDef, Tensor},
@@ -34,12 +35,11 @@ use crate::{
     optim::Optimizer,
     params::Status,
     plan::{Draft, Loc, Memory, Plan},
-    profile::Profile,
     shape::{DType, Shape},
 };
 use model::{Kind, Model, Written};
 use plans::{Batch, Latest};
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc};
 use tally::{Kept, Tally};
 
 /// A plan of the training graph at one batch size.
@@ -341,194 +341,6 @@ impl Trainer {
             plan.bind_params(&self.params)?;
             Compiled::on(&self.device, plan, &self.store, self.seed).await
         })
-    }
-
-    /// One step on a batch: the graph's inputs in the order of their creation. On a GPU it returns when the work is
-    /// queued; [`loss`](Trainer::loss) waits for it. After [`accumulate`](Trainer::accumulate) the batch is the last micro-batch of the
-    /// step.
-    ///
-    /// # Errors
-    /// Inputs that do not fit the graph, labels that name no class, NaN or infinity in the data, a fault of the device.
-    pub fn step(&mut self, batch: &[Host<f32>]) -> Result<()> {
-        pollster::block_on(self.step_async(batch))
-    }
-    /// [`step`](Trainer::step), without blocking.
-    pub async fn step_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
-        let key = match self.micro {
-            0 => self.take(batch, Batch::Whole).await?,
-            _ => self.take(batch, Batch::Micro).await?,
-        };
-        self.advance(key, false).await
-    }
-    /// Adds a micro-batch to the next step, which [`step`](Trainer::step) completes with another one. The update then has the gradient
-    /// of the mean loss over all samples of all of them, however many each has:
-    ///
-    /// g = Σ nⱼ·gⱼ / Σ nⱼ, or Σ wⱼ·gⱼ / Σ wⱼ for a [weighted mean](crate::losses::weighted_mean) that divides by wⱼ.
-    ///
-    /// A loss that is a sum over samples counts as a mean. Each micro-batch draws dropout masks of its own, and running averages of batch
-    /// norm advance with each, as PyTorch's do. The step's [report](StepReport) is of all of them.
-    ///
-    /// ```
-    /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
-    /// let g = Graph::training();
-    /// let w = g.input([2, 1]).linear("line", 1).mse(g.input([2, 1]));
-    /// let mut trainer = Trainer::new(&Device::cpu(), w, Sgd::new(0.1))?;
-    /// let batch = |x: f32| [Host::new([2, 1], vec![x, x + 1.0]), Host::new([2, 1], vec![2.0 * x, 2.0 * x + 2.0])];
-    /// trainer.accumulate(&batch(0.0))?;
-    /// trainer.accumulate(&batch(2.0))?;
-    /// trainer.step(&batch(4.0))?;
-    /// let report = trainer.take_reports()?.remove(0);
-    /// assert_eq!((trainer.steps(), report.samples), (1, 6));
-    /// # Ok::<(), downhill::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`step`](Trainer::step); a loss that has means of several kinds, whose parts do not add up.
-    pub fn accumulate(&mut self, batch: &[Host<f32>]) -> Result<()> {
-        pollster::block_on(self.accumulate_async(batch))
-    }
-    /// [`accumulate`](Trainer::accumulate), without blocking.
-    pub async fn accumulate_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
-        let key = self.take(batch, Batch::Micro).await?;
-        self.advance(key, true).await
-    }
-    /// Checks a batch and puts it into the inputs of its plan.
-    async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> Batch) -> Result<Batch> {
-        // What a model is planned for is the size of the batch: that must be true.
-        let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
-        if let Some((i, x)) = broken {
-            let (what, got) = (format!("input {i}"), format!("{} with {}", x.shape, x.content()));
-            return Err(Error::Input { what, got, want: "as many values as the shape says, of its type".into() });
-        }
-        let key = key(match self.model {
-            None => 0,
-            Some(_) => batch.first().and_then(|x| x.shape.dims().first().copied()).unwrap_or(0),
-        });
-        if let (Some(model), Some(x)) = (&self.model, batch.first())
-            && (x.shape.rank() == 0 || x.shape.sample() != model.x)
-        {
-            // Before a plan is made for a number of samples that is none.
-            let want = format!("samples of shape {}, and a first axis that counts them", model.x);
-            return Err(Error::Input { what: "input 0".into(), got: x.shape.to_string(), want });
-        }
-        self.plan(key).await?;
-        let Some(loaded) = self.plans.get_mut(key) else {
-            return Err(Error::argument("step", "the batch is empty"));
-        };
-        if batch.len() != loaded.inputs.len() {
-            let (got, want) = (format!("{} tensors", batch.len()), loaded.inputs.len().to_string());
-            return Err(Error::Input { what: "the batch".into(), got, want });
-        }
-        for (i, (data, def)) in batch.iter().zip(&loaded.inputs).enumerate() {
-            check_input(def, i, data)?;
-            check_finite(i, data)?;
-        }
-        for (i, data) in batch.iter().enumerate() {
-            loaded.engine.write(i, data)?;
-        }
-        Ok(key)
-    }
-    /// One more step on the batch of the last one, which is still on the device: nothing is checked or uploaded.
-    ///
-    /// # Errors
-    /// No step before this one, or one of several micro-batches; a fault of the device.
-    pub fn step_again(&mut self) -> Result<()> {
-        self.no_part("step_again")?;
-        match self.last {
-            Some(Batch::Micro(_)) => {
-                Err(Error::argument("step_again", "the last step was of micro-batches, and the device has only the last of them"))
-            }
-            Some(key) => pollster::block_on(self.advance(key, false)),
-            None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
-        }
-    }
-    /// An error where micro-batches wait for the step that completes them.
-    fn no_part(&self, what: &str) -> Result<()> {
-        match self.micro {
-            0 => Ok(()),
-            n => {
-                let why =
-                    format!("micro-batches are accumulated ({n} so far), and wait for their step; complete it first, by Trainer::step");
-                Err(Error::argument(what, why))
-            }
-        }
-    }
-    /// Runs the batch that has been written, with an update unless `more` micro-batches follow.
-    async fn advance(&mut self, key: Batch, more: bool) -> Result<()> {
-        self.make_room(1).await?;
-        self.run(key, false, [(more, 0)])
-    }
-    /// Runs some batches in one submit, each a step or, where `more` follow, a micro-batch: one that has been written, or several,
-    /// each `fed` with its own samples from that place of the order on. The ring must have room for them.
-    fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
-        self.rows.clear();
-        let (mut step, mut micro) = (self.step, self.micro);
-        for (k, (more, sample)) in (self.batches..).zip(batches) {
-            self.rows.push(StepRow { seed: self.seed, step, micro, more, batch: k, sample });
-            (step, micro) = if more { (step, micro + 1) } else { (step + 1, 0) };
-        }
-        let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
-        loaded.engine.run(&self.rows, fed, Some(&self.update))?;
-        let (samples, given) = (loaded.batch, key == Batch::Given);
-        self.unread.extend(self.rows.iter().map(|&row| Made { row, samples, given }));
-        self.batches += self.rows.len() as u64;
-        (self.step, self.micro, self.last, self.fed) = (step, micro, Some(key), fed);
-        Ok(())
-    }
-    /// Where the time of a step goes: of each kernel by the device's own clock where it has one, of the host beside it, and what
-    /// part of the device's [peaks](Device::peaks) that is.
-    ///
-    /// It makes `steps` training steps with clocks, and as many without to compare with, all on the batch of the last step. They are
-    /// steps like any other: they change the weights, are counted, and their losses are reported.
-    ///
-    /// ```
-    /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};
-    /// let g = Graph::training();
-    /// let loss = g.input([32, 8]).linear("fc1", 64).relu().linear("fc2", 1).mse(g.input([32, 1]));
-    /// let mut trainer = Trainer::new(&Device::cpu(), loss, Adam::new(1e-3))?;
-    /// trainer.step(&[Host::new([32, 8], vec![0.5; 256]), Host::new([32, 1], vec![1.0; 32])])?;
-    /// let profile = trainer.profile(5)?;
-    /// println!("{profile}");
-    /// profile.write_trace(std::env::temp_dir().join("trace.json"))?; // For https://ui.perfetto.dev.
-    /// assert_eq!(trainer.steps(), 11);
-    /// # Ok::<(), downhill::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// No step before, so that there is no batch; as [`step_again`](Trainer::step_again).
-    pub fn profile(&mut self, steps: usize) -> Result<Profile> {
-        pollster::block_on(self.profile_async(steps))
-    }
-    /// [`profile`](Trainer::profile), without blocking.
-    pub async fn profile_async(&mut self, steps: usize) -> Result<Profile> {
-        self.no_part("profile")?;
-        let none = || Error::argument("profile", "there was no step before it, so there is no batch to measure");
-        let key = self.last.ok_or_else(none)?;
-        let peaks = self.device.peaks_async().await?;
-        let (mut plain, mut times) = (Vec::new(), Vec::new());
-        // A batch that was fetched is fetched again, if its data is still there.
-        let there = self.plans.get(key).and_then(|loaded| loaded.engine.gpu()).is_some_and(|exec| !exec.fetch().is_empty());
-        let (fed, sample) = (self.fed && there, self.rows.last().map_or(0, |row| row.sample));
-        let (wait, steps) = (|loaded: &mut Latest<Batch, Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
-        for _ in 0..steps {
-            wait(&mut self.plans)?;
-            let start = Instant::now();
-            self.make_room(1).await?;
-            self.run(key, fed, [(false, sample)])?;
-            wait(&mut self.plans)?;
-            plain.push(start.elapsed().as_secs_f64());
-        }
-        let zero = Instant::now();
-        for _ in 0..steps {
-            self.make_room(1).await?;
-            let row = StepRow { seed: self.seed, step: self.step, batch: self.batches, sample, ..StepRow::default() };
-            let loaded = self.plans.get_mut(key).expect("the last step was made on it");
-            times.push(loaded.engine.profile(&row, fed, Some(&self.update), zero).await?);
-            self.unread.push(Made { row, samples: loaded.batch, given: key == Batch::Given });
-            (self.step, self.batches) = (self.step + 1, self.batches + 1);
-        }
-        let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels());
-        Ok(Profile::new(&self.device, peaks, kernels, plain, &times))
     }
 
     /// Makes sure that there is a plan for such a batch, if it has samples.
