@@ -112,11 +112,12 @@ impl Store {
     /// Sets all gradients, by trained piece.
     pub fn set_grads(&mut self, pieces: Vec<Vec<f32>>) {
         self.grads = pieces;
-        self.square(0..self.layout.trained);
+        self.square();
     }
-    /// Finds the squares of all gradients of some pieces.
-    fn square(&mut self, pieces: Range<usize>) {
-        for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges).filter(|(_, range)| pieces.contains(&range.piece)) {
+    /// Finds the squares of all gradients.
+    fn square(&mut self) {
+        let trained = self.layout.trained;
+        for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges).filter(|(_, range)| range.piece < trained) {
             *square = squares(&self.grads[range.piece][range.of()]);
         }
     }
@@ -163,7 +164,7 @@ impl Store {
         }
         self.guard.near = u32::from(self.sizes.are_near());
         if loss.is_none() {
-            self.square(0..self.layout.trained);
+            self.square();
         }
         let (halted, loss) = (self.guard.halt != 0, loss.unwrap_or(self.guard.loss));
         let trained = || self.squares.iter().zip(&self.layout.ranges).map(|(s, r)| (s, matches!(r.status, Status::Trained { .. })));

@@ -9,7 +9,7 @@ use crate::{
     graph::ParamDef,
     host::{self, Host},
     ops::Key,
-    optim::{Groups, Guard, Hyper, Optimizer, Trust},
+    optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust},
     params::{Layout, Status},
     plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
@@ -80,7 +80,7 @@ pub(crate) fn memory(
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
     let kept = match device.as_gpu() {
         Some(gpu) => gpu::Ring::all_bytes(ring, RING) + gpu::Store::control_bytes(gpu, layout, update.groups.settings.len()),
-        None => (RING * (ring + NORMS) * 4 + size_of::<Guard>()) as u64,
+        None => (RING * (ring + NORMS.len()) * 4 + size_of::<Guard>()) as u64,
     };
     Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
 }
@@ -230,6 +230,14 @@ impl Store {
         }
         Ok(())
     }
+    /// Forgets the micro-batches that were added up for the next step.
+    pub fn forget_micro(&self) -> Result<()> {
+        match &self.flat {
+            Flat::Cpu(s) => lock(s).guard.weight = 0.0,
+            Flat::Gpu(s) => s.forget_micro()?,
+        }
+        Ok(())
+    }
     pub fn write_guard(&self, guard: Guard) -> Result<()> {
         self.strict.store(guard.strict != 0, Relaxed);
         match &self.flat {
@@ -273,8 +281,6 @@ fn copies(what: &str, pieces: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
 
 /// Batches whose losses and metrics are kept until they are read.
 pub(crate) const RING: usize = 1024;
-/// Numbers of a row of the ring behind the outputs: norm and largest magnitude of the gradients.
-const NORMS: usize = 2;
 
 /// Where the plans of a model leave the first outputs of each batch, and how large the gradients of each step were.
 #[derive(Clone)]
@@ -301,7 +307,7 @@ impl Ring {
     pub async fn new(store: &Store, outputs: usize) -> Result<Ring> {
         Ok(match &store.flat {
             Flat::Cpu(store) => {
-                let ring = CpuRing { rows: vec![vec![f32::NAN; outputs + NORMS]; RING], asked: None };
+                let ring = CpuRing { rows: vec![vec![f32::NAN; outputs + NORMS.len()]; RING], asked: None };
                 Ring::Cpu { kept: Arc::new(Mutex::new(ring)), store: store.clone() }
             }
             Flat::Gpu(store) => Ring::Gpu(Arc::new(gpu::Ring::new(store, outputs, RING).await?)),
@@ -454,7 +460,7 @@ impl Engine {
         exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.more, rules, done);
         if let Some(ring) = ring {
             let kept = &mut lock(ring).rows[(row.batch % RING as u64) as usize];
-            let width = kept.len() - NORMS;
+            let width = kept.len() - NORMS.len();
             let (outputs, norms) = kept.split_at_mut(width);
             for (value, output) in outputs.iter_mut().zip(0..exec.outputs()) {
                 *value = exec.number(&store, output);

@@ -12,7 +12,7 @@ use crate::{
         feed::Resident,
         pace::{MOST, Pace},
         profile::{Clocks, record},
-        ring::{EXTRA, Ring},
+        ring::Ring,
         shader::STEP_BYTES,
         store::Store,
     },
@@ -448,7 +448,13 @@ impl Exec {
                 }
                 if self.groups > 0 && !row.more {
                     let to = ring.place(row.batch, ring.outputs());
-                    encoder.copy_buffer_to_buffer(&self.store.control, 4 * NORMS as u64, &ring.buffer, to, Some(4 * EXTRA as u64));
+                    encoder.copy_buffer_to_buffer(
+                        &self.store.control,
+                        4 * NORMS.start as u64,
+                        &ring.buffer,
+                        to,
+                        Some(4 * NORMS.len() as u64),
+                    );
                 }
             }
             if let Some(into) = &self.collect {

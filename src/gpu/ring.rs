@@ -6,7 +6,7 @@ use crate::{
         device::{Gpu, lock},
         store::Store,
     },
-    optim::GUARD,
+    optim::{GUARD, NORMS},
 };
 use futures_intrusive::sync::ManualResetEvent;
 use std::sync::{
@@ -32,9 +32,6 @@ pub struct Ring {
     waits: AtomicU64,
     bytes_read: AtomicU64,
 }
-
-/// Numbers of a row behind the outputs: norm and largest magnitude of the gradients.
-pub(super) const EXTRA: usize = 2;
 
 /// A read that is under way.
 struct Asked {
@@ -69,7 +66,7 @@ impl Ring {
         if outputs == 0 || capacity == 0 {
             return Err(Error::argument("ring", "a ring of no batches, or of no outputs, holds nothing"));
         }
-        let width = outputs + EXTRA;
+        let width = outputs + NORMS.len();
         let (gpu, usage) = (store.gpu(), wgpu::BufferUsages::COPY_DST);
         let [bytes, guard] = [Ring::bytes(outputs, capacity), GUARD as u64 * 4];
         let label = format!("ring of {capacity} batches × {width}");
@@ -82,7 +79,7 @@ impl Ring {
     }
     /// Bytes of the ring itself.
     pub fn bytes(outputs: usize, capacity: usize) -> u64 {
-        ((outputs + EXTRA) * capacity) as u64 * 4
+        ((outputs + NORMS.len()) * capacity) as u64 * 4
     }
     /// Bytes of the ring and of what it is read through, with the guard.
     pub(crate) fn all_bytes(outputs: usize, capacity: usize) -> u64 {
@@ -90,7 +87,7 @@ impl Ring {
     }
     /// Outputs that it keeps of a batch.
     pub fn outputs(&self) -> usize {
-        self.width - EXTRA
+        self.width - NORMS.len()
     }
     /// Where number `i` of a batch goes, in bytes.
     pub(super) fn place(&self, batch: u64, i: usize) -> u64 {

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     gpu::device::Gpu,
-    optim::{Control, GUARD, NEAR, ROW, STRICT, Trust},
+    optim::{Control, GUARD, NEAR, ROW, STRICT, Trust, WEIGHT},
     params::Layout,
     plan::Flat,
 };
@@ -147,6 +147,10 @@ impl Store {
     /// Sets the guard's word that says whether every step needs a trial.
     pub(crate) fn write_strict(&self, strict: bool) -> Result<()> {
         self.write_word(STRICT, strict)
+    }
+    /// Says that no micro-batch was added up for the next step.
+    pub(crate) fn forget_micro(&self) -> Result<()> {
+        self.write_word(WEIGHT, false)
     }
     fn write_word(&self, word: usize, value: bool) -> Result<()> {
         self.gpu.queue.write_buffer(&self.control, 4 * word as u64, bytemuck::bytes_of(&u32::from(value)));

@@ -7,6 +7,7 @@ use crate::{
     plan::ROWS,
     simd::wide,
 };
+use std::ops::Range;
 
 /// The most that a number may be for an update to be surely finite (see [`Optimizer::is_bounded`]): 2⁶⁰.
 pub(super) const FAR: f32 = (1u64 << 60) as f32;
@@ -64,8 +65,10 @@ pub(crate) const GUARD: usize = 64;
 pub(crate) const NEAR: usize = 5;
 /// The one that says whether every step needs a trial.
 pub(crate) const STRICT: usize = 6;
-/// Where the two words are that say how large gradients were: [`norm`](Guard::norm) and [`largest`](Guard::largest).
-pub(crate) const NORMS: usize = 2;
+/// The words that say how large gradients were: [`norm`](Guard::norm) and [`largest`](Guard::largest).
+pub(crate) const NORMS: Range<usize> = 2..4;
+/// The word for the [`weight`](Guard::weight) of micro-batches.
+pub(crate) const WEIGHT: usize = 14;
 /// Words for each piece of the gradients: a sum of squares, its class, the largest magnitude.
 pub(super) const TOTAL: usize = 3;
 /// Words for each parameter: the three [`Norms`](super::Norms) and the ratio.

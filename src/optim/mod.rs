@@ -15,7 +15,7 @@ mod update;
 
 pub use adam::AdamOf;
 pub use guard::{Clip, Control, Guard};
-pub(crate) use guard::{GUARD, NEAR, NORMS, ROW, STRICT, Squares, squares};
+pub(crate) use guard::{GUARD, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
 pub use trust::{Norms, Trust};

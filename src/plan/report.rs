@@ -1,10 +1,7 @@
 //! What a plan takes of a device's memory, to the byte, by kind and by layer. Arithmetic only.
 
 use super::{Loc, Phase, Plan};
-use crate::{
-    graph::ParamDef,
-    params::{ALIGN, Layout, Status},
-};
+use crate::params::{ALIGN, Layout, Status};
 use std::fmt;
 
 /// The bytes of training on a device: of the model's flat buffers, of the plan for one batch size, and of what a trainer keeps besides.
@@ -128,14 +125,6 @@ impl Memory {
         m.layers = layers.into_iter().chain(rest.into_iter().rev()).collect();
         (m.live, m.live_at) = live(plan);
         m
-    }
-    /// With buffers for gradients of micro-batches as well.
-    pub(crate) fn add_micro(&mut self, params: &[ParamDef], layout: &Layout) {
-        for (param, range) in params.iter().zip(&layout.ranges).filter(|(_, range)| matches!(range.status, Status::Trained { .. })) {
-            let bytes = range.len.next_multiple_of(ALIGN) as u64 * 4;
-            self.gradients += bytes;
-            self.row(param.layer()).parameters += bytes;
-        }
     }
     /// With so many bytes of other plans.
     pub(crate) fn with_plans(mut self, bytes: u64) -> Memory {

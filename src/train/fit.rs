@@ -371,7 +371,9 @@ impl Trainer {
         self.history = History { micro_batch: cut.micro, ..History::default() };
         let result = self.epochs(data, fit, cut).await;
         self.tally = None;
-        result.map(|()| self.history.clone())
+        // An error in the middle of a step: the next one starts from nothing.
+        let forgotten = self.forget_micro();
+        result.and(forgotten).map(|()| self.history.clone())
     }
     /// What the last call of [`fit`](Trainer::fit) did; if that ended in an error, the epochs that were complete by then.
     pub fn history(&self) -> &History {

@@ -62,11 +62,7 @@ impl Trainer {
         if batch == 0 {
             return Err(Error::argument("memory", "a batch has at least one sample"));
         }
-        match (&self.model, &self.graph_memory) {
-            (Some(_), _) => self.step_memory(Batch::Whole(batch)),
-            (None, Some(memory)) => Ok(self.with_micro(memory.clone()).with_plans(self.others(Batch::Whole(0)))),
-            (None, None) => unreachable!("a trainer without a model is made of one graph"),
-        }
+        self.step_memory(Batch::Whole(if self.model.is_some() { batch } else { 0 }))
     }
     /// The same for training in micro-batches of so many samples ([`Fit::micro_batch`](crate::Fit::micro_batch), [`accumulate`](Trainer::accumulate)), whatever
     /// the size of the batch that they make: a second buffer of gradients, and the plan of one micro-batch.
@@ -74,30 +70,24 @@ impl Trainer {
     /// # Errors
     /// As [`memory`](Trainer::memory); a loss whose parts do not add up, as [`accumulate`](Trainer::accumulate) says.
     pub fn micro_memory(&self, micro: usize) -> Result<Memory> {
-        match (micro, &self.model) {
-            (0, _) => Err(Error::argument("micro_memory", "a micro-batch has at least one sample")),
-            (_, Some(_)) => self.step_memory(Batch::Micro(micro)),
-            (_, None) => self.step_memory(Batch::Micro(0)),
+        if micro == 0 {
+            return Err(Error::argument("micro_memory", "a micro-batch has at least one sample"));
         }
+        self.step_memory(Batch::Micro(if self.model.is_some() { micro } else { 0 }))
     }
     fn step_memory(&self, key: Batch) -> Result<Memory> {
-        let memory = self.memory_of(&self.step_plan(key)?)?;
-        let memory = if let Batch::Micro(_) = key { memory } else { self.with_micro(memory) };
-        Ok(memory.with_plans(self.others(key)))
+        Ok(self.memory_of(&self.step_plan(key)?)?.with_plans(self.others(key)))
     }
-    /// With the gradients of micro-batches, where there are buffers for them from an earlier step.
-    fn with_micro(&self, mut memory: Memory) -> Memory {
-        if self.store.holds_micro() {
-            memory.add_micro(&self.params, &self.store.layout());
-        }
-        memory
-    }
+    /// A plan to count by, not to run: no kernel is measured for it.
     pub(super) fn step_plan(&self, key: Batch) -> Result<Plan> {
-        let plan = match (&self.graph_plan, key.samples()) {
-            (None, Some(batch)) => self.draft(batch)?.lower(&self.device.plan_options()),
-            _ => pollster::block_on(self.computed(key))?,
+        let plan = match &self.graph_plan {
+            Some(plan) => plan.clone(),
+            None => self.draft(key.samples().unwrap_or(1))?.lower(&self.device.plan_options()),
         };
-        self.complete(key, plan)
+        let mut plan = self.complete(key, plan)?;
+        // Once there are buffers for the gradients of micro-batches, they stay.
+        plan.micro |= self.store.holds_micro();
+        Ok(plan)
     }
     /// The bytes of what is kept besides the plan of that number.
     fn others(&self, key: Batch) -> u64 {

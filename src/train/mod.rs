@@ -34,7 +34,7 @@ use crate::{
     host::Host,
     optim::Optimizer,
     params::Status,
-    plan::{Draft, Loc, Memory, Plan},
+    plan::{Draft, Loc, Plan},
     shape::{DType, Shape},
 };
 use model::{Kind, Model, Written};
@@ -105,8 +105,6 @@ pub struct Trainer {
     model: Option<Model>,
     /// The summary of that one graph.
     graph_summary: String,
-    /// Its memory.
-    graph_memory: Option<Memory>,
     /// What is computed in a step of that one graph.
     graph_plan: Option<Plan>,
     /// Plans of the training graph.
@@ -176,7 +174,6 @@ impl Trainer {
         let whole = trainer.complete(Batch::Whole(0), plan.clone())?;
         let memory = trainer.memory_of(&whole)?;
         trainer.graph_summary = trainer.summarise(loss, &whole, &memory);
-        trainer.graph_memory = Some(memory);
         trainer.graph_plan = Some(plan);
         trainer.load_plan(Batch::Whole(0), whole).await?;
         Ok(trainer)
@@ -244,7 +241,6 @@ impl Trainer {
             params,
             model: None,
             graph_summary: String::new(),
-            graph_memory: None,
             graph_plan: None,
             plans: Latest::new(PLANS),
             inference: Latest::new(PLANS),

@@ -5,7 +5,7 @@ use crate::{
     engine::{Kept, RING},
     error::Result,
     gpu::StepRow,
-    optim::Guard,
+    optim::{Guard, NORMS},
 };
 use std::mem;
 
@@ -64,8 +64,8 @@ impl Trainer {
             false => Ok(()),
         }
     }
-    /// Before `count` more batches: half of the ring is asked for while they write the other half. What was asked for before that
-    /// has long come, because fewer steps than half a ring are ever under way.
+    /// Before `count` more batches: half of the ring is asked for while they write the other half. The read that was asked for
+    /// before has long come, because fewer steps than half a ring are ever under way.
     pub(super) async fn make_room(&mut self, count: usize) -> Result<()> {
         if self.unread.len() + count <= RING / 2 {
             return Ok(());
@@ -104,7 +104,7 @@ impl Trainer {
             if bad.is_some_and(|bad| step > bad) {
                 break;
             }
-            let (row, norms) = row.split_at(row.len() - 2);
+            let (row, norms) = row.split_at(row.len() - NORMS.len());
             if micro == 0 {
                 self.part = Tally::default();
             }

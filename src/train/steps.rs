@@ -113,6 +113,13 @@ impl Trainer {
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
         }
     }
+    /// Forgets the micro-batches that wait for their step.
+    pub(super) fn forget_micro(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.micro) {
+            0 => Ok(()),
+            _ => self.store.forget_micro(),
+        }
+    }
     /// An error where micro-batches wait for the step that completes them.
     pub(super) fn no_part(&self, what: &str) -> Result<()> {
         match self.micro {

@@ -58,3 +58,27 @@ fn steps_and_evaluation_can_cross_threads() {
     crosses(trainer.evaluate_async(&data));
     crosses(trainer.predict_async(&x));
 }
+
+/// An error between the micro-batches of a step leaves nothing of them.
+#[test]
+fn micro_batches_that_are_forgotten_count_for_nothing() {
+    let batch = |x: f32| [Host::new([3, 2], vec![x, -1.0, 2.0, 0.25, -0.75, 1.5])];
+    let mut devices = vec![Device::cpu()];
+    devices.extend(Device::gpu());
+    for device in devices {
+        let make = || {
+            let g = Graph::training();
+            let loss = g.input([3, 2]).linear("fc", 4).tanh().linear("out", 1).square().mean_all();
+            Trainer::new(&device, loss, Adam::new(0.1)).unwrap()
+        };
+        let (mut a, mut b) = (make(), make());
+        a.accumulate(&batch(7.0)).unwrap();
+        a.forget_micro().unwrap();
+        for trainer in [&mut a, &mut b] {
+            trainer.accumulate(&batch(0.5)).unwrap();
+            trainer.step(&batch(-0.5)).unwrap();
+        }
+        assert_eq!(a.params().all().unwrap(), b.params().all().unwrap(), "{device}");
+        assert_eq!(a.take_reports().unwrap(), b.take_reports().unwrap(), "{device}");
+    }
+}
