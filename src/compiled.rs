@@ -7,9 +7,9 @@ use crate::{
     gpu::{self, Counters, StepRow},
     graph::{InputDef, Tensor},
     host::Host,
-    ops::Key,
     plan::{Draft, Options, Plan},
     profile::{KernelTime, Profile, StepTimes},
+    rng::Key,
 };
 use std::time::Instant;
 

@@ -1,38 +1,18 @@
-//! The CPU side: the `f64` oracle, which interprets the unfused graph op by op, and the `f32` device, which runs plans.
+//! The CPU device: it runs plans, in `f32`, on all cores.
 
 use crate::{
     error::Result,
-    graph::Kind,
-    host::{self, Host, Real, View, ViewMut},
-    ops::{Key, Op},
+    host::{self, Host, View, ViewMut},
+    ops::Op,
     optim::{Guard, Hyper, MAX_STATES, Optimizer, Sizes, Squares, Trust, squares},
     params::{Layout, Status},
-    plan::{CPU_INPUTS, Loc, Plan, Step, Update, Work, ir::Ir},
+    plan::{CPU_INPUTS, Loc, Plan, Step, Update, Work},
+    rng::Key,
     scratch,
     shape::{DType, Shape},
 };
 use rayon::prelude::*;
 use std::{array, mem, ops::Range};
-
-/// The definition of what a graph computes: every op's reference, one after the other, in memory of its own.
-pub fn interpret<T: Real>(ir: &Ir, inputs: &[Host<T>], params: &[Host<T>], key: Key) -> Vec<Host<T>> {
-    let mut values: Vec<Host<T>> = Vec::with_capacity(ir.nodes.len());
-    for node in &ir.nodes {
-        let value = match &node.kind {
-            Kind::Input(i) => inputs[*i].clone(),
-            Kind::Param(i) => params[*i].clone(),
-            Kind::Constant(c) => c.cast(),
-            Kind::Op(op) => {
-                let mut y = Host::zeros(node.shape);
-                let x: Vec<View<T>> = node.inputs.iter().map(|&i| values[i].view()).collect();
-                T::reference(op.as_ref(), &x, &mut y.view_mut(), key);
-                y
-            }
-        };
-        values.push(value);
-    }
-    ir.outputs.iter().map(|&o| values[o].clone()).collect()
-}
 
 /// Runs `f` on a thread that works for the device: all work in it is shared with the others without waking them for each op.
 pub fn work<R: Send>(f: impl FnOnce() -> R + Send) -> R {

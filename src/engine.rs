@@ -8,11 +8,11 @@ use crate::{
     gpu::{self, Counters, ExecOptions, Resident, StepRow},
     graph::ParamDef,
     host::{self, Host},
-    ops::Key,
     optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust},
     params::{Layout, Status},
     plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
+    rng::Key,
 };
 use std::{
     sync::{

@@ -2,7 +2,6 @@
 
 use crate::{
     error::{Error, Result},
-    ops::{Key, Op},
     shape::{DType, Shape},
 };
 use bytemuck::{Pod, Zeroable, allocation::try_zeroed_vec};
@@ -26,8 +25,6 @@ pub trait Real: num_traits::Float + bytemuck::Pod + AddAssign + Send + Sync + fm
     fn exp_of(x: f64) -> Self;
     /// Φ(x), the distribution function of the normal distribution, and e^(−x²/2); both keep their digits where they are small.
     fn normal(self) -> (Self, Self);
-    /// The reference of `op` in this precision.
-    fn reference(op: &dyn Op, x: &[View<Self>], y: &mut ViewMut<Self>, key: Key);
 }
 
 impl Real for f32 {
@@ -91,9 +88,6 @@ impl Real for f32 {
         let tail = 0.5 * t * q * e;
         (if self > 0.0 { 1.0 - tail } else { tail }, e)
     }
-    fn reference(op: &dyn Op, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
-        op.reference_f32(x, y, key)
-    }
 }
 
 impl Real for f64 {
@@ -109,9 +103,6 @@ impl Real for f64 {
     fn normal(self) -> (f64, f64) {
         // erfc keeps its digits in the left tail, 1 + erf would not.
         (0.5 * libm::erfc(self * -std::f64::consts::FRAC_1_SQRT_2), (-0.5 * self * self).exp())
-    }
-    fn reference(op: &dyn Op, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key) {
-        op.reference_f64(x, y, key)
     }
 }
 

@@ -78,6 +78,7 @@ pub mod layers;
 pub mod losses;
 pub mod ops;
 pub mod optim;
+mod oracle;
 pub mod params;
 mod peaks;
 pub mod plan;

@@ -12,6 +12,15 @@
 use rand::rand_core::{TryRng, utils};
 use std::convert::Infallible;
 
+/// What makes the random numbers of a step: seed and step are the first two keys of [`uniform01`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    /// The model's.
+    pub seed: u64,
+    /// The step's number, from 0: every step draws other numbers.
+    pub step: u64,
+}
+
 /// Ten rounds of Philox 4x32: four random words from a 128-bit counter and a 64-bit key.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counter, key);

@@ -26,6 +26,11 @@
 //!
 //! `tests/own_op.rs` in the source of this crate is a whole op with its tests, and puts bugs into it that these checks find.
 
+pub use crate::{
+    ops::fill,
+    oracle::{Checked, Distance, close, distance, oracle},
+};
+
 #[doc(hidden)]
 pub use crate::tune::cache::Sample as TuningFiles;
 
@@ -37,112 +42,13 @@ use crate::{
     graph::{Graph, Tensor},
     host::{Data, Host},
     kernel::Caps,
-    ops::{Case, Fill, Key, OpDef},
+    ops::{Case, Fill, OpDef},
+    oracle::{KEY, NAN, interpret},
     params::{Layout, Status},
     plan::{Options, Plan, ir::Ir},
-    rng,
     shape::{DType, Shape},
 };
 use std::sync::Arc;
-
-/// Seed and step of all checks.
-pub(crate) const KEY: Key = Key { seed: 0x5eed, step: 3 };
-
-/// What fills an output before a kernel runs: a NaN that no computation makes.
-pub(crate) const NAN: u32 = 0x7fc0_dead;
-
-/// A tensor of the values that `fill` says, the same for the same seed.
-pub fn fill(shape: Shape, fill: &Fill, seed: u64) -> Host<f32> {
-    let n = shape.elements();
-    let mut random = vec![0.0f32; n];
-    rng::fill_uniform(seed, 0, 77, 0, &mut random);
-    match *fill {
-        Fill::Labels(classes) => {
-            let labels = random.iter().map(|r| ((r * classes as f32) as u32).min(classes as u32 - 1)).collect();
-            Host::labels(shape, labels)
-        }
-        Fill::Range(lo, hi) => {
-            // One value from each of n equal cells, in a random order: all different, none near another.
-            let mut cells: Vec<usize> = (0..n).collect();
-            for i in (1..n).rev() {
-                cells.swap(i, (random[i] * (i + 1) as f32) as usize);
-            }
-            let value = |(&cell, &r): (&usize, &f32)| {
-                let x = lo + (hi - lo) * (cell as f64 + 0.25 + 0.5 * f64::from(r)) / n as f64;
-                // Off the kinks of relu, clamp and their like.
-                [-1.0, -0.5, 0.0, 0.5, 1.0].iter().fold(x, |x, kink| if (x - kink).abs() < 1e-2 { kink + 1e-2 } else { x }) as f32
-            };
-            Host::new(shape, cells.iter().zip(&random).map(value).collect())
-        }
-    }
-}
-
-/// How far values are from those of the oracle: [`distance`] has the definitions.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Distance {
-    /// The largest error, in units in the last place. Infinite where a value is NaN or infinite and should not be.
-    pub ulps: f64,
-    /// The largest error allowed, in the same units.
-    pub tolerance: f64,
-    /// The largest |got − want| / |want| of those elements that are at least as large as the mean, and not 0.
-    pub relative: f64,
-    /// The element of the largest error.
-    pub element: usize,
-}
-
-impl Distance {
-    /// The largest error as a part of the tolerance: at most 1 is right to rounding.
-    pub fn ratio(&self) -> f64 {
-        self.ulps / self.tolerance
-    }
-    /// Whether every element is right to rounding.
-    pub fn fits(&self) -> bool {
-        self.ratio() <= 1.0
-    }
-}
-
-/// How far `got` is from `want`, where each value is the sum of `terms` terms; or a sentence if there are not as many.
-///
-/// An error is |got − want|, its unit in the last place 2⁻²³ · (|want| + mean |want|), the mean over what is not 0 and finite. The
-/// tolerance is 16 + 2·√terms such units: 16 for the
-/// functions of WGSL, the square root because rounding errors of a sum are random, the mean because a result near 0 is
-/// the difference of terms that are not. What is below the smallest normal `f32` may be 0. It is the one tolerance of all comparisons between a device and the oracle.
-pub fn distance(got: &[f64], want: &[f64], terms: usize) -> Result<Distance, String> {
-    if got.len() != want.len() {
-        return Err(format!("{} values instead of {}", got.len(), want.len()));
-    }
-    let finite = want.iter().filter(|w| w.is_finite() && **w != 0.0);
-    let mean = finite.clone().map(|w| w.abs()).sum::<f64>() / finite.count().max(1) as f64;
-    let tolerance = 16.0 + 2.0 * (terms as f64).sqrt();
-    let mut worst = Distance { ulps: 0.0, tolerance, relative: 0.0, element: 0 };
-    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        if g == w || (g.is_nan() && w.is_nan()) {
-            continue;
-        }
-        let error = if g.is_finite() { (g - w).abs() } else { f64::INFINITY };
-        let ulps = error / (f64::from(f32::EPSILON) * (w.abs() + mean) + f64::from(f32::MIN_POSITIVE) / tolerance);
-        let ulps = if ulps.is_nan() { f64::INFINITY } else { ulps };
-        if ulps > worst.ulps {
-            (worst.ulps, worst.element) = (ulps, i);
-        }
-        if w != 0.0 && w.is_finite() && w.abs() >= mean {
-            worst.relative = worst.relative.max(error / w.abs());
-        }
-    }
-    Ok(worst)
-}
-
-/// Whether `got` is `want` to rounding, by the tolerance of [`distance`]; else a sentence with the worst element.
-pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
-    let worst = distance(got, want, terms)?;
-    sentence(&worst, got, want).map_or(Ok(()), Err)
-}
-
-/// What is wrong with the worst element, if it is.
-fn sentence(worst: &Distance, got: &[f64], want: &[f64]) -> Option<String> {
-    let (i, times) = (worst.element, worst.ratio());
-    (!worst.fits()).then(|| format!("element {i} of {}: {} instead of {}, {times:.1} times the tolerance", got.len(), got[i], want[i]))
-}
 
 /// The case's op in the middle of a graph: its inputs are nodes, and the gradient that comes in depends on its output.
 struct Middle<'g> {
@@ -198,7 +104,7 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
     let m = middle(&g, case);
     g.check().map_err(|e| e.to_string())?;
     let inputs: Vec<Host<f64>> = case.fill(17).iter().map(Host::cast).collect();
-    let out = cpu::interpret(&Ir::new(&g, &[m.y]), &inputs, &[], KEY);
+    let out = interpret(&Ir::new(&g, &[m.y]), &inputs, &[], KEY);
     if out[0].to_f64().iter().any(|v| !v.is_finite()) {
         return Err("the reference is not finite: choose other inputs for this case".into());
     }
@@ -206,8 +112,8 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
         return Ok(());
     }
     let loss_ir = Ir::new(&g, &[m.loss]);
-    let loss = |x: &[Host<f64>]| cpu::interpret(&loss_ir, x, &[], KEY)[0].to_f64()[0];
-    let grads = cpu::interpret(&Ir::new(&g, &m.grads), &inputs, &[], KEY);
+    let loss = |x: &[Host<f64>]| interpret(&loss_ir, x, &[], KEY)[0].to_f64()[0];
+    let grads = interpret(&Ir::new(&g, &m.grads), &inputs, &[], KEY);
     let floats: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i].shape.dtype() == DType::F32).collect();
     for ((&i, grad), t) in floats.iter().zip(&grads).zip(&m.x) {
         if !grad.shape.same_dims(t.shape()) {
@@ -310,28 +216,6 @@ impl<'g> Subject<'g> {
     }
 }
 
-/// What the checks of one output found.
-#[derive(Clone, Debug)]
-pub struct Checked {
-    /// From the oracle.
-    pub distance: Distance,
-    /// What is wrong, in a sentence.
-    pub wrong: Option<String>,
-}
-
-impl Checked {
-    /// By [`distance`] alone.
-    pub(crate) fn new(got: &[f64], want: &[f64], terms: usize) -> Checked {
-        match distance(got, want, terms) {
-            Ok(distance) => Checked { wrong: sentence(&distance, got, want), distance },
-            Err(why) => {
-                let distance = Distance { ulps: f64::INFINITY, tolerance: 1.0, relative: f64::INFINITY, element: 0 };
-                Checked { distance, wrong: Some(why) }
-            }
-        }
-    }
-}
-
 /// Compiles `outputs` of `g` for `device` and compares them with the oracle on the unfused graph; on a GPU also with
 /// outputs that start as NaN, fences, and a second run.
 pub fn compare(
@@ -354,18 +238,6 @@ fn verdict(checked: &[Checked], want: &[Host<f64>]) -> Result<(), String> {
         checked.wrong.as_ref().map_or(Ok(()), |why| Err(format!("{what} {}: {why}", want.shape)))?;
     }
     Ok(())
-}
-
-/// The definition of `outputs` in `f64`, on the unfused graph. Parameters have their initial values.
-///
-/// # Errors
-/// The graph's first mistake.
-pub fn oracle(g: &Graph, outputs: &[Tensor], inputs: &[Host<f32>]) -> Result<Vec<Host<f64>>> {
-    g.check()?;
-    let wide: Vec<Host<f64>> = inputs.iter().map(Host::cast).collect();
-    let ir = Ir::new(g, outputs);
-    let values = ir.params.iter().map(|p| Ok(Host::new(p.shape, p.init.values(p.shape, KEY.seed, &p.name)?).cast()));
-    Ok(cpu::interpret(&ir, &wide, &values.collect::<Result<Vec<_>>>()?, KEY))
 }
 
 /// Compiles `outputs` for `device` and compares each with what it should be; runs twice, which must agree to the last

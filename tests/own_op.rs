@@ -12,8 +12,9 @@ use downhill::{
     host::{Real, View, ViewMut},
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
-    ops::{Case, Fill, Key, OpDef},
+    ops::{Case, Fill, OpDef},
     optim::{Hyper, MAX_STATES, Norms, Optimizer, Rule, Sgd, State},
+    rng::Key,
     selftest::{self, Direction, Report},
     testing,
 };

@@ -10,8 +10,9 @@ use downhill::{
     host::{Real, View, ViewMut},
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
-    ops::{self, Case, Key, OpDef, attention::Attention},
+    ops::{self, Case, OpDef, attention::Attention},
     optim::Adam,
+    rng::Key,
     testing,
 };
 use std::{

@@ -7,10 +7,11 @@ use crate::{
     host::{Host, Real, View, ViewMut},
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source, Span, Which, Word},
-    ops::{Case, Key, OpDef},
+    ops::{Case, OpDef},
     optim::Control,
     params::{Layout, Status},
     plan::{Flat, Loc, Phase, Plan, Slot, Step, Update, Work},
+    rng::Key,
     shape::{DType, Shape},
 };
 use pollster::block_on;

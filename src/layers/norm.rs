@@ -325,11 +325,11 @@ mod tests {
     use super::*;
     use crate::{
         Device, Graph, Host, Trainer,
-        cpu::interpret,
         kernel::Caps,
-        ops::Key,
         optim::Sgd,
+        oracle::interpret,
         plan::{Options, Plan, ir::Ir},
+        rng::Key,
     };
 
     /// Dispatches of each step that has any, by the names of ops.

@@ -3,10 +3,10 @@
 
 use super::*;
 use crate::{
-    cpu::interpret,
     gpu::shader::assemble,
     graph::Graph,
     kernel::{Span, Which},
+    oracle::interpret,
     plan::ir::Ir,
 };
 use serde_json::Value;

@@ -4,18 +4,12 @@ use crate::{
     graph::Tensor,
     host::{Host, Real, View, ViewMut},
     kernel::{Caps, Kernel},
+    rng::Key,
     shape::{DType, Shape},
 };
 use std::{fmt, sync::Arc};
 
-/// What makes a step's random numbers: see [`crate::rng`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Key {
-    /// The model's.
-    pub seed: u64,
-    /// The step's number, from 0: every step draws other numbers.
-    pub step: u64,
-}
+pub use case::{Case, Fill, fill};
 
 /// An op: its shape rule, its definition, its gradient, its kernels and its test cases.
 ///
@@ -100,7 +94,6 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
 pub trait Op: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
     fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
-    fn reference_f32(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key);
     fn reference_f64(&self, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key);
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key);
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>>;
@@ -124,9 +117,6 @@ impl<O: OpDef> Op for O {
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         OpDef::shape(self, x)
-    }
-    fn reference_f32(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
-        self.reference(x, y, key)
     }
     fn reference_f64(&self, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key) {
         self.reference(x, y, key)
@@ -175,77 +165,7 @@ impl<O: OpDef> Op for O {
     }
 }
 
-/// What a test puts into an input.
-#[derive(Clone, Debug)]
-pub enum Fill {
-    /// Floats spread over `lo..hi`, none of them near a kink at 0 or at ±1, no two the same.
-    Range(f64, f64),
-    /// Labels `0..n`.
-    Labels(usize),
-}
-
-impl Fill {
-    /// Floats in −1..2. Labels are 0 or 1: the least that any table has, if it has two rows.
-    fn plain(x: &[Shape]) -> Vec<Fill> {
-        let least = x.iter().flat_map(|s| s.dims()).min().map_or(1, |&d| d.min(2));
-        let fill = |s: &Shape| if s.dtype() == DType::U32 { Fill::Labels(least) } else { Fill::Range(-1.0, 2.0) };
-        x.iter().map(fill).collect()
-    }
-    /// Floats for every input, those of input `i` over `lo..hi`.
-    fn floats<const N: usize>(x: &[Shape], ranges: [(usize, f64, f64); N]) -> Vec<Fill> {
-        let mut fills = Fill::plain(x);
-        ranges.into_iter().for_each(|(i, lo, hi)| fills[i] = Fill::Range(lo, hi));
-        fills
-    }
-    /// Input 1 holds labels of `n` classes.
-    fn labelled(x: &[Shape], n: usize) -> Vec<Fill> {
-        let mut fills = Fill::plain(x);
-        fills[1] = Fill::Labels(n);
-        fills
-    }
-}
-
-/// One row of an op's test table.
-#[derive(Clone, Debug)]
-pub struct Case {
-    /// What is special about it, e.g. `one row`, `past a tile`.
-    pub name: String,
-    /// The op with the settings of this row.
-    pub op: Arc<dyn Op>,
-    /// Shape and content of each input.
-    pub inputs: Vec<(Shape, Fill)>,
-    /// Whether gradients exist and are checked. Large cases leave the f64 central differences out by size.
-    pub gradient: bool,
-}
-
-impl Case {
-    /// Inputs as the op says ([`OpDef::fills`]), gradients checked.
-    pub fn new(name: impl Into<String>, op: impl OpDef, shapes: &[Shape]) -> Case {
-        let typed = |(&s, fill): (&Shape, Fill)| (if matches!(fill, Fill::Labels(_)) { s.u32() } else { s }, fill);
-        let inputs = shapes.iter().zip(OpDef::fills(&op, shapes)).map(typed).collect();
-        Case { name: name.into(), op: Arc::new(op), inputs, gradient: true }
-    }
-    /// Input `i` over `lo..hi`.
-    pub fn range(mut self, i: usize, lo: f64, hi: f64) -> Case {
-        self.inputs[i].1 = Fill::Range(lo, hi);
-        self
-    }
-    /// Input `i` holds labels of `n` classes.
-    pub fn labels(mut self, i: usize, n: usize) -> Case {
-        self.inputs[i] = (self.inputs[i].0.of(DType::U32), Fill::Labels(n));
-        self
-    }
-    /// No gradient: the op is flat (a comparison, an index).
-    pub fn flat(mut self) -> Case {
-        self.gradient = false;
-        self
-    }
-    /// The inputs, the same every time.
-    pub fn fill(&self, seed: u64) -> Vec<Host<f32>> {
-        self.inputs.iter().enumerate().map(|(i, (shape, fill))| crate::testing::fill(*shape, fill, seed + i as u64)).collect()
-    }
-}
-
+mod case;
 #[cfg(test)]
 pub(crate) mod checks;
 mod lines;

@@ -470,7 +470,10 @@ mod four {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ops::Fill, shape::Shape, testing};
+    use crate::{
+        ops::{Fill, fill},
+        shape::Shape,
+    };
 
     /// Every kind of vectors that this machine has.
     fn all() -> Vec<Vectors> {
@@ -490,7 +493,7 @@ mod tests {
             [[1, 1, 1], [1, 7, 1], [12, 9, 32], [13, 288, 33], [11, 289, 31], [6, 4, 16], [7, 5, 17], [100, 600, 70], [3, 1200, 1000]];
         for ([m, k, n], case) in sizes.into_iter().flat_map(|s| (0..16).map(move |case| (s, case))) {
             let bit = |i: usize| case >> i & 1 == 1;
-            let fill = |n: usize, seed| testing::fill(Shape::from([n]), &Fill::Range(-1.0, 1.0), seed);
+            let fill = |n: usize, seed| fill(Shape::from([n]), &Fill::Range(-1.0, 1.0), seed);
             let (a, b, was) = (fill(m * k, 1), fill(k * n, 2), fill(m * (n + 3), 3));
             let side = |data, [rows, columns]: [usize; 2], transposed| match transposed {
                 false => Matrix::rows(data, columns),
@@ -529,7 +532,7 @@ mod tests {
 
     #[test]
     fn an_element_does_not_depend_on_other_rows_and_columns() {
-        let fill = |n: usize, seed| testing::fill(Shape::from([n]), &Fill::Range(-1.0, 1.0), seed);
+        let fill = |n: usize, seed| fill(Shape::from([n]), &Fill::Range(-1.0, 1.0), seed);
         let (a, b, [m, k, n]) = (fill(40 * 700, 1), fill(700 * 50, 2), [40, 700, 50]);
         let (mut all, mut one) = (vec![0.0; m * n], vec![0.0]);
         product([m, k, n], 1.0, [Matrix::rows(a.f(), k), Matrix::rows(b.f(), n)], &mut all, n, false, By::All);

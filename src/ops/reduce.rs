@@ -469,7 +469,7 @@ impl<'g> Tensor<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Graph, cpu::interpret, ops::checks, plan::ir::Ir};
+    use crate::{Graph, ops::checks, oracle::interpret, plan::ir::Ir};
 
     #[test]
     fn golden() {

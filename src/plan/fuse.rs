@@ -6,9 +6,10 @@ use crate::{
     graph::{Kind, Node},
     host::Host,
     ops::{
-        Key, OpDef,
+        OpDef,
         map::{Expr, Fun, Inst, Map, Sub},
     },
+    rng::Key,
     shape::Shape,
 };
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use crate::{
     error::{Error, Place, Result},
     gpu::{Choice, Exec, ExecOptions, Gpu, StepRow, Store},
     host::Host,
+    oracle::{self, Checked, KEY, NAN},
     params::Layout,
     plan::Draft,
-    testing::{self, Checked, KEY, NAN},
 };
 use std::{
     cmp::Reverse,
@@ -240,7 +240,7 @@ impl Bench<'_> {
         match trusted {
             None => *trusted = Some(got),
             Some(want) => {
-                if let Err(wrong) = testing::close(&got, want, problem.op.terms(&problem.x)) {
+                if let Err(wrong) = oracle::close(&got, want, problem.op.terms(&problem.x)) {
                     return Ok(Verdict::Rejected(format!("on {}: {wrong}", problem.y)));
                 }
             }

@@ -5,10 +5,10 @@ use crate::{
     graph::{Graph, Tensor},
     host::Host,
     kernel::{Caps, Kernel},
-    ops::{Fill, Op},
+    ops::{Fill, Op, fill},
+    oracle,
     plan::{Options, Plan},
     shape::Shape,
-    testing,
 };
 use std::{collections::HashSet, panic::Location, sync::Arc};
 
@@ -100,27 +100,27 @@ impl Problem {
         self.drawn(&self.op.fills(&self.x))
     }
     fn drawn(&self, fills: &[Fill]) -> Vec<Host<f32>> {
-        let fill = |(i, (s, fill)): (usize, (&Shape, &Fill))| {
+        let tensor = |(i, (s, values)): (usize, (&Shape, &Fill))| {
             // Of large tensors a part is drawn, and repeated: drawing takes longer than what is timed.
             let n = s.elements();
-            let drawn = testing::fill(Shape::from([n.min(REPEATED)]), fill, 17 + i as u64);
-            match fill {
+            let drawn = fill(Shape::from([n.min(REPEATED)]), values, 17 + i as u64);
+            match values {
                 Fill::Range(..) => Host::new(*s, drawn.f().iter().copied().cycle().take(n).collect()),
                 Fill::Labels(_) => Host::labels(*s, drawn.u().iter().copied().cycle().take(n).collect()),
             }
         };
-        self.x.iter().zip(fills).enumerate().map(fill).collect()
+        self.x.iter().zip(fills).enumerate().map(tensor).collect()
     }
     /// Its inputs and its output by the definition in `f64`; the inputs are such that it is finite, if there are any.
     pub fn oracle(&self) -> Result<(Vec<Host<f32>>, Vec<f64>)> {
         let g = Graph::inference();
         let y = self.tensor(&g);
         let mut inputs = self.inputs();
-        let mut want = testing::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
+        let mut want = oracle::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
         if want.iter().any(|v| !v.is_finite()) {
             let positive = |fill| if let Fill::Range(..) = fill { Fill::Range(0.25, 1.75) } else { fill };
             inputs = self.drawn(&self.op.fills(&self.x).into_iter().map(positive).collect::<Vec<_>>());
-            want = testing::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
+            want = oracle::oracle(&g, &[y], &inputs)?.remove(0).to_f64();
         }
         Ok((inputs, want))
     }

@@ -38,7 +38,7 @@ fn mistakes() {
 /// The op agrees with matrix products and a softmax, also in its second derivatives, where one input depends on another.
 #[test]
 fn plain() {
-    use crate::{cpu::interpret, plan::ir::Ir, testing::fill};
+    use crate::{ops::fill, oracle::interpret, plan::ir::Ir};
     for causal in [false, true] {
         let g = Graph::training();
         let x = g.input([2, 5, 4]);

@@ -9,7 +9,7 @@ use super::{Code, Expr, Fun, Inst, Map, Sub};
 use crate::{
     host::{Real, View, ViewMut},
     kernel::Span,
-    ops::Key,
+    rng::Key,
     shape::Shape,
 };
 use rayon::prelude::*;

@@ -3,8 +3,9 @@
 use super::fun::Fun;
 use crate::{
     host::{Real, View},
-    ops::Key,
-    rng, scratch,
+    rng,
+    rng::Key,
+    scratch,
     shape::Shape,
     simd,
 };
