@@ -3,12 +3,33 @@
 
 use crate::{
     error::Place,
-    graph::{Kind, OTHER_GRAPH, Tensor},
+    graph::{Graph, Kind, OTHER_GRAPH, Tensor},
     ops::pad::Pad,
     recompute::Copies,
     shape::{DType, Shape},
 };
-use std::panic::Location;
+use std::{collections::BTreeMap, panic::Location};
+
+impl Graph {
+    /// What a step computes for each parameter: the gradient of `loss`, or of state what it becomes; nothing for one that is frozen.
+    #[track_caller]
+    pub(crate) fn param_grads<'g>(&'g self, loss: Tensor<'g>, is_frozen: impl Fn(usize) -> bool) -> Vec<Option<Tensor<'g>>> {
+        let params = self.param_tensors();
+        let (trained, assigned): (Vec<bool>, BTreeMap<usize, usize>) = {
+            let g = self.inner.borrow();
+            (g.params.iter().map(|p| p.trained).collect(), g.assigned.clone())
+        };
+        let has_grad = |i: usize| trained[i] && !is_frozen(i);
+        let sources: Vec<Tensor> = (0..params.len()).filter(|&i| has_grad(i)).map(|i| params[i]).collect();
+        let mut grads = loss.grad(&sources).into_iter();
+        let one = |(i, &p): (usize, &Tensor<'g>)| match trained[i] {
+            true if has_grad(i) => grads.next(),
+            true => None,
+            false => Some(assigned.get(&i).map_or(p, |&id| self.tensor(id))),
+        };
+        params.iter().enumerate().map(one).collect()
+    }
+}
 
 impl<'g> Tensor<'g> {
     /// ∂self/∂x for each `x`, as tensors of the same graph. `self` must be a single number, such as a loss.

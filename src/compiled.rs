@@ -37,6 +37,16 @@ pub struct Compiled {
     loaded: bool,
 }
 
+impl Device {
+    /// The graph that computes `outputs`, ready to run. Parameters start at their initial values.
+    ///
+    /// # Errors
+    /// The graph's first mistake; a limit of the device.
+    pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
+        Compiled::new(self, outputs, &self.plan_options(), 0)
+    }
+}
+
 impl Compiled {
     /// Compiles with options: what is fused, how memory is shared. `seed` is that of the initial parameters and of
     /// random numbers.
@@ -187,7 +197,7 @@ impl Compiled {
         for _ in 0..runs.max(1) {
             times.push(self.measure(zero).await?);
         }
-        Ok(Profile::new(&self.device, peaks, self.kernels(), plain, &times))
+        Ok(Profile::new(self.device.to_string(), self.device.clock(), peaks, self.kernels(), plain, &times))
     }
     /// One run with clocks.
     pub(crate) async fn measure(&mut self, zero: Instant) -> Result<StepTimes> {

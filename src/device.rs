@@ -1,11 +1,10 @@
 //! Where a plan runs: a GPU that wgpu reaches, or the CPU.
 
 use crate::{
-    compiled::Compiled,
     error::Result,
     gpu::{self, AdapterSummary, Choice, Gpu, GpuOptions},
-    graph::Tensor,
     plan::{self, Draft, Plan},
+    profile::Clock,
     tune,
 };
 use std::{fmt, sync::Arc};
@@ -149,6 +148,10 @@ impl Device {
             }
         }
     }
+    /// How the time of its kernels is measured.
+    pub(crate) fn clock(&self) -> Clock {
+        self.gpu.as_ref().map_or(Clock::Host, |gpu| gpu.clock())
+    }
     /// The GPU, or `None` for the CPU device.
     pub fn as_gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()
@@ -169,13 +172,6 @@ impl Device {
             tune::measure(gpu, &draft).await?;
         }
         Ok(draft.lower(options))
-    }
-    /// The graph that computes `outputs`, ready to run. Parameters start at their initial values.
-    ///
-    /// # Errors
-    /// The graph's first mistake; a limit of the device.
-    pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
-        Compiled::new(self, outputs, &self.plan_options(), 0)
     }
 }
 

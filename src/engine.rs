@@ -2,10 +2,9 @@
 
 use crate::{
     cpu,
-    data::Augment,
     device::Device,
     error::{Error, Result},
-    gpu::{self, Counters, ExecOptions, Resident, StepRow},
+    gpu::{self, Counters, ExecOptions, FlipShift, Resident, StepRow},
     graph::ParamDef,
     host::{self, Host},
     optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust},
@@ -60,7 +59,7 @@ pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Updat
 }
 
 /// Data on a GPU from which steps fetch their batches, and how images are changed on the way.
-pub(crate) type Fed<'a> = (&'a Resident, Option<Augment>);
+pub(crate) type Fed<'a> = (&'a Resident, Option<FlipShift>);
 
 /// What training by `plan` takes of a device's memory; the first `ring` outputs are kept for each step, `data` bytes are
 /// data sets. Makes nothing.

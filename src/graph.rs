@@ -433,24 +433,6 @@ impl Graph {
         let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, Kind::Param(i) if i == p));
         (0..g.params.len()).filter_map(node).map(|id| self.tensor(id)).collect()
     }
-    /// What a step computes for each parameter: the gradient of `loss`, or of state what it becomes; nothing for one that is frozen.
-    #[track_caller]
-    pub(crate) fn param_grads<'g>(&'g self, loss: Tensor<'g>, is_frozen: impl Fn(usize) -> bool) -> Vec<Option<Tensor<'g>>> {
-        let params = self.param_tensors();
-        let (trained, assigned): (Vec<bool>, BTreeMap<usize, usize>) = {
-            let g = self.inner.borrow();
-            (g.params.iter().map(|p| p.trained).collect(), g.assigned.clone())
-        };
-        let has_grad = |i: usize| trained[i] && !is_frozen(i);
-        let sources: Vec<Tensor> = (0..params.len()).filter(|&i| has_grad(i)).map(|i| params[i]).collect();
-        let mut grads = loss.grad(&sources).into_iter();
-        let one = |(i, &p): (usize, &Tensor<'g>)| match trained[i] {
-            true if has_grad(i) => grads.next(),
-            true => None,
-            false => Some(assigned.get(&i).map_or(p, |&id| self.tensor(id))),
-        };
-        params.iter().enumerate().map(one).collect()
-    }
     pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
         Tensor { graph: self, id }
     }

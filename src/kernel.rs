@@ -6,6 +6,9 @@
 
 use crate::shape::DType;
 
+/// Every range of a flat buffer starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
+pub const ALIGN: usize = 64;
+
 /// A WGSL file: its name in `shaders/` without the ending, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source {

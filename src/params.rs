@@ -7,11 +7,9 @@
 use crate::{
     error::{Error, Result},
     graph::ParamDef,
+    kernel::ALIGN,
 };
 use std::{mem, ops};
-
-/// Every range starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
-pub const ALIGN: usize = 64;
 
 /// What training does with a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

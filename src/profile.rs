@@ -1,7 +1,6 @@
 //! Where the time of a step goes: a table for people, a trace for [Perfetto](https://ui.perfetto.dev).
 
 use crate::{
-    device::Device,
     error::Result,
     file,
     plan::{Step, report::size},
@@ -150,9 +149,15 @@ pub(crate) fn median(mut x: Vec<f64>) -> f64 {
 }
 
 impl Profile {
-    /// Puts steps together that were measured of the same kernels.
-    pub(crate) fn new(device: &Device, peaks: Peaks, mut kernels: Vec<KernelTime>, plain: Vec<f64>, steps: &[StepTimes]) -> Profile {
-        let (name, clock) = (device.to_string(), device.as_gpu().map_or(Clock::Host, |gpu| gpu.clock()));
+    /// Puts steps together that a clock of the `device` measured of the same kernels.
+    pub(crate) fn new(
+        device: String,
+        clock: Clock,
+        peaks: Peaks,
+        mut kernels: Vec<KernelTime>,
+        plain: Vec<f64>,
+        steps: &[StepTimes],
+    ) -> Profile {
         let mut sums = vec![vec![0.0; steps.len()]; kernels.len()];
         let mut spans = Vec::new();
         for (number, step) in steps.iter().enumerate() {
@@ -184,7 +189,7 @@ impl Profile {
             kernel.seconds = median(sums);
         }
         spans.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.seconds.total_cmp(&a.seconds)));
-        Profile { device: name, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans }
+        Profile { device, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans }
     }
     /// Seconds that all kernels of a step take together.
     pub fn kernel_seconds(&self) -> f64 {

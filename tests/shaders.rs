@@ -9,8 +9,7 @@ mod common;
 use common::{Check, Suite, small_limits};
 use downhill::{
     Graph, Host, Shape, Tensor,
-    data::Augment,
-    gpu::{feed_pass, shader::assemble},
+    gpu::{FlipShift, feed_pass, shader::assemble},
     graph::ParamDef,
     host::Real,
     init::Init,
@@ -113,7 +112,7 @@ fn main() {
     });
     suite.test("data on the device", || {
         let mut seen = Seen::default();
-        let (piece, flips) = ([("start", 10), ("rows", 20), ("len", 50)], Augment { horizontal_flip: 0.5, ..Augment::default() });
+        let (piece, flips) = ([("start", 10), ("rows", 20), ("len", 50)], FlipShift { horizontal: 1 << 23, vertical: 0, shift: 0 });
         for caps in devices() {
             for (bytes, each, augment) in
                 [false, true].into_iter().flat_map(|b| [1, 4].map(|e| [(b, e, None), (b, e, Some(&flips))])).flatten()

@@ -2,8 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    kernel::{Bind, Pass, Span, Word},
-    params::ALIGN,
+    kernel::{ALIGN, Bind, Pass, Span, Word},
 };
 
 /// What bounds one dispatch.

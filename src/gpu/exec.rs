@@ -2,14 +2,13 @@
 //! has one step or many.
 
 use crate::{
-    data::Augment,
     error::{Error, Result},
     gpu::{
         bind::{Buffers, Own, Place, Work, words_of},
         collect::Collected,
         device::Gpu,
         dispatch::{Reach, params, part},
-        feed::Resident,
+        feed::{FlipShift, Resident},
         pace::{MOST, Pace},
         profile::{Clocks, record},
         ring::Ring,
@@ -162,7 +161,7 @@ struct Job {
 /// What fetches a step's batch.
 struct Feed {
     resident: Arc<Resident>,
-    augment: Option<Augment>,
+    augment: Option<FlipShift>,
     steps: Vec<Step>,
     dispatches: Vec<Dispatch>,
     /// Of its uniforms.
@@ -344,7 +343,7 @@ impl Exec {
     ///
     /// # Errors
     /// [`Error::Input`] where the samples do not fit the plan's inputs; as [`Exec::new`].
-    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<Augment>) -> Result<()> {
+    pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<FlipShift>) -> Result<()> {
         if self.feed.as_ref().is_some_and(|old| Arc::ptr_eq(&old.resident, resident) && old.augment == augment) {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! A data set on the device, and the dispatches that fetch a step's batch from it.
 
 use crate::{
-    data::Augment,
     error::{Error, Result},
     gpu::device::{Gpu, lock},
     graph::InputDef,
@@ -13,6 +12,17 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
+
+/// Random changes to the images of a batch, as the numbers that `shaders/feed.wgsl` draws by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlipShift {
+    /// An image is mirrored left to right where 24 random bits are below this number.
+    pub horizontal: u32,
+    /// Likewise top to bottom.
+    pub vertical: u32,
+    /// An image is moved by up to so many pixels along each axis.
+    pub shift: u32,
+}
 
 /// The samples, or the targets, of a data set: `width` numbers a row.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +177,7 @@ impl Resident {
     ///
     /// # Errors
     /// [`Error::Input`] where the samples do not fit the inputs.
-    pub(crate) fn steps(&self, inputs: &[InputDef], augment: Option<Augment>, caps: &Caps) -> Result<Vec<Step>> {
+    pub(crate) fn steps(&self, inputs: &[InputDef], augment: Option<FlipShift>, caps: &Caps) -> Result<Vec<Step>> {
         if inputs.len() > self.columns.len() {
             let want = format!("{} tensors", inputs.len());
             return Err(Error::Input { what: "data on the device".into(), got: format!("{}", self.columns.len()), want });
@@ -196,7 +206,7 @@ impl Resident {
 }
 
 impl Stored {
-    fn pass(&self, piece: usize, input: Shape, len: usize, augment: Option<&Augment>, caps: &Caps) -> Pass {
+    fn pass(&self, piece: usize, input: Shape, len: usize, augment: Option<&FlipShift>, caps: &Caps) -> Pass {
         let start = piece * self.rows;
         let line = augment.map_or(self.width, |_| input.last());
         let each = if line.is_multiple_of(4) { 4 } else { 1 };
@@ -206,14 +216,13 @@ impl Stored {
 
 /// A pass of `shaders/feed.wgsl` that fills an input `[batch, …]` from a piece of a data set: whether that is of bytes, how many
 /// numbers an invocation does, and the piece's `start`, `rows` and `len` (of the whole set).
-pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&Augment>, caps: &Caps) -> Pass {
+pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&FlipShift>, caps: &Caps) -> Pass {
     let wg = 1 << caps.max_invocations.clamp(1, 256).ilog2();
     let mut params: Vec<(String, Word)> = piece.iter().map(|&(name, n)| (name.to_string(), n.into())).collect();
     params.push(("width".into(), input.sample().elements().into()));
     if let Some(augment) = augment {
-        let [horizontal, vertical] = augment.thresholds();
-        let image = [("height", input.dims()[2] as u32), ("across", input.dims()[3] as u32), ("pad", augment.crop_padding as u32)];
-        let all = image.into_iter().chain([("horizontal", horizontal), ("vertical", vertical)]);
+        let image = [("height", input.dims()[2] as u32), ("across", input.dims()[3] as u32), ("pad", augment.shift)];
+        let all = image.into_iter().chain([("horizontal", augment.horizontal), ("vertical", augment.vertical)]);
         params.extend(all.map(|(name, n)| (name.to_string(), n.into())));
     }
     Pass {
@@ -234,7 +243,7 @@ pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape
 mod tests {
     use super::*;
     use crate::{
-        data::{self, Dataset, Features, Target},
+        data::{self, Augment, Dataset, Features, Target},
         gpu::{Choice, Exec, ExecOptions, GpuOptions, StepRow, Store, open},
         graph::InputDef,
         host::{Data, Host},
@@ -257,6 +266,11 @@ mod tests {
             Data::Float(v) => v.iter().map(|x| x.to_bits()).collect(),
             Data::Index(v) => v.clone(),
         }
+    }
+
+    fn flip_shift(augment: &Augment) -> FlipShift {
+        let [horizontal, vertical] = augment.thresholds();
+        FlipShift { horizontal, vertical, shift: augment.crop_padding as u32 }
     }
 
     /// Every step's batch as the device fetches it, against the host's, bit by bit.
@@ -285,7 +299,7 @@ mod tests {
         assert!(block_on(Resident::new(gpu, &columns, data.len(), 1000)).unwrap().is_none());
         exec.fill_slots(NAN).unwrap();
         assert!(exec.submit_steps(&[StepRow::default()], &[], true).unwrap_err().to_string().contains("fed from nowhere"));
-        block_on(exec.feed(&resident, augment)).unwrap();
+        block_on(exec.feed(&resident, augment.map(|a| flip_shift(&a)))).unwrap();
         // An epoch that starts at a step whose number is near the end of 32 bits.
         let (seed, first) = (3 << 40 | 5, (1u64 << 32) - 3);
         let order = data::shuffled(data.len(), 1, 0);

@@ -27,7 +27,7 @@ pub use crate::tune::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdic
 pub use collect::Collected;
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow};
-pub use feed::{Column, Resident, feed_pass};
+pub use feed::{Column, FlipShift, Resident, feed_pass};
 pub(crate) use needs::needs;
 pub use pace::MOST as MOST_STEPS;
 pub use ring::{Kept, Ring};

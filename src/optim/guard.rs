@@ -1,12 +1,7 @@
 //! The check between backward and update: nothing that is not finite reaches the weights.
 
 use super::{MAX_STATES, Optimizer};
-use crate::{
-    error::Error,
-    params::{ALIGN, Layout},
-    plan::ROWS,
-    simd::wide,
-};
+use crate::{error::Error, kernel::ALIGN, params::Layout, plan::ROWS, simd::wide};
 use std::ops::Range;
 
 /// The most that a number may be for an update to be surely finite (see [`Optimizer::is_bounded`]): 2⁶⁰.

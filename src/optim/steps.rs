@@ -2,8 +2,8 @@
 
 use super::{Control, Optimizer, State, guard::TOTAL};
 use crate::{
-    kernel::{Bind, Caps, Kernel, Pass, Word, source},
-    params::{ALIGN, Layout},
+    kernel::{ALIGN, Bind, Caps, Kernel, Pass, Word, source},
+    params::Layout,
     plan::{Flat, Loc, Phase, Step, Update, Work},
     shape::{DType, Shape},
 };

@@ -1,7 +1,10 @@
 //! What a plan takes of a device's memory, to the byte, by kind and by layer. Arithmetic only.
 
 use super::{Loc, Phase, Plan};
-use crate::params::{ALIGN, Layout, Status};
+use crate::{
+    kernel::ALIGN,
+    params::{Layout, Status},
+};
 use std::fmt;
 
 /// The bytes of training on a device: of the model's flat buffers, of the plan for one batch size, and of what a trainer keeps besides.

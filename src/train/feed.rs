@@ -1,16 +1,11 @@
 //! Where the batches of [`fit`](Trainer::fit) come from: data that lies on the device, or the host.
 
-use super::{
-    Fit, Trainer,
-    fit::{Event, Part},
-    plans::Batch,
-    progress::Progress,
-};
+use super::{Fit, Trainer, cut::Part, options::Event, plans::Batch, progress::Progress};
 use crate::{
     data::{Augment, Dataset, Features, Id, Target},
     engine::{Engine, Fed},
     error::{Error, Result},
-    gpu::{Column, Counters, Resident, StepRow},
+    gpu::{Column, Counters, FlipShift, Resident, StepRow},
     host::Host,
 };
 use std::{
@@ -25,12 +20,18 @@ pub(super) const RESIDENT: u64 = 2 << 30;
 /// Batches that are ready while one is trained on.
 const READY: usize = 2;
 
+/// `augment` as the device takes it.
+fn flip_shift(augment: &Augment) -> FlipShift {
+    let [horizontal, vertical] = augment.thresholds();
+    FlipShift { horizontal, vertical, shift: augment.crop_padding as u32 }
+}
+
 /// A data set on the device.
 pub(super) struct Held {
     id: Id,
     data: Arc<Resident>,
     /// Where steps are made on it: how its images are changed when they are fetched.
-    trains: Option<Option<Augment>>,
+    trains: Option<Option<FlipShift>>,
 }
 
 impl Held {
@@ -92,7 +93,7 @@ impl Trainer {
     }
     /// Says that the next steps are made on this data set, if it is on the device.
     pub(super) fn feed_from(&mut self, data: &Dataset, augment: Option<Augment>) {
-        self.held.iter_mut().for_each(|held| held.trains = held.id.is(data.id()).then_some(augment));
+        self.held.iter_mut().for_each(|held| held.trains = held.id.is(data.id()).then_some(augment.as_ref().map(flip_shift)));
     }
     /// The data set on the device, if it is there.
     pub(super) fn resident(&self, data: &Dataset) -> Option<Arc<Resident>> {
@@ -135,7 +136,7 @@ impl Trainer {
             let exec = self.plans.get_mut(key).and_then(|loaded| loaded.engine.gpu_mut());
             if let (Some(resident), Some(exec)) = (resident, exec) {
                 exec.rested();
-                exec.feed(resident, augment).await?;
+                exec.feed(resident, augment.as_ref().map(flip_shift)).await?;
             }
         }
         if let Some(resident) = resident {

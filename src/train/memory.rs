@@ -2,9 +2,9 @@
 
 use super::{
     SOME, Trainer, check_loss,
+    cut::Cut,
     evaluate::{self, MOST},
     feed::Held,
-    fit::Cut,
     plans::Batch,
     tally::Kept,
     training_draft,

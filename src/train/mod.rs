@@ -1,6 +1,7 @@
 //! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
 
 mod checkpoint;
+mod cut;
 mod evaluate;
 mod feed;
 mod fit;
@@ -8,6 +9,7 @@ mod gradients;
 mod memory;
 pub mod metrics;
 mod model;
+mod options;
 mod outputs;
 mod params;
 mod plans;
@@ -20,7 +22,7 @@ mod tally;
 mod tests;
 
 pub use evaluate::Evaluation;
-pub use fit::{Epoch, Event, Fit, History};
+pub use options::{Epoch, Event, Fit, History};
 pub use params::Params;
 
 use crate::{

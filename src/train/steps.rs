@@ -206,6 +206,6 @@ impl Trainer {
             (self.step, self.batches) = (self.step + 1, self.batches + 1);
         }
         let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels());
-        Ok(Profile::new(&self.device, peaks, kernels, plain, &times))
+        Ok(Profile::new(self.device.to_string(), self.device.clock(), peaks, kernels, plain, &times))
     }
 }

@@ -3,9 +3,8 @@
 
 use super::*;
 use crate::{
-    kernel::{Bind, Pass, Source, Word, source},
+    kernel::{ALIGN, Bind, Pass, Source, Word, source},
     ops::parts,
-    params::ALIGN,
 };
 
 /// Which of the three; `MODE` in WGSL.

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::{
-    kernel::{Bind, Pass, Source, Span, Word, source},
+    kernel::{ALIGN, Bind, Pass, Source, Span, Word, source},
     ops::parts,
-    params::ALIGN,
 };
 
 /// So few rows or columns are no use for tiles.

@@ -5,8 +5,8 @@ use crate::{
     gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, StepRow, Store, shader::assemble},
     graph::InputDef,
     host::Host,
-    kernel::{Caps, Kernel},
-    params::{ALIGN, Layout, Status},
+    kernel::{ALIGN, Caps, Kernel},
+    params::{Layout, Status},
     plan::{Loc, Plan},
 };
 use pollster::block_on;
