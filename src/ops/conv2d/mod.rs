@@ -244,7 +244,7 @@ impl OpDef for Conv2d {
         y.f.fill(T::zero());
         let s = self.geometry.known(x[0].shape, x[1].shape);
         self.geometry.products(&s, |i, w, o| y.f[o] += x[0].f[i] * x[1].f[w]);
-        epilogue::finish(&self.epilogue, &x[2..], y.shape, 0, y.f, key);
+        epilogue::reference(&self.epilogue, &x[2..], y, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         cpu::forward(&self.geometry, &self.geometry.known(x[0].shape, x[1].shape), x[0].f, x[1].f, y.f);
@@ -296,7 +296,7 @@ impl OpDef for Conv2dGradX {
         y.f.fill(T::zero());
         let s = self.known(x[0].shape, x[1].shape);
         self.geometry.products(&s, |i, w, o| y.f[i] += x[0].f[o] * x[1].f[w]);
-        epilogue::finish(&self.epilogue, &x[2..], y.shape, 0, y.f, key);
+        epilogue::reference(&self.epilogue, &x[2..], y, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         cpu::grad_x(&self.geometry, &self.known(x[0].shape, x[1].shape), x[0].f, x[1].f, y.f);

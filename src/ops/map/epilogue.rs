@@ -31,14 +31,21 @@ pub fn fits(rest: &[Shape], y: Shape) -> Result<(), String> {
     }
 }
 
-/// Applies the epilogue to the results in `y`, which are the elements `first..` of an output of that shape.
-pub fn finish<T: Real>(epilogue: &Option<Expr>, rest: &[View<T>], shape: Shape, first: usize, y: &mut [T], key: Key) {
+/// Applies the epilogue to the results in `y`: the definition.
+pub fn reference<T: Real>(epilogue: &Option<Expr>, rest: &[View<T>], y: &mut ViewMut<T>, key: Key) {
+    if let Some(epilogue) = epilogue {
+        epilogue.reference(rest, true, y, key);
+    }
+}
+
+/// Applies the epilogue to the results in `y`, which are the elements `first..` of an output of that shape, on the CPU device.
+pub fn finish(epilogue: &Option<Expr>, rest: &[View<f32>], shape: Shape, first: usize, y: &mut [f32], key: Key) {
     if let Some(epilogue) = epilogue {
         epilogue.eval(rest, true, shape, first, y, key);
     }
 }
 
-/// [`finish`] for the CPU device: all of an output, by all threads.
+/// [`finish`] for all of an output, by all threads.
 pub fn finish_all(epilogue: &Option<Expr>, rest: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
     if epilogue.is_some() {
         let shape = y.shape;

@@ -2,12 +2,9 @@
 
 use super::fun::Fun;
 use crate::{
-    host::{Real, View},
-    rng,
-    rng::Key,
-    scratch,
+    host::{Real, View, ViewMut},
+    rng::{self, Key},
     shape::Shape,
-    simd,
 };
 use std::fmt;
 
@@ -37,12 +34,6 @@ pub enum Sub<'a> {
     /// The value of another expression, whose input `j` is input `map[j]` of the new one.
     Expr(&'a Expr, &'a [usize]),
 }
-
-/// Elements that are evaluated at once: enough to vectorise, few enough to stay in cache.
-const BLOCK: usize = 512;
-
-/// Elements of an output that caches have no room for.
-const LARGE: usize = 1 << 23;
 
 const ONE: Inst = Inst::Const(1f32.to_bits());
 
@@ -166,97 +157,35 @@ impl Expr {
             }
         }
     }
-    /// Evaluates elements `first..first + y.len()` of an output of that shape. With `own`, input 0 is what stands in `y`, and `x`
-    /// are the other inputs.
-    pub fn eval<T: Real>(&self, x: &[View<T>], own: bool, shape: Shape, first: usize, y: &mut [T], key: Key) {
-        let view = |k: usize| match self.insts[k] {
-            Inst::Input(i) if own => i.checked_sub(1).map(|i| &x[i]),
-            Inst::Input(i) => Some(&x[i]),
-            _ => None,
-        };
-        // What lies in memory as the output does is read where it is.
-        let plain = |k: usize| view(k).filter(|v| v.f.len() == shape.elements());
-        let number = |k: usize| match (self.insts[k], view(k)) {
-            (Inst::Const(bits), _) => Some(T::of(f32::from_bits(bits) as f64)),
-            (_, Some(x)) if x.shape.elements() == 1 => Some(if x.f.is_empty() { T::of(x.u[0] as f64) } else { x.f[0] }),
-            _ => None,
-        };
-        let (last, large) = (self.insts.len() - 1, !own && shape.elements() >= LARGE);
-        scratch::with(self.insts.len() * BLOCK, |values: &mut [T]| {
-            for k in 0..=last {
-                number(k).into_iter().for_each(|x| values[k * BLOCK..][..BLOCK].fill(x));
+    /// The definition: every element of `y`, one after the other, each by one instruction after the other. With `own`, input 0 is what
+    /// stands in `y`, and `x` are the other inputs.
+    pub(in crate::ops) fn reference<T: Real>(&self, x: &[View<T>], own: bool, y: &mut ViewMut<T>, key: Key) {
+        let (shape, mut values) = (y.shape, Vec::with_capacity(self.insts.len()));
+        for (at, y) in y.f.iter_mut().enumerate() {
+            values.clear();
+            for inst in &self.insts {
+                values.push(match *inst {
+                    Inst::Input(0) if own => *y,
+                    Inst::Input(i) => element(&x[i - usize::from(own)], shape, at),
+                    Inst::Const(bits) => T::of(f64::from(f32::from_bits(bits))),
+                    Inst::Random(stream) => T::of(f64::from(rng::uniform01(key.seed, key.step, stream, at as u32))),
+                    Inst::Call(fun, args) => fun.value(args.map(|k| values[k])),
+                });
             }
-            for (block, y) in y.chunks_mut(BLOCK).enumerate() {
-                let (at, n) = (first + block * BLOCK, y.len());
-                for (k, inst) in self.insts.iter().enumerate() {
-                    let (done, rest) = values.split_at_mut(k * BLOCK);
-                    let arg = |a: usize| plain(a).map_or(&done[a * BLOCK..][..n], |x| &x.f[at..][..n]);
-                    let out = &mut rest[..n];
-                    match *inst {
-                        Inst::Input(0) if own => out.copy_from_slice(y),
-                        Inst::Input(_) if number(k).is_none() && (k == last || plain(k).is_none()) => {
-                            view(k).into_iter().for_each(|x| load(x, at, out, shape));
-                        }
-                        Inst::Input(_) | Inst::Const(_) => {}
-                        Inst::Random(stream) => {
-                            let mut r = [0.0f32; BLOCK];
-                            rng::fill_uniform(key.seed, key.step, stream, at as u32, &mut r[..n]);
-                            out.iter_mut().zip(r).for_each(|(o, r)| *o = T::of(r as f64));
-                        }
-                        Inst::Call(f, [a, b, c]) => {
-                            let out = if k == last && !large { &mut *y } else { out };
-                            match f.arity() {
-                                1 => f.eval(out, arg(a), &[], &[]),
-                                2 => f.eval(out, arg(a), arg(b), &[]),
-                                _ => f.eval(out, arg(a), arg(b), arg(c)),
-                            }
-                        }
-                    }
-                }
-                let result = &values[last * BLOCK..][..n];
-                match self.insts[last] {
-                    _ if large => simd::stream(result, y),
-                    Inst::Call(..) => {}
-                    _ => y.copy_from_slice(result),
-                }
-            }
-            if large {
-                simd::streamed();
-            }
-        });
+            *y = values[values.len() - 1];
+        }
     }
 }
 
-/// Elements `at..` of `x`, broadcast to `shape`.
-fn load<T: Real>(x: &View<T>, at: usize, out: &mut [T], shape: Shape) {
-    let get = |i: usize| if x.f.is_empty() { T::of(x.u[i] as f64) } else { x.f[i] };
-    if x.shape.elements() == shape.elements() {
-        return match x.f {
-            [] => out.iter_mut().enumerate().for_each(|(i, o)| *o = get(at + i)),
-            f => out.copy_from_slice(&f[at..][..out.len()]),
-        };
+/// Element `at` of `x`, broadcast to `shape`.
+fn element<T: Real>(x: &View<T>, shape: Shape, at: usize) -> T {
+    let (mut rest, mut from, mut step) = (at, 0, 1);
+    for (&d, &own) in shape.dims().iter().rev().zip(x.shape.dims().iter().rev()) {
+        from += if own == 1 { 0 } else { rest % d * step };
+        step *= own;
+        rest /= d;
     }
-    // Walk rows of the last axis: within one, elements are neighbours or all the same.
-    let (last, columns) = (shape.last(), x.shape.last());
-    let (mut done, mut g) = (0, at);
-    while done < out.len() {
-        let (mut rest, mut base, mut step) = (g / last, 0, columns);
-        let inner = x.shape.dims().iter().rev().skip(1);
-        for (&d, &own) in shape.dims().iter().rev().skip(1).zip(inner) {
-            base += if own == 1 { 0 } else { rest % d * step };
-            step *= own;
-            rest /= d;
-        }
-        let column = g % last;
-        let run = (last - column).min(out.len() - done);
-        let to = &mut out[done..done + run];
-        match columns {
-            1 => to.fill(get(base)),
-            _ if x.f.is_empty() => to.iter_mut().enumerate().for_each(|(i, o)| *o = get(base + column + i)),
-            _ => to.copy_from_slice(&x.f[base + column..][..run]),
-        }
-        (done, g) = (done + run, g + run);
-    }
+    if x.f.is_empty() { T::of(f64::from(x.u[from])) } else { x.f[from] }
 }
 
 /// `relu(add(x0, x1))`.

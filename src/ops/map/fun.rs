@@ -27,8 +27,14 @@ macro_rules! functions {
             pub fn arity(self) -> usize {
                 match self { $(Fun::$name => [$(stringify!($arg)),*].len()),* }
             }
-            /// `y[i] = f(a[i], b[i], c[i])`; arguments beyond the arity are ignored. All slices are as long as `y`.
-            pub fn eval<T: Real>(self, y: &mut [T], a: &[T], b: &[T], c: &[T]) {
+            /// Its value; arguments beyond the arity are ignored.
+            pub fn value<T: Real>(self, args: [T; 3]) -> T {
+                match self { $(Fun::$name => { let [$($arg),*, ..] = args; $value })* }
+            }
+            /// `y[i] = f(a[i], b[i], c[i])`, for the CPU device. All slices that the arity counts are as long as `y`.
+            pub(super) fn eval(self, y: &mut [f32], a: &[f32], b: &[f32], c: &[f32]) {
+                use num_traits::{One, Zero};
+                type T = f32;
                 wide(#[inline(always)] || match self { $(Fun::$name => functions!(@loop y a b c ($($arg),*) $value),)* });
             }
         }

@@ -4,6 +4,7 @@
 //! planner composes neighbours into one expression, hence one kernel.
 
 mod code;
+mod cpu;
 pub(crate) mod epilogue;
 mod expr;
 mod fun;
@@ -67,7 +68,7 @@ impl OpDef for Map {
         }
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
-        self.expr.eval(x, false, y.shape, 0, y.f, key);
+        self.expr.reference(x, false, y, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let shape = y.shape;

@@ -153,7 +153,7 @@ impl OpDef for MatMul {
                 }
             }
         }
-        epilogue::finish(&self.epilogue, &x[2..], y.shape, 0, y.f, key);
+        epilogue::reference(&self.epilogue, &x[2..], y, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let d = self.known_dims(x[0].shape, x[1].shape);

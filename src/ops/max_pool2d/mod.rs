@@ -180,7 +180,7 @@ impl OpDef for MaxPool2dGrad {
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
         y.f.chunks_mut(self.image.plane()).enumerate().for_each(|(g, dx)| self.plane(x, dx, g));
-        epilogue::finish(&self.epilogue, &x[2..], y.shape, 0, y.f, key);
+        epilogue::reference(&self.epilogue, &x[2..], y, key);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let (plane, windows) = (self.image.plane(), self.image.rows.out * self.image.columns.out);
