@@ -1,15 +1,15 @@
 //! Trains neural networks on any GPU that [wgpu] reaches (Vulkan, Metal, DX12), and on the CPU.
 //!
-//! A model is a function that writes a graph. The graph is differentiated, fused, given memory and lowered **once** into
-//! a plan, a flat list of dispatches; every mini-batch replays the plan. Each kernel is checked against a plain
-//! definition in `f64`.
+//! A model is a function that writes a graph. downhill differentiates the graph, fuses it, plans its memory and lowers it
+//! **once** into a plan, which is a flat list of dispatches. Every mini-batch replays the plan. Each kernel is checked against
+//! a plain definition in `f64`.
 //!
 //! ```text
 //! function ─► Graph ─► gradient ─► fusion ─► memory ─► Plan ─► a GPU, or the CPU: one replay per mini-batch
 //!               └► op by op in f64: what every kernel is tested against
 //! ```
 //!
-//! Two inputs, one of which decides how the other counts: no straight line separates them, a small network does.
+//! No straight line separates the two classes of XOR. A small network does:
 //!
 //! ```
 //! use downhill::{Device, Graph, Host, Trainer, optim::Adam};
@@ -41,23 +41,25 @@
 //! | write a model | [`Graph`]; [`Tensor`], whose methods are the ops; [`layers`], [`losses`], [`init`] |
 //! | train on a data set | [`Trainer::for_data`], [`Fit`], [`data`], [`optim`], [`train::metrics`] |
 //! | train step by step | [`Trainer::new`], [`Trainer::step`], [`Trainer::params`] |
-//! | know what training takes | [`Trainer::memory`], [`Trainer::max_batch`], [`Trainer::profile`] |
+//! | know the memory and time of training | [`Trainer::memory`], [`Trainer::max_batch`], [`Trainer::profile`] |
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
-//! | know which kernels it uses, and why | [`gpu::Choice`], [`gpu::Gpu::choices`] |
-//! | know what went wrong | [`Error`] |
-//! | know whether a driver computes rightly | [`selftest`] |
+//! | know which kernels a device uses, and why | [`gpu::Choice`], [`gpu::Gpu::choices`] |
+//! | understand an error | [`Error`] |
+//! | test whether a driver computes correctly | [`selftest`] |
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |
 //!
-//! The other modules are the parts of the machine: [`shape`] and [`host`] (tensors on the host, and the conventions of layout),
-//! [`plan`] (what a graph is lowered to), [`params`] (where weights lie), [`rng`] (counter-based random numbers), [`mod@file`] (how files are
-//! written), [`error`], [`graph`].
+//! The other modules are internals that advanced users may need: [`shape`] and [`host`] (tensors on the host, and the conventions
+//! of layout), [`plan`] (the lowered graph), [`params`] (the places of parameters in the flat buffers), [`rng`] (counter-based
+//! random numbers), [`mod@file`] (safe writing of files), [`error`] and [`graph`].
 //!
 //! # Conventions
 //!
-//! Row-major, contiguous, `f32`; labels and indices are `u32`. Axis 0 counts samples. Weights are `[out, in]`, names and defaults
-//! those of PyTorch or Keras. Building a graph neither panics nor returns `Result`: it keeps the first mistake with your `file:line`, and
-//! whatever compiles the graph returns it. Same seed, same device: the same weights, to the last bit.
+//! Tensors are row-major, contiguous and `f32`. Labels and indices are `u32`. Axis 0 counts samples. A linear layer's parameter
+//! `weight` has the shape `[out, in]`. Names and defaults are those of PyTorch or Keras. Building a graph neither panics nor
+//! returns `Result`. The graph records the first mistake with your `file:line`, and the function that compiles the graph
+//! returns it. The same seed on the same device, with the same kernels, gives the same parameters to the last bit:
+//! [`gpu::Choice`] says when the kernels are the same.
 
 #![warn(missing_docs)]
 

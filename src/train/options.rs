@@ -1,4 +1,4 @@
-//! The options of [`Trainer::fit`](crate::Trainer::fit), and its reports.
+//! The options of [`Trainer::fit`](crate::Trainer::fit)(crate::Trainer::fit), and its reports.
 
 use super::{cut::Cut, feed::RESIDENT};
 use crate::{
@@ -59,7 +59,7 @@ pub struct History {
 
 type Callback<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 
-/// How [`Trainer::fit`] goes about it.
+/// How [`Trainer::fit`](crate::Trainer::fit) goes about it.
 ///
 /// ```
 /// use downhill::{Event, Fit};
@@ -120,7 +120,7 @@ impl<'a> Fit<'a> {
         Fit { batch, ..self }
     }
     /// Adds up the gradients of `k` batches for each step: a step then has `k` times [`batch_size`](Fit::batch_size) samples, which are
-    /// computed `batch_size` at a time. See [`Trainer::accumulate`] for the mean that it takes. 1 without this.
+    /// computed `batch_size` at a time. See [`Trainer::accumulate`](crate::Trainer::accumulate) for the mean that it takes. 1 without this.
     ///
     /// ```
     /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
@@ -145,7 +145,7 @@ impl<'a> Fit<'a> {
     /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. Samples that are left over take a plan of their
     /// own, so that sizes are ⌊batch / k⌋ for k = 1, 2, …, which leave little, and those that [`micro_batch`](Fit::micro_batch) and
     /// [`accumulate`](Fit::accumulate) ask for, which are not exceeded. Data goes to the device where it takes no more than half of the
-    /// bytes, and does not keep a micro-batch from fitting. [`Trainer::micro_memory`] says what a size takes.
+    /// bytes, and does not keep a micro-batch from fitting. [`Trainer::micro_memory`](crate::Trainer::micro_memory) says what a size takes.
     pub fn memory(self, bytes: u64) -> Self {
         Fit { memory: Some(bytes), ..self }
     }
