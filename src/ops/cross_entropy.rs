@@ -11,7 +11,7 @@
 use super::{
     lines::{Can, Lines},
     pick::Pick,
-    softmax::powers,
+    softmax::{defined, powers},
     *,
 };
 use crate::{
@@ -50,35 +50,35 @@ pub(super) fn check(x: Shape, labels: Shape) -> Result<(), String> {
     }
 }
 
-/// The largest logit m of a row, x − m of its label, and the sum of the other classes' e^(x − m).
-fn row<T: Real>(x: &[T], label: u32) -> (T, T, f64) {
+/// The largest logit m of a row, x − m of its label, and the sum of the other classes' e^(x − m), on the CPU device.
+fn row(x: &[f32], label: u32) -> (f32, f32, f64) {
     let (m, others) = powers(x, |_| label as usize);
-    (m, x.get(label as usize).map_or(T::nan(), |&own| own - m), others)
+    (m, x.get(label as usize).map_or(f32::NAN, |&own| own - m), others)
 }
 
-fn loss<T: Real>(x: &[T], label: u32, ignored: Option<u32>) -> T {
+fn loss(x: &[f32], label: u32, ignored: Option<u32>) -> f32 {
     if ignored == Some(label) {
-        return T::zero();
+        return 0.0;
     }
     let (_, z, others) = row(x, label);
     // z is exact where both are large and near each other. Where the label's logit is the largest, e^z − 1 is 0; where not, the sum
     // of the others is at least 1.
-    T::of(others + (z.vexp().f64() - 1.0)).ln_1p() - z
+    ((others + (f64::from(z.vexp()) - 1.0)) as f32).ln_1p() - z
 }
 
-fn gradient<T: Real>(x: &[T], label: u32, dy: T, ignored: Option<u32>, dx: &mut [T]) {
-    if ignored == Some(label) || dy == T::zero() {
-        return dx.fill(T::zero());
+fn gradient(x: &[f32], label: u32, dy: f32, ignored: Option<u32>, dx: &mut [f32]) {
+    if ignored == Some(label) || dy == 0.0 {
+        return dx.fill(0.0);
     }
     let (m, z, others) = row(x, label);
-    let s = others + z.vexp().f64();
-    let scale = T::of(1.0 / s);
+    let s = others + f64::from(z.vexp());
+    let scale = (1.0 / s) as f32;
     wide(
         #[inline(always)]
         || dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = dy * ((x - m).vexp() * scale)),
     );
     if let Some(own) = dx.get_mut(label as usize) {
-        *own = -dy * T::of(others / s);
+        *own = -dy * (others / s) as f32;
     }
 }
 
@@ -107,7 +107,11 @@ impl OpDef for CrossEntropy {
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let rows = x[0].f.chunks(x[0].shape.last());
-        y.f.iter_mut().zip(rows).zip(x[1].u).for_each(|((y, x), &label)| *y = loss(x, label, self.ignored));
+        for ((y, x), &label) in y.f.iter_mut().zip(rows).zip(x[1].u) {
+            let (m, rest) = defined(x.iter().map(|x| x.f64()));
+            let own = x.get(label as usize).map_or(f64::NAN, |x| x.f64());
+            *y = T::of(if self.ignored == Some(label) { 0.0 } else { rest.ln_1p() - (own - m) });
+        }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let k = x[0].shape.last();
@@ -171,7 +175,13 @@ impl OpDef for CrossEntropyGrad {
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let k = x[0].shape.last();
         for (r, (x0, dx)) in x[0].f.chunks(k).zip(y.f.chunks_mut(k)).enumerate() {
-            gradient(x0, x[1].u[r], x[2].f[r], self.ignored, dx);
+            let (label, dy) = (x[1].u[r], x[2].f[r].f64());
+            let (m, rest) = defined(x0.iter().map(|x| x.f64()));
+            let p = |j: usize| if label as usize >= k { f64::NAN } else { (x0[j].f64() - m).exp() / (1.0 + rest) };
+            for (j, dx) in dx.iter_mut().enumerate() {
+                let slope = if j == label as usize { -(0..k).filter(|&i| i != j).map(p).sum::<f64>() } else { p(j) };
+                *dx = T::of(if self.ignored == Some(label) || dy == 0.0 { 0.0 } else { dy * slope });
+            }
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {

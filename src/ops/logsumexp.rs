@@ -5,7 +5,7 @@
 
 use super::{
     lines::{Can, Lines},
-    softmax::ends,
+    softmax::{defined, ends},
     *,
 };
 use crate::kernel::{Bind, Which, source};
@@ -18,7 +18,7 @@ pub struct LogSumExp {
     pub axis: usize,
 }
 
-fn line<T: Real>(x: &[T], inner: usize) -> T {
+fn line(x: &[f32], inner: usize) -> f32 {
     let (m, _, log_s) = ends(x, inner);
     if m.is_infinite() { m } else { m + log_s }
 }
@@ -40,7 +40,8 @@ impl OpDef for LogSumExp {
         let [_, n, inner] = x[0].shape.around(self.axis);
         for (i, y) in y.f.iter_mut().enumerate() {
             let (o, c) = (i / inner, i % inner);
-            *y = line(&x[0].f[o * n * inner + c..(o + 1) * n * inner], inner);
+            let (m, rest) = defined((0..n).map(|i| x[0].f[(o * n + i) * inner + c].f64()));
+            *y = T::of(if m.is_infinite() { m } else { m + rest.ln_1p() });
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {

@@ -25,14 +25,22 @@ pub struct Softmax {
     pub log: bool,
 }
 
+/// The definition of a line: its largest element m, and Σ e^(x − m) − 1, which is the sum without e^(m − m).
+pub(super) fn defined(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let m = x.clone().fold(f64::NEG_INFINITY, larger);
+    let top = x.clone().position(|x| x == m);
+    let powers = x.enumerate().map(|(i, x)| if Some(i) == top { (x - m).exp_m1() } else { (x - m).exp() });
+    (m, powers.sum())
+}
+
 impl Softmax {
-    /// One block `[n, inner]`.
-    fn block<T: Real>(&self, x: &[T], y: &mut [T], inner: usize) {
+    /// One block `[n, inner]`, on the CPU device.
+    fn block(&self, x: &[f32], y: &mut [f32], inner: usize) {
         for c in 0..inner {
             let (x, y) = (&x[c..], &mut y[c..]);
             let (m, s, log_s) = ends(x, inner);
-            let (log, scale) = (self.log, T::of(1.0 / s));
-            let value = |x: T| if log { x - m - log_s } else { (x - m).vexp() * scale };
+            let (log, scale) = (self.log, (1.0 / s) as f32);
+            let value = |x: f32| if log { x - m - log_s } else { (x - m).vexp() * scale };
             match inner {
                 1 => wide(
                     #[inline(always)]
@@ -49,39 +57,39 @@ fn larger<T: Real>(m: T, x: T) -> T {
     if m >= x || m.is_nan() { m } else { x }
 }
 
-/// m = max x of every `inner`-th element, Σ e^(x − m) and its logarithm.
-pub(super) fn ends<T: Real>(x: &[T], inner: usize) -> (T, f64, T) {
-    let top = |m: T| x.iter().step_by(inner).position(|&x| x == m).unwrap_or(usize::MAX);
+/// m = max x of every `inner`-th element, Σ e^(x − m) and its logarithm, on the CPU device.
+pub(super) fn ends(x: &[f32], inner: usize) -> (f32, f64, f32) {
+    let top = |m: f32| x.iter().step_by(inner).position(|&x| x == m).unwrap_or(usize::MAX);
     let (m, rest) = match inner {
         1 => powers(x, top),
         _ => {
-            let m = x.iter().step_by(inner).fold(T::neg_infinity(), |m, &x| larger(m, x));
+            let m = x.iter().step_by(inner).fold(f32::NEG_INFINITY, |m, &x| larger(m, x));
             let without = top(m);
             // In f64: lines can be long.
             let others = x.iter().step_by(inner).enumerate().filter(|&(i, _)| i != without);
-            (m, others.map(|(_, &x)| (x - m).vexp().f64()).sum())
+            (m, others.map(|(_, &x)| f64::from((x - m).vexp())).sum())
         }
     };
     // That of the largest: of an infinite one, e^(∞ − ∞).
     let own = if m.is_finite() { 1.0 } else { f64::NAN };
-    (m, rest + own, T::of(rest + (own - 1.0)).ln_1p())
+    (m, rest + own, ((rest + (own - 1.0)) as f32).ln_1p())
 }
 
-/// The largest element m of a line, NaN where one is, and Σ e^(x − m) without the element whose number `without` has for m. In `f64`
-/// because lines can be long.
-pub(super) fn powers<T: Real>(x: &[T], without: impl FnOnce(T) -> usize) -> (T, f64) {
+/// The largest element m of a line, NaN where one is, and Σ e^(x − m) without the element whose number `without` has for m, on the
+/// CPU device. In `f64` because lines can be long.
+pub(super) fn powers(x: &[f32], without: impl FnOnce(f32) -> usize) -> (f32, f64) {
     let (blocks, rest) = x.as_chunks::<LANES>();
-    let (mut most, mut sums) = ([T::neg_infinity(); LANES], [0.0f64; LANES]);
+    let (mut most, mut sums) = ([f32::NEG_INFINITY; LANES], [0.0f64; LANES]);
     wide(
         #[inline(always)]
         || {
             for block in blocks {
                 most.iter_mut().zip(block).for_each(|(m, &x)| *m = larger(*m, x));
             }
-            let m = most.iter().chain(rest).copied().fold(T::neg_infinity(), larger);
+            let m = most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
             let without = without(m);
             if blocks.is_empty() {
-                let other = |(i, &x): (usize, &T)| if i == without { 0.0 } else { (x - m).vexp().f64() };
+                let other = |(i, &x): (usize, &f32)| if i == without { 0.0 } else { f64::from((x - m).vexp()) };
                 return (m, rest.iter().enumerate().map(other).sum());
             }
             let (before, after) = blocks.split_at((without / LANES).min(blocks.len()));
@@ -91,10 +99,10 @@ pub(super) fn powers<T: Real>(x: &[T], without: impl FnOnce(T) -> usize) -> (T, 
             let special = after.first().map_or(&[][..], |block| block);
             for (block, first) in [(special, before.len()), (rest, blocks.len())] {
                 if !block.is_empty() {
-                    let mut one = [T::neg_infinity(); LANES];
+                    let mut one = [f32::NEG_INFINITY; LANES];
                     one[..block.len()].copy_from_slice(block);
                     if without / LANES == first {
-                        one[without % LANES] = T::neg_infinity();
+                        one[without % LANES] = f32::NEG_INFINITY;
                     }
                     add(&mut sums, &one, m);
                 }
@@ -108,8 +116,8 @@ pub(super) fn powers<T: Real>(x: &[T], without: impl FnOnce(T) -> usize) -> (T, 
 const LANES: usize = 16;
 
 #[inline(always)]
-fn add<T: Real>(sums: &mut [f64; LANES], block: &[T; LANES], m: T) {
-    sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += (x - m).vexp().f64());
+fn add(sums: &mut [f64; LANES], block: &[f32; LANES], m: f32) {
+    sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += f64::from((x - m).vexp()));
 }
 
 /// Elements of one parallel task on the CPU device.
@@ -133,7 +141,14 @@ impl OpDef for Softmax {
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
-        x[0].f.chunks(n * inner).zip(y.f.chunks_mut(n * inner)).for_each(|(x, y)| self.block(x, y, inner));
+        for (x, y) in x[0].f.chunks(n * inner).zip(y.f.chunks_mut(n * inner)) {
+            for c in 0..inner {
+                let line = x[c..].iter().step_by(inner).map(|x| x.f64());
+                let (m, rest) = defined(line.clone());
+                let value = |x: f64| if self.log { x - m - rest.ln_1p() } else { (x - m).exp() / (1.0 + rest) };
+                y[c..].iter_mut().step_by(inner).zip(line).for_each(|(y, x)| *y = T::of(value(x)));
+            }
+        }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);

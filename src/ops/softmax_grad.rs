@@ -42,7 +42,7 @@ fn times<T: Real>(a: T, b: T) -> T {
 }
 
 /// Σ f(y, dy) over every `inner`-th element, in `f64` because lines can be long.
-fn sum<T: Real>(y: &[T], dy: &[T], inner: usize, f: impl Fn(T, T) -> f64) -> f64 {
+fn sum(y: &[f32], dy: &[f32], inner: usize, f: impl Fn(f32, f32) -> f64) -> f64 {
     if inner > 1 {
         return y.iter().zip(dy).step_by(inner).map(|(&y, &d)| f(y, d)).sum();
     }
@@ -61,7 +61,7 @@ fn sum<T: Real>(y: &[T], dy: &[T], inner: usize, f: impl Fn(T, T) -> f64) -> f64
 }
 
 /// Whether one of every `inner`-th element is above `at`.
-fn some<T: Real>(y: &[T], inner: usize, at: T) -> bool {
+fn some(y: &[f32], inner: usize, at: f32) -> bool {
     if inner > 1 {
         return y.iter().step_by(inner).any(|&y| y > at);
     }
@@ -72,7 +72,7 @@ fn some<T: Real>(y: &[T], inner: usize, at: T) -> bool {
 }
 
 /// f(y, dy) as every `inner`-th element of dx.
-fn write<T: Real>(y: &[T], dy: &[T], dx: &mut [T], inner: usize, f: impl Fn(T, T) -> T) {
+fn write(y: &[f32], dy: &[f32], dx: &mut [f32], inner: usize, f: impl Fn(f32, f32) -> f32) {
     if inner > 1 {
         return dx.iter_mut().zip(y.iter().zip(dy)).step_by(inner).for_each(|(dx, (&y, &d))| *dx = f(y, d));
     }
@@ -83,29 +83,32 @@ fn write<T: Real>(y: &[T], dy: &[T], dx: &mut [T], inner: usize, f: impl Fn(T, T
 }
 
 impl SoftmaxGrad {
-    /// One block `[n, inner]` of y, dy and dx.
-    fn block<T: Real>(&self, y: &[T], dy: &[T], dx: &mut [T], inner: usize) {
-        let at = T::of(if self.log { HEAVY.1 } else { HEAVY.0 });
+    /// Above which a y is heavy.
+    fn at(&self) -> f64 {
+        if self.log { HEAVY.1 } else { HEAVY.0 }
+    }
+    /// One block `[n, inner]` of y, dy and dx, on the CPU device.
+    fn block(&self, y: &[f32], dy: &[f32], dx: &mut [f32], inner: usize) {
+        let at = self.at() as f32;
         for c in 0..inner {
             let (y, dy, dx) = (&y[c..], &dy[c..], &mut dx[c..]);
             // Most lines have none, or one.
-            let heavy: Vec<usize> =
-                if some(y, inner, at) { (0..y.len()).step_by(inner).filter(|&i| y[i] > at).collect() } else { Vec::new() };
-            let of_heavy: f64 = heavy.iter().map(|&i| dy[i].f64()).sum();
+            let heavy = some(y, inner, at).then(|| (0..y.len()).step_by(inner).filter(|&i| y[i] > at));
+            let of_heavy: f64 = heavy.clone().into_iter().flatten().map(|i| f64::from(dy[i])).sum();
             if self.log {
-                let rest = match heavy[..] {
-                    [] => sum(dy, dy, inner, |_, d| d.f64()),
-                    _ => sum(y, dy, inner, |y, d| if y > at { 0.0 } else { d.f64() }),
+                let rest = match heavy {
+                    None => sum(dy, dy, inner, |_, d| f64::from(d)),
+                    Some(_) => sum(y, dy, inner, |y, d| if y > at { 0.0 } else { f64::from(d) }),
                 };
-                let (rest, all) = (T::of(rest), T::of(rest + of_heavy));
+                let (rest, all) = (rest as f32, (rest + of_heavy) as f32);
                 write(y, dy, dx, inner, |y, d| d - times(all, y.vexp()));
-                for i in heavy {
+                for i in heavy.into_iter().flatten() {
                     dx[i] = -dy[i] * y[i].exp_m1() - times(rest, y[i].vexp());
                 }
             } else {
-                let products = sum(y, dy, inner, |y, d| if y > at { 0.0 } else { times(d, y).f64() });
-                let rest = sum(y, dy, inner, |y, _| if y > at { 0.0 } else { y.f64() });
-                let (of_heavy, shift) = (T::of(of_heavy), T::of(times(of_heavy, rest) - products));
+                let products = sum(y, dy, inner, |y, d| if y > at { 0.0 } else { f64::from(times(d, y)) });
+                let rest = sum(y, dy, inner, |y, _| if y > at { 0.0 } else { f64::from(y) });
+                let (of_heavy, shift) = (of_heavy as f32, (times(of_heavy, rest) - products) as f32);
                 write(y, dy, dx, inner, |y, d| times((d - of_heavy) + shift, y));
             }
         }
@@ -113,7 +116,7 @@ impl SoftmaxGrad {
     /// The same of plain ops: what second derivatives are made of.
     fn plain<'g>(&self, y: Tensor<'g>, dy: Tensor<'g>) -> Tensor<'g> {
         let axis = [self.axis as isize];
-        let heavy = y.gt(if self.log { HEAVY.1 } else { HEAVY.0 } as f32);
+        let heavy = y.gt(self.at() as f32);
         let sum = |t: Tensor<'g>| t.sum(&axis, true);
         let of_heavy = sum(heavy.where_(dy, 0.0));
         if self.log {
@@ -138,10 +141,23 @@ impl OpDef for SoftmaxGrad {
         }
         Ok(*y)
     }
-    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let [_, n, inner] = x[0].shape.around(self.axis);
-        let blocks = x[0].f.chunks(n * inner).zip(x[1].f.chunks(n * inner));
-        blocks.zip(y.f.chunks_mut(n * inner)).for_each(|((y, dy), dx)| self.block(y, dy, dx, inner));
+    fn reference<T: Real>(&self, x: &[View<T>], dx: &mut ViewMut<T>, _: Key) {
+        let [outer, n, inner] = x[0].shape.around(self.axis);
+        let (y, dy) = (|i: usize| x[0].f[i].f64(), |i: usize| x[1].f[i].f64());
+        let is_heavy = |i: usize| y(i) > self.at();
+        for (o, c) in (0..outer).flat_map(|o| (0..inner).map(move |c| (o, c))) {
+            let line = (0..n).map(|i| (o * n + i) * inner + c);
+            let (heavy, others) = (line.clone().filter(|&i| is_heavy(i)), line.clone().filter(|&i| !is_heavy(i)));
+            let (of_heavy, of_others): (f64, f64) = (heavy.map(dy).sum(), others.clone().map(dy).sum());
+            let (rest, products): (f64, f64) = (others.clone().map(y).sum(), others.map(|i| times(dy(i), y(i))).sum());
+            for i in line {
+                dx.f[i] = T::of(match (self.log, is_heavy(i)) {
+                    (false, _) => times((dy(i) - of_heavy) + (times(of_heavy, rest) - products), y(i)),
+                    (true, false) => dy(i) - times(of_others + of_heavy, y(i).exp()),
+                    (true, true) => -dy(i) * y(i).exp_m1() - times(of_others, y(i).exp()),
+                });
+            }
+        }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
@@ -163,8 +179,7 @@ impl OpDef for SoftmaxGrad {
             // What a kernel of lines can keep in registers is called x.
             let binds = vec![Bind::input("x", 0, DType::F32), Bind::input("dy", 1, DType::F32), Bind::output("dx", DType::F32)];
             let mut pass = lines.pass(source!("softmax"), "grad", binds.into_iter().map(|bind| lines.full(bind)).collect());
-            let heavy = if self.log { HEAVY.1 } else { HEAVY.0 } as f32;
-            pass.consts.extend([("LOG", u32::from(self.log).into()), ("HEAVY", heavy.into())]);
+            pass.consts.extend([("LOG", u32::from(self.log).into()), ("HEAVY", (self.at() as f32).into())]);
             Kernel::one(lines.name(), pass)
         };
         Lines::all(x[0].around(self.axis), Can::Whole, caps).into_iter().map(kernel).collect()
