@@ -4,9 +4,9 @@ use crate::{
     error::Result,
     host::{self, Host, View, ViewMut},
     ops::Op,
-    optim::{Guard, Hyper, MAX_STATES, Optimizer, Sizes, Squares, Trust, squares},
+    optim::{Guard, Hyper, MAX_STATES, Optimizer, Settings, Sizes, Squares, Trust, squares},
     params::{Layout, Status},
-    plan::{CPU_INPUTS, Loc, Plan, Step, Update, Work},
+    plan::{Loc, Plan, Step, Update, Work},
     rng::Key,
     scratch,
     shape::{DType, Shape},
@@ -175,7 +175,7 @@ impl Store {
         let (count, mut states) = (self.states.len(), states(&mut self.states, piece));
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
-        let over = optimizer.try_update(hyper, &runs[piece], &self.guard, w, g, &mut states[..count]);
+        let over = optimizer.try_update(Settings { hyper, runs: &runs[piece] }, &self.guard, w, g, &mut states[..count]);
         (0..=MAX_STATES).filter(|k| over >> k & 1 != 0).for_each(|k| self.refuse(step, k));
     }
     fn apply(&mut self, piece: usize, Rules { optimizer, hyper }: Rules) {
@@ -185,7 +185,8 @@ impl Store {
         let (count, mut states) = (self.states.len(), states(&mut self.states, piece));
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
-        self.trusts[piece] = optimizer.update(hyper, &runs[piece], &self.guard, w, g, &mut states[..count]);
+        let (settings, trusts) = (Settings { hyper, runs: &runs[piece] }, &mut self.trusts[piece]);
+        optimizer.update(settings, &self.guard, w, g, &mut states[..count], trusts);
         if piece + 1 < self.layout.trained {
             return;
         }
@@ -230,10 +231,15 @@ pub struct Exec {
     plan: Plan,
     slots: Vec<Host<f32>>,
     inputs: Vec<Host<f32>>,
+    /// Room for the inputs of an op.
+    views: Vec<View<'static, f32>>,
 }
 
-/// The most inputs of an op whose views need no allocation: what fusion makes has no more.
-const INPUTS: usize = CPU_INPUTS + 1;
+/// The memory of these views for others: collecting in place keeps it.
+fn emptied<'a>(mut views: Vec<View<f32>>) -> Vec<View<'a, f32>> {
+    views.clear();
+    views.into_iter().map(|_| unreachable!("there are none")).collect()
+}
 
 impl Exec {
     /// # Errors
@@ -242,7 +248,8 @@ impl Exec {
         scratch::prepare()?;
         let slots = plan.slots.iter().map(|s| Host::try_zeros(Shape::from([s.elements]).of(s.dtype))).collect::<Result<_>>()?;
         let inputs = plan.inputs.iter().map(|i| Host::try_zeros(i.shape)).collect::<Result<_>>()?;
-        Ok(Exec { plan, slots, inputs })
+        let views = Vec::with_capacity(plan.steps.iter().map(|step| step.inputs.len()).max().unwrap_or(0));
+        Ok(Exec { plan, slots, inputs, views })
     }
     /// Hands over the data of an input; its shape has been checked.
     pub fn write(&mut self, input: usize, data: &Host<f32>) {
@@ -288,28 +295,23 @@ impl Exec {
             }
             _ => unreachable!("ops write slots and gradients"),
         };
-        {
+        let room = mem::take(&mut self.views);
+        self.views = {
             let whole = taken.view_mut();
             let mut y = match shape.dtype() {
                 DType::F32 => ViewMut { shape, f: &mut whole.f[start..start + shape.elements()], u: &mut [] },
                 DType::U32 => ViewMut { shape, f: &mut [], u: &mut whole.u[..shape.elements()] },
             };
-            let mut views = [View { shape, f: &[][..], u: &[] }; INPUTS];
-            match views.get_mut(..step.inputs.len()) {
-                Some(x) => {
-                    x.iter_mut().zip(&step.inputs).for_each(|(x, &(l, s))| *x = self.view(plan, store, l, s));
-                    op.cpu(x, &mut y, key);
-                }
-                None => {
-                    let x: Vec<View<f32>> = step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)).collect();
-                    op.cpu(&x, &mut y, key);
-                }
-            }
+            let mut x = emptied(room);
+            x.extend(step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)));
+            op.cpu(&x, &mut y, key);
+            let room = emptied(x);
             // While the gradient is in cache.
             if let (Loc::Grad(i), false) = (loc, plan.micro) {
                 store.squares[i] = squares(y.f);
             }
-        }
+            room
+        };
         match (loc, taken.data) {
             (Loc::Grad(_) | Loc::Next(_), crate::host::Data::Float(v)) => *store.target(plan.micro, loc) = v,
             (Loc::Slot(i), data) => self.slots[i] = Host { shape: taken.shape, data },

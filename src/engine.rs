@@ -521,10 +521,9 @@ impl Engine {
 
 /// A batch as the graph wants it, or an error that says what is wrong with it.
 pub(crate) fn check_input(plan_input: &crate::graph::InputDef, number: usize, data: &Host<f32>) -> Result<()> {
-    let what = format!("input {number}");
     if !data.fits(plan_input.shape) {
         let got = format!("{} with {}", data.shape, data.content());
-        return Err(Error::Input { what, got, want: plan_input.shape.to_string() });
+        return Err(Error::Input { what: format!("input {number}"), got, want: plan_input.shape.to_string() });
     }
     plan_input.classes.map_or(Ok(()), |below| below.check(data.u(), data.shape.dims(), 1))
 }

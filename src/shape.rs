@@ -126,11 +126,11 @@ impl Shape {
         }
         Some(out)
     }
-    /// For each axis of `out`, how far apart this tensor's elements are along it; 0 where it repeats.
+    /// For each axis of `out`, how far apart this tensor's elements are along it; 0 where it repeats, and behind the axes.
     /// `self` must broadcast to `out`.
-    pub fn strides_in(&self, out: Shape) -> Vec<usize> {
+    pub fn strides_in(&self, out: Shape) -> [usize; MAX_RANK] {
         let lead = out.rank() - self.rank();
-        let (mut strides, mut step) = (vec![0; out.rank()], 1);
+        let (mut strides, mut step) = ([0; MAX_RANK], 1);
         for (axis, &d) in self.dims().iter().enumerate().rev() {
             if d != 1 {
                 strides[lead + axis] = step;
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(b(&[2, 1, 3], &[4, 1]), Some(vec![2, 4, 3]));
         assert_eq!(b(&[], &[5]), Some(vec![5]));
         assert_eq!(b(&[3], &[2]), None);
-        assert_eq!(s(&[4, 1]).strides_in(s(&[2, 4, 3])), vec![0, 1, 0]);
+        assert_eq!(s(&[4, 1]).strides_in(s(&[2, 4, 3])), [0, 1, 0, 0, 0, 0]);
         assert_eq!(s(&[2, 3, 4]).around(1), [2, 3, 4]);
         assert_eq!(s(&[2, 3, 4]).without(1).dims(), &[2, 4]);
     }

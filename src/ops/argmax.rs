@@ -21,22 +21,19 @@ pub struct Argmax {
 }
 
 impl Argmax {
-    /// The index for each of the lines of `y`, the first of which is line `first` of the whole.
-    fn lines<T: Real>(&self, x: &View<T>, y: &mut [u32], first: usize) {
+    /// The index for a line.
+    fn line<T: Real>(&self, x: &View<T>, line: usize) -> u32 {
         let [_, n, inner] = x.shape.around(self.axis);
-        for (k, y) in y.iter_mut().enumerate() {
-            let line = first + k;
-            let at = line / inner * n * inner + line % inner;
-            let mut best = (x.f[at], 0);
-            for i in 1..n {
-                let v = x.f[at + i * inner];
-                let better = if self.min { v < best.0 } else { v > best.0 };
-                if (better || v.is_nan()) && !best.0.is_nan() {
-                    best = (v, i);
-                }
+        let at = line / inner * n * inner + line % inner;
+        let mut best = (x.f[at], 0);
+        for i in 1..n {
+            let v = x.f[at + i * inner];
+            let better = if self.min { v < best.0 } else { v > best.0 };
+            if (better || v.is_nan()) && !best.0.is_nan() {
+                best = (v, i);
             }
-            *y = best.1 as u32;
         }
+        best.1 as u32
     }
 }
 
@@ -57,11 +54,11 @@ impl OpDef for Argmax {
         Ok(x.without(self.axis).u32())
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        self.lines(&x[0], y.u, 0);
+        y.u.iter_mut().enumerate().for_each(|(line, y)| *y = self.line(&x[0], line));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let lines = (TASK / x[0].shape.dims()[self.axis]).max(1);
-        y.u.par_chunks_mut(lines).enumerate().for_each(|(k, y)| self.lines(&x[0], y, k * lines));
+        let least = (TASK / x[0].shape.dims()[self.axis]).max(1);
+        y.u.par_iter_mut().enumerate().with_min_len(least).for_each(|(line, y)| *y = self.line(&x[0], line));
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, _dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![None]
@@ -106,16 +103,12 @@ const TASK: usize = 1 << 14;
 pub struct Correct;
 
 impl Correct {
-    /// For the rows from number `first` on.
-    fn rows<T: Real>(x: &[View<T>], y: &mut [T], first: usize) {
-        let mut at = vec![0; y.len()];
-        Argmax { axis: x[0].shape.rank() - 1, min: false }.lines(&x[0], &mut at, first);
+    /// For a row.
+    fn row<T: Real>(x: &[View<T>], row: usize) -> T {
         let k = x[0].shape.last();
-        for (row, (y, at)) in y.iter_mut().zip(at).enumerate() {
-            let row = first + row;
-            let right = at == x[1].u[row] && !x[0].f[row * k + at as usize].is_nan();
-            *y = T::of(f64::from(u8::from(right)));
-        }
+        let at = Argmax { axis: x[0].shape.rank() - 1, min: false }.line(&x[0], row);
+        let right = at == x[1].u[row] && !x[0].f[row * k + at as usize].is_nan();
+        T::of(f64::from(u8::from(right)))
     }
 }
 
@@ -128,11 +121,11 @@ impl OpDef for Correct {
         Ok(labels.of(DType::F32))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        Correct::rows(x, y.f, 0);
+        y.f.iter_mut().enumerate().for_each(|(row, y)| *y = Correct::row(x, row));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let rows = (TASK / x[0].shape.last()).max(1);
-        y.f.par_chunks_mut(rows).enumerate().for_each(|(k, y)| Correct::rows(x, y, k * rows));
+        let least = (TASK / x[0].shape.last()).max(1);
+        y.f.par_iter_mut().enumerate().with_min_len(least).for_each(|(row, y)| *y = Correct::row(x, row));
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, _dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![None, None]

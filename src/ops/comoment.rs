@@ -6,7 +6,10 @@ use super::{
     reduce::{Fold, distinct, fold_passes},
     *,
 };
-use crate::kernel::{Bind, Which, source};
+use crate::{
+    kernel::{Bind, Which, source},
+    scratch,
+};
 
 /// Σ a·(x − mean): a, x `[b, c, n, inner]`, and perhaps a mean of the shape of the result.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,15 +110,17 @@ impl OpDef for Comoment {
         let (shape, a, v) = (x[0].shape, x[0].f, x[1].f);
         let (n, third) = (y.f.len(), x.get(2).map_or(&[][..], |t| t.f));
         let wide = |k: usize| f64::from(third[k]);
-        let all = match self.about {
-            About::Zero => self.over.fast(shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)]),
-            About::Mean => self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * (f64::from(x) - wide(k))]),
-            About::Own { .. } => {
-                let all: Vec<[f64; 2]> = (0..n).map(|k| [wide(k) + wide(n + k), wide(2 * n + k)]).collect();
-                self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * ((f64::from(x) / 4.0 - all[k][0]) * all[k][1])])
-            }
-        };
-        y.f.iter_mut().zip(all).for_each(|(y, [s])| *y = s as f32);
+        let put = |k: usize, [s]: [f64; 1]| y.f[k] = s as f32;
+        match self.about {
+            About::Zero => self.over.fast(shape, v, a, |x, a, _| [f64::from(a) * f64::from(x)], put),
+            About::Mean => self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * (f64::from(x) - wide(k))], put),
+            About::Own { .. } => scratch::with(2 * n, |all: &mut [f64]| {
+                let all = all.as_chunks_mut::<2>().0;
+                all.iter_mut().enumerate().for_each(|(k, all)| *all = [wide(k) + wide(n + k), wide(2 * n + k)]);
+                let all = &*all;
+                self.over.fast(shape, v, a, |x, a, k| [f64::from(a) * ((f64::from(x) / 4.0 - all[k][0]) * all[k][1])], put);
+            }),
+        }
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (a, v) = (x[0], x[1]);

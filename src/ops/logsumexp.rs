@@ -8,7 +8,10 @@ use super::{
     softmax::{defined, ends},
     *,
 };
-use crate::kernel::{Bind, Which, source};
+use crate::{
+    kernel::{Bind, Which, source},
+    scratch,
+};
 use rayon::prelude::*;
 
 /// The op: x → the same with `axis` of size 1.
@@ -46,14 +49,19 @@ impl OpDef for LogSumExp {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
+        if inner == 1 && n > 2 * TASK {
+            // Long: a task is a part of a line, and the results are put together like elements.
+            return scratch::with(n.div_ceil(TASK), |parts: &mut [f32]| {
+                for (x, y) in x[0].f.chunks(n).zip(&mut *y.f) {
+                    x.par_chunks(TASK).zip(&mut *parts).for_each(|(x, part)| *part = line(x, 1));
+                    *y = line(parts, 1);
+                }
+            });
+        }
         let least = (TASK / n).max(1);
         y.f.par_iter_mut().enumerate().with_min_len(least).for_each(|(i, y)| {
             let (o, c) = (i / inner, i % inner);
-            let x = &x[0].f[o * n * inner + c..(o + 1) * n * inner];
-            *y = match inner {
-                1 if n > 2 * TASK => line(&x.par_chunks(TASK).map(|x| line(x, 1)).collect::<Vec<f32>>(), 1),
-                _ => line(x, inner),
-            };
+            *y = line(&x[0].f[o * n * inner + c..(o + 1) * n * inner], inner);
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {

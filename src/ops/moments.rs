@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::Place,
     kernel::{Bind, source},
+    scratch,
 };
 use rayon::prelude::*;
 use std::panic::Location;
@@ -76,45 +77,50 @@ impl Over {
         let at = |k: usize, o: usize, i: usize| ((o * c + k / inner) * n + i) * inner + k % inner;
         (0..c * inner).map(|k| (0..b).flat_map(|o| (0..n).map(move |i| (o, i))).map(|(o, i)| f(at(k, o, i), k)).sum()).collect()
     }
-    /// The same for the CPU device, with several sums; `f` gets the elements of x and a, and the number of the result.
+    /// The same for the CPU device, with several sums; `f` gets the elements of x and a, and the number of the result, and `put` that
+    /// number and its sums.
     pub(super) fn fast<const K: usize>(
         &self,
         shape: Shape,
         x: &[f32],
         a: &[f32],
         f: impl Fn(f32, f32, usize) -> [f64; K] + Sync,
-    ) -> Vec<[f64; K]> {
+        mut put: impl FnMut(usize, [f64; K]),
+    ) {
         let [b, c, n, inner] = self.sizes(shape);
         // A block is some rows of a line number; a task is some blocks. Rows enough that partial sums are few.
         let rows = (TASK / inner).clamp(16, n.max(16)).min(n);
         let blocks = n.div_ceil(rows);
         let task = (TASK / (rows * inner)).max(1);
-        let mut parts = vec![[0.0; K]; b * c * blocks * inner];
-        parts.par_chunks_mut(task * inner).enumerate().for_each(|(t, parts)| {
-            for (j, part) in parts.chunks_mut(inner).enumerate() {
-                let (o, block) = ((t * task + j) / blocks, (t * task + j) % blocks);
-                let from = (o * n + block * rows) * inner;
-                let to = (o * n + n.min((block + 1) * rows)) * inner;
-                let (x, a, first) = (&x[from..to], &a[from..to], o % c * inner);
-                if inner == 1 {
-                    part[0] = sums(x, a, |x, a| f(x, a, first));
-                } else {
-                    for (x, a) in x.chunks(inner).zip(a.chunks(inner)) {
-                        for (k, ((part, &x), &a)) in part.iter_mut().zip(x).zip(a).enumerate() {
-                            part.iter_mut().zip(f(x, a, first + k)).for_each(|(s, v)| *s += v);
+        let (all, parts) = (c * inner, b * c * blocks * inner);
+        scratch::with((all + parts) * K, |sums_of: &mut [f64]| {
+            sums_of.fill(0.0);
+            let (all, parts) = sums_of.as_chunks_mut::<K>().0.split_at_mut(all);
+            parts.par_chunks_mut(task * inner).enumerate().for_each(|(t, parts)| {
+                for (j, part) in parts.chunks_mut(inner).enumerate() {
+                    let (o, block) = ((t * task + j) / blocks, (t * task + j) % blocks);
+                    let from = (o * n + block * rows) * inner;
+                    let to = (o * n + n.min((block + 1) * rows)) * inner;
+                    let (x, a, first) = (&x[from..to], &a[from..to], o % c * inner);
+                    if inner == 1 {
+                        part[0] = sums(x, a, |x, a| f(x, a, first));
+                    } else {
+                        for (x, a) in x.chunks(inner).zip(a.chunks(inner)) {
+                            for (k, ((part, &x), &a)) in part.iter_mut().zip(x).zip(a).enumerate() {
+                                part.iter_mut().zip(f(x, a, first + k)).for_each(|(s, v)| *s += v);
+                            }
                         }
                     }
                 }
+            });
+            for (i, part) in parts.chunks(inner).enumerate() {
+                let first = i / blocks % c * inner;
+                for (to, part) in all[first..][..inner].iter_mut().zip(part) {
+                    to.iter_mut().zip(part).for_each(|(s, v)| *s += v);
+                }
             }
+            all.iter().enumerate().for_each(|(k, &sums)| put(k, sums));
         });
-        let mut all = vec![[0.0; K]; c * inner];
-        for (i, part) in parts.chunks(inner).enumerate() {
-            let first = i / blocks % c * inner;
-            for (to, part) in all[first..][..inner].iter_mut().zip(part) {
-                to.iter_mut().zip(part).for_each(|(s, v)| *s += v);
-            }
-        }
-        all
     }
     /// The lines `[b·c, n, inner]` of the first pass, and what is left to reduce then: the chunks of a line, and the b lines
     /// of a channel, each with the most elements that one of its parts stands for.
@@ -194,21 +200,23 @@ fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: boo
     Kernel { name: lines.name(), passes: vec![first, second], scratch: vec![b * c * parts * inner; 3] }
 }
 
-/// Mean and mean square deviation of each result, in `f64`; without `centre` the mean is 0.
-fn exactly(over: &Over, centre: bool, shape: Shape, v: &[f32]) -> Vec<(f64, f64)> {
+/// Puts mean and mean square deviation of each result, in `f64`; without `centre` the mean is 0.
+fn exactly(over: &Over, centre: bool, shape: Shape, v: &[f32], mut put: impl FnMut(usize, (f64, f64))) {
     let ([_, _, n, inner], count) = (over.sizes(shape), over.count(shape) as f64);
     // Deviations from the first element: exact in f64, and one reading gives both sums.
     let first = |k: usize| if centre { f64::from(v[k / inner * n * inner + k % inner]) } else { 0.0 };
-    let from: Vec<f64> = (0..over.kept(shape).elements()).map(first).collect();
-    let all = over.fast(shape, v, v, |x, _, k| {
-        let d = f64::from(x) - from[k];
-        [d, d * d]
+    scratch::with(over.kept(shape).elements(), |from: &mut [f64]| {
+        from.iter_mut().enumerate().for_each(|(k, from)| *from = first(k));
+        let from = &*from;
+        let both = |x: f32, _, k: usize| {
+            let d = f64::from(x) - from[k];
+            [d, d * d]
+        };
+        over.fast(shape, v, v, both, |k, [s, q]| {
+            let shift = if centre { s / count } else { 0.0 };
+            put(k, (from[k] + shift, larger(q / count - shift * shift, 0.0)));
+        });
     });
-    let finish = |([s, q], from): ([f64; 2], f64)| {
-        let shift = if centre { s / count } else { 0.0 };
-        (from + shift, larger(q / count - shift * shift, 0.0))
-    };
-    all.into_iter().zip(from).map(finish).collect()
 }
 
 /// The same by the definition.
@@ -267,8 +275,7 @@ impl OpDef for Variance {
         y.f.iter_mut().zip(all).for_each(|(y, (_, square))| *y = T::of(self.finish(square, x[0].shape)));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let all = exactly(&self.over, true, x[0].shape, x[0].f);
-        y.f.iter_mut().zip(all).for_each(|(y, (_, square))| *y = self.finish(square, x[0].shape) as f32);
+        exactly(&self.over, true, x[0].shape, x[0].f, |k, (_, square)| y.f[k] = self.finish(square, x[0].shape) as f32);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         // Σ (x − mean) = 0: what flows through the mean vanishes, whatever x is.
@@ -348,17 +355,12 @@ impl<'g> Rows<'g> {
 }
 
 impl Statistics {
-    /// The four numbers.
-    fn finish(&self, (mean, square): (f64, f64)) -> [f64; 4] {
-        [mean / 4.0, 0.0, 4.0 / (square + f64::from(self.eps)).sqrt(), square]
-    }
-    fn write<T: Real>(&self, all: Vec<(f64, f64)>, y: &mut [T]) {
-        let n = all.len();
-        for (k, all) in all.into_iter().enumerate() {
-            let all = self.finish(all);
-            all.iter().enumerate().for_each(|(row, &v)| y[row * n + k] = T::of(v));
-            y[n + k] = T::of(all[0] - y[k].f64());
-        }
+    /// The four numbers of result k.
+    fn write<T: Real>(&self, k: usize, (mean, square): (f64, f64), y: &mut [T]) {
+        let n = y.len() / 4;
+        let all = [mean / 4.0, 0.0, 4.0 / (square + f64::from(self.eps)).sqrt(), square];
+        all.iter().enumerate().for_each(|(row, &v)| y[row * n + k] = T::of(v));
+        y[n + k] = T::of(all[0] - y[k].f64());
     }
 }
 
@@ -374,10 +376,11 @@ impl OpDef for Statistics {
         Ok(Shape::from([4, self.over.kept(*x).elements()]))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        self.write(plainly(&self.over, self.centre, x[0].shape, x[0].f), y.f);
+        let all = plainly(&self.over, self.centre, x[0].shape, x[0].f);
+        all.into_iter().enumerate().for_each(|(k, both)| self.write(k, both, y.f));
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        self.write(exactly(&self.over, self.centre, x[0].shape, x[0].f), y.f);
+        exactly(&self.over, self.centre, x[0].shape, x[0].f, |k, both| self.write(k, both, y.f));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (kept, n) = (self.over.kept(x[0].shape()), self.over.count(x[0].shape()) as f32);

@@ -1,7 +1,10 @@
 //! Axes in another order.
 
 use super::*;
-use crate::kernel::{Bind, Pass, Word, source};
+use crate::{
+    kernel::{Bind, Pass, Word, source},
+    shape::MAX_RANK,
+};
 use rayon::prelude::*;
 use std::panic::Location;
 
@@ -36,28 +39,29 @@ impl<'g> Tensor<'g> {
 }
 
 /// An axis of the output: its size, and how far apart its elements are in the input.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Axis {
     size: usize,
     stride: usize,
 }
 
 impl Permute {
-    /// The axes of the output, as few as possible: axes that are neighbours on both sides count as one. At least one.
-    fn axes(&self, x: Shape) -> Vec<Axis> {
-        let strides = x.strides_in(x);
-        let mut axes: Vec<Axis> = Vec::new();
+    /// The axes of the output, as few as possible: axes that are neighbours on both sides count as one. At least one. They are put
+    /// into `axes`, and come back.
+    fn axes<'a>(&self, x: Shape, axes: &'a mut [Axis; MAX_RANK]) -> &'a [Axis] {
+        let (strides, mut count) = (x.strides_in(x), 0);
+        *axes = [Axis { size: 1, stride: 1 }; MAX_RANK];
         for &d in self.dims.iter().filter(|&&d| x.dims()[d] != 1) {
             let next = Axis { size: x.dims()[d], stride: strides[d] };
-            match axes.last_mut() {
+            match axes[..count].last_mut() {
                 Some(last) if last.stride == next.size * next.stride => *last = Axis { size: last.size * next.size, stride: next.stride },
-                _ => axes.push(next),
+                _ => {
+                    axes[count] = next;
+                    count += 1;
+                }
             }
         }
-        if axes.is_empty() {
-            axes.push(Axis { size: 1, stride: 1 });
-        }
-        axes
+        &axes[..count.max(1)]
     }
 }
 
@@ -108,9 +112,10 @@ impl OpDef for Permute {
         y.u.iter_mut().enumerate().for_each(|(e, y)| *y = x[0].u[source(e)]);
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let axes = self.axes(x[0].shape);
-        rows(&axes, x[0].f, y.f);
-        rows(&axes, x[0].u, y.u);
+        let mut axes = Default::default();
+        let axes = self.axes(x[0].shape, &mut axes);
+        rows(axes, x[0].f, y.f);
+        rows(axes, x[0].u, y.u);
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let mut inverse = vec![0; self.dims.len()];
@@ -119,13 +124,12 @@ impl OpDef for Permute {
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let wg = caps.max_invocations.min(256) as usize;
-        let mut axes = self.axes(x[0]);
-        let rank = axes.len();
-        axes.reverse();
-        let outer = axes.pop().expect("axes() gives at least one");
+        let mut axes = Default::default();
+        let axes = self.axes(x[0], &mut axes);
+        let (rank, outer) = (axes.len(), axes[0]);
         let mut params: Vec<(String, Word)> = vec![("outer".into(), outer.stride.into())];
         for i in 0..5 {
-            let axis = axes.get(i).copied().unwrap_or(Axis { size: 1, stride: 0 });
+            let axis = axes[1..].iter().nth_back(i).copied().unwrap_or(Axis { size: 1, stride: 0 });
             params.extend([(format!("d{i}"), axis.size.into()), (format!("s{i}"), axis.stride.into())]);
         }
         let pass = Pass {
@@ -187,7 +191,8 @@ mod tests {
     }
     #[test]
     fn neighbours_that_stay_neighbours_are_one_axis() {
-        let axes = |x: &[usize], dims: &[usize]| Permute { dims: dims.to_vec() }.axes(Shape::new(x).unwrap());
+        let axes =
+            |x: &[usize], dims: &[usize]| Permute { dims: dims.to_vec() }.axes(Shape::new(x).unwrap(), &mut Default::default()).to_vec();
         let axis = |size, stride| Axis { size, stride };
         assert_eq!(axes(&[2, 3, 4, 5], &[2, 3, 0, 1]), [axis(20, 1), axis(6, 20)]);
         assert_eq!(axes(&[2, 3, 1, 5], &[1, 2, 0, 3]), [axis(3, 5), axis(2, 15), axis(5, 1)]);

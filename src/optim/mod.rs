@@ -19,6 +19,7 @@ pub(crate) use guard::{GUARD, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
 pub use trust::{Norms, Trust};
+pub use update::Settings;
 pub(crate) use update::Sizes;
 
 use crate::{

@@ -88,53 +88,32 @@ impl Optimizer {
         self.rule.has_ratio()
     }
 
-    /// One step over one piece on the CPU: `hyper` has a row for each group, `runs` says where neighbours of one group end and which
-    /// group that is, gradients are clipped as the guard says, and `states` are those of [`states`](Optimizer::states).
-    /// Every element is computed on its own, so the result does not depend on the number of threads.
+    /// One step over one piece on the CPU: gradients are clipped as the guard says, and `states` are those of
+    /// [`states`](Optimizer::states). Every element is computed on its own, so the result does not depend on the number of threads.
     ///
-    /// For a rule with a ratio each run is one parameter, whose norms and ratio come back. Without one, nothing does.
-    pub fn update(
-        &self,
-        hyper: &[Hyper],
-        runs: &[(usize, usize)],
-        guard: &Guard,
-        w: &mut [f32],
-        g: &[f32],
-        states: &mut [&mut [f32]],
-    ) -> Vec<Trust> {
-        let todo = Todo { hyper, runs, clipped: self.clipped(guard), found: &AtomicU32::new(0) };
-        jobs(self, todo, w, g, states, &|job| self.rule.run_f32(job), &|job, h| self.rule.trust_f32(job, h))
+    /// For a rule with a ratio each run is one parameter, whose norms and ratio are put into `trusts`. Without one, nothing is.
+    pub fn update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]], trusts: &mut Vec<Trust>) {
+        trusts.clear();
+        let todo = Todo { settings, clipped: self.clipped(guard), found: &AtomicU32::new(0), trusts: Some(trusts) };
+        jobs(self, todo, w, g, states, &|job| self.rule.run_f32(job), &|job, h| self.rule.trust_f32(job, h));
     }
 
     /// The trial of it (see [`Guard`]): what would overflow, in the order of [`Guard::over`], the weights in bit 0. Nothing is changed.
-    pub fn try_update(
-        &self,
-        hyper: &[Hyper],
-        runs: &[(usize, usize)],
-        guard: &Guard,
-        w: &mut [f32],
-        g: &[f32],
-        states: &mut [&mut [f32]],
-    ) -> u32 {
+    pub fn try_update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) -> u32 {
         let found = AtomicU32::new(0);
-        let todo = Todo { hyper, runs, clipped: self.clipped(guard), found: &found };
+        let todo = Todo { settings, clipped: self.clipped(guard), found: &found, trusts: None };
         jobs(self, todo, w, g, states, &|job| self.rule.try_f32(job), &|job, h| self.rule.trust_f32(job, h));
         found.into_inner()
     }
 
-    /// The update in double precision, with gradients multiplied by `factor`: the definition.
-    pub fn update_f64(
-        &self,
-        hyper: &[Hyper],
-        runs: &[(usize, usize)],
-        factor: f64,
-        w: &mut [f64],
-        g: &[f64],
-        states: &mut [&mut [f64]],
-    ) -> Vec<Trust> {
+    /// The update in double precision, with gradients multiplied by `factor`: the definition. The norms and ratios of a rule with a
+    /// ratio come back.
+    pub fn update_f64(&self, settings: Settings, factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) -> Vec<Trust> {
         let clipped = Clipped { scale: 1.0, factor, limit: self.clip().value.map_or(f64::INFINITY, f64::from) };
-        let todo = Todo { hyper, runs, clipped, found: &AtomicU32::new(0) };
-        jobs(self, todo, w, g, states, &|job| self.rule.run_f64(job), &|job, h| self.rule.trust_f64(job, h))
+        let mut trusts = Vec::new();
+        let todo = Todo { settings, clipped, found: &AtomicU32::new(0), trusts: Some(&mut trusts) };
+        jobs(self, todo, w, g, states, &|job| self.rule.run_f64(job), &|job, h| self.rule.trust_f64(job, h));
+        trusts
     }
 
     fn clipped(&self, guard: &Guard) -> Clipped<f32> {
@@ -225,12 +204,22 @@ struct Clipped<T> {
     limit: T,
 }
 
+/// The settings of the elements of a piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// A row for each group.
+    pub hyper: &'a [Hyper],
+    /// Where neighbours of one group end, and which group that is.
+    pub runs: &'a [(usize, usize)],
+}
+
 /// What to do with a piece.
 struct Todo<'a, T> {
-    hyper: &'a [Hyper],
-    runs: &'a [(usize, usize)],
+    settings: Settings<'a>,
     clipped: Clipped<T>,
     found: &'a AtomicU32,
+    /// Where norms and ratios go, if they are wanted.
+    trusts: Option<&'a mut Vec<Trust>>,
 }
 
 /// Some neighbouring elements of one group.
@@ -312,23 +301,21 @@ fn jobs<T: Real>(
     states: &mut [&mut [T]],
     run: &(impl Fn(Job<T>) + Sync),
     trust: &impl Fn(Job<T>, &Hyper) -> Trust,
-) -> Vec<Trust> {
-    let Todo { hyper, runs, clipped, found } = todo;
+) {
+    let Todo { settings: Settings { hyper, runs }, clipped, found, mut trusts } = todo;
     let mut states = states.iter_mut().map(|s| &mut **s);
     let states = optimizer.kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
     let (mut all, mut start) = (Job { hyper: [T::zero(); 8], ratio: T::one(), clipped, found, w, g, states }, 0);
-    let mut trusts = Vec::new();
     for &(end, group) in runs {
         let mut job = Job { hyper: hyper[group].map(T::of), ..all.split_off(end - start) };
         if optimizer.has_ratio() {
             let trust = trust(job.again(), &hyper[group]);
             job.ratio = T::of(trust.ratio);
-            trusts.push(trust);
+            trusts.iter_mut().for_each(|all| all.push(trust));
         }
         job.run_all(run);
         start = end;
     }
-    trusts
 }
 
 /// One job, or its trial.

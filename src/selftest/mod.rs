@@ -27,7 +27,7 @@ use crate::{
     host::Host,
     init::Init,
     ops::{self, Case, Fill},
-    optim::{self, Hyper, Optimizer},
+    optim::{self, Hyper, Optimizer, Settings},
     params::Status,
     shape::Shape,
     testing::{self, Checked, Subject},
@@ -201,7 +201,7 @@ fn update(device: &Device, optimizer: &Optimizer) -> Result<Checked> {
             let hyper: Vec<Hyper> = optimizer.hyper(t, &groups.settings).collect();
             let mut states: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
             let n = w.len();
-            optimizer.update_f64(&hyper, &[(n, group)], clip, &mut w, &grads[k], &mut states);
+            optimizer.update_f64(Settings { hyper: &hyper, runs: &[(n, group)] }, clip, &mut w, &grads[k], &mut states);
         }
         want.extend(w);
     }

@@ -4,6 +4,7 @@ use super::{AttentionGrad, Of, Sizes};
 use crate::{
     host::Real,
     ops::product::{By, Matrix, product},
+    scratch,
 };
 use rayon::prelude::*;
 
@@ -17,24 +18,25 @@ pub(super) fn forward(s: Sizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3]
     let block = |batch: usize, first: usize, y: &mut [f32]| {
         let (rows, seen) = (y.len() / width, s.seen(causal, first + y.len() / width - 1));
         let (q, k, v) = (&q[(batch * n + first) * d..], &k[batch * m * d..], &v[batch * m * e..]);
-        let mut p = vec![0.0; rows * seen];
-        product([rows, d, seen], scale, [Matrix::rows(q, d), Matrix::rows(k, d).transposed()], &mut p, seen, false, By::This);
-        let mut sums = vec![0.0; rows];
-        for (r, (p, sum)) in p.chunks_mut(seen).zip(&mut sums).enumerate() {
-            let (p, hidden) = p.split_at_mut(s.seen(causal, first + r));
-            hidden.fill(0.0);
-            let top = p.iter().fold(f32::NEG_INFINITY, |m, &x| if m >= x || m.is_nan() { m } else { x });
-            // Lines can be long.
-            let mut total = 0.0f64;
-            for p in p {
-                *p = (*p - top).vexp();
-                total += f64::from(*p);
+        scratch::with(rows * seen + rows, |numbers: &mut [f32]| {
+            let (p, sums) = numbers.split_at_mut(rows * seen);
+            product([rows, d, seen], scale, [Matrix::rows(q, d), Matrix::rows(k, d).transposed()], p, seen, false, By::This);
+            for (r, (p, sum)) in p.chunks_mut(seen).zip(&mut *sums).enumerate() {
+                let (p, hidden) = p.split_at_mut(s.seen(causal, first + r));
+                hidden.fill(0.0);
+                let top = p.iter().fold(f32::NEG_INFINITY, |m, &x| if m >= x || m.is_nan() { m } else { x });
+                // Lines can be long.
+                let mut total = 0.0f64;
+                for p in p {
+                    *p = (*p - top).vexp();
+                    total += f64::from(*p);
+                }
+                y[r * width + e] = top + total.ln() as f32;
+                *sum = (1.0 / total) as f32;
             }
-            y[r * width + e] = top + total.ln() as f32;
-            *sum = (1.0 / total) as f32;
-        }
-        product([rows, seen, e], 1.0, [Matrix::rows(&p, seen), Matrix::rows(v, e)], y, width, false, By::This);
-        y.chunks_mut(width).zip(sums).for_each(|(y, scale)| y[..e].iter_mut().for_each(|y| *y *= scale));
+            product([rows, seen, e], 1.0, [Matrix::rows(p, seen), Matrix::rows(v, e)], y, width, false, By::This);
+            y.chunks_mut(width).zip(sums).for_each(|(y, scale)| y[..e].iter_mut().for_each(|y| *y *= *scale));
+        });
     };
     y.par_chunks_mut(n * width).enumerate().for_each(|(batch, y)| {
         y.par_chunks_mut(BLOCK * width).enumerate().for_each(|(b, y)| block(batch, b * BLOCK, y));
@@ -64,50 +66,46 @@ pub(super) fn grad(op: &AttentionGrad, s: Sizes, a: &[f32], b: &[f32], y: &mut [
         let seen = end - start;
         let (row, col) = (batch * rows_n + first, batch * cols_n + start);
         let (r, c) = if op.of == Of::Q { (&a[row * rows_w..], &b[col * cols_w..]) } else { (&b[row * rows_w..], &a[col * cols_w..]) };
-        let mut t = vec![0.0; rows * seen];
-        product([rows, d, seen], op.scale, [Matrix::rows(r, rows_w), Matrix::rows(c, cols_w).transposed()], &mut t, seen, false, By::This);
-        let mut dp = Vec::new();
-        if op.of != Of::V {
-            dp.resize(rows * seen, 0.0);
-            product(
-                [rows, e, seen],
-                op.scale,
-                [Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed()],
-                &mut dp,
-                seen,
-                false,
-                By::This,
-            );
-        }
         // l and scale · δ of the queries that have a part in this block.
         let queries = if op.of == Of::Q { first..first + rows } else { start..end };
-        let (l, delta): (Vec<f32>, Vec<f32>) = queries
-            .map(|query| {
-                let stats = &a[(batch * n + query) * wide_a + d + e..];
-                (stats[0], op.scale * stats[1])
-            })
-            .unzip();
-        for (i, t) in t.chunks_mut(seen).enumerate() {
-            // Columns that do not see this row.
-            let hidden = match op.of {
-                _ if !op.causal => 0..0,
-                Of::Q => s.seen(true, first + i)..seen,
-                Of::K | Of::V => 0..i.min(seen),
-            };
-            match op.of {
-                Of::Q => {
-                    let (l, delta) = (l[i], delta[i]);
-                    t.iter_mut().zip(&dp[i * seen..]).for_each(|(t, dp)| *t = (*t - l).vexp() * (dp - delta));
-                }
-                Of::K => {
-                    let dp = &dp[i * seen..];
-                    t.iter_mut().zip(dp).zip(l.iter().zip(&delta)).for_each(|((t, dp), (l, delta))| *t = (*t - l).vexp() * (dp - delta));
-                }
-                Of::V => t.iter_mut().zip(&l).for_each(|(t, l)| *t = (*t - l).vexp()),
+        let sizes = [rows * seen, rows * seen, queries.len(), queries.len()];
+        scratch::with(sizes.iter().sum(), |numbers: &mut [f32]| {
+            let mut numbers = numbers;
+            let [t, dp, l, delta] = sizes.map(|n| numbers.split_off_mut(..n).expect("there are so many"));
+            product([rows, d, seen], op.scale, [Matrix::rows(r, rows_w), Matrix::rows(c, cols_w).transposed()], t, seen, false, By::This);
+            if op.of != Of::V {
+                let sides = [Matrix::rows(&r[d..], rows_w), Matrix::rows(&c[d..], cols_w).transposed()];
+                product([rows, e, seen], op.scale, sides, dp, seen, false, By::This);
             }
-            t[hidden].fill(0.0);
-        }
-        product([rows, seen, width], 1.0, [Matrix::rows(&t, seen), Matrix::rows(&c[from..], cols_w)], y, width, false, By::This);
+            for (query, (l, delta)) in queries.zip(l.iter_mut().zip(&mut *delta)) {
+                let stats = &a[(batch * n + query) * wide_a + d + e..];
+                (*l, *delta) = (stats[0], op.scale * stats[1]);
+            }
+            for (i, t) in t.chunks_mut(seen).enumerate() {
+                // Columns that do not see this row.
+                let hidden = match op.of {
+                    _ if !op.causal => 0..0,
+                    Of::Q => s.seen(true, first + i)..seen,
+                    Of::K | Of::V => 0..i.min(seen),
+                };
+                match op.of {
+                    Of::Q => {
+                        let (l, delta) = (l[i], delta[i]);
+                        t.iter_mut().zip(&dp[i * seen..]).for_each(|(t, dp)| *t = (*t - l).vexp() * (dp - delta));
+                    }
+                    Of::K => {
+                        let dp = &dp[i * seen..];
+                        t.iter_mut()
+                            .zip(dp)
+                            .zip(l.iter().zip(&*delta))
+                            .for_each(|((t, dp), (l, delta))| *t = (*t - l).vexp() * (dp - delta));
+                    }
+                    Of::V => t.iter_mut().zip(&*l).for_each(|(t, l)| *t = (*t - l).vexp()),
+                }
+                t[hidden].fill(0.0);
+            }
+            product([rows, seen, width], 1.0, [Matrix::rows(t, seen), Matrix::rows(&c[from..], cols_w)], y, width, false, By::This);
+        });
     };
     y.par_chunks_mut(rows_n * width).enumerate().for_each(|(batch, y)| {
         y.par_chunks_mut(BLOCK * width).enumerate().for_each(|(b, y)| block(batch, b * BLOCK, y));

@@ -142,7 +142,8 @@ struct Axes {
 impl Axes {
     fn new(x: &[Shape], out: Shape) -> Axes {
         let needs = |s: &Shape| s.elements() != 1 && s.elements() != out.elements();
-        let full: Vec<Vec<usize>> = x.iter().map(|s| if needs(s) { s.strides_in(out) } else { Vec::new() }).collect();
+        let full: Vec<Vec<usize>> =
+            x.iter().map(|s| if needs(s) { s.strides_in(out)[..out.rank()].to_vec() } else { Vec::new() }).collect();
         let mut axes = Axes { dims: Vec::new(), strides: vec![Vec::new(); x.len()] };
         if !x.iter().any(needs) {
             return axes;

@@ -108,7 +108,8 @@ impl Frame<'_> {
             _ if products > 1 => {
                 let every = |strides: &[usize], elements: usize| {
                     let alone = d.batch.dims().iter().rev().scan(1, |step, &d| Some(std::mem::replace(step, *step * d)));
-                    let each = strides.iter().rev().zip(d.batch.dims().iter().rev().zip(alone)).all(|(&s, (&d, step))| s == step || d == 1);
+                    let strides = strides[..d.batch.rank()].iter().rev();
+                    let each = strides.zip(d.batch.dims().iter().rev().zip(alone)).all(|(&s, (&d, step))| s == step || d == 1);
                     if each { elements } else { 0 }
                 };
                 (tiles, [every(&d.a, d.m * d.k), every(&d.b, d.k * d.n), d.m * d.n])

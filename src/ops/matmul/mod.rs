@@ -10,6 +10,7 @@ mod kernels;
 mod tests;
 
 use super::*;
+use crate::shape::MAX_RANK;
 use map::{Expr, Map, epilogue};
 use product::{By, Matrix, product_then};
 use rayon::prelude::*;
@@ -70,8 +71,8 @@ struct Dims {
     k: usize,
     /// The batch axes, and how many matrices apart their neighbours are in `a` and `b`; 0 where a matrix repeats.
     batch: Shape,
-    a: Vec<usize>,
-    b: Vec<usize>,
+    a: [usize; MAX_RANK],
+    b: [usize; MAX_RANK],
 }
 
 impl Dims {
@@ -107,7 +108,7 @@ impl MatMul {
             m *= batch.elements();
             batch = Shape::SCALAR;
         }
-        let strides = |s: Shape| if batch.rank() == 0 { Vec::new() } else { s.strides_in(batch) };
+        let strides = |s: Shape| if batch.rank() == 0 { [0; MAX_RANK] } else { s.strides_in(batch) };
         Ok(Dims { m, n, k, a: strides(a_batch), b: strides(b_batch), batch })
     }
     fn known_dims(&self, a: Shape, b: Shape) -> Dims {

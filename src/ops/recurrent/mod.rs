@@ -15,6 +15,7 @@ use super::{
     product::{By, Matrix, product},
     *,
 };
+use crate::scratch;
 pub use cell::Cell;
 use rayon::prelude::*;
 
@@ -180,18 +181,19 @@ impl OpDef for Recurrent {
         let samples = x.par_chunks(rows * per_x).zip(s.par_chunks(rows * per_s));
         y.f.par_chunks_mut(rows * d.row()).zip(samples).for_each(|(y, (x, s))| {
             let n = y.len() / d.row();
-            let mut u = vec![0.0; n * d.gates()];
             y.chunks_mut(d.row()).zip(s.chunks(per_s)).for_each(|(y, s)| d.begin(s, y));
-            for step in (0..d.t).map(|k| d.step(k)) {
-                u.chunks_mut(d.gates()).for_each(|u| u.copy_from_slice(b));
-                let state = Matrix::rows(&y[step.before * d.place()..], d.row());
-                let w = Matrix::rows(w, d.h).transposed();
-                product([n, d.h, d.gates()], 1.0, [state, w], &mut u, d.gates(), true, By::This);
-                for ((y, u), x) in y.chunks_mut(d.row()).zip(u.chunks(d.gates())).zip(x.chunks(per_x)) {
-                    let (before, after) = d.places(y, step);
-                    self.cell.forward(&x[step.time * d.gates()..][..d.gates()], u, before, after);
+            scratch::with(n * d.gates(), |u: &mut [f32]| {
+                for step in (0..d.t).map(|k| d.step(k)) {
+                    u.chunks_mut(d.gates()).for_each(|u| u.copy_from_slice(b));
+                    let state = Matrix::rows(&y[step.before * d.place()..], d.row());
+                    let w = Matrix::rows(w, d.h).transposed();
+                    product([n, d.h, d.gates()], 1.0, [state, w], u, d.gates(), true, By::This);
+                    for ((y, u), x) in y.chunks_mut(d.row()).zip(u.chunks(d.gates())).zip(x.chunks(per_x)) {
+                        let (before, after) = d.places(y, step);
+                        self.cell.forward(&x[step.time * d.gates()..][..d.gates()], u, before, after);
+                    }
                 }
-            }
+            });
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
@@ -290,21 +292,24 @@ impl OpDef for RecurrentGrad {
         let samples = states.par_chunks(rows * d.row()).zip(dy.par_chunks(rows * d.row()));
         y.f.par_chunks_mut(rows * per_d).zip(samples).for_each(|(out, (states, dy))| {
             let n = out.len() / per_d;
-            let mut dh = vec![0.0; n * d.h];
-            for k in (0..d.t).rev() {
-                let step = d.step(k);
-                if k + 1 < d.t {
-                    let next = &out[d.step(k + 1).time * size + self.cell.first() * d.h..];
-                    let next = Matrix::rows(next, per_d);
-                    product([n, d.gates(), d.h], 1.0, [next, Matrix::rows(w, d.h)], &mut dh, d.h, false, By::This);
+            scratch::with(n * d.h, |dh: &mut [f32]| {
+                for k in (0..d.t).rev() {
+                    let step = d.step(k);
+                    if k + 1 == d.t {
+                        dh.fill(0.0);
+                    } else {
+                        let next = &out[d.step(k + 1).time * size + self.cell.first() * d.h..];
+                        let next = Matrix::rows(next, per_d);
+                        product([n, d.gates(), d.h], 1.0, [next, Matrix::rows(w, d.h)], dh, d.h, false, By::This);
+                    }
+                    let place = |r: usize, place: usize| r * d.row() + place * d.place()..r * d.row() + (place + 1) * d.place();
+                    for (r, (out, dh)) in out.chunks_mut(per_d).zip(dh.chunks(d.h)).enumerate() {
+                        let (out, next) = d.gradients(out, k);
+                        let [before, after] = [step.before, step.after].map(|p| &states[place(r, p)]);
+                        self.cell.backward(before, after, &dy[place(r, step.after)], dh, next.map(|next| &next[4 * d.h..]), out);
+                    }
                 }
-                let place = |r: usize, place: usize| r * d.row() + place * d.place()..r * d.row() + (place + 1) * d.place();
-                for (r, (out, dh)) in out.chunks_mut(per_d).zip(dh.chunks(d.h)).enumerate() {
-                    let (out, next) = d.gradients(out, k);
-                    let [before, after] = [step.before, step.after].map(|p| &states[place(r, p)]);
-                    self.cell.backward(before, after, &dy[place(r, step.after)], dh, next.map(|next| &next[4 * d.h..]), out);
-                }
-            }
+            });
         });
     }
     /// That of the definition, written out step by step: a second derivative of a recurrent layer is rare, and its graph may be long.

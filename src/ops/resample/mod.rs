@@ -11,7 +11,10 @@ pub use along::Along;
 pub use tensor::{AvgPool, Upsample};
 
 use super::*;
-use crate::kernel::{Bind, Pass, Word, source};
+use crate::{
+    kernel::{Bind, Pass, Word, source},
+    scratch,
+};
 use rayon::prelude::*;
 
 /// The op: x `[.., h, w]` → `[.., oh, ow]`, or, transposed, dy `[.., oh, ow]` → `[.., h, w]`.
@@ -25,19 +28,47 @@ pub struct Resample {
     pub transposed: bool,
 }
 
-/// The elements that each output of an axis is made of, with their weights.
-struct Table(Vec<Vec<(usize, f32)>>);
+/// An element that an output is made of, with its weight.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Tap {
+    from: u32,
+    weight: f32,
+}
 
-impl Table {
-    fn new(along: Along, transposed: bool) -> Table {
-        let mut rows = vec![Vec::new(); if transposed { along.n } else { along.out }];
-        for o in 0..along.out {
-            for (i, w) in along.taps(o).iter() {
-                let (to, from) = if transposed { (i, o) } else { (o, i) };
-                rows[to].push((from, w as f32));
+/// The elements that each output of an axis is made of.
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    /// Of each output the first of its taps; then the number of all.
+    starts: &'a [u32],
+    taps: &'a [Tap],
+}
+
+impl Table<'_> {
+    fn with(along: Along, transposed: bool, f: impl FnOnce(Table)) {
+        let rows = if transposed { along.n } else { along.out };
+        let pairs = move |o: usize| along.taps(o).iter().map(move |(i, w)| if transposed { (i, o, w) } else { (o, i, w) });
+        let count: usize = (0..along.out).map(|o| along.taps(o).iter().count()).sum();
+        scratch::with(rows + 2 + 2 * count, |words: &mut [u32]| {
+            // Each start stands one place farther back than it should, until the taps are there.
+            let (starts, taps) = words.split_at_mut(rows + 2);
+            let taps: &mut [Tap] = bytemuck::cast_slice_mut(taps);
+            starts.fill(0);
+            (0..along.out).flat_map(pairs).for_each(|(to, ..)| starts[to + 2] += 1);
+            (0..=rows).for_each(|i| starts[i + 1] += starts[i]);
+            for (to, from, w) in (0..along.out).flat_map(pairs) {
+                let at = &mut starts[to + 1];
+                taps[*at as usize] = Tap { from: from as u32, weight: w as f32 };
+                *at += 1;
             }
-        }
-        Table(rows)
+            f(Table { starts: &starts[..=rows], taps });
+        });
+    }
+    fn rows(&self) -> usize {
+        self.starts.len() - 1
+    }
+    fn row(&self, row: usize) -> &[Tap] {
+        &self.taps[self.starts[row] as usize..self.starts[row + 1] as usize]
     }
 }
 
@@ -88,24 +119,25 @@ impl OpDef for Resample {
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let [rows, columns] = [self.rows, self.columns].map(|a| Table::new(a, self.transposed));
         let (width, to_width) = (x[0].shape.last(), y.shape.last());
         let plane = if self.transposed { self.rows.out } else { self.rows.n } * width;
         // Along the columns of x first, whole rows at a time, then along the rows.
-        let lines = y.f.par_chunks_mut(to_width).with_min_len((TASK / width.max(to_width)).max(1));
-        lines.enumerate().for_each_init(
-            || vec![0.0; width],
-            |sum, (k, y)| {
-                let x = &x[0].f[k / rows.0.len() * plane..][..plane];
-                sum.fill(0.0);
-                for &(i, a) in &rows.0[k % rows.0.len()] {
-                    sum.iter_mut().zip(&x[i * width..]).for_each(|(s, x)| *s += a * x);
-                }
-                for (y, taps) in y.iter_mut().zip(&columns.0) {
-                    *y = taps.iter().map(|&(j, b)| b * sum[j]).sum();
-                }
-            },
-        );
+        let line = |rows: Table, columns: Table, k: usize, y: &mut [f32], sum: &mut [f32]| {
+            let x = &x[0].f[k / rows.rows() * plane..][..plane];
+            sum.fill(0.0);
+            for &Tap { from, weight } in rows.row(k % rows.rows()) {
+                sum.iter_mut().zip(&x[from as usize * width..]).for_each(|(s, x)| *s += weight * x);
+            }
+            for (q, y) in y.iter_mut().enumerate() {
+                *y = columns.row(q).iter().map(|tap| tap.weight * sum[tap.from as usize]).sum();
+            }
+        };
+        let lines = y.f.par_chunks_mut(to_width).with_min_len((TASK / width.max(to_width)).max(1)).enumerate();
+        Table::with(self.rows, self.transposed, |rows| {
+            Table::with(self.columns, self.transposed, |columns| {
+                lines.for_each(|(k, y)| scratch::with(width, |sum| line(rows, columns, k, y, sum)));
+            });
+        });
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![Some(dy.apply(Resample { transposed: !self.transposed, ..*self }))]

@@ -150,7 +150,7 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
                 let before = w.clone();
                 let g: Vec<f64> = grads[piece].iter().map(|&x| f64::from(x)).collect();
                 let mut states: Vec<&mut [f64]> = all_states[piece].iter_mut().map(|s| &mut s[..]).collect();
-                o.update_f64(&hyper, &layout.runs(piece), f64::from(guard.factor), w, &g, &mut states);
+                o.update_f64(Settings { hyper: &hyper, runs: &layout.runs(piece) }, f64::from(guard.factor), w, &g, &mut states);
                 for i in 0..w.len() {
                     // The clip factor differs by up to 40 roundings, and may count twice (a ratio of averages).
                     rounded[piece][i] += w[i].abs() + (TERMS + 80.0) * (w[i] - before[i]).abs();

@@ -170,7 +170,7 @@ fn rules_follow_pytorch_in_f64() {
         let mut states = states::<f64>(o, n);
         course.follow(f64::EPSILON, TERMS, |t, g, w| {
             let mut states: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update_f64(&hyper(o, t, &course.groups.settings), &[(n, 0)], 1.0, w, g, &mut states);
+            o.update_f64(Settings { hyper: &hyper(o, t, &course.groups.settings), runs: &[(n, 0)] }, 1.0, w, g, &mut states);
         });
     }
 }
@@ -190,7 +190,14 @@ fn rules_follow_pytorch_in_f32() {
         let (mut states, mut weights) = (states::<f32>(o, n), to_f32(&course.start));
         let worst = course.follow(f64::from(f32::EPSILON), TERMS, |t, g, w| {
             let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update(&hyper(o, t, &course.groups.settings), &[(n, 0)], &Guard::default(), &mut weights, &to_f32(g), &mut states);
+            o.update(
+                Settings { hyper: &hyper(o, t, &course.groups.settings), runs: &[(n, 0)] },
+                &Guard::default(),
+                &mut weights,
+                &to_f32(g),
+                &mut states,
+                &mut Vec::new(),
+            );
             copy_back(&weights, w);
         });
         println!("{worst:.3} {}", course.label);
@@ -223,7 +230,7 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
                 let g = noise(t + 50, n);
                 guard.check(t - 1, 1.0, &[&g[..50_000], &g[50_000..]], norm(1.0));
                 let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-                o.update(&hyper(&o, t, &settings), &runs, &guard, &mut w, &g, &mut states);
+                o.update(Settings { hyper: &hyper(&o, t, &settings), runs: &runs }, &guard, &mut w, &g, &mut states, &mut Vec::new());
             }
             (w, guard)
         })
@@ -282,8 +289,12 @@ fn nothing_grows_beyond_what_a_rule_says() {
             let largest = g.iter().fold(0.0, |a: f32, g| a.max(g.abs()));
             let most = of(&w, &states).after(&o, f64::from(largest), row);
             let mut parts: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            assert_eq!(o.try_update(row, &[(n, 0)], &Guard::default(), &mut w, &g, &mut parts), 0, "{o:?}: nothing overflows");
-            o.update(row, &[(n, 0)], &Guard::default(), &mut w, &g, &mut parts);
+            assert_eq!(
+                o.try_update(Settings { hyper: row, runs: &[(n, 0)] }, &Guard::default(), &mut w, &g, &mut parts),
+                0,
+                "{o:?}: nothing overflows"
+            );
+            o.update(Settings { hyper: row, runs: &[(n, 0)] }, &Guard::default(), &mut w, &g, &mut parts, &mut Vec::new());
             let is = of(&w, &states);
             assert!(is.within(&most), "{o:?}: {is:?} instead of {most:?}");
         }

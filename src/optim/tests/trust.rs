@@ -292,11 +292,12 @@ fn compare(model: &Model, small: bool) -> Option<(Vec<Vec<f32>>, Vec<Trust>)> {
         let (mut on_cpu, mut in_double) = (vec![Trust::default(); layout.ranges.len()], vec![Trust::default(); layout.ranges.len()]);
         for piece in 0..layout.trained {
             let (g, ends) = (&grads[piece], model.ends(piece));
-            let over = o.try_update(&hyper, &ends, &guard, &mut cpu[piece], g, &mut parts(&mut cpu_states[piece]));
+            let (settings, mut f32s) = (Settings { hyper: &hyper, runs: &ends }, Vec::new());
+            let over = o.try_update(settings, &guard, &mut cpu[piece], g, &mut parts(&mut cpu_states[piece]));
             assert_eq!(over, 0, "{text}: step {t}, piece {piece}");
-            let f32s = o.update(&hyper, &ends, &guard, &mut cpu[piece], g, &mut parts(&mut cpu_states[piece]));
+            o.update(settings, &guard, &mut cpu[piece], g, &mut parts(&mut cpu_states[piece]), &mut f32s);
             let g: Vec<f64> = g.iter().map(|&x| x.into()).collect();
-            let f64s = o.update_f64(&hyper, &ends, factor, &mut double[piece], &g, &mut parts(&mut double_states[piece]));
+            let f64s = o.update_f64(settings, factor, &mut double[piece], &g, &mut parts(&mut double_states[piece]));
             for (k, (i, _)) in layout.segments(piece).enumerate() {
                 (on_cpu[i], in_double[i]) = (f32s[k], f64s[k]);
             }
@@ -387,9 +388,10 @@ fn a_ratio_without_bounds_is_the_largest_float() {
     let trust = |w: &[f32], g: &[f32]| {
         let (o, mut w, mut s) = (Optimizer::from(Lamb { lr: 0.1, weight_decay: 0.0 }), w.to_vec(), [vec![0.0; 2], vec![0.0; 2]]);
         let rows = hyper(&o, 1, &[Group { lr_scale: 1.0, weight_decay: 0.0 }]);
-        let trust = o.update(&rows, &[(2, 0)], &Guard::default(), &mut w, g, &mut parts(&mut s))[0];
+        let (settings, mut trusts) = (Settings { hyper: &rows, runs: &[(2, 0)] }, Vec::new());
+        o.update(settings, &Guard::default(), &mut w, g, &mut parts(&mut s), &mut trusts);
         assert!(w.iter().all(|w| w.is_finite()), "{w:?}");
-        trust
+        trusts[0]
     };
     let most = f64::from(f32::MAX);
     assert_eq!(trust(&[1e30, 1e30], &[1e-20, 1e-20]).ratio, most);
@@ -407,7 +409,9 @@ fn the_cpu_adds_up_in_one_order_on_any_number_of_threads() {
             pool.install(|| {
                 let (mut w, mut states, g) = (noise(1, n), states::<f32>(&o, n), noise(2, n));
                 let rows = hyper(&o, 1, &[Group { lr_scale: 1.0, weight_decay: 0.1 }]);
-                let trusts = o.update(&rows, &ends, &Guard::default(), &mut w, &g, &mut parts(&mut states));
+                let mut trusts = Vec::new();
+                let settings = Settings { hyper: &rows, runs: &ends };
+                o.update(settings, &Guard::default(), &mut w, &g, &mut parts(&mut states), &mut trusts);
                 (w, trusts)
             })
         };
