@@ -7,8 +7,8 @@
 // to the output. `rows` are q (forward), a (dq) or b (dk, dv), of which a workgroup has 4·TR; it walks along `cols`, k,
 // b or a, in tiles of 4·TC, and nothing of the size n·m is ever stored. `values` are v, or columns of `cols`.
 //
-// As in matmul.wgsl, an invocation computes 4 × 4 scores, TR rows and TC columns apart, from slabs of SLAB terms in workgroup
-// memory. It owns COLS columns, TC apart, of its four rows of the output, in registers; a wide output is several units.
+// Scores are blocked for workgroup memory and registers (Volkov & Demmel 2008): a tile is computed from slabs of SLAB terms of all
+// its rows and columns, and an invocation computes 4 × 4 scores, TR rows and TC columns apart. It owns COLS columns, TC apart, of its four rows of the output, in registers; a wide output is several units.
 // Forward, the largest score so far of each row is known to all: where it grows, what has been added up shrinks by e^(old −
 // new), so that no power overflows. Each invocation adds up the powers of its own scores; the sums meet at the end.
 // Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao et al. 2022,

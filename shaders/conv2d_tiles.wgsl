@@ -1,6 +1,6 @@
 // conv2d_tiles — the sums of conv2d.wgsl, by tiles in workgroup memory: for hardware, and groups of more than a few channels
 //
-// All three are products of matrices that are made while they are read: see lib/conv. Tiles as in matmul: one workgroup computes
+// All three are products of matrices that are made while they are read: see lib/conv. Tiles as in matmul_tiles: one workgroup computes
 // TILE_M × TILE_N results of one group (and one phase or part), as lib/tile says; large tiles with 8 × 8 results an invocation
 // where there are enough of them to keep all processors busy. An invocation fetches vectors of four columns, the same ones in all
 // slabs, whose digits it finds once; those of the terms are found by a few lanes while a slab is multiplied, and handed round

@@ -3,8 +3,8 @@
 //   backward  dh[r,j] = Σ_q d[r,q] · w[q,j], d the next step's gradient; then the cell's gradient
 //   w [GATES·h, h]   the left side lies in y, which the steps write: row r from p.a_first + r · p.a_row on, p.k numbers
 //
-// The blocking is that of matmul.wgsl: a workgroup computes TILE rows × TILE columns by slabs of SLAB, an invocation 4 × 4 of
-// them, SIDE = TILE / 4 apart. Forward, a tile's columns are the gates of SIDE elements, so that an invocation's four
+// Sums are blocked for workgroup memory and registers (Volkov & Demmel 2008): a workgroup computes TILE rows × TILE columns from slabs
+// of SLAB terms, and an invocation 4 × 4 of them, SIDE = TILE / 4 apart. Forward, a tile's columns are the gates of SIDE elements, so that an invocation's four
 // columns are the gates of one element (of which a GRU has three), and it applies the cell to its sums.
 //!include lib/index
 //!include lib/cell

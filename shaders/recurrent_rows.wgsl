@@ -1,4 +1,4 @@
-// recurrent_rows — the steps of recurrent.wgsl, for adapters that are a CPU in disguise; as matmul_rows.wgsl is to matmul.wgsl
+// recurrent_rows — the steps of recurrent.wgsl, for adapters that are a CPU in disguise; as matmul_rows.wgsl is to matmul_tiles.wgsl
 //
 // One subgroup of LANES invocations computes ROWS rows in registers: a lane owns four columns of all of them. Forward, these
 // are the gates of one element (three for a GRU); backward, four elements LANES apart. For each q it loads its elements
