@@ -220,8 +220,9 @@ pub struct Caps {
     pub max_invocations: u32,
     /// The adapter is a CPU in disguise: shared memory and barriers cost more there than they save.
     pub software: bool,
-    /// Smallest and largest subgroup, where subgroups are available.
-    pub subgroups: Option<(u32, u32)>,
+    /// Invocations of every subgroup, where the device has subgroups and all of them are of one size. Where sizes differ this is `None`:
+    /// the order of a sum by subgroups would follow the size that the driver picks, and the bits of the sum too.
+    pub subgroups: Option<u32>,
 }
 
 impl Default for Caps {

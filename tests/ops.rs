@@ -31,7 +31,6 @@ fn main() {
         }
     }
     suite.on(On::Gpu, "NaN passes through reductions", nan);
-    suite.on(On::Gpu, "subgroups of a size between the smallest and the largest", subgroups);
     suite.test("small limits are exceeded", exceeded);
     for name in LARGE {
         for on in [On::Small, On::Cpu] {
@@ -122,15 +121,12 @@ fn shapes(case: &Case) -> Result<(Vec<Shape>, Shape), String> {
     Ok((shapes, y))
 }
 
-/// Kernels that work along an axis, by whatever they put lines together.
-const ALONG: [&str; 8] = ["argmax", "cross_entropy", "cross_entropy_grad", "norm", "norm_grad", "reduce", "softmax", "variance"];
-
 /// Abilities that choose each way to divide lines which this device can run.
 fn ways(device: &Device) -> Vec<Caps> {
     let caps = *common::inner(device).caps();
-    let sizes = caps.subgroups.map(|(lo, hi)| [None, Some((lo, hi)), Some((lo / 2, 4 * hi))]);
     let with = |subgroups| [true, false].map(|software| Caps { software, subgroups, ..caps });
-    sizes.map_or(vec![None], Vec::from).into_iter().flat_map(with).collect()
+    let sizes = if caps.subgroups.is_some() { vec![None, caps.subgroups] } else { vec![None] };
+    sizes.into_iter().flat_map(with).collect()
 }
 
 /// A NaN anywhere in a row is in what is made of the row, and nowhere else.
@@ -156,24 +152,6 @@ fn nan(device: &Device) -> Check {
                     assert!(y.f().iter().enumerate().all(|(k, v)| v.is_nan() == (k / row == 1)), "{what}: output {i} is {:?}", y.f());
                 }
                 assert!(y[y.len() - 2..].iter().all(|y| y.u()[1] as usize == at), "{what}");
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Kernels that are written for subgroups of some range of sizes, on a device whose size is neither end of it.
-fn subgroups(device: &Device) -> Check {
-    for (op, cases) in ops::all().into_iter().filter(|(op, _)| ALONG.contains(op)) {
-        for case in cases {
-            let (shapes, y) = shapes(&case)?;
-            // The others are what candidates are checked with anyway.
-            for caps in ways(device).into_iter().rev().take(2) {
-                let g = Graph::training();
-                let output = testing::graph(&g, &case)[0];
-                let options = plan::Options { caps: Some(caps), ..device.plan_options() };
-                testing::compare(&g, &[output], &case.fill(17), device, &options, case.op.terms(&shapes))
-                    .map_err(|why| format!("{op} {} → {y}, {caps:?}: {why}", case.name))?;
             }
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! The shaders are those of every case of every op, forward and backward, every candidate, unfused and fused; of the
 //! losses; of every optimizer with every option; and of data that lies on the device; each for devices of several abilities.
+//! A device without subgroups, or whose subgroups differ in size, gets no shader that uses them.
 
 mod common;
 
@@ -184,7 +185,7 @@ fn dispatches() -> Check {
         let y = x.linear("fc1", 512).relu().linear("fc2", 256).relu().linear("fc3", 10);
         let loss = y.cross_entropy(labels);
         let grads = loss.grad(&g.param_tensors());
-        for subgroups in [None, Some((32, 32))] {
+        for subgroups in [None, Some(32)] {
             let plan =
                 Plan::new(&[loss, y.correct(labels).mean_all()], &grads, &Options::new(Some(Caps { subgroups, ..Caps::default() })))?;
             // Products may be cut into parts, which is their choice.
@@ -204,10 +205,10 @@ fn devices() -> Vec<Caps> {
         Caps::default(),
         // A software adapter, with and without subgroups.
         Caps { software: true, ..Caps::default() },
-        Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() },
-        // Hardware: a fixed subgroup, a range of them, large workgroups.
-        Caps { subgroups: Some((32, 32)), max_workgroup_bytes: 48 << 10, max_invocations: 1024, max_bindings: 16, ..Caps::default() },
-        Caps { subgroups: Some((4, 128)), max_workgroup_bytes: 32 << 10, max_invocations: 512, ..Caps::default() },
+        Caps { software: true, subgroups: Some(8), ..Caps::default() },
+        // Hardware: subgroups of several sizes, large workgroups.
+        Caps { subgroups: Some(32), max_workgroup_bytes: 48 << 10, max_invocations: 1024, max_bindings: 16, ..Caps::default() },
+        Caps { subgroups: Some(128), max_workgroup_bytes: 32 << 10, max_invocations: 512, ..Caps::default() },
         // The small device of the other tests.
         Caps {
             max_bindings: small.max_storage_buffers_per_shader_stage as usize,
@@ -224,6 +225,7 @@ fn devices() -> Vec<Caps> {
 struct Needs {
     invocations: u32,
     bytes: u32,
+    subgroups: bool,
 }
 
 /// The shaders checked so far, by text and entry point.
@@ -251,6 +253,7 @@ impl Seen {
         };
         over("storage buffers", pass.binds.len() as u32, caps.max_bindings as u32)?;
         over("invocations", needs.invocations, caps.max_invocations)?;
+        over("subgroups", needs.subgroups.into(), caps.subgroups.is_some().into())?;
         Ok(over("bytes of workgroup memory", needs.bytes, caps.max_workgroup_bytes)?)
     }
     fn kernel(&mut self, what: &str, kernel: &Kernel, caps: &Caps) -> Check {
@@ -306,6 +309,7 @@ fn check(text: &str, pass: &Pass) -> Result<Needs, String> {
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
+    let subgroups = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).is_err();
     let entry = module.entry_points.iter().find(|e| e.name == pass.entry).ok_or(format!("no entry point {}", pass.entry))?;
     for checked in [false, true] {
         to_spirv(&module, &info, pass, checked)?;
@@ -314,7 +318,7 @@ fn check(text: &str, pass: &Pass) -> Result<Needs, String> {
     }
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
     let bytes = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
-    Ok(Needs { invocations: entry.workgroup_size.iter().product(), bytes })
+    Ok(Needs { invocations: entry.workgroup_size.iter().product(), bytes, subgroups })
 }
 
 /// Group and number of every binding, in order, and whether the shader writes it.
@@ -425,6 +429,7 @@ fn broken() -> Check {
         ("@compute @workgroup_size(65) fn forward() { y0[0] = 1.0; }", 1, "65 invocations"),
         ("var<workgroup> t: array<f32, 1025>;\n@compute @workgroup_size(64) fn forward() { y0[0] = t[3]; }", 1, "4100 bytes"),
         (leak("y0[id.x] = y1[0] + y2[0];"), 3, "3 storage buffers"),
+        (leak("y0[id.x] = subgroupAdd(1.0);"), 1, "1 subgroups"),
     ] {
         match verdict(text, bindings) {
             Err(why) => assert!(why.contains(part), "found, but not as `{part}`: {why}"),

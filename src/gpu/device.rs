@@ -261,7 +261,7 @@ impl Gpu {
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             software: summary.software,
-            subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            subgroups: equal(info.subgroup_min_size, info.subgroup_max_size).filter(|_| subgroups),
         };
         let file = wgpu::util::pipeline_cache_key(&info).filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE));
         let kept = folder.as_ref().zip(file).map(|(folder, name)| {
@@ -352,7 +352,7 @@ impl Gpu {
     pub fn describe(&self) -> String {
         let (s, l, mib) = (&self.summary, &self.limits, |bytes: u64| format!("{} MiB", bytes >> 20));
         let names: Vec<String> = self.features.iter_names().map(|(name, _)| name.to_lowercase()).collect();
-        let subgroups = self.caps.subgroups.map_or("none".to_string(), |(lo, hi)| format!("{lo} to {hi} lanes"));
+        let subgroups = self.caps.subgroups.map_or("not used".to_string(), |lanes| format!("of {lanes} lanes"));
         [
             format!("adapter     {} ({})", s.name, s.kind),
             format!("backend     {}", s.backend),
@@ -547,6 +547,12 @@ pub(super) async fn pipeline_cache(device: &wgpu::Device, mut data: Option<Vec<u
     }
 }
 
+/// The size of every subgroup of a device, where the least and the most are one. Where they differ, the driver may compile a kernel
+/// for any size between them, and a sum by subgroups would have an order, and bits, that nobody knows.
+fn equal(least: u32, most: u32) -> Option<u32> {
+    (least == most && least > 0).then_some(least)
+}
+
 /// What Vulkan tells of a device.
 struct Vulkan {
     /// Bytes of the largest heap that is local to it.
@@ -575,4 +581,16 @@ fn vulkan(device: &wgpu::Device) -> Option<Vulkan> {
 #[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn vulkan(_: &wgpu::Device) -> Option<Vulkan> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subgroups_are_used_where_all_are_of_one_size() {
+        // NVIDIA and a software adapter; then newer AMD, Intel and Apple, as wgpu reports them; then a device that does not say.
+        assert_eq!([(32, 32), (8, 8)].map(|(least, most)| equal(least, most)), [Some(32), Some(8)]);
+        assert_eq!([(32, 64), (8, 32), (4, 64), (0, 0)].map(|(least, most)| equal(least, most)), [None; 4]);
+    }
 }

@@ -104,7 +104,7 @@ pub(crate) fn cpu<O: OpDef>() {
 /// Every kernel of every case, for several devices, is WGSL that naga accepts, and its bindings fit the tensors.
 pub(crate) fn wgsl<O: OpDef>() {
     let small = Caps { max_bindings: 4, max_binding_bytes: 4096, max_workgroup_bytes: 2048, max_invocations: 64, ..Caps::default() };
-    let software = Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() };
+    let software = Caps { software: true, subgroups: Some(8), ..Caps::default() };
     let mut seen = std::collections::HashSet::new();
     for (case, caps) in O::cases().iter().flat_map(|c| [(c, Caps::default()), (c, small), (c, software)]) {
         let shapes: Vec<Shape> = case.inputs.iter().map(|x| x.0).collect();

@@ -6,7 +6,7 @@
 //!
 //! * Portable: a workgroup is a block of COLUMNS neighbouring lines × LANES invocations for each of them, as many blocks as fit.
 //!   A short line gets one lane (no barrier, no idle lanes in a tree); a long one a whole workgroup.
-//! * Fast: four elements are loaded at once where sizes are multiples of four. Where there are subgroups, a line along memory
+//! * Fast: four elements are loaded at once where sizes are multiples of four. Where there are subgroups of one size, a line along memory
 //!   belongs to one of them, or a long one to a workgroup of them. A software adapter never gets lanes that meet at barriers:
 //!   there those cost a pass over all invocations, and a load of four costs little more than one of a single number.
 
@@ -119,8 +119,7 @@ impl Lines {
 
     fn fast([outer, n, inner]: [usize; 3], can: Can, caps: &Caps) -> Lines {
         let portable = Lines::portable([outer, n, inner], can, caps);
-        let subgroups =
-            caps.subgroups.filter(|&(lo, hi)| lo >= 4 && hi <= caps.max_invocations.min(128)).map(|(lo, hi)| (lo as usize, hi as usize));
+        let subgroups = caps.subgroups.filter(|lanes| (4..=caps.max_invocations.min(128)).contains(lanes)).map(|lanes| lanes as usize);
         if inner > 1 {
             let across = can == Can::CutAcross && inner % 4 == 0;
             if !across {
@@ -138,7 +137,7 @@ impl Lines {
         }
         let wide = if n % 4 == 0 && n >= 16 && can != Can::Single { 4 } else { 1 };
         let line = Lines { n: n / wide, wide, ..portable };
-        let (Some((lo, hi)), true) = (subgroups, n > SHORT) else {
+        let (Some(lanes), true) = (subgroups, n > SHORT) else {
             if wide == 1 {
                 return portable;
             }
@@ -147,13 +146,13 @@ impl Lines {
         };
         let fits = |lanes: usize| line.n <= KEEP * lanes;
         let kept = |lanes: usize| if can.again() && fits(lanes) { line.n.div_ceil(lanes) } else { 0 };
-        if caps.software || fits(lo) {
-            let rows = (if caps.software { 1 } else { (128 / hi).max(1) }).min(caps.max_invocations as usize / hi);
-            let one = Lines { team: Team::Subgroup, workgroup: rows * hi, columns: 1, lanes: hi, keep: kept(lo), ..line };
-            let (longest, groups) = if caps.software { (64 * LONG, 64) } else { (LONG * lo, GROUPS) };
+        if caps.software || fits(lanes) {
+            let rows = (if caps.software { 1 } else { 128 / lanes }).min(caps.max_invocations as usize / lanes);
+            let one = Lines { team: Team::Subgroup, workgroup: rows * lanes, columns: 1, lanes, keep: kept(lanes), ..line };
+            let (longest, groups) = if caps.software { (64 * LONG, 64) } else { (LONG * lanes, GROUPS) };
             return one.cut(can, longest, groups, caps);
         }
-        let workgroup = portable.workgroup / hi * hi;
+        let workgroup = portable.workgroup / lanes * lanes;
         let one = Lines { team: Team::Workgroup, workgroup, columns: 1, lanes: workgroup, keep: kept(workgroup), ..line };
         one.cut(can, LONG * workgroup, GROUPS, caps)
     }

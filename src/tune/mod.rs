@@ -153,7 +153,7 @@ mod tests {
     use std::sync::Arc;
 
     fn caps() -> Caps {
-        Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() }
+        Caps { software: true, subgroups: Some(8), ..Caps::default() }
     }
     fn product(transpose_b: bool, m: usize, k: usize, n: usize) -> Problem {
         let op: Arc<dyn Op> = Arc::new(MatMul { transpose_b, ..MatMul::default() });

@@ -34,9 +34,7 @@ fn kernels(entries: [&'static str; 2], s: Sizes, sides: &Sides, flags: [usize; 3
     let consts = vec![("TR", tr.into()), ("TC", tc.into()), ("SLAB", slab.into()), ("COLS", per_lane.into())];
     let tiled = pass(s, sides, [4 * tr, per_lane * tc], flags, scale);
     let mut kernels = vec![Kernel::one("tiled", Pass { entry: entries[0], consts, ..tiled })];
-    if let (true, Some((lanes @ (4 | 8 | 16), most))) = (caps.software, caps.subgroups)
-        && lanes == most
-    {
+    if let (true, Some(lanes @ (4 | 8 | 16))) = (caps.software, caps.subgroups) {
         let (lanes, rows, source) = (lanes as usize, if sides.rows.1 <= 16 { 16 } else { 32 }, source!("attention_rows"));
         let consts = vec![("LANES", lanes.into()), ("ROWS", rows.into())];
         kernels.push(Kernel::one("rows", Pass { source, entry: entries[1], consts, ..pass(s, sides, [rows, 4 * lanes], flags, scale) }));

@@ -243,7 +243,7 @@ fn tiles(m: usize, n: usize, caps: &Caps, count: impl Fn(usize, usize) -> usize)
 /// Lanes of a subgroup, on a software adapter that has them.
 fn lanes(caps: &Caps) -> Option<usize> {
     match caps.subgroups {
-        Some((lanes @ 4..=32, most)) if caps.software && lanes == most => Some(lanes as usize),
+        Some(lanes @ 4..=32) if caps.software => Some(lanes as usize),
         _ => None,
     }
 }

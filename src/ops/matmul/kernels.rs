@@ -212,9 +212,9 @@ impl Frame<'_> {
         let consts = [("LANES", lanes), ("ROWS", rows), ("COLUMNS", columns)];
         self.kernel("dot", source!("matmul_dot"), "forward_dot", &consts, Division { block, per_group: 1, parts: 1 })
     }
-    /// Terms shared out among the lanes of a subgroup, where all subgroups are of one size.
+    /// Terms shared out among the lanes of a subgroup.
     fn dot_subgroup(&self) -> Option<Kernel> {
-        let (lanes, _) = self.caps.subgroups.filter(|(least, most)| least == most)?;
+        let lanes = self.caps.subgroups?;
         let block @ [rows, columns] = self.dot_block();
         let consts = [("LANES", lanes as usize), ("ROWS", rows), ("COLUMNS", columns)];
         Some(self.kernel(
@@ -289,7 +289,7 @@ impl Frame<'_> {
     /// Lanes of a subgroup, on a software adapter that has them.
     fn lanes(&self) -> Option<usize> {
         match self.caps.subgroups {
-            Some((lanes @ 4..=32, most)) if self.caps.software && lanes == most => Some(lanes as usize),
+            Some(lanes @ 4..=32) if self.caps.software => Some(lanes as usize),
             _ => None,
         }
     }

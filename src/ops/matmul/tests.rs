@@ -66,14 +66,9 @@ fn mistakes_say_what_does_not_fit() {
 /// What is tried of a product, and with how many parts: the portable one first, the one that is expected fastest last.
 #[test]
 fn candidates() {
-    let hardware = Caps {
-        max_binding_bytes: 1 << 31,
-        max_workgroup_bytes: 48 << 10,
-        max_invocations: 1024,
-        subgroups: Some((32, 32)),
-        ..Caps::default()
-    };
-    let software = Caps { software: true, subgroups: Some((8, 8)), ..Caps::default() };
+    let hardware =
+        Caps { max_binding_bytes: 1 << 31, max_workgroup_bytes: 48 << 10, max_invocations: 1024, subgroups: Some(32), ..Caps::default() };
+    let software = Caps { software: true, subgroups: Some(8), ..Caps::default() };
     let list = |[m, k, n]: [usize; 3], ta: bool, tb: bool, caps: &Caps| -> String {
         let side = |r, c, t: bool| Shape::from(if t { [c, r] } else { [r, c] });
         let x = [side(m, k, ta), side(k, n, tb)];

@@ -47,9 +47,7 @@ fn candidates(d: Dims, binds: &[Bind], order: &[usize], product: impl Fn(usize) 
         pass
     };
     let mut kernels = vec![Kernel { name: "tiled", passes: order.iter().map(tiled).collect(), scratch: Vec::new() }];
-    if let (true, Some((lanes @ 4..=32, most))) = (caps.software, caps.subgroups)
-        && lanes == most
-    {
+    if let (true, Some(lanes @ 4..=32)) = (caps.software, caps.subgroups) {
         let lanes = lanes as usize;
         let rows = d.n.next_power_of_two().clamp(lanes, 16.max(lanes));
         let in_rows = |&k: &usize| {
