@@ -183,7 +183,7 @@ pub struct Pass {
     pub code: String,
     /// The work, in whatever a workgroup can be given: elements, rows, tiles.
     pub units: usize,
-    /// Units that one workgroup does.
+    /// Units that one workgroup does, at least 1.
     pub per_group: usize,
     /// Whether the shader reads `step` (the seed and the number of the step).
     pub step: bool,

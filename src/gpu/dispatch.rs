@@ -35,6 +35,19 @@ fn grain(pass: &Pass) -> usize {
     pass.binds.iter().map(units).max().unwrap_or(1)
 }
 
+/// The number of a pass that others are divided by although it is 0, if there is one.
+fn zero(pass: &Pass) -> Option<String> {
+    let of = |bind: &Bind| match bind.span {
+        Span::PerUnit(0) => Some(format!("the elements of a unit of `{}`", bind.name)),
+        Span::Blocks { units: 0, .. } | Span::Lines { chunks: 0, .. } => Some(format!("the units of a block or line of `{}`", bind.name)),
+        Span::Blocks { elements: 0, .. } | Span::Lines { chunk: 0, .. } => {
+            Some(format!("the elements of a block or unit of `{}`", bind.name))
+        }
+        _ => None,
+    };
+    if pass.per_group == 0 { Some("`per_group`".into()) } else { pass.binds.iter().find_map(of) }
+}
+
 impl Reach {
     /// Workgroups of one dispatch, folded.
     fn all_groups(self) -> u64 {
@@ -44,7 +57,14 @@ impl Reach {
     /// The windows of `pass` whose bindings hold `elements` each: one, unless a limit is in the way.
     ///
     /// Only a pass that writes nothing that is bound whole can be split: its shader knows of `p.first`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where a limit is in the way of any division, [`Error::Argument`] where a pass divides its work by 0.
     pub fn windows(self, label: &str, pass: &Pass, elements: &[usize]) -> Result<Vec<Window>> {
+        if let Some(what) = zero(pass) {
+            let why = format!("kernel {} divides its work by {what}, which is 0: it must be at least 1", pass.source.name);
+            return Err(Error::argument(label, why));
+        }
         let limit_error = |what: String, need: u64, limit: u64| {
             let advice = "use a smaller batch or a smaller layer".to_string();
             Err(Error::Limit { what: format!("{label} {what}"), need, limit, advice })

@@ -589,6 +589,37 @@ fn windows_cover_every_unit_once_and_start_aligned() {
 }
 
 #[test]
+fn a_pass_that_divides_its_work_by_zero_is_an_error() {
+    let lines = |chunks, chunk| Span::Lines { line: 9, chunks, chunk };
+    let blocks = |units, elements| Span::Blocks { units, elements };
+    let all = [
+        (0, Span::Whole, "`per_group`"),
+        (WG, Span::PerUnit(0), "the elements of a unit of `y`"),
+        (WG, blocks(0, 2), "the units of a block or line of `y`"),
+        (WG, blocks(2, 0), "the elements of a block or unit of `y`"),
+        (WG, lines(0, 2), "the units of a block or line of `y`"),
+        (WG, lines(2, 0), "the elements of a block or unit of `y`"),
+    ];
+    let gpu = open_with(GpuOptions::default());
+    for (per_group, span, name) in all {
+        let binds = vec![Bind::input("x", 0, DType::F32), Bind { span, ..Bind::output("y", DType::F32) }];
+        let p = Pass { per_group, ..pass(DOUBLE, 100, binds) };
+        let why = format!("kernel probe divides its work by {name}, which is 0: it must be at least 1");
+        for binding in [64, u64::MAX] {
+            let error = Reach { binding, groups: 65_535 }.windows("test", &p, &[100, 100]).unwrap_err();
+            assert_eq!(error.to_string(), format!("test: {why}"));
+        }
+        let Some(gpu) = &gpu else { continue };
+        let plan = one(&[Shape::from([100])], Shape::from([100]), p);
+        let loaded = load(gpu, &plan, ExecOptions::default()).map(|_| ()).unwrap_err();
+        let needed = super::needs(gpu, &plan, &[]).unwrap_err();
+        for error in [loaded, needed] {
+            assert!(matches!(&error, Error::Argument { .. }) && error.to_string().ends_with(&why), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_lost_device_is_an_error_at_every_call() {
     let Some(gpu) = open_with(GpuOptions::default()) else { return };
     let mut exec = load(&gpu, &double(4), ExecOptions::default()).unwrap();
