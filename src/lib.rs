@@ -62,6 +62,8 @@
 //! [`gpu::Choice`] says when the kernels are the same.
 
 #![warn(missing_docs)]
+// A library does not print: messages go through the crate `log`. Tests may.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 
 mod autodiff;
 mod compiled;

@@ -54,6 +54,8 @@ impl Progress {
         }
         bar.set_position(((epoch - 1) * self.steps + step) as u64);
     }
+    // The user asked for these lines (`Fit::progress`).
+    #[cfg_attr(not(test), expect(clippy::print_stderr))]
     pub fn epoch(&mut self, e: &Epoch) {
         let accuracy = |a: Option<f64>| a.map_or(String::new(), |a| format!("  accuracy {:5.2}%", a * 100.0));
         let validation = e.validation.map_or(String::new(), |(loss, a)| format!("  validation: loss {loss:.4}{}", accuracy(a)));
