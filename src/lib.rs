@@ -66,6 +66,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 
 mod autodiff;
+mod choice;
 mod compiled;
 mod cpu;
 pub mod data;

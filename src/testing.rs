@@ -32,7 +32,7 @@ pub use crate::{
 };
 
 #[doc(hidden)]
-pub use crate::tune::cache::Sample as TuningFiles;
+pub use crate::choice::cache::Sample as TuningFiles;
 
 use crate::{
     cpu,

@@ -4,14 +4,14 @@
 //! the call that caused them (inside an error scope) or, where wgpu reports them later, at the next call.
 
 use crate::{
+    choice::{
+        BUDGET, Choice, Choices, Report,
+        cache::{self, Key},
+    },
     error::{Error, Result},
     gpu::shader::Pipelines,
     kernel::Caps,
     profile::Peaks,
-    tune::{
-        BUDGET, Choice, Choices, Report,
-        cache::{self, Key},
-    },
 };
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::{
@@ -41,10 +41,10 @@ pub struct GpuOptions {
     pub checked: bool,
     /// How kernels are chosen.
     pub choice: Choice,
-    /// With [`Choice::Measured`], how long a plan may take to measure what it needs. With none at all nothing is measured; with
-    /// hardly any, one kernel.
+    /// With [`Choice::Measured`], how long a plan may take to measure the candidates that it needs. With a budget of zero nothing is
+    /// measured. With any other at least one candidate is, and the next run of the program measures the rest.
     pub budget: Duration,
-    /// With [`Choice::Measured`], the folder where results are kept, instead of the one that [`Choice`] tells of.
+    /// With [`Choice::Measured`], the folder where the measurements are kept, instead of the one that [`Choice`] names.
     pub cache: Option<PathBuf>,
 }
 
@@ -273,7 +273,7 @@ impl Gpu {
             None => None,
         };
         let pipelines = Pipelines::new(&device, known);
-        let key = Key::new(&summary, &caps, options.checked);
+        let key = Key::new([&summary.name, summary.kind, &summary.backend, &summary.driver], &caps, options.checked);
         let choices = Arc::new(Choices::new(folder.map(|folder| cache::File::new(&folder, key))));
         let options = options.clone();
         let (staging, written) = (Mutex::new(None), AtomicUsize::new(0));

@@ -23,7 +23,7 @@ mod store;
 mod tests;
 mod time;
 
-pub use crate::tune::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
+pub use crate::choice::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
 pub use collect::Collected;
 pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow};

@@ -11,6 +11,7 @@ pub(crate) mod report;
 pub use report::{LayerMemory, Memory};
 
 use crate::{
+    choice::Choices,
     error::{Error, Place, Result},
     graph::{InputDef, Kind, Node, OTHER_GRAPH, ParamDef, Tensor},
     host::Host,
@@ -20,7 +21,6 @@ use crate::{
         map::{Expr, Fun, Inst, Map},
     },
     shape::{DType, Shape},
-    tune::Choices,
 };
 use ir::Ir;
 use std::{fmt, sync::Arc};

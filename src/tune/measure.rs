@@ -1,9 +1,10 @@
 //! Runs candidates: against the oracle, then against the clock.
 
-use super::{Candidate, Chosen, Known, Origin, Verdict, class, problem::Problem, shaders};
+use super::problem::Problem;
 use crate::{
+    choice::{Choice, Chosen, Verdict, class, shaders},
     error::{Error, Place, Result},
-    gpu::{Choice, Exec, ExecOptions, Gpu, StepRow, Store},
+    gpu::{Exec, ExecOptions, Gpu, StepRow, Store},
     host::Host,
     oracle::{self, Checked, KEY, NAN},
     params::Layout,
@@ -25,24 +26,22 @@ const RUN_SOFTWARE: u64 = 24 << 20;
 const TOO_MUCH: u64 = 16;
 /// Elements of the tensors of one run.
 const ELEMENTS: u64 = 8 << 20;
-/// How long a plan may take to measure. Half of it is no loss where the driver compiles at the first run what the plan uses anyway.
-pub(crate) const BUDGET: Duration = Duration::from_millis(250);
 /// Runs of which the median counts, and how long they may take together.
 const RUNS: usize = 5;
 const RUNS_TAKE: Duration = Duration::from_millis(60);
 /// What a submit of short runs should take at least.
 const SUBMIT: Duration = Duration::from_millis(2);
-/// A candidate that takes this many times as long as the best so far is out after one run …
+/// A candidate is not timed further where each of its first runs takes more than this many times as long as the best so far …
 const HOPELESS: u32 = 3;
-/// … which must have taken so long that it is no accident.
+/// … and so long that it is no accident.
 const NOTICED: Duration = Duration::from_micros(500);
-/// As much of the expected candidate's time must another one save to be taken instead: less is noise.
-const GAIN: f64 = 0.03;
+/// So many first runs there are at most; a single one of the square of `HOPELESS` times the best is enough.
+const FIRST: usize = 3;
 
-/// Chooses the kernels of a plan's ops that have several and whose class was not met before, the costly ones first.
+/// Chooses the kernels of a plan's ops that have several and whose class has no choice, the costly ones first.
 ///
 /// # Errors
-/// A device that is lost. What a candidate does wrong otherwise is said in the report.
+/// A device that is lost. Other faults of a candidate are in the report.
 pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     if gpu.options().choice != Choice::Measured {
         return Ok(());
@@ -55,7 +54,7 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
             continue;
         }
         let (class, text) = (class(&**op, &x, y, &kernels), shaders(&kernels));
-        if let Known::Some(known) = choices.recall(&class, &kernels, text)
+        if let Some(known) = choices.recall(&class, &kernels, text)
             && let Some(problem) = Problem::new(op, x, caps).filter(|problem| problem.kernels.len() == kernels.len())
         {
             open.entry(class).or_insert_with(|| Open { problem, text, known, called: op.called(), place });
@@ -67,11 +66,12 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     let mut open: Vec<(String, Open)> = open.into_iter().collect();
     open.sort_by_key(|(_, open)| Reverse(open.problem.cost()));
     let mut bench = Bench::new(gpu, gpu.options().budget).await?;
-    let mut news = Vec::new();
+    let mut found = Vec::new();
     for (class, Open { problem, text, known, called, place }) in open {
         let mut verdicts = known.clone();
         let measured = bench.candidates(&problem, &mut verdicts).await;
-        let (more, chosen) = (verdicts != known, choose(class, &problem, verdicts));
+        let news = verdicts != known;
+        let chosen = Chosen::new(class, &problem.kernels, verdicts, news);
         if !chosen.is_trusted() {
             log::error!(
                 "{called} ({}:{}): none of its kernels agrees with the op's definition on {gpu}. The simplest one is used, and its \
@@ -79,16 +79,16 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
                 place.file(),
                 place.line()
             );
-        } else if more {
-            news.push((text, chosen.clone()));
+        } else if news {
+            found.push((text, chosen.clone()));
         }
         choices.choose(chosen);
         if measured.is_err() {
-            choices.keep(&news);
+            choices.keep(&found);
             return measured;
         }
     }
-    choices.keep(&news);
+    choices.keep(&found);
     Ok(())
 }
 
@@ -100,24 +100,6 @@ struct Open {
     known: Vec<Verdict>,
     called: &'static str,
     place: Place,
-}
-
-/// The choice of a class: the fastest, and of those of like speed the expected one. Where time ran out it is the expected one of
-/// those not rejected so far, and where none is right the portable one.
-fn choose(class: String, problem: &Problem, verdicts: Vec<Verdict>) -> Chosen {
-    let last = problem.kernels.len() - 1;
-    let complete = verdicts.iter().all(|v| *v != Verdict::NotMeasured);
-    let time = |(i, verdict): (usize, &Verdict)| match verdict {
-        Verdict::Time(time) => Some((i, time.as_secs_f64() * if i == last { 1.0 - GAIN } else { 1.0 })),
-        _ => None,
-    };
-    let best = match complete {
-        true => verdicts.iter().enumerate().filter_map(time).min_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0),
-        false => verdicts.iter().rposition(|v| !matches!(v, Verdict::Rejected(_))),
-    };
-    let candidates = problem.kernels.iter().zip(verdicts).map(|(k, verdict)| Candidate { kernel: k.name.to_string(), verdict }).collect();
-    let origin = if complete { Origin::Measured } else { Origin::Expected };
-    Chosen { class, kernel: problem.kernels[best.unwrap_or(0)].name.to_string(), origin, candidates }
 }
 
 /// Where candidates run.
@@ -140,10 +122,10 @@ impl Bench<'_> {
         self.some && Instant::now() >= self.end
     }
 
-    /// Measures the candidates that are not known yet, as far as there is time.
+    /// Measures the candidates whose verdict is open, as far as there is time.
     ///
     /// # Errors
-    /// A device that is lost; the candidate that ran then is rejected too, so that the next run leaves it alone.
+    /// A device that is lost; then the candidate that ran does not run, so that the next run of the program leaves it alone.
     async fn candidates(&mut self, problem: &Problem, verdicts: &mut [Verdict]) -> Result<()> {
         if self.is_over() {
             return Ok(());
@@ -158,8 +140,9 @@ impl Bench<'_> {
         let Ok((inputs, want)) = small.oracle() else { return Ok(()) };
         let check = Check { inputs, want, terms: small.op.terms(&small.x), problem: small };
         let inputs = large.inputs();
-        // From the one expected to be fastest on, so that slow ones are known as such at once.
-        let open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i] == Verdict::NotMeasured).collect();
+        // From the one expected to be fastest on, so that slow ones are known as such at once; those that were slow once come last.
+        let mut open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i].is_open()).collect();
+        open.sort_by_key(|&i| verdicts[i] != Verdict::NotMeasured);
         // Drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
         let passes: Vec<_> = open
             .iter()
@@ -177,17 +160,19 @@ impl Bench<'_> {
             self.some = true;
             let verdict = match self.check(&check, i).await {
                 Ok(None) => self.time(&large, i, &inputs, &mut trusted, best).await,
-                Ok(Some(wrong)) => Ok(Verdict::Rejected(wrong)),
+                Ok(Some(wrong)) => Ok(Verdict::Wrong(wrong)),
                 Err(error) => Err(error),
             };
-            verdicts[i] = match verdict {
-                Ok(verdict) => verdict,
-                Err(error) if gpu.lost().is_some() => {
-                    verdicts[i] = Verdict::Rejected(error.to_string());
+            verdicts[i] = match (verdict, &verdicts[i]) {
+                // Two runs of the program say the same: that is no accident.
+                (Ok(Verdict::Slow(time)), Verdict::Slow(before)) => Verdict::Time(time.min(*before)),
+                (Ok(verdict), _) => verdict,
+                (Err(error), _) if gpu.lost().is_some() => {
+                    verdicts[i] = Verdict::DoesNotRun(error.to_string());
                     return Err(error);
                 }
-                Err(Error::Device { why, .. }) => Verdict::Rejected(why),
-                Err(error) => Verdict::Rejected(error.to_string()),
+                (Err(Error::Device { why, .. }), _) => Verdict::DoesNotRun(why),
+                (Err(error), _) => Verdict::DoesNotRun(error.to_string()),
             };
             if let Verdict::Time(time) = verdicts[i] {
                 best = Some(best.map_or(time, |best| best.min(time)));
@@ -234,27 +219,25 @@ impl Bench<'_> {
         best: Option<Duration>,
     ) -> Result<Verdict> {
         let exec = self.load(problem, candidate, inputs, false).await?;
-        let first = exec.time(self.gpu, 1).await?;
+        let mut once = exec.time(self.gpu, 1).await?;
         let hopeless = |time: Duration| best.filter(|&best| time > NOTICED && time > best * HOPELESS);
         let got = exec.read(0).await?.to_f64();
         match trusted {
             None => *trusted = Some(got),
             Some(want) => {
                 if let Err(wrong) = oracle::close(&got, want, problem.op.terms(&problem.x)) {
-                    return Ok(Verdict::Rejected(format!("on {}: {wrong}", problem.y)));
+                    return Ok(Verdict::Wrong(format!("on {}: {wrong}", problem.y)));
                 }
             }
         }
         // The first run may include what a driver puts off until then, and another program may have been in the way.
-        let mut once = first;
-        for _ in 0..2 {
+        for _ in 1..FIRST {
             if hopeless(once).is_some_and(|best| once < best * HOPELESS * HOPELESS) {
                 once = once.min(exec.time(self.gpu, 1).await?);
             }
         }
-        if let Some(best) = hopeless(once) {
-            let times = once.as_secs_f64() / best.as_secs_f64();
-            return Ok(Verdict::Rejected(format!("{times:.1} times as slow as the best after one run")));
+        if hopeless(once).is_some() {
+            return Ok(Verdict::Slow(once));
         }
         let repeats = (SUBMIT.as_nanos() / once.as_nanos().max(1)).clamp(1, 64) as usize;
         let runs = (RUNS_TAKE.as_nanos() / (once.as_nanos() * repeats as u128).max(1)).clamp(1, RUNS as u128) as usize;

@@ -136,3 +136,31 @@ impl Problem {
         g.apply_at(self.op.clone(), &x, Location::caller())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::matmul::MatMul;
+
+    fn caps() -> Caps {
+        Caps { software: true, subgroups: Some(8), ..Caps::default() }
+    }
+    fn product(transpose_b: bool, m: usize, k: usize, n: usize) -> Problem {
+        let op: Arc<dyn Op> = Arc::new(MatMul { transpose_b, ..MatMul::default() });
+        let b = if transpose_b { [n, k] } else { [k, n] };
+        Problem::new(&op, vec![Shape::from([m, k]), Shape::from(b)], &caps()).unwrap()
+    }
+
+    #[test]
+    fn smaller_problems_have_the_same_kernels_and_awkward_sizes() {
+        let whole = product(true, 1024, 784, 512);
+        let small = whole.smaller(&caps(), |p| p.cost() <= 2 << 20, true);
+        assert!(small.cost() <= 4 << 20, "{:?}", small.x);
+        let consts = |p: &Problem| p.kernels.iter().flat_map(|k| k.passes.iter().map(|p| p.consts.clone())).collect::<Vec<_>>();
+        assert_eq!(consts(&small), consts(&whole));
+        assert!(small.x.iter().flat_map(|s| s.dims()).all(|d| d % 4 != 0 || d % 8 != 0), "{:?}", small.x);
+        // What fits is left alone, whatever is asked of it.
+        let tiny = product(false, 3, 5, 7);
+        assert_eq!(tiny.smaller(&caps(), |p| p.cost() <= 2 << 20, true).x, tiny.x);
+    }
+}

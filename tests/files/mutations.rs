@@ -113,7 +113,9 @@ const WORDS: &[&str] = &[
     "fc1.weight",
     "kernel",
     "ms",
-    "rejected",
+    "slow_ms",
+    "wrong",
+    "does_not_run",
     "candidates",
     "\x1f\u{8b}",
 ];

@@ -2,7 +2,7 @@
 //! it is as if there were none: everything can be measured again.
 
 use super::{Candidate, Chosen, Origin, Verdict};
-use crate::{file, gpu::AdapterSummary, kernel::Caps};
+use crate::{file, kernel::Caps};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Of the files; one of another format is not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The most bytes that such a file has: kernels make a few hundred kilobytes, a driver's pipelines some megabytes.
 const MOST: u64 = 256 << 20;
 
@@ -70,14 +70,16 @@ fn replace(path: &Path, bytes: &[u8]) {
 pub(crate) struct Key(Value);
 
 impl Key {
-    pub fn new(summary: &AdapterSummary, caps: &Caps, checked: bool) -> Key {
+    /// `adapter` has name, kind, backend and driver.
+    pub fn new(adapter: [&str; 4], caps: &Caps, checked: bool) -> Key {
+        let [name, kind, backend, driver] = adapter;
         Key(json!({
             "format": FORMAT,
             "library": env!("CARGO_PKG_VERSION"),
-            "adapter": summary.name,
-            "kind": summary.kind,
-            "backend": summary.backend,
-            "driver": summary.driver,
+            "adapter": name,
+            "kind": kind,
+            "backend": backend,
+            "driver": driver,
             "limits": format!("{caps:?}"),
             "checked": checked,
         }))
@@ -125,9 +127,12 @@ impl File {
 }
 
 fn value(text: u64, chosen: &Chosen) -> Value {
+    let ms = |time: &Duration| time.as_secs_f64() * 1e3;
     let candidate = |Candidate { kernel, verdict }: &Candidate| match verdict {
-        Verdict::Time(time) => json!({ "kernel": kernel, "ms": time.as_secs_f64() * 1e3 }),
-        Verdict::Rejected(why) => json!({ "kernel": kernel, "rejected": why }),
+        Verdict::Time(time) => json!({ "kernel": kernel, "ms": ms(time) }),
+        Verdict::Slow(time) => json!({ "kernel": kernel, "slow_ms": ms(time) }),
+        Verdict::Wrong(why) => json!({ "kernel": kernel, "wrong": why }),
+        Verdict::DoesNotRun(why) => json!({ "kernel": kernel, "does_not_run": why }),
         Verdict::NotMeasured => json!({ "kernel": kernel }),
     };
     let candidates: Vec<Value> = chosen.candidates.iter().map(candidate).collect();
@@ -136,17 +141,23 @@ fn value(text: u64, chosen: &Chosen) -> Value {
 
 fn entry(class: &str, value: &Value) -> Option<Entry> {
     let name = |value: &Value| value["kernel"].as_str().map(str::to_string);
+    let time = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).ok();
     let candidate = |value: &Value| {
-        let verdict = match (value["ms"].as_f64(), value["rejected"].as_str()) {
-            (Some(ms), _) => Verdict::Time(Duration::try_from_secs_f64(ms / 1e3).ok()?),
-            (None, Some(why)) => Verdict::Rejected(why.to_string()),
-            (None, None) => Verdict::NotMeasured,
+        let (number, text) = (|key: &str| value[key].as_f64(), |key: &str| value[key].as_str().map(str::to_string));
+        let verdict = if let Some(ms) = number("ms") {
+            Verdict::Time(time(ms)?)
+        } else if let Some(ms) = number("slow_ms") {
+            Verdict::Slow(time(ms)?)
+        } else if let Some(why) = text("wrong") {
+            Verdict::Wrong(why)
+        } else {
+            text("does_not_run").map_or(Verdict::NotMeasured, Verdict::DoesNotRun)
         };
         Some(Candidate { kernel: name(value)?, verdict })
     };
     let candidates = value["candidates"].as_array()?.iter().map(candidate).collect::<Option<Vec<_>>>()?;
     let chosen = Chosen { class: class.to_string(), kernel: name(value)?, origin: Origin::Cache, candidates };
-    let good = |c: &Candidate| c.kernel == chosen.kernel && !matches!(c.verdict, Verdict::Rejected(_));
+    let good = |c: &Candidate| c.kernel == chosen.kernel && !c.verdict.is_fault();
     let text = u64::from_str_radix(value["shaders"].as_str()?, 16).ok()?;
     chosen.candidates.iter().any(good).then_some(Entry { text, chosen })
 }
@@ -177,6 +188,21 @@ impl Blob {
     }
 }
 
+/// A choice whose candidates have every verdict there is.
+fn every_verdict() -> Chosen {
+    let verdicts = [
+        Verdict::Time(Duration::from_micros(250)),
+        Verdict::Slow(Duration::from_millis(9)),
+        Verdict::Wrong("element 3 is 2, not 1".into()),
+        Verdict::DoesNotRun("no definition in scope".into()),
+        Verdict::NotMeasured,
+    ];
+    let names = ["tiled", "naive", "rows", "dot", "plain"];
+    let candidates = verdicts.into_iter().zip(names).map(|(verdict, k)| Candidate { kernel: k.into(), verdict }).collect();
+    let class = format!("matmul [8, 8] × [8, 8] → [8, 8]: {}", names.join(", "));
+    Chosen { class, kernel: "tiled".into(), origin: Origin::Cache, candidates }
+}
+
 /// Both kinds of files, of a device that there is not: for the fuzzer.
 #[doc(hidden)]
 pub struct Sample {
@@ -189,10 +215,7 @@ impl Sample {
     pub fn new(folder: &Path) -> Sample {
         let key = Key(json!({ "format": FORMAT, "adapter": "none" }));
         let sample = Sample { file: File::new(folder, key), blob: Blob::new(folder.join("blob.bin"), "none".into()) };
-        let verdicts = [Verdict::Time(Duration::from_micros(250)), Verdict::Rejected("wrong".into()), Verdict::NotMeasured];
-        let candidates = verdicts.into_iter().zip(["tiled", "rows", "plain"]).map(|(verdict, k)| Candidate { kernel: k.into(), verdict });
-        let (class, kernel) = ("matmul [8, 8] × [8, 8] → [8, 8]: tiled, rows, plain".to_string(), "tiled".to_string());
-        sample.file.add(&[(0x1234, Chosen { class, kernel, origin: Origin::Measured, candidates: candidates.collect() })]);
+        sample.file.add(&[(0x1234, every_verdict())]);
         sample.blob.write(b"compiled");
         sample
     }
@@ -241,15 +264,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_gives_back_every_verdict() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::new(folder.path(), Key::new(["a", "b", "c", "d"], &Caps::default(), false));
+        let chosen = every_verdict();
+        file.add(&[(7, chosen.clone())]);
+        let read = file.read();
+        assert_eq!((read[&chosen.class].text, &read[&chosen.class].chosen), (7, &chosen));
+        // A candidate with a fault is no choice.
+        for kernel in ["rows", "dot"] {
+            file.add(&[(7, Chosen { kernel: kernel.into(), ..chosen.clone() })]);
+            assert_eq!(file.read().len(), 0, "{kernel}");
+        }
+    }
+
+    #[test]
     fn names_of_files_are_plain_and_differ_by_device() {
-        let summary = |name: &str, driver: &str| AdapterSummary {
-            name: name.into(),
-            backend: "vulkan".into(),
-            driver: driver.into(),
-            kind: "discrete GPU",
-            software: false,
+        let file = |name: &str, driver: &str, caps: &Caps| {
+            File::new(Path::new("f"), Key::new([name, "discrete GPU", "vulkan", driver], caps, false)).path
         };
-        let file = |name: &str, driver: &str, caps: &Caps| File::new(Path::new("f"), Key::new(&summary(name, driver), caps, false)).path;
         let (caps, small) = (Caps::default(), Caps { max_invocations: 64, ..Caps::default() });
         let first = file("../A: B/C™", "1.0", &caps);
         assert!(first.to_str().unwrap().starts_with("f/kernels----a--b-c--") && first.parent() == Some(Path::new("f")), "{first:?}");
