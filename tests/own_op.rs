@@ -14,6 +14,7 @@ use downhill::{
     kernel::{Bind, Caps, Kernel, Pass, Source},
     ops::{Case, Fill, OpDef},
     optim::{Hyper, MAX_STATES, Norms, Optimizer, Rule, Sgd, State},
+    plan::{Options, Plan},
     rng::Key,
     selftest::{self, Direction, Report},
     testing,
@@ -21,7 +22,7 @@ use downhill::{
 use std::sync::Arc;
 
 /// `y[r,c] = Σ_{k ≤ c} x[r,k]`, or `Σ_{k ≥ c} x[r,k]` in reverse, `r` over all axes but the last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct RunningSum {
     reverse: bool,
 }
@@ -118,7 +119,7 @@ impl<'g> RunningSumOf<'g> for Tensor<'g> {
 }
 
 /// What can be wrong with an op.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
     /// The gradient sums from the wrong end.
     Gradient,
@@ -131,7 +132,7 @@ enum Bug {
 }
 
 /// [`RunningSum`] with a bug.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Wrong(Bug);
 
 const RIGHT: RunningSum = RunningSum { reverse: false };
@@ -235,6 +236,67 @@ fn reported(bug: Bug, device: &Device, words: &str) -> Check {
     Ok(())
 }
 
+/// `x / by`, with a `Debug` text that shows the divisor only where it is not lazy.
+#[derive(Clone, Copy, PartialEq)]
+struct Divide {
+    by: f32,
+    lazy: bool,
+}
+
+impl std::fmt::Debug for Divide {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        if self.lazy { f.write_str("Divide") } else { write!(f, "Divide({:?})", self.by) }
+    }
+}
+
+impl OpDef for Divide {
+    const NAME: &'static str = "divide";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        Ok(x[0])
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _key: Key) {
+        y.f.iter_mut().zip(x[0].f).for_each(|(y, &x)| *y = x / T::of(self.by.into()));
+    }
+    fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.graph().apply(*self, &[dy]))]
+    }
+    fn kernels(&self, _x: &[Shape], _y: Shape, _caps: &Caps) -> Vec<Kernel> {
+        Vec::new()
+    }
+    fn cases() -> Vec<Case> {
+        Vec::new()
+    }
+}
+
+/// Equal ops over one input are one step. Others are others: by settings that `Debug` does not show, by the sign of 0, by NaN.
+fn settings() -> Check {
+    let results = |ops: &[Divide]| -> Result<(Vec<f32>, usize), Box<dyn std::error::Error>> {
+        let g = Graph::training();
+        let x = g.input([1]);
+        let outputs: Vec<Tensor> = ops.iter().map(|&op| g.apply(op, &[x])).collect();
+        let steps = Plan::new(&outputs, &[], &Options::new(None))?.steps.len();
+        let y = Device::cpu().compile(&outputs)?.run(&[Host::new([1], vec![6.0])])?;
+        Ok((y.iter().map(|y| y.f()[0]).collect(), steps))
+    };
+    for lazy in [false, true] {
+        let op = |by: f32| Divide { by, lazy };
+        let (y, steps) = results(&[op(2.0), op(3.0), op(2.0), op(-3.0)])?;
+        assert_eq!((y, steps), (vec![3.0, 2.0, 3.0, -2.0], 3), "lazy: {lazy}");
+        let (y, steps) = results(&[op(f32::NAN), op(f32::NAN), op(1.0)])?;
+        assert!(y[0].is_nan() && y[1].is_nan() && y[2] == 6.0 && steps == 3, "lazy: {lazy}: {y:?}, {steps} steps");
+    }
+    let (y, steps) = results(&[0.0, -0.0, 0.0].map(|by| Divide { by, lazy: false }))?;
+    assert_eq!((y, steps), (vec![f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY], 2));
+    // The library's own: constants in expressions.
+    let g = Graph::training();
+    let x = g.input([1]);
+    let mut f = Device::cpu().compile(&[x / 0.0, x / -0.0, x / f32::NAN])?;
+    let y = f.run(&[Host::new([1], vec![6.0])])?;
+    assert_eq!((y[0].f(), y[1].f(), y[2].f()[0].is_nan()), (&[f32::INFINITY][..], &[f32::NEG_INFINITY][..], true));
+    Ok(())
+}
+
 /// Parameters behind the op learn what it takes to climb 1, 3, 6, 10, 15.
 fn train(device: &Device) -> Check {
     let g = Graph::training();
@@ -258,6 +320,8 @@ fn train(device: &Device) -> Check {
 #[derive(Clone, Debug)]
 struct SignSgd {
     lr: f64,
+    /// It has no use for any.
+    states: Vec<State>,
 }
 
 impl Rule for SignSgd {
@@ -268,7 +332,7 @@ impl Rule for SignSgd {
         Source { name: "sign_sgd", text }
     }
     fn states(&self) -> Vec<State> {
-        Vec::new()
+        self.states.clone()
     }
     fn lr(&self) -> f64 {
         self.lr
@@ -289,7 +353,7 @@ impl Rule for SignSgd {
         w - h[0] * u
     }
     fn cases() -> Vec<SignSgd> {
-        vec![SignSgd { lr: 0.25 }]
+        vec![SignSgd { lr: 0.25, states: Vec::new() }]
     }
 }
 
@@ -298,12 +362,29 @@ fn own_optimizer(device: &Device) -> Check {
     let g = Graph::training();
     let w = g.param("w", [2], Init::Zeros);
     let loss = (w - g.constant(Host::new([2], vec![5.0, -1.0]))).square().sum_all();
-    let mut trainer = Trainer::new(device, loss, Optimizer::from(SignSgd { lr: 0.25 }))?;
+    let mut trainer = Trainer::new(device, loss, Optimizer::from(SignSgd { lr: 0.25, states: Vec::new() }))?;
     for _ in 0..10 {
         trainer.step(&[])?;
     }
     let w = trainer.params().get("w")?;
     if w.f() == [2.5, -1.0] { Ok(()) } else { Err(format!("{:?} instead of [2.5, -1]", w.f()).into()) }
+}
+
+/// States that there is no place for.
+fn own_states() -> Check {
+    let state = |name, start| State { name, start, kept: true };
+    let four = ["a", "b", "c", "d"].map(|name| state(name, 0.0)).to_vec();
+    for (states, want) in [
+        (four.clone(), "SignSgd: Rule::states gives 4 states, but there can be 3"),
+        (vec![four[0], four[1], four[0]], "SignSgd: Rule::states gives two states of the name `a`"),
+        (vec![state("a", f32::NAN)], "SignSgd: the start of the state `a` is NaN, but must be finite"),
+    ] {
+        let g = Graph::training();
+        let loss = g.param("w", [2], Init::Ones).square().sum_all();
+        let error = Trainer::new(&Device::cpu(), loss, Optimizer::from(SignSgd { lr: 0.25, states })).err();
+        assert_eq!(error.ok_or("no error")?.to_string(), want);
+    }
+    Ok(())
 }
 
 /// `m ← μ·m + r·g`, `w ← w − lr·m`, where r = η·‖w‖/‖g‖ of each parameter: LARS without weight decay, of You, Gitman and Ginsburg 2017,
@@ -430,7 +511,9 @@ fn main() {
     let mut suite = Suite::new();
     suite.each(&[On::Cpu, On::Gpu, On::Checked, On::Webgpu, On::Small], "harness", |device| Ok(testing::check::<RunningSum>(device)?));
     suite.each(&BOTH, "trains", train);
+    suite.test("settings tell ops apart", settings);
     suite.each(&BOTH, "own optimizer", own_optimizer);
+    suite.test("own states", own_states);
     suite.each(&[On::Cpu, On::Gpu, On::Checked, On::Webgpu], "own norms", |device| own_norms(device, 0.5));
     // Its four buffers are those of a rule without states: weights, gradients, the guard and partial sums.
     suite.on(On::Small, "own norms without momentum", |device| own_norms(device, 0.0));

@@ -23,7 +23,7 @@ use std::{
 };
 
 /// `y = 2·x`, by the candidates that it is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Twice(&'static [Way]);
 
 /// How a candidate computes it.

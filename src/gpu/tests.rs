@@ -18,7 +18,7 @@ use pollster::block_on;
 use std::{collections::HashSet, sync::Arc};
 
 /// An op that exists only to carry a kernel.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Probe;
 impl OpDef for Probe {
     const NAME: &'static str = "probe";

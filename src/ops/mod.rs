@@ -7,7 +7,7 @@ use crate::{
     rng::Key,
     shape::{DType, Shape},
 };
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
 pub use case::{Case, Fill, fill};
 
@@ -15,10 +15,11 @@ pub use case::{Case, Fill, fill};
 ///
 /// From [`cases`](OpDef::cases) alone [`crate::testing`] checks all of it: write those first.
 ///
-/// `Debug` must show every setting, as the derived one does: nodes of one name, one text and the same inputs are computed once.
+/// Nodes of equal ops over the same inputs are computed once. Two ops are equal where `==` says so and their `Debug` texts are the same: a
+/// derived `PartialEq` and a derived `Debug` tell all settings apart, 0.0 and −0.0 too.
 ///
 /// ARCHITECTURE.md shows how to add one.
-pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
+pub trait OpDef: fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     /// The op's one name: of its file, its shader and its entry in errors.
     const NAME: &'static str;
     /// The output's shape and element type, or a sentence saying why these inputs do not fit.
@@ -30,7 +31,8 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
         self.reference(x, y, key)
     }
     /// The gradient for each input, given the inputs, the output and the gradient `dy` of the output; `None` for an
-    /// input that has none. A gradient may have the shape of `y` where `x[i]` was broadcast: it is summed for you.
+    /// input that has none. A gradient may have the shape of `y` where `x[i]` was broadcast: it is summed for you. One that broadcasts
+    /// to `x[i]` is repeated. Any other number of gradients or another shape is an error of the graph.
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>>;
     /// Candidates, the portable one first, the one expected fastest on such a device last.
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
@@ -56,7 +58,8 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
         1
     }
     /// What the choice of a kernel goes by, beside the sizes: the settings, and those of the inputs `x` whose sizes matter. What
-    /// is generated (an expression, an epilogue and its inputs) is neither: one kernel is chosen for all of that.
+    /// is generated (an expression, an epilogue and its inputs) is neither: one kernel is chosen for all of that. The settings are
+    /// the `Debug` text unless the op says otherwise. Ops of one text share the kernel that was measured for one of them.
     fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
         (format!("{self:?}"), x)
     }
@@ -91,8 +94,9 @@ pub trait OpDef: fmt::Debug + Send + Sync + Sized + 'static {
 
 /// [`OpDef`] as an object. Implemented for every `OpDef`; never by hand.
 #[allow(missing_docs)]
-pub trait Op: fmt::Debug + Send + Sync {
+pub trait Op: Any + fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
+    fn same(&self, other: &dyn Op) -> bool;
     fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
     fn reference_f64(&self, x: &[View<f64>], y: &mut ViewMut<f64>, key: Key);
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key);
@@ -114,6 +118,10 @@ pub trait Op: fmt::Debug + Send + Sync {
 impl<O: OpDef> Op for O {
     fn name(&self) -> &'static str {
         O::NAME
+    }
+    fn same(&self, other: &dyn Op) -> bool {
+        let other: &dyn Any = other;
+        other.downcast_ref::<O>().is_some_and(|other| self == other)
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         OpDef::shape(self, x)

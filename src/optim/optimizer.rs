@@ -217,7 +217,7 @@ impl Optimizer {
             max.map_or(Ok(()), |max| require(positive(max), name, what, max, "finite and positive (as f32)"))?;
         }
         self.rule.check()?;
-        debug_assert!(self.rule.states().len() <= MAX_STATES);
+        check_states(name, &self.rule.states())?;
         self.schedule.check()
     }
     /// The status of each parameter, and the settings of the groups. It checks the options, too: an optimizer that gets through this
@@ -299,6 +299,20 @@ fn fits(x: f64) -> bool {
 
 fn positive(x: f64) -> bool {
     fits(x) && x as f32 > 0.0
+}
+
+/// The shader, and checkpoints, have states by name.
+fn check_states(rule: &str, states: &[State]) -> Result<()> {
+    if states.len() > MAX_STATES {
+        return Err(Error::argument(rule, format!("Rule::states gives {} states, but there can be {MAX_STATES}", states.len())));
+    }
+    for (i, state) in states.iter().enumerate() {
+        if states[..i].iter().any(|other| other.name == state.name) {
+            return Err(Error::argument(rule, format!("Rule::states gives two states of the name `{}`", state.name)));
+        }
+        require(state.start.is_finite(), rule, &format!("the start of the state `{}`", state.name), state.start.into(), "finite")?;
+    }
+    Ok(())
 }
 
 fn check_lr(rule: &str, lr: f64) -> Result<()> {

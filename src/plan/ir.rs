@@ -28,16 +28,23 @@ impl Ir {
             }
         }
         let mut ir = Ir { params: g.params.clone(), inputs: g.inputs.clone(), ..Ir::default() };
-        let (mut at, mut known) = (vec![0; g.nodes.len()], HashMap::new());
+        let mut at = vec![0; g.nodes.len()];
+        // By their texts, which are a hash: `Op::same` decides.
+        let mut known: HashMap<_, Vec<usize>> = HashMap::new();
         for (id, node) in g.nodes.iter().enumerate().filter(|&(id, _)| needed[id]) {
             let node = Node { inputs: node.inputs.iter().map(|&i| at[i]).collect(), ..node.clone() };
             at[id] = match &node.kind {
-                // An op's `Debug` text is its name and all its settings.
                 Kind::Op(op) => {
                     // A fill is not worth a copy: it costs nothing to compute, or is a constant.
                     let fill = node.inputs.is_empty() && op.as_map().is_some_and(|map| !map.expr.is_random());
                     let copy = if fill { 0 } else { node.copy };
-                    *known.entry((op.name(), format!("{op:?}"), node.inputs.clone(), copy)).or_insert_with(|| ir.push(node))
+                    let alike = known.entry((op.name(), format!("{op:?}"), node.inputs.clone(), copy)).or_default();
+                    let same = alike.iter().copied().find(|&other| ir.op(other).is_some_and(|other| other.same(&**op)));
+                    same.unwrap_or_else(|| {
+                        let new = ir.push(node);
+                        alike.push(new);
+                        new
+                    })
                 }
                 _ => ir.push(node),
             };
