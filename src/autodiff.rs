@@ -52,7 +52,7 @@ impl<'g> Tensor<'g> {
             _ => Some("a gradient is taken of a single number; reduce it first, e.g. with mean_all()"),
         };
         if let Some(why) = why {
-            return vec![self.graph.mistake("grad", &[shape], why.into(), Location::caller()); x.len()];
+            return vec![self.graph.mistake("grad", &[self], why.into(), Location::caller()); x.len()];
         }
         let one = self.graph.full(self.shape(), 1.0);
         self.vjp(one, x)
@@ -63,16 +63,15 @@ impl<'g> Tensor<'g> {
     pub fn vjp(self, dy: Tensor<'g>, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
         let (graph, place) = (self.graph, Location::caller());
         let all = || [self, dy].into_iter().chain(x.iter().copied());
-        let shapes = || all().map(|t| t.shape()).collect::<Vec<Shape>>();
         if all().any(|t| !std::ptr::eq(t.graph, graph)) {
-            return vec![graph.mistake("vjp", &shapes(), OTHER_GRAPH.into(), Location::caller()); x.len()];
+            return vec![graph.mistake("vjp", &all().collect::<Vec<_>>(), OTHER_GRAPH.into(), Location::caller()); x.len()];
         }
         if self.is_dead() || dy.is_dead() || x.iter().any(|t| t.is_dead()) || graph.error().is_some() {
             return vec![graph.dead(); x.len()];
         }
         if dy.shape() != self.shape().of(DType::F32) {
             let why = format!("the gradient of {} must have that shape, and be floats", self.shape());
-            return vec![graph.mistake("vjp", &shapes()[..2], why, Location::caller()); x.len()];
+            return vec![graph.mistake("vjp", &[self, dy], why, Location::caller()); x.len()];
         }
         let nodes = graph.inner.borrow().nodes[..=self.id].to_vec();
         // Only nodes between x and self get a gradient.
@@ -93,6 +92,9 @@ impl<'g> Tensor<'g> {
             let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(copies.read(&nodes, id, i))).collect();
             let output = graph.tensor(copies.read(&nodes, id, id));
             let new = copies.apart(id, || graph.part_of(node, || op.vjp(&inputs, output, dy)));
+            if let Some(why) = mistake(&inputs, output, &new) {
+                return vec![graph.mistake(op.called(), &inputs, why, node.place); x.len()];
+            }
             for (&input, part) in node.inputs.iter().zip(new) {
                 let (Some(part), true) = (part, depends[input] && nodes[input].shape.dtype() == DType::F32) else { continue };
                 parts[input].push((copies.apart(id, || graph.part_of(node, || part.sum_to(nodes[input].shape))), node.place));
@@ -120,6 +122,39 @@ impl<'g> Tensor<'g> {
         let sum = if axes.is_empty() { self } else { self.sum(&axes, true) };
         sum.reshape(shape)
     }
+}
+
+/// The mistake in the gradients that an op's `vjp` returned for its inputs `x`, where its output is `y`, if there is one.
+fn mistake(x: &[Tensor], y: Tensor, grads: &[Option<Tensor>]) -> Option<String> {
+    if x.len() != grads.len() {
+        let many = |n: usize, of: &str| format!("{n} {of}{}", if n == 1 { "" } else { "s" });
+        let (returned, inputs) = (many(grads.len(), "gradient"), many(x.len(), "input"));
+        return Some(format!("its vjp returns {returned} for {inputs}: it must return one for each input, or None where there is none"));
+    }
+    let wrong = |(i, (x, grad)): (usize, (&Tensor, &Option<Tensor>))| {
+        let (x, grad) = (*x, (*grad)?);
+        if !std::ptr::eq(x.graph, grad.graph) {
+            return Some(format!("its vjp returns a tensor of another graph for input {i}"));
+        }
+        let (want, got) = (x.shape(), grad.shape());
+        // A mistake within the vjp is told already.
+        let fits = grad.is_dead()
+            || want.dtype() == DType::U32
+            || (got.dtype() == DType::F32 && (repeats(got, want) || sums(got, want, y.shape())));
+        (!fits).then(|| format!("its vjp returns {got} for input {i}: the gradient must be floats of the shape of the input, {want}"))
+    };
+    x.iter().zip(grads).enumerate().find_map(wrong)
+}
+
+/// Whether `a` broadcasts to `b`.
+fn repeats(a: Shape, b: Shape) -> bool {
+    a.broadcast(b).is_some_and(|both| both.same_dims(b))
+}
+
+/// Whether a gradient is of an input that the op repeated: the axes to be summed are those of the output.
+fn sums(grad: Shape, x: Shape, y: Shape) -> bool {
+    let back = |s: Shape, k: usize| s.dims().iter().rev().nth(k).copied();
+    repeats(x, grad) && (0..grad.rank()).all(|k| back(grad, k) == back(x, k) || back(grad, k) == back(y, k))
 }
 
 /// The sum of what the uses of a tensor add to its gradient. Where several of them are slices (the steps of a sequence), each

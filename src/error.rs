@@ -1,7 +1,6 @@
 //! The one error type. Whatever a user can cause ends here, with the op, the shapes, the place or the limit in
 //! its text and a word on what to do.
 
-use crate::shape::Shape;
 use std::{fmt, panic::Location, path::PathBuf};
 
 /// `Result` with this crate's [`Error`].
@@ -23,12 +22,13 @@ pub type Place = &'static Location<'static>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// An op was given shapes (or a setting) it cannot take. Found while the graph is built, before any GPU work.
-    #[error("{op}: {}: {why} ({}:{})", Shapes(.shapes), .place.file(), .place.line())]
+    #[error("{op}: {}: {why} ({}:{})", if operands.is_empty() { "no inputs".to_string() } else { operands.join(" × ") }, .place.file(), .place.line())]
     Op {
         /// The op's name, e.g. `matmul`.
         op: String,
-        /// The shapes it was given.
-        shapes: Vec<Shape>,
+        /// The shapes it was given, parameters with their names: `[64, 784]`, `fc2.weight [10, 512]`. Where a trainer tries a model, sizes
+        /// that depend on the batch size `n` say so: `[n, 784]`.
+        operands: Vec<String>,
         /// What does not fit, and what would.
         why: String,
         /// The line that called it.
@@ -188,20 +188,5 @@ fn told(loss: f32, what: &str) -> String {
         "loss" => format!(" ({loss})"),
         _ if loss.is_nan() => String::new(),
         _ => format!(" (loss {loss})"),
-    }
-}
-
-/// `[64, 784] × [512, 10]`.
-struct Shapes<'a>(&'a [Shape]);
-
-impl fmt::Display for Shapes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for (i, s) in self.0.iter().enumerate() {
-            write!(f, "{}{s}", if i == 0 { "" } else { " × " })?;
-        }
-        if self.0.is_empty() {
-            f.write_str("no inputs")?;
-        }
-        Ok(())
     }
 }

@@ -167,6 +167,28 @@ fn size_mistake(shape: Shape) -> Option<&'static str> {
     }
 }
 
+/// The mistake of an op whose rule gives the shape `y`, if it makes one. Fusion relies on `as_map`, the gradient on `as_pad`, the plan of
+/// memory on `is_alias`, and the op may be a user's.
+fn op_mistake(op: &dyn Op, x: &[Shape], y: Shape) -> Option<String> {
+    if let Some(why) = size_mistake(y) {
+        return Some(format!("the result is {y}: {why}"));
+    }
+    let differs = |found: Result<Shape, String>| found != Ok(y);
+    if op.as_map().is_some_and(|map| differs(OpDef::shape(map, x))) {
+        return Some(format!("its OpDef::as_map gives another shape than its OpDef::shape, {y}"));
+    }
+    if op.as_pad().is_some_and(|pad| differs(OpDef::shape(pad, x))) {
+        return Some(format!("its OpDef::as_pad gives another shape than its OpDef::shape, {y}"));
+    }
+    let alias = matches!(x, [x] if x.elements() == y.elements() && x.dtype() == y.dtype());
+    (op.is_alias() && !alias).then(|| format!("its OpDef::is_alias is true, but {y} is not the memory of one input under another shape"))
+}
+
+/// Tensors or shapes, as errors show them.
+fn texts(operands: &[impl fmt::Display]) -> Vec<String> {
+    operands.iter().map(|x| x.to_string()).collect()
+}
+
 /// A computation under construction.
 ///
 /// ```
@@ -197,13 +219,13 @@ impl Graph {
     /// does when it is used, not what it does in training.
     #[track_caller]
     pub fn is_training(&self) -> bool {
-        self.trains("is_training", &[], Location::caller())
+        self.trains("is_training", &[] as &[Shape], Location::caller())
     }
     /// The same, asked by an op or a layer.
-    pub(crate) fn trains(&self, op: &str, shapes: &[Shape], place: Place) -> bool {
+    pub(crate) fn trains(&self, op: &str, operands: &[impl fmt::Display], place: Place) -> bool {
         if !self.training {
             let why = "in a graph made by Graph::inference it is not as in training; make the graph with Graph::training to train it";
-            let error = Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why: why.into(), place };
+            let error = Error::Op { op: op.to_string(), operands: texts(operands), why: why.into(), place };
             self.inner.borrow_mut().untrainable.get_or_insert(error);
         }
         self.training
@@ -269,7 +291,7 @@ impl Graph {
     #[track_caller]
     pub fn assign<'g>(&'g self, name: &str, value: Tensor<'g>) {
         let (shape, place) = (value.shape(), Location::caller());
-        if !self.trains("assign", &[shape], place) || self.inner.borrow().error.is_some() || value.is_dead() {
+        if !self.trains("assign", &[value], place) || self.inner.borrow().error.is_some() || value.is_dead() {
             return;
         }
         let known = {
@@ -285,7 +307,7 @@ impl Graph {
             Some((_, s)) => format!("`{name}` has the shape {s}"),
             None => format!("there is no state `{name}` in this graph; make it with Graph::state before"),
         };
-        self.mistake("assign", &[shape], why, place);
+        self.mistake("assign", &[value], why, place);
     }
     /// What `mean` divides its sum by, if it is a weighted mean: the sum of the weights. Then it counts for so much beside
     /// those of other batches. See [`losses::weighted_mean`](crate::losses::weighted_mean).
@@ -302,10 +324,11 @@ impl Graph {
     }
     /// Makes running this graph an error as long as no trainer has made a step on its parameters nor loaded them: for layers
     /// whose state means nothing before. The first call counts.
-    pub fn require_step(&self, op: &str, shapes: &[Shape], why: String, place: Place) {
+    pub fn require_step(&self, op: &str, operands: &[impl fmt::Display], why: String, place: Place) {
+        let operands = texts(operands);
         let mut g = self.inner.borrow_mut();
         let place = g.place.unwrap_or(place);
-        g.untrained.get_or_insert(Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place });
+        g.untrained.get_or_insert(Error::Op { op: op.to_string(), operands, why, place });
     }
     fn named(&self, kind: &str, name: &str, shape: Shape, init: Init, place: Place) -> Tensor<'_> {
         let trained = kind == "param";
@@ -365,11 +388,10 @@ impl Graph {
         }
         let shapes: Vec<Shape> = x.iter().map(|t| t.shape()).collect();
         if x.iter().any(|t| !std::ptr::eq(t.graph, self)) {
-            return self.mistake(op.called(), &shapes, OTHER_GRAPH.into(), place);
+            return self.mistake(op.called(), x, OTHER_GRAPH.into(), place);
         }
-        match op.shape(&shapes).and_then(|shape| size_mistake(shape).map_or(Ok(shape), |why| Err(format!("the result is {shape}: {why}"))))
-        {
-            Err(why) => self.mistake(op.called(), &shapes, why, place),
+        match op.shape(&shapes).and_then(|shape| op_mistake(&*op, &shapes, shape).map_or(Ok(shape), Err)) {
+            Err(why) => self.mistake(op.called(), x, why, place),
             Ok(shape) => {
                 self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place, layer: None, copy: 0 })
             }
@@ -411,11 +433,13 @@ impl Graph {
     pub fn error(&self) -> Option<Error> {
         self.inner.borrow().error.clone()
     }
-    /// Keeps a mistake (the first one counts) and returns the dead tensor. For layers and losses with rules of their own.
-    pub fn mistake(&self, op: &str, shapes: &[Shape], why: String, place: Place) -> Tensor<'_> {
+    /// Keeps a mistake (the first one counts) and returns the dead tensor. For layers and losses with rules of their own. The operands are
+    /// tensors, so that the error names parameters, or shapes.
+    pub fn mistake(&self, op: &str, operands: &[impl fmt::Display], why: String, place: Place) -> Tensor<'_> {
+        let operands = texts(operands);
         let mut g = self.inner.borrow_mut();
         let place = g.place.unwrap_or(place);
-        g.error.get_or_insert(Error::Op { op: op.to_string(), shapes: shapes.to_vec(), why, place });
+        g.error.get_or_insert(Error::Op { op: op.to_string(), operands, why, place });
         self.dead()
     }
     /// A number for one stream of random numbers, new with each call and the same whenever the same graph is built.
@@ -548,6 +572,18 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub(crate) fn apply(self, op: impl OpDef) -> Tensor<'g> {
         self.graph.apply(op, &[self])
+    }
+}
+
+/// Its shape, and before it the name of a parameter: `[64, 784]`, `fc2.weight [10, 512]`.
+impl fmt::Display for Tensor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let g = self.graph.inner.borrow();
+        let shape = g.nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape);
+        match g.nodes.get(self.id).map(|n| &n.kind) {
+            Some(Kind::Param(i)) => write!(f, "{} {shape}", g.params[*i].name),
+            _ => write!(f, "{shape}"),
+        }
     }
 }
 

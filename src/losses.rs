@@ -74,7 +74,7 @@ fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Form
         return Loss::new(Rule::Each { x, y, number, formula });
     }
     let why = "prediction and target must have the same shape; reshape one of them".to_string();
-    Loss::new(Rule::Dead(x.graph().mistake(name, &shapes, why, Location::caller())))
+    Loss::new(Rule::Dead(x.graph().mistake(name, &[x, y], why, Location::caller())))
 }
 
 /// Mean squared error: (x − y)².
@@ -94,7 +94,7 @@ pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
 pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     if !(delta.is_finite() && delta > 0.0) {
         let why = format!("delta is {delta}, but must be finite and positive");
-        return Loss::new(Rule::Dead(x.graph().mistake("huber", &[x.shape(), y.shape()], why, Location::caller())));
+        return Loss::new(Rule::Dead(x.graph().mistake("huber", &[x, y], why, Location::caller())));
     }
     each("huber", x, y, delta, |x, y, delta| {
         let d = (x - y).abs();
@@ -143,7 +143,7 @@ pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g
     let shapes = [logits.shape(), target.shape()];
     if shapes[0].rank() == 0 || !shapes[0].same_dims(shapes[1]) {
         let why = "logits and target probabilities must have the same shape, with the classes last".to_string();
-        return Loss::new(Rule::Dead(logits.graph().mistake("cross_entropy_soft", &shapes, why, Location::caller())));
+        return Loss::new(Rule::Dead(logits.graph().mistake("cross_entropy_soft", &[logits, target], why, Location::caller())));
     }
     Loss::new(Rule::SoftCrossEntropy { logits, target })
 }
@@ -286,7 +286,7 @@ impl<'g> Loss<'g> {
         let (shape, given) = (self.shape(), samples.shape());
         if !shape.dims().starts_with(given.dims()) {
             let why = format!("weights of shape {given} are not those of a loss of shape {shape}, nor of its first axes");
-            return (samples.graph().mistake("sample_weights", &[given, shape], why, Location::caller()), None);
+            return (samples.graph().mistake("sample_weights", &[samples.to_string(), shape.to_string()], why, Location::caller()), None);
         }
         let w = (given.rank()..shape.rank()).fold(samples, |w, _| w.unsqueeze(-1));
         let (each, weights) = self.each(Some(w.ne(0.0)));
@@ -362,7 +362,7 @@ impl<'g> Loss<'g> {
     #[track_caller]
     fn mistake(&self, option: &str, why: String) -> Rule<'g> {
         let t = self.tensor();
-        Rule::Dead(t.graph().mistake(option, &[t.shape()], why, Location::caller()))
+        Rule::Dead(t.graph().mistake(option, &[t], why, Location::caller()))
     }
 }
 

@@ -1,7 +1,11 @@
 //! What bad input gets: a typed error that names the op, the shapes and the line, or the row, the limit, the file; before
 //! any step runs. Nothing a user can do panics.
 
+#[path = "errors/any_batch.rs"]
+mod any_batch;
 mod common;
+#[path = "errors/own_ops.rs"]
+mod own_ops;
 #[path = "errors/places.rs"]
 mod places;
 
@@ -26,6 +30,9 @@ fn main() {
         ("sizes", sizes),
         ("tensors of different graphs", mixed),
         ("gradients", gradients),
+        ("gradients of an op of your own", own_ops::gradients),
+        ("shapes of an op of your own", own_ops::shapes),
+        ("models for any batch size", any_batch::check),
         ("adapters", adapters),
         ("optimizers", optimizers),
         ("hosts that lie", lying_hosts),
@@ -34,6 +41,7 @@ fn main() {
     }
     suite.each(&BOTH, "constants that are not finite", not_finite);
     suite.each(&BOTH, "inputs", inputs);
+    suite.each(&BOTH, "a batch size that was chosen", any_batch::chosen);
     suite.each(&BOTH, "labels", labels);
     suite.each(&BOTH, "losses of a trainer", trainer_losses);
     suite.each(&BOTH, "batch sizes and data", batches);
@@ -161,7 +169,7 @@ fn mistakes() -> Check {
         "bce: [8, 1] × [8]: ": |g| g.input([8, 1]).bce(g.input([8]));
         "kl_div: [8] × [4]: ": |g| g.input([8]).kl_div(g.input([4]));
         "linear: []: there is no axis to transform": |g| g.scalar(1.0).linear("fc", 3);
-        "matmul: u32 [8, 4] × [3, 4]: input 0 holds labels": |g| g.labels([8, 4]).linear("fc", 3);
+        "matmul: u32 [8, 4] × fc.weight [3, 4]: input 0 holds labels": |g| g.labels([8, 4]).linear("fc", 3);
         "param: [3, 4] × [3, 5]: `fc.weight` already has the shape [3, 4]": |g| g.input([2, 4]).linear("fc", 3) + g.input([2, 5]).linear("fc", 3);
         "constant: [2, 2]: 3 values do not fill that shape": |g| g.constant(Host::new([2, 2], vec![1.0; 3]));
         "grad: [2]: a gradient is taken of a single number": |g| g.input([2]).grad(&[g.input([2])])[0];
@@ -519,14 +527,14 @@ fn trainer_losses(device: &Device) -> Check {
         )
     };
     let once = "a loss is one number, a float; reduce it first";
-    expect("the model's output", make(0).err(), &["loss: [2, 3]: ", once, "(tests/errors.rs:"])?;
-    expect("classes", make(1).err(), &["loss: u32 [2]: ", once, "(tests/errors.rs:"])?;
-    expect("unreduced", make(2).err(), &["loss: [2]: ", once, "(tests/errors.rs:"])?;
-    expect("mse of labels", make(3).err(), &["mse: [2, 3] × [2]: prediction and target must have the same shape", "(tests/errors.rs:"])?;
+    expect("the model's output", make(0).err(), &["loss: [n, 3]: ", once, "(tests/errors.rs:"])?;
+    expect("classes", make(1).err(), &["loss: u32 [n]: ", once, "(tests/errors.rs:"])?;
+    expect("unreduced", make(2).err(), &["loss: [n]: ", once, "(tests/errors.rs:"])?;
+    expect("mse of labels", make(3).err(), &["mse: [n, 3] × [n]: prediction and target must have the same shape", "(tests/errors.rs:"])?;
     make(4)?;
     // A model that is written for one batch size.
     let stuck = Trainer::for_data(device, &data, |x| x.reshape([1, 4]).linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(0.1));
-    expect("batches of 1", stuck.err(), &["reshape: [2, 4]: 8 elements do not fill [1, 4]", "(tests/errors.rs:"])?;
+    expect("batches of 1", stuck.err(), &["reshape: [n, 4]: 4n elements do not fill [1, 4]", "(tests/errors.rs:"])?;
     // A model whose parameters depend on the batch.
     let mut moody = Trainer::for_data(device, &data, |x| x.linear("fc", 2 + x.dim(0)), |x, y| x.cross_entropy(y), Sgd::new(0.1))?;
     expect("parameters by batch", moody.fit(&data, Fit::new()).err(), &["", "fc.weight"])?;
@@ -599,7 +607,7 @@ fn batches(device: &Device) -> Check {
     // Samples of five axes make batches of six; a model may not add one more.
     let deep = Dataset::new(vec![0.5; 4], [1, 1, 1, 2, 1], Target::values([1], vec![0.0; 2]))?;
     let seven = Trainer::for_data(device, &deep, |x| x.unsqueeze(0).flatten().linear("fc", 1), |x, y| x.mse(y), Sgd::new(0.1));
-    expect("seven axes", seven.err(), &["unsqueeze: [2, 1, 1, 1, 2, 1]: more than 6 axes", "(tests/errors.rs:"])?;
+    expect("seven axes", seven.err(), &["unsqueeze: [n, 1, 1, 1, 2, 1]: more than 6 axes", "(tests/errors.rs:"])?;
     expect("six axes a sample", Dataset::new(vec![0.5; 4], [1, 1, 1, 1, 2, 1], Target::None).err(), &["", "at most 5 axes"])
 }
 

@@ -126,7 +126,10 @@ impl Buffers {
         let mut all = Vec::new();
         for (number, step) in steps.iter().filter(|s| !s.is_alias()).enumerate() {
             let Some(kernel) = &step.kernel else {
-                return Err(Error::argument(&step.label, "this step was planned for the CPU: it has no kernel"));
+                return Err(Error::argument(
+                    &step.label,
+                    "this step has no kernel: it was planned for the CPU, or OpDef::kernels gives none for such a GPU",
+                ));
             };
             let name = format!("{} {}", step.name(), kernel.name);
             for pass in &kernel.passes {

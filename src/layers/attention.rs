@@ -7,7 +7,7 @@ use crate::{
     host::Host,
     init::Init,
     ops::attention::Attention,
-    shape::{DType, Shape},
+    shape::DType,
 };
 use std::panic::Location;
 
@@ -64,7 +64,7 @@ impl<'g> Tensor<'g> {
         }
         if shape.dtype() != DType::U32 {
             let why = "takes indices (Graph::labels), not floats".to_string();
-            return self.graph().mistake("embedding", &[shape], why, Location::caller());
+            return self.graph().mistake("embedding", &[self], why, Location::caller());
         }
         let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
         // Before gather_rows, which asks the same of them, in other words.
@@ -78,7 +78,7 @@ impl<'g> Tensor<'g> {
         let Some([t, e]) = self.places("positional_embedding") else { return self.graph().dead() };
         if t > longest {
             let why = format!("the sequence has {t} places, but {longest} were planned");
-            return self.graph().mistake("positional_embedding", &[self.shape()], why, Location::caller());
+            return self.graph().mistake("positional_embedding", &[self], why, Location::caller());
         }
         let table = self.graph().param(&format!("{name}.weight"), [longest, e], Init::Normal { mean: 0.0, std: 0.02 });
         self + table.slice(0, 0, t)
@@ -103,7 +103,7 @@ impl<'g> Tensor<'g> {
             _ if self.is_dead() => None,
             [.., t, e] if shape.dtype() == DType::F32 => Some([*t, *e]),
             _ => {
-                self.graph().mistake(op, &[shape], "takes floats [.., places, features]".into(), Location::caller());
+                self.graph().mistake(op, &[self], "takes floats [.., places, features]".into(), Location::caller());
                 None
             }
         }
@@ -126,17 +126,17 @@ impl<'g> Tensor<'g> {
         if self.is_dead() || memory.is_dead() {
             return g.dead();
         }
-        let shapes: Vec<Shape> = [self].into_iter().chain(options.memory).map(|x| x.shape()).collect();
-        let (n, t, e, s) = match (shapes[0].dims(), memory.shape().dims()) {
+        let given: Vec<Tensor> = [self].into_iter().chain(options.memory).collect();
+        let (n, t, e, s) = match (self.shape().dims(), memory.shape().dims()) {
             (&[n, t, e], &[m, s, f]) if (n, e) == (m, f) => (n, t, e, s),
-            (&[..], &[_, _, _]) if shapes[0].rank() == 3 => {
+            (&[_, _, _], &[_, _, _]) => {
                 let why = "what is attended to has another number of samples or features than the input".to_string();
-                return g.mistake("multi_head_attention", &shapes, why, place);
+                return g.mistake("multi_head_attention", &given, why, place);
             }
-            _ => return g.mistake("multi_head_attention", &shapes, "takes sequences [n, places, features]".into(), place),
+            _ => return g.mistake("multi_head_attention", &given, "takes sequences [n, places, features]".into(), place),
         };
         if heads == 0 || !e.is_multiple_of(heads) {
-            return g.mistake("multi_head_attention", &shapes, format!("{heads} heads do not divide {e} features"), place);
+            return g.mistake("multi_head_attention", &given, format!("{heads} heads do not divide {e} features"), place);
         }
         let w = g.param(&format!("{name}.in_proj_weight"), [3 * e, e], Init::XavierUniform { gain: 1.0 });
         let b = (!options.no_bias).then(|| g.param(&format!("{name}.in_proj_bias"), [3 * e], Init::Zeros));
@@ -204,7 +204,7 @@ impl<'g> Tensor<'g> {
         let norm = |x: Tensor<'g>, k: usize| x.layer_norm(&part(&format!("norm{k}")));
         if self.shape().rank() != 3 {
             let why = "takes sequences [n, places, features]".to_string();
-            return self.graph().mistake("transformer_encoder_layer", &[self.shape()], why, Location::caller());
+            return self.graph().mistake("transformer_encoder_layer", &[self], why, Location::caller());
         }
         if norm_first {
             let x = self + attend(norm(self, 1));
@@ -219,7 +219,7 @@ impl<'g> Tensor<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Graph, ops::Fill, testing};
+    use crate::{Device, Graph, Shape, ops::Fill, testing};
 
     #[test]
     fn a_causal_layer_does_not_look_ahead() {

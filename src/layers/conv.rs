@@ -103,7 +103,7 @@ impl<'g> Tensor<'g> {
         let Pair([h, w]) = kernel.into();
         let Some(c) = self.conv_channels("conv2d", 4, options.groups) else { return self.graph().dead() };
         let weight = self.weight(name, [out, c / options.groups, h, w], &options.weight);
-        let y = self.convolve("conv2d", weight, options.convolution(), [self.shape(), weight.shape()], Location::caller());
+        let y = self.convolve("conv2d", weight, options.convolution(), [self, weight], Location::caller());
         y.plus_bias(name, out, weight, options.no_bias, options.bias)
     }
     /// A convolutional layer along the last axis, `[n, c, length]` to `[n, out, length']`: as [`conv2d`](Tensor::conv2d), with the parameters
@@ -150,7 +150,7 @@ impl<'g> Tensor<'g> {
         let Some(c) = self.conv_channels("conv_transpose2d", 4, groups) else { return self.graph().dead() };
         if !out.is_multiple_of(groups) {
             let why = format!("{groups} groups do not divide {out} output channels");
-            return self.graph().mistake("conv_transpose2d", &[self.shape()], why, Location::caller());
+            return self.graph().mistake("conv_transpose2d", &[self], why, Location::caller());
         }
         let weight = self.weight(name, [c, out / groups, h, w], &weight);
         let y = self.convolve_transpose2d(weight, Convolution { stride, padding, dilation, groups }, output_padding);
@@ -167,7 +167,7 @@ impl<'g> Tensor<'g> {
             Some(c) if shape.rank() == rank => format!("{groups} groups do not divide {c} input channels"),
             _ => format!("input 0 should be [n, channels, {}], not of {} axes", ["length", "height, width"][rank - 3], shape.rank()),
         };
-        self.graph().mistake(op, &[shape], why, Location::caller());
+        self.graph().mistake(op, &[self], why, Location::caller());
         None
     }
     #[track_caller]
@@ -241,7 +241,7 @@ mod tests {
         );
         told(
             |g| g.input([2, 4, 9, 9]).conv2d_with("c", 9, 3, Conv2d { groups: 2, ..Conv2d::default() }),
-            "conv2d: [2, 4, 9, 9] × [9, 2, 3, 3]: 2 groups do not divide 9 output channels (",
+            "conv2d: [2, 4, 9, 9] × c.weight [9, 2, 3, 3]: 2 groups do not divide 9 output channels (",
         );
         told(
             |g| g.input([2, 4, 9, 9]).conv_transpose2d_with("c", 9, 3, ConvTranspose2d { groups: 2, ..ConvTranspose2d::default() }),

@@ -46,7 +46,7 @@ impl<'g> Tensor<'g> {
             return self;
         }
         if shape.rank() == 0 {
-            return self.graph().mistake("linear", &[shape], "there is no axis to transform".into(), Location::caller());
+            return self.graph().mistake("linear", &[self], "there is no axis to transform".into(), Location::caller());
         }
         let features = shape.last();
         let bound = 1.0 / (features as f32).sqrt();

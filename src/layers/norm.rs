@@ -129,13 +129,13 @@ impl<'g> Tensor<'g> {
         let n = shape.elements() / c;
         let why = match (0.0..=1.0).contains(&momentum) {
             false => Some(format!("the momentum is {momentum}, but must be in 0..=1")),
-            true if g.trains("batch_norm", &[shape], place) && n == 1 => {
+            true if g.trains("batch_norm", &[self], place) && n == 1 => {
                 Some("in training each channel needs more than one value; use a larger batch".into())
             }
             true => None,
         };
         if let Some(why) = why {
-            return g.mistake("batch_norm", &[shape], why, place);
+            return g.mistake("batch_norm", &[self], why, place);
         }
         let affine = |name: &str, init| g.param(name, [c], init).reshape(kept);
         let weight = (!no_affine).then(|| affine(&format!("{name}.weight"), Init::Ones));
@@ -143,7 +143,7 @@ impl<'g> Tensor<'g> {
         let names = [format!("{name}.running_mean"), format!("{name}.running_var")];
         let running_mean = g.state(&names[0], [c], Init::Zeros);
         let running_var = g.state(&names[1], [c], Init::Ones);
-        let y = if g.trains("batch_norm", &[shape], place) {
+        let y = if g.trains("batch_norm", &[self], place) {
             let axes = (0..shape.rank()).filter(|&a| a != 1).collect();
             let (y, [mean, var]) = self.normalise_over(axes, eps, weight);
             // A variance that overflows is the largest there is: from infinity no average would come back.
@@ -155,7 +155,7 @@ impl<'g> Tensor<'g> {
             y
         } else {
             let why = format!("`{name}` has seen no batch yet: make a step, or load weights, before it is used");
-            g.require_step("batch_norm", &[shape], why, place);
+            g.require_step("batch_norm", &[self], why, place);
             let r = (running_var.reshape(kept) + eps).rsqrt();
             self.standardise(weight.map_or(r, |w| r * w), Some(running_mean.reshape(kept)))
         };
@@ -229,7 +229,7 @@ impl<'g> Tensor<'g> {
         let Some((c, kept)) = self.channels("group_norm", eps) else { return self.graph().dead() };
         if groups == 0 || c % groups != 0 {
             let why = format!("{groups} groups do not divide {c} channels");
-            return self.graph().mistake("group_norm", &[self.shape()], why, Location::caller());
+            return self.graph().mistake("group_norm", &[self], why, Location::caller());
         }
         self.grouped(groups, eps).affine(name, Shape::from([c]), kept, !no_affine, !no_affine)
     }
@@ -255,7 +255,7 @@ impl<'g> Tensor<'g> {
         let Some((c, kept)) = self.channels("instance_norm", eps) else { return self.graph().dead() };
         if self.shape().dims()[2..].iter().product::<usize>() == 1 {
             let why = "each channel of a sample needs more than one value, in axes behind the channels".to_string();
-            return self.graph().mistake("instance_norm", &[self.shape()], why, Location::caller());
+            return self.graph().mistake("instance_norm", &[self], why, Location::caller());
         }
         self.grouped(c, eps).affine(name, Shape::from([c]), kept, affine, affine)
     }
@@ -266,7 +266,7 @@ impl<'g> Tensor<'g> {
         let shape = self.shape();
         let why = if shape.rank() < 2 { Some("takes [n, channels, …]".to_string()) } else { bad(shape, eps) };
         if let Some(why) = why.filter(|_| !self.is_dead()) {
-            self.graph().mistake(op, &[shape], why, Location::caller());
+            self.graph().mistake(op, &[self], why, Location::caller());
         }
         let kept = (0..shape.rank()).filter(|&a| a != 1).fold(shape, |s, a| s.with(a, 1));
         self.graph().error().is_none().then(|| (shape.dims()[1], kept))
@@ -288,7 +288,7 @@ impl<'g> Tensor<'g> {
             Some(_) => bad(shape, eps),
         };
         if let Some(why) = why.filter(|_| !self.is_dead()) {
-            self.graph().mistake(op, &[shape], why, Location::caller());
+            self.graph().mistake(op, &[self], why, Location::caller());
         }
         if self.graph().error().is_some() {
             return None;

@@ -163,7 +163,7 @@ fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Rec
         Direction::Both => &[false, true],
     };
     if let Some(why) = mistake(x, cell, hidden, &options, options.layers * ways.len()) {
-        return [x.graph().mistake(cell.name(), &[shape], why, place); 3];
+        return [x.graph().mistake(cell.name(), &[x], why, place); 3];
     }
     let n = shape.dims()[0];
     let join = |all: &[Tensor<'g>], axis| if all.len() == 1 { all[0] } else { all[0].concat(&all[1..], axis) };

@@ -200,7 +200,7 @@ impl<'g> Tensor<'g> {
             _ if self.is_dead() => self,
             Some(axis) => self.apply(Argmax { axis, min }),
             None if x.is_scalar_along(axis) => self.reshape([1]).apply(Argmax { axis: 0, min }).reshape([]),
-            None => self.graph.mistake(name, &[x], format!("there is no axis {axis}"), Location::caller()),
+            None => self.graph.mistake(name, &[self], format!("there is no axis {axis}"), Location::caller()),
         }
     }
 }

@@ -27,7 +27,7 @@ impl<'g> Tensor<'g> {
         match s.axis(axis) {
             _ if self.is_dead() => self,
             Some(axis) => self.graph.apply(Concat { axis }, &[&[self], others].concat()),
-            None => self.graph.mistake("concat", &[s], format!("there is no axis {axis}"), place),
+            None => self.graph.mistake("concat", &[self], format!("there is no axis {axis}"), place),
         }
     }
 }

@@ -36,7 +36,7 @@ impl<'g> Tensor<'g> {
         match s.axis(axis) {
             _ if self.is_dead() => self,
             Some(axis) => self.apply(Pad { axis, before, after }),
-            None => self.graph.mistake("pad", &[s], format!("there is no axis {axis}"), place),
+            None => self.graph.mistake("pad", &[self], format!("there is no axis {axis}"), place),
         }
     }
     /// [`pad`](Tensor::pad) with something else than zeros; images take it twice, for rows and for columns. A mistake
@@ -54,7 +54,7 @@ impl<'g> Tensor<'g> {
     pub fn pad_with(self, axis: isize, before: usize, after: usize, mode: PadMode) -> Tensor<'g> {
         let _line = self.graph.line();
         let s = self.shape();
-        let mistake = |why: String| self.graph.mistake("pad_with", &[s], why, Location::caller());
+        let mistake = |why: String| self.graph.mistake("pad_with", &[self], why, Location::caller());
         let Some(at) = s.axis(axis).filter(|_| s.dtype() == DType::F32) else {
             return match s.dtype() {
                 _ if self.is_dead() => self,

@@ -33,7 +33,7 @@ impl<'g> Tensor<'g> {
                 std::mem::swap(r, c);
                 self.permute(&dims)
             }
-            _ => self.graph.mistake("transpose", &[s], "fewer than two axes".into(), place),
+            _ => self.graph.mistake("transpose", &[self], "fewer than two axes".into(), place),
         }
     }
 }

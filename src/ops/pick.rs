@@ -127,7 +127,7 @@ impl<'g> Tensor<'g> {
             _ => String::new(),
         };
         if !why.is_empty() {
-            return self.graph.mistake("one_hot", &[s], why, place);
+            return self.graph.mistake("one_hot", &[self], why, place);
         }
         self.graph.require_classes(self, classes);
         let rows = is_class(self, classes);

@@ -385,7 +385,7 @@ impl<'g> Tensor<'g> {
             DType::F32 => blocks(x, axes),
             DType::U32 => Err("takes floats, not labels (see to_f32)".to_string()),
         };
-        found.map_err(|why| self.graph.mistake(name, &[x], why, place)).ok()
+        found.map_err(|why| self.graph.mistake(name, &[self], why, place)).ok()
     }
     fn all_axes(self) -> Vec<isize> {
         (0..self.shape().rank() as isize).collect()

@@ -35,13 +35,13 @@ impl<'g> Tensor<'g> {
         }
         let at = if axis < 0 { axis + s.rank() as isize + 1 } else { axis };
         if !(0..=s.rank() as isize).contains(&at) {
-            return self.graph.mistake("unsqueeze", &[s], format!("there is no place {axis} for an axis"), place);
+            return self.graph.mistake("unsqueeze", &[self], format!("there is no place {axis} for an axis"), place);
         }
         let mut dims = s.dims().to_vec();
         dims.insert(at as usize, 1);
         match Shape::new(&dims) {
             Some(to) => self.reshape(to),
-            None => self.graph.mistake("unsqueeze", &[s], format!("more than {MAX_RANK} axes"), place),
+            None => self.graph.mistake("unsqueeze", &[self], format!("more than {MAX_RANK} axes"), place),
         }
     }
     /// Without axis `axis`, which must be of size 1.
@@ -51,9 +51,9 @@ impl<'g> Tensor<'g> {
         match s.axis(axis) {
             _ if self.is_dead() => self,
             Some(a) if s.dims()[a] == 1 => self.reshape(s.without(a)),
-            Some(a) => self.graph.mistake("squeeze", &[s], format!("axis {axis} has size {}, not 1", s.dims()[a]), place),
+            Some(a) => self.graph.mistake("squeeze", &[self], format!("axis {axis} has size {}, not 1", s.dims()[a]), place),
             None if s.is_scalar_along(axis) => self,
-            None => self.graph.mistake("squeeze", &[s], format!("there is no axis {axis}"), place),
+            None => self.graph.mistake("squeeze", &[self], format!("there is no axis {axis}"), place),
         }
     }
 }

@@ -24,7 +24,7 @@ impl<'g> Tensor<'g> {
         match s.axis(axis) {
             _ if self.is_dead() => self,
             Some(axis) => self.apply(Slice { axis, start, end }),
-            None => self.graph.mistake("slice", &[s], format!("there is no axis {axis}"), place),
+            None => self.graph.mistake("slice", &[self], format!("there is no axis {axis}"), place),
         }
     }
 }

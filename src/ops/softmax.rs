@@ -231,7 +231,7 @@ impl<'g> Tensor<'g> {
             _ if self.is_dead() => self,
             Some(axis) => self.apply(Softmax { axis, log }),
             None if x.is_scalar_along(axis) => self.reshape([1]).apply(Softmax { axis: 0, log }).reshape([]),
-            None => self.graph.mistake(name, &[x], format!("there is no axis {axis}"), Location::caller()),
+            None => self.graph.mistake(name, &[self], format!("there is no axis {axis}"), Location::caller()),
         }
     }
 }

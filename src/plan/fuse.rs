@@ -223,7 +223,11 @@ fn epilogues(ir: &Ir, max_inputs: usize) -> Ir {
             let expr = map.expr.compose(&order);
             if let Some(fused) = op.with_epilogue(&Map { expr, fixed: None }) {
                 let others = node.inputs.iter().enumerate().filter(|&(i, _)| i != k).map(|(_, &n)| n);
-                let inputs = before.inputs.iter().copied().chain(others).collect();
+                let inputs: Vec<usize> = before.inputs.iter().copied().chain(others).collect();
+                // A user's op may give one that does not take these inputs: then both stay as they are.
+                if fused.shape(&inputs.iter().map(|&i| out.nodes[i].shape).collect::<Vec<_>>()) != Ok(node.shape) {
+                    continue;
+                }
                 out.nodes[id] = Node { kind: Kind::Op(fused), inputs, ..node.clone() };
                 break;
             }

@@ -102,7 +102,7 @@ impl Trainer {
                 Err(Error::Op { .. }) if left == 1 && !cut.joins && cut.each > 1 && cut.micro != Some(1) => {
                     return Box::pin(self.settle(cut.joined(), fit)).await;
                 }
-                Err(Error::Op { op, shapes, why, place }) if left < cut.each => {
+                Err(Error::Op { op, operands, why, place }) if left < cut.each => {
                     let advice = match cut.micro {
                         Some(micro) if micro == left => format!("Micro-batches of {left} are not for this model: choose another size"),
                         Some(_) => format!(
@@ -114,7 +114,7 @@ impl Trainer {
                             cut.samples
                         ),
                     };
-                    return Err(Error::Op { op, shapes, why: format!("{why}. {advice}"), place });
+                    return Err(Error::Op { op, operands, why: format!("{why}. {advice}"), place });
                 }
                 other => other?,
             }

@@ -20,6 +20,7 @@ mod summary;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tried;
 
 pub use evaluate::Evaluation;
 pub use options::{Epoch, Event, Fit, History};
@@ -200,7 +201,8 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// As [`Trainer::new`].
+    /// As [`Trainer::new`]. The model is tried with a few samples, and shapes in an error have `n` where their size is that of a batch:
+    /// `matmul: [n, 784] × fc2.weight [10, 512]: inner dimensions 784 and 512 differ`.
     pub fn for_data(
         device: &Device,
         data: &Dataset,
@@ -218,10 +220,12 @@ impl Trainer {
         loss: impl for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
         optimizer: impl Into<Optimizer>,
     ) -> Result<Trainer> {
+        let optimizer = optimizer.into();
         let model = Model::new(Box::new(model), Box::new(loss), data.sample_shape(), Kind::of(data.target()))?;
+        model.try_with(&optimizer)?;
         let g = Graph::training();
         let Written { loss, numbers, kept, .. } = model.write(&g, SOME)?;
-        let mut trainer = Trainer::empty(device, loss, optimizer.into(), numbers.len(), kept).await?;
+        let mut trainer = Trainer::empty(device, loss, optimizer, numbers.len(), kept).await?;
         trainer.model = Some(model);
         Ok(trainer)
     }
@@ -422,7 +426,7 @@ fn check_loss(loss: Tensor) -> Result<()> {
     }
     if shape.elements() != 1 || shape.dtype() != DType::F32 {
         let why = "a loss is one number, a float; reduce it first, e.g. with mean_all()".to_string();
-        g.mistake("loss", &[shape], why, loss.place());
+        g.mistake("loss", &[loss], why, loss.place());
     }
     g.check()
 }
@@ -457,7 +461,7 @@ fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Te
             if statuses.contains(&Status::Frozen) { "trained " } else { "" },
             idle.join(", ")
         );
-        return Err(Error::Op { op: "loss".into(), shapes: vec![loss.shape()], why, place: loss.place() });
+        return Err(Error::Op { op: "loss".into(), operands: vec![loss.to_string()], why, place: loss.place() });
     }
     Ok((grads, idle))
 }

@@ -1,9 +1,10 @@
 //! A model as functions, from which a graph of any batch size is written.
 
 use super::{
-    SOME,
+    SOME, gradients,
     tally::{Accuracy, Kept},
     training_draft,
+    tried::told_for_any,
 };
 use crate::{
     data::Target,
@@ -11,6 +12,7 @@ use crate::{
     error::{Error, Result},
     graph::{Graph, Tensor},
     losses::weighted_mean,
+    optim::Optimizer,
     params::Status,
     plan::Draft,
     shape::Shape,
@@ -104,13 +106,23 @@ impl Model {
             let (output, y) = model.output(&g, batch)?;
             g.check().map(|()| (output.shape(), y.shape()))
         };
-        let first = shapes(SOME)?;
+        let first = shapes(SOME).map_err(|error| told_for_any(error, |batch| shapes(batch).err()))?;
         // A model need not take every batch size. One that takes no other than that is what it is there.
         let other = [3, 4, 6, 8, 16].into_iter().find_map(|batch| shapes(batch).ok());
         let labels = matches!(target, Kind::Labels(_));
         let facts = Facts::of(&[Some(first), other].into_iter().flatten().collect::<Vec<_>>());
         model.facts = Facts { classifies: labels && facts.classifies, ..facts };
         Ok(model)
+    }
+    /// Whether it can be trained, as far as that shows without a batch.
+    pub fn try_with(&self, optimizer: &Optimizer) -> Result<()> {
+        let at = |batch| {
+            let g = Graph::training();
+            let loss = self.write(&g, batch)?.loss;
+            let statuses = optimizer.groups(&g.inner.borrow().params)?.statuses;
+            gradients(loss, &statuses).map(drop)
+        };
+        at(SOME).map_err(|error| told_for_any(error, |batch| at(batch).err()))
     }
     pub fn join(&self) -> Join {
         self.facts.join

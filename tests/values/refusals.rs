@@ -372,7 +372,7 @@ fn refused() -> Check {
         ),
         (
             |g| g.input([1, 1, 5]).conv1d_with("c", 2, 3, Conv1d { padding: Padding::Sides([0, 1, 1, 0]), ..Conv1d::default() }),
-            "conv1d: [1, 1, 5] × [2, 1, 3]: one axis has no top and bottom to pad by 0 and 1",
+            "conv1d: [1, 1, 5] × c.weight [2, 1, 3]: one axis has no top and bottom to pad by 0 and 1",
         ),
         (
             |g| {

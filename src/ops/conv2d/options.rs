@@ -145,7 +145,7 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn convolve2d(self, w: Tensor<'g>, options: Convolution<2>) -> Tensor<'g> {
-        self.convolve("conv2d", w, options, [self.shape(), w.shape()], Location::caller())
+        self.convolve("conv2d", w, options, [self, w], Location::caller())
     }
     /// The convolution along the last axis of `[n, c, length]` with a weight `[out, c / groups, k]`; see
     /// [`convolve2d`](Tensor::convolve2d).
@@ -156,31 +156,30 @@ impl<'g> Tensor<'g> {
     }
     /// The same with the result still an image, `[n, out, 1, length]`.
     pub(crate) fn convolve_rows(self, w: Tensor<'g>, options: Convolution<1>, place: Place) -> Tensor<'g> {
-        let shapes = [self.shape(), w.shape()];
         let row = |t: Tensor<'g>| match *t.shape().dims() {
             [a, b, c] if !t.is_dead() => t.graph.at(place, || t.reshape(Shape::from([a, b, 1, c]).of(t.shape().dtype()))),
             _ => t,
         };
         match options.of_rows() {
             _ if self.is_dead() || w.is_dead() => self.graph.dead(),
-            Ok(options) => row(self).convolve("conv1d", row(w), options, shapes, place),
-            Err(why) => self.graph.mistake("conv1d", &shapes, why, place),
+            Ok(options) => row(self).convolve("conv1d", row(w), options, [self, w], place),
+            Err(why) => self.graph.mistake("conv1d", &[self, w], why, place),
         }
     }
-    /// Both of them: what the user called it, and the shapes as the user sees them.
-    pub(crate) fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, shapes: [Shape; 2], place: Place) -> Tensor<'g> {
+    /// Both of them: what the user called it, and the tensors that the user gave it.
+    pub(crate) fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, given: [Tensor<'g>; 2], place: Place) -> Tensor<'g> {
         let flat = name == "conv1d";
         if self.is_dead() || w.is_dead() {
             return self.graph.dead();
         }
         let axes = if flat { 3 } else { 4 };
-        let checked = match shapes[0].rank() {
+        let checked = match given[0].shape().rank() {
             rank if rank != axes && flat => Err(format!("input 0 should be [n, channels, length], not of {rank} axes")),
-            _ => kernel(shapes[1], flat).and_then(|kernel| options.geometry(kernel, flat)),
+            _ => kernel(given[1].shape(), flat).and_then(|kernel| options.geometry(kernel, flat)),
         };
         match checked.and_then(|geometry| geometry.sizes(self.shape(), w.shape(), flat).map(|_| geometry)) {
             Ok(geometry) => self.graph.apply_at(Arc::new(Conv2d { geometry, epilogue: None }), &[self, w], place),
-            Err(why) => self.graph.mistake(name, &shapes, why, place),
+            Err(why) => self.graph.mistake(name, &given, why, place),
         }
     }
     /// The transposed convolution of images `[n, c, h, w]` with a weight `[c, out / groups, kh, kw]`: the gradient of a
@@ -209,7 +208,7 @@ impl<'g> Tensor<'g> {
                 let x = self.graph.at(place, || if rows + columns == 0 { self } else { self.pad(2, 0, rows).pad(3, 0, columns) });
                 self.graph.apply_at(Arc::new(op), &[x, w], place)
             }
-            Err(why) => self.graph.mistake("conv_transpose2d", &shapes, why, place),
+            Err(why) => self.graph.mistake("conv_transpose2d", &[self, w], why, place),
         }
     }
 }

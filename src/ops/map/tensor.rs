@@ -225,7 +225,7 @@ impl<'g> Tensor<'g> {
         }
         if s.broadcast(to).is_none_or(|b| !b.same_dims(to)) {
             let why = format!("does not broadcast to {to}");
-            return self.graph.mistake("broadcast_to", &[s], why, std::panic::Location::caller());
+            return self.graph.mistake("broadcast_to", &[self], why, std::panic::Location::caller());
         }
         self.apply(Map { expr: Expr::call(Fun::Identity, &[Inst::Input(0)]), fixed: Some(to) })
     }
@@ -259,7 +259,7 @@ impl<'g> Tensor<'g> {
     pub fn dropout2d(self, p: f32) -> Tensor<'g> {
         let x = self.shape();
         if let Some(why) = no_images(x, 4).filter(|_| !self.is_dead()) {
-            return self.graph.mistake("dropout2d", &[x], why, std::panic::Location::caller());
+            return self.graph.mistake("dropout2d", &[self], why, std::panic::Location::caller());
         }
         self.drop_out("dropout2d", p, x.with(2, 1).with(3, 1))
     }
@@ -267,9 +267,9 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     fn drop_out(self, name: &str, p: f32, mask: Shape) -> Tensor<'g> {
         if !(0.0..=1.0).contains(&p) {
-            return self.graph.mistake(name, &[self.shape()], format!("p = {p} is not in 0..=1"), std::panic::Location::caller());
+            return self.graph.mistake(name, &[self], format!("p = {p} is not in 0..=1"), std::panic::Location::caller());
         }
-        if p == 0.0 || self.is_dead() || !self.graph.trains(name, &[self.shape()], std::panic::Location::caller()) {
+        if p == 0.0 || self.is_dead() || !self.graph.trains(name, &[self], std::panic::Location::caller()) {
             return self;
         }
         // With p = 1 nothing is left to be scaled, and no infinity is multiplied by 0.

@@ -49,7 +49,7 @@ impl<'g> Tensor<'g> {
         let a_shape = if row { Shape::from([1, k]).of(shapes[0].dtype()) } else { shapes[0] };
         let b_shape = if column { Shape::from([k_b, 1]).of(shapes[1].dtype()) } else { shapes[1] };
         if let Err(why) = OpDef::shape(&MatMul::default(), &[a_shape, b_shape]) {
-            return self.graph.mistake("matmul", &shapes, why, place);
+            return self.graph.mistake("matmul", &[self, b], why, place);
         }
         let y = self.reshape(a_shape).matmul_t(b.reshape(b_shape), false, false);
         let y = if column { y.squeeze(-1) } else { y };

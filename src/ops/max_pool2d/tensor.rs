@@ -70,7 +70,7 @@ impl<'g> Tensor<'g> {
         match no_images(x, 4).map_or_else(|| options.image(x, kernel), Err) {
             _ if self.is_dead() => self,
             Ok(image) => self.apply(MaxPool2d { image, index: false }),
-            Err(why) => self.graph.mistake("max_pool2d", &[x], why, Location::caller()),
+            Err(why) => self.graph.mistake("max_pool2d", &[self], why, Location::caller()),
         }
     }
     /// [`max_pool2d`](Tensor::max_pool2d) along one axis: `[n, c, length]` to `[n, c, ⌊length / kernel⌋]`.
@@ -87,7 +87,7 @@ impl<'g> Tensor<'g> {
         match no_images(x, 3).map_or_else(|| options.image(x, [1, kernel]), Err) {
             _ if self.is_dead() => self,
             Ok(_) => self.unsqueeze(2).max_pool2d_with([1, kernel], options).squeeze(2),
-            Err(why) => self.graph.mistake("max_pool1d", &[x], why, Location::caller()),
+            Err(why) => self.graph.mistake("max_pool1d", &[self], why, Location::caller()),
         }
     }
 }

@@ -100,7 +100,7 @@ impl<'g> Tensor<'g> {
         match no_images(self.shape(), 4) {
             _ if self.is_dead() => self,
             None => self.mean(&[2, 3], false),
-            Some(why) => self.graph.mistake("global_avg_pool2d", &[self.shape()], why, Location::caller()),
+            Some(why) => self.graph.mistake("global_avg_pool2d", &[self], why, Location::caller()),
         }
     }
     /// Images of another size, larger or smaller: `[n, c, h, w]` to `[n, c, oh, ow]`. PyTorch's `interpolate`, without its
@@ -137,7 +137,7 @@ impl<'g> Tensor<'g> {
                 self.reshape([outer, n, inner]).apply(op).reshape(x)
             }
             None if x.is_scalar_along(axis) => self,
-            None => self.graph.mistake("flip", &[x], format!("there is no axis {axis}"), place),
+            None => self.graph.mistake("flip", &[self], format!("there is no axis {axis}"), place),
         }
     }
     /// Along the last two of `rank` axes; `along` is given 0 for the first of them, 1 for the other, and the size.
@@ -151,7 +151,7 @@ impl<'g> Tensor<'g> {
         match op() {
             _ if self.is_dead() => self,
             Ok(op) => self.apply(op),
-            Err(why) => self.graph.mistake(name, &[x], why, place),
+            Err(why) => self.graph.mistake(name, &[self], why, place),
         }
     }
 }
