@@ -12,7 +12,7 @@ mod common;
 use clap::Parser;
 use downhill::{
     Device, Error,
-    gpu::{Choice, GpuOptions},
+    gpu::{Choice, GpuOptions, Limits},
     selftest::{self, Next, Report},
 };
 use std::{
@@ -52,7 +52,7 @@ impl Args {
     fn devices(&self) -> Result<Vec<Result<Device, String>>, Error> {
         let mut options = GpuOptions { software: true, checked: self.checked, choice: Choice::Expected, ..GpuOptions::default() };
         options.features = !(self.no_features || self.webgpu_limits);
-        options.limits = self.webgpu_limits.then(wgpu::Limits::default);
+        options.limits = self.webgpu_limits.then(Limits::default);
         let gpus = |options: &GpuOptions| -> Result<Vec<Result<Device, String>>, Error> {
             let all = Device::open_all(options)?.into_iter();
             Ok(all.map(|(summary, opened)| opened.map_err(|error| format!("{summary} does not open: {error}"))).collect())

@@ -10,6 +10,7 @@ use crate::{
     rng::Key,
     scratch,
     shape::{DType, Shape},
+    threads::TASK,
 };
 use rayon::prelude::*;
 use std::{array, mem, ops::Range};
@@ -210,9 +211,6 @@ impl Store {
         self.guard.over[MAX_STATES + 1] |= u32::from(!bad.is_empty());
     }
 }
-
-/// Elements that one thread adds up at a time.
-const TASK: usize = 1 << 14;
 
 /// A flat buffer of some pieces.
 fn zeros(layout: &Layout, what: &str, pieces: Range<usize>) -> Result<Vec<Vec<f32>>> {

@@ -12,10 +12,11 @@ use crate::{
     plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
     rng::Key,
+    threads::lock,
 };
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Instant,
@@ -115,11 +116,6 @@ pub(crate) struct Store {
 enum Flat {
     Cpu(Arc<Mutex<cpu::Store>>),
     Gpu(Arc<gpu::Store>),
-}
-
-/// A lock whose data stays sound even if a thread panicked while holding it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {

@@ -5,6 +5,7 @@
 //! side cannot disagree; the file holds functions only. `shaders/README.md` has the conventions.
 
 use crate::shape::DType;
+use std::marker::PhantomData;
 
 /// Every range of a flat buffer starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
 pub const ALIGN: usize = 64;
@@ -26,6 +27,56 @@ macro_rules! source {
     };
 }
 pub use source;
+
+/// Whether the WGSL of the type `T`, an op or an optimizer's rule, is compiled with checks.
+///
+/// With checks, WGSL reaches no memory outside of its bindings, whatever it does: an index is moved into its array, a division by
+/// zero has a result, every loop ends, and the memory of a workgroup starts as zeros. Checks take time on some drivers, so the library
+/// turns them off for its own ops and rules, and for them alone. An author who has proved a kernel can do the same:
+///
+/// ```
+/// # use downhill::{Shape, Tensor, kernel::{Caps, Kernel}, host::{Real, View, ViewMut}, ops::Case, rng::Key};
+/// use downhill::{kernel::Checks, ops::OpDef};
+/// # #[derive(Debug, PartialEq)]
+/// struct Proved;
+/// impl OpDef for Proved {
+///     // SAFETY: every index is below `p.units`, every loop has an end, and nothing is divided.
+///     const CHECKS: Checks<Proved> = unsafe { Checks::off() };
+///     // …
+/// #   const NAME: &'static str = "proved";
+/// #   fn shape(&self, x: &[Shape]) -> Result<Shape, String> { Ok(x[0]) }
+/// #   fn reference<T: Real>(&self, _: &[View<T>], _: &mut ViewMut<T>, _: Key) {}
+/// #   fn vjp<'g>(&self, _: &[Tensor<'g>], _: Tensor<'g>, _: Tensor<'g>) -> Vec<Option<Tensor<'g>>> { vec![None] }
+/// #   fn kernels(&self, _: &[Shape], _: Shape, _: &Caps) -> Vec<Kernel> { Vec::new() }
+/// #   fn cases() -> Vec<Case> { Vec::new() }
+/// }
+/// ```
+///
+/// The promise is of one type: another op that takes over its kernels or its WGSL makes no promise by it.
+pub struct Checks<T> {
+    on: bool,
+    of: PhantomData<fn(T)>,
+}
+
+impl<T> Checks<T> {
+    /// The WGSL is compiled with checks. This is the default.
+    pub const ON: Checks<T> = Checks { on: true, of: PhantomData };
+
+    /// The WGSL is compiled without checks, unless [`GpuOptions::checked`](crate::gpu::GpuOptions::checked) asks for them.
+    ///
+    /// # Safety
+    /// For all shapes that the op accepts, and for all contents of the inputs, whatever it returns as kernels (as WGSL, of a rule)
+    /// - uses only indices inside of its bindings, its arrays and its vectors;
+    /// - divides no integer by zero, nor the least integer by −1;
+    /// - ends each of its loops;
+    /// - reads only those parts of the memory of a workgroup that it has written before.
+    pub const unsafe fn off() -> Checks<T> {
+        Checks { on: false, of: PhantomData }
+    }
+    pub(crate) const fn are_on(&self) -> bool {
+        self.on
+    }
+}
 
 /// A constant of a kernel: a field of the uniform `p`, or a WGSL `const`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,6 +274,20 @@ pub struct Caps {
     /// Invocations of every subgroup, where the device has subgroups and all of them are of one size. Where sizes differ this is `None`:
     /// the order of a sum by subgroups would follow the size that the driver picks, and the bits of the sum too.
     pub subgroups: Option<u32>,
+}
+
+impl Caps {
+    /// How many invocations a workgroup has that needs no particular number of them: a power of two, `most` of them if the device
+    /// allows so many.
+    ///
+    /// ```
+    /// use downhill::kernel::Caps;
+    /// assert_eq!(Caps { max_invocations: 100, ..Caps::default() }.workgroup(256), 64);
+    /// assert_eq!(Caps { max_invocations: 1024, ..Caps::default() }.workgroup(256), 256);
+    /// ```
+    pub fn workgroup(&self, most: u32) -> usize {
+        1 << self.max_invocations.min(most).max(1).ilog2()
+    }
 }
 
 impl Default for Caps {

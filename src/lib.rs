@@ -95,6 +95,7 @@ pub mod selftest;
 pub mod shape;
 mod simd;
 pub mod testing;
+mod threads;
 pub mod train;
 mod tune;
 

@@ -7,7 +7,7 @@ use common::{BOTH, Check, On, Suite, inner, small_limits};
 use downhill::{
     Device, Error, Fit, Graph, Host, Tensor, Trainer,
     data::{self, Augment, Dataset},
-    gpu::{Choice, GpuOptions},
+    gpu::{Choice, GpuOptions, Limits},
     layers::Conv2d,
     optim::{Adam, Optimizer, Sgd},
     plan::Memory,
@@ -268,7 +268,7 @@ fn budget(device: &Device) -> Check {
 /// Small limits, set on purpose: the largest batch runs, one more is refused, by the planner and by the device.
 fn by_limit() -> Check {
     for (buffer, binding) in [(1u64 << 20, 1u64 << 20), (1 << 20, 64 << 10), (200 << 10, 200 << 10)] {
-        let limits = wgpu::Limits { max_buffer_size: buffer, max_storage_buffer_binding_size: binding, ..small_limits(8) };
+        let limits = Limits { max_buffer_bytes: buffer, max_binding_bytes: binding, ..small_limits(8) };
         let device = match Device::open(&GpuOptions {
             limits: Some(limits),
             choice: Choice::Expected,

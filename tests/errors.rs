@@ -872,7 +872,7 @@ fn limits(device: &Device) -> Check {
     // An adapter that cannot do what is asked of it.
     let mut options = common::inner(device).options().clone();
     let mut asked = common::small_limits(4);
-    asked.max_storage_buffers_per_shader_stage = 1_000_000;
+    asked.max_bindings = 1_000_000;
     options.limits = Some(asked);
     assert!(Device::open(&options).is_ok(), "limits above the adapter's are cut down to them");
     Ok(())

@@ -162,10 +162,10 @@ fn nan(device: &Device) -> Check {
 fn exceeded() -> Check {
     let limits = small_limits(4);
     let caps = Caps {
-        max_bindings: limits.max_storage_buffers_per_shader_stage as usize,
-        max_binding_bytes: limits.max_storage_buffer_binding_size,
-        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
-        max_invocations: limits.max_compute_invocations_per_workgroup,
+        max_bindings: limits.max_bindings as usize,
+        max_binding_bytes: limits.max_binding_bytes,
+        max_workgroup_bytes: limits.max_workgroup_bytes,
+        max_invocations: limits.max_invocations,
         ..Caps::default()
     };
     for (op, cases) in ops::all() {
@@ -175,7 +175,7 @@ fn exceeded() -> Check {
             for kernel in case.op.kernels(&shapes, y, &caps) {
                 for pass in &kernel.passes {
                     let groups = pass.units.div_ceil(pass.per_group);
-                    folded += usize::from(groups > limits.max_compute_workgroups_per_dimension as usize);
+                    folded += usize::from(groups > limits.max_workgroups as usize);
                     let over = pass.binds.iter().any(|bind| {
                         let elements = match bind.which {
                             Which::In(i) => shapes[i].elements(),

@@ -11,7 +11,7 @@ use downhill::{
     DType, Device, Error, Graph, Host, Shape, Tensor, Trainer,
     host::{Real, View, ViewMut},
     init::Init,
-    kernel::{Bind, Caps, Kernel, Pass, Source},
+    kernel::{Bind, Caps, Checks, Kernel, Pass, Source},
     ops::{Case, Fill, OpDef},
     optim::{Hyper, MAX_STATES, Norms, Optimizer, Rule, Sgd, State},
     plan::{Options, Plan},
@@ -77,7 +77,7 @@ impl OpDef for RunningSum {
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
         let n = x[0].last();
-        let workgroup = caps.max_invocations.min(64) as usize;
+        let workgroup = caps.workgroup(64);
         let pass = Pass {
             source: Source { name: "running_sum", text: WGSL },
             entry: "forward",
@@ -116,6 +116,128 @@ impl<'g> RunningSumOf<'g> for Tensor<'g> {
     fn running_sum(self) -> Tensor<'g> {
         self.graph().apply(RunningSum { reverse: false }, &[self])
     }
+}
+
+/// [`RunningSum`] whose author promises that its kernel stays inside its tensors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Proved;
+
+impl OpDef for Proved {
+    const NAME: &'static str = "proved_sum";
+    // SAFETY: a row is below `p.units`, so that each index is inside of `x` and `y`; the one loop ends, and nothing is divided.
+    const CHECKS: Checks<Proved> = unsafe { Checks::off() };
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        RIGHT.shape(x)
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key) {
+        RIGHT.reference(x, y, key);
+    }
+    fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        RIGHT.vjp(x, y, dy)
+    }
+    fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+        RIGHT.kernels(x, y, caps)
+    }
+    fn terms(&self, x: &[Shape]) -> usize {
+        RIGHT.terms(x)
+    }
+    fn cases() -> Vec<Case> {
+        vec![Case::new("[3, 5]", Proved, &[Shape::from([3, 5])])]
+    }
+}
+
+/// The same WGSL is compiled with checks for the one op and without for the other: two pipelines, each made once.
+fn promises(device: &Device) -> Check {
+    let device = Device::open(common::inner(device).options())?;
+    let run = |proved: bool| -> Result<usize, Error> {
+        let g = Graph::inference();
+        let x = g.input([1, 4]);
+        let y = if proved { g.apply(Proved, &[x]) } else { x.running_sum() };
+        let y = device.compile(&[y])?.run(&[Host::new([1, 4], vec![1.0, 2.0, 3.0, 4.0])])?;
+        assert_eq!(y[0].f(), [1.0, 3.0, 6.0, 10.0]);
+        Ok(common::inner(&device).pipeline_count())
+    };
+    let counts = [run(false)?, run(true)?, run(false)?, run(true)?];
+    assert_eq!(counts, [1, 2, 2, 2]);
+    Ok(testing::check::<Proved>(&device)?)
+}
+
+/// `y = x` and zeros behind it, by WGSL that leaves its tensors and arrays wherever it can.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Reckless;
+
+const RECKLESS: &str = "
+var<workgroup> lanes: array<f32, WG>;
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(local_invocation_index) lane: u32) {
+    var own = array<f32, 4>(1.0, 2.0, 3.0, 4.0);
+    let far = p.n + lane;
+    let start = lanes[lane];
+    workgroupBarrier();
+    lanes[far] = 5.0;
+    if lane < p.n {
+        // 0 from memory that nothing was written to, 7 of a division by 0, 4 from behind the end of an array.
+        y[lane] = x[lane] + start + f32(7u / (p.n - 64u) - 7u) + own[far] - 4.0;
+    }
+    own[far * 1000u] = 6.0;
+    // Behind the end: the gradients and the weights of others.
+    y[far + 1u] = x[far + 1u] + own[lane & 3u];
+    y[lane - 64u] = 9.0;
+}
+";
+
+impl OpDef for Reckless {
+    const NAME: &'static str = "reckless";
+
+    fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
+        Ok(x[0])
+    }
+    fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _key: Key) {
+        y.f.copy_from_slice(x[0].f);
+    }
+    fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        vec![Some(dy.graph().apply(Reckless, &[dy]))]
+    }
+    fn kernels(&self, x: &[Shape], _y: Shape, _caps: &Caps) -> Vec<Kernel> {
+        let pass = Pass {
+            source: Source { name: "reckless", text: RECKLESS },
+            entry: "forward",
+            consts: vec![("WG", 64usize.into())],
+            params: vec![("n".to_string(), x[0].elements().into())],
+            binds: vec![Bind::input("x", 0, DType::F32), Bind::output("y", DType::F32)],
+            code: String::new(),
+            units: 1,
+            per_group: 1,
+            step: false,
+        };
+        vec![Kernel::one("reckless", pass)]
+    }
+    fn cases() -> Vec<Case> {
+        Vec::new()
+    }
+}
+
+/// Its gradient is computed between those of two other parameters, from a weight between theirs, and changes neither.
+fn reckless(device: &Device) -> Check {
+    let g = Graph::training();
+    let [before, w, after] = ["before", "w", "after"].map(|name| g.param(name, [64], Init::Ones));
+    let factors = g.constant(Host::new([64], (0..64).map(|i| i as f32).collect()));
+    let loss = (g.apply(Reckless, &[w]) * factors).sum_all() + (before * factors).sum_all() + (after * factors).sum_all();
+    let mut trainer = Trainer::new(device, loss, Sgd::new(0.25))?;
+    trainer.step(&[])?;
+    for name in ["before", "w", "after"] {
+        let (gradient, weight) = (trainer.gradient(name)?, trainer.params().get(name)?);
+        // The last element is where writes behind the end may go.
+        let end = if name == "w" { 63 } else { 64 };
+        for (i, (g, w)) in gradient.f().iter().zip(weight.f()).enumerate().take(end) {
+            if (*g, *w) != (i as f32, 1.0 - 0.25 * i as f32) {
+                return Err(format!("{name}: element {i} has the gradient {g} and becomes {w}").into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What can be wrong with an op.
@@ -387,6 +509,55 @@ fn own_states() -> Check {
     Ok(())
 }
 
+/// `w ← w − lr · 8/0`, where WGSL that is checked says that 8/0 is 8.
+#[derive(Clone, Debug, PartialEq)]
+struct Careless;
+
+impl Rule for Careless {
+    const NAME: &'static str = "Careless";
+    fn source() -> Source {
+        let text = "fn direction(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 { return grad; }
+            fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
+                var numbers = array<f32, 3>(0.0, 0.0, w);
+                return numbers[9u + u32(h[1])] - h[0] * f32(8u / u32(h[1]));
+            }";
+        Source { name: "careless", text }
+    }
+    fn states(&self) -> Vec<State> {
+        Vec::new()
+    }
+    fn lr(&self) -> f64 {
+        0.25
+    }
+    fn weight_decay(&self) -> f64 {
+        0.0
+    }
+    fn check(&self) -> downhill::Result<()> {
+        Ok(())
+    }
+    fn hyper(&self, _t: u64, lr: f64, _decay: f64) -> Hyper {
+        [lr, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
+    fn direction<T: Real>(_w: T, g: T, _s: &mut [T; MAX_STATES], _h: &[T; 8]) -> T {
+        g
+    }
+    fn apply<T: Real>(w: T, _u: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
+        w - h[0] * T::of(8.0)
+    }
+    fn cases() -> Vec<Careless> {
+        vec![Careless]
+    }
+}
+
+fn careless(device: &Device) -> Check {
+    let g = Graph::training();
+    let loss = g.param("w", [64], Init::Ones).square().sum_all();
+    let mut trainer = Trainer::new(device, loss, Optimizer::from(Careless))?;
+    trainer.step(&[])?;
+    assert_eq!(trainer.params().get("w")?.f(), [-1.0; 64]);
+    Ok(())
+}
+
 /// `m ← μ·m + r·g`, `w ← w − lr·m`, where r = η·‖w‖/‖g‖ of each parameter: LARS without weight decay, of You, Gitman and Ginsburg 2017,
 /// arXiv:1708.03888.
 #[derive(Clone, Debug)]
@@ -518,6 +689,9 @@ fn main() {
     // Its four buffers are those of a rule without states: weights, gradients, the guard and partial sums.
     suite.on(On::Small, "own norms without momentum", |device| own_norms(device, 0.0));
     suite.each(&BOTH, "own norms, an overflow", own_overflow);
+    suite.on(On::Gpu, "promises", promises);
+    suite.each(&[On::Cpu, On::Gpu, On::Checked, On::Webgpu, On::Small], "an op that leaves its tensors", reckless);
+    suite.each(&[On::Cpu, On::Gpu, On::Checked, On::Webgpu, On::Small], "a rule that divides by zero", careless);
     suite.on(On::Cpu, "wrong gradient", |d| expect(Bug::Gradient, d, "gradient of input 0"));
     suite.on(On::Gpu, "wrong value", |d| expect(Bug::Value, d, "times the tolerance"));
     suite.on(On::Gpu, "hole", |d| expect(Bug::Hole, d, "was not written"));

@@ -211,10 +211,10 @@ fn devices() -> Vec<Caps> {
         Caps { subgroups: Some(128), max_workgroup_bytes: 32 << 10, max_invocations: 512, ..Caps::default() },
         // The small device of the other tests.
         Caps {
-            max_bindings: small.max_storage_buffers_per_shader_stage as usize,
-            max_binding_bytes: small.max_storage_buffer_binding_size,
-            max_workgroup_bytes: small.max_compute_workgroup_storage_size,
-            max_invocations: small.max_compute_invocations_per_workgroup,
+            max_bindings: small.max_bindings as usize,
+            max_binding_bytes: small.max_binding_bytes,
+            max_workgroup_bytes: small.max_workgroup_bytes,
+            max_invocations: small.max_invocations,
             ..Caps::default()
         },
     ]

@@ -6,7 +6,7 @@ mod common;
 use common::{Check, On, Suite, inner};
 use downhill::{
     DType, Device, Graph, Host, Shape, Tensor, Trainer,
-    gpu::{Choice, Chosen, GpuOptions, Origin, Verdict},
+    gpu::{Choice, Chosen, GpuOptions, Limits, Origin, Verdict},
     host::{Real, View, ViewMut},
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
@@ -336,7 +336,7 @@ fn kept(device: &Device) -> Check {
     assert!(both.contains(&found.class) && both.contains("[5, 128]"), "{both}");
     // A device with other limits has a file of its own.
     let mut options = inner(&first).options().clone();
-    options.limits = Some(wgpu::Limits::default());
+    options.limits = Some(Limits::default());
     run(&Device::open(&options)?, WAYS, [128, 128])?;
     assert_eq!(kernel_files(folder.path())?.len(), 2);
     Ok(())

@@ -2,7 +2,7 @@
 //! it is as if there were none: everything can be measured again.
 
 use super::{Candidate, Chosen, Origin, Verdict};
-use crate::{file, kernel::Caps};
+use crate::{file, kernel::Caps, rng::fnv1a};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
@@ -39,10 +39,9 @@ fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     user.filter(|folder| folder.is_absolute()).map(|folder| folder.join("downhill"))
 }
 
-/// FNV-1a over some texts: the same in every version of Rust.
+/// The hash of some texts, in their order.
 pub(crate) fn hash<'a>(texts: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let bytes = texts.flat_map(|text| text.iter().chain(&[0xff]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |h, &byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(texts.flat_map(|text| text.iter().chain(&[0xff]).copied()))
 }
 
 /// The content of a file, if it is one, and of a size that can be.

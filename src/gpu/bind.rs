@@ -1,7 +1,7 @@
-//! Which buffer each binding of a plan is.
+//! The buffers of a plan, and which one a tensor is in.
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     gpu::{
         device::Gpu,
         exec::{ExecOptions, FENCE},
@@ -9,8 +9,7 @@ use crate::{
         store::Store,
     },
     host::Data,
-    kernel::{Pass, Which},
-    plan::{Flat, Loc, Phase, Plan, Step, report::largest},
+    plan::{Flat, Loc, Plan, report::largest},
 };
 
 /// A range of a buffer that holds a tensor.
@@ -23,19 +22,6 @@ pub(super) struct Place<'a> {
     /// Elements of the fence that follows it, which bindings cover as well: many drivers drop what a shader writes
     /// past its binding, and then the fence would find nothing.
     pub fence: usize,
-}
-
-/// A pass and the tensors it binds.
-pub(super) struct Work<'a> {
-    /// The op with its shapes, place and layer, for errors and for labels of bind groups.
-    pub label: String,
-    /// Op and kernel, for labels of pipelines.
-    pub name: String,
-    /// The number of its step, in the order of the plan without aliases.
-    pub kernel: usize,
-    pub phase: Phase,
-    pub pass: &'a Pass,
-    pub places: Vec<Place<'a>>,
 }
 
 /// A buffer of the plan's own, and how many elements of it are before its fence.
@@ -120,45 +106,6 @@ impl Buffers {
             Loc::Order => Some(whole(data?.order())),
         }
     }
-
-    /// Every pass of these steps, in order.
-    pub fn work<'a>(&'a self, steps: &'a [Step], store: &'a Store, data: Option<&'a Resident>) -> Result<Vec<Work<'a>>> {
-        let mut all = Vec::new();
-        for (number, step) in steps.iter().filter(|s| !s.is_alias()).enumerate() {
-            let Some(kernel) = &step.kernel else {
-                return Err(Error::argument(
-                    &step.label,
-                    "this step has no kernel: it was planned for the CPU, or OpDef::kernels gives none for such a GPU",
-                ));
-            };
-            let name = format!("{} {}", step.name(), kernel.name);
-            for pass in &kernel.passes {
-                let find = |which| step.tensor(which).and_then(|(loc, elements)| self.place(store, data, loc, elements));
-                all.push(bind(step, &name, number, pass, find)?);
-            }
-        }
-        Ok(all)
-    }
-}
-
-fn bind<'a>(step: &Step, name: &str, kernel: usize, pass: &'a Pass, find: impl Fn(Which) -> Option<Place<'a>>) -> Result<Work<'a>> {
-    let label = &step.title();
-    let mut places = Vec::with_capacity(pass.binds.len());
-    for bind in &pass.binds {
-        let why =
-            || format!("kernel {} of {name} binds {:?} as `{}`, and there is no such tensor", pass.source.name, bind.which, bind.name);
-        places.push(find(bind.which).ok_or_else(|| Error::argument(label, why()))?);
-    }
-    for (written, place) in pass.binds.iter().zip(&places).filter(|(b, _)| b.write) {
-        if let Some((read, _)) = pass.binds.iter().zip(&places).find(|(b, p)| !b.write && p.buffer == place.buffer) {
-            let why = format!(
-                "kernel {} of {name} reads `{}` and writes `{}`, which are in one buffer",
-                pass.source.name, read.name, written.name
-            );
-            return Err(Error::argument(label, why));
-        }
-    }
-    Ok(Work { label: label.to_string(), name: name.to_string(), kernel, phase: step.phase, pass, places })
 }
 
 /// The bytes of a tensor.

@@ -5,64 +5,25 @@
 
 use crate::{
     choice::{
-        BUDGET, Choice, Choices, Report,
+        Choice, Choices, Report,
         cache::{self, Key},
     },
     error::{Error, Result},
-    gpu::shader::Pipelines,
+    gpu::{options::GpuOptions, shader::Pipelines},
     kernel::Caps,
     profile::Peaks,
+    threads::lock,
 };
 use futures_intrusive::channel::shared::oneshot_channel;
 use std::{
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
-
-/// Which adapter to open, and how.
-#[derive(Clone, Debug)]
-pub struct GpuOptions {
-    /// Part of the adapter's name, in any case. A software adapter can be named like any other.
-    pub name: Option<String>,
-    /// Whether a software adapter will do where none is named.
-    pub software: bool,
-    /// Smaller limits than the adapter's own, for tests.
-    pub limits: Option<wgpu::Limits>,
-    /// Whether to use optional features (subgroups, timestamps) where the adapter has them.
-    pub features: bool,
-    /// Whether shaders check their bounds.
-    pub checked: bool,
-    /// How kernels are chosen.
-    pub choice: Choice,
-    /// With [`Choice::Measured`], how long a plan may take to measure the candidates that it needs. With a budget of zero nothing is
-    /// measured. With any other at least one candidate is, and the next run of the program measures the rest.
-    pub budget: Duration,
-    /// With [`Choice::Measured`], the folder where the measurements are kept, instead of the one that [`Choice`] names.
-    pub cache: Option<PathBuf>,
-}
-
-impl Default for GpuOptions {
-    /// The best hardware there is, all of it.
-    fn default() -> GpuOptions {
-        GpuOptions {
-            name: None,
-            software: false,
-            limits: None,
-            features: true,
-            checked: false,
-            choice: Choice::Measured,
-            budget: BUDGET,
-            cache: None,
-        }
-    }
-}
 
 /// An adapter of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,15 +184,10 @@ pub struct Gpu {
 /// The largest read-back buffer that is kept for the next one: what a step's losses and metrics need, and more.
 const KEPT_STAGING: u64 = 16 << 20;
 
-/// A lock whose data stays sound even if a thread panicked while holding it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Gpu {
     async fn new(adapter: &wgpu::Adapter, summary: AdapterSummary, options: &GpuOptions) -> Result<Arc<Gpu>> {
         let (info, own) = (adapter.get_info(), adapter.limits());
-        let limits = options.limits.as_ref().map_or(own.clone(), |l| l.clone().or_worse_values_from(&own));
+        let limits = options.limits.map_or(own.clone(), |limits| limits.of_wgpu().or_worse_values_from(&own));
         let folder = (options.choice == Choice::Measured).then(|| cache::folder(options.cache.clone())).flatten();
         let mut optional = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         optional.set(wgpu::Features::PIPELINE_CACHE, folder.is_some());

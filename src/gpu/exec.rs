@@ -4,11 +4,11 @@
 use crate::{
     error::{Error, Result},
     gpu::{
-        bind::{Buffers, Own, Place, Work, words_of},
+        bind::{Buffers, Own, Place, words_of},
         collect::Collected,
         device::Gpu,
-        dispatch::{Reach, params, part},
         feed::{FlipShift, Resident},
+        lower::{Dispatch, lower},
         pace::{MOST, Pace},
         profile::{Clocks, record},
         ring::Ring,
@@ -17,9 +17,8 @@ use crate::{
     },
     graph::InputDef,
     host::Host,
-    kernel::Pass,
     optim::{Hyper, NORMS},
-    plan::{Flat, Loc, Phase, Plan, ROWS, Step},
+    plan::{Flat, Loc, Plan, ROWS, Step},
     rng::words,
     shape::{DType, Shape},
 };
@@ -122,42 +121,6 @@ struct Counting {
     bytes_read: AtomicU64,
 }
 
-pub(super) struct Dispatch {
-    pipeline: wgpu::ComputePipeline,
-    group: wgpu::BindGroup,
-    /// Whether it reads the row of the step.
-    step: bool,
-    size: [u32; 3],
-    phase: Phase,
-    /// The number of its step, in the order of the plan without aliases; those that fetch a batch come behind.
-    pub kernel: usize,
-}
-
-impl Dispatch {
-    /// Its commands, with the row of the step at that offset of the table.
-    pub fn encode(&self, pass: &mut wgpu::ComputePass, rows: &wgpu::BindGroup, at: u32) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
-        if self.step {
-            pass.set_bind_group(1, rows, &[at]);
-        }
-        let [x, y, z] = self.size;
-        pass.dispatch_workgroups(x, y, z);
-    }
-}
-
-/// A [`Dispatch`] without its bind group.
-struct Job {
-    work: usize,
-    pipeline: wgpu::ComputePipeline,
-    bindings: wgpu::BindGroupLayout,
-    /// Offset and bytes of its `struct Params`.
-    params: (u64, u64),
-    /// First element and count of what each binding sees.
-    parts: Vec<(usize, usize)>,
-    size: [u32; 3],
-}
-
 /// What fetches a step's batch.
 struct Feed {
     resident: Arc<Resident>,
@@ -213,11 +176,9 @@ impl Exec {
             store.hold_micro().await?;
         }
         let buffers = Buffers::new(gpu, plan, &options).await?;
-        let works = buffers.work(&plan.steps, store, None)?;
-        let (dispatches, uniform_bytes) = Exec::lower(gpu, &works).await?;
-        drop(works);
+        let (dispatches, uniform_bytes) = lower(gpu, &plan.steps, |loc, elements| buffers.place(store, None, loc, elements)).await?;
 
-        let row_stride = STEP_BYTES.next_multiple_of(gpu.limits().min_uniform_buffer_offset_alignment as u64);
+        let row_stride = gpu.row_stride();
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let rows = gpu.buffers(&[(format!("{ROWS} steps"), ROWS as u64 * row_stride)], usage).await?.remove(0);
         let made = gpu.scoped("bind groups", |device| {
@@ -262,69 +223,6 @@ impl Exec {
         })
     }
 
-    /// Passes as dispatches: their pipelines, their bind groups, and one buffer with the `struct Params` of them all,
-    /// whose bytes come back as well.
-    pub(super) async fn lower(gpu: &Gpu, works: &[Work<'_>]) -> Result<(Vec<Dispatch>, u64)> {
-        let limits = gpu.limits();
-        let align = limits.min_uniform_buffer_offset_alignment as u64;
-        let reach = Reach { binding: gpu.caps().max_binding_bytes, groups: limits.max_compute_workgroups_per_dimension };
-        let (mut jobs, mut uniforms) = (Vec::new(), Vec::<u32>::new());
-        let passes: Vec<(&str, &Pass)> = works.iter().map(|work| (work.name.as_str(), work.pass)).collect();
-        let pipelines = gpu.pipelines(&passes).await;
-        for ((i, work), pipeline) in works.iter().enumerate().zip(pipelines) {
-            let pipeline = pipeline.map_err(|error| match error {
-                // Pipelines are of no line.
-                Error::Limit { what, need, limit, advice } => Error::Limit { what: format!("{}: {what}", work.label), need, limit, advice },
-                other => other,
-            })?;
-            let elements: Vec<usize> = work.places.iter().map(|place| place.elements).collect();
-            let windows = reach.windows(&work.label, work.pass, &elements)?;
-            for &window in &windows {
-                let parts = work.pass.binds.iter().zip(&work.places).map(|(bind, place)| {
-                    let (first, count) = part(bind.span, windows.len() > 1, window, place.elements);
-                    let fenced = count + if first + count == place.elements { place.fence } else { 0 };
-                    (first, if fenced as u64 * 4 <= reach.binding { fenced } else { count })
-                });
-                let words = params(work.pass, window);
-                let at = (uniforms.len() as u64 * 4).next_multiple_of(align);
-                uniforms.resize(at as usize / 4, 0);
-                uniforms.extend(&words);
-                jobs.push(Job {
-                    work: i,
-                    pipeline: pipeline.pipeline.clone(),
-                    bindings: pipeline.bindings.clone(),
-                    params: (at, words.len() as u64 * 4),
-                    parts: parts.collect(),
-                    size: reach.fold(work.pass, window),
-                });
-            }
-        }
-
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let uniform_bytes = (uniforms.len() as u64 * 4).max(16);
-        let uniform = gpu.buffers(&[(format!("params of {} dispatches", jobs.len()), uniform_bytes)], usage).await?.remove(0);
-        gpu.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(&uniforms));
-
-        let made = gpu.scoped("bind groups", |device| {
-            let bytes = wgpu::BufferSize::new;
-            let binding = |buffer, offset, size| wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: bytes(size) });
-            let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
-            let dispatches = jobs.into_iter().map(|job| {
-                let work = &works[job.work];
-                let mut entries = vec![entry(0, binding(&uniform, job.params.0, job.params.1))];
-                for (i, (place, &(first, count))) in work.places.iter().zip(&job.parts).enumerate() {
-                    let (offset, size) = (place.offset + first as u64 * 4, count as u64 * 4);
-                    entries.push(entry(i as u32 + 1, binding(place.buffer, offset, size)));
-                }
-                let label = Some(work.label.as_str());
-                let group = device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout: &job.bindings, entries: &entries });
-                Dispatch { pipeline: job.pipeline, group, step: work.pass.step, size: job.size, phase: work.phase, kernel: work.kernel }
-            });
-            dispatches.collect()
-        });
-        Ok((made.await?, uniform_bytes))
-    }
-
     /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
         let want = nth(&self.inputs, "input", input)?.shape;
@@ -349,9 +247,8 @@ impl Exec {
         }
         self.feed = None;
         let steps = resident.steps(&self.inputs, augment, self.gpu.caps())?;
-        let works = self.buffers.work(&steps, &self.store, Some(resident))?;
-        let (mut dispatches, bytes) = Exec::lower(&self.gpu, &works).await?;
-        drop(works);
+        let find = |loc, elements| self.buffers.place(&self.store, Some(resident), loc, elements);
+        let (mut dispatches, bytes) = lower(&self.gpu, &steps, find).await?;
         dispatches.iter_mut().for_each(|dispatch| dispatch.kernel += self.steps);
         self.counting.bytes_uploaded.fetch_add(bytes, Relaxed);
         self.done.allocations += 1;

@@ -2,11 +2,12 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::device::{Gpu, lock},
+    gpu::device::Gpu,
     graph::InputDef,
     kernel::{Bind, Caps, Kernel, Pass, Word, source},
     plan::{self, Loc, Phase, Step},
     shape::{DType, Shape},
+    threads::lock,
 };
 use std::sync::{
     Arc, Mutex,
@@ -199,6 +200,7 @@ impl Resident {
                 output: (Loc::Input(i), shape),
                 scratch: Vec::new(),
                 kernel: Some(Kernel::one("feed", stored.pass(k, shape, self.len, augment.as_ref(), caps))),
+                unchecked: true,
             }));
         }
         Ok(steps)
@@ -217,7 +219,7 @@ impl Stored {
 /// A pass of `shaders/feed.wgsl` that fills an input `[batch, …]` from a piece of a data set: whether that is of bytes, how many
 /// numbers an invocation does, and the piece's `start`, `rows` and `len` (of the whole set).
 pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&FlipShift>, caps: &Caps) -> Pass {
-    let wg = 1 << caps.max_invocations.clamp(1, 256).ilog2();
+    let wg = caps.workgroup(256);
     let mut params: Vec<(String, Word)> = piece.iter().map(|&(name, n)| (name.to_string(), n.into())).collect();
     params.push(("width".into(), input.sample().elements().into()));
     if let Some(augment) = augment {
@@ -228,13 +230,13 @@ pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape
     Pass {
         source: source!("feed"),
         entry: if augment.is_some() { "augmented" } else { "forward" },
-        consts: vec![("WG", Word::U(wg)), ("EACH", each.into()), ("BYTES", Word::U(bytes.into()))],
+        consts: vec![("WG", wg.into()), ("EACH", each.into()), ("BYTES", Word::U(bytes.into()))],
         params,
         // Floats are copied as the words they are.
         binds: vec![Bind::input("data", 0, DType::U32), Bind::input("order", 1, DType::U32), Bind::output("y", DType::U32).per_unit(each)],
         code: String::new(),
         units: input.elements() / each,
-        per_group: wg as usize,
+        per_group: wg,
         step: true,
     }
 }
@@ -244,7 +246,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{self, Augment, Dataset, Features, Target},
-        gpu::{Choice, Exec, ExecOptions, GpuOptions, StepRow, Store, open},
+        gpu::{Choice, Exec, ExecOptions, GpuOptions, Limits, StepRow, Store, open},
         graph::InputDef,
         host::{Data, Host},
         params::Layout,
@@ -322,8 +324,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_the_hosts_to_the_bit() {
-        let small =
-            wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, max_compute_workgroups_per_dimension: 4, ..wgpu::Limits::default() };
+        let small = Limits { max_binding_bytes: 64 << 10, max_workgroups: 4, ..Limits::default() };
         for options in [
             GpuOptions::default(),
             GpuOptions { checked: true, ..Default::default() },

@@ -3,7 +3,8 @@
 //! `device.rs` finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
 //! pipeline, `store.rs` holds the weights, their gradients and the optimizer's states, and `exec.rs` holds everything
 //! else of a plan and replays it, as far ahead as `pace.rs` says. `feed.rs` is a data set on the device; `ring.rs` and `collect.rs` are
-//! what steps leave there, to be read later. `needs.rs` says what all of it would take, `profile.rs` measures a step, and `time.rs`
+//! what steps leave there, to be read later. `lower.rs` makes dispatches of steps, and says what they
+//! would take, `profile.rs` measures a step, and `time.rs`
 //! a plan.
 
 mod bind;
@@ -12,7 +13,8 @@ mod device;
 mod dispatch;
 mod exec;
 mod feed;
-mod needs;
+mod lower;
+mod options;
 mod pace;
 mod profile;
 mod prune;
@@ -25,10 +27,11 @@ mod time;
 
 pub use crate::choice::{Candidate, Choice, Choices, Chosen, Origin, Report, Verdict};
 pub use collect::Collected;
-pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, open, open_all};
+pub use device::{AdapterSummary, Gpu, adapters, open, open_all};
 pub use exec::{Counters, Exec, ExecOptions, StepRow};
 pub use feed::{Column, FlipShift, Resident, feed_pass};
-pub(crate) use needs::needs;
+pub(crate) use lower::needs;
+pub use options::{GpuOptions, Limits};
 pub use pace::MOST as MOST_STEPS;
 pub use ring::{Kept, Ring};
 pub use store::Store;

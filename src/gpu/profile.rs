@@ -4,7 +4,8 @@ use crate::{
     error::Result,
     gpu::{
         device::Gpu,
-        exec::{Dispatch, Exec, StepRow},
+        exec::{Exec, StepRow},
+        lower::Dispatch,
     },
     optim::Hyper,
     profile::{Clock, StepTimes},

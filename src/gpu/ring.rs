@@ -2,11 +2,9 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::{
-        device::{Gpu, lock},
-        store::Store,
-    },
+    gpu::{device::Gpu, store::Store},
     optim::{GUARD, NORMS},
+    threads::lock,
 };
 use futures_intrusive::sync::ManualResetEvent;
 use std::sync::{

@@ -5,12 +5,10 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::{
-        device::{Gpu, lock},
-        prune::reachable,
-    },
+    gpu::{device::Gpu, prune::reachable},
     kernel::{Bind, Pass, Source, Word, source},
     shape::DType,
+    threads::lock,
 };
 use rayon::prelude::*;
 use std::{
@@ -128,6 +126,15 @@ fn include(file: &str, text: &str, included: &mut Vec<&'static str>, out: &mut S
     Ok(())
 }
 
+/// A pass to compile.
+pub(crate) struct Shader<'a> {
+    /// Op and kernel.
+    pub label: &'a str,
+    pub pass: &'a Pass,
+    /// Whether its WGSL is trusted to stay inside its bindings.
+    pub unchecked: bool,
+}
+
 /// A compiled pass and the layout of its bindings.
 #[derive(Clone)]
 pub(crate) struct Pipeline {
@@ -135,17 +142,17 @@ pub(crate) struct Pipeline {
     pub bindings: wgpu::BindGroupLayout,
 }
 
-/// The pipelines of a device, by WGSL and entry point.
+/// The pipelines of a device.
 pub(super) struct Pipelines {
     /// The layout of group 1: a row of the table of steps, at a dynamic offset.
     pub step: wgpu::BindGroupLayout,
-    known: Mutex<HashMap<Key, Pipeline>>,
+    pub known: Mutex<HashMap<Key, Pipeline>>,
     /// The driver's own cache, where it lets us keep that.
     cache: Option<wgpu::PipelineCache>,
 }
 
-/// WGSL and entry point.
-type Key = (Arc<str>, &'static str);
+/// WGSL, entry point, and whether it is [unchecked](Shader::unchecked).
+type Key = (Arc<str>, &'static str, bool);
 
 impl Pipelines {
     pub fn new(device: &wgpu::Device, cache: Option<wgpu::PipelineCache>) -> Pipelines {
@@ -166,26 +173,26 @@ fn entry(binding: u32, ty: wgpu::BufferBindingType, dynamic: bool, size: Option<
 }
 
 impl Gpu {
-    /// The pipeline of each pass, compiled unless this device already has it: those that differ on several threads. The label of
-    /// a pass says op and kernel.
+    /// The pipeline of each pass, compiled unless this device already has it: those that differ on several threads.
     ///
     /// # Errors
     /// Of each, [`Error::Device`] with the compiler's message where the WGSL is wrong or the driver refuses it.
-    pub(crate) async fn pipelines(&self, passes: &[(&str, &Pass)]) -> Vec<Result<Pipeline>> {
-        let texts: Vec<Result<Arc<str>>> = passes.iter().map(|(label, pass)| self.wgsl(label, pass)).collect();
+    pub(crate) async fn pipelines(&self, shaders: &[Shader<'_>]) -> Vec<Result<Pipeline>> {
+        let key = |shader: &Shader| Ok((assemble(shader.pass)?.into(), shader.pass.entry, shader.unchecked));
+        let keys: Vec<Result<Key>> = shaders.iter().map(key).collect();
         let mut wanted: Vec<(usize, Key)> = Vec::new();
-        for (i, text) in texts.iter().enumerate() {
-            let Ok(text) = text else { continue };
-            let key = (text.clone(), passes[i].1.entry);
-            if !lock(&self.pipelines.known).contains_key(&key) && wanted.iter().all(|(_, known)| *known != key) {
-                wanted.push((i, key));
+        for (i, key) in keys.iter().enumerate() {
+            let Ok(key) = key else { continue };
+            if !lock(&self.pipelines.known).contains_key(key) && wanted.iter().all(|(_, known)| known != key) {
+                wanted.push((i, key.clone()));
             }
         }
         let compile = |(i, key): (usize, Key)| {
-            let (label, pass) = (format!("{} {}", passes[i].0, key.1), passes[i].1);
+            let Shader { label, pass, unchecked } = shaders[i];
+            let label = format!("{label} {}", pass.entry);
             // Now and on this thread, as are its error scopes.
             let (what, text) = (label.clone(), key.0.clone());
-            let compile = || self.scoped(&label, move |device| self.compile(device, &what, &text, pass));
+            let compile = || self.scoped(&label, move |device| self.compile(device, &what, &text, pass, unchecked));
             // naga 30 panics on some shaders that it does not understand.
             let made = catch_unwind(AssertUnwindSafe(compile));
             (key, made.map_err(|_| self.error(format!("{label}: the shader compiler panicked"))))
@@ -203,24 +210,14 @@ impl Gpu {
             }
         }
         let known = lock(&self.pipelines.known);
-        let result = |(text, (_, pass)): (Result<Arc<str>>, &(&str, &Pass))| {
-            let key = (text?, pass.entry);
+        let result = |key: Result<Key>| {
+            let key = key?;
             match failed.get(&key) {
                 Some(error) => Err(error.clone()),
                 None => Ok(known[&key].clone()),
             }
         };
-        texts.into_iter().zip(passes).map(result).collect()
-    }
-
-    /// The WGSL of a pass, if this device can bind as much as it does.
-    fn wgsl(&self, label: &str, pass: &Pass) -> Result<Arc<str>> {
-        let limit = self.caps().max_bindings;
-        if pass.binds.len() > limit {
-            let (what, need) = (format!("{label} (storage buffers bound at once)"), pass.binds.len() as u64);
-            return Err(Error::Limit { what, need, limit: limit as u64, advice: "use fewer inputs, or a kernel of several passes".into() });
-        }
-        Ok(assemble(pass)?.into())
+        keys.into_iter().map(result).collect()
     }
 
     /// Pipelines compiled so far.
@@ -232,15 +229,18 @@ impl Gpu {
         self.pipelines.cache.as_ref().and_then(|cache| cache.get_data())
     }
 
-    fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass) -> Pipeline {
-        let checks = match self.options().checked {
-            true => wgpu::ShaderRuntimeChecks::checked(),
-            false => wgpu::ShaderRuntimeChecks::unchecked(),
-        };
+    /// The checks that WGSL is compiled with.
+    pub(super) fn checks(&self, unchecked: bool) -> wgpu::ShaderRuntimeChecks {
+        match unchecked && !self.options().checked {
+            true => wgpu::ShaderRuntimeChecks::unchecked(),
+            false => wgpu::ShaderRuntimeChecks::checked(),
+        }
+    }
+    fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass, unchecked: bool) -> Pipeline {
         let source = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        // SAFETY: a kernel stays inside its bindings, divides by no zero and ends its loops; that is part of the
-        // contract of an op (`shaders/README.md`), and what the tests with checks, fences and sentinels are for.
-        let module = unsafe { device.create_shader_module_trusted(source, checks) };
+        // SAFETY: without checks there are kernels of this crate alone, and those whose authors promise by `Checks::off` that they stay
+        // inside their bindings, divide by no zero and end their loops. Of this crate's, tests with checks, fences and sentinels prove it.
+        let module = unsafe { device.create_shader_module_trusted(source, self.checks(unchecked)) };
 
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, false, None)];
         entries.extend(pass.binds.iter().enumerate().map(|(i, bind)| {
@@ -259,8 +259,8 @@ impl Gpu {
             layout: Some(&layout),
             module: &module,
             entry_point: Some(pass.entry),
-            // Kernels write their workgroup memory before they read it.
-            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
+            // Trusted kernels write their workgroup memory before they read it.
+            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: !unchecked, ..Default::default() },
             cache: self.pipelines.cache.as_ref(),
         });
         Pipeline { pipeline, bindings }

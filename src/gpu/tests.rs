@@ -53,8 +53,8 @@ fn open_with(options: GpuOptions) -> Option<Arc<Gpu>> {
     }
 }
 
-fn with_limits(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
-    let mut limits = wgpu::Limits::default();
+fn with_limits(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
+    let mut limits = Limits::default();
     change(&mut limits);
     open_with(GpuOptions { limits: Some(limits), ..GpuOptions::default() })
 }
@@ -127,7 +127,7 @@ fn step(inputs: &[(Loc, Shape)], output: (Loc, Shape), kernel: Kernel) -> Step {
     let scratch = (0..kernel.scratch.len()).collect();
     let label = format!("probe {} → {}", inputs[0].1, output.1);
     let (phase, work) = (Phase::Compute, Work::Op(Arc::new(Probe)));
-    Step { phase, label, layer: String::new(), work, inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel) }
+    Step { phase, label, layer: String::new(), work, inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel), unchecked: true }
 }
 
 /// A plan of one step from inputs of these shapes to slot 0.
@@ -182,7 +182,7 @@ fn double(n: usize) -> Plan {
 #[test]
 fn folds_more_groups_than_a_dimension_holds() {
     let n = 65_600 * WG + 7; // 65,601 groups: more than any dimension takes, whatever the device.
-    let Some(gpu) = with_limits(|l| l.max_compute_workgroups_per_dimension = 64) else { return };
+    let Some(gpu) = with_limits(|l| l.max_workgroups = 64) else { return };
     let x = ramp([n]);
     let (y, dispatches) = run(&gpu, &double(n), std::slice::from_ref(&x));
     assert_eq!(dispatches, 1);
@@ -209,12 +209,12 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     let want: Vec<f32> = x.f().chunks(3).zip(b.f()).map(|(x, b)| 0.5 * (x[0] + x[1] + x[2]) + b).collect();
 
     // 20,480 bytes bind 1,706 units of x, hence 1,664 (26 · 64): four windows.
-    let Some(gpu) = with_limits(|l| l.max_storage_buffer_binding_size = 20_480) else { return };
+    let Some(gpu) = with_limits(|l| l.max_binding_bytes = 20_480) else { return };
     let (y, dispatches) = run(&gpu, &plan, &[x.clone(), b.clone()]);
     assert_eq!((y.f(), dispatches), (&want[..], 4));
 
     // 3³ groups of 64 do 1,728 units: three windows.
-    let Some(gpu) = with_limits(|l| l.max_compute_workgroups_per_dimension = 3) else { return };
+    let Some(gpu) = with_limits(|l| l.max_workgroups = 3) else { return };
     let (y, dispatches) = run(&gpu, &plan, &[x, b]);
     assert_eq!((y.f(), dispatches), (&want[..], 3));
 }
@@ -222,10 +222,10 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
 #[test]
 fn limits_are_typed_errors() {
     let Some(gpu) = with_limits(|l| {
-        l.max_storage_buffer_binding_size = 4096;
-        l.max_buffer_size = 65_536;
-        l.max_compute_workgroups_per_dimension = 2;
-        l.max_storage_buffers_per_shader_stage = 2;
+        l.max_binding_bytes = 4096;
+        l.max_buffer_bytes = 65_536;
+        l.max_workgroups = 2;
+        l.max_bindings = 2;
     }) else {
         return;
     };
@@ -463,6 +463,47 @@ fn checked_shaders_drop_what_is_out_of_bounds() {
     assert_eq!(gpu.pipeline_count(), 1);
     run(&gpu, &double(77), &[ramp([77])]);
     assert_eq!(gpu.pipeline_count(), 1, "shapes are in the uniform, so another size compiles nothing");
+}
+
+/// WGSL from outside of this crate has results where it has none without checks, and its pipelines are not those of trusted WGSL.
+#[test]
+fn what_is_not_trusted_is_checked() {
+    let Some(gpu) = open_with(GpuOptions::default()) else { return };
+    let text = "var<workgroup> shared_words: array<u32, 64>;
+@compute @workgroup_size(WG)
+fn forward(@builtin(local_invocation_index) lane: u32) {
+    var a = array<u32, 4>(1u, 2u, 3u, 4u);
+    if lane == 0u {
+        y[0] = x[0] / x[1];
+        y[1] = a[x[0]];
+        y[2] = shared_words[x[2]];
+        y[100000u + x[0]] = 9u;
+    }
+    // An index that is known when it is compiled would be an error; this one leaves the array, and nothing else.
+    a[x[0] + lane] = 5u;
+    shared_words[x[0] * 100u + lane] = a[lane & 3u];
+}
+";
+    let (x, y) = (Shape::from([3]).u32(), Shape::from([4]).u32());
+    let mut plan = one(&[x], y, pass(text, 1, vec![Bind::input("x", 0, DType::U32), Bind::output("y", DType::U32)]));
+    plan.steps[0].unchecked = false;
+    let got = run(&gpu, &plan, &[Host::labels([3], vec![700, 0, 17])]).0;
+    // WGSL says that x / 0 is x, and here indices are moved into their arrays.
+    assert_eq!(got.u()[..3], [700, 4, 0]);
+
+    let double = double(100);
+    let mut outside = double.clone();
+    outside.steps[0].unchecked = false;
+    let unchecked = || gpu.pipelines.known.lock().unwrap().keys().filter(|key| key.2).count();
+    let before = gpu.pipeline_count();
+    for (plan, count, of_these) in [(&outside, 1, 0), (&double, 2, 1), (&outside, 2, 1), (&double, 2, 1)] {
+        assert_eq!(run(&gpu, plan, &[ramp([100])]).0.f()[99], 198.5);
+        assert_eq!((gpu.pipeline_count() - before, unchecked()), (count, of_these));
+    }
+    assert_eq!([true, false].map(|trusted| gpu.checks(trusted).bounds_checks), [false, true]);
+    assert!(gpu.checks(false).force_loop_bounding && gpu.checks(false).int_div_checks);
+    let Some(careful) = open_with(GpuOptions { checked: true, ..GpuOptions::default() }) else { return };
+    assert!(careful.checks(true).bounds_checks);
 }
 
 #[test]

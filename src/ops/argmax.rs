@@ -7,7 +7,10 @@ use super::{
     lines::{Can, Lines},
     *,
 };
-use crate::kernel::{Bind, source};
+use crate::{
+    kernel::{Bind, source},
+    threads::TASK,
+};
 use rayon::prelude::*;
 use std::panic::Location;
 
@@ -94,9 +97,6 @@ impl OpDef for Argmax {
         cases
     }
 }
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 14;
 
 /// 1 where the label is the argmax of its row, and the row has no NaN, else 0: scores `[.., k]`, labels `[..]` → `[..]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,7 +74,7 @@ impl OpDef for Concat {
         x.iter().map(part).collect()
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let [_, n, inner] = y.around(self.axis);
         let mut start = 0;
         let pass = |(i, x): (usize, &Shape)| {

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     graph::Below,
     kernel::{Bind, Pass, source},
+    threads::HEAVY_TASK,
 };
 use rayon::prelude::*;
 
@@ -37,14 +38,9 @@ fn gather<T: Real>(y: &mut [T], table: &[T], index: u32) {
     }
 }
 
-/// Invocations of a workgroup: a power of two.
-fn workgroup(caps: &Caps) -> usize {
-    1 << caps.max_invocations.clamp(1, 256).ilog2()
-}
-
 /// A pass whose unit is one invocation's.
 fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
-    let wg = workgroup(caps);
+    let wg = caps.workgroup(256);
     Pass {
         source: source!("gather_rows"),
         entry,
@@ -57,9 +53,6 @@ fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: 
         step: false,
     }
 }
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 13;
 
 /// Columns that a lane of the gradient's second pass does at least, where that leaves neighbours enough to read together.
 const PER_LANE: usize = 8;
@@ -84,7 +77,7 @@ impl OpDef for GatherRows {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let cols = x[0].f.len() / x[0].shape.dims()[0];
-        let lines = y.f.par_chunks_mut(cols).zip(x[1].u).with_min_len((TASK / cols).max(1));
+        let lines = y.f.par_chunks_mut(cols).zip(x[1].u).with_min_len((HEAVY_TASK / cols).max(1));
         lines.for_each(|(y, &i)| gather(y, x[0].f, i));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
@@ -167,7 +160,7 @@ impl OpDef for ScatterRows {
         vec![Some(dy.gather_rows(x[1])), None]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let (m, cols, wg) = (x[1].elements(), y.elements() / self.rows, workgroup(caps));
+        let (m, cols, wg) = (x[1].elements(), y.elements() / self.rows, caps.workgroup(256));
         let params = [("rows", self.rows), ("cols", cols), ("m", m)];
         let index = Bind::input("index", 1, DType::U32);
         let order = Bind { dtype: DType::U32, ..Bind::scratch("order", 0) };

@@ -92,7 +92,7 @@ impl Lines {
     }
 
     fn portable([outer, n, inner]: [usize; 3], can: Can, caps: &Caps) -> Lines {
-        let workgroup = 1 << caps.max_invocations.clamp(1, 256).ilog2();
+        let workgroup = caps.workgroup(256);
         let side_by_side = |most: usize| inner.next_power_of_two().min(most).min(workgroup);
         let lanes_of = |columns: usize| if n <= SHORT { 1 } else { n.div_ceil(PER_LANE).next_power_of_two().min(workgroup / columns) };
         let lanes = lanes_of(side_by_side(32));

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     kernel::{Bind, Which, source},
     scratch,
+    threads::TASK,
 };
 use rayon::prelude::*;
 
@@ -25,9 +26,6 @@ fn line(x: &[f32], inner: usize) -> f32 {
     let (m, _, log_s) = ends(x, inner);
     if m.is_infinite() { m } else { m + log_s }
 }
-
-/// Elements of a line that are one parallel task on the CPU device.
-const TASK: usize = 1 << 14;
 
 impl OpDef for LogSumExp {
     const NAME: &'static str = "logsumexp";

@@ -3,11 +3,15 @@
 use crate::{
     graph::Tensor,
     host::{Host, Real, View, ViewMut},
-    kernel::{Caps, Kernel},
+    kernel::{Caps, Checks, Kernel},
     rng::Key,
     shape::{DType, Shape},
 };
-use std::{any::Any, fmt, sync::Arc};
+use std::{
+    any::{Any, TypeId},
+    fmt,
+    sync::Arc,
+};
 
 pub use case::{Case, Fill, fill};
 
@@ -22,6 +26,8 @@ pub use case::{Case, Fill, fill};
 pub trait OpDef: fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     /// The op's one name: of its file, its shader and its entry in errors.
     const NAME: &'static str;
+    /// Whether the WGSL of the kernels is compiled with checks: see [`Checks`].
+    const CHECKS: Checks<Self> = Checks::ON;
     /// The output's shape and element type, or a sentence saying why these inputs do not fit.
     fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
     /// The definition: plain, sequential, checkable by eye. Writes every element of `y`.
@@ -92,9 +98,15 @@ pub trait OpDef: fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     }
 }
 
+/// Nothing but an `OpDef` can be an [`Op`], so that no object can say of itself that it needs no checks.
+mod sealed {
+    pub trait Op {}
+    impl<O: super::OpDef> Op for O {}
+}
+
 /// [`OpDef`] as an object. Implemented for every `OpDef`; never by hand.
 #[allow(missing_docs)]
-pub trait Op: Any + fmt::Debug + Send + Sync {
+pub trait Op: Any + fmt::Debug + Send + Sync + sealed::Op {
     fn name(&self) -> &'static str;
     fn same(&self, other: &dyn Op) -> bool;
     fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
@@ -113,6 +125,8 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>>;
     fn plain(&self, x: &[Shape]) -> Option<Arc<dyn Op>>;
     fn fills(&self, x: &[Shape]) -> Vec<Fill>;
+    /// Whether its WGSL is compiled without checks: where it is an op of this crate, or its author has promised.
+    fn is_unchecked(&self) -> bool;
 }
 
 impl<O: OpDef> Op for O {
@@ -171,6 +185,9 @@ impl<O: OpDef> Op for O {
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         OpDef::fills(self, x)
     }
+    fn is_unchecked(&self) -> bool {
+        !O::CHECKS.are_on() || is_own(TypeId::of::<O>())
+    }
 }
 
 mod case;
@@ -216,6 +233,13 @@ macro_rules! ops {
                 $($((<$module::$more as OpDef>::NAME, <$module::$more as OpDef>::cases()),)*)?
             )*]
         }
+        #[cfg(test)]
+        const NAMES: &[&str] = &[$(stringify!($op), $($(stringify!($more),)*)?)*];
+        /// Whether this is the type of an op of this crate. Tests with checks, fences and sentinels prove that their kernels stay inside
+        /// their tensors.
+        fn is_own(op: TypeId) -> bool {
+            [$(TypeId::of::<$module::$op>(), $($(TypeId::of::<$module::$more>(),)*)?)*].contains(&op)
+        }
     };
 }
 
@@ -248,4 +272,35 @@ ops! {
     softmax::Softmax,
     softmax_grad::SoftmaxGrad,
     standardise::Standardise,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    /// The types that implement [`OpDef`] in the files of a folder.
+    fn implemented(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                implemented(&path, found);
+            } else {
+                let text = fs::read_to_string(&path).unwrap();
+                let lines = text.lines().filter_map(|line| line.strip_prefix("impl OpDef for "));
+                found.extend(lines.map(|rest| rest.trim_end_matches(" {").to_string()));
+            }
+        }
+    }
+
+    /// An op that the list lacks would be compiled with checks, and be slow without a word.
+    #[test]
+    fn every_op_is_in_the_list() {
+        let mut found = BTreeSet::new();
+        implemented(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops"), &mut found);
+        assert_eq!(found, NAMES.iter().map(|name| name.to_string()).collect());
+        for (name, cases) in all() {
+            assert!(cases.iter().all(|case| case.op.is_unchecked()), "{name}");
+        }
+    }
 }

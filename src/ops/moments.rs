@@ -13,6 +13,7 @@ use crate::{
     error::Place,
     kernel::{Bind, source},
     scratch,
+    threads::LIGHT_TASK,
 };
 use rayon::prelude::*;
 use std::panic::Location;
@@ -89,9 +90,9 @@ impl Over {
     ) {
         let [b, c, n, inner] = self.sizes(shape);
         // A block is some rows of a line number; a task is some blocks. Rows enough that partial sums are few.
-        let rows = (TASK / inner).clamp(16, n.max(16)).min(n);
+        let rows = (LIGHT_TASK / inner).clamp(16, n.max(16)).min(n);
         let blocks = n.div_ceil(rows);
-        let task = (TASK / (rows * inner)).max(1);
+        let task = (LIGHT_TASK / (rows * inner)).max(1);
         let (all, parts) = (c * inner, b * c * blocks * inner);
         scratch::with((all + parts) * K, |sums_of: &mut [f64]| {
             sums_of.fill(0.0);
@@ -131,9 +132,6 @@ impl Over {
         (lines, left.into_iter().filter(|([_, parts, _], _)| *parts > 1).collect())
     }
 }
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 15;
 
 /// The sums that `f` says over pairs of elements, in eight running values that need not wait for each other.
 pub(super) fn sums<const K: usize>(x: &[f32], a: &[f32], f: impl Fn(f32, f32) -> [f64; K]) -> [f64; K] {

@@ -9,7 +9,10 @@ use super::{
     reduce::larger,
     *,
 };
-use crate::kernel::{Bind, source};
+use crate::{
+    kernel::{Bind, source},
+    threads::TASK,
+};
 use rayon::prelude::*;
 
 /// What both ops share.
@@ -36,9 +39,6 @@ const LONG: usize = 1 << 15;
 /// The same where elements cannot be loaded by fours: a software adapter ends an invocation's loops after 65,535 rounds, and
 /// lib/spread goes through a line up to five times.
 const LONG_ODD: usize = 1 << 13;
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 14;
 
 /// Of one line: `y = (x − first − shift)·r`.
 struct Line {

@@ -17,7 +17,7 @@ pub fn kernel(
     y: Shape,
     caps: &Caps,
 ) -> Kernel {
-    let lanes = caps.max_invocations.min(256) as usize;
+    let lanes = caps.workgroup(256);
     let code = epilogue::code_in(epilogue, 2, rest, y, "p.first", Span::PerUnit(1));
     let mut params = vec![("parts".to_string(), count.into()), ("size".to_string(), size.into())];
     params.extend(code.params);

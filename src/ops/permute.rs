@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     kernel::{Bind, Pass, Word, source},
     shape::MAX_RANK,
+    threads::TASK,
 };
 use rayon::prelude::*;
 use std::panic::Location;
@@ -65,9 +66,6 @@ impl Permute {
     }
 }
 
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 14;
-
 /// Fills rows of the last axis: within one, the elements of `x` are equally far apart.
 fn rows<E: Copy + Send + Sync>(axes: &[Axis], x: &[E], y: &mut [E]) {
     let (last, outer) = axes.split_last().expect("axes() gives at least one");
@@ -123,7 +121,7 @@ impl OpDef for Permute {
         vec![Some(dy.permute(&inverse))]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let mut axes = Default::default();
         let axes = self.axes(x[0], &mut axes);
         let (rank, outer) = (axes.len(), axes[0]);

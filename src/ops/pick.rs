@@ -35,7 +35,7 @@ impl OpDef for Pick {
         vec![Some(is_class(x[1], x[0].shape().last()) * dy.unsqueeze(-1)), None]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let (k, wg) = (x[0].last(), caps.max_invocations.min(256) as usize);
+        let (k, wg) = (x[0].last(), caps.workgroup(256));
         let pass = Pass {
             source: source!("pick"),
             entry: "forward",

@@ -45,7 +45,7 @@ impl OpDef for Probe {
         vec![None]
     }
     fn kernels(&self, _: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let wg = 1usize << caps.max_invocations.clamp(1, 256).ilog2();
+        let wg = caps.workgroup(256);
         let (entry, x) = ("multiply_add", Bind::input("x", 0, DType::F32));
         let (entry, x, params, per_group) = match *self {
             Probe::MultiplyAdd { rounds, .. } => (entry, x, vec![("rounds".to_string(), rounds.into())], wg),

@@ -13,6 +13,7 @@ use crate::{
     kernel::{Bind, Pass, Which, source},
     scratch,
     simd::wide,
+    threads::LIGHT_TASK,
 };
 use rayon::prelude::*;
 use std::{ops::Range, panic::Location};
@@ -124,8 +125,6 @@ impl Reduce {
     }
 }
 
-/// Elements of one parallel task on the CPU device, and columns of one.
-const TASK: usize = 1 << 15;
 const COLUMNS: usize = 1 << 10;
 
 impl OpDef for Reduce {
@@ -166,9 +165,9 @@ impl OpDef for Reduce {
                     write(y, &a);
                 });
             }
-        } else if size >= 2 * TASK {
+        } else if size >= 2 * LIGHT_TASK {
             // Long: a task is some rows, and the results are folded in order.
-            let (task, parts) = (TASK / inner * inner, size.div_ceil(TASK / inner * inner));
+            let (task, parts) = (LIGHT_TASK / inner * inner, size.div_ceil(LIGHT_TASK / inner * inner));
             scratch::with(parts * inner, |parts: &mut [f64]| {
                 for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
                     parts.fill(fold.neutral());
@@ -180,7 +179,7 @@ impl OpDef for Reduce {
             });
         } else {
             // Many: a task is some of the outer indices.
-            let outer = (TASK / size).max(1);
+            let outer = (LIGHT_TASK / size).max(1);
             x[0].f.par_chunks(outer * size).zip(y.f.par_chunks_mut(outer * inner)).for_each(|(x, y)| {
                 scratch::with(inner, |a: &mut [f64]| {
                     for (x, y) in x.chunks(size).zip(y.chunks_mut(inner)) {

@@ -31,7 +31,7 @@ impl<'g> Tensor<'g> {
 
 /// The kernel of `slice` and `pad`: rows of `x` without their first `skip` elements, after `zeros` zeros.
 pub(super) fn kernel([x_row, y_row]: [usize; 2], skip: usize, zeros: usize, y: Shape, caps: &Caps) -> Kernel {
-    let wg = caps.max_invocations.min(256) as usize;
+    let wg = caps.workgroup(256);
     let params = [("x_row", x_row), ("y_row", y_row), ("skip", skip), ("zeros", zeros)];
     let pass = Pass {
         source: source!("slice"),

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     kernel::{Bind, source},
     simd::wide,
+    threads::HEAVY_TASK,
 };
 use rayon::prelude::*;
 use std::panic::Location;
@@ -120,9 +121,6 @@ fn add(sums: &mut [f64; LANES], block: &[f32; LANES], m: f32) {
     sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += f64::from((x - m).vexp()));
 }
 
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 13;
-
 impl OpDef for Softmax {
     const NAME: &'static str = "softmax";
 
@@ -153,7 +151,7 @@ impl OpDef for Softmax {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
         let size = n * inner;
-        let task = (TASK / size).max(1) * size;
+        let task = (HEAVY_TASK / size).max(1) * size;
         x[0].f.par_chunks(task).zip(y.f.par_chunks_mut(task)).for_each(|(x, y)| {
             x.chunks(size).zip(y.chunks_mut(size)).for_each(|(x, y)| self.block(x, y, inner));
         });

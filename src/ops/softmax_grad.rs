@@ -16,6 +16,7 @@ use super::{
 use crate::{
     kernel::{Bind, source},
     simd::wide,
+    threads::HEAVY_TASK,
 };
 use rayon::prelude::*;
 
@@ -28,8 +29,6 @@ pub struct SoftmaxGrad {
     pub log: bool,
 }
 
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 13;
 /// Running values that do not wait for each other.
 const LANES: usize = 16;
 
@@ -162,7 +161,7 @@ impl OpDef for SoftmaxGrad {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
         let size = n * inner;
-        let task = (TASK / size).max(1) * size;
+        let task = (HEAVY_TASK / size).max(1) * size;
         let tasks = x[0].f.par_chunks(task).zip(x[1].f.par_chunks(task)).zip(y.f.par_chunks_mut(task));
         tasks.for_each(|((y, dy), dx)| {
             let blocks = y.chunks(size).zip(dy.chunks(size)).zip(dx.chunks_mut(size));

@@ -1,7 +1,7 @@
 //! The check between backward and update: nothing that is not finite reaches the weights.
 
 use super::{MAX_STATES, Optimizer};
-use crate::{error::Error, kernel::ALIGN, params::Layout, plan::ROWS, simd::wide};
+use crate::{error::Error, kernel::ALIGN, params::Layout, plan::ROWS, simd::wide, threads::TASK};
 use std::ops::Range;
 
 /// The most that a number may be for an update to be surely finite (see [`Optimizer::is_bounded`]): 2⁶⁰.
@@ -215,9 +215,6 @@ impl Guard {
         (self.halt != 0).then(|| Error::Diverged { step: u64::from(self.halt) - 1, loss, what, parameter })
     }
 }
-
-/// Elements that one thread adds up at a time.
-const TASK: usize = 1 << 14;
 
 /// Σ x² and the largest magnitude, by all threads, in an order that follows from the number of elements alone. The sum is finite if and
 /// only if every x is: squares of `f32` are far from the largest `f64`.

@@ -25,9 +25,9 @@ pub(crate) use update::Sizes;
 use crate::{
     error::{Error, Result},
     host::Real,
-    kernel::Source,
+    kernel::{Checks, Source},
 };
-use std::fmt;
+use std::{any::TypeId, fmt};
 
 /// Hyperparameters of one group for one step, computed on the host in `f64`: the rule says what each entry means.
 pub type Hyper = [f64; 8];
@@ -77,6 +77,8 @@ impl State {
 pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
     /// The optimizer's name.
     const NAME: &'static str;
+    /// Whether the WGSL is compiled with checks: see [`Checks`].
+    const CHECKS: Checks<Self> = Checks::ON;
     /// The WGSL file.
     fn source() -> Source;
     /// All states of the rule, at most [`MAX_STATES`].
@@ -171,6 +173,10 @@ macro_rules! rules {
             let mut all = Vec::new();
             $($(all.extend(<$rule as Rule>::cases().into_iter().map(Optimizer::from));)*)*
             all
+        }
+        /// Whether this is the type of a rule of this crate.
+        fn is_own(rule: TypeId) -> bool {
+            [$($(TypeId::of::<$rule>(),)*)*].contains(&rule)
         }
     };
 }

@@ -73,7 +73,9 @@ impl Steps<'_> {
         let trial = if matches!(update, Update::Try | Update::TryAssign) { "trial of " } else { "" };
         let label = format!("update {trial}{name} piece {piece} [{}]", self.layout.pieces.get(piece).unwrap_or(&0));
         let (layer, work, output) = (String::new(), Work::Update(update, piece), self.control());
-        Step { phase, label, layer, work, inputs, output, scratch: Vec::new(), kernel }
+        // Steps without the rule are the library's own.
+        let unchecked = !matches!(update, Update::Norms | Update::Try | Update::Apply) || self.optimizer.rule.is_unchecked();
+        Step { phase, label, layer, work, inputs, output, scratch: Vec::new(), kernel, unchecked }
     }
 
     /// Adds the gradients of a micro-batch to those before; first, with the first piece, finds how much they count.
@@ -85,7 +87,7 @@ impl Steps<'_> {
             let guard = Bind::input("guard", 2, DType::U32);
             let units = self.layout.pieces[piece] / 4;
             let binds = vec![four("micro", 0), four("sum", 1).written(), guard.clone()];
-            let add = Pass { units, per_group: workgroup(caps) as usize, ..pass(caps, source!("optim/accumulate"), "accumulate", binds) };
+            let add = Pass { units, per_group: caps.workgroup(256), ..pass(caps, source!("optim/accumulate"), "accumulate", binds) };
             let binds = vec![guard.written(), Bind::input("loss", 3, DType::F32), Bind::input("weight", 4, DType::F32)];
             let weigh = pass(caps, source!("optim/accumulate"), "weigh", binds);
             let passes = if piece == 0 { vec![weigh, add] } else { vec![add] };
@@ -109,7 +111,7 @@ impl Steps<'_> {
             let chunk = chunk(caps, 4);
             let len = self.layout.pieces[piece];
             let units = len.div_ceil(chunk);
-            let consts = vec![("WG", Word::U(workgroup(caps))), ("CHUNK", Word::from(chunk))];
+            let consts = vec![("WG", Word::from(caps.workgroup(256))), ("CHUNK", Word::from(chunk))];
             let (grads, partials) = (Bind::input("grads", 0, DType::F32).per_unit(chunk).vec4(), Bind::scratch("partials", 0));
             let binds = vec![grads, partials.clone().per_unit(TOTAL).written()];
             let join = source!("optim/join").text;
@@ -226,7 +228,7 @@ impl Steps<'_> {
                 params: self.tables(piece),
                 code: [&self.code(piece), scaled, source!("optim/refuse").text].join("\n"),
                 units: self.layout.pieces[piece] / 4,
-                per_group: workgroup(caps) as usize,
+                per_group: caps.workgroup(256),
                 step: true,
                 ..pass(caps, source!("optim/update"), "update", binds)
             };
@@ -251,7 +253,7 @@ impl Steps<'_> {
             let pass = Pass {
                 code: source!("optim/refuse").text.into(),
                 units: self.layout.pieces[piece],
-                per_group: workgroup(caps) as usize,
+                per_group: caps.workgroup(256),
                 step: trial,
                 ..pass(caps, source!("optim/assign"), if trial { "trial" } else { "assign" }, binds)
             };
@@ -289,13 +291,8 @@ fn chunk(caps: &Caps, grain: usize) -> usize {
 
 /// A pass of one workgroup, without parameters.
 fn pass(caps: &Caps, source: crate::kernel::Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
-    let consts = vec![("WG", Word::U(workgroup(caps)))];
+    let consts = vec![("WG", Word::from(caps.workgroup(256)))];
     Pass { source, entry, consts, params: Vec::new(), binds, code: String::new(), units: 1, per_group: 1, step: false }
-}
-
-/// Invocations of a workgroup: a power of two.
-fn workgroup(caps: &Caps) -> u32 {
-    1 << caps.max_invocations.clamp(1, 256).ilog2()
 }
 
 /// `State`; and for four elements at once `States`, `load`, `store`; `squares`, their sum; `compare`, which refuses what

@@ -1,9 +1,10 @@
 //! One step of a rule over a piece of the flat buffers, on the CPU.
 
-use super::{Guard, Hyper, MAX_STATES, Optimizer, Rule, State, Trust, guard::FAR, trust::measure};
+use super::{Guard, Hyper, MAX_STATES, Optimizer, Rule, State, Trust, guard::FAR, is_own, trust::measure};
 use crate::{error::Result, host::Real, kernel::Source, simd::wide};
 use rayon::prelude::*;
 use std::{
+    any::TypeId,
     fmt,
     ops::Range,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -13,6 +14,8 @@ use std::{
 pub(super) trait AnyRule: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
     fn source(&self) -> Source;
+    /// Whether its WGSL is compiled without checks.
+    fn is_unchecked(&self) -> bool;
     fn states(&self) -> Vec<State>;
     fn lr(&self) -> f64;
     fn weight_decay(&self) -> f64;
@@ -33,6 +36,9 @@ impl<R: Rule> AnyRule for R {
     }
     fn source(&self) -> Source {
         R::source()
+    }
+    fn is_unchecked(&self) -> bool {
+        !R::CHECKS.are_on() || is_own(TypeId::of::<R>())
     }
     fn states(&self) -> Vec<State> {
         Rule::states(self)

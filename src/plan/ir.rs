@@ -2,7 +2,7 @@
 
 use crate::{
     graph::{Graph, InputDef, Kind, Node, ParamDef, Tensor},
-    ops::{Op, map::Map},
+    ops::{Op, OpDef, map::Map},
     shape::Shape,
 };
 use std::{collections::HashMap, sync::Arc};
@@ -63,7 +63,9 @@ impl Ir {
         }
     }
     pub fn map(&self, id: usize) -> Option<&Map> {
-        self.op(id).and_then(|op| op.as_map())
+        let map = self.op(id)?.as_map()?;
+        // An op from outside may show an expression of another shape. Kernels of expressions run without checks.
+        OpDef::shape(map, &self.shapes(id)).is_ok_and(|shape| shape == self.nodes[id].shape).then_some(map)
     }
     /// The shapes of a node's inputs.
     pub fn shapes(&self, id: usize) -> Vec<Shape> {

@@ -142,6 +142,8 @@ pub struct Step {
     pub scratch: Vec<usize>,
     /// The chosen kernel; `None` in a plan for the CPU, and for an alias.
     pub kernel: Option<Kernel>,
+    /// Whether the WGSL of the kernel is compiled without checks: see [`Checks`](crate::kernel::Checks).
+    pub(crate) unchecked: bool,
 }
 
 impl Step {
@@ -337,6 +339,7 @@ impl Draft {
                     output: (memory.locs[id], node.shape),
                     scratch: memory.scratch[id].clone(),
                     kernel,
+                    unchecked: op.is_unchecked(),
                 }),
                 _ => {}
             }

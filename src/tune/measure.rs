@@ -4,7 +4,7 @@ use super::problem::Problem;
 use crate::{
     choice::{Choice, Chosen, Verdict, class, shaders},
     error::{Error, Place, Result},
-    gpu::{Exec, ExecOptions, Gpu, StepRow, Store},
+    gpu::{Exec, ExecOptions, Gpu, StepRow, Store, shader::Shader},
     host::Host,
     oracle::{self, Checked, KEY, NAN},
     params::Layout,
@@ -144,12 +144,13 @@ impl Bench<'_> {
         let mut open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i].is_open()).collect();
         open.sort_by_key(|&i| verdicts[i] != Verdict::NotMeasured);
         // Drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
-        let passes: Vec<_> = open
+        let unchecked = check.problem.op.is_unchecked();
+        let shaders: Vec<_> = open
             .iter()
             .map(|&i| &check.problem.kernels[i])
-            .flat_map(|kernel| kernel.passes.iter().map(|pass| (kernel.name, pass)))
+            .flat_map(|kernel| kernel.passes.iter().map(|pass| Shader { label: kernel.name, pass, unchecked }))
             .collect();
-        drop(gpu.pipelines(&passes).await);
+        drop(gpu.pipelines(&shaders).await);
 
         let times = verdicts.iter().filter_map(|verdict| if let Verdict::Time(time) = verdict { Some(*time) } else { None });
         let (mut best, mut trusted): (Option<Duration>, Option<Vec<f64>>) = (times.min(), None);

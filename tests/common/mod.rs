@@ -9,7 +9,7 @@
 
 use downhill::{
     Device, Error, Trainer,
-    gpu::{Choice, Gpu, GpuOptions},
+    gpu::{Choice, Gpu, GpuOptions, Limits},
 };
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::sync::{Arc, OnceLock};
@@ -38,16 +38,14 @@ pub const BOTH: [On; 2] = [On::Cpu, On::Gpu];
 
 /// Limits far below WebGPU's: dispatches fold beyond 16 groups, bindings split beyond 64 KiB (16,384 elements), and a
 /// shader has that many storage buffers.
-pub fn small_limits(bindings: u32) -> wgpu::Limits {
-    wgpu::Limits {
-        max_compute_workgroups_per_dimension: 16,
-        max_storage_buffer_binding_size: 64 << 10,
-        max_buffer_size: 16 << 20,
-        max_storage_buffers_per_shader_stage: bindings,
-        max_compute_invocations_per_workgroup: 64,
-        max_compute_workgroup_size_x: 64,
-        max_compute_workgroup_storage_size: 4 << 10,
-        ..wgpu::Limits::default()
+pub fn small_limits(bindings: u32) -> Limits {
+    Limits {
+        max_workgroups: 16,
+        max_binding_bytes: 64 << 10,
+        max_buffer_bytes: 16 << 20,
+        max_bindings: bindings,
+        max_invocations: 64,
+        max_workgroup_bytes: 4 << 10,
     }
 }
 
@@ -71,7 +69,7 @@ impl On {
             On::Cpu => return Ok(Device::cpu()),
             On::Gpu => (0, options),
             On::Checked => (1, GpuOptions { checked: true, ..options }),
-            On::Webgpu => (2, GpuOptions { limits: Some(wgpu::Limits::default()), features: false, ..options }),
+            On::Webgpu => (2, GpuOptions { limits: Some(Limits::default()), features: false, ..options }),
             On::Small => (3, GpuOptions { limits: Some(small_limits(4)), features: false, ..options }),
             On::Pieces => (4, GpuOptions { limits: Some(small_limits(8)), features: false, ..options }),
         };

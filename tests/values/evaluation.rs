@@ -4,7 +4,7 @@ use crate::common::{BOTH, Check, Suite, small_limits};
 use downhill::{
     Device, Error, Fit, Graph, Host, Shape, Tensor, Trainer,
     data::{Dataset, Target},
-    gpu::{Choice, GpuOptions},
+    gpu::{Choice, GpuOptions, Limits},
     init::Init,
     losses::{self, weighted_mean},
     optim::Sgd,
@@ -369,7 +369,7 @@ fn small_device(device: &Device) -> Check {
     }
     let own;
     let device = if device.as_gpu().is_some() {
-        let limits = wgpu::Limits { max_buffer_size: 1 << 20, max_storage_buffer_binding_size: 1 << 20, ..small_limits(8) };
+        let limits = Limits { max_buffer_bytes: 1 << 20, max_binding_bytes: 1 << 20, ..small_limits(8) };
         let options =
             GpuOptions { limits: Some(limits), features: false, software: true, choice: Choice::Expected, ..GpuOptions::default() };
         own = Device::open(&options)?;

@@ -274,7 +274,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
     };
     let to = || Bind::output("y", DType::F32);
     let direct = {
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let elements = y.elements() / s.n * frame.blocks.images;
         let mut pass = frame.pass(source!("conv2d"), "images_direct", elements, wg, to());
         pass.units = y.elements();
@@ -320,7 +320,7 @@ pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
     let count = |m: usize, n: usize| s.o.div_ceil(m) * s.taps().div_ceil(n) * s.groups;
     let direct = {
         let parts = DIRECT_PARTS.min(terms.div_ceil(8)).min(most).min((SCRATCH / part).max(1));
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let make = |to: Bind| {
             let mut pass = frame(parts, 0).pass(source!("conv2d"), "grad_w_direct", all * parts, wg, to);
             pass.consts.push(("LANES", wg.into()));

@@ -11,11 +11,9 @@ use crate::{
     kernel::Span,
     rng::Key,
     shape::Shape,
+    threads::TASK,
 };
 use rayon::prelude::*;
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 14;
 
 /// Checks how many inputs an op of `own` inputs got.
 pub fn count(epilogue: &Option<Expr>, own: usize, given: usize) -> Result<(), String> {

@@ -16,7 +16,10 @@ pub use fun::Fun;
 pub(in crate::ops) use fun::sigmoid;
 
 use super::*;
-use crate::kernel::{Bind, Pass, source};
+use crate::{
+    kernel::{Bind, Pass, source},
+    threads::TASK,
+};
 use rayon::prelude::*;
 
 /// The elementwise op.
@@ -40,9 +43,6 @@ impl Map {
         Map { expr, fixed: None }
     }
 }
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 14;
 
 impl OpDef for Map {
     const NAME: &'static str = "map";
@@ -113,7 +113,7 @@ impl OpDef for Map {
         grads
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let kernel = |name, entry, code: Code, to: Bind, units: usize| {
             let binds = code.binds.into_iter().chain([to]).collect();
             let (consts, params) = (vec![("WG", wg.into())], code.params);

@@ -173,21 +173,16 @@ impl Frame<'_> {
         }
     }
 
-    /// Invocations of a workgroup that needs no particular number of them.
-    fn invocations(&self, most: u32) -> usize {
-        self.caps.max_invocations.min(most) as usize
-    }
-
     /// One invocation an output.
     fn naive(&self) -> Kernel {
-        let lanes = self.invocations(256);
+        let lanes = self.caps.workgroup(256);
         let work = Division { block: [1, 1], per_group: lanes, parts: 1 };
         self.kernel("naive", source!("matmul"), "forward", &[("LANES", lanes), ("ROWS", 1)], work)
     }
 
     /// One invocation for one column of a few rows.
     fn thin(&self) -> Kernel {
-        let (d, lanes) = (&self.d, self.invocations(64));
+        let (d, lanes) = (&self.d, self.caps.workgroup(64));
         let rows = d.m.div_ceil(d.m.div_ceil(8));
         let groups = (d.m.div_ceil(rows) * d.n).div_ceil(lanes);
         let parts = (GROUPS / groups).min(d.k / THIN_SHARE);
@@ -207,7 +202,7 @@ impl Frame<'_> {
     /// Terms shared out among lanes that add up in workgroup memory.
     fn dot(&self) -> Kernel {
         let block @ [rows, columns] = self.dot_block();
-        let lanes = self.invocations(64).min((self.caps.max_workgroup_bytes as usize / (4 * rows * columns)).max(1));
+        let lanes = self.caps.workgroup(64).min((self.caps.max_workgroup_bytes as usize / (4 * rows * columns)).max(1));
         let lanes = 1 << lanes.ilog2();
         let consts = [("LANES", lanes), ("ROWS", rows), ("COLUMNS", columns)];
         self.kernel("dot", source!("matmul_dot"), "forward_dot", &consts, Division { block, per_group: 1, parts: 1 })

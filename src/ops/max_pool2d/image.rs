@@ -181,7 +181,7 @@ impl Image {
     }
     /// A pass of which each unit is an element that is written.
     pub fn pass(&self, entry: &'static str, binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let (r, c) = (self.rows, self.columns);
         let consts: [(&'static str, usize); 9] = [
             ("WG", wg),

@@ -14,14 +14,12 @@ use super::*;
 use crate::{
     kernel::{Bind, Pass, Span},
     scratch,
+    threads::HEAVY_TASK,
 };
 use image::Image;
 use map::{Expr, Fun, Inst, Map, epilogue};
 use rayon::prelude::*;
 use tensor::{images, large};
-
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 13;
 
 /// The op: x `[.., h, w]` → `[.., oh, ow]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +63,7 @@ impl OpDef for MaxPool2d {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let (Image { rows, columns }, plane) = (self.image, self.image.plane());
-        let at_least = (TASK / columns.out).max(1);
+        let at_least = (HEAVY_TASK / columns.out).max(1);
         let line = |k: usize| (&x[0].f[k / rows.out * plane..][..plane], k % rows.out);
         let values = y.f.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
         let taps = y.u.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
@@ -184,7 +182,7 @@ impl OpDef for MaxPool2dGrad {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let (plane, windows) = (self.image.plane(), self.image.rows.out * self.image.columns.out);
-        y.f.par_chunks_mut(plane).with_min_len((TASK / plane).max(1)).enumerate().for_each(|(g, dx)| match self.image.is_halved() {
+        y.f.par_chunks_mut(plane).with_min_len((HEAVY_TASK / plane).max(1)).enumerate().for_each(|(g, dx)| match self.image.is_halved() {
             true => self.image.double(&x[0].f[g * windows..], &x[1].u[g * windows..], dx),
             false => self.plane(x, dx, g),
         });

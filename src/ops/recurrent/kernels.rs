@@ -72,7 +72,7 @@ pub(super) fn forward(d: Dims, s: Shape, caps: &Caps) -> Vec<Kernel> {
     };
     let order: Vec<usize> = (0..d.t).collect();
     let mut kernels = candidates(d, &binds, &order, product, caps);
-    let wg = caps.max_invocations.min(256) as usize;
+    let wg = caps.workgroup(256);
     let sizes = [("place", d.place()), ("row", d.row()), ("first", d.start() * d.place()), ("states", s.last())];
     let start = Pass {
         source: source!("recurrent"),

@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     kernel::{Bind, Pass, Word, source},
     scratch,
+    threads::HEAVY_TASK,
 };
 use rayon::prelude::*;
 
@@ -80,9 +81,6 @@ impl Resample {
     }
 }
 
-/// Elements of one parallel task on the CPU device.
-const TASK: usize = 1 << 13;
-
 impl OpDef for Resample {
     const NAME: &'static str = "resample";
 
@@ -132,7 +130,7 @@ impl OpDef for Resample {
                 *y = columns.row(q).iter().map(|tap| tap.weight * sum[tap.from as usize]).sum();
             }
         };
-        let lines = y.f.par_chunks_mut(to_width).with_min_len((TASK / width.max(to_width)).max(1)).enumerate();
+        let lines = y.f.par_chunks_mut(to_width).with_min_len((HEAVY_TASK / width.max(to_width)).max(1)).enumerate();
         Table::with(self.rows, self.transposed, |rows| {
             Table::with(self.columns, self.transposed, |columns| {
                 lines.for_each(|(k, y)| scratch::with(width, |sum| line(rows, columns, k, y, sum)));
@@ -143,7 +141,7 @@ impl OpDef for Resample {
         vec![Some(dy.apply(Resample { transposed: !self.transposed, ..*self }))]
     }
     fn kernels(&self, _x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
-        let wg = caps.max_invocations.min(256) as usize;
+        let wg = caps.workgroup(256);
         let [(rule_h, h), (rule_w, w)] = [self.rows, self.columns].map(|a| a.words());
         let mut consts: Vec<(&'static str, Word)> = vec![("WG", wg.into()), ("RULE_H", rule_h.into()), ("RULE_W", rule_w.into())];
         let rules = ["WINDOW", "COUNTED", "BINS", "NEAREST", "LINEAR", "FLIP"];

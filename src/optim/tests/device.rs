@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, StepRow, Store, shader::assemble},
+    gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, Limits, StepRow, Store, shader::assemble},
     graph::InputDef,
     host::Host,
     kernel::{ALIGN, Caps, Kernel},
@@ -13,8 +13,8 @@ use pollster::block_on;
 use std::sync::Arc;
 
 /// A software adapter will do; where there is none at all, that is said, and fails in CI.
-pub(super) fn open(change: impl FnOnce(&mut wgpu::Limits)) -> Option<Arc<Gpu>> {
-    let mut limits = wgpu::Limits::default();
+pub(super) fn open(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
+    let mut limits = Limits::default();
     change(&mut limits);
     let options = GpuOptions { software: true, checked: true, limits: Some(limits), choice: Choice::Expected, ..GpuOptions::default() };
     match block_on(gpu::open(&options)) {
@@ -117,7 +117,7 @@ pub(super) fn slices(grads: &[Vec<f32>]) -> Vec<&[f32]> {
 
 #[test]
 fn groups_pieces_and_windows_agree_with_the_cpu() {
-    let Some(gpu) = open(|limits| limits.max_storage_buffer_binding_size = BINDING) else { return };
+    let Some(gpu) = open(|limits| limits.max_binding_bytes = BINDING) else { return };
     for o in all() {
         let o = o.clip_norm(50.0);
         let (groups, layout) = split_model(&o);
@@ -169,7 +169,7 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
     let o = Optimizer::from(Sgd::new(0.5)).clip_norm(1e9);
     let (groups, layout) = split_model(&o);
     let good: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().enumerate().map(|(i, &n)| noise(i as u64 + 7, n)).collect();
-    let gpu = open(|limits| limits.max_storage_buffer_binding_size = BINDING);
+    let gpu = open(|limits| limits.max_binding_bytes = BINDING);
     // The loss, an element of the gradient to spoil, and the cause that both sides must name.
     let last = layout.pieces.iter().map(|n| n - 1).collect::<Vec<_>>();
     let weights: Vec<Vec<f32>> = layout.pieces.iter().enumerate().map(|(i, &n)| noise(i as u64 + 70, n)).collect();

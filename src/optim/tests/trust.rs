@@ -274,7 +274,7 @@ fn compare(model: &Model, small: bool) -> Option<(Vec<Vec<f32>>, Vec<Trust>)> {
     };
     let gpu = open(|limits| {
         if small {
-            limits.max_storage_buffer_binding_size = BINDING;
+            limits.max_binding_bytes = BINDING;
         }
     });
     let mut device = gpu.as_ref().map(|gpu| OnGpu::new(gpu, o, groups, layout, &start));
