@@ -429,6 +429,7 @@ impl Exec {
         }
     }
     /// Dispatches of a step, without those that fetch its batch.
+    #[cfg(test)]
     pub fn dispatches(&self) -> usize {
         self.dispatches.len()
     }

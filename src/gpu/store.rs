@@ -105,10 +105,6 @@ impl Store {
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
-    /// Optimizer states.
-    pub fn states(&self) -> usize {
-        self.states.len()
-    }
     /// Sets all weights, by piece. The lengths must be those of the layout.
     pub fn write_params(&self, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(&self.params, pieces)

@@ -45,10 +45,6 @@ impl Over {
         let front = x.rank().checked_sub(kept.rank())?;
         Over::new((0..x.rank()).filter(|&a| a < front || kept.dims()[a - front] != x.dims()[a]).collect())
     }
-    /// The axes, for methods of [`Tensor`].
-    pub fn axes(&self) -> Vec<isize> {
-        (0..self.lead).chain(self.start..self.end).map(|a| a as isize).collect()
-    }
     /// The shape of the result.
     pub fn kept(&self, x: Shape) -> Shape {
         (0..self.lead).chain(self.start..self.end).fold(x, |s, a| s.with(a, 1))

@@ -146,6 +146,7 @@ impl std::iter::Sum for Squares {
 
 impl Guard {
     /// The check of step `step` (from 0) on the CPU, over all pieces of the gradients.
+    #[cfg(test)]
     pub fn check(&mut self, step: u64, loss: f32, grads: &[&[f32]], clip: Clip) {
         self.judge(step, loss, grads.iter().map(|piece| squares(piece)).sum(), clip);
     }

@@ -14,8 +14,7 @@ mod trust;
 mod update;
 
 pub use adam::AdamOf;
-pub use guard::{Clip, Control, Guard};
-pub(crate) use guard::{GUARD, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares};
+pub(crate) use guard::{Clip, Control, GUARD, Guard, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
 pub use trust::{Norms, Trust};

@@ -80,7 +80,7 @@ impl<R: Rule> AnyRule for R {
 
 impl Optimizer {
     /// Whether a step with these hyperparameters, a row for each group, overflows nothing where all numbers are at most 2⁶⁰.
-    pub fn is_bounded(&self, hyper: &[Hyper]) -> bool {
+    pub(crate) fn is_bounded(&self, hyper: &[Hyper]) -> bool {
         let far = f64::from(FAR);
         hyper.iter().all(|h| {
             let (weight, states) = self.rule.grow(far, far, [far; MAX_STATES], h);
@@ -90,7 +90,7 @@ impl Optimizer {
     }
 
     /// Whether its rule has a [`ratio`](Rule::ratio), so that parameters are updated one by one.
-    pub fn has_ratio(&self) -> bool {
+    pub(crate) fn has_ratio(&self) -> bool {
         self.rule.has_ratio()
     }
 
@@ -98,14 +98,22 @@ impl Optimizer {
     /// [`states`](Optimizer::states). Every element is computed on its own, so the result does not depend on the number of threads.
     ///
     /// For a rule with a ratio each run is one parameter, whose norms and ratio are put into `trusts`. Without one, nothing is.
-    pub fn update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]], trusts: &mut Vec<Trust>) {
+    pub(crate) fn update(
+        &self,
+        settings: Settings,
+        guard: &Guard,
+        w: &mut [f32],
+        g: &[f32],
+        states: &mut [&mut [f32]],
+        trusts: &mut Vec<Trust>,
+    ) {
         trusts.clear();
         let todo = Todo { settings, clipped: self.clipped(guard), found: &AtomicU32::new(0), trusts: Some(trusts) };
         jobs(self, todo, w, g, states, &|job| self.rule.run_f32(job), &|job, h| self.rule.trust_f32(job, h));
     }
 
     /// The trial of it (see [`Guard`]): what would overflow, in the order of [`Guard::over`], the weights in bit 0. Nothing is changed.
-    pub fn try_update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) -> u32 {
+    pub(crate) fn try_update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) -> u32 {
         let found = AtomicU32::new(0);
         let todo = Todo { settings, clipped: self.clipped(guard), found: &found, trusts: None };
         jobs(self, todo, w, g, states, &|job| self.rule.try_f32(job), &|job, h| self.rule.trust_f32(job, h));
@@ -114,7 +122,7 @@ impl Optimizer {
 
     /// The update in double precision, with gradients multiplied by `factor`: the definition. The norms and ratios of a rule with a
     /// ratio come back.
-    pub fn update_f64(&self, settings: Settings, factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) -> Vec<Trust> {
+    pub(crate) fn update_f64(&self, settings: Settings, factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) -> Vec<Trust> {
         let clipped = Clipped { scale: 1.0, factor, limit: self.clip().value.map_or(f64::INFINITY, f64::from) };
         let mut trusts = Vec::new();
         let todo = Todo { settings, clipped, found: &AtomicU32::new(0), trusts: Some(&mut trusts) };

@@ -45,13 +45,13 @@ pub enum Phase {
 
 impl Phase {
     /// Whether a micro-batch that others follow goes through it.
-    pub fn is_of_each(self) -> bool {
+    pub(crate) fn is_of_each(self) -> bool {
         !matches!(self, Phase::Check | Phase::Update)
     }
 }
 
 /// Steps that one submit makes at most, for each of which there is a row of hyperparameters.
-pub const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 64;
 
 /// The flat buffers, each in pieces: see [`crate::params::Layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ pub enum Loc {
     Constant(usize),
     /// A whole piece of a flat buffer.
     Piece(Flat, usize),
-    /// What steps decide on the device, and the tables of the update: see [`crate::optim::Control`].
+    /// What steps decide on the device, and the tables of the update.
     Control,
     /// A piece of data on the device, from which an input is fetched: the number of the input and of the piece.
     Data(usize, usize),
@@ -383,7 +383,7 @@ impl Plan {
     ///
     /// # Errors
     /// A parameter that is not there, or in another shape.
-    pub fn bind_params(&mut self, known: &[ParamDef]) -> Result<()> {
+    pub(crate) fn bind_params(&mut self, known: &[ParamDef]) -> Result<()> {
         let mut at = Vec::with_capacity(self.params.len());
         for p in &self.params {
             match known.iter().position(|k| k.name == p.name) {
@@ -416,7 +416,7 @@ impl Plan {
     }
 
     /// Bytes of activations.
-    pub fn activation_bytes(&self) -> u64 {
+    pub(crate) fn activation_bytes(&self) -> u64 {
         memory::bytes(&self.slots)
     }
     /// Floating-point operations of one run.
