@@ -245,6 +245,8 @@ def ops():
     add("logsumexp", "+-1e4", [rows], lambda x: torch.logsumexp(x, [1]), axes=[1], keepdim=False)
     for axis in 0, 1, 2:
         add("argmax", f"[3, 5, 4] over {axis}", [draw(f"argmax{axis}", [3, 5, 4])], lambda x: x.argmax(axis), axis=axis)
+    for axis in 0, 1, 2:
+        add("cumsum", f"[3, 5, 4] over {axis}", [draw(f"cumsum{axis}", [3, 5, 4])], lambda x: x.cumsum(axis), axis=axis)
     for op, fn in ("softmax", F.softmax), ("log_softmax", F.log_softmax):
         for s in [3, 7], [2, 3, 4]:
             for axis in range(len(s)):

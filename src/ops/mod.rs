@@ -203,6 +203,7 @@ pub(crate) mod comoment;
 pub(crate) mod concat;
 pub mod conv2d;
 pub(crate) mod cross_entropy;
+pub(crate) mod cumsum;
 pub(crate) mod gather_rows;
 pub(crate) mod logsumexp;
 pub mod map;
@@ -252,6 +253,7 @@ ops! {
     concat::Concat,
     conv2d::Conv2d [Conv2dGradX, Conv2dGradW],
     cross_entropy::CrossEntropy [CrossEntropyGrad],
+    cumsum::Cumsum,
     gather_rows::GatherRows [ScatterRows],
     logsumexp::LogSumExp,
     map::Map,

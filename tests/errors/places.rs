@@ -43,6 +43,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3]).pick(g.labels([2])));
     case!(|g| g.labels([2]).one_hot(3));
     case!(|g| g.input([2, 3]).correct(g.labels([2])));
+    case!(|g| g.input([2, 3]).cumsum(-1));
     case!(|g| g.input([2, 3]).argmax(0).to_f32() + g.input([2, 3]).argmin(0).to_f32());
     case!(|g| g.input([2, 3, 4]).variance(&[0, 2], 1, true) + g.input([2, 3, 4]).std(&[2], 0, true));
     case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention(g.input([2, 5, 4]), g.input([2, 5, 6]), Attention { causal: true, scale: None }));
