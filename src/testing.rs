@@ -43,9 +43,10 @@ use crate::{
     host::{Data, Host},
     kernel::Caps,
     ops::{Case, Fill, OpDef},
+    optim::Optimizer,
     oracle::{KEY, NAN, interpret},
     params::{Layout, Status},
-    plan::{Options, Plan, ir::Ir},
+    plan::{Draft, Loc, Options, Plan, ir::Ir},
     shape::{DType, Shape},
 };
 use std::sync::Arc;
@@ -81,6 +82,29 @@ fn middle<'g>(g: &'g Graph, case: &Case) -> Middle<'g> {
 pub fn graph<'g>(g: &'g Graph, case: &Case) -> Vec<Tensor<'g>> {
     let m = middle(g, case);
     std::iter::once(m.y).chain(m.grads).collect()
+}
+
+/// The case's op alone, over inputs of its own, written into `g`: what a bench of the op times.
+pub fn alone<'g>(g: &'g Graph, case: &Case) -> Tensor<'g> {
+    let x: Vec<Tensor> = case.inputs.iter().map(|(s, _)| g.input_of(*s)).collect();
+    g.apply_at(case.op.clone(), &x, std::panic::Location::caller())
+}
+
+/// The plan of a training step on `loss`, for a GPU of such abilities; no device is opened. `Trainer` makes the same one, but that it
+/// puts numbers for its reports into the outputs.
+///
+/// # Errors
+/// The first mistake of the graph; what does not fit the abilities.
+pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result<Plan> {
+    let g = loss.graph();
+    let grads = g.param_grads(loss, |_| false);
+    let mut plan = Draft::new(&[loss], &grads, &Options::new(Some(*caps)))?.lower(&Options::new(Some(*caps)));
+    let (groups, elements) = (optimizer.groups(&plan.params)?, (caps.max_binding_bytes / 4) as usize);
+    let layout = Layout::new(&plan.params, &groups.statuses, elements, elements)?;
+    let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
+    let count = groups.settings.len();
+    plan.append(optimizer.steps(&layout, count, assigns, plan.outputs[0].0, None, Some(caps)), count);
+    Ok(plan)
 }
 
 /// Everything: each case of an op, by [`check_reference`] and by [`check_device`].

@@ -2,7 +2,11 @@
 //!
 //! On `small` the limits are so low that dispatches fold past the group limit, and that elementwise code, reductions
 //! and flat buffers split past the binding limit.
+//!
+//! `cargo test --release --test ops softmax -- --bench` checks nothing: it times every case of the ops with that in their name, on the CPU
+//! device and with each candidate on the GPU.
 
+mod bench;
 mod common;
 
 use common::{Check, On, Suite, small_limits};
@@ -15,8 +19,13 @@ use downhill::{
     selftest::{self, Direction},
     testing,
 };
+use libtest_mimic::Arguments;
 
 fn main() {
+    let arguments = Arguments::from_args();
+    if arguments.bench {
+        return bench::run(arguments.filter.as_deref());
+    }
     let mut suite = Suite::new();
     for (op, cases) in ops::all() {
         for (i, case) in cases.into_iter().enumerate() {
