@@ -50,6 +50,7 @@ pub fn wide<R>(f: impl FnOnce() -> R) -> R {
         match Vectors::get() {
             // SAFETY: the machine has them.
             Vectors::V512 => return unsafe { v512(f) },
+            // SAFETY: the machine has them.
             Vectors::V256 => return unsafe { v256(f) },
             Vectors::Plain => {}
         }

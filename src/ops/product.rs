@@ -187,6 +187,7 @@ impl<'a> Job<'a> {
             // SAFETY: the machine has these vectors.
             #[cfg(target_arch = "x86_64")]
             Vectors::V512 => unsafe { v512::pack_columns(x, along, deep, count, panel) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Vectors::V256 => unsafe { v256::pack_columns(x, along, deep, count, panel) },
             Vectors::Plain => plain::pack_columns(x, along, deep, count, panel),
@@ -198,6 +199,7 @@ impl<'a> Job<'a> {
             // SAFETY: the machine has these vectors.
             #[cfg(target_arch = "x86_64")]
             Vectors::V512 => unsafe { v512::block(self, part, packed) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Vectors::V256 => unsafe { v256::block(self, part, packed) },
             Vectors::Plain => plain::block(self, part, packed),
@@ -230,6 +232,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         // SAFETY: the machine has these vectors.
         #[cfg(target_arch = "x86_64")]
         Vectors::V512 => unsafe { v512::dot(a, b) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Vectors::V256 => unsafe { v256::dot(a, b) },
         Vectors::Plain => plain::dot(a, b),
@@ -278,6 +281,7 @@ unsafe fn transpose(x: *const f32, along: usize, to: *mut f32, rows: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     for (i, q) in (0..4).flat_map(|i| (0..4).map(move |q| (i, q))) {
+        // SAFETY: as above.
         unsafe { *to.add(q * rows + i) = *x.add(i * along + q) };
     }
 }
