@@ -49,7 +49,7 @@ struct Options {
     /// Prints beside each row how many times faster it is than in this file of an earlier run.
     #[arg(long, value_name = "OLD.jsonl")]
     compare: Option<PathBuf>,
-    /// Measures nothing: writes the README's performance section and its plot from the files in benches/results.
+    /// Measures nothing: writes the figures of README.md and docs/performance.md from the files in benches/results.
     #[arg(long)]
     readme: bool,
     /// Portable kernels only, instead of those that are measured to be fastest.

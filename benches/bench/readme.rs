@@ -1,4 +1,5 @@
-//! The README's performance section and its plot, from the rows in benches/results. No number there is typed by hand.
+//! The figures of README.md, all figures in docs/performance.md, and the plot there, from the rows in benches/results. No number in them is
+//! typed by hand.
 
 use crate::{
     common::plot::{Panel, Series, svg},
@@ -10,6 +11,16 @@ use std::{collections::BTreeMap, error::Error, fmt::Write, fs, path::Path};
 
 const START: &str = "<!-- measured: written by `cargo bench -- --readme` -->\n";
 const END: &str = "<!-- /measured -->";
+
+/// The figures of the README: the bench, the row, the start of the device's name, and the work in words.
+const FIGURES: [(&str, &str, &str, &str); 6] = [
+    ("peers", "MLP, batch 1024", "CPU", "A training step of an MLP, batch 1,024"),
+    ("peers", "CNN, batch 256", "CPU", "A training step of a CNN, batch 256"),
+    ("peers", "Adam, 50 M", "CPU", "Adam's update of 50 million parameters"),
+    ("training", "batch 4096", "CPU", "A training step of the MLP, batch 4,096"),
+    ("accumulation", "batch 65536 in 1024", "CPU", "The same on 65,536 samples, in micro-batches of 1,024"),
+    ("training", "batch 4096", "llvmpipe", "A training step of the MLP, batch 4,096, by a GPU's kernels"),
+];
 
 /// What is shown of each bench: its name in the files, what it measures, and the command.
 const SHOWN: [(&str, &str, &str); 5] = [
@@ -24,18 +35,37 @@ const SHOWN: [(&str, &str, &str); 5] = [
     ("optimizer", "Adam's update, gradients checked", "cargo bench -- --filter optimizer"),
 ];
 
-/// Rewrites the section.
+/// Rewrites the sections and the plot.
 pub fn write() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let rows = results(&root.join("benches/results"))?;
-    let path = root.join("README.md");
-    let readme = fs::read_to_string(&path)?;
-    let (head, rest) = readme.split_once(START).ok_or("README.md has no place for measured numbers")?;
-    let (_, tail) = rest.split_once(END).ok_or("README.md has no end of the measured numbers")?;
-    file::replace(&path, format!("{head}{START}{}{END}{tail}", section(&rows)?).as_bytes())?;
+    for (name, text) in [("README.md", figures(&rows)?), ("docs/performance.md", section(&rows)?)] {
+        let old = fs::read_to_string(root.join(name))?;
+        let (head, rest) = old.split_once(START).ok_or(format!("{name} has no place for measured numbers"))?;
+        let (_, tail) = rest.split_once(END).ok_or(format!("{name} has no end of the measured numbers"))?;
+        file::replace(root.join(name), format!("{head}{START}{text}{END}{tail}").as_bytes())?;
+    }
     file::replace(root.join("benches/results/scaling.svg"), plot(&rows)?.as_bytes())?;
-    println!("README.md and benches/results/scaling.svg are up to date with {} rows", rows.len());
+    println!("README.md, docs/performance.md and benches/results/scaling.svg are up to date with {} rows", rows.len());
     Ok(())
+}
+
+/// The six figures of the README.
+fn figures(rows: &[Value]) -> Result<String, Box<dyn Error>> {
+    let mut out = String::from("\n| Work | Device | downhill | PyTorch 2.15 on the same CPU |\n|---|---|---:|---:|\n");
+    for (bench, shape, device, words) in FIGURES {
+        let is = |r: &&Value| r["bench"] == bench && r["shape"] == shape && text(r, "device").starts_with(device);
+        let row = rows.iter().find(is).ok_or(format!("no row of {bench} is {shape} on {device}"))?;
+        let peer = match row["peer"].as_str() {
+            Some(peer) if !peer.starts_with("PyTorch 2.15") => return Err(format!("{shape}: the peer is {peer}").into()),
+            Some(_) => format!("{} ms", ms(row, "peer_median_ms")),
+            None => "not measured".into(),
+        };
+        let short = if device == "CPU" { text(row, "device") } else { "lavapipe, a software driver, on that CPU" };
+        writeln!(out, "| {words} | {short} | {} ms | {peer} |", ms(row, "median_ms"))?;
+    }
+    out.push('\n');
+    Ok(out)
 }
 
 /// All rows; of rows that measure the same, the last one.
@@ -100,7 +130,7 @@ fn section(rows: &[Value]) -> Result<String, Box<dyn Error>> {
     }
     if !of("scaling").is_empty() {
         writeln!(out, "The same training by batch size, 32 to 65,536 (`cargo bench -- --filter scaling`):\n")?;
-        writeln!(out, "![Samples a second by batch size](benches/results/scaling.svg)\n")?;
+        writeln!(out, "![Samples a second by batch size](../benches/results/scaling.svg)\n")?;
     }
     Ok(out)
 }
