@@ -26,11 +26,11 @@ fi
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$(mktemp -d)}"
 
 heading 'Format'
-cargo fmt --check
+cargo fmt --all --check
 heading 'Clippy'
-cargo clippy --all-targets -- -D warnings
+cargo clippy --workspace --all-targets -- -D warnings
 heading 'Documentation'
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --quiet
 heading 'Tests and doctests'
-cargo test
+cargo test --workspace
 heading 'All passed'

@@ -223,6 +223,7 @@ mod tests {
             + "@group(0) @binding(0) var<uniform> p: vec4<u32>;
                @group(0) @binding(1) var<storage, read_write> y: array<f32>;
                @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) i: vec3<u32>) { y[i.x] = uniform01(p.xy, p.zw, 3u, i.x); }";
+        use wgpu::naga;
         let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty()).validate(&module).unwrap();
     }

@@ -75,7 +75,7 @@ fn refused<T, A: Parser>(run: impl Fn(A) -> Any<T>, flags: &[&str], parts: &[&st
     Ok(())
 }
 
-/// The curves of an SVG file: polylines that are neither axes nor samples in the legend. On the way the file is read as XML.
+/// The curves of an SVG file: polylines. On the way the file is read as XML.
 fn curves(svg: &str) -> Any<Vec<Vec<(f64, f64)>>> {
     let (mut open, mut curves) = (Vec::new(), Vec::new());
     for tag in svg.split('<').skip(1) {
@@ -87,17 +87,19 @@ fn curves(svg: &str) -> Any<Vec<Vec<(f64, f64)>>> {
             None if tag.ends_with('/') => {}
             None => open.push(name),
         }
-        let value = |key: &str| tag.split_once(&format!("{key}=\"")).and_then(|(_, rest)| rest.split_once('"')).map(|(value, _)| value);
-        if name != "polyline" || value("stroke") == Some("#282828") {
+        if name != "polyline" {
             continue;
         }
-        let points = value("points").ok_or("a polyline without points")?.split_whitespace();
+        let points = tag
+            .split_once("points=\"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .map(|(points, _)| points)
+            .ok_or("a polyline without points")?
+            .split_whitespace();
         let number = |n: &str| n.parse::<f64>().map_err(|e| format!("{n}: {e}"));
         let points = points.map(|p| p.split_once(',').ok_or("no point")).map(|p| p.map(|(x, y)| Ok((number(x)?, number(y)?)))?);
         let points: Vec<(f64, f64)> = points.collect::<Any<_>>()?;
-        if !matches!(points[..], [(x0, y0), (x1, y1)] if x1 == x0 + 18.0 && y0 == y1) {
-            curves.push(points);
-        }
+        curves.push(points);
     }
     assert!(open.is_empty() && svg.starts_with("<svg "), "{open:?} {}", &svg[..40]);
     Ok(curves)

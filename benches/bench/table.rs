@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// What a row's time is set against.
@@ -81,7 +81,7 @@ impl Table {
             device: String::new(),
             driver: String::new(),
             commit: commit(),
-            date: time::OffsetDateTime::now_utc().date().to_string(),
+            date: today(),
             bench: "",
             failed: false,
         })
@@ -220,6 +220,26 @@ pub const CONTROL: &str = "control: host memcpy 32 MiB";
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The day in UTC, as 2026-01-31.
+fn today() -> String {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let (mut year, mut day) = (1970, seconds / 86_400);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for days in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < days {
+            break;
+        }
+        day -= days;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", day + 1)
 }
 
 /// The commit that this was built from, as far as git knows.

@@ -2,14 +2,11 @@
 
 use clap::Args;
 use downhill::History;
-use plotters::{
-    coord::{
-        Shift,
-        ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter},
-    },
-    prelude::*,
+use std::{
+    error::Error,
+    fmt::{self, Write},
+    path::PathBuf,
 };
-use std::{error::Error, ops::Range, path::PathBuf};
 
 #[derive(Args)]
 pub struct PlotArgs {
@@ -86,97 +83,112 @@ fn fewer(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 }
 pub const MOST: usize = 2000;
 
-/// Pixels of a panel.
-const SIZE: (u32, u32) = (640, 420);
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(31, 119, 180),
-    RGBColor(214, 39, 40),
-    RGBColor(44, 160, 44),
-    RGBColor(148, 103, 189),
-    RGBColor(230, 130, 20),
-    RGBColor(110, 110, 110),
-];
-const INK: RGBColor = RGBColor(40, 40, 40);
+/// Pixels of a panel, and of the title above all panels.
+const SIZE: (usize, usize) = (640, 420);
+const TITLE: usize = 40;
+/// Pixels between a panel's edges and its curves: left, right, above and below.
+const MARGIN: [usize; 4] = [84, 28, 40, 56];
+const COLOURS: [&str; 6] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#e68214", "#6e6e6e"];
+const INK: &str = "#282828";
+/// Pixels of a line of the legend, and of a letter: where text ends is not known, so a letter is as wide as most of them.
+const LINE: usize = 20;
+const LETTER: usize = 7;
 
 /// The text of the file: the same for the same panels.
 pub fn svg(title: &str, panels: &[Panel]) -> Result<String, Box<dyn Error>> {
-    let mut text = String::new();
     let columns = panels.len().clamp(1, 2);
     let rows = panels.len().div_ceil(columns).max(1);
-    {
-        let root = SVGBackend::with_string(&mut text, (SIZE.0 * columns as u32, SIZE.1 * rows as u32 + 40)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let root = root.titled(title, ("sans-serif", 24).into_font().color(&INK))?;
-        for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
-            draw(area, panel)?;
-        }
-        root.present()?;
+    let (width, height) = (SIZE.0 * columns, SIZE.1 * rows + TITLE);
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"13\" fill=\"{INK}\">\n<rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n"
+    );
+    text(&mut out, (width / 2, 28), "text-anchor=\"middle\" font-size=\"24\"", title)?;
+    for (k, panel) in panels.iter().enumerate() {
+        draw(&mut out, (k % columns * SIZE.0, k / columns * SIZE.1 + TITLE), panel)?;
     }
-    Ok(text)
+    out.push_str("</svg>\n");
+    Ok(out)
 }
 
-fn draw(area: &DrawingArea<SVGBackend, Shift>, panel: &Panel) -> Result<(), Box<dyn Error>> {
+/// Text at a place, as these attributes say.
+fn text(out: &mut String, (x, y): (usize, usize), attributes: &str, text: &str) -> fmt::Result {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    writeln!(out, "<text x=\"{x}\" y=\"{y}\" {attributes}>{text}</text>")
+}
+
+/// A panel whose corner is there.
+fn draw(out: &mut String, (left, top): (usize, usize), panel: &Panel) -> fmt::Result {
     let all = || panel.series.iter().flat_map(|s| s.points.iter().copied());
     let (low, high) = range(all().map(|p| p.1));
     let log = low > 0.0 && high / low > 100.0;
     let scale = |y: f64| if log { y.log10() } else { y };
-
     let x = Axis::new(range(all().map(|p| p.0)), false, 1.0);
     let y = Axis::new((scale(low), scale(high)), log, if log { 1.0 } else { 0.0 });
-    // The legend goes where the fewest points are, counted in a part of the panel of about its size.
-    let places = [
-        (SeriesLabelPosition::UpperRight, 0.6, 0.65),
-        (SeriesLabelPosition::LowerRight, 0.6, 0.0),
-        (SeriesLabelPosition::MiddleRight, 0.6, 0.325),
-        (SeriesLabelPosition::LowerLeft, 0.0, 0.0),
-        (SeriesLabelPosition::UpperLeft, 0.0, 0.65),
-    ];
-    let covered = |left: f64, bottom: f64| {
-        let within = |part: f64, from: f64, size: f64| (from..=from + size).contains(&part);
-        all().filter(|p| within(x.part(p.0), left, 0.4) && within(y.part(scale(p.1)), bottom, 0.35)).count()
-    };
-    let legend = places.into_iter().min_by_key(|&(_, left, bottom)| covered(left, bottom)).map(|p| p.0);
 
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 18).into_font().color(&INK))
-        .margin(12)
-        .margin_right(28)
-        .x_label_area_size(44)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x, y)?;
+    let (from, to) = (left + MARGIN[0], left + SIZE.0 - MARGIN[1]);
+    let (above, below) = (top + MARGIN[2], top + SIZE.1 - MARGIN[3]);
+    let across = |value: f64| from as f64 + x.part(value) * (to - from) as f64;
+    let up = |value: f64| below as f64 - y.part(value) * (below - above) as f64;
+
+    text(out, ((from + to) / 2, above - 14), "text-anchor=\"middle\" font-size=\"18\"", &panel.title)?;
+    for &tick in &x.ticks {
+        let at = across(tick).round();
+        writeln!(out, "<path d=\"M{at} {above}V{below}\" stroke=\"{INK}\" stroke-opacity=\"0.15\"/>")?;
+        text(out, (at as usize, below + 18), "text-anchor=\"middle\"", &x.label(tick))?;
+    }
+    for &tick in &y.ticks {
+        let at = up(tick).round();
+        writeln!(out, "<path d=\"M{from} {at}H{to}\" stroke=\"{INK}\" stroke-opacity=\"0.15\"/>")?;
+        text(out, (from - 8, at as usize + 4), "text-anchor=\"end\"", &y.label(tick))?;
+    }
+    writeln!(out, "<path d=\"M{from} {above}V{below}H{to}\" fill=\"none\" stroke=\"{INK}\" stroke-opacity=\"0.6\"/>")?;
+    text(out, ((from + to) / 2, below + 42), "text-anchor=\"middle\" font-size=\"15\"", panel.x)?;
     let unit = if log { format!("{} (logarithmic)", panel.y) } else { panel.y.to_string() };
-    chart
-        .configure_mesh()
-        .x_desc(panel.x)
-        .y_desc(unit)
-        .axis_desc_style(("sans-serif", 15).into_font().color(&INK))
-        .label_style(("sans-serif", 13).into_font().color(&INK))
-        .bold_line_style(INK.mix(0.15))
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK.mix(0.6))
-        .draw()?;
+    let middle = (left + 20, (above + below) / 2);
+    text(out, middle, &format!("text-anchor=\"middle\" font-size=\"15\" transform=\"rotate(-90 {} {})\"", middle.0, middle.1), &unit)?;
+
     let mut colours = COLOURS.iter().cycle().peekable();
+    let mut legend = Vec::new();
     for series in panel.series.iter().filter(|s| !s.points.is_empty()) {
         let next = if series.faint { colours.peek().copied() } else { colours.next() };
         let colour = next.unwrap_or(&INK);
-        let (colour, width) = if series.faint { (colour.mix(0.4), 1) } else { (colour.mix(1.0), 2) };
-        let points = || series.points.iter().map(|&(x, y)| (x, scale(y)));
-        chart
-            .draw_series(LineSeries::new(points(), colour.stroke_width(width)))?
-            .label(&series.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(width)));
+        let stroke = match series.faint {
+            true => format!("stroke=\"{colour}\" stroke-opacity=\"0.4\""),
+            false => format!("stroke=\"{colour}\" stroke-width=\"2\""),
+        };
+        let points: Vec<(f64, f64)> = series.points.iter().map(|&(x, y)| (across(x), up(scale(y)))).collect();
+        let pairs: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        writeln!(out, "<polyline points=\"{}\" fill=\"none\" {stroke}/>", pairs.join(" "))?;
         // A line of one point would not be seen.
-        if !series.faint && series.points.len() <= 20 {
-            chart.draw_series(points().map(|p| Circle::new(p, 3, colour.filled())))?;
+        if !series.faint && points.len() <= 20 {
+            for (x, y) in points {
+                writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>")?;
+            }
         }
+        legend.push((stroke, series.name.as_str()));
     }
-    chart
-        .configure_series_labels()
-        .position(legend.unwrap_or(SeriesLabelPosition::UpperRight))
-        .background_style(WHITE.mix(0.85))
-        .border_style(INK.mix(0.25))
-        .label_font(("sans-serif", 13).into_font().color(&INK))
-        .draw()?;
+    if legend.is_empty() {
+        return Ok(());
+    }
+
+    // The legend goes where the fewest points are.
+    let longest = legend.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
+    let (width, height) = (longest * LETTER + 44, legend.len() * LINE + 8);
+    let (right, bottom) = (to.saturating_sub(width + 6), below.saturating_sub(height + 6));
+    let places = [(right, above + 6), (right, bottom), (right, (above + bottom) / 2), (from + 6, bottom), (from + 6, above + 6)];
+    let covered = |&(x, y): &(usize, usize)| {
+        let within = |at: f64, from: usize, size: usize| (from as f64..=(from + size) as f64).contains(&at);
+        all().filter(|p| within(across(p.0), x, width) && within(up(scale(p.1)), y, height)).count()
+    };
+    let (left, top) = places.into_iter().min_by_key(covered).unwrap_or(places[0]);
+    let border = format!("stroke=\"{INK}\" stroke-opacity=\"0.25\"");
+    writeln!(out, "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"white\" fill-opacity=\"0.85\" {border}/>")?;
+    for (k, (stroke, name)) in legend.into_iter().enumerate() {
+        let middle = top + 14 + k * LINE;
+        writeln!(out, "<path d=\"M{} {middle}h18\" {stroke}/>", left + 10)?;
+        text(out, (left + 36, middle + 4), "", name)?;
+    }
     Ok(())
 }
 
@@ -186,7 +198,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if low <= high { (low, high) } else { (0.0, 1.0) }
 }
 
-/// An axis whose ticks are numbers that people would choose; plotters' own are not where values lie close together.
+/// An axis whose ticks are numbers that people would choose.
 struct Axis {
     ticks: Vec<f64>,
     /// That tell the ticks apart.
@@ -208,34 +220,14 @@ impl Axis {
     }
     /// Where a value lies: 0 at the start of the axis, 1 at its end.
     fn part(&self, value: f64) -> f64 {
-        let ends = self.range();
-        (value - ends.start) / (ends.end - ends.start)
+        let (start, end) = (self.ticks[0], self.ticks[self.ticks.len() - 1]);
+        (value - start) / (end - start)
     }
-}
-
-impl Ranged for Axis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        from + (self.part(*value) * f64::from(to - from)).round() as i32
-    }
-    fn key_points<H: KeyPointHint>(&self, _: H) -> Vec<f64> {
-        self.ticks.clone()
-    }
-    fn range(&self) -> Range<f64> {
-        self.ticks[0]..self.ticks[self.ticks.len() - 1]
-    }
-}
-
-impl ValueFormatter<f64> for Axis {
-    fn format(value: &f64) -> String {
-        value.to_string()
-    }
-    fn format_ext(&self, value: &f64) -> String {
-        match (self.log, value) {
-            (true, -3.0..=4.0) => 10f64.powf(*value).to_string(),
+    fn label(&self, tick: f64) -> String {
+        match (self.log, tick) {
+            (true, -3.0..=4.0) => 10f64.powf(tick).to_string(),
             (true, exponent) => format!("1e{exponent:.0}"),
-            (false, value) => format!("{value:.*}", self.decimals),
+            (false, tick) => format!("{tick:.*}", self.decimals),
         }
     }
 }

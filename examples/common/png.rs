@@ -1,8 +1,8 @@
 //! Images side by side, as a PNG file.
 
-use ::png::{BitDepth, ColorType, Encoder};
 use downhill::Shape;
-use std::{error::Error, path::Path};
+use flate2::{Compression, Crc, write::ZlibEncoder};
+use std::{error::Error, io::Write, path::Path};
 
 /// Writes images as a grid of `columns`, a pixel of each as a square of `scale`, with lines of one pixel between them.
 ///
@@ -26,15 +26,34 @@ pub fn grid(path: &Path, values: &[f32], image: Shape, columns: usize, scale: us
             }
         }
     }
-    let named = |e: &dyn Error| format!("{}: {e}", path.display());
-    let mut file = Vec::new();
-    let mut encoder = Encoder::new(&mut file, across as u32, down as u32);
-    encoder.set_color(if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
-    encoder.set_depth(BitDepth::Eight);
-    let mut writer = encoder.write_header().map_err(|e| named(&e))?;
-    writer.write_image_data(&bytes).map_err(|e| named(&e))?;
-    writer.finish().map_err(|e| named(&e))?;
-    Ok(downhill::file::replace(path, &file)?)
+    Ok(downhill::file::replace(path, &encode(&bytes, across, down, channels)?)?)
+}
+
+/// The bytes of a PNG file: a signature, and three chunks.
+fn encode(pixels: &[u8], across: usize, down: usize, channels: usize) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |name: &[u8; 4], data: &[u8]| -> Result<(), Box<dyn Error>> {
+        let content = [name, data].concat();
+        let mut sum = Crc::new();
+        sum.update(&content);
+        file.extend(u32::try_from(data.len())?.to_be_bytes());
+        file.extend(content);
+        file.extend(sum.sum().to_be_bytes());
+        Ok(())
+    };
+    // Eight bits a channel, grey or colours; compression, filters and order of the one kind that there is, or of the simplest.
+    let mut header = [u32::try_from(across)?.to_be_bytes(), u32::try_from(down)?.to_be_bytes()].concat();
+    header.extend([8, if channels == 1 { 0 } else { 2 }, 0, 0, 0]);
+    chunk(b"IHDR", &header)?;
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+    for row in pixels.chunks(across * channels) {
+        // Each row begins with the number of its filter: none.
+        packed.write_all(&[0])?;
+        packed.write_all(row)?;
+    }
+    chunk(b"IDAT", &packed.finish()?)?;
+    chunk(b"IEND", &[])?;
+    Ok(file)
 }
 
 /// How bright the lines between images are.

@@ -16,6 +16,7 @@ use crate::{
 };
 use pollster::block_on;
 use std::{collections::HashSet, sync::Arc};
+use wgpu::naga;
 
 /// An op that exists only to carry a kernel.
 #[derive(Debug, PartialEq)]

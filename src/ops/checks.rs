@@ -10,6 +10,7 @@ use crate::{
     plan::ir::Ir,
 };
 use serde_json::Value;
+use wgpu::naga;
 
 fn numbers(v: &Value) -> Vec<f64> {
     let number = |x: &Value| x.as_f64().unwrap_or_else(|| x.as_str().and_then(|s| s.parse().ok()).expect("a number"));

@@ -11,7 +11,7 @@ pub fn cases(file: &str) -> Vec<Value> {
 
 /// All of a file.
 pub fn whole(file: &str) -> Value {
-    let path = format!("{}/tests/golden/{file}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/golden/{file}.json", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{path}: {e}"))
 }

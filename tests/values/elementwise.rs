@@ -90,7 +90,7 @@ impl Wrong {
 }
 
 fn golden() -> Value {
-    let path = format!("{}/tests/golden/values_elementwise.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/golden/values_elementwise.json", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_slice(&std::fs::read(path).expect("the file is there")).expect("it is JSON")
 }
 

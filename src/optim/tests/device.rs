@@ -11,6 +11,7 @@ use crate::{
 };
 use pollster::block_on;
 use std::sync::Arc;
+use wgpu::naga;
 
 /// A software adapter will do; where there is none at all, that is said, and fails in CI.
 pub(super) fn open(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
