@@ -19,7 +19,7 @@ use downhill::{
     data::{self, Normalise},
     init::Init,
     optim::{Adam, Sgd},
-    plan::{Options, Plan},
+    plan::{Plan, PlanOptions},
     train::{Fit, metrics},
 };
 use std::{error::Error, process::ExitCode, sync::Arc};
@@ -73,7 +73,7 @@ pub fn report(device: &Device) -> Result<Report> {
     trainer.step(&[Host::new([8], CLASSES.to_vec())])?;
     trainer.loss()?;
     let gradient = loss.grad(&[x]);
-    let steps = |fuse| Plan::new(&[loss], &gradient, &Options { fuse, ..device.plan_options() }).map(|plan| plan.steps.len());
+    let steps = |fuse| Plan::new(&[loss], &gradient, &PlanOptions { fuse, ..device.plan_options() }).map(|plan| plan.steps.len());
     Ok(Report {
         values,
         gradient: trainer.gradient("logits")?.to_f64(),

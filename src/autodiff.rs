@@ -3,7 +3,7 @@
 
 use crate::{
     error::Place,
-    graph::{Graph, Kind, OTHER_GRAPH, Tensor},
+    graph::{Graph, NodeKind, OTHER_GRAPH, Tensor},
     ops::pad::Pad,
     recompute::Copies,
     shape::{DType, Shape},
@@ -88,7 +88,7 @@ impl<'g> Tensor<'g> {
             if id != self.id {
                 grads[id] = sum(std::mem::take(&mut parts[id]));
             }
-            let (Some(dy), Kind::Op(op)) = (grads[id], &node.kind) else { continue };
+            let (Some(dy), NodeKind::Op(op)) = (grads[id], &node.kind) else { continue };
             let inputs: Vec<Tensor> = node.inputs.iter().map(|&i| graph.tensor(copies.read(&nodes, id, i))).collect();
             let output = graph.tensor(copies.read(&nodes, id, id));
             let new = copies.apart(id, || graph.part_of(node, || op.vjp(&inputs, output, dy)));
@@ -162,7 +162,7 @@ fn sums(grad: Shape, x: Shape, y: Shape) -> bool {
 /// costs the size of the tensor and not its square.
 fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
     let pad = |t: Tensor| match &t.graph.inner.borrow().nodes.get(t.id)?.kind {
-        Kind::Op(op) => op.as_pad().copied(),
+        NodeKind::Op(op) => op.as_pad().copied(),
         _ => None,
     };
     let padded = |parts: &[(Tensor<'g>, Place)], axis: Option<usize>| {
@@ -219,7 +219,7 @@ fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Device, Graph, Host, Tensor, plan::Options, plan::Plan};
+    use crate::{Device, Graph, Host, Tensor, plan::Plan, plan::PlanOptions};
 
     /// Slices that follow each other, overlap, leave gaps, lie along another axis, and a use of the whole.
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         let step = |k: usize| x.slice(0, k, k + 1);
         let y = (1..t).fold(step(0), |h, k| (h + step(k)).tanh());
         let outputs: Vec<Tensor> = y.sum_all().grad(&[x]);
-        let plan = Plan::new(&outputs, &[], &Options::new(None)).unwrap();
+        let plan = Plan::new(&outputs, &[], &PlanOptions::new(None)).unwrap();
         let written: usize = plan.steps.iter().map(|s| s.output.1.elements()).sum();
         assert!(plan.steps.iter().all(|s| s.name() != "pad"), "{plan}");
         assert!(written < 8 * t * 7, "{written} numbers written for {} in\n{plan}", t * 7);

@@ -7,7 +7,7 @@ use crate::{
     gpu::{self, Counters, StepRow},
     graph::{InputDef, Tensor},
     host::Host,
-    plan::{Draft, Options, Plan},
+    plan::{Draft, Plan, PlanOptions},
     profile::{KernelTime, Profile, StepTimes},
     rng::Key,
 };
@@ -50,11 +50,11 @@ impl Device {
 impl Compiled {
     /// Compiles with options: what is fused, how memory is shared. `seed` is that of the initial parameters and of
     /// random numbers.
-    pub fn new(device: &Device, outputs: &[Tensor], options: &Options, seed: u64) -> Result<Compiled> {
+    pub fn new(device: &Device, outputs: &[Tensor], options: &PlanOptions, seed: u64) -> Result<Compiled> {
         pollster::block_on(Compiled::new_async(device, outputs, options, seed))
     }
     /// [`new`](Compiled::new), without blocking.
-    pub async fn new_async(device: &Device, outputs: &[Tensor<'_>], options: &Options, seed: u64) -> Result<Compiled> {
+    pub async fn new_async(device: &Device, outputs: &[Tensor<'_>], options: &PlanOptions, seed: u64) -> Result<Compiled> {
         let plan = device.lower(Draft::new(outputs, &[], options)?, options).await?;
         let store = Store::new(device, &plan.params, None, seed).await?;
         Compiled::on(device, plan, &store, seed).await
@@ -143,7 +143,7 @@ impl Compiled {
         self.engine.bytes()
     }
     /// The plan on a GPU.
-    pub(crate) fn gpu(&mut self) -> Option<&mut gpu::Exec> {
+    pub(crate) fn gpu(&mut self) -> Option<&mut gpu::GpuExec> {
         self.engine.gpu_mut()
     }
     /// Output `i` of the last run; waits for it.

@@ -4,7 +4,7 @@ use crate::{
     error::Result,
     host::{self, Host, View, ViewMut},
     ops::Op,
-    optim::{Guard, Hyper, MAX_STATES, Optimizer, Settings, Sizes, Squares, Trust, squares},
+    optim::{Bounds, Guard, Hyper, MAX_STATES, Optimizer, Settings, Squares, Trust, squares},
     params::{Layout, Status},
     plan::{Loc, Plan, Step, Update, Work},
     rng::Key,
@@ -22,7 +22,7 @@ pub fn work<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 
 /// The flat buffers of a model on the CPU device, by piece: see [`Layout`].
 #[derive(Debug, Default)]
-pub struct Store {
+pub struct CpuStore {
     pub layout: Layout,
     pub params: Vec<Vec<f32>>,
     pub grads: Vec<Vec<f32>>,
@@ -44,7 +44,7 @@ pub struct Store {
     /// The first parameter whose gradient was not finite in the first bad step.
     pub culprit: Option<usize>,
     /// How large weights and states are at most.
-    sizes: Sizes,
+    sizes: Bounds,
 }
 
 /// What an update takes.
@@ -55,10 +55,10 @@ pub struct Rules<'a> {
     pub hyper: &'a [Hyper],
 }
 
-impl Store {
+impl CpuStore {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) without the memory.
-    pub fn new(layout: Layout, states: usize) -> Result<Store> {
+    pub fn new(layout: Layout, states: usize) -> Result<CpuStore> {
         let (all, trained) = (0..layout.pieces.len(), 0..layout.trained);
         let states = (0..states).map(|k| zeros(&layout, &format!("state {k}"), trained.clone())).collect::<Result<_>>()?;
         let (params, grads) = (zeros(&layout, "params", all)?, zeros(&layout, "grads", trained)?);
@@ -67,7 +67,7 @@ impl Store {
         let runs = (0..layout.trained).map(|piece| layout.runs(piece)).collect();
         let ends = (0..layout.trained).map(|piece| layout.ends(piece).collect()).collect();
         let trusts = vec![Vec::new(); layout.trained];
-        Ok(Store { params, grads, states, next, squares, runs, ends, trusts, layout, ..Store::default() })
+        Ok(CpuStore { params, grads, states, next, squares, runs, ends, trusts, layout, ..CpuStore::default() })
     }
     /// Makes the buffers for gradients of micro-batches, if there are none yet.
     pub fn hold_micro(&mut self) -> Result<()> {
@@ -141,7 +141,7 @@ impl Store {
     fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {
         if self.guard.near != 0 {
             // They come from outside.
-            self.sizes = Sizes::default();
+            self.sizes = Bounds::default();
         }
         self.guard.near = u32::from(self.sizes.are_near());
         if loss.is_none() {
@@ -195,7 +195,7 @@ impl Store {
         if self.sizes.are_near() || self.guard.strict != 0 {
             // Only where one cannot tell does one look.
             let weights = self.params[..self.layout.trained].iter().map(Vec::as_slice);
-            self.sizes = Sizes::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
+            self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
     /// State becomes what was computed for it, but for numbers that would not be finite, which the check of the step hears of.
@@ -225,7 +225,7 @@ fn states(all: &mut [Vec<Vec<f32>>], piece: usize) -> [&mut [f32]; MAX_STATES] {
 }
 
 /// A plan with its buffers. Nothing is allocated in a step.
-pub struct Exec {
+pub struct CpuExec {
     plan: Plan,
     slots: Vec<Host<f32>>,
     inputs: Vec<Host<f32>>,
@@ -239,15 +239,15 @@ fn emptied<'a>(mut views: Vec<View<f32>>) -> Vec<View<'a, f32>> {
     views.into_iter().map(|_| unreachable!("there are none")).collect()
 }
 
-impl Exec {
+impl CpuExec {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) without the memory.
-    pub fn new(plan: Plan) -> Result<Exec> {
+    pub fn new(plan: Plan) -> Result<CpuExec> {
         scratch::prepare()?;
         let slots = plan.slots.iter().map(|s| Host::try_zeros(Shape::from([s.elements]).of(s.dtype))).collect::<Result<_>>()?;
         let inputs = plan.inputs.iter().map(|i| Host::try_zeros(i.shape)).collect::<Result<_>>()?;
         let views = Vec::with_capacity(plan.steps.iter().map(|step| step.inputs.len()).max().unwrap_or(0));
-        Ok(Exec { plan, slots, inputs, views })
+        Ok(CpuExec { plan, slots, inputs, views })
     }
     /// Hands over the data of an input; its shape has been checked.
     pub fn write(&mut self, input: usize, data: &Host<f32>) {
@@ -262,7 +262,7 @@ impl Exec {
     }
     /// Runs the plan, of a step of that number; without an update where `more` micro-batches follow. `done` hears the number of each
     /// step of the plan when it is done. This is to be called by a thread that works for the device: see [`work`].
-    pub fn run(&mut self, store: &mut Store, key: Key, step: u64, more: bool, rules: Option<Rules>, mut done: impl FnMut(usize)) {
+    pub fn run(&mut self, store: &mut CpuStore, key: Key, step: u64, more: bool, rules: Option<Rules>, mut done: impl FnMut(usize)) {
         let plan = mem::take(&mut self.plan);
         for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate() {
             match &part.work {
@@ -282,7 +282,7 @@ impl Exec {
         }
         self.plan = plan;
     }
-    fn step(&mut self, plan: &Plan, step: &Step, op: &dyn Op, store: &mut Store, key: Key) {
+    fn step(&mut self, plan: &Plan, step: &Step, op: &dyn Op, store: &mut CpuStore, key: Key) {
         let (loc, shape) = step.output;
         // The planner never lets an op write what it reads, so the output can be taken out meanwhile.
         let (mut taken, start) = match loc {
@@ -316,7 +316,7 @@ impl Exec {
             _ => unreachable!("gradients are floats"),
         }
     }
-    fn view<'a>(&'a self, plan: &'a Plan, store: &'a Store, loc: Loc, shape: Shape) -> View<'a, f32> {
+    fn view<'a>(&'a self, plan: &'a Plan, store: &'a CpuStore, loc: Loc, shape: Shape) -> View<'a, f32> {
         let n = shape.elements();
         let range = |buffers: &'a [Vec<f32>], i: usize| {
             let r = store.layout.ranges[i];
@@ -339,7 +339,7 @@ impl Exec {
             _ => unreachable!("ops read tensors of the graph"),
         }
     }
-    fn one(&self, plan: &Plan, store: &Store, loc: Loc, shape: Shape) -> f32 {
+    fn one(&self, plan: &Plan, store: &CpuStore, loc: Loc, shape: Shape) -> f32 {
         let v = self.view(plan, store, loc, shape);
         v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
     }
@@ -348,12 +348,12 @@ impl Exec {
         self.plan.outputs.len()
     }
     /// An output of the last run that is one number.
-    pub fn number(&self, store: &Store, output: usize) -> f32 {
+    pub fn number(&self, store: &CpuStore, output: usize) -> f32 {
         let (loc, shape) = self.plan.outputs[output];
         self.one(&self.plan, store, loc, shape)
     }
     /// An output of the last run.
-    pub fn read(&self, store: &Store, output: usize) -> Result<Host<f32>> {
+    pub fn read(&self, store: &CpuStore, output: usize) -> Result<Host<f32>> {
         let (loc, shape) = self.plan.outputs[output];
         let v = self.view(&self.plan, store, loc, shape);
         Ok(match shape.dtype() {

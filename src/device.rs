@@ -158,8 +158,8 @@ impl Device {
     }
     /// How graphs are lowered for this device. Kernels are measured where a graph is compiled for it, not by
     /// [`Plan::new`](plan::Plan::new).
-    pub fn plan_options(&self) -> plan::Options {
-        let mut options = plan::Options::new(self.gpu.as_ref().map(|gpu| *gpu.caps()));
+    pub fn plan_options(&self) -> plan::PlanOptions {
+        let mut options = plan::PlanOptions::new(self.gpu.as_ref().map(|gpu| *gpu.caps()));
         if let Some(gpu) = &self.gpu {
             options.candidate = (gpu.options().choice == Choice::Portable).then_some(0);
             options.choices = Some(gpu.measured().clone());
@@ -167,7 +167,7 @@ impl Device {
         options
     }
     /// The rest of the way from a graph to a plan: kernels are measured where none is chosen yet.
-    pub(crate) async fn lower(&self, draft: Draft, options: &plan::Options) -> Result<Plan> {
+    pub(crate) async fn lower(&self, draft: Draft, options: &plan::PlanOptions) -> Result<Plan> {
         if let (Some(gpu), None) = (&self.gpu, options.candidate) {
             tune::measure(gpu, &draft).await?;
         }

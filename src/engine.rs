@@ -24,16 +24,16 @@ use std::{
 
 /// An optimizer and the groups it makes of a model's parameters.
 #[derive(Clone, Debug)]
-pub(crate) struct Update {
+pub(crate) struct Updater {
     pub optimizer: Optimizer,
     pub groups: Groups,
 }
 
-impl Update {
+impl Updater {
     /// Of an optimizer over these parameters.
-    pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Update> {
+    pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Updater> {
         let groups = optimizer.groups(params)?;
-        Ok(Update { optimizer, groups })
+        Ok(Updater { optimizer, groups })
     }
     /// Adds the hyperparameters of a step (from 0), a row for each group.
     fn add_hyper(&self, step: u64, rows: &mut Vec<Hyper>) {
@@ -52,7 +52,7 @@ impl Update {
 }
 
 /// Where the parameters lie on a device: what [`Store::new`] makes room for.
-pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Update>) -> Result<Layout> {
+pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Updater>) -> Result<Layout> {
     let statuses = update.map_or_else(|| Status::plain(params), |u| u.groups.statuses.clone());
     let [piece, buffer] =
         device.as_gpu().map_or([usize::MAX; 2], |gpu| [gpu.caps().max_binding_bytes, gpu.max_buffer_bytes()].map(|b| (b / 4) as usize));
@@ -71,7 +71,7 @@ pub(crate) fn memory(
     device: &Device,
     plan: &Plan,
     layout: &Layout,
-    update: &Update,
+    update: &Updater,
     ring: usize,
     fed: Option<Fed>,
     data: u64,
@@ -79,7 +79,7 @@ pub(crate) fn memory(
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
     let kept = match device.as_gpu() {
-        Some(gpu) => gpu::Ring::all_bytes(ring, RING) + gpu::Store::control_bytes(gpu, layout, update.groups.settings.len()),
+        Some(gpu) => gpu::GpuRing::all_bytes(ring, RING) + gpu::GpuStore::control_bytes(gpu, layout, update.groups.settings.len()),
         None => (RING * (ring + NORMS.len()) * 4 + size_of::<Guard>()) as u64,
     };
     Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
@@ -105,7 +105,7 @@ fn tables(device: &Device, plan: &Plan, fed: Option<Fed>) -> Result<u64> {
 /// The flat buffers of a model. Every plan of the model uses the same ones.
 #[derive(Clone)]
 pub(crate) struct Store {
-    flat: Flat,
+    flat: StoreOn,
     /// Whether a step was made on them, or values were set: before that state means nothing (see `Graph::require_step`).
     trained: Arc<AtomicBool>,
     /// [`Guard::strict`] as it is there.
@@ -113,20 +113,20 @@ pub(crate) struct Store {
 }
 
 #[derive(Clone)]
-enum Flat {
-    Cpu(Arc<Mutex<cpu::Store>>),
-    Gpu(Arc<gpu::Store>),
+enum StoreOn {
+    Cpu(Arc<Mutex<cpu::CpuStore>>),
+    Gpu(Arc<gpu::GpuStore>),
 }
 
 impl Store {
     /// Flat buffers for `params`, filled with their initial values.
-    pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<Store> {
+    pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Updater>, seed: u64) -> Result<Store> {
         let states = update.map_or(Vec::new(), |u| u.optimizer.states());
         let layout = layout(device, params, update)?;
         let flat = match device.as_gpu() {
-            None => Flat::Cpu(Arc::new(Mutex::new(cpu::Store::new(layout, states.len())?))),
+            None => StoreOn::Cpu(Arc::new(Mutex::new(cpu::CpuStore::new(layout, states.len())?))),
             Some(gpu) => {
-                Flat::Gpu(Arc::new(gpu::Store::new(gpu, layout, states.len(), update.map_or(0, |u| u.groups.settings.len())).await?))
+                StoreOn::Gpu(Arc::new(gpu::GpuStore::new(gpu, layout, states.len(), update.map_or(0, |u| u.groups.settings.len())).await?))
             }
         };
         let store = Store { flat, trained: Arc::default(), strict: Arc::default() };
@@ -134,7 +134,7 @@ impl Store {
         Ok(store)
     }
     /// Sets initial weights and states.
-    pub fn reset(&self, params: &[ParamDef], update: Option<&Update>, seed: u64) -> Result<()> {
+    pub fn reset(&self, params: &[ParamDef], update: Option<&Updater>, seed: u64) -> Result<()> {
         let layout = self.layout();
         let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| host::zeros("initial values", n)).collect::<Result<_>>()?;
         for (param, range) in params.iter().zip(&layout.ranges) {
@@ -163,54 +163,54 @@ impl Store {
     }
     pub fn layout(&self) -> Layout {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).layout.clone(),
-            Flat::Gpu(s) => s.layout().clone(),
+            StoreOn::Cpu(s) => lock(s).layout.clone(),
+            StoreOn::Gpu(s) => s.layout().clone(),
         }
     }
     pub fn write_params(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).params = pieces,
-            Flat::Gpu(s) => s.write_params(&pieces)?,
+            StoreOn::Cpu(s) => lock(s).params = pieces,
+            StoreOn::Gpu(s) => s.write_params(&pieces)?,
         }
         self.set_near()
     }
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            Flat::Cpu(s) => copies("params", &lock(s).params),
-            Flat::Gpu(s) => s.read_params().await,
+            StoreOn::Cpu(s) => copies("params", &lock(s).params),
+            StoreOn::Gpu(s) => s.read_params().await,
         }
     }
     pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).set_grads(pieces),
-            Flat::Gpu(s) => s.write_grads(&pieces)?,
+            StoreOn::Cpu(s) => lock(s).set_grads(pieces),
+            StoreOn::Gpu(s) => s.write_grads(&pieces)?,
         }
         Ok(())
     }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            Flat::Cpu(s) => copies("grads", &lock(s).grads),
-            Flat::Gpu(s) => s.read_grads().await,
+            StoreOn::Cpu(s) => copies("grads", &lock(s).grads),
+            StoreOn::Gpu(s) => s.read_grads().await,
         }
     }
     pub fn write_state(&self, k: usize, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).states[k] = pieces,
-            Flat::Gpu(s) => s.write_state(k, &pieces)?,
+            StoreOn::Cpu(s) => lock(s).states[k] = pieces,
+            StoreOn::Gpu(s) => s.write_state(k, &pieces)?,
         }
         self.set_near()
     }
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            Flat::Cpu(s) => copies("state", &lock(s).states[k]),
-            Flat::Gpu(s) => s.read_state(k).await,
+            StoreOn::Cpu(s) => copies("state", &lock(s).states[k]),
+            StoreOn::Gpu(s) => s.read_state(k).await,
         }
     }
     /// Says that weights or states may be of any size, as they come from outside.
     fn set_near(&self) -> Result<()> {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).guard.near = 1,
-            Flat::Gpu(s) => s.write_near(true)?,
+            StoreOn::Cpu(s) => lock(s).guard.near = 1,
+            StoreOn::Gpu(s) => s.write_near(true)?,
         }
         Ok(())
     }
@@ -220,52 +220,52 @@ impl Store {
             return Ok(());
         }
         match &self.flat {
-            Flat::Cpu(s) => lock(s).guard.strict = strict.into(),
-            Flat::Gpu(s) => s.write_strict(strict)?,
+            StoreOn::Cpu(s) => lock(s).guard.strict = strict.into(),
+            StoreOn::Gpu(s) => s.write_strict(strict)?,
         }
         Ok(())
     }
     /// Forgets the micro-batches that were added up for the next step.
     pub fn forget_micro(&self) -> Result<()> {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).guard.weight = 0.0,
-            Flat::Gpu(s) => s.forget_micro()?,
+            StoreOn::Cpu(s) => lock(s).guard.weight = 0.0,
+            StoreOn::Gpu(s) => s.forget_micro()?,
         }
         Ok(())
     }
     pub fn write_guard(&self, guard: Guard) -> Result<()> {
         self.strict.store(guard.strict != 0, Relaxed);
         match &self.flat {
-            Flat::Cpu(s) => lock(s).set_guard(guard),
-            Flat::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
+            StoreOn::Cpu(s) => lock(s).set_guard(guard),
+            StoreOn::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
         }
         Ok(())
     }
     pub async fn read_guard(&self) -> Result<Guard> {
         match &self.flat {
-            Flat::Cpu(s) => Ok(lock(s).guard),
-            Flat::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
+            StoreOn::Cpu(s) => Ok(lock(s).guard),
+            StoreOn::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
     /// After a bad step, the first parameter whose gradient was not finite, if one was.
     pub async fn culprit(&self) -> Result<Option<usize>> {
         match &self.flat {
-            Flat::Cpu(s) => Ok(lock(s).culprit),
-            Flat::Gpu(s) => s.culprit().await,
+            StoreOn::Cpu(s) => Ok(lock(s).culprit),
+            StoreOn::Gpu(s) => s.culprit().await,
         }
     }
     /// Norms and ratios in the last update, by parameter.
     pub async fn trusts(&self) -> Result<Vec<Trust>> {
         match &self.flat {
-            Flat::Cpu(s) => Ok(lock(s).trusts()),
-            Flat::Gpu(s) => s.trusts().await,
+            StoreOn::Cpu(s) => Ok(lock(s).trusts()),
+            StoreOn::Gpu(s) => s.trusts().await,
         }
     }
     /// Whether there are buffers for gradients of micro-batches.
     pub fn holds_micro(&self) -> bool {
         match &self.flat {
-            Flat::Cpu(s) => lock(s).holds_micro(),
-            Flat::Gpu(s) => s.holds_micro(),
+            StoreOn::Cpu(s) => lock(s).holds_micro(),
+            StoreOn::Gpu(s) => s.holds_micro(),
         }
     }
 }
@@ -280,8 +280,8 @@ pub(crate) const RING: usize = 1024;
 /// Where the plans of a model leave the first outputs of each batch, and how large the gradients of each step were.
 #[derive(Clone)]
 pub(crate) enum Ring {
-    Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::Store>> },
-    Gpu(Arc<gpu::Ring>),
+    Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::CpuStore>> },
+    Gpu(Arc<gpu::GpuRing>),
 }
 
 #[derive(Default)]
@@ -292,7 +292,7 @@ pub(crate) struct CpuRing {
 }
 
 /// What batches left in a ring, and the guard after the last of them.
-pub(crate) struct Kept {
+pub(crate) struct RingRows {
     pub rows: Vec<Vec<f32>>,
     pub guard: Guard,
 }
@@ -301,11 +301,11 @@ impl Ring {
     /// A ring for `outputs` outputs of [`RING`] batches.
     pub async fn new(store: &Store, outputs: usize) -> Result<Ring> {
         Ok(match &store.flat {
-            Flat::Cpu(store) => {
+            StoreOn::Cpu(store) => {
                 let ring = CpuRing { rows: vec![vec![f32::NAN; outputs + NORMS.len()]; RING], asked: None };
                 Ring::Cpu { kept: Arc::new(Mutex::new(ring)), store: store.clone() }
             }
-            Flat::Gpu(store) => Ring::Gpu(Arc::new(gpu::Ring::new(store, outputs, RING).await?)),
+            StoreOn::Gpu(store) => Ring::Gpu(Arc::new(gpu::GpuRing::new(store, outputs, RING).await?)),
         })
     }
     /// Asks for the batches `first..first + count`, at most [`RING`] of them, which have all been queued; what was asked for
@@ -318,22 +318,22 @@ impl Ring {
         Ok(())
     }
     /// What was asked for, if it has come; never waits.
-    pub fn take(&self) -> Result<Option<Kept>> {
+    pub fn take(&self) -> Result<Option<RingRows>> {
         match self {
             Ring::Cpu { kept, store } => {
                 let mut ring = lock(kept);
                 let Some((first, count)) = ring.asked.take() else { return Ok(None) };
                 let rows = (first..first + count as u64).map(|s| ring.rows[(s % RING as u64) as usize].clone()).collect();
-                Ok(Some(Kept { rows, guard: lock(store).guard }))
+                Ok(Some(RingRows { rows, guard: lock(store).guard }))
             }
-            Ring::Gpu(ring) => Ok(ring.take()?.map(Kept::of)),
+            Ring::Gpu(ring) => Ok(ring.take()?.map(RingRows::of)),
         }
     }
     /// What was asked for; waits for it.
-    pub async fn wait(&self) -> Result<Option<Kept>> {
+    pub async fn wait(&self) -> Result<Option<RingRows>> {
         match self {
             Ring::Cpu { .. } => self.take(),
-            Ring::Gpu(ring) => Ok(ring.wait().await?.map(Kept::of)),
+            Ring::Gpu(ring) => Ok(ring.wait().await?.map(RingRows::of)),
         }
     }
     /// Read-backs, on a GPU.
@@ -349,9 +349,9 @@ impl Ring {
     }
 }
 
-impl Kept {
-    fn of(kept: gpu::Kept) -> Kept {
-        Kept { rows: kept.rows, guard: guard_of(&kept.guard) }
+impl RingRows {
+    fn of(kept: gpu::RingRead) -> RingRows {
+        RingRows { rows: kept.rows, guard: guard_of(&kept.guard) }
     }
 }
 
@@ -361,7 +361,7 @@ fn guard_of(words: &[u32]) -> Guard {
 
 /// A loaded plan.
 pub(crate) struct Engine {
-    on: Loaded,
+    on: ExecOn,
     store: Store,
     /// What a step computes.
     kernels: Vec<KernelTime>,
@@ -371,9 +371,9 @@ pub(crate) struct Engine {
     hyper: Vec<Hyper>,
 }
 
-enum Loaded {
-    Cpu { exec: Box<cpu::Exec>, store: Arc<Mutex<cpu::Store>>, ring: Option<Arc<Mutex<CpuRing>>> },
-    Gpu(Box<gpu::Exec>),
+enum ExecOn {
+    Cpu { exec: Box<cpu::CpuExec>, store: Arc<Mutex<cpu::CpuStore>>, ring: Option<Arc<Mutex<CpuRing>>> },
+    Gpu(Box<gpu::GpuExec>),
 }
 
 impl Engine {
@@ -381,18 +381,18 @@ impl Engine {
     pub async fn new(device: &Device, plan: Plan, store: &Store, ring: Option<&Ring>) -> Result<Engine> {
         let (kernels, bytes) = (profile::kernels(&plan.steps), of_plan(&plan));
         let on = match (device.as_gpu(), &store.flat) {
-            (Some(gpu), Flat::Gpu(store)) => {
+            (Some(gpu), StoreOn::Gpu(store)) => {
                 let ring = ring.and_then(|ring| if let Ring::Gpu(ring) = ring { Some(ring) } else { None });
-                let exec = gpu::Exec::new(gpu, &plan, store, ExecOptions { ring, guards: false }).await?;
+                let exec = gpu::GpuExec::new(gpu, &plan, store, ExecOptions { ring, guards: false }).await?;
                 gpu.keep_pipelines();
-                Loaded::Gpu(Box::new(exec))
+                ExecOn::Gpu(Box::new(exec))
             }
-            (None, Flat::Cpu(store)) => {
+            (None, StoreOn::Cpu(store)) => {
                 if plan.micro {
                     lock(store).hold_micro()?;
                 }
                 let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
-                Loaded::Cpu { exec: Box::new(cpu::Exec::new(plan)?), store: store.clone(), ring }
+                ExecOn::Cpu { exec: Box::new(cpu::CpuExec::new(plan)?), store: store.clone(), ring }
             }
             _ => unreachable!("a store is made for its device"),
         };
@@ -408,16 +408,16 @@ impl Engine {
     }
     pub fn write(&mut self, input: usize, data: &Host<f32>) -> Result<()> {
         match &mut self.on {
-            Loaded::Cpu { exec, .. } => exec.write(input, data),
-            Loaded::Gpu(exec) => exec.write(input, data)?,
+            ExecOn::Cpu { exec, .. } => exec.write(input, data),
+            ExecOn::Gpu(exec) => exec.write(input, data)?,
         }
         Ok(())
     }
     /// The inputs on the CPU device, which keep their shapes; none on a GPU.
     pub fn inputs(&mut self) -> &mut [Host<f32>] {
         match &mut self.on {
-            Loaded::Cpu { exec, .. } => exec.inputs(),
-            Loaded::Gpu(_) => &mut [],
+            ExecOn::Cpu { exec, .. } => exec.inputs(),
+            ExecOn::Gpu(_) => &mut [],
         }
     }
     /// How many fed steps the next call of [`run`](Engine::run) should make, where so many are `wanted`.
@@ -426,18 +426,18 @@ impl Engine {
     }
     /// Runs the plan for each row; each on the batch that it fetches where they are `fed`. A plan with an update takes it from
     /// `update`. On a GPU that is one submit, and it returns when the work is queued.
-    pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Update>) -> Result<()> {
+    pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Updater>) -> Result<()> {
         self.expect(rows, update)?;
         match &mut self.on {
-            Loaded::Cpu { .. } => {
+            ExecOn::Cpu { .. } => {
                 cpu::work(|| (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_| ())));
                 Ok(())
             }
-            Loaded::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
+            ExecOn::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
         }
     }
     /// Finds the hyperparameters of what comes next, and says so.
-    fn expect(&mut self, rows: &[StepRow], update: Option<&Update>) -> Result<()> {
+    fn expect(&mut self, rows: &[StepRow], update: Option<&Updater>) -> Result<()> {
         self.hyper.clear();
         let Some(update) = update else { return Ok(()) };
         self.store.mark_trained();
@@ -445,8 +445,8 @@ impl Engine {
         self.store.set_strict(!update.optimizer.is_bounded(&self.hyper))
     }
     /// The row of that number on the CPU; `done` hears the number of each kernel when it is done.
-    fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Update>, done: impl FnMut(usize)) {
-        let Loaded::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
+    fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize)) {
+        let ExecOn::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = lock(store);
         let rules = update.map(|update| {
             let groups = update.groups.settings.len();
@@ -464,9 +464,9 @@ impl Engine {
         }
     }
     /// One [`run`](Engine::run) with a clock around each kernel and a wait at the end. Times are seconds from `zero`.
-    pub async fn profile(&mut self, row: &StepRow, fed: bool, update: Option<&Update>, zero: Instant) -> Result<StepTimes> {
+    pub async fn profile(&mut self, row: &StepRow, fed: bool, update: Option<&Updater>, zero: Instant) -> Result<StepTimes> {
         self.expect(std::slice::from_ref(row), update)?;
-        if let Loaded::Gpu(exec) = &mut self.on {
+        if let ExecOn::Gpu(exec) = &mut self.on {
             return exec.profile(row, &self.hyper, fed, zero).await;
         }
         let begun = zero.elapsed().as_secs_f64();
@@ -489,28 +489,28 @@ impl Engine {
     /// Waits until all steps are done.
     pub fn finish(&mut self) -> Result<()> {
         match &mut self.on {
-            Loaded::Cpu { .. } => Ok(()),
-            Loaded::Gpu(exec) => exec.finish(),
+            ExecOn::Cpu { .. } => Ok(()),
+            ExecOn::Gpu(exec) => exec.finish(),
         }
     }
     /// An output of the last step; waits for it.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
         match &self.on {
-            Loaded::Cpu { exec, store, .. } => exec.read(&lock(store), output),
-            Loaded::Gpu(exec) => exec.read(output).await,
+            ExecOn::Cpu { exec, store, .. } => exec.read(&lock(store), output),
+            ExecOn::Gpu(exec) => exec.read(output).await,
         }
     }
     /// The plan on a GPU, for what only those can do.
-    pub fn gpu_mut(&mut self) -> Option<&mut gpu::Exec> {
+    pub fn gpu_mut(&mut self) -> Option<&mut gpu::GpuExec> {
         match &mut self.on {
-            Loaded::Cpu { .. } => None,
-            Loaded::Gpu(exec) => Some(exec),
+            ExecOn::Cpu { .. } => None,
+            ExecOn::Gpu(exec) => Some(exec),
         }
     }
-    pub fn gpu(&self) -> Option<&gpu::Exec> {
+    pub fn gpu(&self) -> Option<&gpu::GpuExec> {
         match &self.on {
-            Loaded::Cpu { .. } => None,
-            Loaded::Gpu(exec) => Some(exec),
+            ExecOn::Cpu { .. } => None,
+            ExecOn::Gpu(exec) => Some(exec),
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct ParamDef {
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub enum NodeKind {
     /// The i-th input of the graph.
     Input(usize),
     /// The i-th parameter.
@@ -44,7 +44,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Node {
     /// What it is.
-    pub kind: Kind,
+    pub kind: NodeKind,
     /// Numbers of the nodes that it reads, all smaller than its own.
     pub inputs: Vec<usize>,
     /// Of its output.
@@ -60,7 +60,7 @@ pub struct Node {
 impl Node {
     /// Whether it is zeros that nothing was computed for: such as the gradient of what a loss does not depend on.
     pub(crate) fn is_zeros(&self) -> bool {
-        let map = if let Kind::Op(op) = &self.kind { op.as_map() } else { None };
+        let map = if let NodeKind::Op(op) = &self.kind { op.as_map() } else { None };
         map.is_some_and(|map| map.expr == Expr::constant(0.0))
     }
 }
@@ -143,12 +143,12 @@ pub(crate) struct Inner {
 impl Inner {
     /// What uses a parameter is part of that parameter's layer; anything else, of the latest layer that it follows.
     fn layer_of(&self, node: &Node) -> Option<usize> {
-        if let Kind::Param(i) = node.kind {
+        if let NodeKind::Param(i) = node.kind {
             return self.params.iter().position(|p| p.layer() == self.params[i].layer());
         }
         let of = |params: bool| {
             let inputs = node.inputs.iter().map(|&i| &self.nodes[i]);
-            inputs.filter(|n| !params || matches!(n.kind, Kind::Param(_))).filter_map(|n| n.layer).max()
+            inputs.filter(|n| !params || matches!(n.kind, NodeKind::Param(_))).filter_map(|n| n.layer).max()
         };
         of(true).or_else(|| of(false))
     }
@@ -252,7 +252,7 @@ impl Graph {
             g.inputs.push(InputDef { shape, classes: None });
             g.inputs.len() - 1
         };
-        self.push(Node { kind: Kind::Input(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
+        self.push(Node { kind: NodeKind::Input(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
     }
     /// A trainable tensor. A name used before gives the same tensor (shared weights); its shape must be the same.
     #[track_caller]
@@ -358,10 +358,10 @@ impl Graph {
                 g.params.len() - 1
             }
         };
-        let node = self.inner.borrow().nodes.iter().position(|n| matches!(n.kind, Kind::Param(p) if p == i));
+        let node = self.inner.borrow().nodes.iter().position(|n| matches!(n.kind, NodeKind::Param(p) if p == i));
         match node {
             Some(id) => Tensor { graph: self, id },
-            None => self.push(Node { kind: Kind::Param(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 }),
+            None => self.push(Node { kind: NodeKind::Param(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 }),
         }
     }
     /// Values known now: class weights, a mask, a table.
@@ -375,7 +375,7 @@ impl Graph {
             return self.mistake("constant", &[value.shape], format!("{} do not fill that shape", value.content()), place);
         }
         let shape = value.shape;
-        self.push(Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
+        self.push(Node { kind: NodeKind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
     }
     /// Applies an op. Every method of [`Tensor`] ends here; so does an op of your own.
     #[track_caller]
@@ -393,7 +393,7 @@ impl Graph {
         match op.shape(&shapes).and_then(|shape| op_mistake(&*op, &shapes, shape).map_or(Ok(shape), Err)) {
             Err(why) => self.mistake(op.called(), x, why, place),
             Ok(shape) => {
-                self.push(Node { kind: Kind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place, layer: None, copy: 0 })
+                self.push(Node { kind: NodeKind::Op(op), inputs: x.iter().map(|t| t.id).collect(), shape, place, layer: None, copy: 0 })
             }
         }
     }
@@ -408,24 +408,24 @@ impl Graph {
         let mut visit = vec![t.id];
         while let Some(node) = visit.pop().and_then(|id| g.nodes.get(id)) {
             match &node.kind {
-                Kind::Input(i) => {
+                NodeKind::Input(i) => {
                     let known = &mut g.inputs[*i].classes;
                     // What one op ignores, others may see: they know what to do with it, or it shows as NaN.
                     let ignored = known.and_then(|k| k.ignored).or(below.ignored);
                     let least = known.filter(|k| k.count <= below.count).unwrap_or(below);
                     *known = Some(Below { ignored, ..least });
                 }
-                Kind::Constant(value) => {
+                NodeKind::Constant(value) => {
                     if let Err(error) = below.check(value.u(), value.shape.dims(), 1) {
                         g.error.get_or_insert(error);
                     }
                 }
                 // Labels that are only moved are labels as before; where some are left out, the others need not be classes.
-                Kind::Op(_) => visit.extend(node.inputs.iter().filter(|&&i| {
+                NodeKind::Op(_) => visit.extend(node.inputs.iter().filter(|&&i| {
                     let from = g.nodes[i].shape;
                     from.dtype() == DType::U32 && from.elements() <= node.shape.elements()
                 })),
-                Kind::Param(_) => {}
+                NodeKind::Param(_) => {}
             }
         }
     }
@@ -454,7 +454,7 @@ impl Graph {
     /// Every parameter and state, in the order of their creation.
     pub fn param_tensors(&self) -> Vec<Tensor<'_>> {
         let g = self.inner.borrow();
-        let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, Kind::Param(i) if i == p));
+        let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, NodeKind::Param(i) if i == p));
         (0..g.params.len()).filter_map(node).map(|id| self.tensor(id)).collect()
     }
     pub(crate) fn tensor(&self, id: usize) -> Tensor<'_> {
@@ -474,14 +474,14 @@ impl Graph {
     /// Until what comes back is dropped, new nodes and mistakes are of the line of the caller, whatever adds them: `#[track_caller]`
     /// alone does not reach into closures. Where one method of a user calls another, the first counts.
     #[track_caller]
-    pub(crate) fn line(&self) -> Line<'_> {
+    pub(crate) fn line(&self) -> LineGuard<'_> {
         self.line_of(Location::caller())
     }
-    fn line_of(&self, place: Place) -> Line<'_> {
+    fn line_of(&self, place: Place) -> LineGuard<'_> {
         let mut g = self.inner.borrow_mut();
         let before = g.place;
         g.place.get_or_insert(place);
-        Line { graph: self, before }
+        LineGuard { graph: self, before }
     }
     /// Runs `f`; the nodes it adds bear `place` instead of the line that adds them.
     pub(crate) fn at<R>(&self, place: Place, f: impl FnOnce() -> R) -> R {
@@ -513,12 +513,12 @@ impl Graph {
 }
 
 /// See [`Graph::line`].
-pub(crate) struct Line<'g> {
+pub(crate) struct LineGuard<'g> {
     graph: &'g Graph,
     before: Option<Place>,
 }
 
-impl Drop for Line<'_> {
+impl Drop for LineGuard<'_> {
     fn drop(&mut self) {
         self.graph.inner.borrow_mut().place = self.before;
     }
@@ -581,7 +581,7 @@ impl fmt::Display for Tensor<'_> {
         let g = self.graph.inner.borrow();
         let shape = g.nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape);
         match g.nodes.get(self.id).map(|n| &n.kind) {
-            Some(Kind::Param(i)) => write!(f, "{} {shape}", g.params[*i].name),
+            Some(NodeKind::Param(i)) => write!(f, "{} {shape}", g.params[*i].name),
             _ => write!(f, "{shape}"),
         }
     }

@@ -31,7 +31,7 @@ use std::panic::Location;
 #[must_use = "a loss is reduced by mean(), sum() or none()"]
 #[derive(Clone, Copy, Debug)]
 pub struct Loss<'g> {
-    rule: Rule<'g>,
+    rule: PerSample<'g>,
     smoothing: f32,
     ignored: Option<u32>,
     classes: Option<Tensor<'g>>,
@@ -43,7 +43,7 @@ type Formula = for<'a> fn(Tensor<'a>, Tensor<'a>, f32) -> Tensor<'a>;
 
 /// What is computed per sample.
 #[derive(Clone, Copy, Debug)]
-enum Rule<'g> {
+enum PerSample<'g> {
     Each {
         x: Tensor<'g>,
         y: Tensor<'g>,
@@ -71,10 +71,10 @@ enum Rule<'g> {
 fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Formula) -> Loss<'g> {
     let shapes = [x.shape(), y.shape()];
     if shapes[0].same_dims(shapes[1]) {
-        return Loss::new(Rule::Each { x, y, number, formula });
+        return Loss::new(PerSample::Each { x, y, number, formula });
     }
     let why = "prediction and target must have the same shape; reshape one of them".to_string();
-    Loss::new(Rule::Dead(x.graph().mistake(name, &[x, y], why, Location::caller())))
+    Loss::new(PerSample::Dead(x.graph().mistake(name, &[x, y], why, Location::caller())))
 }
 
 /// Mean squared error: (x − y)².
@@ -94,7 +94,7 @@ pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
 pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     if !(delta.is_finite() && delta > 0.0) {
         let why = format!("delta is {delta}, but must be finite and positive");
-        return Loss::new(Rule::Dead(x.graph().mistake("huber", &[x, y], why, Location::caller())));
+        return Loss::new(PerSample::Dead(x.graph().mistake("huber", &[x, y], why, Location::caller())));
     }
     each("huber", x, y, delta, |x, y, delta| {
         let d = (x - y).abs();
@@ -133,7 +133,7 @@ pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
 /// stable for logits of any size.
 #[track_caller]
 pub fn cross_entropy<'g>(logits: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
-    Loss::new(Rule::CrossEntropy { logits, labels })
+    Loss::new(PerSample::CrossEntropy { logits, labels })
 }
 
 /// Categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ, where 0 · ln 0 is 0: a
@@ -143,15 +143,15 @@ pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g
     let shapes = [logits.shape(), target.shape()];
     if shapes[0].rank() == 0 || !shapes[0].same_dims(shapes[1]) {
         let why = "logits and target probabilities must have the same shape, with the classes last".to_string();
-        return Loss::new(Rule::Dead(logits.graph().mistake("cross_entropy_soft", &[logits, target], why, Location::caller())));
+        return Loss::new(PerSample::Dead(logits.graph().mistake("cross_entropy_soft", &[logits, target], why, Location::caller())));
     }
-    Loss::new(Rule::SoftCrossEntropy { logits, target })
+    Loss::new(PerSample::SoftCrossEntropy { logits, target })
 }
 
 /// Negative log-likelihood of log-probabilities `[…, classes]` and integer labels `[…]`: −x_y.
 #[track_caller]
 pub fn nll<'g>(log_p: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
-    Loss::new(Rule::Nll { log_p, labels })
+    Loss::new(PerSample::Nll { log_p, labels })
 }
 
 /// `sum` / `weight`, of one element each: a mean whose weights add up to `weight`. It is 0 where `weight` is 0, and so is its
@@ -179,13 +179,13 @@ pub fn weighted_mean<'g>(sum: Tensor<'g>, weight: Tensor<'g>) -> Tensor<'g> {
 }
 
 impl<'g> Loss<'g> {
-    fn new(rule: Rule<'g>) -> Loss<'g> {
+    fn new(rule: PerSample<'g>) -> Loss<'g> {
         Loss { rule, smoothing: 0.0, ignored: None, classes: None, samples: None }
     }
     /// For the cross-entropies: the target becomes (1 − ε)·target + ε / classes (Szegedy et al. 2016, section 7).
     #[track_caller]
     pub fn label_smoothing(mut self, epsilon: f32) -> Loss<'g> {
-        let fits = matches!(self.rule, Rule::CrossEntropy { .. } | Rule::SoftCrossEntropy { .. });
+        let fits = matches!(self.rule, PerSample::CrossEntropy { .. } | PerSample::SoftCrossEntropy { .. });
         if !fits || !(0.0..=1.0).contains(&epsilon) {
             let why = if fits { format!("epsilon is {epsilon}, but must be in 0..=1") } else { "only cross-entropy has it".into() };
             self.rule = self.mistake("label_smoothing", why);
@@ -210,7 +210,7 @@ impl<'g> Loss<'g> {
     #[track_caller]
     pub fn ignore_index(mut self, label: u32) -> Loss<'g> {
         let classes = match self.rule {
-            Rule::CrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => Some(x.shape().last()),
+            PerSample::CrossEntropy { logits: x, .. } | PerSample::Nll { log_p: x, .. } => Some(x.shape().last()),
             _ => None,
         };
         // Up to here floats count labels exactly, as weights of samples have to.
@@ -225,8 +225,8 @@ impl<'g> Loss<'g> {
     #[track_caller]
     pub fn class_weights(mut self, weights: Tensor<'g>) -> Loss<'g> {
         let classes = match self.rule {
-            Rule::Each { .. } | Rule::Dead(_) => None,
-            Rule::CrossEntropy { logits: x, .. } | Rule::SoftCrossEntropy { logits: x, .. } | Rule::Nll { log_p: x, .. } => {
+            PerSample::Each { .. } | PerSample::Dead(_) => None,
+            PerSample::CrossEntropy { logits: x, .. } | PerSample::SoftCrossEntropy { logits: x, .. } | PerSample::Nll { log_p: x, .. } => {
                 Some(x.shape().last())
             }
         };
@@ -272,17 +272,17 @@ impl<'g> Loss<'g> {
     /// The shape of the unreduced loss.
     fn shape(&self) -> Shape {
         match self.rule {
-            Rule::Each { x, .. } => x.shape(),
-            Rule::CrossEntropy { labels, .. } | Rule::Nll { labels, .. } => labels.shape().of(DType::F32),
-            Rule::SoftCrossEntropy { logits, .. } => logits.shape().without(logits.shape().rank() - 1),
-            Rule::Dead(dead) => dead.shape(),
+            PerSample::Each { x, .. } => x.shape(),
+            PerSample::CrossEntropy { labels, .. } | PerSample::Nll { labels, .. } => labels.shape().of(DType::F32),
+            PerSample::SoftCrossEntropy { logits, .. } => logits.shape().without(logits.shape().rank() - 1),
+            PerSample::Dead(dead) => dead.shape(),
         }
     }
     /// The weighted loss of each sample, and the weights that its mean divides by.
     #[track_caller]
     fn weighted(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let _line = self.tensor().graph().line();
-        let Some(samples) = self.samples.filter(|_| !matches!(self.rule, Rule::Dead(_))) else { return self.each(None) };
+        let Some(samples) = self.samples.filter(|_| !matches!(self.rule, PerSample::Dead(_))) else { return self.each(None) };
         let (shape, given) = (self.shape(), samples.shape());
         if !shape.dims().starts_with(given.dims()) {
             let why = format!("weights of shape {given} are not those of a loss of shape {shape}, nor of its first axes");
@@ -299,12 +299,12 @@ impl<'g> Loss<'g> {
     fn each(self, there: Option<Tensor<'g>>) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let eps = self.smoothing;
         match self.rule {
-            Rule::Dead(dead) => (dead, None),
-            Rule::Each { x, y, number, formula } => {
+            PerSample::Dead(dead) => (dead, None),
+            PerSample::Each { x, y, number, formula } => {
                 let [x, y] = [x, y].map(|t| there.map_or(t, |there| there.where_(t, 0.0)));
                 (formula(x, y, number), None)
             }
-            Rule::CrossEntropy { logits, labels } => {
+            PerSample::CrossEntropy { logits, labels } => {
                 let plain = logits.cross_entropy_rows(labels, self.ignored);
                 if plain.is_dead() {
                     return (plain, None);
@@ -320,7 +320,7 @@ impl<'g> Loss<'g> {
                 // 0 · ∞ would be NaN.
                 (if eps == 1.0 { uniform } else { plain * (1.0 - eps) + uniform }, weight)
             }
-            Rule::SoftCrossEntropy { logits, target } => {
+            PerSample::SoftCrossEntropy { logits, target } => {
                 let k = logits.shape().last() as f32;
                 let target = there.map_or(target, |there| there.unsqueeze(-1).where_(target, 0.0));
                 let target = if eps == 0.0 { target } else { target * (1.0 - eps) + eps / k };
@@ -330,7 +330,7 @@ impl<'g> Loss<'g> {
                 let known = target.where_(log_p, log_p.lt(f32::MIN).where_(0.0, log_p));
                 (-(target * known).sum(&[-1], false), None)
             }
-            Rule::Nll { log_p, labels } => {
+            PerSample::Nll { log_p, labels } => {
                 let each = -log_p.graph().apply(Pick, &[log_p, labels]);
                 if each.is_dead() {
                     return (each, None);
@@ -344,11 +344,11 @@ impl<'g> Loss<'g> {
     /// One that it is of.
     fn tensor(&self) -> Tensor<'g> {
         match self.rule {
-            Rule::Dead(t)
-            | Rule::Each { x: t, .. }
-            | Rule::CrossEntropy { logits: t, .. }
-            | Rule::SoftCrossEntropy { logits: t, .. }
-            | Rule::Nll { log_p: t, .. } => t,
+            PerSample::Dead(t)
+            | PerSample::Each { x: t, .. }
+            | PerSample::CrossEntropy { logits: t, .. }
+            | PerSample::SoftCrossEntropy { logits: t, .. }
+            | PerSample::Nll { log_p: t, .. } => t,
         }
     }
     /// Where a label is not ignored, and the weight of each sample by its label.
@@ -360,9 +360,9 @@ impl<'g> Loss<'g> {
         (kept, weight.map_or(kept, |w| Some(kept.map_or(w, |kept| kept.where_(w, 0.0)))))
     }
     #[track_caller]
-    fn mistake(&self, option: &str, why: String) -> Rule<'g> {
+    fn mistake(&self, option: &str, why: String) -> PerSample<'g> {
         let t = self.tensor();
-        Rule::Dead(t.graph().mistake(option, &[t], why, Location::caller()))
+        PerSample::Dead(t.graph().mistake(option, &[t], why, Location::caller()))
     }
 }
 

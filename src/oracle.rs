@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    graph::{Graph, Kind, Tensor},
+    graph::{Graph, NodeKind, Tensor},
     host::{Host, View},
     plan::ir::Ir,
     rng::Key,
@@ -19,10 +19,10 @@ pub(crate) fn interpret(ir: &Ir, inputs: &[Host<f64>], params: &[Host<f64>], key
     let mut values: Vec<Host<f64>> = Vec::with_capacity(ir.nodes.len());
     for node in &ir.nodes {
         let value = match &node.kind {
-            Kind::Input(i) => inputs[*i].clone(),
-            Kind::Param(i) => params[*i].clone(),
-            Kind::Constant(c) => c.cast(),
-            Kind::Op(op) => {
+            NodeKind::Input(i) => inputs[*i].clone(),
+            NodeKind::Param(i) => params[*i].clone(),
+            NodeKind::Constant(c) => c.cast(),
+            NodeKind::Op(op) => {
                 let mut y = Host::zeros(node.shape);
                 let x: Vec<View<f64>> = node.inputs.iter().map(|&i| values[i].view()).collect();
                 op.reference_f64(&x, &mut y.view_mut(), key);

@@ -82,7 +82,7 @@ fn rate(n: u64, seconds: f64) -> f64 {
 
 /// A time of the host or of the device. Those of one side lie one behind the other, or one within the other.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Span {
+pub struct TimeSpan {
     /// Whether it is the device's.
     pub device: bool,
     /// What was done.
@@ -114,7 +114,7 @@ pub struct Profile {
     /// Seconds of a whole step without clocks, with a wait at its end: the median of as many others.
     pub step_seconds: f64,
     /// Everything that was measured, in the order of time.
-    pub spans: Vec<Span>,
+    pub spans: Vec<TimeSpan>,
 }
 
 /// One measured step. Times are seconds from the start of the profile.
@@ -161,13 +161,13 @@ impl Profile {
         let mut sums = vec![vec![0.0; steps.len()]; kernels.len()];
         let mut spans = Vec::new();
         for (number, step) in steps.iter().enumerate() {
-            let mut within = |device: bool, all: Vec<Span>| {
+            let mut within = |device: bool, all: Vec<TimeSpan>| {
                 let (Some(first), Some(last)) = (all.first(), all.last()) else { return };
                 let seconds = last.start + last.seconds - first.start;
-                spans.push(Span { device, name: format!("step {}", number + 1), kernel: None, start: first.start, seconds });
+                spans.push(TimeSpan { device, name: format!("step {}", number + 1), kernel: None, start: first.start, seconds });
                 spans.extend(all);
             };
-            let host = step.host.iter().map(|&(name, start, end)| Span {
+            let host = step.host.iter().map(|&(name, start, end)| TimeSpan {
                 device: false,
                 name: name.to_string(),
                 kernel: None,
@@ -177,7 +177,7 @@ impl Profile {
             within(false, host.collect());
             let device = step.device.iter().map(|&(k, start, end)| {
                 let name = format!("{} {}", kernels[k].op, kernels[k].kernel);
-                Span { device: true, name, kernel: Some(k), start, seconds: end - start }
+                TimeSpan { device: true, name, kernel: Some(k), start, seconds: end - start }
             });
             within(true, device.collect());
             for &(k, start, end) in &step.device {

@@ -4,7 +4,7 @@
 //! comes to a node of a region, it reads copies of the nodes of that region instead of the nodes themselves. The copies are made
 //! right there, so that they come behind all nodes of the gradient that arrives, and run as late.
 
-use crate::graph::{Graph, Kind, Node, Tensor};
+use crate::graph::{Graph, Node, NodeKind, Tensor};
 use std::{collections::BTreeMap, ops::Range};
 
 impl<'g> Tensor<'g> {
@@ -104,7 +104,7 @@ impl<'g> Copies<'g> {
         let Some(region) = region else { return id };
         let range = self.regions[region].clone();
         // Parameters and constants are in memory anyway.
-        if !range.contains(&id) || !matches!(nodes[id].kind, Kind::Op(_)) {
+        if !range.contains(&id) || !matches!(nodes[id].kind, NodeKind::Op(_)) {
             return self.read_in(nodes, self.around(region), id);
         }
         if !self.made.contains_key(&region) {
@@ -119,8 +119,8 @@ impl<'g> Copies<'g> {
         let mut copies: Vec<usize> = range.clone().collect();
         for id in range.clone() {
             let node = &nodes[id];
-            let Kind::Op(op) = &node.kind else { continue };
-            let read = |&i: &usize| match range.contains(&i) && matches!(nodes[i].kind, Kind::Op(_)) {
+            let NodeKind::Op(op) = &node.kind else { continue };
+            let read = |&i: &usize| match range.contains(&i) && matches!(nodes[i].kind, NodeKind::Op(_)) {
                 true => copies[i - range.start],
                 false => self.read_in(nodes, self.around(region), i),
             };

@@ -46,7 +46,7 @@ use crate::{
     optim::Optimizer,
     oracle::{KEY, NAN, interpret},
     params::{Layout, Status},
-    plan::{Draft, Loc, Options, Plan, ir::Ir},
+    plan::{Draft, Loc, Plan, PlanOptions, ir::Ir},
     shape::{DType, Shape},
 };
 use std::sync::Arc;
@@ -98,7 +98,7 @@ pub fn alone<'g>(g: &'g Graph, case: &Case) -> Tensor<'g> {
 pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result<Plan> {
     let g = loss.graph();
     let grads = g.param_grads(loss, |_| false);
-    let mut plan = Draft::new(&[loss], &grads, &Options::new(Some(*caps)))?.lower(&Options::new(Some(*caps)));
+    let mut plan = Draft::new(&[loss], &grads, &PlanOptions::new(Some(*caps)))?.lower(&PlanOptions::new(Some(*caps)));
     let (groups, elements) = (optimizer.groups(&plan.params)?, (caps.max_binding_bytes / 4) as usize);
     let layout = Layout::new(&plan.params, &groups.statuses, elements, elements)?;
     let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
@@ -189,7 +189,7 @@ pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
     let hardware = Caps { software: false, ..caps };
     let [known, all] = [caps, hardware].map(|caps| case.op.kernels(&shapes, subject.outputs[0].shape(), &caps));
     for candidate in (0..all.len()).filter(|&i| !known.contains(&all[i])) {
-        let options = Options { caps: Some(hardware), candidate: Some(candidate), ..device.plan_options() };
+        let options = PlanOptions { caps: Some(hardware), candidate: Some(candidate), ..device.plan_options() };
         let checked = measure(&subject.outputs, &subject.inputs, &subject.want, device, &options, subject.terms);
         let name = all[candidate].name;
         checked.map_err(|e| e.to_string()).and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("hardware's {name}: {e}"))?;
@@ -235,7 +235,7 @@ impl<'g> Subject<'g> {
     }
     /// One candidate on the device: see [`measure`].
     pub fn measure(&self, candidate: usize, device: &Device) -> Result<Vec<Checked>> {
-        let options = Options { candidate: Some(candidate), ..device.plan_options() };
+        let options = PlanOptions { candidate: Some(candidate), ..device.plan_options() };
         measure(&self.outputs, &self.inputs, &self.want, device, &options, self.terms)
     }
 }
@@ -247,7 +247,7 @@ pub fn compare(
     outputs: &[Tensor],
     inputs: &[Host<f32>],
     device: &Device,
-    options: &Options,
+    options: &PlanOptions,
     terms: usize,
 ) -> Result<(), String> {
     let text = |e: crate::Error| e.to_string();
@@ -274,7 +274,7 @@ pub fn measure(
     inputs: &[Host<f32>],
     want: &[Host<f64>],
     device: &Device,
-    options: &Options,
+    options: &PlanOptions,
     terms: usize,
 ) -> Result<Vec<Checked>> {
     let Runs { first, again, broken } = run(outputs, inputs, device, options)?;
@@ -302,13 +302,13 @@ struct Runs {
     broken: Option<String>,
 }
 
-fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Options) -> Result<Runs> {
+fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &PlanOptions) -> Result<Runs> {
     let plan = Plan::new(outputs, &[], options)?;
     let Some(gpu) = device.as_gpu() else {
         let layout = Layout::new(&plan.params, &Status::plain(&plan.params), usize::MAX, usize::MAX)?;
-        let mut store = cpu::Store::new(layout, 0)?;
+        let mut store = cpu::CpuStore::new(layout, 0)?;
         initial(&plan, &store.layout.clone(), &mut store.params)?;
-        let mut exec = cpu::Exec::new(plan)?;
+        let mut exec = cpu::CpuExec::new(plan)?;
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
         let mut run = || {
             exec.run(&mut store, KEY, KEY.step, false, None, |_| ());
@@ -319,11 +319,11 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Opti
     let piece = (gpu.caps().max_binding_bytes / 4) as usize;
     let layout = Layout::new(&plan.params, &Status::plain(&plan.params), piece, (gpu.max_buffer_bytes() / 4) as usize)?;
     pollster::block_on(async {
-        let store = Arc::new(gpu::Store::new(gpu, layout, 0, 0).await?);
+        let store = Arc::new(gpu::GpuStore::new(gpu, layout, 0, 0).await?);
         let mut flat: Vec<Vec<f32>> = store.layout().pieces.iter().map(|&n| vec![0.0; n]).collect();
         initial(&plan, store.layout(), &mut flat)?;
         store.write_params(&flat)?;
-        let mut exec = gpu::Exec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() }).await?;
+        let mut exec = gpu::GpuExec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() }).await?;
         for (i, x) in inputs.iter().enumerate() {
             exec.write(i, x)?;
         }

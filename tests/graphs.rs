@@ -18,7 +18,7 @@ use downhill::{
         resample::Upsample,
     },
     optim::Sgd,
-    plan::Options,
+    plan::PlanOptions,
     testing,
 };
 
@@ -128,7 +128,7 @@ fn outputs(device: &Device) -> Check {
     ];
     let inputs = [Host::new([2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), Host::labels([2], vec![4, 7])];
     for (fuse, reuse) in [(true, true), (true, false), (false, true), (false, false)] {
-        let options = Options { fuse, reuse, ..device.plan_options() };
+        let options = PlanOptions { fuse, reuse, ..device.plan_options() };
         testing::compare(&g, &all, &inputs, device, &options, 3)?;
         let got = Compiled::new(device, &all, &options, 0)?.run(&inputs)?;
         assert_eq!(got[1], Host::new([3, 2], inputs[0].f().to_vec()));
@@ -352,7 +352,7 @@ fn special_functions(device: &Device) -> Check {
             let args: Vec<_> = (0..arity as usize).map(Inst::Input).collect();
             let y = g.apply(Map::new(Expr::call(f, &args)), &inner) * 2.0;
             for fuse in [true, false] {
-                let options = Options { fuse, ..device.plan_options() };
+                let options = PlanOptions { fuse, ..device.plan_options() };
                 testing::compare(&g, &[y], &feed, device, &options, 1).map_err(|e| format!("{}, fused {fuse}: {e}", f.name()))?;
             }
         }
@@ -417,7 +417,7 @@ fn special_lines(device: &Device) -> Check {
         let feed = [Host::new([m, n], x), Host::labels([m], (0..m as u32).map(|i| i % n as u32).collect())];
         for (name, y) in all {
             for fuse in [true, false] {
-                let options = Options { fuse, ..device.plan_options() };
+                let options = PlanOptions { fuse, ..device.plan_options() };
                 testing::compare(&g, &[y], &feed, device, &options, n).map_err(|e| format!("{name} of {n}, fused {fuse}: {e}"))?;
             }
         }

@@ -16,7 +16,7 @@ use downhill::{
     losses,
     ops::{self, Case, Fill},
     optim, plan,
-    selftest::{self, Direction},
+    selftest::{self, Computed},
     testing,
 };
 use libtest_mimic::Arguments;
@@ -58,20 +58,20 @@ fn report(device: &Device) -> Check {
     assert!(report.passed(), "{report}");
     for (op, cases) in ops::all() {
         let rows: Vec<_> = report.rows.iter().filter(|row| row.op == op).collect();
-        assert_eq!(rows.first().map(|row| row.direction), Some(Direction::Forward), "{op}");
+        assert_eq!(rows.first().map(|row| row.direction), Some(Computed::Forward), "{op}");
         assert!(rows[0].cases > 0 && rows[0].cases <= cases.len() && rows[0].not_run == 0, "{op}: {:?}", rows[0]);
         let gradients = cases.iter().any(|case| case.gradient);
-        assert_eq!(rows.iter().any(|row| matches!(row.direction, Direction::Gradient(_))), gradients, "{op}");
+        assert_eq!(rows.iter().any(|row| matches!(row.direction, Computed::Gradient(_))), gradients, "{op}");
     }
     for row in &report.rows {
         let worst = row.worst.ok_or("nothing was compared")?;
         assert!(worst.fits() && worst.ulps >= 0.0 && worst.tolerance >= 18.0, "{row:?}");
         // Sums and exponentials round; what only moves values does not have to.
-        let rounds = ["matmul", "softmax", "reduce"].contains(&row.op.as_str()) || row.direction == Direction::Update;
+        let rounds = ["matmul", "softmax", "reduce"].contains(&row.op.as_str()) || row.direction == Computed::Update;
         assert!(!rounds || (worst.ulps > 0.0 && row.relative > 0.0), "{row:?}");
     }
     for optimizer in optim::all() {
-        assert!(report.rows.iter().any(|row| row.op == optimizer.name() && row.direction == Direction::Update), "{optimizer:?}");
+        assert!(report.rows.iter().any(|row| row.op == optimizer.name() && row.direction == Computed::Update), "{optimizer:?}");
     }
     assert_eq!(report.json()["rows"].as_array().map(Vec::len), Some(report.rows.len()));
     Ok(())
@@ -149,7 +149,7 @@ fn nan(device: &Device) -> Check {
         let whole = [x.softmax(-1), x.log_softmax(-1), x.layer_norm("n"), loss.vjp(g.full([3], 1.0), &[x])[0]];
         let outputs: Vec<Tensor> = rows.into_iter().chain(whole).chain([x.argmax(-1), x.argmin(-1)]).collect();
         for caps in ways(device) {
-            let options = plan::Options { caps: Some(caps), ..device.plan_options() };
+            let options = plan::PlanOptions { caps: Some(caps), ..device.plan_options() };
             let mut f = Compiled::new(device, &outputs, &options, 0)?;
             for at in [0, 1, n / 2, n - 1] {
                 let mut values = testing::fill(x.shape(), &Fill::Range(-1.0, 1.0), 3).f().to_vec();

@@ -14,9 +14,9 @@ use downhill::{
     kernel::{Bind, Caps, Checks, Kernel, Pass, Source},
     ops::{Case, Fill, OpDef},
     optim::{Hyper, MAX_STATES, Norms, Optimizer, Rule, Sgd, State},
-    plan::{Options, Plan},
+    plan::{Plan, PlanOptions},
     rng::Key,
-    selftest::{self, Direction, Report},
+    selftest::{self, Computed, Report},
     testing,
 };
 use std::sync::Arc;
@@ -325,7 +325,7 @@ fn reported_right(device: &Device) -> Check {
     assert!(report.passed() && report.failures.is_empty(), "{report}");
     let kernel = if device.as_gpu().is_some() { "rows" } else { "cpu" };
     let rows: Vec<_> = report.rows.iter().map(|r| (r.op.as_str(), r.kernel.as_str(), r.direction, r.cases, r.failed)).collect();
-    assert_eq!(rows, [("running_sum", kernel, Direction::Forward, 18, 0), ("running_sum", kernel, Direction::Gradient(0), 18, 0)]);
+    assert_eq!(rows, [("running_sum", kernel, Computed::Forward, 18, 0), ("running_sum", kernel, Computed::Gradient(0), 18, 0)]);
     for row in &report.rows {
         let worst = row.worst.ok_or("nothing was compared")?;
         // 16 + 2·√terms; the cases have rows of 1 to 257.
@@ -344,7 +344,7 @@ fn reported(bug: Bug, device: &Device, words: &str) -> Check {
     let forward = &report.rows[0];
     assert_eq!(
         (forward.direction, forward.cases, forward.failed, forward.worst_case.as_str()),
-        (Direction::Forward, 19, 1, "[3, 5]"),
+        (Computed::Forward, 19, 1, "[3, 5]"),
         "{report}"
     );
     assert!(matches!(bug, Bug::Past) || !forward.worst.is_some_and(|worst| worst.fits()), "{report}");
@@ -397,7 +397,7 @@ fn settings() -> Check {
         let g = Graph::training();
         let x = g.input([1]);
         let outputs: Vec<Tensor> = ops.iter().map(|&op| g.apply(op, &[x])).collect();
-        let steps = Plan::new(&outputs, &[], &Options::new(None))?.steps.len();
+        let steps = Plan::new(&outputs, &[], &PlanOptions::new(None))?.steps.len();
         let y = Device::cpu().compile(&outputs)?.run(&[Host::new([1], vec![6.0])])?;
         Ok((y.iter().map(|y| y.f()[0]).collect(), steps))
     };

@@ -21,7 +21,7 @@ use downhill::{
         resample::{AvgPool, Upsample},
     },
     optim::Sgd,
-    plan::Options,
+    plan::PlanOptions,
     testing,
 };
 use proptest::{
@@ -421,14 +421,14 @@ fn check(device: &Device, genes: &Genes, number: u32) -> Check {
     let cpu = device.as_gpu().is_none();
     let some = if cpu { &all[..] } else { &all[..1 + usize::from(number.is_multiple_of(4))] };
     for &(fuse, reuse) in some {
-        let options = Options { fuse, reuse, ..device.plan_options() };
+        let options = PlanOptions { fuse, reuse, ..device.plan_options() };
         testing::compare(&g, &outputs, &inputs, device, &options, TERMS).map_err(|e| format!("fuse {fuse}, reuse {reuse}: {e}"))?;
     }
     // The same bits as where nothing is recomputed, as long as fusion has no part in it.
     if cpu {
         let kept = Graph::training();
         let (want, _, _) = random_graph(&kept, genes, false);
-        let options = Options { fuse: false, ..device.plan_options() };
+        let options = PlanOptions { fuse: false, ..device.plan_options() };
         let [got, want] = [&outputs, &want].map(|outputs| Compiled::new(device, outputs, &options, 0)?.run(&inputs));
         for (i, (got, want)) in got?.iter().zip(&want?).enumerate() {
             let same = got.f().iter().zip(want.f()).all(|(g, w)| g.to_bits() == w.to_bits());

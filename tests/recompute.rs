@@ -10,7 +10,7 @@ use downhill::{
     losses,
     ops::Fill,
     optim::Adam,
-    plan::{Memory, Options, Plan},
+    plan::{Memory, Plan, PlanOptions},
     testing,
 };
 
@@ -154,7 +154,7 @@ fn oracle(device: &Device) -> Check {
         let loss = loss(&g, model, Mode::Nested);
         let outputs = [vec![loss], loss.grad(&g.param_tensors()).into_iter().map(|d| d + 0.5).collect()].concat();
         for (fuse, reuse) in [(true, true), (false, true)] {
-            let options = Options { fuse, reuse, ..device.plan_options() };
+            let options = PlanOptions { fuse, reuse, ..device.plan_options() };
             testing::compare(&g, &outputs, &[input()], device, &options, 1 << 12).map_err(|e| format!("{name}: {e}"))?;
         }
     }
@@ -191,9 +191,9 @@ fn twice() -> Check {
     let g = Graph::training();
     let loss = loss(&g, MODELS[0].1, Mode::Nested);
     let params = g.param_tensors();
-    let once = Plan::new(&loss.grad(&params), &[], &Options::new(None))?.steps.len();
+    let once = Plan::new(&loss.grad(&params), &[], &PlanOptions::new(None))?.steps.len();
     let again: Vec<Tensor> = params.iter().map(|&p| loss.grad(&[p])[0]).collect();
-    assert_eq!(Plan::new(&again, &[], &Options::new(None))?.steps.len(), once);
+    assert_eq!(Plan::new(&again, &[], &PlanOptions::new(None))?.steps.len(), once);
     Ok(())
 }
 
@@ -203,7 +203,7 @@ fn late() -> Check {
     let g = Graph::training();
     let x = g.input([4, 8]);
     let y = (0..3).fold(x, |x, i| x.checkpoint(|x| x.linear(&format!("a{i}"), 16).tanh().linear(&format!("b{i}"), 8)));
-    let plan = Plan::new(&y.square().mean_all().grad(&g.param_tensors()), &[], &Options::new(None))?;
+    let plan = Plan::new(&y.square().mean_all().grad(&g.param_tensors()), &[], &PlanOptions::new(None))?;
     let layers: Vec<&str> = plan.steps.iter().filter(|s| s.name() == "matmul").map(|s| s.layer.as_str()).collect();
     // The first product again, those of the gradient of b (the one for the input has the gradient of tanh in it, which is of a), and of
     // a: a0 has but one of these, because its input has no gradient.
@@ -218,7 +218,7 @@ fn inference() -> Check {
         let plan = |mode| {
             let g = Graph::inference();
             let y = model(mode, g.input([6, 5, 8]));
-            Ok::<String, Error>(Plan::new(&[y], &[], &Options::new(None))?.to_string())
+            Ok::<String, Error>(Plan::new(&[y], &[], &PlanOptions::new(None))?.to_string())
         };
         assert_eq!(plan(Mode::Kept)?, plan(Mode::Nested)?);
     }

@@ -18,7 +18,7 @@ use downhill::{
     losses, ops,
     optim::{self, GroupOptions, Hyper, MAX_STATES, Norms, Optimizer, Rule, State},
     params::{Layout, Status},
-    plan::{Loc, Options, Plan},
+    plan::{Loc, Plan, PlanOptions},
     shape::DType,
     testing,
 };
@@ -187,7 +187,7 @@ fn dispatches() -> Check {
         let grads = loss.grad(&g.param_tensors());
         for subgroups in [None, Some(32)] {
             let plan =
-                Plan::new(&[loss, y.correct(labels).mean_all()], &grads, &Options::new(Some(Caps { subgroups, ..Caps::default() })))?;
+                Plan::new(&[loss, y.correct(labels).mean_all()], &grads, &PlanOptions::new(Some(Caps { subgroups, ..Caps::default() })))?;
             // Products may be cut into parts, which is their choice.
             let passes = |kernel: &Kernel| if kernel.passes[0].source.name.starts_with("matmul") { 1 } else { kernel.passes.len() };
             let count: usize = plan.steps.iter().filter_map(|step| step.kernel.as_ref()).map(passes).sum();
@@ -263,7 +263,7 @@ impl Seen {
     fn plans(&mut self, what: &str, outputs: &[Tensor]) -> Check {
         for caps in devices() {
             for (candidate, fuse) in [(Some(0), true), (Some(0), false), (Some(1), true), (None, true)] {
-                let options = Options { candidate, fuse, ..Options::new(Some(caps)) };
+                let options = PlanOptions { candidate, fuse, ..PlanOptions::new(Some(caps)) };
                 let plan = Plan::new(outputs, &[], &options)?;
                 for step in &plan.steps {
                     let kernel = step.kernel.iter();

@@ -12,7 +12,7 @@ use downhill::{
     losses,
     ops::Fill,
     optim::{Adam, AdamW, GroupOptions, Optimizer, RmsProp, Sgd},
-    plan::Options,
+    plan::PlanOptions,
     testing,
     train::metrics,
 };
@@ -130,7 +130,7 @@ fn lowerings(device: &Device, count: u64) -> Check {
         let g = Graph::training();
         let (outputs, inputs) = network(&g, seed);
         let run = |fuse: bool, reuse: bool| -> Result<Vec<u32>, Box<dyn std::error::Error>> {
-            let options = Options { fuse, reuse, ..device.plan_options() };
+            let options = PlanOptions { fuse, reuse, ..device.plan_options() };
             // Sums of up to 33 rows × 16 columns one after the other through up to six layers and their gradients.
             testing::compare(&g, &outputs, &inputs, device, &options, 4096)
                 .map_err(|e| format!("network {seed}, fuse {fuse}, reuse {reuse}: {e}"))?;

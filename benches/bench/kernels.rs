@@ -10,7 +10,7 @@ use downhill::{
     ops::{
         Fill,
         attention::Attention,
-        conv2d::{Conv2d, Conv2dGradW, Conv2dGradX, Geometry},
+        conv2d::{Conv2dGradW, Conv2dGradX, Conv2dOp, Geometry},
     },
     optim::Adam,
     plan::{self, Plan},
@@ -56,19 +56,19 @@ fn outputs<'g>(
 }
 
 /// How to lower these tensors: as the device does; where `--candidates` asks for it, by each kernel of the last step instead.
-fn candidates(on: &On, y: &[Tensor]) -> Vec<(String, plan::Options)> {
+fn candidates(on: &On, y: &[Tensor]) -> Vec<(String, plan::PlanOptions)> {
     let options = on.device.plan_options();
     let name = |candidate: usize| -> Option<&'static str> {
-        let plan = Plan::new(y, &[], &plan::Options { candidate: Some(candidate), ..options.clone() }).ok()?;
+        let plan = Plan::new(y, &[], &plan::PlanOptions { candidate: Some(candidate), ..options.clone() }).ok()?;
         plan.steps.last()?.kernel.as_ref().map(|kernel| kernel.name)
     };
-    let mut all: Vec<(String, plan::Options)> = Vec::new();
+    let mut all: Vec<(String, plan::PlanOptions)> = Vec::new();
     while let (true, Some(name)) = (on.candidates, name(all.len())) {
         // Beyond the last candidate it is that one again.
         if all.last().is_some_and(|(last, _)| last == name) {
             break;
         }
-        all.push((name.to_string(), plan::Options { candidate: Some(all.len()), ..options.clone() }));
+        all.push((name.to_string(), plan::PlanOptions { candidate: Some(all.len()), ..options.clone() }));
     }
     if all.is_empty() { vec![(String::new(), options)] } else { all }
 }
@@ -121,7 +121,7 @@ pub fn conv2d(table: &mut Table, on: &On) {
             let rate = Rate::Flop((2 * y.elements() * 9 * c / groups) as f64);
             graph(table, on, &format!("[{n}, {c}, {h}, {w}] → {out}{depthwise}: {what}"), rate, &inputs, op);
         };
-        row("forward", [x, weight], &|t| t[0].graph().apply(Conv2d { geometry, epilogue: None }, t));
+        row("forward", [x, weight], &|t| t[0].graph().apply(Conv2dOp { geometry, epilogue: None }, t));
         row("grad_x", [y, weight], &|t| t[0].graph().apply(Conv2dGradX { geometry, image: [h, w], epilogue: None }, t));
         row("grad_w", [x, y], &|t| t[0].graph().apply(Conv2dGradW { geometry, kernel: [3, 3] }, t));
     }

@@ -146,7 +146,7 @@ pub fn host(table: &mut Table, on: &On) {
         let g = Graph::inference();
         let x = g.input([64]);
         let y = (0..CHAIN).fold(x, |y, _| y + 1.0);
-        let plan = plan::Options { fuse: false, ..on.device.plan_options() };
+        let plan = plan::PlanOptions { fuse: false, ..on.device.plan_options() };
         let mut f = Compiled::new(&on.device, &[y], &plan, 0)?;
         f.load(&[uniform([64], 1)])?;
         Ok(f)

@@ -66,13 +66,13 @@ fn replace(path: &Path, bytes: &[u8]) {
 
 /// What choices hold for: adapter, driver, its limits as they are used, this library.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Key(Value);
+pub(crate) struct DeviceKey(Value);
 
-impl Key {
+impl DeviceKey {
     /// `adapter` has name, kind, backend and driver.
-    pub fn new(adapter: [&str; 4], caps: &Caps, checked: bool) -> Key {
+    pub fn new(adapter: [&str; 4], caps: &Caps, checked: bool) -> DeviceKey {
         let [name, kind, backend, driver] = adapter;
-        Key(json!({
+        DeviceKey(json!({
             "format": FORMAT,
             "library": env!("CARGO_PKG_VERSION"),
             "adapter": name,
@@ -94,17 +94,17 @@ pub(crate) struct Entry {
 
 /// The choices of one device.
 #[derive(Clone, Debug)]
-pub(crate) struct File {
+pub(crate) struct ChoiceFile {
     path: PathBuf,
-    key: Key,
+    key: DeviceKey,
 }
 
-impl File {
-    pub fn new(folder: &Path, key: Key) -> File {
+impl ChoiceFile {
+    pub fn new(folder: &Path, key: DeviceKey) -> ChoiceFile {
         let text = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
         let name: String = key.0["adapter"].as_str().unwrap_or("").chars().take(40).map(text).collect();
         let number = hash([key.0.to_string().as_bytes()].into_iter());
-        File { path: folder.join(format!("kernels-{name}-{number:016x}.json")), key }
+        ChoiceFile { path: folder.join(format!("kernels-{name}-{number:016x}.json")), key }
     }
     /// By class; nothing where the file is not there, is not whole, or is that of another device.
     pub fn read(&self) -> HashMap<String, Entry> {
@@ -205,15 +205,15 @@ fn every_verdict() -> Chosen {
 /// Both kinds of files, of a device that there is not: for the fuzzer.
 #[doc(hidden)]
 pub struct Sample {
-    file: File,
+    file: ChoiceFile,
     blob: Blob,
 }
 
 impl Sample {
     /// Writes them to a folder.
     pub fn new(folder: &Path) -> Sample {
-        let key = Key(json!({ "format": FORMAT, "adapter": "none" }));
-        let sample = Sample { file: File::new(folder, key), blob: Blob::new(folder.join("blob.bin"), "none".into()) };
+        let key = DeviceKey(json!({ "format": FORMAT, "adapter": "none" }));
+        let sample = Sample { file: ChoiceFile::new(folder, key), blob: Blob::new(folder.join("blob.bin"), "none".into()) };
         sample.file.add(&[(0x1234, every_verdict())]);
         sample.blob.write(b"compiled");
         sample
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_file_gives_back_every_verdict() {
         let folder = tempfile::tempdir().unwrap();
-        let file = File::new(folder.path(), Key::new(["a", "b", "c", "d"], &Caps::default(), false));
+        let file = ChoiceFile::new(folder.path(), DeviceKey::new(["a", "b", "c", "d"], &Caps::default(), false));
         let chosen = every_verdict();
         file.add(&[(7, chosen.clone())]);
         let read = file.read();
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn names_of_files_are_plain_and_differ_by_device() {
         let file = |name: &str, driver: &str, caps: &Caps| {
-            File::new(Path::new("f"), Key::new([name, "discrete GPU", "vulkan", driver], caps, false)).path
+            ChoiceFile::new(Path::new("f"), DeviceKey::new([name, "discrete GPU", "vulkan", driver], caps, false)).path
         };
         let (caps, small) = (Caps::default(), Caps { max_invocations: 64, ..Caps::default() });
         let first = file("../A: B/C™", "1.0", &caps);

@@ -6,7 +6,7 @@
 pub(crate) mod cache;
 mod report;
 
-pub use report::{Candidate, Chosen, Origin, Report, Verdict};
+pub use report::{Candidate, ChoiceReport, Chosen, Origin, Verdict};
 
 use crate::{kernel::Kernel, ops::Op, shape::Shape};
 use std::{
@@ -57,12 +57,12 @@ pub enum Choice {
 /// The choices of an open device, by class of ops.
 #[derive(Debug)]
 pub struct Choices {
-    file: Option<cache::File>,
-    table: Mutex<Table>,
+    file: Option<cache::ChoiceFile>,
+    table: Mutex<Classes>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct Classes {
     /// Fixed as long as the device is open.
     chosen: BTreeMap<String, Chosen>,
     /// From the file, which is read when it is first asked for.
@@ -70,10 +70,10 @@ struct Table {
 }
 
 impl Choices {
-    pub(crate) fn new(file: Option<cache::File>) -> Choices {
+    pub(crate) fn new(file: Option<cache::ChoiceFile>) -> Choices {
         Choices { file, table: Mutex::default() }
     }
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, Classes> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Everything chosen so far, by class.
@@ -94,7 +94,7 @@ impl Choices {
             return None;
         }
         let file = self.file.as_ref();
-        let cached = table.cached.get_or_insert_with(|| file.map_or(HashMap::new(), cache::File::read));
+        let cached = table.cached.get_or_insert_with(|| file.map_or(HashMap::new(), cache::ChoiceFile::read));
         let names = |e: &cache::Entry| e.chosen.candidates.iter().map(|c| c.kernel.as_str()).eq(kernels.iter().map(|k| k.name));
         let Some(entry) = cached.get(class).filter(|entry| entry.text == text && names(entry)) else {
             return Some(vec![Verdict::NotMeasured; kernels.len()]);

@@ -138,14 +138,14 @@ impl fmt::Display for Chosen {
 
 /// The choices of a device so far. `Display` is a table; ops with one kernel are not in it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
+pub struct ChoiceReport {
     /// The adapter and its driver.
     pub device: String,
     /// By class, in the order of their names.
     pub classes: Vec<Chosen>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChoiceReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "Kernels chosen on {}", self.device)?;
         if self.classes.is_empty() {

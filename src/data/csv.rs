@@ -3,7 +3,7 @@
 use super::{
     Dataset, Target,
     classes::infer,
-    fields::{Fields, Lines},
+    fields::{FieldLines, Fields},
     file,
 };
 use crate::error::{Error, Result};
@@ -167,7 +167,7 @@ impl Table<'_> {
         if !delimiter.is_ascii() || "\"\n\r".contains(delimiter) {
             return Err(Error::argument("delimiter", format!("{delimiter:?} cannot separate fields; use one ASCII character")));
         }
-        let mut lines = Lines::new(text, delimiter as u8);
+        let mut lines = FieldLines::new(text, delimiter as u8);
         while let Some(start) = lines.next(&mut fields).map_err(memory)? {
             self.row(start, &fields)?;
         }

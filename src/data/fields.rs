@@ -55,15 +55,15 @@ fn grow<T: Default + Clone>(v: &mut Vec<T>) -> Result<(), TryReserveError> {
 }
 
 /// The lines of a text that a character separates into fields, quoted or not.
-pub(super) struct Lines<'a> {
+pub(super) struct FieldLines<'a> {
     core: Reader,
     text: &'a [u8],
     at: usize,
 }
 
-impl<'a> Lines<'a> {
-    pub fn new(text: &'a str, delimiter: u8) -> Lines<'a> {
-        Lines { core: ReaderBuilder::new().delimiter(delimiter).build(), text: text.as_bytes(), at: 0 }
+impl<'a> FieldLines<'a> {
+    pub fn new(text: &'a str, delimiter: u8) -> FieldLines<'a> {
+        FieldLines { core: ReaderBuilder::new().delimiter(delimiter).build(), text: text.as_bytes(), at: 0 }
     }
     /// The next line: the byte where it starts, or where the empty lines before it do. `None` after the last one.
     pub fn next(&mut self, fields: &mut Fields) -> Result<Option<usize>, TryReserveError> {

@@ -58,7 +58,7 @@ pub(super) fn places(name: &Path, roots: &[PathBuf]) -> Vec<PathBuf> {
     std::iter::once(name.to_path_buf()).chain(below).collect()
 }
 
-pub(super) struct Source {
+pub(super) struct DataFile {
     path: PathBuf,
     /// Bytes on the disk; `None` for a pipe, which does not say.
     size: Option<u64>,
@@ -69,7 +69,7 @@ pub(super) struct Source {
     limit: u64,
 }
 
-pub(super) fn open(path: &Path) -> Result<Source> {
+pub(super) fn open(path: &Path) -> Result<DataFile> {
     let failed = |e| Error::file(path, e);
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
@@ -78,12 +78,12 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     let by_ratio = size.filter(|_| gzip).map_or(MOST, |size| size.saturating_mul(RATIO).max(ALWAYS));
     let limit = LIMIT.get().unwrap_or(by_ratio.min(MOST));
     let reader: Box<dyn Read> = if gzip { Box::new(Members(Some(GzDecoder::new(file)))) } else { Box::new(file) };
-    let source = Source { path: path.to_path_buf(), size, gzip, reader, read: 0, limit };
+    let source = DataFile { path: path.to_path_buf(), size, gzip, reader, read: 0, limit };
     // Reading it would only take time.
     if !gzip && size.is_some_and(|size| size > limit) { Err(source.too_large()) } else { Ok(source) }
 }
 
-impl Source {
+impl DataFile {
     /// All that is left.
     pub fn rest(&mut self) -> Result<Vec<u8>> {
         self.read(u64::MAX)

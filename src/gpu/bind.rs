@@ -6,7 +6,7 @@ use crate::{
         device::Gpu,
         exec::{ExecOptions, FENCE},
         feed::Resident,
-        store::Store,
+        store::GpuStore,
     },
     host::Data,
     plan::{Flat, Loc, Plan, report::largest},
@@ -14,7 +14,7 @@ use crate::{
 
 /// A range of a buffer that holds a tensor.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct BufferRange<'a> {
     pub buffer: &'a wgpu::Buffer,
     /// In bytes.
     pub offset: u64,
@@ -79,19 +79,19 @@ impl Buffers {
         self.slots.iter().chain(&self.inputs).chain(&self.constants)
     }
 
-    fn own<'a>(&self, own: &'a Own, elements: usize) -> Place<'a> {
+    fn own<'a>(&self, own: &'a Own, elements: usize) -> BufferRange<'a> {
         // A smaller tensor in a slot is followed by the rest of the slot, not by the fence.
         let fence = if elements == own.elements { self.fence } else { 0 };
-        Place { buffer: &own.buffer, offset: 0, elements, fence }
+        BufferRange { buffer: &own.buffer, offset: 0, elements, fence }
     }
 
     /// Where a tensor of so many elements lies, if there is such a one; `data` is fetched from.
-    pub fn place<'a>(&'a self, store: &'a Store, data: Option<&'a Resident>, loc: Loc, elements: usize) -> Option<Place<'a>> {
+    pub fn place<'a>(&'a self, store: &'a GpuStore, data: Option<&'a Resident>, loc: Loc, elements: usize) -> Option<BufferRange<'a>> {
         let flat = |flat: Flat, i: usize| {
             let range = store.layout().ranges.get(i)?;
-            Some(Place { buffer: store.piece(flat, range.piece)?, offset: range.start as u64 * 4, elements, fence: 0 })
+            Some(BufferRange { buffer: store.piece(flat, range.piece)?, offset: range.start as u64 * 4, elements, fence: 0 })
         };
-        let whole = |buffer: &'a wgpu::Buffer| Place { buffer, offset: 0, elements, fence: 0 };
+        let whole = |buffer: &'a wgpu::Buffer| BufferRange { buffer, offset: 0, elements, fence: 0 };
         let own = |own: &'a Own| self.own(own, elements);
         match loc {
             Loc::Slot(i) => self.slots.get(i).map(own),

@@ -11,7 +11,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-/// A buffer that steps leave all their outputs in, one step's after the other's: see [`Exec::collect`](super::Exec::collect).
+/// A buffer that steps leave all their outputs in, one step's after the other's: see [`GpuExec::collect`](super::GpuExec::collect).
 pub struct Collected {
     gpu: Arc<Gpu>,
     pub(super) buffer: wgpu::Buffer,

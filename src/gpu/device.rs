@@ -5,8 +5,8 @@
 
 use crate::{
     choice::{
-        Choice, Choices, Report,
-        cache::{self, Key},
+        Choice, ChoiceReport, Choices,
+        cache::{self, DeviceKey},
     },
     error::{Error, Result},
     gpu::{options::GpuOptions, shader::Pipelines},
@@ -229,8 +229,8 @@ impl Gpu {
             None => None,
         };
         let pipelines = Pipelines::new(&device, known);
-        let key = Key::new([&summary.name, summary.kind, &summary.backend, &summary.driver], &caps, options.checked);
-        let choices = Arc::new(Choices::new(folder.map(|folder| cache::File::new(&folder, key))));
+        let key = DeviceKey::new([&summary.name, summary.kind, &summary.backend, &summary.driver], &caps, options.checked);
+        let choices = Arc::new(Choices::new(folder.map(|folder| cache::ChoiceFile::new(&folder, key))));
         let options = options.clone();
         let (staging, written) = (Mutex::new(None), AtomicUsize::new(0));
         let (made, peaks) = (Default::default(), OnceLock::new());
@@ -266,8 +266,8 @@ impl Gpu {
         &self.options
     }
     /// What was chosen so far for the ops of which there are several kernels, and why: see [`Choice`].
-    pub fn choices(&self) -> Report {
-        Report { device: self.summary.to_string(), classes: self.choices.all() }
+    pub fn choices(&self) -> ChoiceReport {
+        ChoiceReport { device: self.summary.to_string(), classes: self.choices.all() }
     }
     /// What was measured on it.
     pub(crate) fn measured(&self) -> &Arc<Choices> {

@@ -4,16 +4,16 @@
 use crate::{
     error::{Error, Result},
     gpu::{
-        bind::{Buffers, Own, Place, words_of},
+        bind::{BufferRange, Buffers, Own, words_of},
         collect::Collected,
         device::Gpu,
         feed::{FlipShift, Resident},
         lower::{Dispatch, lower},
         pace::{MOST, Pace},
         profile::{Clocks, record},
-        ring::Ring,
+        ring::GpuRing,
         shader::STEP_BYTES,
-        store::Store,
+        store::GpuStore,
     },
     graph::InputDef,
     host::Host,
@@ -38,7 +38,7 @@ pub(super) const FENCE: usize = 64;
 #[derive(Clone, Copy, Default)]
 pub struct ExecOptions<'a> {
     /// Where each step leaves its first outputs, as many as the plan and the ring have.
-    pub ring: Option<&'a Arc<Ring>>,
+    pub ring: Option<&'a Arc<GpuRing>>,
     /// Whether each buffer gets a fence after its end, for tests.
     pub guards: bool,
 }
@@ -112,7 +112,7 @@ impl Sum for Counters {
     }
 }
 
-/// [`Counters`] that a shared `Exec` can add to.
+/// [`Counters`] that a shared `GpuExec` can add to.
 #[derive(Default)]
 struct Counting {
     reads: AtomicU64,
@@ -132,9 +132,9 @@ struct Feed {
 }
 
 /// A plan, loaded.
-pub struct Exec {
+pub struct GpuExec {
     gpu: Arc<Gpu>,
-    store: Arc<Store>,
+    store: Arc<GpuStore>,
     buffers: Buffers,
     /// How many parameters the plan has.
     params: usize,
@@ -153,7 +153,7 @@ pub struct Exec {
     /// Which dispatches fetch a step's batch, and from where.
     feed: Option<Feed>,
     collect: Option<Arc<Collected>>,
-    ring: Option<Arc<Ring>>,
+    ring: Option<Arc<GpuRing>>,
     pace: Pace,
     /// Of all buffers made for it, without those of a feed.
     bytes: u64,
@@ -162,13 +162,13 @@ pub struct Exec {
     counting: Counting,
 }
 
-impl Exec {
+impl GpuExec {
     /// Makes every buffer, pipeline and bind group that replaying `plan` takes.
     ///
     /// # Errors
     /// [`Error::Limit`] where a tensor is larger than this device can hold or bind, naming the op;
     /// [`Error::Device`] where the driver refuses.
-    pub async fn new(gpu: &Arc<Gpu>, plan: &Plan, store: &Arc<Store>, options: ExecOptions<'_>) -> Result<Exec> {
+    pub async fn new(gpu: &Arc<Gpu>, plan: &Plan, store: &Arc<GpuStore>, options: ExecOptions<'_>) -> Result<GpuExec> {
         if let Some(param) = plan.params.get(store.layout().ranges.len()) {
             return Err(Error::Parameter { name: param.name.clone(), why: "it has no range in this store's layout".into() });
         }
@@ -199,7 +199,7 @@ impl Exec {
         let counting = Counting { bytes_uploaded: AtomicU64::new(uniform_bytes + constants as u64), ..Counting::default() };
         let allocations = buffers.all().count() as u64 + 2;
         let bytes = buffers.all().map(|own| own.buffer.size()).sum::<u64>() + rows.size() + uniform_bytes;
-        Ok(Exec {
+        Ok(GpuExec {
             gpu: gpu.clone(),
             store: store.clone(),
             buffers,
@@ -236,11 +236,11 @@ impl Exec {
         self.gpu.check()
     }
 
-    /// Has each step that is [`fed`](Exec::submit_steps) fetch its batch from `resident`, with the first input's images
+    /// Has each step that is [`fed`](GpuExec::submit_steps) fetch its batch from `resident`, with the first input's images
     /// changed. Made once; data that it was fed from before is let go.
     ///
     /// # Errors
-    /// [`Error::Input`] where the samples do not fit the plan's inputs; as [`Exec::new`].
+    /// [`Error::Input`] where the samples do not fit the plan's inputs; as [`GpuExec::new`].
     pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<FlipShift>) -> Result<()> {
         if self.feed.as_ref().is_some_and(|old| Arc::ptr_eq(&old.resident, resident) && old.augment == augment) {
             return Ok(());
@@ -374,7 +374,7 @@ impl Exec {
         self.done.dispatches += dispatches as u64;
         self.gpu.check()
     }
-    fn output(&self, (loc, shape): (Loc, Shape)) -> Place<'_> {
+    fn output(&self, (loc, shape): (Loc, Shape)) -> BufferRange<'_> {
         self.buffers.place(&self.store, None, loc, shape.elements()).expect("outputs were bound when the plan was loaded")
     }
     /// Says that all steps so far are done: those that follow are timed anew.

@@ -27,7 +27,7 @@ pub struct FlipShift {
 
 /// The samples, or the targets, of a data set: `width` numbers a row.
 #[derive(Clone, Copy, Debug)]
-pub enum Column<'a> {
+pub enum FeedColumn<'a> {
     /// Floats.
     Float(&'a [f32]),
     /// Labels or tokens.
@@ -41,23 +41,23 @@ pub enum Column<'a> {
     },
 }
 
-impl Column<'_> {
+impl FeedColumn<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
-            Column::Float(v) => bytemuck::cast_slice(v),
-            Column::Index(v) => bytemuck::cast_slice(v),
-            Column::Bytes { data, .. } => data,
+            FeedColumn::Float(v) => bytemuck::cast_slice(v),
+            FeedColumn::Index(v) => bytemuck::cast_slice(v),
+            FeedColumn::Bytes { data, .. } => data,
         }
     }
     /// What a piece starts with.
     fn table(&self) -> &[u8] {
         match self {
-            Column::Bytes { means, .. } => bytemuck::cast_slice(*means),
+            FeedColumn::Bytes { means, .. } => bytemuck::cast_slice(*means),
             _ => &[],
         }
     }
     fn dtype(&self) -> DType {
-        if let Column::Index(_) = self { DType::U32 } else { DType::F32 }
+        if let FeedColumn::Index(_) = self { DType::U32 } else { DType::F32 }
     }
 }
 
@@ -93,7 +93,7 @@ impl Resident {
     ///
     /// # Errors
     /// [`Error::Device`] without the memory.
-    pub async fn new(gpu: &Arc<Gpu>, columns: &[(Column<'_>, usize)], len: usize, most: u64) -> Result<Option<Resident>> {
+    pub async fn new(gpu: &Arc<Gpu>, columns: &[(FeedColumn<'_>, usize)], len: usize, most: u64) -> Result<Option<Resident>> {
         let limit = gpu.caps().max_binding_bytes;
         let order_bytes = len as u64 * 4;
         let all: u64 = columns.iter().map(|(column, _)| column.bytes().len() as u64).sum();
@@ -111,7 +111,7 @@ impl Resident {
             for (k, piece) in column.bytes().chunks(rows * row as usize).enumerate() {
                 wanted.push((format!("data {i} piece {k}"), table + (piece.len() as u64).next_multiple_of(4)));
             }
-            let bytes = matches!(column, Column::Bytes { .. });
+            let bytes = matches!(column, FeedColumn::Bytes { .. });
             stored.push(Stored { width: *width, dtype: column.dtype(), bytes, rows, pieces: Vec::new() });
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{self, Augment, Dataset, Features, Target},
-        gpu::{Choice, Exec, ExecOptions, GpuOptions, Limits, StepRow, Store, open},
+        gpu::{Choice, ExecOptions, GpuExec, GpuOptions, GpuStore, Limits, StepRow, open},
         graph::InputDef,
         host::{Data, Host},
         params::Layout,
@@ -280,18 +280,18 @@ mod tests {
         const NAN: u32 = 0x7fc0_dead;
         let (mut x, mut y) = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap();
         let plan = plan(&[x.shape, y.shape]);
-        let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0, 0)).unwrap());
-        let mut exec = block_on(Exec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).unwrap();
+        let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0, 0)).unwrap());
+        let mut exec = block_on(GpuExec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).unwrap();
         let means = data.means();
         let width = data.sample_shape().elements();
         let column = match data.features() {
-            Features::Float(v) => Column::Float(v),
-            Features::Tokens { data, .. } => Column::Index(data),
-            Features::Bytes { data, .. } => Column::Bytes { data, means: &means },
+            Features::Float(v) => FeedColumn::Float(v),
+            Features::Tokens { data, .. } => FeedColumn::Index(data),
+            Features::Bytes { data, .. } => FeedColumn::Bytes { data, means: &means },
         };
         let targets = match data.target() {
-            Target::Labels { values, sample, .. } => (Column::Index(values), sample.elements()),
-            Target::Values { data, sample } => (Column::Float(data), sample.elements()),
+            Target::Labels { values, sample, .. } => (FeedColumn::Index(values), sample.elements()),
+            Target::Values { data, sample } => (FeedColumn::Float(data), sample.elements()),
             Target::None => unreachable!("these sets have targets"),
         };
         let columns = [(column, width), targets];

@@ -4,7 +4,7 @@
 use crate::{
     error::{Error, Result},
     gpu::{
-        bind::{Place, wanted},
+        bind::{BufferRange, wanted},
         device::Gpu,
         dispatch::{Reach, Window, params, part},
         shader::{STEP_BYTES, Shader},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A pass and the tensors that it binds.
-struct Work<'a> {
+struct BoundPass<'a> {
     /// The op with its shapes, place and layer, for errors and for labels of bind groups.
     label: String,
     /// Op and kernel, for labels of pipelines.
@@ -27,7 +27,7 @@ struct Work<'a> {
     tensors: Vec<(Loc, usize)>,
 }
 
-impl Work<'_> {
+impl BoundPass<'_> {
     fn missing(&self, i: usize) -> Error {
         let (bind, file, name) = (&self.pass.binds[i], self.pass.source.name, &self.name);
         let why = format!("kernel {file} of {name} binds {:?} as `{}`, and there is no such tensor", bind.which, bind.name);
@@ -35,9 +35,9 @@ impl Work<'_> {
     }
 
     /// The places of its tensors.
-    fn places<'a>(&self, find: impl Fn(Loc, usize) -> Option<Place<'a>>) -> Result<Vec<Place<'a>>> {
+    fn places<'a>(&self, find: impl Fn(Loc, usize) -> Option<BufferRange<'a>>) -> Result<Vec<BufferRange<'a>>> {
         let found = self.tensors.iter().enumerate();
-        let places = found.map(|(i, &(loc, n))| find(loc, n).ok_or_else(|| self.missing(i))).collect::<Result<Vec<Place>>>()?;
+        let places = found.map(|(i, &(loc, n))| find(loc, n).ok_or_else(|| self.missing(i))).collect::<Result<Vec<BufferRange>>>()?;
         let bound = || self.pass.binds.iter().zip(&places);
         for (written, place) in bound().filter(|(bind, _)| bind.write) {
             if let Some((read, _)) = bound().find(|(bind, other)| !bind.write && other.buffer == place.buffer) {
@@ -51,7 +51,7 @@ impl Work<'_> {
 }
 
 /// Every pass of these steps, in order.
-fn works(steps: &[Step]) -> Result<Vec<Work<'_>>> {
+fn works(steps: &[Step]) -> Result<Vec<BoundPass<'_>>> {
     let mut all = Vec::new();
     for (kernel, step) in steps.iter().filter(|s| !s.is_alias()).enumerate() {
         let Some(chosen) = &step.kernel else {
@@ -59,7 +59,7 @@ fn works(steps: &[Step]) -> Result<Vec<Work<'_>>> {
         };
         let name = format!("{} {}", step.name(), chosen.name);
         for pass in &chosen.passes {
-            let mut work = Work { label: step.title(), name: name.clone(), kernel, step, pass, tensors: Vec::new() };
+            let mut work = BoundPass { label: step.title(), name: name.clone(), kernel, step, pass, tensors: Vec::new() };
             for (i, bind) in pass.binds.iter().enumerate() {
                 let tensor = step.tensor(bind.which).ok_or_else(|| work.missing(i))?;
                 work.tensors.push(tensor);
@@ -93,9 +93,9 @@ impl Gpu {
     }
 
     /// The dispatches of all passes, and one buffer's words with the `struct Params` of them all.
-    fn jobs(&self, works: &[Work]) -> Result<(Vec<Job>, Vec<u32>)> {
+    fn jobs(&self, works: &[BoundPass]) -> Result<(Vec<Job>, Vec<u32>)> {
         let (mut jobs, mut words) = (Vec::new(), Vec::<u32>::new());
-        for (i, Work { label, name, pass, tensors, .. }) in works.iter().enumerate() {
+        for (i, BoundPass { label, name, pass, tensors, .. }) in works.iter().enumerate() {
             let (need, limit) = (pass.binds.len() as u64, self.caps().max_bindings as u64);
             if need > limit {
                 let what = format!("{label}: {name} (storage buffers bound at once)");
@@ -158,7 +158,11 @@ impl Dispatch {
 }
 
 /// The dispatches of steps: their pipelines, their bind groups, and the buffer of their uniforms, whose bytes come back as well.
-pub(super) async fn lower<'a>(gpu: &Gpu, steps: &[Step], find: impl Fn(Loc, usize) -> Option<Place<'a>>) -> Result<(Vec<Dispatch>, u64)> {
+pub(super) async fn lower<'a>(
+    gpu: &Gpu,
+    steps: &[Step],
+    find: impl Fn(Loc, usize) -> Option<BufferRange<'a>>,
+) -> Result<(Vec<Dispatch>, u64)> {
     let works = works(steps)?;
     let places = works.iter().map(|work| work.places(&find)).collect::<Result<Vec<_>>>()?;
     let (jobs, words) = gpu.jobs(&works)?;

@@ -4,7 +4,7 @@ use crate::{
     error::Result,
     gpu::{
         device::Gpu,
-        exec::{Exec, StepRow},
+        exec::{GpuExec, StepRow},
         lower::Dispatch,
     },
     optim::Hyper,
@@ -159,8 +159,8 @@ impl Gpu {
     }
 }
 
-impl Exec {
-    /// Makes a step as [`submit`](Exec::submit) does, waits for it, and measures; times are seconds from `zero`.
+impl GpuExec {
+    /// Makes a step as [`submit`](GpuExec::submit) does, waits for it, and measures; times are seconds from `zero`.
     pub(crate) async fn profile(&mut self, row: &StepRow, hyper: &[Hyper], fed: bool, zero: Instant) -> Result<StepTimes> {
         self.finish()?;
         let mut clocks = Clocks::new(self.gpu(), self.all_dispatches(fed), zero).await?;

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::{device::Gpu, store::Store},
+    gpu::{device::Gpu, store::GpuStore},
     optim::{GUARD, NORMS},
     threads::lock,
 };
@@ -18,9 +18,9 @@ use std::sync::{
 ///
 /// A read is asked for and comes later: it is a copy in the queue, behind the steps of before and in front of those
 /// that write the same places again. So nobody waits for it, unless somebody wants to.
-pub struct Ring {
+pub struct GpuRing {
     gpu: Arc<Gpu>,
-    store: Arc<Store>,
+    store: Arc<GpuStore>,
     pub(super) buffer: wgpu::Buffer,
     width: usize,
     capacity: u64,
@@ -46,7 +46,7 @@ struct Mapped {
 
 /// What a read brought.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct RingRead {
     /// The first batch of it.
     pub first: u64,
     /// What each batch left.
@@ -55,25 +55,25 @@ pub struct Kept {
     pub guard: Vec<u32>,
 }
 
-impl Ring {
+impl GpuRing {
     /// For `outputs` outputs of `capacity` batches.
     ///
     /// # Errors
     /// [`Error::Argument`] where that is nothing, [`Error::Device`] without the memory.
-    pub async fn new(store: &Arc<Store>, outputs: usize, capacity: usize) -> Result<Ring> {
+    pub async fn new(store: &Arc<GpuStore>, outputs: usize, capacity: usize) -> Result<GpuRing> {
         if outputs == 0 || capacity == 0 {
             return Err(Error::argument("ring", "a ring of no batches, or of no outputs, holds nothing"));
         }
         let width = outputs + NORMS.len();
         let (gpu, usage) = (store.gpu(), wgpu::BufferUsages::COPY_DST);
-        let [bytes, guard] = [Ring::bytes(outputs, capacity), GUARD as u64 * 4];
+        let [bytes, guard] = [GpuRing::bytes(outputs, capacity), GUARD as u64 * 4];
         let label = format!("ring of {capacity} batches × {width}");
         let buffer = gpu.buffers(&[(label, bytes)], usage | wgpu::BufferUsages::COPY_SRC).await?.remove(0);
         let staging =
             gpu.buffers(&[("read-back of the ring".into(), bytes + guard)], usage | wgpu::BufferUsages::MAP_READ).await?.remove(0);
         let [reads, waits, bytes_read] = [0; 3].map(AtomicU64::new);
         let (gpu, store, asked) = (gpu.clone(), store.clone(), Mutex::new(None));
-        Ok(Ring { gpu, store, buffer, width, capacity: capacity as u64, staging, asked, reads, waits, bytes_read })
+        Ok(GpuRing { gpu, store, buffer, width, capacity: capacity as u64, staging, asked, reads, waits, bytes_read })
     }
     /// Bytes of the ring itself.
     pub fn bytes(outputs: usize, capacity: usize) -> u64 {
@@ -81,7 +81,7 @@ impl Ring {
     }
     /// Bytes of the ring and of what it is read through, with the guard.
     pub(crate) fn all_bytes(outputs: usize, capacity: usize) -> u64 {
-        2 * Ring::bytes(outputs, capacity) + 4 * GUARD as u64
+        2 * GpuRing::bytes(outputs, capacity) + 4 * GUARD as u64
     }
     /// Outputs that it keeps of a batch.
     pub fn outputs(&self) -> usize {
@@ -93,7 +93,7 @@ impl Ring {
     }
 
     /// Queues a read of the batches `first..first + count`, at least one, and of the guard. One at a time: what was asked
-    /// for before must have been [taken](Ring::take).
+    /// for before must have been [taken](GpuRing::take).
     ///
     /// # Errors
     /// [`Error::Argument`] for no batches, for more than the ring holds, or for a second read.
@@ -128,7 +128,7 @@ impl Ring {
         self.gpu.check()
     }
     /// What was asked for, if it has come; never waits.
-    pub fn take(&self) -> Result<Option<Kept>> {
+    pub fn take(&self) -> Result<Option<RingRead>> {
         if lock(&self.asked).is_none() {
             return Ok(None);
         }
@@ -140,7 +140,7 @@ impl Ring {
         }
     }
     /// What was asked for; waits for it, and so for all steps before. `None` where nothing was.
-    pub async fn wait(&self) -> Result<Option<Kept>> {
+    pub async fn wait(&self) -> Result<Option<RingRead>> {
         let Some((submission, mapped)) = lock(&self.asked).as_ref().map(|a| (a.submission.clone(), a.mapped.clone())) else {
             return Ok(None);
         };
@@ -152,7 +152,7 @@ impl Ring {
         mapped.event.wait().await;
         self.take()
     }
-    fn unpack(&self, came: Asked) -> Result<Kept> {
+    fn unpack(&self, came: Asked) -> Result<RingRead> {
         if !came.mapped.ok.load(Relaxed) {
             return Err(self.gpu.check().err().unwrap_or_else(|| self.gpu.error("a read-back could not be mapped")));
         }
@@ -161,7 +161,7 @@ impl Ring {
         let view = self.staging.get_mapped_range(..bytes).map_err(|e| self.gpu.error(e.to_string()))?;
         let (rows, guard) = view.split_at(words * 4);
         let rows = rows.chunks_exact(self.width * 4).map(bytemuck::pod_collect_to_vec).collect();
-        let kept = Kept { first: came.first, rows, guard: bytemuck::pod_collect_to_vec(guard) };
+        let kept = RingRead { first: came.first, rows, guard: bytemuck::pod_collect_to_vec(guard) };
         drop(view);
         self.staging.unmap();
         Ok(kept)

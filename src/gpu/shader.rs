@@ -146,13 +146,13 @@ pub(crate) struct Pipeline {
 pub(super) struct Pipelines {
     /// The layout of group 1: a row of the table of steps, at a dynamic offset.
     pub step: wgpu::BindGroupLayout,
-    pub known: Mutex<HashMap<Key, Pipeline>>,
+    pub known: Mutex<HashMap<PipelineKey, Pipeline>>,
     /// The driver's own cache, where it lets us keep that.
     cache: Option<wgpu::PipelineCache>,
 }
 
 /// WGSL, entry point, and whether it is [unchecked](Shader::unchecked).
-type Key = (Arc<str>, &'static str, bool);
+type PipelineKey = (Arc<str>, &'static str, bool);
 
 impl Pipelines {
     pub fn new(device: &wgpu::Device, cache: Option<wgpu::PipelineCache>) -> Pipelines {
@@ -179,15 +179,15 @@ impl Gpu {
     /// Of each, [`Error::Device`] with the compiler's message where the WGSL is wrong or the driver refuses it.
     pub(crate) async fn pipelines(&self, shaders: &[Shader<'_>]) -> Vec<Result<Pipeline>> {
         let key = |shader: &Shader| Ok((assemble(shader.pass)?.into(), shader.pass.entry, shader.unchecked));
-        let keys: Vec<Result<Key>> = shaders.iter().map(key).collect();
-        let mut wanted: Vec<(usize, Key)> = Vec::new();
+        let keys: Vec<Result<PipelineKey>> = shaders.iter().map(key).collect();
+        let mut wanted: Vec<(usize, PipelineKey)> = Vec::new();
         for (i, key) in keys.iter().enumerate() {
             let Ok(key) = key else { continue };
             if !lock(&self.pipelines.known).contains_key(key) && wanted.iter().all(|(_, known)| known != key) {
                 wanted.push((i, key.clone()));
             }
         }
-        let compile = |(i, key): (usize, Key)| {
+        let compile = |(i, key): (usize, PipelineKey)| {
             let Shader { label, pass, unchecked } = shaders[i];
             let label = format!("{label} {}", pass.entry);
             // Now and on this thread, as are its error scopes.
@@ -198,7 +198,7 @@ impl Gpu {
             (key, made.map_err(|_| self.error(format!("{label}: the shader compiler panicked"))))
         };
         let made: Vec<_> = wanted.into_par_iter().map(compile).collect();
-        let mut failed: HashMap<Key, Error> = HashMap::new();
+        let mut failed: HashMap<PipelineKey, Error> = HashMap::new();
         for (key, made) in made {
             let made = match made {
                 Ok(made) => made.await,
@@ -210,7 +210,7 @@ impl Gpu {
             }
         }
         let known = lock(&self.pipelines.known);
-        let result = |key: Result<Key>| {
+        let result = |key: Result<PipelineKey>| {
             let key = key?;
             match failed.get(&key) {
                 Some(error) => Err(error.clone()),

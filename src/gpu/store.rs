@@ -17,7 +17,7 @@ fn wanted(name: &str, piece: usize, n: usize) -> (String, u64) {
 }
 
 /// The flat buffers of a model, by piece of its [`Layout`]. Several plans (of other batch sizes) share one.
-pub struct Store {
+pub struct GpuStore {
     gpu: Arc<Gpu>,
     layout: Layout,
     params: Vec<wgpu::Buffer>,
@@ -34,13 +34,13 @@ pub struct Store {
     tables: Control,
 }
 
-impl Store {
+impl GpuStore {
     /// Buffers for `layout` and an optimizer of `states` states and so many groups, all zero.
     ///
     /// # Errors
     /// [`Error::Limit`] where a piece is larger than a buffer can be,
     /// [`Error::Device`] without the memory.
-    pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize, groups: usize) -> Result<Store> {
+    pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize, groups: usize) -> Result<GpuStore> {
         let tables = Control::new(&layout, groups, gpu.caps().max_binding_bytes);
         let (trained, all, control) = (0..layout.trained, 0..layout.pieces.len(), wanted("guard", 0, tables.words));
         let params = all.clone().map(|i| wanted("params", i, layout.pieces[i]));
@@ -57,7 +57,7 @@ impl Store {
         let next = take(layout.state);
         let at = 4 * (tables.hyper - tables.tables.len()) as u64;
         gpu.queue.write_buffer(&control, at, bytemuck::cast_slice(&tables.tables));
-        Ok(Store { gpu: gpu.clone(), layout, params, grads, states, micro: OnceLock::new(), next, control, tables })
+        Ok(GpuStore { gpu: gpu.clone(), layout, params, grads, states, micro: OnceLock::new(), next, control, tables })
     }
     /// Makes the buffers for gradients of micro-batches, if there are none yet.
     ///

@@ -143,9 +143,9 @@ fn one(inputs: &[Shape], output: Shape, pass: Pass) -> Plan {
     }
 }
 
-fn load(gpu: &Arc<Gpu>, plan: &Plan, options: ExecOptions) -> Result<Exec> {
-    let store = Arc::new(block_on(Store::new(gpu, Layout::default(), 0, 0))?);
-    block_on(Exec::new(gpu, plan, &store, options))
+fn load(gpu: &Arc<Gpu>, plan: &Plan, options: ExecOptions) -> Result<GpuExec> {
+    let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0, 0))?);
+    block_on(GpuExec::new(gpu, plan, &store, options))
 }
 
 fn run(gpu: &Arc<Gpu>, plan: &Plan, inputs: &[Host<f32>]) -> (Host<f32>, usize) {
@@ -246,7 +246,7 @@ fn limits_are_typed_errors() {
     assert_eq!(refused(&whole(100, 1)), ("probe [100] → [100]: probe plain (storage buffers bound at once)".into(), 3, 2));
     // And what is just inside them works.
     assert_eq!(run(&gpu, &double(1024), &[ramp([1024])]).0.f()[1023], 2.0 * 1023.25);
-    let error = block_on(Store::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0, 0)).err().unwrap();
+    let error = block_on(GpuStore::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0, 0)).err().unwrap();
     assert!(error.to_string().starts_with("params piece 1 [32768]: needs 131072, but this device's limit is 65536"), "{error}");
 }
 
@@ -349,10 +349,10 @@ fn steps_update_the_store_and_fill_the_ring() {
     let steps = 150u64; // More than the rows of the table and than the ring.
     let train = || {
         let (plan, layout) = trained();
-        let store = Arc::new(block_on(Store::new(&gpu, layout, 1, 2)).unwrap());
-        let ring = Arc::new(block_on(Ring::new(&store, 1, 48)).unwrap());
+        let store = Arc::new(block_on(GpuStore::new(&gpu, layout, 1, 2)).unwrap());
+        let ring = Arc::new(block_on(GpuRing::new(&store, 1, 48)).unwrap());
         let options = ExecOptions { ring: Some(&ring), guards: true };
-        let mut exec = block_on(Exec::new(&gpu, &plan, &store, options)).unwrap();
+        let mut exec = block_on(GpuExec::new(&gpu, &plan, &store, options)).unwrap();
         exec.fill_slots(NAN).unwrap();
         let start: Vec<f32> = (0..128).map(|i| if i < 70 { i as f32 * 0.5 } else { 0.0 }).collect();
         store.write_params(&[start]).unwrap();
@@ -679,7 +679,7 @@ fn a_lost_device_is_an_error_at_every_call() {
 fn what_is_shared_can_cross_threads() {
     fn shared<T: Send + Sync>() {}
     fn sent<T: Send>(_: T) {}
-    shared::<(Gpu, Store, Exec)>();
+    shared::<(Gpu, GpuStore, GpuExec)>();
     sent(open(&GpuOptions::default()));
     sent(adapters());
     let Some(gpu) = open_with(GpuOptions::default()) else { return };

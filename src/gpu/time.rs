@@ -4,12 +4,12 @@ use crate::{
     error::Result,
     gpu::{
         device::Gpu,
-        exec::{Exec, StepRow},
+        exec::{GpuExec, StepRow},
     },
 };
 use std::time::{Duration, Instant};
 
-impl Exec {
+impl GpuExec {
     /// The time of one of `times` runs in a row, submitted together: by the device's clock where it has one, else from the
     /// submit to its end.
     pub(crate) async fn time(&self, gpu: &Gpu, times: usize) -> Result<Duration> {

@@ -3,7 +3,7 @@
 use crate::{
     graph::Tensor,
     init::Init,
-    ops::norm::Rule,
+    ops::norm::NormOptions,
     shape::{DType, Shape},
 };
 use std::panic::Location;
@@ -276,7 +276,7 @@ impl<'g> Tensor<'g> {
     fn grouped(self, groups: usize, eps: f32) -> Tensor<'g> {
         let (shape, n) = (self.shape(), self.shape().dims()[0]);
         let rows = self.reshape([n, groups, shape.elements() / (n * groups)]);
-        rows.normalise(Rule { start: 2, centre: true, eps }).reshape(shape)
+        rows.normalise(NormOptions { start: 2, centre: true, eps }).reshape(shape)
     }
     /// Normalised over the last axes, and their shape; `None` after a mistake.
     #[track_caller]
@@ -294,7 +294,7 @@ impl<'g> Tensor<'g> {
             return None;
         }
         let last = Shape::new(&shape.dims()[start?..])?;
-        Some((self.normalise(Rule { start: start?, centre, eps }), last))
+        Some((self.normalise(NormOptions { start: start?, centre, eps }), last))
     }
     /// self · `name.weight` + `name.bias`, of this shape, repeated as `kept`.
     #[track_caller]
@@ -328,13 +328,13 @@ mod tests {
         kernel::Caps,
         optim::Sgd,
         oracle::interpret,
-        plan::{Options, Plan, ir::Ir},
+        plan::{Plan, PlanOptions, ir::Ir},
         rng::Key,
     };
 
     /// Dispatches of each step that has any, by the names of ops.
     fn dispatches(outputs: &[Tensor], grads: &[Tensor]) -> Vec<(&'static str, usize)> {
-        let plan = Plan::new(outputs, grads, &Options::new(Some(Caps::default()))).expect("the graph is right");
+        let plan = Plan::new(outputs, grads, &PlanOptions::new(Some(Caps::default()))).expect("the graph is right");
         let step = |s: &crate::plan::Step| (s.name(), s.kernel.as_ref().map_or(0, |k| k.passes.len()));
         plan.steps.iter().filter(|s| !s.is_alias()).map(step).collect()
     }

@@ -3,7 +3,7 @@
 use crate::{
     graph::Tensor,
     init::Init,
-    ops::recurrent::{Cell, Recurrent as Op},
+    ops::recurrent::{Cell, RecurrentOp as Op},
     shape::DType,
 };
 use std::panic::Location;

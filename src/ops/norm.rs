@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 /// What both ops share.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
+pub struct NormOptions {
     /// The first of the axes that are normalised over.
     pub start: usize,
     /// Whether the mean is subtracted.
@@ -28,11 +28,11 @@ pub struct Rule {
 
 /// The op.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Norm(pub Rule);
+pub struct Norm(pub NormOptions);
 
 /// Its gradient: dy, x → dx. Statistics are computed again from x, which costs less than to keep them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NormGrad(pub Rule);
+pub struct NormGrad(pub NormOptions);
 
 /// Longer lines are reduced by several workgroups: see [`Tensor::normalise`].
 const LONG: usize = 1 << 15;
@@ -53,7 +53,7 @@ impl Line {
     }
 }
 
-impl Rule {
+impl NormOptions {
     /// The elements of a line.
     fn line(&self, x: Shape) -> usize {
         x.dims()[self.start..].iter().product()
@@ -170,10 +170,10 @@ impl OpDef for Norm {
         let case = |dims: &[usize], start: usize, centre: bool, eps: f32| {
             let x = Shape::new(dims).expect("at most six axes");
             let what = if centre { "" } else { " without the mean" };
-            Case::new(format!("{x} from {start}{what}"), Norm(Rule { start, centre, eps }), &[x])
+            Case::new(format!("{x} from {start}{what}"), Norm(NormOptions { start, centre, eps }), &[x])
         };
         let mut cases = Vec::new();
-        for (dims, start) in Rule::shapes() {
+        for (dims, start) in NormOptions::shapes() {
             cases.push(case(dims, start, true, 1e-5));
             // Of one element y is ±1, and with a small eps its gradient is a rounding error.
             cases.push(case(dims, start, false, if dims.ends_with(&[1]) { 0.5 } else { 1e-5 }));
@@ -257,10 +257,10 @@ impl OpDef for NormGrad {
         let case = |dims: &[usize], start: usize, centre: bool, eps: f32| {
             let x = Shape::new(dims).expect("at most six axes");
             let what = if centre { "" } else { " without the mean" };
-            Case::new(format!("{x} from {start}{what}"), NormGrad(Rule { start, centre, eps }), &[x, x])
+            Case::new(format!("{x} from {start}{what}"), NormGrad(NormOptions { start, centre, eps }), &[x, x])
         };
         let mut cases: Vec<Case> =
-            Rule::shapes().iter().flat_map(|&(dims, start)| [true, false].map(|centre| case(dims, start, centre, 1e-2))).collect();
+            NormOptions::shapes().iter().flat_map(|&(dims, start)| [true, false].map(|centre| case(dims, start, centre, 1e-2))).collect();
         cases.push(case(&[3, 257], 1, true, 1e-5).range(1, 4096.0, 4100.0).flat());
         cases.push(case(&[20_011, 3], 1, true, 1e-2).flat());
         cases
@@ -273,7 +273,7 @@ impl<'g> Tensor<'g> {
     /// Long lines, of which there are seldom many, go through statistics of their own, so that they occupy more than one
     /// workgroup each.
     #[track_caller]
-    pub(crate) fn normalise(self, rule: Rule) -> Tensor<'g> {
+    pub(crate) fn normalise(self, rule: NormOptions) -> Tensor<'g> {
         let shape = self.shape();
         let line = rule.line(shape);
         if self.is_dead() || line <= if line.is_multiple_of(4) { LONG } else { LONG_ODD } {
@@ -307,7 +307,7 @@ mod tests {
             let message = g.error().map_or(String::new(), |e| e.to_string());
             assert!(message.starts_with(text), "{message}");
         };
-        let rule = Rule { start: 2, centre: true, eps: 1e-5 };
+        let rule = NormOptions { start: 2, centre: true, eps: 1e-5 };
         start(&|g| g.input([3]).apply(Norm(rule)), "norm: [3]: there is no axis 2 (src/ops/norm.rs:");
         start(&|g| g.labels([3, 2]).apply(Norm(rule)), "norm: u32 [3, 2]: takes floats, not labels (see to_f32) (");
         start(&|g| g.input([3]).apply(NormGrad(rule)), "norm_grad: [3]: takes a gradient and an input, not 1 inputs (");

@@ -7,7 +7,7 @@
 
 use super::{cross_entropy::check, gather_rows::GatherRows, *};
 use crate::{
-    graph::Kind,
+    graph::NodeKind,
     kernel::{Bind, Pass, source},
 };
 use std::panic::Location;
@@ -83,8 +83,8 @@ fn is_checked(labels: Tensor) -> bool {
     loop {
         let node = &graph.nodes[id];
         match &node.kind {
-            Kind::Op(op) if op.is_alias() => id = node.inputs[0],
-            kind => return matches!(kind, Kind::Input(_) | Kind::Constant(_)),
+            NodeKind::Op(op) if op.is_alias() => id = node.inputs[0],
+            kind => return matches!(kind, NodeKind::Input(_) | NodeKind::Constant(_)),
         }
     }
 }

@@ -51,13 +51,13 @@ pub enum By {
 
 /// y = scale·a·b, or y += scale·a·b where `add`, for `a [m, k]`, `b [k, n]` and y of m rows that are `pitch` apart.
 pub fn product(sizes: [usize; 3], scale: f32, [a, b]: [Matrix; 2], y: &mut [f32], pitch: usize, add: bool, by: By) {
-    Job::new(sizes, scale, [a, b], y, pitch, add).run(threads(sizes, by), &|_, _| {});
+    Gemm::new(sizes, scale, [a, b], y, pitch, add).run(threads(sizes, by), &|_, _| {});
 }
 
 /// y = a·b. `finish` gets every part of y once its sums are there, while it is in cache: the number of its first element in
 /// y, and the elements.
 pub fn product_then([m, k, n]: [usize; 3], [a, b]: [Matrix; 2], y: &mut [f32], by: By, finish: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-    Job::new([m, k, n], 1.0, [a, b], y, n, false).run(threads([m, k, n], by), finish);
+    Gemm::new([m, k, n], 1.0, [a, b], y, n, false).run(threads([m, k, n], by), finish);
 }
 
 fn threads([m, k, n]: [usize; 3], by: By) -> usize {
@@ -65,7 +65,7 @@ fn threads([m, k, n]: [usize; 3], by: By) -> usize {
 }
 
 /// A product. y is written through a pointer, because blocks of it are not slices.
-struct Job<'a> {
+struct Gemm<'a> {
     sizes: [usize; 3],
     scale: f32,
     a: Matrix<'a>,
@@ -78,10 +78,10 @@ struct Job<'a> {
 
 // SAFETY: the pointer is that of a slice that is borrowed as long as the job lives, and `run` gives every thread blocks of its
 // own.
-unsafe impl Sync for Job<'_> {}
+unsafe impl Sync for Gemm<'_> {}
 
 /// What a thread does at a time: a block of y, over some of k.
-struct Part<'a> {
+struct Block<'a> {
     rows: Range<usize>,
     columns: Range<usize>,
     depth: Range<usize>,
@@ -97,13 +97,13 @@ struct Tile {
     add: bool,
 }
 
-impl<'a> Job<'a> {
-    fn new(sizes: [usize; 3], scale: f32, [a, b]: [Matrix<'a>; 2], y: &'a mut [f32], pitch: usize, add: bool) -> Job<'a> {
+impl<'a> Gemm<'a> {
+    fn new(sizes: [usize; 3], scale: f32, [a, b]: [Matrix<'a>; 2], y: &'a mut [f32], pitch: usize, add: bool) -> Gemm<'a> {
         let [m, k, n] = sizes;
         let last = |rows: usize, columns: usize, [row, column]: [usize; 2]| (rows - 1) * row + (columns - 1) * column;
         assert!(last(m, k, a.strides) < a.data.len() && last(k, n, b.strides) < b.data.len() && last(m, n, [pitch, 1]) < y.len());
         assert!(n <= pitch, "the rows of y do not overlap");
-        Job { sizes, scale, a, b, y: y.as_mut_ptr(), pitch, add, vectors: Vectors::get() }
+        Gemm { sizes, scale, a, b, y: y.as_mut_ptr(), pitch, add, vectors: Vectors::get() }
     }
     /// Rows and columns of a tile.
     fn tile(&self) -> [usize; 2] {
@@ -128,7 +128,7 @@ impl<'a> Job<'a> {
         let [m, k, n] = self.sizes;
         let across = n.div_ceil(if threads == 1 { 1 } else { BLOCKS * threads });
         each(threads, (0..n.div_ceil(across)).into_par_iter(), |i: usize| {
-            let part = Part { rows: 0..m, columns: i * across..((i + 1) * across).min(n), depth: 0..k, panels: &[] };
+            let part = Block { rows: 0..m, columns: i * across..((i + 1) * across).min(n), depth: 0..k, panels: &[] };
             for (j, i) in part.columns.clone().flat_map(|j| (0..m).map(move |i| (j, i))) {
                 let sum = self.scale * dot(&self.a.data[i * self.a.strides[0]..][..k], &self.b.data[j * self.b.strides[1]..][..k]);
                 // SAFETY: inside of y, as `new` has checked; these columns are this thread's.
@@ -164,7 +164,7 @@ impl<'a> Job<'a> {
                     let panels = &*panels;
                     each(threads, (0..down * beside).into_par_iter(), |i: usize| {
                         let (row, column) = (i / beside * tall, i % beside * across);
-                        let part = Part {
+                        let part = Block {
                             rows: row..(row + tall).min(m),
                             columns: left + column..left + (column + across).min(width),
                             depth: depth.clone(),
@@ -193,7 +193,7 @@ impl<'a> Job<'a> {
             Vectors::Plain => plain::pack_columns(x, along, deep, count, panel),
         }
     }
-    fn block(&self, part: &Part) {
+    fn block(&self, part: &Block) {
         let rows = part.rows.len().next_multiple_of(self.tile()[0]);
         scratch::with(rows * self.step(), |packed: &mut [f32]| match self.vectors {
             // SAFETY: the machine has these vectors.
@@ -205,7 +205,7 @@ impl<'a> Job<'a> {
             Vectors::Plain => plain::block(self, part, packed),
         });
     }
-    fn finish(&self, part: &Part, finish: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    fn finish(&self, part: &Block, finish: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         let (rows, columns) = (part.rows.len(), part.columns.len());
         let (count, len) = if columns == self.pitch { (1, rows * columns) } else { (rows, columns) };
         for i in 0..count {
@@ -328,7 +328,7 @@ macro_rules! kernels {
                 sums[0]
             }
             $(#[$enable])*
-            pub fn block(job: &Job, part: &Part, packed: &mut [f32]) {
+            pub fn block(job: &Gemm, part: &Block, packed: &mut [f32]) {
                 let ([along, deep], step) = (job.a.strides, job.step());
                 for start in part.depth.clone().step_by(step) {
                     let depth = step.min(part.depth.end - start);
@@ -341,7 +341,7 @@ macro_rules! kernels {
                         let b = &b[(start - part.depth.start) * COLUMNS..][..depth * COLUMNS];
                         for (a, row) in packed.chunks(ROWS * depth).zip(part.rows.clone().step_by(ROWS)) {
                             let size = [(part.rows.end - row).min(ROWS), (part.columns.end - column).min(COLUMNS)];
-                            // SAFETY: of this thread's block of y, which `Job::new` has checked.
+                            // SAFETY: of this thread's block of y, which `Gemm::new` has checked.
                             let y = unsafe { job.y.add(row * job.pitch + column) };
                             let to = Tile { y, pitch: job.pitch, scale: job.scale, add: job.add || start > 0 };
                             match (size[0] <= $half, size[1] <= $lanes) {
@@ -507,7 +507,7 @@ mod tests {
             let scale = if bit(3) { 0.3 } else { 1.0 };
             let run = |vectors, threads| {
                 let mut y = was.f().to_vec();
-                Job { vectors, ..Job::new([m, k, n], scale, [a, b], &mut y, n + 3, bit(2)) }.run(threads, &|first, y| {
+                Gemm { vectors, ..Gemm::new([m, k, n], scale, [a, b], &mut y, n + 3, bit(2)) }.run(threads, &|first, y| {
                     assert!(first % (n + 3) + y.len() <= n);
                     y.iter_mut().for_each(|y| *y += 1.0);
                 });

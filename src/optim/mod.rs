@@ -18,8 +18,8 @@ pub(crate) use guard::{Clip, Control, GUARD, Guard, NEAR, NORMS, ROW, STRICT, Sq
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
 pub use trust::{Norms, Trust};
+pub(crate) use update::Bounds;
 pub use update::Settings;
-pub(crate) use update::Sizes;
 
 use crate::{
     error::{Error, Result},

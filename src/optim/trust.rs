@@ -2,7 +2,7 @@
 
 use super::{
     Hyper, MAX_STATES, Rule,
-    update::{BLOCK, CHUNK, Job},
+    update::{BLOCK, CHUNK, Elements},
 };
 use crate::{host::Real, simd::wide};
 use std::array;
@@ -52,13 +52,13 @@ impl Trust {
 }
 
 /// Norms and ratio of a parameter, whose elements are those of the job. Nothing is changed.
-pub(super) fn measure<R: Rule, T: Real>(job: Job<T>, h: &Hyper) -> Trust {
+pub(super) fn measure<R: Rule, T: Real>(job: Elements<T>, h: &Hyper) -> Trust {
     Trust::new(squares::<R, T>(job), |norms| R::ratio(norms, h))
 }
 
 /// Σ w², Σ g² and Σ u², by all threads, in an order that follows from the number of elements alone. A square of an `f32` is far from the
 /// largest `f64`.
-fn squares<R: Rule, T: Real>(job: Job<T>) -> [f64; 3] {
+fn squares<R: Rule, T: Real>(job: Elements<T>) -> [f64; 3] {
     if job.len() > CHUNK {
         let (a, b) = job.halves();
         let (a, b) = rayon::join(|| squares::<R, T>(a), || squares::<R, T>(b));

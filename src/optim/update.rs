@@ -23,11 +23,11 @@ pub(super) trait AnyRule: fmt::Debug + Send + Sync {
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
     fn grow(&self, g: f64, w: f64, s: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]);
     fn has_ratio(&self) -> bool;
-    fn run_f32(&self, job: Job<f32>);
-    fn run_f64(&self, job: Job<f64>);
-    fn try_f32(&self, job: Job<f32>);
-    fn trust_f32(&self, job: Job<f32>, h: &Hyper) -> Trust;
-    fn trust_f64(&self, job: Job<f64>, h: &Hyper) -> Trust;
+    fn run_f32(&self, job: Elements<f32>);
+    fn run_f64(&self, job: Elements<f64>);
+    fn try_f32(&self, job: Elements<f32>);
+    fn trust_f32(&self, job: Elements<f32>, h: &Hyper) -> Trust;
+    fn trust_f64(&self, job: Elements<f64>, h: &Hyper) -> Trust;
 }
 
 impl<R: Rule> AnyRule for R {
@@ -61,19 +61,19 @@ impl<R: Rule> AnyRule for R {
     fn has_ratio(&self) -> bool {
         R::HAS_RATIO
     }
-    fn run_f32(&self, job: Job<f32>) {
+    fn run_f32(&self, job: Elements<f32>) {
         run::<R, f32>(job, false)
     }
-    fn run_f64(&self, job: Job<f64>) {
+    fn run_f64(&self, job: Elements<f64>) {
         run::<R, f64>(job, false)
     }
-    fn try_f32(&self, job: Job<f32>) {
+    fn try_f32(&self, job: Elements<f32>) {
         run::<R, f32>(job, true)
     }
-    fn trust_f32(&self, job: Job<f32>, h: &Hyper) -> Trust {
+    fn trust_f32(&self, job: Elements<f32>, h: &Hyper) -> Trust {
         measure::<R, f32>(job, h)
     }
-    fn trust_f64(&self, job: Job<f64>, h: &Hyper) -> Trust {
+    fn trust_f64(&self, job: Elements<f64>, h: &Hyper) -> Trust {
         measure::<R, f64>(job, h)
     }
 }
@@ -137,28 +137,28 @@ impl Optimizer {
 
 /// How large weights and states are at most, on the CPU device.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Sizes {
+pub(crate) struct Bounds {
     weight: f64,
     /// By the rule's states, those that are not kept as well.
     states: [f64; MAX_STATES],
 }
 
-impl Default for Sizes {
+impl Default for Bounds {
     /// Of numbers from outside.
-    fn default() -> Sizes {
-        Sizes::all(f64::INFINITY)
+    fn default() -> Bounds {
+        Bounds::all(f64::INFINITY)
     }
 }
 
-impl Sizes {
-    fn all(size: f64) -> Sizes {
-        Sizes { weight: size, states: [size; MAX_STATES] }
+impl Bounds {
+    fn all(size: f64) -> Bounds {
+        Bounds { weight: size, states: [size; MAX_STATES] }
     }
     /// Of these pieces of weights and of the states that are kept.
-    pub fn of<'a>(weights: impl Iterator<Item = &'a [f32]>, kept: impl Iterator<Item = &'a [Vec<f32>]>, optimizer: &Optimizer) -> Sizes {
+    pub fn of<'a>(weights: impl Iterator<Item = &'a [f32]>, kept: impl Iterator<Item = &'a [Vec<f32>]>, optimizer: &Optimizer) -> Bounds {
         let (weight, mut kept) = (weights.map(largest).fold(0.0, f64::max), kept);
         let mut state = |is_kept| if is_kept { kept.next().into_iter().flatten().map(|x| largest(x)).fold(0.0, f64::max) } else { 0.0 };
-        Sizes { weight, states: optimizer.kept.map(&mut state) }
+        Bounds { weight, states: optimizer.kept.map(&mut state) }
     }
     /// Whether one of them is above [`FAR`], or is no number.
     pub fn are_near(&self) -> bool {
@@ -166,15 +166,15 @@ impl Sizes {
     }
     /// Whether none of these is larger than those.
     #[cfg(test)]
-    pub fn within(&self, most: &Sizes) -> bool {
+    pub fn within(&self, most: &Bounds) -> bool {
         self.weight <= most.weight && self.states.iter().zip(most.states).all(|(is, most)| *is <= most)
     }
     /// What they can be after a step with gradients of at most `g`.
-    pub fn after(&self, optimizer: &Optimizer, g: f64, hyper: &[Hyper]) -> Sizes {
+    pub fn after(&self, optimizer: &Optimizer, g: f64, hyper: &[Hyper]) -> Bounds {
         // In each step every number is rounded some times.
         const ROUNDED: f64 = 1.0 + 1e-5;
         let larger = |a: f64, b: f64| if a > b || a.is_nan() { a } else { b };
-        let mut all = Sizes::all(0.0);
+        let mut all = Bounds::all(0.0);
         for h in hyper {
             let (weight, states) = optimizer.rule.grow(g * ROUNDED, self.weight, self.states, h);
             all.weight = larger(all.weight, weight * ROUNDED);
@@ -237,7 +237,7 @@ struct Todo<'a, T> {
 }
 
 /// Some neighbouring elements of one group.
-pub(super) struct Job<'a, T> {
+pub(super) struct Elements<'a, T> {
     pub hyper: [T; 8],
     /// Of the parameter that they are of, where the rule has one.
     ratio: T,
@@ -249,10 +249,10 @@ pub(super) struct Job<'a, T> {
     states: [Option<&'a mut [T]>; MAX_STATES],
 }
 
-impl<'a, T: Real> Job<'a, T> {
+impl<'a, T: Real> Elements<'a, T> {
     /// The first `n` elements, which are gone from this one then.
-    fn split_off(&mut self, n: usize) -> Job<'a, T> {
-        Job {
+    fn split_off(&mut self, n: usize) -> Elements<'a, T> {
+        Elements {
             hyper: self.hyper,
             ratio: self.ratio,
             clipped: self.clipped,
@@ -266,15 +266,15 @@ impl<'a, T: Real> Job<'a, T> {
         self.w.len()
     }
     /// Two parts of more than [`CHUNK`] elements.
-    pub fn halves(mut self) -> (Job<'a, T>, Job<'a, T>) {
+    pub fn halves(mut self) -> (Elements<'a, T>, Elements<'a, T>) {
         (self.split_off((self.len() / 2).next_multiple_of(CHUNK)), self)
     }
     /// The same elements once more.
-    fn again(&mut self) -> Job<'_, T> {
-        Job { w: &mut *self.w, states: self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s)), ..*self }
+    fn again(&mut self) -> Elements<'_, T> {
+        Elements { w: &mut *self.w, states: self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s)), ..*self }
     }
     /// In parts, by all threads.
-    fn run_all(self, run: &(impl Fn(Job<T>) + Sync)) {
+    fn run_all(self, run: &(impl Fn(Elements<T>) + Sync)) {
         if self.len() <= CHUNK {
             return run(self);
         }
@@ -285,7 +285,7 @@ impl<'a, T: Real> Job<'a, T> {
     /// States that are not kept are blocks of zeros, so that loops over elements have no branches.
     #[inline(always)]
     pub fn blocks(self, mut each: impl FnMut(T, &mut [T], &[T], [&mut [T]; MAX_STATES])) {
-        let Job { clipped: Clipped { scale, mut factor, limit }, w, g, mut states, .. } = self;
+        let Elements { clipped: Clipped { scale, mut factor, limit }, w, g, mut states, .. } = self;
         let mut zeros = [[T::zero(); BLOCK]; MAX_STATES];
         let mut scaled = [T::zero(); BLOCK];
         let (plain, all) = (scale == T::one() && limit == T::of(f64::INFINITY), factor);
@@ -313,15 +313,15 @@ fn jobs<T: Real>(
     w: &mut [T],
     g: &[T],
     states: &mut [&mut [T]],
-    run: &(impl Fn(Job<T>) + Sync),
-    trust: &impl Fn(Job<T>, &Hyper) -> Trust,
+    run: &(impl Fn(Elements<T>) + Sync),
+    trust: &impl Fn(Elements<T>, &Hyper) -> Trust,
 ) {
     let Todo { settings: Settings { hyper, runs }, clipped, found, mut trusts } = todo;
     let mut states = states.iter_mut().map(|s| &mut **s);
     let states = optimizer.kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
-    let (mut all, mut start) = (Job { hyper: [T::zero(); 8], ratio: T::one(), clipped, found, w, g, states }, 0);
+    let (mut all, mut start) = (Elements { hyper: [T::zero(); 8], ratio: T::one(), clipped, found, w, g, states }, 0);
     for &(end, group) in runs {
-        let mut job = Job { hyper: hyper[group].map(T::of), ..all.split_off(end - start) };
+        let mut job = Elements { hyper: hyper[group].map(T::of), ..all.split_off(end - start) };
         if optimizer.has_ratio() {
             let trust = trust(job.again(), &hyper[group]);
             job.ratio = T::of(trust.ratio);
@@ -333,7 +333,7 @@ fn jobs<T: Real>(
 }
 
 /// One job, or its trial.
-fn run<R: Rule, T: Real>(job: Job<T>, trial: bool) {
+fn run<R: Rule, T: Real>(job: Elements<T>, trial: bool) {
     let (h, ratio, found, kept) = (job.hyper, job.ratio, job.found, job.states.each_ref().map(Option::is_some));
     let mut seen = 0;
     job.blocks(|factor, w, g, states| {

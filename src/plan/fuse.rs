@@ -3,7 +3,7 @@
 
 use super::ir::Ir;
 use crate::{
-    graph::{Kind, Node},
+    graph::{Node, NodeKind},
     host::Host,
     ops::{
         OpDef,
@@ -37,7 +37,7 @@ fn constants(ir: &mut Ir) {
         };
         let mut value = Host::zeros(shape);
         OpDef::cpu(map, &[], &mut value.view_mut(), Key::default());
-        ir.nodes[id] = Node { kind: Kind::Constant(Arc::new(value)), inputs: Vec::new(), ..ir.nodes[id].clone() };
+        ir.nodes[id] = Node { kind: NodeKind::Constant(Arc::new(value)), inputs: Vec::new(), ..ir.nodes[id].clone() };
     }
 }
 
@@ -49,7 +49,7 @@ fn fills(ir: &Ir) -> Ir {
         let fill = out.nodes[id].inputs.first().filter(|_| alias).and_then(|&input| out.map(input)).map(|map| map.expr.clone());
         if let Some(expr) = fill.filter(|expr| expr.arity() == 0 && !expr.is_random()) {
             let map = Map { expr, fixed: Some(out.nodes[id].shape) };
-            out.nodes[id] = Node { kind: Kind::Op(Arc::new(map)), inputs: Vec::new(), ..out.nodes[id].clone() };
+            out.nodes[id] = Node { kind: NodeKind::Op(Arc::new(map)), inputs: Vec::new(), ..out.nodes[id].clone() };
         }
     }
     out
@@ -108,7 +108,7 @@ fn place(id: usize, ir: &Ir, out: &mut Ir, at: &mut [Option<usize>], pending: &[
     let natural = p.inputs.iter().try_fold(Shape::SCALAR, |s, &i| s.broadcast(out.nodes[i].shape));
     let fixed = (natural.is_none_or(|s| !s.same_dims(shape))).then_some(shape);
     let map = Map { expr: p.expr.clone(), fixed };
-    let new = out.push(Node { kind: Kind::Op(Arc::new(map)), inputs: p.inputs.clone(), shape, ..ir.nodes[id].clone() });
+    let new = out.push(Node { kind: NodeKind::Op(Arc::new(map)), inputs: p.inputs.clone(), shape, ..ir.nodes[id].clone() });
     at[id] = Some(new);
     new
 }
@@ -230,7 +230,7 @@ fn epilogues(ir: &Ir, max_inputs: usize) -> Ir {
                 if fused.shape(&shapes) != Ok(node.shape) {
                     continue;
                 }
-                out.nodes[id] = Node { kind: Kind::Op(fused), inputs, ..node.clone() };
+                out.nodes[id] = Node { kind: NodeKind::Op(fused), inputs, ..node.clone() };
                 break;
             }
         }

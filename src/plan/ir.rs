@@ -1,7 +1,7 @@
 //! The part of a graph that some outputs need, detached from the graph: what is fused, planned and interpreted.
 
 use crate::{
-    graph::{Graph, InputDef, Kind, Node, ParamDef, Tensor},
+    graph::{Graph, InputDef, Node, NodeKind, ParamDef, Tensor},
     ops::{Op, OpDef, map::Map},
     shape::Shape,
 };
@@ -34,7 +34,7 @@ impl Ir {
         for (id, node) in g.nodes.iter().enumerate().filter(|&(id, _)| needed[id]) {
             let node = Node { inputs: node.inputs.iter().map(|&i| at[i]).collect(), ..node.clone() };
             at[id] = match &node.kind {
-                Kind::Op(op) => {
+                NodeKind::Op(op) => {
                     // A fill is not worth a copy: it costs nothing to compute, or is a constant.
                     let fill = node.inputs.is_empty() && op.as_map().is_some_and(|map| !map.expr.is_random());
                     let copy = if fill { 0 } else { node.copy };
@@ -58,7 +58,7 @@ impl Ir {
     }
     pub fn op(&self, id: usize) -> Option<&Arc<dyn Op>> {
         match &self.nodes[id].kind {
-            Kind::Op(op) => Some(op),
+            NodeKind::Op(op) => Some(op),
             _ => None,
         }
     }

@@ -1,17 +1,17 @@
-//! Memory: which buffer holds each tensor. Activations share slots by lifetime.
+//! Memory planning: which buffer holds each tensor. Activations share slots by lifetime.
 //!
 //! A slot is never both read and written by one op (wgpu forbids it), so a tensor lives until the last op that reads it is
 //! done, and what that op writes lives from then on.
 
 use super::{Loc, Slot, ir::Ir};
 use crate::{
-    graph::Kind,
+    graph::NodeKind,
     shape::{DType, Shape},
 };
 use std::{cmp::Reverse, collections::BTreeMap};
 
 /// Where everything lies.
-pub struct Memory {
+pub struct Placement {
     /// By node.
     pub locs: Vec<Loc>,
     /// By node: the slots of its kernel's scratch buffers.
@@ -22,7 +22,7 @@ pub struct Memory {
 /// Plans the memory of `ir`. `grads` gives nodes whose output goes to the flat buffers; `scratch` the elements of
 /// each scratch buffer of each node. Without `reuse` every tensor gets a slot of its
 /// own; where slots are `typed`, those of one slot have one element type.
-pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool, typed: bool) -> Memory {
+pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool, typed: bool) -> Placement {
     let n = ir.nodes.len();
     // An alias lives where its input does.
     let mut root: Vec<usize> = (0..n).collect();
@@ -37,19 +37,19 @@ pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool
     }
     ir.outputs.iter().for_each(|&o| last_use[root[o]] = usize::MAX);
 
-    let mut memory = Memory { locs: vec![Loc::Slot(usize::MAX); n], scratch: vec![Vec::new(); n], slots: Vec::new() };
+    let mut memory = Placement { locs: vec![Loc::Slot(usize::MAX); n], scratch: vec![Vec::new(); n], slots: Vec::new() };
     let mut constants = 0;
     let mut tensors: Vec<Lived> = Vec::new();
     for (id, node) in ir.nodes.iter().enumerate() {
         memory.locs[id] = match &node.kind {
-            Kind::Input(i) => Loc::Input(*i),
-            Kind::Param(i) => Loc::Param(*i),
-            Kind::Constant(_) => {
+            NodeKind::Input(i) => Loc::Input(*i),
+            NodeKind::Param(i) => Loc::Param(*i),
+            NodeKind::Constant(_) => {
                 constants += 1;
                 Loc::Constant(constants - 1)
             }
-            Kind::Op(_) if root[id] != id => continue,
-            Kind::Op(_) => match grads.iter().find(|g| g.0 == id) {
+            NodeKind::Op(_) if root[id] != id => continue,
+            NodeKind::Op(_) => match grads.iter().find(|g| g.0 == id) {
                 Some(&(_, loc)) => loc,
                 None => {
                     tensors.push(Lived { shape: node.shape, first: id, last: last_use[id], scratch: None });

@@ -13,7 +13,7 @@ pub use report::{LayerMemory, Memory};
 use crate::{
     choice::Choices,
     error::{Error, Place, Result},
-    graph::{InputDef, Kind, Node, OTHER_GRAPH, ParamDef, Tensor},
+    graph::{InputDef, Node, NodeKind, OTHER_GRAPH, ParamDef, Tensor},
     host::Host,
     kernel::{Caps, Kernel, Which},
     ops::{
@@ -245,7 +245,7 @@ pub struct Plan {
 
 /// How a graph is lowered.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct PlanOptions {
     /// The GPU's abilities, or `None` for the CPU device.
     pub caps: Option<Caps>,
     /// Take the candidate of this number (or the last one) of every op: 0 is the portable one. `None`: the one that
@@ -259,10 +259,10 @@ pub struct Options {
     pub reuse: bool,
 }
 
-impl Options {
+impl PlanOptions {
     /// Everything on, for a GPU (with its abilities) or the CPU.
-    pub fn new(caps: Option<Caps>) -> Options {
-        Options { caps, candidate: None, choices: None, fuse: true, reuse: true }
+    pub fn new(caps: Option<Caps>) -> PlanOptions {
+        PlanOptions { caps, candidate: None, choices: None, fuse: true, reuse: true }
     }
 }
 
@@ -280,7 +280,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// The first half of [`Plan::new`]. Of `grads`, which are for all parameters or for none, one that is `None` is not computed.
-    pub fn new(outputs: &[Tensor], grads: &[Option<Tensor>], options: &Options) -> Result<Draft> {
+    pub fn new(outputs: &[Tensor], grads: &[Option<Tensor>], options: &PlanOptions) -> Result<Draft> {
         let Some(first) = outputs.first() else {
             return Err(Error::argument("outputs", "a plan needs at least one"));
         };
@@ -320,7 +320,7 @@ impl Draft {
     }
 
     /// Chooses kernels and plans memory.
-    pub fn lower(self, options: &Options) -> Plan {
+    pub fn lower(self, options: &PlanOptions) -> Plan {
         let Draft { ir, grads, outputs, untrained } = self;
         let (ir, grads) = (&ir, &grads[..]);
         let kernels: Vec<Option<Kernel>> = (0..ir.nodes.len()).map(|id| choose(ir, id, options)).collect();
@@ -329,8 +329,8 @@ impl Draft {
         let mut plan = Plan { params: ir.params.clone(), inputs: ir.inputs.clone(), untrained, ..Plan::default() };
         for (id, (node, kernel)) in ir.nodes.iter().zip(kernels).enumerate() {
             match &node.kind {
-                Kind::Constant(value) => plan.constants.push(value.clone()),
-                Kind::Op(op) => plan.steps.push(Step {
+                NodeKind::Constant(value) => plan.constants.push(value.clone()),
+                NodeKind::Op(op) => plan.steps.push(Step {
                     phase: Phase::Compute,
                     label: label(ir, id),
                     layer: node.layer.map_or(String::new(), |first| ir.params[first].layer().to_string()),
@@ -354,7 +354,7 @@ impl Draft {
 impl Plan {
     /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed
     /// into the flat buffer of gradients.
-    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &Options) -> Result<Plan> {
+    pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &PlanOptions) -> Result<Plan> {
         let grads: Vec<Option<Tensor>> = grads.iter().copied().map(Some).collect();
         Ok(Draft::new(outputs, &grads, options)?.lower(options))
     }
@@ -451,7 +451,7 @@ fn label(ir: &Ir, id: usize) -> String {
         .inputs
         .iter()
         .map(|&i| match &ir.nodes[i].kind {
-            Kind::Param(p) => format!("{} {}", ir.params[*p].name, ir.nodes[i].shape),
+            NodeKind::Param(p) => format!("{} {}", ir.params[*p].name, ir.nodes[i].shape),
             _ => ir.nodes[i].shape.to_string(),
         })
         .collect();
@@ -461,7 +461,7 @@ fn label(ir: &Ir, id: usize) -> String {
 
 /// The kernel of a node: the first candidate is portable, the last one expected fastest on such a device, and one of them
 /// may have been measured to be.
-fn choose(ir: &Ir, id: usize, options: &Options) -> Option<Kernel> {
+fn choose(ir: &Ir, id: usize, options: &PlanOptions) -> Option<Kernel> {
     let (caps, op) = (options.caps?, ir.op(id)?);
     let (x, y) = (ir.shapes(id), ir.nodes[id].shape);
     let mut kernels = if op.is_alias() { Vec::new() } else { op.kernels(&x, y, &caps) };
@@ -483,7 +483,7 @@ fn keep_outputs(ir: &mut Ir, outputs: usize) {
         while ir.op(root).is_some_and(|op| op.is_alias()) {
             root = ir.nodes[root].inputs[0];
         }
-        if let Kind::Param(_) = ir.nodes[root].kind {
+        if let NodeKind::Param(_) = ir.nodes[root].kind {
             ir.outputs[o] = copy(ir, ir.outputs[o]);
         }
     }
@@ -492,7 +492,7 @@ fn keep_outputs(ir: &mut Ir, outputs: usize) {
 /// A new node of the same value.
 fn copy(ir: &mut Ir, id: usize) -> usize {
     let same = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
-    ir.push(Node { kind: Kind::Op(Arc::new(same)), inputs: vec![id], ..ir.nodes[id].clone() })
+    ir.push(Node { kind: NodeKind::Op(Arc::new(same)), inputs: vec![id], ..ir.nodes[id].clone() })
 }
 
 /// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat

@@ -18,7 +18,7 @@
 
 mod report;
 
-pub use report::{Direction, Failure, Report, Row};
+pub use report::{Computed, Failure, Report, Row};
 
 use crate::{
     device::Device,
@@ -111,13 +111,13 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
                 Ok(subject) => {
                     for (candidate, kernel) in subject.kernels.iter().enumerate() {
                         tell(op, kernel, &case.name, number);
-                        let gradients = subject.grads.iter().map(|&i| Direction::Gradient(i));
-                        let directions: Vec<Direction> = std::iter::once(Direction::Forward).chain(gradients).collect();
+                        let gradients = subject.grads.iter().map(|&i| Computed::Gradient(i));
+                        let directions: Vec<Computed> = std::iter::once(Computed::Forward).chain(gradients).collect();
                         report.add(op, kernel, &case.name, &directions, subject.measure(candidate, device));
                     }
                 }
                 // A case that does not fit its op: of an op of the user's own.
-                Err(why) => report.fail(op, "", Direction::Forward, &case.name, why),
+                Err(why) => report.fail(op, "", Computed::Forward, &case.name, why),
             }
             number += 1;
             if device.as_gpu().is_some_and(|gpu| report.lost(gpu.lost())) {
@@ -130,7 +130,7 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
         let before = optimizers[..i].iter().filter(|o| o.name() == optimizer.name()).count();
         let case = format!("options {before}");
         tell(optimizer.name(), kernel, &case, number);
-        report.add(optimizer.name(), kernel, &case, &[Direction::Update], update(device, optimizer).map(|checked| vec![checked]));
+        report.add(optimizer.name(), kernel, &case, &[Computed::Update], update(device, optimizer).map(|checked| vec![checked]));
         number += 1;
         if device.as_gpu().is_some_and(|gpu| report.lost(gpu.lost())) {
             break;

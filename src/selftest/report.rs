@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 /// What was computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
+pub enum Computed {
     /// The output.
     Forward,
     /// The gradient of the input of this number.
@@ -19,12 +19,12 @@ pub enum Direction {
     Update,
 }
 
-impl fmt::Display for Direction {
+impl fmt::Display for Computed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Direction::Forward => f.pad("forward"),
-            Direction::Gradient(i) => f.pad(&format!("gradient {i}")),
-            Direction::Update => f.pad("update"),
+            Computed::Forward => f.pad("forward"),
+            Computed::Gradient(i) => f.pad(&format!("gradient {i}")),
+            Computed::Update => f.pad("update"),
         }
     }
 }
@@ -37,7 +37,7 @@ pub struct Row {
     /// The kernel's name: `cpu` on the CPU device, `alias` where there is nothing to compute.
     pub kernel: String,
     /// What it computed.
-    pub direction: Direction,
+    pub direction: Computed,
     /// Cases that ran.
     pub cases: usize,
     /// Cases of which this is wrong.
@@ -62,7 +62,7 @@ pub struct Failure {
     /// The kernel's name.
     pub kernel: String,
     /// What it computed.
-    pub direction: Direction,
+    pub direction: Computed,
     /// The case's name.
     pub case: String,
     /// A sentence.
@@ -89,7 +89,7 @@ impl Report {
         Report { device: device.describe(), rows: Vec::new(), failures: Vec::new(), lost: None, seconds: 0.0 }
     }
     /// What came of a case of a kernel in these directions.
-    pub(super) fn add(&mut self, op: &str, kernel: &str, case: &str, directions: &[Direction], result: Result<Vec<Checked>>) {
+    pub(super) fn add(&mut self, op: &str, kernel: &str, case: &str, directions: &[Computed], result: Result<Vec<Checked>>) {
         match result {
             Ok(all) => {
                 for (&direction, checked) in directions.iter().zip(all) {
@@ -120,7 +120,7 @@ impl Report {
         }
     }
     /// A case of a row is wrong.
-    pub(super) fn fail(&mut self, op: &str, kernel: &str, direction: Direction, case: &str, why: String) {
+    pub(super) fn fail(&mut self, op: &str, kernel: &str, direction: Computed, case: &str, why: String) {
         self.row(op, kernel, direction).failed += 1;
         self.failures.push(Failure { op: op.into(), kernel: kernel.into(), direction, case: case.into(), why });
     }
@@ -145,7 +145,7 @@ impl Report {
         self.seconds = took.as_secs_f64();
         self
     }
-    fn row(&mut self, op: &str, kernel: &str, direction: Direction) -> &mut Row {
+    fn row(&mut self, op: &str, kernel: &str, direction: Computed) -> &mut Row {
         let at = self.rows.iter().position(|r| r.op == op && r.kernel == kernel && r.direction == direction);
         let at = at.unwrap_or_else(|| {
             self.rows.push(Row {
@@ -171,12 +171,12 @@ impl Report {
     }
     /// Everything, under the names of the fields. An error that is infinite (a NaN where there should be none) is `null`.
     pub fn json(&self) -> Value {
-        let direction = |d: Direction| match d {
-            Direction::Forward => json!({ "direction": "forward" }),
-            Direction::Gradient(input) => json!({ "direction": "gradient", "input": input }),
-            Direction::Update => json!({ "direction": "update" }),
+        let direction = |d: Computed| match d {
+            Computed::Forward => json!({ "direction": "forward" }),
+            Computed::Gradient(input) => json!({ "direction": "gradient", "input": input }),
+            Computed::Update => json!({ "direction": "update" }),
         };
-        let with = |mut fields: Value, d: Direction| {
+        let with = |mut fields: Value, d: Computed| {
             if let (Value::Object(fields), Value::Object(direction)) = (&mut fields, direction(d)) {
                 fields.extend(direction);
             }

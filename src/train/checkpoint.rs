@@ -2,7 +2,7 @@
 
 use super::{
     Trainer,
-    params::{File, read, split, write},
+    params::{WeightFile, read, split, write},
 };
 use crate::{
     error::{Error, Result},
@@ -53,7 +53,7 @@ impl Trainer {
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = read(path)?;
-        let file = File::new(path, &bytes)?;
+        let file = WeightFile::new(path, &bytes)?;
         let optimizer = self.update.optimizer.name();
         if file.info.get("optimizer").map(String::as_str) != Some(optimizer) {
             let saved = file.info.get("optimizer").map_or("no checkpoint".to_string(), |o| format!("a checkpoint of {o}"));

@@ -1,9 +1,9 @@
 //! Evaluation and prediction: the model in inference mode, over many samples.
 
 use super::{
-    Kind, Trainer, metrics,
+    TargetKind, Trainer, metrics,
     outputs::Outputs,
-    tally::{Kept, Tally},
+    tally::{Tally, Tracked},
 };
 use crate::{
     compiled::Compiled,
@@ -72,12 +72,12 @@ pub(super) struct Small {
 /// A batch whose outputs have been collected.
 struct Run {
     shapes: Vec<Shape>,
-    kept: Kept,
+    kept: Tracked,
     samples: usize,
 }
 
 /// Gets the outputs of each batch: that of the model, and what is kept; and its samples.
-type Each<'a> = &'a mut (dyn FnMut(Vec<Host<f32>>, &Kept, usize) -> Result<()> + Send);
+type Each<'a> = &'a mut (dyn FnMut(Vec<Host<f32>>, &Tracked, usize) -> Result<()> + Send);
 
 /// Hands on what was collected.
 async fn give(from: &Collected, runs: &mut Vec<Run>, each: Each<'_>) -> Result<()> {
@@ -97,13 +97,13 @@ impl Trainer {
         let order: Vec<usize> = (0..data.len()).collect();
         let resident = self.resident(data);
         let model = self.model("evaluate")?;
-        let (both, labels) = (model.target != Kind::Input, model.labels());
+        let (both, labels) = (model.target != TargetKind::Input, model.labels());
         let (mut outputs, mut tally) = (Outputs::new(model.join()), Tally::default());
         let batch = |rows: Range<usize>| {
             let (x, y) = data.batch(&order[rows])?;
             Ok(std::iter::once(x).chain(both.then_some(y)).collect())
         };
-        let mut each = |mut out: Vec<Host<f32>>, kept: &Kept, samples: usize| {
+        let mut each = |mut out: Vec<Host<f32>>, kept: &Tracked, samples: usize| {
             let row: Vec<f32> = out.drain(1..).map(|number| number.f()[0]).collect();
             tally.add(kept, &row, samples, labels);
             outputs.push(out.remove(0), samples)
@@ -157,8 +157,8 @@ impl Trainer {
             };
             // The graph also wants targets; what they are changes the loss only.
             let y = match target {
-                Kind::Input => None,
-                Kind::Labels(s) | Kind::Values(s) => s.batched(n).map(Host::zeros),
+                TargetKind::Input => None,
+                TargetKind::Labels(s) | TargetKind::Values(s) => s.batched(n).map(Host::zeros),
             };
             Ok(std::iter::once(Host { shape, data: part }).chain(y).collect())
         };
@@ -273,7 +273,7 @@ impl Trainer {
     }
 
     /// The inference graph for `batch` samples: output, and what is kept of it.
-    async fn inference(&mut self, batch: usize) -> Result<&mut (Compiled, Kept)> {
+    async fn inference(&mut self, batch: usize) -> Result<&mut (Compiled, Tracked)> {
         if self.inference.get(batch).is_none() {
             let options = self.device.plan_options();
             let (draft, kept) = self.model("evaluate")?.inference(&self.device, batch)?;

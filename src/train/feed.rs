@@ -5,7 +5,7 @@ use crate::{
     data::{Augment, Dataset, Features, Id, Target},
     engine::{Engine, Fed},
     error::{Error, Result},
-    gpu::{Column, Counters, FlipShift, Resident, StepRow},
+    gpu::{Counters, FeedColumn, FlipShift, Resident, StepRow},
     host::Host,
 };
 use std::{
@@ -49,7 +49,7 @@ impl Held {
 }
 
 /// An epoch that is under way.
-pub(super) struct Course<'a, 'f> {
+pub(super) struct EpochRun<'a, 'f> {
     pub data: &'a Dataset,
     pub fit: &'a mut Fit<'f>,
     pub progress: &'a mut Progress,
@@ -104,15 +104,15 @@ impl Trainer {
         let means = data.means();
         let width = data.sample_shape().elements();
         let mut columns = vec![match data.features() {
-            Features::Float(v) => (Column::Float(v), width),
-            Features::Tokens { data, .. } => (Column::Index(data), width),
-            Features::Bytes { data, .. } => (Column::Bytes { data, means: &means }, width),
+            Features::Float(v) => (FeedColumn::Float(v), width),
+            Features::Tokens { data, .. } => (FeedColumn::Index(data), width),
+            Features::Bytes { data, .. } => (FeedColumn::Bytes { data, means: &means }, width),
         }];
-        if self.model.as_ref().is_some_and(|model| model.target != super::Kind::Input) {
+        if self.model.as_ref().is_some_and(|model| model.target != super::TargetKind::Input) {
             match data.target() {
                 Target::None => {}
-                Target::Labels { sample, values, .. } => columns.push((Column::Index(values), sample.elements())),
-                Target::Values { sample, data } => columns.push((Column::Float(data), sample.elements())),
+                Target::Labels { sample, values, .. } => columns.push((FeedColumn::Index(values), sample.elements())),
+                Target::Values { sample, data } => columns.push((FeedColumn::Float(data), sample.elements())),
             }
         }
         // Where it does not work out (too little memory, say) batches come from the host; a device that is lost will say so there.
@@ -121,7 +121,7 @@ impl Trainer {
     }
 
     /// The steps of an epoch; whether a callback ends the training.
-    pub(super) async fn run_epoch(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
+    pub(super) async fn run_epoch(&mut self, course: EpochRun<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
         // Whatever takes long comes before the first step.
         let augment = course.fit.augment;
         self.feed_from(course.data, augment);
@@ -191,8 +191,8 @@ impl Trainer {
     }
 
     /// The steps of an epoch, each on the batch that `write` puts in the inputs, or else on one that it fetches itself.
-    async fn walk(&mut self, course: Course<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
-        let Course { fit, progress, epoch, steps, parts, .. } = course;
+    async fn walk(&mut self, course: EpochRun<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
+        let EpochRun { fit, progress, epoch, steps, parts, .. } = course;
         let fed = write.is_none();
         // What goes in the next submit; the steps that are complete, and the samples of the one that is not.
         let (mut queued, mut made, mut samples) = (Vec::new(), 0, 0);

@@ -3,7 +3,7 @@
 use super::{
     SOME, Trainer,
     cut::Cut,
-    feed::Course,
+    feed::EpochRun,
     options::{Epoch, Event, Fit, History},
     progress::Progress,
 };
@@ -132,7 +132,7 @@ impl Trainer {
             }
             self.epoch += 1;
             self.tally = Some(Default::default());
-            let course = Course { data, fit: &mut fit, progress: &mut progress, epoch, steps: cut.steps, parts: cut.parts(&order) };
+            let course = EpochRun { data, fit: &mut fit, progress: &mut progress, epoch, steps: cut.steps, parts: cut.parts(&order) };
             let mut stop = self.run_epoch(course, resident.as_ref()).await?;
             self.collect().await?;
             let (tally, losses) = self.tally.take().unwrap_or_default();
@@ -164,18 +164,18 @@ impl Trainer {
     /// An error unless `data` is what the model was made for.
     pub(super) fn check_data(&self, what: &str, data: &Dataset) -> Result<()> {
         let model = self.model(what)?;
-        let kind = |x: Shape, target: super::Kind| match target {
-            super::Kind::Input => format!("samples of shape {x} without a target"),
-            super::Kind::Labels(s) if s.rank() > 0 => format!("samples of shape {x} with labels of shape {s}"),
-            super::Kind::Labels(_) => format!("samples of shape {x} with labels"),
-            super::Kind::Values(s) => format!("samples of shape {x} with values of shape {s}"),
+        let kind = |x: Shape, target: super::TargetKind| match target {
+            super::TargetKind::Input => format!("samples of shape {x} without a target"),
+            super::TargetKind::Labels(s) if s.rank() > 0 => format!("samples of shape {x} with labels of shape {s}"),
+            super::TargetKind::Labels(_) => format!("samples of shape {x} with labels"),
+            super::TargetKind::Values(s) => format!("samples of shape {x} with values of shape {s}"),
         };
-        let got = (data.sample_shape(), super::Kind::of(data.target()));
+        let got = (data.sample_shape(), super::TargetKind::of(data.target()));
         if data.is_empty() {
             return Err(Error::argument(what, "the data set is empty"));
         }
         // A model without a target takes data with one, and leaves it aside.
-        if got.0 != model.x || (got.1 != model.target && model.target != super::Kind::Input) {
+        if got.0 != model.x || (got.1 != model.target && model.target != super::TargetKind::Input) {
             return Err(Error::Input { what: what.to_string(), got: kind(got.0, got.1), want: kind(model.x, model.target) });
         }
         // Labels and tokens must be below what the graph looks them up in.
@@ -183,7 +183,7 @@ impl Trainer {
         if let Features::Tokens { data, .. } = data.features() {
             indices.push((0, data, model.x.elements()));
         }
-        if let (Target::Labels { sample, values, .. }, super::Kind::Labels(_)) = (data.target(), model.target) {
+        if let (Target::Labels { sample, values, .. }, super::TargetKind::Labels(_)) = (data.target(), model.target) {
             indices.push((1, values, sample.elements()));
         }
         if indices.is_empty() {

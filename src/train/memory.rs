@@ -6,12 +6,12 @@ use super::{
     evaluate::{self, MOST},
     feed::Held,
     plans::Batch,
-    tally::Kept,
+    tally::Tracked,
     training_draft,
 };
 use crate::{
     device::Device,
-    engine::{self, Update},
+    engine::{self, Updater},
     error::{Error, Result},
     graph::Tensor,
     optim::Optimizer,
@@ -38,9 +38,9 @@ impl Memory {
     pub fn of(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Memory> {
         check_loss(loss)?;
         let params = loss.graph().inner.borrow().params.clone();
-        let update = Update::new(optimizer.into(), &params)?;
+        let update = Updater::new(optimizer.into(), &params)?;
         let layout = engine::layout(device, &params, Some(&update))?;
-        let numbers = Kept::of(loss, None).1;
+        let numbers = Tracked::of(loss, None).1;
         let mut plan = training_draft(device, &numbers, loss, &update.groups.statuses)?.lower(&device.plan_options());
         update.append(device, &mut plan, &layout, None);
         engine::memory(device, &plan, &layout, &update, numbers.len(), None, 0)

@@ -30,7 +30,7 @@ use crate::{
     compiled::Compiled,
     data::Dataset,
     device::Device,
-    engine::{Engine, RING, Ring, Store, Update},
+    engine::{Engine, RING, Ring, Store, Updater},
     error::{Error, Result},
     gpu::{Collected, Counters, StepRow},
     graph::{Graph, InputDef, ParamDef, Tensor},
@@ -40,10 +40,10 @@ use crate::{
     plan::{Draft, Loc, Plan},
     shape::{DType, Shape},
 };
-use model::{Kind, Model, Written};
+use model::{Model, TargetKind, Written};
 use plans::{Batch, Latest};
 use std::{collections::VecDeque, sync::Arc};
-use tally::{Kept, Tally};
+use tally::{Tally, Tracked};
 
 /// A plan of the training graph at one batch size.
 struct Loaded {
@@ -101,7 +101,7 @@ pub struct StepReport {
 /// ```
 pub struct Trainer {
     device: Device,
-    update: Update,
+    update: Updater,
     store: Store,
     params: Vec<ParamDef>,
     /// `None` where the trainer was made of one graph.
@@ -113,7 +113,7 @@ pub struct Trainer {
     /// Plans of the training graph.
     plans: Latest<Batch, Loaded>,
     /// Plans of the inference graph by batch size, and what each keeps.
-    inference: Latest<usize, (Compiled, Kept)>,
+    inference: Latest<usize, (Compiled, Tracked)>,
     /// Samples of a batch of evaluation, where somebody said so.
     evaluation: Option<usize>,
     small: Option<evaluate::Small>,
@@ -134,7 +134,7 @@ pub struct Trainer {
     last: Option<Batch>,
     ring: Ring,
     /// What a step leaves there.
-    kept: Kept,
+    kept: Tracked,
     /// Batches whose loss has not been asked for yet; then those that have not come.
     unread: Vec<Made>,
     asked: Vec<Made>,
@@ -170,7 +170,7 @@ impl Trainer {
     /// [`new`](Trainer::new), without blocking.
     pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         check_loss(loss)?;
-        let (kept, numbers) = Kept::of(loss, None);
+        let (kept, numbers) = Tracked::of(loss, None);
         let mut trainer = Trainer::empty(device, loss, optimizer.into(), numbers.len(), kept).await?;
         let draft = training_draft(device, &numbers, loss, &trainer.update.groups.statuses)?;
         let plan = device.lower(draft, &device.plan_options()).await?;
@@ -221,7 +221,7 @@ impl Trainer {
         optimizer: impl Into<Optimizer>,
     ) -> Result<Trainer> {
         let optimizer = optimizer.into();
-        let model = Model::new(Box::new(model), Box::new(loss), data.sample_shape(), Kind::of(data.target()))?;
+        let model = Model::new(Box::new(model), Box::new(loss), data.sample_shape(), TargetKind::of(data.target()))?;
         model.try_with(&optimizer)?;
         let g = Graph::training();
         let Written { loss, numbers, kept, .. } = model.write(&g, SOME)?;
@@ -230,10 +230,10 @@ impl Trainer {
         Ok(trainer)
     }
     /// Without a plan; so many numbers of a step are to be read.
-    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, width: usize, kept: Kept) -> Result<Trainer> {
+    async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, width: usize, kept: Tracked) -> Result<Trainer> {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
-        let update = Update::new(optimizer, &params)?;
+        let update = Updater::new(optimizer, &params)?;
         let idle = gradients(loss, &update.groups.statuses)?.1;
         if !idle.is_empty() {
             log::warn!("the loss does not depend on {}: training leaves them as they are, but for weight decay", idle.join(", "));

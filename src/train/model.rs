@@ -2,7 +2,7 @@
 
 use super::{
     SOME, gradients,
-    tally::{Accuracy, Kept},
+    tally::{Accuracy, Tracked},
     training_draft,
     tried::told_for_any,
 };
@@ -25,25 +25,25 @@ pub(super) struct Model {
     model: ModelFn,
     loss: LossFn,
     pub x: Shape,
-    pub target: Kind,
+    pub target: TargetKind,
     facts: Facts,
 }
 
 /// What a model is compared with.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum TargetKind {
     /// Its own input.
     Input,
     Labels(Shape),
     Values(Shape),
 }
 
-impl Kind {
-    pub fn of(target: &Target) -> Kind {
+impl TargetKind {
+    pub fn of(target: &Target) -> TargetKind {
         match target {
-            Target::None => Kind::Input,
-            Target::Labels { sample, .. } => Kind::Labels(*sample),
-            Target::Values { sample, .. } => Kind::Values(*sample),
+            Target::None => TargetKind::Input,
+            Target::Labels { sample, .. } => TargetKind::Labels(*sample),
+            Target::Values { sample, .. } => TargetKind::Values(*sample),
         }
     }
 }
@@ -95,11 +95,11 @@ pub(super) struct Written<'g> {
     pub loss: Tensor<'g>,
     /// The loss, and what else of a batch is to be kept.
     pub numbers: Vec<Tensor<'g>>,
-    pub kept: Kept,
+    pub kept: Tracked,
 }
 
 impl Model {
-    pub fn new(model: ModelFn, loss: LossFn, x: Shape, target: Kind) -> Result<Model> {
+    pub fn new(model: ModelFn, loss: LossFn, x: Shape, target: TargetKind) -> Result<Model> {
         let mut model = Model { model, loss, x, target, facts: Facts { classifies: false, join: Join::Mean } };
         let shapes = |batch: usize| {
             let g = Graph::training();
@@ -109,7 +109,7 @@ impl Model {
         let first = shapes(SOME).map_err(|error| told_for_any(error, |batch| shapes(batch).err()))?;
         // A model need not take every batch size. One that takes no other than that is what it is there.
         let other = [3, 4, 6, 8, 16].into_iter().find_map(|batch| shapes(batch).ok());
-        let labels = matches!(target, Kind::Labels(_));
+        let labels = matches!(target, TargetKind::Labels(_));
         let facts = Facts::of(&[Some(first), other].into_iter().flatten().collect::<Vec<_>>());
         model.facts = Facts { classifies: labels && facts.classifies, ..facts };
         Ok(model)
@@ -129,7 +129,7 @@ impl Model {
     }
     /// How many labels a sample has.
     pub fn labels(&self) -> usize {
-        if let Kind::Labels(sample) = self.target { sample.elements() } else { 0 }
+        if let TargetKind::Labels(sample) = self.target { sample.elements() } else { 0 }
     }
     /// The output, and what it is compared with.
     fn output<'g>(&self, g: &'g Graph, batch: usize) -> Result<(Tensor<'g>, Tensor<'g>)> {
@@ -138,8 +138,8 @@ impl Model {
         let x = g.input_of(batched(self.x)?);
         let output = (self.model)(x);
         let y = match self.target {
-            Kind::Input => x,
-            Kind::Labels(s) | Kind::Values(s) => g.input_of(batched(s)?),
+            TargetKind::Input => x,
+            TargetKind::Labels(s) | TargetKind::Values(s) => g.input_of(batched(s)?),
         };
         Ok((output, y))
     }
@@ -147,7 +147,7 @@ impl Model {
         let (output, y) = self.output(g, batch)?;
         let loss = (self.loss)(output, y);
         // What fit and evaluate could not feed.
-        if g.inner.borrow().inputs.len() != 1 + usize::from(self.target != Kind::Input) {
+        if g.inner.borrow().inputs.len() != 1 + usize::from(self.target != TargetKind::Input) {
             let why = "a model for data has the inputs that the data gives; use constants, or Trainer::new with a graph of your own";
             return Err(Error::argument("model", why));
         }
@@ -155,17 +155,17 @@ impl Model {
         let ignored = g.inner.borrow().inputs.get(1).and_then(|y| y.classes?.ignored);
         let accuracy = (self.facts.classifies && !output.is_dead()).then(|| g.at(output.place(), || accuracy(output, y, ignored)));
         g.check()?;
-        let (kept, numbers) = Kept::of(loss, accuracy);
+        let (kept, numbers) = Tracked::of(loss, accuracy);
         Ok(Written { output, loss, numbers, kept })
     }
     /// A step on `batch` samples, before its kernels are chosen, and what it keeps.
-    pub fn draft(&self, device: &Device, batch: usize, statuses: &[Status]) -> Result<(Draft, Kept)> {
+    pub fn draft(&self, device: &Device, batch: usize, statuses: &[Status]) -> Result<(Draft, Tracked)> {
         let g = Graph::training();
         let written = self.write(&g, batch)?;
         Ok((training_draft(device, &written.numbers, written.loss, statuses)?, written.kept))
     }
     /// Output, and what is kept, of an inference on `batch` samples.
-    pub fn inference(&self, device: &Device, batch: usize) -> Result<(Draft, Kept)> {
+    pub fn inference(&self, device: &Device, batch: usize) -> Result<(Draft, Tracked)> {
         let g = Graph::inference();
         let written = self.write(&g, batch)?;
         let outputs: Vec<Tensor> = std::iter::once(written.output).chain(written.numbers).collect();

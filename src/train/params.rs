@@ -92,7 +92,7 @@ impl<'a> Params<'a> {
     /// A file that is missing or not safetensors; a parameter that is missing, of another shape, or not floats.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         let bytes = read(path.as_ref())?;
-        let file = File::new(path.as_ref(), &bytes)?;
+        let file = WeightFile::new(path.as_ref(), &bytes)?;
         let take = |p: &ParamDef| Ok((p.name.clone(), file.take(&p.name, p.shape)?));
         let values: Vec<(String, Host<f32>)> = self.trainer.params.iter().map(take).collect::<Result<_>>()?;
         self.set_all(&values)
@@ -142,7 +142,7 @@ pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMa
 }
 
 /// A safetensors file that was read.
-pub(super) struct File<'a> {
+pub(super) struct WeightFile<'a> {
     path: &'a Path,
     tensors: SafeTensors<'a>,
     /// What is written beside the tensors.
@@ -153,13 +153,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::file(path, e))
 }
 
-impl<'a> File<'a> {
+impl<'a> WeightFile<'a> {
     /// In the bytes of the file at `path`.
-    pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<File<'a>> {
+    pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<WeightFile<'a>> {
         let format = |e: SafeTensorError| Error::format(path, format!("not a safetensors file: {e}"));
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(format)?;
-        Ok(File { path, tensors, info: header.metadata().clone().unwrap_or_default() })
+        Ok(WeightFile { path, tensors, info: header.metadata().clone().unwrap_or_default() })
     }
     /// The names of all tensors.
     pub fn names(&self) -> Vec<&str> {

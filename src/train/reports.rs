@@ -2,7 +2,7 @@
 
 use super::{Made, StepReport, Tally, Trainer};
 use crate::{
-    engine::{Kept, RING},
+    engine::{RING, RingRows},
     error::Result,
     gpu::StepRow,
     optim::{Guard, NORMS},
@@ -97,7 +97,7 @@ impl Trainer {
     }
 
     /// Makes reports of what came.
-    async fn absorb(&mut self, kept: Kept) -> Result<()> {
+    async fn absorb(&mut self, kept: RingRows) -> Result<()> {
         let bad = (kept.guard.halt != 0).then(|| u64::from(kept.guard.halt) - 1);
         let labels = self.model.as_ref().map_or(0, |model| model.labels());
         for (&Made { row: StepRow { step, micro, more, .. }, samples, given }, row) in self.asked.iter().zip(&kept.rows) {

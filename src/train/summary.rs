@@ -3,14 +3,14 @@
 use super::{Trainer, plans::Batch};
 use crate::{
     error::Result,
-    graph::{Graph, Kind, Tensor},
+    graph::{Graph, NodeKind, Tensor},
     params::Status,
     plan::{Memory, Plan, ir::Ir, report::size},
     shape::Shape,
 };
 
 /// A row of the table: the parameters `name.…` and the op that uses the first of them.
-struct Layer {
+struct SummaryRow {
     name: String,
     output: Shape,
     params: usize,
@@ -59,23 +59,23 @@ impl Trainer {
     }
 }
 
-fn layers(ir: &Ir) -> Vec<Layer> {
-    let mut layers: Vec<Layer> = Vec::new();
+fn layers(ir: &Ir) -> Vec<SummaryRow> {
+    let mut layers: Vec<SummaryRow> = Vec::new();
     // The parameter that a node is another form of: itself, reshaped, scaled.
     let mut form: Vec<Option<usize>> = Vec::with_capacity(ir.nodes.len());
     for (id, node) in ir.nodes.iter().enumerate() {
         let inputs: Vec<Option<usize>> = node.inputs.iter().map(|&i| form[i]).collect();
         form.push(match &node.kind {
-            Kind::Param(p) => Some(*p),
-            Kind::Op(_) if inputs.iter().all(|f| f.is_some()) => inputs.first().copied().flatten(),
+            NodeKind::Param(p) => Some(*p),
+            NodeKind::Op(_) if inputs.iter().all(|f| f.is_some()) => inputs.first().copied().flatten(),
             _ => None,
         });
-        let (Kind::Op(op), None) = (&node.kind, form[id]) else { continue };
+        let (NodeKind::Op(op), None) = (&node.kind, form[id]) else { continue };
         let flops = op.flops(&ir.shapes(id), node.shape);
         for p in inputs.into_iter().flatten() {
             let param = &ir.params[p];
             let i = layers.iter().position(|l| l.name == param.layer()).unwrap_or_else(|| {
-                layers.push(Layer { name: param.layer().to_string(), output: node.shape, params: 0, flops: 0, seen: Vec::new() });
+                layers.push(SummaryRow { name: param.layer().to_string(), output: node.shape, params: 0, flops: 0, seen: Vec::new() });
                 layers.len() - 1
             });
             let layer = &mut layers[i];

@@ -6,7 +6,7 @@
 
 use crate::{
     error::{Error, Result},
-    graph::{Graph, Kind, Tensor},
+    graph::{Graph, NodeKind, Tensor},
     ops::map::{Fun, Inst},
     plan::Loc,
     shape::Shape,
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// What a step leaves to be read of a loss and its metrics: first the loss.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Kept {
+pub(super) struct Tracked {
     /// Where the share of labels predicted is, for a classifier, and how many labels counted, where some may not.
     accuracy: Option<(usize, Option<usize>)>,
     /// The weighted means in the loss.
@@ -35,10 +35,10 @@ struct Term {
 /// The accuracy of a batch: the share of labels predicted, and how many counted, unless all did.
 pub(super) type Accuracy<'g> = (Tensor<'g>, Option<Tensor<'g>>);
 
-impl Kept {
+impl Tracked {
     /// Of this loss and accuracy: also the tensors to leave, in their order.
-    pub fn of<'g>(loss: Tensor<'g>, accuracy: Option<Accuracy<'g>>) -> (Kept, Vec<Tensor<'g>>) {
-        let (mut kept, mut outputs) = (Kept::default(), vec![loss]);
+    pub fn of<'g>(loss: Tensor<'g>, accuracy: Option<Accuracy<'g>>) -> (Tracked, Vec<Tensor<'g>>) {
+        let (mut kept, mut outputs) = (Tracked::default(), vec![loss]);
         let mut leave = |tensor: Tensor<'g>| {
             outputs.push(tensor);
             outputs.len() - 1
@@ -87,7 +87,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Adds what the step on a batch of so many samples, with so many labels each, left.
-    pub fn add(&mut self, kept: &Kept, row: &[f32], samples: usize, labels: usize) {
+    pub fn add(&mut self, kept: &Tracked, row: &[f32], samples: usize, labels: usize) {
         let (number, n) = (|i: usize| f64::from(row[i]), samples as f64);
         self.samples += n;
         self.terms.resize(kept.terms.len(), [0.0; 3]);
@@ -168,7 +168,7 @@ fn varies(graph: &Graph, last: usize) -> Vec<bool> {
     let nodes = &graph.inner.borrow().nodes[..=last];
     let mut varies: Vec<bool> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        varies.push(matches!(node.kind, Kind::Input(_)) || node.inputs.iter().any(|&i| varies[i]));
+        varies.push(matches!(node.kind, NodeKind::Input(_)) || node.inputs.iter().any(|&i| varies[i]));
     }
     varies
 }
@@ -215,11 +215,11 @@ fn forms(graph: &Graph, last: usize) -> Vec<Form> {
         let single = node.shape.elements() == 1 && node.inputs.iter().all(|&i| nodes[i].shape.elements() == 1);
         forms.push(match &node.kind {
             _ if !single => Form::other(),
-            Kind::Constant(value) => value.f().first().map_or_else(Form::other, |&x| Form::Number(f64::from(x))),
+            NodeKind::Constant(value) => value.f().first().map_or_else(Form::other, |&x| Form::Number(f64::from(x))),
             // A sum, a mean and an extreme of one number are that number.
-            Kind::Op(op) if op.is_alias() || op.name() == "reduce" => of(node.inputs[0]),
-            Kind::Op(op) => op.as_map().map_or_else(Form::other, |map| expression(map.expr.insts(), |i| of(node.inputs[i]))),
-            Kind::Input(_) | Kind::Param(_) => Form::other(),
+            NodeKind::Op(op) if op.is_alias() || op.name() == "reduce" => of(node.inputs[0]),
+            NodeKind::Op(op) => op.as_map().map_or_else(Form::other, |map| expression(map.expr.insts(), |i| of(node.inputs[i]))),
+            NodeKind::Input(_) | NodeKind::Param(_) => Form::other(),
         });
     }
     forms

@@ -4,7 +4,7 @@ use super::problem::Problem;
 use crate::{
     choice::{Choice, Chosen, Verdict, class, shaders},
     error::{Error, Place, Result},
-    gpu::{Exec, ExecOptions, Gpu, StepRow, Store, shader::Shader},
+    gpu::{ExecOptions, Gpu, GpuExec, GpuStore, StepRow, shader::Shader},
     host::Host,
     oracle::{self, Checked, KEY, NAN},
     params::Layout,
@@ -65,7 +65,7 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     }
     let mut open: Vec<(String, Open)> = open.into_iter().collect();
     open.sort_by_key(|(_, open)| Reverse(open.problem.cost()));
-    let mut bench = Bench::new(gpu, gpu.options().budget).await?;
+    let mut bench = Measurements::new(gpu, gpu.options().budget).await?;
     let mut found = Vec::new();
     for (class, Open { problem, text, known, called, place }) in open {
         let mut verdicts = known.clone();
@@ -103,20 +103,20 @@ struct Open {
 }
 
 /// Where candidates run.
-struct Bench<'a> {
+struct Measurements<'a> {
     gpu: &'a Arc<Gpu>,
     /// Without parameters.
-    store: Arc<Store>,
+    store: Arc<GpuStore>,
     /// When time runs out; never before one candidate was measured, so that each run of a program knows more than the last.
     end: Instant,
     some: bool,
 }
 
-impl Bench<'_> {
-    async fn new(gpu: &Arc<Gpu>, budget: Duration) -> Result<Bench<'_>> {
+impl Measurements<'_> {
+    async fn new(gpu: &Arc<Gpu>, budget: Duration) -> Result<Measurements<'_>> {
         let end = Instant::now() + budget;
-        let store = Arc::new(Store::new(gpu, Layout::default(), 0, 0).await?);
-        Ok(Bench { gpu, store, end, some: budget.is_zero() })
+        let store = Arc::new(GpuStore::new(gpu, Layout::default(), 0, 0).await?);
+        Ok(Measurements { gpu, store, end, some: budget.is_zero() })
     }
     fn is_over(&self) -> bool {
         self.some && Instant::now() >= self.end
@@ -182,9 +182,9 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn load(&self, problem: &Problem, candidate: usize, inputs: &[Host<f32>], guards: bool) -> Result<Exec> {
+    async fn load(&self, problem: &Problem, candidate: usize, inputs: &[Host<f32>], guards: bool) -> Result<GpuExec> {
         let plan = problem.plan(candidate, self.gpu.caps())?;
-        let exec = Exec::new(self.gpu, &plan, &self.store, ExecOptions { guards, ..ExecOptions::default() }).await?;
+        let exec = GpuExec::new(self.gpu, &plan, &self.store, ExecOptions { guards, ..ExecOptions::default() }).await?;
         for (i, x) in inputs.iter().enumerate() {
             exec.write(i, x)?;
         }

@@ -7,7 +7,7 @@ use crate::{
     kernel::{Caps, Kernel},
     ops::{Fill, Op, fill},
     oracle,
-    plan::{Options, Plan},
+    plan::{Plan, PlanOptions},
     shape::Shape,
 };
 use std::{collections::HashSet, panic::Location, sync::Arc};
@@ -127,7 +127,7 @@ impl Problem {
     /// The plan of one candidate.
     pub fn plan(&self, candidate: usize, caps: &Caps) -> Result<Plan> {
         let g = Graph::inference();
-        let options = Options { candidate: Some(candidate), fuse: false, ..Options::new(Some(*caps)) };
+        let options = PlanOptions { candidate: Some(candidate), fuse: false, ..PlanOptions::new(Some(*caps)) };
         Plan::new(&[self.tensor(&g)], &[], &options)
     }
     /// The op alone in a graph.

@@ -53,7 +53,7 @@ fn rows(table: &mut Table, device: &Device, case: &Case) {
     };
     for (candidate, name) in names.into_iter().enumerate() {
         let row = format!("{}: {name}", case.name);
-        let options = plan::Options { candidate: Some(candidate), ..device.plan_options() };
+        let options = plan::PlanOptions { candidate: Some(candidate), ..device.plan_options() };
         let loaded = Compiled::new(device, &[y], &options, 0).and_then(|mut f| f.load(&case.fill(17)).map(|()| f));
         match loaded {
             Ok(mut f) => table.repeated(&row, rate, |n| {

@@ -18,7 +18,7 @@ use downhill::{
         resample::{AvgPool, Upsample},
         softmax::Softmax,
     },
-    plan::{Options, Plan},
+    plan::{Plan, PlanOptions},
 };
 use std::{fs, path::Path};
 
@@ -336,7 +336,7 @@ pub fn every_method() -> Check {
             continue;
         }
         // Every op that it adds, and those of its gradient.
-        let options = Options { fuse: false, ..Options::new(None) };
+        let options = PlanOptions { fuse: false, ..PlanOptions::new(None) };
         let plan = Plan::new(&[y], &[], &options)?;
         let params = plan.params.clone();
         wrong.extend(plan.steps.iter().filter(|s| !s.label.ends_with(&here)).map(|s| format!("{text}: {}", s.label)));

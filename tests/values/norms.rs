@@ -6,7 +6,7 @@ use downhill::{
     Compiled, Device, Graph, Host, Shape, Tensor, Trainer,
     layers::{BatchNorm, LayerNorm, RmsNorm},
     optim::Sgd,
-    plan::Options,
+    plan::PlanOptions,
     testing,
 };
 
@@ -29,14 +29,14 @@ pub fn trials(suite: &mut Suite) {
 type Model = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
 
 /// Every way in which the device can divide the work: the portable one, its own, and those that hardware would take.
-fn ways(device: &Device) -> Vec<Options> {
+fn ways(device: &Device) -> Vec<PlanOptions> {
     let plain = device.plan_options();
     let Some(gpu) = device.as_gpu() else { return vec![plain] };
     let caps = *gpu.caps();
-    let mut all = vec![Options { candidate: Some(0), ..device.plan_options() }];
+    let mut all = vec![PlanOptions { candidate: Some(0), ..device.plan_options() }];
     for subgroups in if caps.subgroups.is_some() { vec![caps.subgroups, None] } else { vec![None] } {
         for software in [true, false] {
-            all.push(Options { caps: Some(downhill::kernel::Caps { subgroups, software, ..caps }), ..device.plan_options() });
+            all.push(PlanOptions { caps: Some(downhill::kernel::Caps { subgroups, software, ..caps }), ..device.plan_options() });
         }
     }
     all
@@ -46,7 +46,7 @@ fn ways(device: &Device) -> Vec<Options> {
 fn values(device: &Device, x: &Host<f32>, model: Model) -> Result<Vec<Vec<f32>>, downhill::Error> {
     let g = Graph::training();
     let y = model(g.input_of(x.shape));
-    let run = |options: Options| Ok(Compiled::new(device, &[y], &options, 0)?.run(std::slice::from_ref(x))?[0].f().to_vec());
+    let run = |options: PlanOptions| Ok(Compiled::new(device, &[y], &options, 0)?.run(std::slice::from_ref(x))?[0].f().to_vec());
     ways(device).into_iter().map(run).collect()
 }
 

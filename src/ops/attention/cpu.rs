@@ -1,6 +1,6 @@
 //! Attention on the CPU device: blocks of rows, each by a few matrix products, all of them in parallel.
 
-use super::{AttentionGrad, Of, Sizes};
+use super::{AttentionGrad, AttentionSizes, Of};
 use crate::{
     host::Real,
     ops::product::{By, Matrix, product},
@@ -12,8 +12,8 @@ use rayon::prelude::*;
 const BLOCK: usize = 64;
 
 /// See [`super::Attention`].
-pub(super) fn forward(s: Sizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
-    let Sizes { n, m, d, e, .. } = s;
+pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
+    let AttentionSizes { n, m, d, e, .. } = s;
     let width = e + 1;
     let block = |batch: usize, first: usize, y: &mut [f32]| {
         let (rows, seen) = (y.len() / width, s.seen(causal, first + y.len() / width - 1));
@@ -44,8 +44,8 @@ pub(super) fn forward(s: Sizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3]
 }
 
 /// See [`AttentionGrad`]: `a` is `[q | dy | l | δ]`, `b` is `[k | v]`.
-pub(super) fn grad(op: &AttentionGrad, s: Sizes, a: &[f32], b: &[f32], y: &mut [f32]) {
-    let Sizes { n, m, d, e, .. } = s;
+pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], y: &mut [f32]) {
+    let AttentionSizes { n, m, d, e, .. } = s;
     let (wide_a, wide_b) = (d + e + 2, d + e);
     // Rows are what the gradient is of.
     let ((rows_n, rows_w), (cols_n, cols_w)) = match op.of {

@@ -29,7 +29,7 @@ fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 4] {
 }
 
 /// The candidates. The flags: causal; the gradient is of the queries; of the values.
-fn kernels(entries: [&'static str; 2], s: Sizes, sides: &Sides, flags: [usize; 3], scale: f32, caps: &Caps) -> Vec<Kernel> {
+fn kernels(entries: [&'static str; 2], s: AttentionSizes, sides: &Sides, flags: [usize; 3], scale: f32, caps: &Caps) -> Vec<Kernel> {
     let [tr, tc, slab, per_lane] = tile(sides.rows.1, sides.cols.1, sides.width, caps);
     let consts = vec![("TR", tr.into()), ("TC", tc.into()), ("SLAB", slab.into()), ("COLS", per_lane.into())];
     let tiled = pass(s, sides, [4 * tr, per_lane * tc], flags, scale);
@@ -43,7 +43,7 @@ fn kernels(entries: [&'static str; 2], s: Sizes, sides: &Sides, flags: [usize; 3
 }
 
 /// What both strategies have; a unit is a block of the output.
-fn pass(s: Sizes, sides: &Sides, [block, chunk]: [usize; 2], flags: [usize; 3], scale: f32) -> Pass {
+fn pass(s: AttentionSizes, sides: &Sides, [block, chunk]: [usize; 2], flags: [usize; 3], scale: f32) -> Pass {
     let &Sides { rows, cols, values, width } = sides;
     let (blocks, chunks) = (rows.1.div_ceil(block), width.div_ceil(chunk));
     let [causal, of_queries, of_values] = flags;
@@ -83,12 +83,12 @@ fn pass(s: Sizes, sides: &Sides, [block, chunk]: [usize; 2], flags: [usize; 3], 
     }
 }
 
-pub(super) fn forward(op: &Attention, s: Sizes, caps: &Caps) -> Vec<Kernel> {
+pub(super) fn forward(op: &Attention, s: AttentionSizes, caps: &Caps) -> Vec<Kernel> {
     let sides = Sides { rows: (0, s.n, s.d), cols: (1, s.m, s.d), values: (2, s.e, 0), width: s.e };
     kernels(["forward", "forward_rows"], s, &sides, [op.causal.into(), 0, 0], op.scale(s.d), caps)
 }
 
-pub(super) fn grad(op: &AttentionGrad, s: Sizes, caps: &Caps) -> Vec<Kernel> {
+pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, caps: &Caps) -> Vec<Kernel> {
     let (a, b) = ((0, s.n, s.d + s.e + 2), (1, s.m, s.d + s.e));
     // Rows are what the gradient is of; the weights are those of the other side's rows.
     let (rows, cols) = if op.of == Of::Q { (a, b) } else { (b, a) };

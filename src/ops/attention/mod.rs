@@ -57,7 +57,7 @@ pub struct AttentionGrad {
 
 /// The sizes of both ops.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Sizes {
+struct AttentionSizes {
     /// Products of the leading axes: batch and heads.
     batch: usize,
     n: usize,
@@ -66,7 +66,7 @@ struct Sizes {
     e: usize,
 }
 
-impl Sizes {
+impl AttentionSizes {
     /// The keys that query `i` sees are `0..seen(i)`.
     fn seen(&self, causal: bool, i: usize) -> usize {
         if causal { self.m.min(i + 1) } else { self.m }
@@ -91,7 +91,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 }
 
 impl Attention {
-    fn sizes(&self, x: &[Shape]) -> Result<Sizes, String> {
+    fn sizes(&self, x: &[Shape]) -> Result<AttentionSizes, String> {
         let [q, k, v] = x else { return Err(format!("takes queries, keys and values, not {} inputs", x.len())) };
         let (Some((lead, n, d)), Some((lead_k, m, d_k)), Some((lead_v, m_v, e))) = (matrix(*q), matrix(*k), matrix(*v)) else {
             return Err("queries, keys and values must be floats with at least two axes: [.., rows, features]".into());
@@ -108,9 +108,9 @@ impl Attention {
         if let Some(scale) = self.scale.filter(|s| !s.is_finite()) {
             return Err(format!("the scale must be a finite number, not {scale}"));
         }
-        Ok(Sizes { batch: lead.elements(), n, m, d, e })
+        Ok(AttentionSizes { batch: lead.elements(), n, m, d, e })
     }
-    fn known_sizes(&self, x: &[Shape]) -> Sizes {
+    fn known_sizes(&self, x: &[Shape]) -> AttentionSizes {
         self.sizes(x).expect("shape() accepted these shapes when the graph was built")
     }
     fn scale(&self, d: usize) -> f32 {
@@ -184,16 +184,16 @@ impl OpDef for Attention {
 }
 
 impl AttentionGrad {
-    fn sizes(&self, x: &[Shape]) -> Result<Sizes, String> {
+    fn sizes(&self, x: &[Shape]) -> Result<AttentionSizes, String> {
         let [rows, cols] = x else { return Err(format!("takes two tensors, not {}", x.len())) };
         match (matrix(*rows), matrix(*cols)) {
             (Some((lead, n, a)), Some((other, m, b))) if lead == other && a == b + 2 && b > self.d => {
-                Ok(Sizes { batch: lead.elements(), n, m, d: self.d, e: b - self.d })
+                Ok(AttentionSizes { batch: lead.elements(), n, m, d: self.d, e: b - self.d })
             }
             _ => Err(format!("takes [.., n, {0} + e + 2] and [.., m, {0} + e]", self.d)),
         }
     }
-    fn known_sizes(&self, x: &[Shape]) -> Sizes {
+    fn known_sizes(&self, x: &[Shape]) -> AttentionSizes {
         self.sizes(x).expect("shape() accepted these shapes when the graph was built")
     }
     /// The same of plain ops, with all the weights in memory: what second derivatives are made of.

@@ -4,59 +4,59 @@ use super::*;
 use map::{Fun, Inst, Sub};
 
 /// A convolution: images `[n, c, h, w]`, output channels, kernel, stride, padding, dilation, groups.
-struct Row(&'static str, [usize; 4], usize, [usize; 2], [usize; 2], [usize; 4], [usize; 2], usize);
+struct ConvRow(&'static str, [usize; 4], usize, [usize; 2], [usize; 2], [usize; 4], [usize; 2], usize);
 
 /// What no padding, and stride or dilation 1, are.
 const NONE: [usize; 4] = [0; 4];
 const ONE: [usize; 2] = [1; 2];
 
-const ROWS: [Row; 24] = [
-    Row("one of each", [1, 1, 1, 1], 1, ONE, ONE, NONE, ONE, 1),
-    Row("one by one", [3, 5, 4, 7], 6, ONE, ONE, NONE, ONE, 1),
-    Row("one by one, every third", [2, 5, 7, 8], 3, ONE, [3, 3], NONE, ONE, 1),
-    Row("three by three", [2, 3, 7, 5], 4, [3, 3], ONE, [1; 4], ONE, 1),
-    Row("one channel", [5, 1, 9, 11], 7, [3, 3], ONE, NONE, ONE, 1),
-    Row("one output channel", [2, 6, 5, 5], 1, [3, 3], ONE, [1; 4], ONE, 1),
-    Row("all rectangular", [1, 3, 11, 13], 5, [2, 4], [3, 2], [1, 1, 2, 2], [2, 1], 1),
-    Row("same, even kernel", [2, 3, 6, 5], 4, [2, 4], ONE, [0, 1, 1, 2], ONE, 1),
-    Row("stride above kernel", [2, 3, 11, 10], 4, [2, 2], [3, 4], NONE, ONE, 1),
-    Row("stride above image", [2, 3, 3, 2], 4, [2, 1], [5, 7], NONE, ONE, 1),
-    Row("rows left unused", [1, 2, 10, 12], 3, [3, 3], [4, 4], NONE, ONE, 1),
-    Row("padding beyond the kernel", [2, 2, 3, 4], 3, [2, 3], [2, 1], [3, 2, 4, 3], ONE, 1),
-    Row("kernel of the padded image", [3, 4, 4, 5], 5, [6, 7], ONE, [1; 4], ONE, 1),
-    Row("dilation", [2, 3, 9, 10], 4, [3, 2], ONE, [2, 1, 0, 3], [2, 3], 1),
-    Row("dilation and stride", [1, 3, 13, 12], 4, [3, 3], [2, 3], [2; 4], [4, 2], 1),
-    Row("groups", [2, 6, 7, 6], 9, [3, 3], ONE, [1; 4], ONE, 3),
-    Row("groups, stride", [3, 10, 5, 6], 34, [2, 3], [2, 2], [1, 0, 2, 0], ONE, 2),
-    Row("depthwise", [2, 5, 8, 7], 5, [3, 3], ONE, [1; 4], ONE, 5),
-    Row("depthwise, two for each", [3, 4, 9, 9], 8, [3, 2], [2, 1], [1; 4], [1, 2], 4),
-    Row("a tile", [1, 16, 8, 8], 64, ONE, ONE, NONE, ONE, 1),
-    Row("one less than a tile", [1, 7, 9, 7], 63, [2, 1], [1, 1], [0, 0, 0, 0], ONE, 1),
-    Row("one more than a tile", [1, 8, 13, 5], 65, [2, 2], ONE, [0, 1, 1, 0], ONE, 1),
-    Row("past a tile each way", [5, 17, 6, 5], 67, [3, 3], [1, 2], [1; 4], ONE, 1),
-    Row("rows of images", [7, 4, 1, 37], 5, [1, 5], [1, 2], [0, 0, 2, 2], ONE, 1),
+const ROWS: [ConvRow; 24] = [
+    ConvRow("one of each", [1, 1, 1, 1], 1, ONE, ONE, NONE, ONE, 1),
+    ConvRow("one by one", [3, 5, 4, 7], 6, ONE, ONE, NONE, ONE, 1),
+    ConvRow("one by one, every third", [2, 5, 7, 8], 3, ONE, [3, 3], NONE, ONE, 1),
+    ConvRow("three by three", [2, 3, 7, 5], 4, [3, 3], ONE, [1; 4], ONE, 1),
+    ConvRow("one channel", [5, 1, 9, 11], 7, [3, 3], ONE, NONE, ONE, 1),
+    ConvRow("one output channel", [2, 6, 5, 5], 1, [3, 3], ONE, [1; 4], ONE, 1),
+    ConvRow("all rectangular", [1, 3, 11, 13], 5, [2, 4], [3, 2], [1, 1, 2, 2], [2, 1], 1),
+    ConvRow("same, even kernel", [2, 3, 6, 5], 4, [2, 4], ONE, [0, 1, 1, 2], ONE, 1),
+    ConvRow("stride above kernel", [2, 3, 11, 10], 4, [2, 2], [3, 4], NONE, ONE, 1),
+    ConvRow("stride above image", [2, 3, 3, 2], 4, [2, 1], [5, 7], NONE, ONE, 1),
+    ConvRow("rows left unused", [1, 2, 10, 12], 3, [3, 3], [4, 4], NONE, ONE, 1),
+    ConvRow("padding beyond the kernel", [2, 2, 3, 4], 3, [2, 3], [2, 1], [3, 2, 4, 3], ONE, 1),
+    ConvRow("kernel of the padded image", [3, 4, 4, 5], 5, [6, 7], ONE, [1; 4], ONE, 1),
+    ConvRow("dilation", [2, 3, 9, 10], 4, [3, 2], ONE, [2, 1, 0, 3], [2, 3], 1),
+    ConvRow("dilation and stride", [1, 3, 13, 12], 4, [3, 3], [2, 3], [2; 4], [4, 2], 1),
+    ConvRow("groups", [2, 6, 7, 6], 9, [3, 3], ONE, [1; 4], ONE, 3),
+    ConvRow("groups, stride", [3, 10, 5, 6], 34, [2, 3], [2, 2], [1, 0, 2, 0], ONE, 2),
+    ConvRow("depthwise", [2, 5, 8, 7], 5, [3, 3], ONE, [1; 4], ONE, 5),
+    ConvRow("depthwise, two for each", [3, 4, 9, 9], 8, [3, 2], [2, 1], [1; 4], [1, 2], 4),
+    ConvRow("a tile", [1, 16, 8, 8], 64, ONE, ONE, NONE, ONE, 1),
+    ConvRow("one less than a tile", [1, 7, 9, 7], 63, [2, 1], [1, 1], [0, 0, 0, 0], ONE, 1),
+    ConvRow("one more than a tile", [1, 8, 13, 5], 65, [2, 2], ONE, [0, 1, 1, 0], ONE, 1),
+    ConvRow("past a tile each way", [5, 17, 6, 5], 67, [3, 3], [1, 2], [1; 4], ONE, 1),
+    ConvRow("rows of images", [7, 4, 1, 37], 5, [1, 5], [1, 2], [0, 0, 2, 2], ONE, 1),
 ];
 
 /// Too large for central differences: many images, in windows where bindings are small; and more groups than a dispatch
 /// has workgroups along one axis, with one channel and with several.
-const LARGE: [Row; 4] = [
-    Row("many images", [133, 1, 12, 12], 3, [3, 3], [2, 2], [1, 0, 1, 0], ONE, 1),
-    Row("many small images", [1031, 2, 4, 4], 4, [2, 2], [2, 2], NONE, ONE, 2),
-    Row("large and flat", [1, 1, 1, 140_003], 1, [1, 2], [1, 1], NONE, ONE, 1),
-    Row("65,537 groups", [1, 65_537, 1, 1], 3 * 65_537, ONE, ONE, NONE, ONE, 65_537),
+const LARGE: [ConvRow; 4] = [
+    ConvRow("many images", [133, 1, 12, 12], 3, [3, 3], [2, 2], [1, 0, 1, 0], ONE, 1),
+    ConvRow("many small images", [1031, 2, 4, 4], 4, [2, 2], [2, 2], NONE, ONE, 2),
+    ConvRow("large and flat", [1, 1, 1, 140_003], 1, [1, 2], [1, 1], NONE, ONE, 1),
+    ConvRow("65,537 groups", [1, 65_537, 1, 1], 3 * 65_537, ONE, ONE, NONE, ONE, 65_537),
 ];
 
-impl Row {
-    fn geometry(&self) -> (Geometry, Sizes) {
-        let Row(name, [n, c, h, w], out, kernel, stride, padding, dilation, groups) = *self;
+impl ConvRow {
+    fn geometry(&self) -> (Geometry, ConvSizes) {
+        let ConvRow(name, [n, c, h, w], out, kernel, stride, padding, dilation, groups) = *self;
         let geometry = Geometry { stride, dilation, padding, groups };
         let [x, w] = [Shape::from([n, c, h, w]), Shape::from([out, c / groups, kernel[0], kernel[1]])];
         (geometry, geometry.sizes(x, w, false).unwrap_or_else(|why| unreachable!("{name}: {why}")))
     }
 }
 
-fn each(case: impl Fn(&str, Geometry, Sizes) -> Case) -> Vec<Case> {
-    let row = |row: &Row| {
+fn each(case: impl Fn(&str, Geometry, ConvSizes) -> Case) -> Vec<Case> {
+    let row = |row: &ConvRow| {
         let (geometry, s) = row.geometry();
         case(row.0, geometry, s)
     };
@@ -70,7 +70,7 @@ fn bias_relu() -> Expr {
 }
 
 /// With an epilogue: a bias, what has the shape of the result (in windows too), and numbers that depend on the place.
-fn fused(op: impl Fn(&Row, Option<Expr>) -> (Case, Shape)) -> Vec<Case> {
+fn fused(op: impl Fn(&ConvRow, Option<Expr>) -> (Case, Shape)) -> Vec<Case> {
     let add = Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]);
     let noise = Expr::call(Fun::Add, &[Inst::Input(0), Inst::Random(7)]);
     let mut cases = Vec::new();
@@ -87,16 +87,16 @@ fn fused(op: impl Fn(&Row, Option<Expr>) -> (Case, Shape)) -> Vec<Case> {
 }
 
 pub fn forward() -> Vec<Case> {
-    let mut cases = each(|name, geometry, s| Case::new(name, Conv2d { geometry, epilogue: None }, &[s.x(), s.w()]));
+    let mut cases = each(|name, geometry, s| Case::new(name, Conv2dOp { geometry, epilogue: None }, &[s.x(), s.w()]));
     cases.extend(fused(|row, epilogue| {
         let (geometry, s) = row.geometry();
-        (Case::new(row.0, Conv2d { geometry, epilogue }, &[s.x(), s.w()]), s.y())
+        (Case::new(row.0, Conv2dOp { geometry, epilogue }, &[s.x(), s.w()]), s.y())
     }));
     cases
 }
 
 pub fn grad_x() -> Vec<Case> {
-    let op = |geometry, s: Sizes, epilogue| Conv2dGradX { geometry, image: s.image, epilogue };
+    let op = |geometry, s: ConvSizes, epilogue| Conv2dGradX { geometry, image: s.image, epilogue };
     let mut cases = each(|name, geometry, s| Case::new(name, op(geometry, s, None), &[s.y(), s.w()]));
     cases.extend(fused(|row, epilogue| {
         let (geometry, s) = row.geometry();

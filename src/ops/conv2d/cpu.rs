@@ -4,7 +4,7 @@
 //! [c·kh·kw, pixels]`. Then y = w · columns; columns = wᵀ · dy, added up into dx; and dw = dy · columnsᵀ. Channels on
 //! their own (a depthwise convolution) have no products worth the name, and go row by row.
 
-use super::{Geometry, Sizes};
+use super::{ConvSizes, Geometry};
 use crate::{
     ops::product::{self, By, Matrix, product},
     scratch,
@@ -22,9 +22,9 @@ const PARTS: usize = 16;
 const PARTS_FLOATS: usize = 1 << 22;
 
 /// One group of one image, and what is the same for all of them.
-struct Plan<'a> {
+struct GroupProducts<'a> {
     g: &'a Geometry,
-    s: &'a Sizes,
+    s: &'a ConvSizes,
     /// Rows of y whose columns are one block.
     rows: usize,
     /// The columns are the image as it is.
@@ -32,12 +32,12 @@ struct Plan<'a> {
     by: By,
 }
 
-impl<'a> Plan<'a> {
-    fn new(g: &'a Geometry, s: &'a Sizes, tasks: usize) -> Plan<'a> {
+impl<'a> GroupProducts<'a> {
+    fn new(g: &'a Geometry, s: &'a ConvSizes, tasks: usize) -> GroupProducts<'a> {
         let plain = s.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0; 4];
         let rows = if plain { s.map[0] } else { ((BLOCK / s.taps()).max(PIXELS) / s.map[1]).clamp(1, s.map[0]) };
         let by = if tasks < rayon::current_num_threads() { By::All } else { By::This };
-        Plan { g, s, rows, plain, by }
+        GroupProducts { g, s, rows, plain, by }
     }
     /// Floats of a block of columns.
     fn floats(&self) -> usize {
@@ -130,7 +130,7 @@ fn taps(c: usize, kh: usize, kw: usize) -> impl Iterator<Item = (usize, usize, u
 }
 
 /// The columns of y whose pixel under column b of the kernel is inside of the image.
-fn inside(g: &Geometry, s: &Sizes, b: usize) -> Range<usize> {
+fn inside(g: &Geometry, s: &ConvSizes, b: usize) -> Range<usize> {
     let (at, left, stride) = (b * g.dilation[1], g.padding[2], g.stride[1]);
     let start = left.saturating_sub(at).div_ceil(stride);
     let end = (s.image[1] + left).saturating_sub(at).div_ceil(stride).min(s.map[1]);
@@ -138,13 +138,13 @@ fn inside(g: &Geometry, s: &Sizes, b: usize) -> Range<usize> {
 }
 
 /// So few output channels a group that products of matrices do not pay.
-fn is_direct(s: &Sizes) -> bool {
+fn is_direct(s: &ConvSizes) -> bool {
     s.o * s.c <= 4
 }
 
-pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
+pub fn forward(g: &Geometry, s: &ConvSizes, x: &[f32], w: &[f32], y: &mut [f32]) {
     let (tasks, [image, map]) = (s.n * s.groups, [s.image, s.map].map(|d| d[0] * d[1]));
-    let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
+    let (plan, taps) = (GroupProducts::new(g, s, tasks), s.taps());
     let one = |columns: &mut [f32], task: usize, x: &[f32], y: &mut [f32]| {
         let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
         if is_direct(s) {
@@ -174,9 +174,9 @@ pub fn forward(g: &Geometry, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) {
     });
 }
 
-pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+pub fn grad_x(g: &Geometry, s: &ConvSizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     let (tasks, [image, map]) = (s.n * s.groups, [s.image, s.map].map(|d| d[0] * d[1]));
-    let (plan, taps) = (Plan::new(g, s, tasks), s.taps());
+    let (plan, taps) = (GroupProducts::new(g, s, tasks), s.taps());
     let one = |columns: &mut [f32], task: usize, dy: &[f32], dx: &mut [f32]| {
         let w = &w[task % s.groups * s.o * taps..][..s.o * taps];
         let transposed = Matrix::rows(w, taps).transposed();
@@ -205,11 +205,11 @@ pub fn grad_x(g: &Geometry, s: &Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
 }
 
 /// The images are shared out into parts, whose number follows from the sizes alone, and the parts' sums are added in order.
-pub fn grad_w(g: &Geometry, s: &Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub fn grad_w(g: &Geometry, s: &ConvSizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let ([image, map], size) = ([s.image, s.map].map(|d| d[0] * d[1]), s.o * s.taps());
     let parts = (PARTS_FLOATS / (size * s.groups)).clamp(2, PARTS).min(s.n);
     let images = s.n.div_ceil(parts);
-    let (plan, taps) = (Plan::new(g, s, parts * s.groups), s.taps());
+    let (plan, taps) = (GroupProducts::new(g, s, parts * s.groups), s.taps());
     // Group by group, so that a part's sum is one block of memory.
     let part = |columns: &mut [f32], k: usize, dw: &mut [f32]| {
         let (part, group) = (k / s.groups, k % s.groups);

@@ -46,7 +46,7 @@ struct Blocks {
 
 impl Blocks {
     /// All images if their tensors can be bound whole, else as many as fit; in multiples of 256 bytes.
-    fn new(s: &Sizes, caps: &Caps) -> Blocks {
+    fn new(s: &ConvSizes, caps: &Caps) -> Blocks {
         let images = [s.x(), s.y()].map(|t| t.elements() / s.n);
         let most = images.map(|e| (caps.max_binding_bytes / 4) as usize / e).into_iter().min().unwrap_or(0);
         let grain = images.map(|e| ALIGN >> e.trailing_zeros().min(ALIGN.ilog2())).into_iter().max().unwrap_or(1);
@@ -57,10 +57,10 @@ impl Blocks {
 
 /// The numbers of one op. Group, row and image: how many elements are from one to the next, in the tensors `a`, `b` and
 /// the result.
-struct Frame<'a> {
+struct ConvFrame<'a> {
     mode: Mode,
     g: &'a Geometry,
-    s: &'a Sizes,
+    s: &'a ConvSizes,
     blocks: Blocks,
     /// Rows of the result of one group, its columns for a block of images (in one phase), and phases or parts.
     m: usize,
@@ -70,7 +70,7 @@ struct Frame<'a> {
     share: usize,
 }
 
-impl Frame<'_> {
+impl ConvFrame<'_> {
     /// Elements of an image of x, and of y.
     fn images(&self) -> [usize; 2] {
         [self.s.x(), self.s.y()].map(|t| t.elements() / self.s.n)
@@ -192,7 +192,7 @@ impl Frame<'_> {
 }
 
 /// Elements of one part's results in scratch: so many that every block of them may start a window.
-fn part_elements(s: &Sizes) -> usize {
+fn part_elements(s: &ConvSizes) -> usize {
     s.w().elements().next_multiple_of(ALIGN)
 }
 
@@ -208,7 +208,7 @@ fn tap_steps(g: &Geometry) -> [usize; 2] {
 }
 
 /// Pixels of x that no two taps of one place meet, along each axis.
-fn phases(g: &Geometry, s: &Sizes) -> [usize; 2] {
+fn phases(g: &Geometry, s: &ConvSizes) -> [usize; 2] {
     [0, 1].map(|i| g.stride[i].min(s.image[i]))
 }
 
@@ -253,7 +253,7 @@ fn block_rows(m: usize, lanes: usize) -> usize {
 }
 
 /// The kernels whose result is images: forward and grad_x.
-pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
+pub fn images(mode: Mode, g: &Geometry, s: &ConvSizes, epilogue: &Option<Expr>, rest: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
     let blocks = Blocks::new(s, caps);
     let (m, columns, parts) = match mode {
         Mode::GradX => {
@@ -262,7 +262,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
         }
         _ => (s.o, blocks.images * s.map[0] * s.map[1], 1),
     };
-    let frame = Frame { mode, g, s, blocks, m, columns, parts, share: 0 };
+    let frame = ConvFrame { mode, g, s, blocks, m, columns, parts, share: 0 };
     // The epilogue sees images as the kernel does: from the window's first block on.
     let finish = |mut pass: Pass| {
         let mut code = epilogue::code_in(epilogue, 2, rest, y, "p.first / p.block_units * p.block_y", pass.binds[2].span);
@@ -295,11 +295,11 @@ pub fn images(mode: Mode, g: &Geometry, s: &Sizes, epilogue: &Option<Expr>, rest
 }
 
 /// The kernels of grad_w: the sum over pixels in shares, and the sum of those.
-pub fn grad_w(g: &Geometry, s: &Sizes, caps: &Caps) -> Vec<Kernel> {
+pub fn grad_w(g: &Geometry, s: &ConvSizes, caps: &Caps) -> Vec<Kernel> {
     let (all, part) = (s.w().elements(), part_elements(s));
     let frame = |parts: usize, share: usize| {
         let (blocks, mode) = (Blocks::new(s, caps), Mode::GradW);
-        Frame { mode, g, s, blocks, m: s.o, columns: s.taps(), parts, share }
+        ConvFrame { mode, g, s, blocks, m: s.o, columns: s.taps(), parts, share }
     };
     let blocks = Blocks::new(s, caps);
     let terms = blocks.images * s.map[0] * s.map[1];

@@ -32,7 +32,7 @@ pub struct Geometry {
 
 /// The convolution: x `[n, c, h, w]`, w `[out, c / groups, kh, kw]`, then the further inputs of the epilogue → y `[n, out, oh, ow]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Conv2d {
+pub struct Conv2dOp {
     /// How the kernel moves.
     pub geometry: Geometry,
     /// Applied to every element of the result, which is its input 0; its inputs 1, 2, … are the op's inputs 2, 3, ….
@@ -46,7 +46,7 @@ pub struct Conv2dGradX {
     pub geometry: Geometry,
     /// Height and width of `x`.
     pub image: [usize; 2],
-    /// As that of [`Conv2d`].
+    /// As that of [`Conv2dOp`].
     pub epilogue: Option<Expr>,
 }
 
@@ -61,7 +61,7 @@ pub struct Conv2dGradW {
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sizes {
+struct ConvSizes {
     n: usize,
     groups: usize,
     /// Channels of one group of x, and of one of y.
@@ -73,7 +73,7 @@ struct Sizes {
     map: [usize; 2],
 }
 
-impl Sizes {
+impl ConvSizes {
     fn x(&self) -> Shape {
         Shape::from([self.n, self.groups * self.c, self.image[0], self.image[1]])
     }
@@ -143,7 +143,7 @@ impl Geometry {
         Ok([0, 1].map(|i| (padded[i] - span[i]) / self.stride[i] + 1))
     }
     /// Sizes from the shapes of x and w. `flat` says that users see one axis of an image.
-    fn sizes(&self, x: Shape, w: Shape, flat: bool) -> Result<Sizes, String> {
+    fn sizes(&self, x: Shape, w: Shape, flat: bool) -> Result<ConvSizes, String> {
         let [image_axes, weight_axes] = match flat {
             true => ["[n, channels, length]", "[out, channels / groups, length]"],
             false => ["[n, channels, height, width]", "[out, channels / groups, height, width]"],
@@ -159,7 +159,7 @@ impl Geometry {
             return Err(format!("the weight is for {c} channels{each}, but the input has {channels}"));
         }
         let (image, kernel) = ([h, w0], [kh, kw]);
-        Ok(Sizes { n, groups, c, o: out / groups, image, kernel, map: self.map(image, kernel, flat)? })
+        Ok(ConvSizes { n, groups, c, o: out / groups, image, kernel, map: self.map(image, kernel, flat)? })
     }
     fn divides(&self, channels: usize, which: &str) -> Result<(), String> {
         match channels % self.groups {
@@ -167,16 +167,16 @@ impl Geometry {
             _ => Err(format!("{} groups do not divide {channels} {which} channels", self.groups)),
         }
     }
-    fn known(&self, x: Shape, w: Shape) -> Sizes {
+    fn known(&self, x: Shape, w: Shape) -> ConvSizes {
         self.sizes(x, w, false).expect("shape() accepted these shapes when the graph was built")
     }
     /// For each output row (or column, with `axis` 1) that a tap at `tap` reads inside of the image: both.
-    fn meets(&self, axis: usize, tap: usize, s: &Sizes) -> impl Iterator<Item = (usize, usize)> {
+    fn meets(&self, axis: usize, tap: usize, s: &ConvSizes) -> impl Iterator<Item = (usize, usize)> {
         let (at, pad, stride, size) = (tap * self.dilation[axis], self.padding[2 * axis], self.stride[axis], s.image[axis]);
         (0..s.map[axis]).filter_map(move |i| (i * stride + at).checked_sub(pad).filter(|&p| p < size).map(|p| (i, p)))
     }
     /// The definition of all three: `f(x, w, y)` for the elements of every product.
-    fn products(&self, s: &Sizes, mut f: impl FnMut(usize, usize, usize)) {
+    fn products(&self, s: &ConvSizes, mut f: impl FnMut(usize, usize, usize)) {
         let ([h, wide], [oh, ow], [kh, kw]) = (s.image, s.map, s.kernel);
         for (n, out, c) in (0..s.n).flat_map(|n| (0..s.groups * s.o).flat_map(move |o| (0..s.c).map(move |c| (n, o, c)))) {
             let x = (n * s.groups * s.c + out / s.o * s.c + c) * h * wide;
@@ -193,7 +193,7 @@ impl Geometry {
 }
 
 impl Conv2dGradX {
-    fn sizes(&self, dy: Shape, w: Shape) -> Result<Sizes, String> {
+    fn sizes(&self, dy: Shape, w: Shape) -> Result<ConvSizes, String> {
         let [n, out, oh, ow] = four(dy, "input 0", "[n, channels, height, width]")?;
         let [w_out, c, kh, kw] = four(w, "the weight", "[channels, out / groups, height, width]")?;
         self.geometry.check(false)?;
@@ -206,15 +206,15 @@ impl Conv2dGradX {
         if map != [oh, ow] {
             return Err(format!("a result of {} comes from {}, not from {}", by(self.image, false), by(map, false), by([oh, ow], false)));
         }
-        Ok(Sizes { n, groups, c, o: out / groups, image: self.image, kernel, map })
+        Ok(ConvSizes { n, groups, c, o: out / groups, image: self.image, kernel, map })
     }
-    fn known(&self, dy: Shape, w: Shape) -> Sizes {
+    fn known(&self, dy: Shape, w: Shape) -> ConvSizes {
         self.sizes(dy, w).expect("shape() accepted these shapes when the graph was built")
     }
 }
 
 impl Conv2dGradW {
-    fn sizes(&self, x: Shape, dy: Shape) -> Result<Sizes, String> {
+    fn sizes(&self, x: Shape, dy: Shape) -> Result<ConvSizes, String> {
         let axes = "[n, channels, height, width]";
         let ([_, channels, ..], [n, out, oh, ow]) = (four(x, "input 0", axes)?, four(dy, "input 1", axes)?);
         self.geometry.check(false)?;
@@ -226,12 +226,12 @@ impl Conv2dGradW {
             false => Err(format!("the output of these images is {}, not {dy}", s.y())),
         }
     }
-    fn known(&self, x: Shape, dy: Shape) -> Sizes {
+    fn known(&self, x: Shape, dy: Shape) -> ConvSizes {
         self.sizes(x, dy).expect("shape() accepted these shapes when the graph was built")
     }
 }
 
-impl OpDef for Conv2d {
+impl OpDef for Conv2dOp {
     const NAME: &'static str = "conv2d";
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
@@ -269,11 +269,11 @@ impl OpDef for Conv2d {
         (format!("{:?}", self.geometry), &x[..2])
     }
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(Conv2d { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
+        Some(Arc::new(Conv2dOp { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
     fn plain(&self, _: &[Shape]) -> Option<Arc<dyn Op>> {
         self.epilogue.as_ref()?;
-        Some(Arc::new(Conv2d { epilogue: Some(epilogue::identity()), ..self.clone() }))
+        Some(Arc::new(Conv2dOp { epilogue: Some(epilogue::identity()), ..self.clone() }))
     }
     fn cases() -> Vec<Case> {
         cases::forward()
@@ -304,7 +304,7 @@ impl OpDef for Conv2dGradX {
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (s, geometry, g) = (self.known(x[0].shape(), x[1].shape()), self.geometry, d.graph);
-        let dy = g.apply(Conv2d { geometry, epilogue: None }, &[d, x[1]]);
+        let dy = g.apply(Conv2dOp { geometry, epilogue: None }, &[d, x[1]]);
         vec![Some(dy), Some(g.apply(Conv2dGradW { geometry, kernel: s.kernel }, &[d, x[0]]))]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
@@ -351,7 +351,7 @@ impl OpDef for Conv2dGradW {
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (s, geometry, g) = (self.known(x[0].shape(), x[1].shape()), self.geometry, d.graph);
         let dx = g.apply(Conv2dGradX { geometry, image: s.image, epilogue: None }, &[x[1], d]);
-        vec![Some(dx), Some(g.apply(Conv2d { geometry, epilogue: None }, &[x[0], d]))]
+        vec![Some(dx), Some(g.apply(Conv2dOp { geometry, epilogue: None }, &[x[0], d]))]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         kernels::grad_w(&self.geometry, &self.known(x[0], x[1]), caps)

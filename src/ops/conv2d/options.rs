@@ -178,7 +178,7 @@ impl<'g> Tensor<'g> {
             _ => kernel(given[1].shape(), flat).and_then(|kernel| options.geometry(kernel, flat)),
         };
         match checked.and_then(|geometry| geometry.sizes(self.shape(), w.shape(), flat).map(|_| geometry)) {
-            Ok(geometry) => self.graph.apply_at(Arc::new(Conv2d { geometry, epilogue: None }), &[self, w], place),
+            Ok(geometry) => self.graph.apply_at(Arc::new(Conv2dOp { geometry, epilogue: None }), &[self, w], place),
             Err(why) => self.graph.mistake(name, &given, why, place),
         }
     }

@@ -3,7 +3,7 @@ use crate::{Graph, ops::checks};
 
 #[test]
 fn wgsl() {
-    checks::wgsl::<Conv2d>();
+    checks::wgsl::<Conv2dOp>();
     checks::wgsl::<Conv2dGradX>();
     checks::wgsl::<Conv2dGradW>();
 }
@@ -138,7 +138,7 @@ fn bias_and_activation_are_one_kernel() {
     let t = y.conv_transpose2d("up", 3, 3).sigmoid();
     let row = g.input([2, 3, 8]).conv1d("row", 16, 3);
     for (y, name) in [(y, "conv2d tiles"), (t, "conv2d_grad_x tiles"), (row, "conv2d tiles")] {
-        let options = crate::plan::Options::new(Some(Caps::default()));
+        let options = crate::plan::PlanOptions::new(Some(Caps::default()));
         let plan = crate::plan::Plan::new(&[y], &[], &options).unwrap();
         let steps: Vec<String> = plan.to_string().lines().filter(|l| !l.starts_with("reshape")).map(str::to_string).collect();
         assert_eq!(steps.len(), if name.contains("grad") { 2 } else { 1 }, "{steps:?}");

@@ -15,7 +15,7 @@ struct Product {
 }
 
 /// Candidates for all steps in order: `bind` is what they read and write, `product` the product of each of them.
-fn candidates(d: Dims, binds: &[Bind], order: &[usize], product: impl Fn(usize) -> Product, caps: &Caps) -> Vec<Kernel> {
+fn candidates(d: SequenceSizes, binds: &[Bind], order: &[usize], product: impl Fn(usize) -> Product, caps: &Caps) -> Vec<Kernel> {
     let pass = |k: usize, rows: usize, columns: usize| {
         let (p, step) = (product(k), d.step(k));
         let next = d.step((k + 1).min(d.t - 1)).time;
@@ -60,7 +60,7 @@ fn candidates(d: Dims, binds: &[Bind], order: &[usize], product: impl Fn(usize) 
     kernels
 }
 
-pub(super) fn forward(d: Dims, s: Shape, caps: &Caps) -> Vec<Kernel> {
+pub(super) fn forward(d: SequenceSizes, s: Shape, caps: &Caps) -> Vec<Kernel> {
     let binds =
         [Bind::input("x", 0, DType::F32), Bind::input("w", 1, DType::F32), Bind::input("b", 2, DType::F32), Bind::output("y", DType::F32)];
     let product = |k: usize| Product {
@@ -89,7 +89,7 @@ pub(super) fn forward(d: Dims, s: Shape, caps: &Caps) -> Vec<Kernel> {
     kernels
 }
 
-pub(super) fn backward(d: Dims, caps: &Caps) -> Vec<Kernel> {
+pub(super) fn backward(d: SequenceSizes, caps: &Caps) -> Vec<Kernel> {
     let binds = [
         Bind::input("states", 0, DType::F32),
         Bind::input("w", 1, DType::F32),

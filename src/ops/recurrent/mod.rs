@@ -26,7 +26,7 @@ use rayon::prelude::*;
 /// Place 0 of `y` holds `s` (where `reverse`, place t does), the others the result of each step: the state, then what its
 /// gradient needs. LSTM: h, c, i, f, g, o, so P = 6. GRU: h, r, z, n and `u = W_hn·h + b_hn`, so P = 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Recurrent {
+pub struct RecurrentOp {
     /// Which arithmetic.
     pub cell: Cell,
     /// From the last step to the first.
@@ -49,7 +49,7 @@ const D_PARTS: usize = 5;
 
 /// The sizes of a sequence, and the order of its steps.
 #[derive(Clone, Copy, Debug)]
-struct Dims {
+struct SequenceSizes {
     cell: Cell,
     reverse: bool,
     n: usize,
@@ -59,18 +59,18 @@ struct Dims {
 
 /// One step: the place of its input in `x`, and in `y` of the state before it and of its result.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Step {
+struct SequenceStep {
     time: usize,
     before: usize,
     after: usize,
 }
 
-impl Dims {
+impl SequenceSizes {
     /// Step k of `0..t`.
-    fn step(&self, k: usize) -> Step {
+    fn step(&self, k: usize) -> SequenceStep {
         match self.reverse {
-            false => Step { time: k, before: k, after: k + 1 },
-            true => Step { time: self.t - 1 - k, before: self.t - k, after: self.t - 1 - k },
+            false => SequenceStep { time: k, before: k, after: k + 1 },
+            true => SequenceStep { time: self.t - 1 - k, before: self.t - k, after: self.t - 1 - k },
         }
     }
     /// The place of the first state.
@@ -96,7 +96,7 @@ impl Dims {
         to[..s.len()].copy_from_slice(s);
     }
     /// Of one sample's `y`: the place before a step, and that after it.
-    fn places<'a, T>(&self, y: &'a mut [T], step: Step) -> (&'a [T], &'a mut [T]) {
+    fn places<'a, T>(&self, y: &'a mut [T], step: SequenceStep) -> (&'a [T], &'a mut [T]) {
         let size = self.place();
         let (low, high) = y.split_at_mut(step.before.max(step.after) * size);
         match step.before < step.after {
@@ -119,17 +119,17 @@ impl Dims {
     }
 }
 
-impl Recurrent {
-    fn dims(&self, y: Shape) -> Dims {
+impl RecurrentOp {
+    fn dims(&self, y: Shape) -> SequenceSizes {
         let (n, t, h) = (y.dims()[0], y.dims()[1] - 1, y.dims()[2] / self.cell.parts());
-        Dims { cell: self.cell, reverse: self.reverse, n, t, h }
+        SequenceSizes { cell: self.cell, reverse: self.reverse, n, t, h }
     }
 }
 
 impl RecurrentGrad {
-    fn dims(&self, d: Shape) -> Dims {
+    fn dims(&self, d: Shape) -> SequenceSizes {
         let (n, t, h) = (d.dims()[0], d.dims()[1], d.dims()[2] / D_PARTS);
-        Dims { cell: self.cell, reverse: self.reverse, n, t, h }
+        SequenceSizes { cell: self.cell, reverse: self.reverse, n, t, h }
     }
 }
 
@@ -138,7 +138,7 @@ fn task(n: usize) -> usize {
     n.div_ceil(rayon::current_num_threads()).min(64)
 }
 
-impl OpDef for Recurrent {
+impl OpDef for RecurrentOp {
     const NAME: &'static str = "recurrent";
 
     fn called(&self) -> &'static str {
@@ -197,7 +197,7 @@ impl OpDef for Recurrent {
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        let Recurrent { cell, reverse } = *self;
+        let RecurrentOp { cell, reverse } = *self;
         let dims = self.dims(y.shape());
         let (n, t, h) = (dims.n, dims.t, dims.h);
         let d = y.graph.apply(RecurrentGrad { cell, reverse }, &[y, x[1], dy]);
@@ -246,7 +246,7 @@ impl OpDef for Recurrent {
         kernels::cases(|cell, reverse, n, t, h| {
             let (g, name) = (cell.gates() * h, format!("{} {n}×{t}, hidden {h}{}", cell.name(), if reverse { ", reverse" } else { "" }));
             let shapes = [[n, t, g].into(), [g, h].into(), [g].into(), [n, cell.states() * h].into()];
-            Case::new(name, Recurrent { cell, reverse }, &shapes)
+            Case::new(name, RecurrentOp { cell, reverse }, &shapes)
         })
     }
 }
@@ -347,7 +347,7 @@ impl RecurrentGrad {
     fn written_out<'g>(&self, x: &[Tensor<'g>]) -> Tensor<'g> {
         let &[y, w, dy] = x else { unreachable!("shape() takes three inputs") };
         let (n, h) = (y.shape().dims()[0], w.shape().last());
-        let d = Dims { cell: self.cell, reverse: self.reverse, n, t: y.shape().dims()[1] - 1, h };
+        let d = SequenceSizes { cell: self.cell, reverse: self.reverse, n, t: y.shape().dims()[1] - 1, h };
         let place = |x: Tensor<'g>, at: usize| x.slice(1, at, at + 1).reshape([n, x.dim(2)]);
         let mut steps: Vec<Option<Tensor>> = vec![None; d.t];
         let mut next: Option<Tensor> = None;
@@ -374,23 +374,23 @@ mod tests {
 
     #[test]
     fn cpu() {
-        checks::cpu::<Recurrent>();
+        checks::cpu::<RecurrentOp>();
         checks::cpu::<RecurrentGrad>();
     }
     #[test]
     fn wgsl() {
-        checks::wgsl::<Recurrent>();
+        checks::wgsl::<RecurrentOp>();
         checks::wgsl::<RecurrentGrad>();
     }
     #[test]
     fn mistakes() {
-        let message = |op: Recurrent, shapes: &[Shape]| {
+        let message = |op: RecurrentOp, shapes: &[Shape]| {
             let g = Graph::training();
             let x: Vec<Tensor> = shapes.iter().map(|&s| g.input_of(s)).collect();
             g.apply(op, &x).error().unwrap().to_string()
         };
         let start = |text: String, want: &str| assert!(text.starts_with(want), "{text}");
-        let [lstm, gru] = [Cell::Lstm, Cell::Gru].map(|cell| Recurrent { cell, reverse: false });
+        let [lstm, gru] = [Cell::Lstm, Cell::Gru].map(|cell| RecurrentOp { cell, reverse: false });
         let s = |d: &[usize]| Shape::new(d).unwrap();
         let good = [s(&[2, 5, 12]), s(&[12, 3]), s(&[12]), s(&[2, 6])];
         let with = |i: usize, shape: Shape| {
@@ -428,7 +428,7 @@ mod tests {
     }
     #[test]
     fn steps_go_the_other_way() {
-        let d = |reverse| Dims { cell: Cell::Gru, reverse, n: 1, t: 3, h: 1 };
+        let d = |reverse| SequenceSizes { cell: Cell::Gru, reverse, n: 1, t: 3, h: 1 };
         let order = |reverse| (0..3).map(|k| d(reverse).step(k)).map(|s| (s.time, s.before, s.after)).collect::<Vec<_>>();
         assert_eq!(order(false), [(0, 0, 1), (1, 1, 2), (2, 2, 3)]);
         assert_eq!(order(true), [(2, 3, 2), (1, 2, 1), (0, 1, 0)]);

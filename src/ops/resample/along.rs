@@ -6,13 +6,13 @@ use crate::{kernel::Word, ops::max_pool2d::Windows};
 /// that both always agree about an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Along {
-    rule: Rule,
+    rule: Interpolation,
     pub(super) n: usize,
     pub(super) out: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Rule {
+enum Interpolation {
     /// The mean of a window; `counted`: of its padding too.
     Window { kernel: usize, stride: usize, padding: usize, counted: bool },
     /// The mean of a part, when the axis is cut into `out` of them.
@@ -43,21 +43,21 @@ impl Along {
     /// The mean of each window; with `counted` its padding takes part, as zeros.
     pub fn mean(windows: Windows, counted: bool) -> Along {
         let Windows { n, out, kernel, stride, padding, .. } = windows;
-        Along { rule: Rule::Window { kernel, stride, padding, counted }, n, out }
+        Along { rule: Interpolation::Window { kernel, stride, padding, counted }, n, out }
     }
     /// The means of `out` parts, from `⌊o·n / out⌋` to before `⌈(o + 1)·n / out⌉`.
     ///
     /// # Errors
     /// A sentence, where `out` is 0 or the sizes are too large to multiply.
     pub fn bins(n: usize, out: usize) -> Result<Along, String> {
-        Along { rule: Rule::Bins, n, out }.checked()
+        Along { rule: Interpolation::Bins, n, out }.checked()
     }
     /// The element at `⌊o·n / out⌋`.
     ///
     /// # Errors
     /// As [`Along::bins`].
     pub fn nearest(n: usize, out: usize) -> Result<Along, String> {
-        Along { rule: Rule::Point { a: n, b: 0, d: out, linear: false }, n, out }.checked()
+        Along { rule: Interpolation::Point { a: n, b: 0, d: out, linear: false }, n, out }.checked()
     }
     /// The two elements nearest to `(o + ½)·n / out − ½`, or, with `corners`, to `o·(n − 1) / (out − 1)`, in proportion.
     ///
@@ -69,15 +69,15 @@ impl Along {
             true => (n - 1, 0, out - 1),
             false => (n.saturating_mul(2), n.wrapping_sub(out) as isize, out.saturating_mul(2)),
         };
-        Along { rule: Rule::Point { a, b, d, linear: true }, n, out }.checked()
+        Along { rule: Interpolation::Point { a, b, d, linear: true }, n, out }.checked()
     }
     /// The same elements, from the back.
     pub fn flip(n: usize) -> Along {
-        Along { rule: Rule::Flip, n, out: n }
+        Along { rule: Interpolation::Flip, n, out: n }
     }
     /// The same elements.
     pub fn same(n: usize) -> Along {
-        Along { rule: Rule::Window { kernel: 1, stride: 1, padding: 0, counted: false }, n, out: n }
+        Along { rule: Interpolation::Window { kernel: 1, stride: 1, padding: 0, counted: false }, n, out: n }
     }
     /// Indices are computed in 32 bits.
     fn checked(self) -> Result<Along, String> {
@@ -92,16 +92,16 @@ impl Along {
         let (n, out) = (self.n, self.out);
         let even = |first, end, count: usize| Taps { first, end, weight: 1.0 / count as f64, other: 1.0 / count as f64 };
         match self.rule {
-            Rule::Window { kernel, stride, padding, counted } => {
+            Interpolation::Window { kernel, stride, padding, counted } => {
                 let (start, end) = (o * stride, (o * stride + kernel).min(n + 2 * padding));
                 let (first, last) = (start.saturating_sub(padding).min(n), end.saturating_sub(padding).min(n));
                 even(first, last, if counted { end - start } else { last - first })
             }
-            Rule::Bins => {
+            Interpolation::Bins => {
                 let (first, end) = (o * n / out, ((o + 1) * n).div_ceil(out));
                 even(first, end, end - first)
             }
-            Rule::Point { a, b, d, linear } => {
+            Interpolation::Point { a, b, d, linear } => {
                 let at = (a * o).saturating_add_signed(b);
                 let (i, part) = (at / d, (at % d) as f64 / d as f64);
                 match linear && i + 1 < n {
@@ -109,7 +109,7 @@ impl Along {
                     false => even(i, i + 1, 1),
                 }
             }
-            Rule::Flip => even(n - 1 - o, n - o, 1),
+            Interpolation::Flip => even(n - 1 - o, n - o, 1),
         }
     }
     /// The number of elements that an output is made of, at most.
@@ -119,19 +119,19 @@ impl Along {
     /// What it is, for errors.
     pub(super) fn called(&self) -> &'static str {
         match self.rule {
-            Rule::Window { .. } => "avg_pool2d",
-            Rule::Bins => "adaptive_avg_pool2d",
-            Rule::Point { .. } => "upsample",
-            Rule::Flip => "flip",
+            Interpolation::Window { .. } => "avg_pool2d",
+            Interpolation::Bins => "adaptive_avg_pool2d",
+            Interpolation::Point { .. } => "upsample",
+            Interpolation::Flip => "flip",
         }
     }
     /// The number of the rule in the shader, and `a`, `b` and `d` there.
     pub(super) fn words(&self) -> (u32, [Word; 3]) {
         let (rule, [a, d], b) = match self.rule {
-            Rule::Window { kernel, stride, padding, counted } => (u32::from(counted), [stride, kernel], padding as isize),
-            Rule::Bins => (2, [0, 0], 0),
-            Rule::Point { a, b, d, linear } => (3 + u32::from(linear), [a, d], b),
-            Rule::Flip => (5, [0, 0], 0),
+            Interpolation::Window { kernel, stride, padding, counted } => (u32::from(counted), [stride, kernel], padding as isize),
+            Interpolation::Bins => (2, [0, 0], 0),
+            Interpolation::Point { a, b, d, linear } => (3 + u32::from(linear), [a, d], b),
+            Interpolation::Flip => (5, [0, 0], 0),
         };
         (rule, [a.into(), Word::U(b as i32 as u32), d.into()])
     }

@@ -39,14 +39,14 @@ struct Tap {
 
 /// The elements that each output of an axis is made of.
 #[derive(Clone, Copy)]
-struct Table<'a> {
+struct TapTable<'a> {
     /// Of each output the first of its taps; then the number of all.
     starts: &'a [u32],
     taps: &'a [Tap],
 }
 
-impl Table<'_> {
-    fn with(along: Along, transposed: bool, f: impl FnOnce(Table)) {
+impl TapTable<'_> {
+    fn with(along: Along, transposed: bool, f: impl FnOnce(TapTable)) {
         let rows = if transposed { along.n } else { along.out };
         let pairs = move |o: usize| along.taps(o).iter().map(move |(i, w)| if transposed { (i, o, w) } else { (o, i, w) });
         let count: usize = (0..along.out).map(|o| along.taps(o).iter().count()).sum();
@@ -62,7 +62,7 @@ impl Table<'_> {
                 taps[*at as usize] = Tap { from: from as u32, weight: w as f32 };
                 *at += 1;
             }
-            f(Table { starts: &starts[..=rows], taps });
+            f(TapTable { starts: &starts[..=rows], taps });
         });
     }
     fn rows(&self) -> usize {
@@ -120,7 +120,7 @@ impl OpDef for Resample {
         let (width, to_width) = (x[0].shape.last(), y.shape.last());
         let plane = if self.transposed { self.rows.out } else { self.rows.n } * width;
         // Along the columns of x first, whole rows at a time, then along the rows.
-        let line = |rows: Table, columns: Table, k: usize, y: &mut [f32], sum: &mut [f32]| {
+        let line = |rows: TapTable, columns: TapTable, k: usize, y: &mut [f32], sum: &mut [f32]| {
             let x = &x[0].f[k / rows.rows() * plane..][..plane];
             sum.fill(0.0);
             for &Tap { from, weight } in rows.row(k % rows.rows()) {
@@ -131,8 +131,8 @@ impl OpDef for Resample {
             }
         };
         let lines = y.f.par_chunks_mut(to_width).with_min_len((HEAVY_TASK / width.max(to_width)).max(1)).enumerate();
-        Table::with(self.rows, self.transposed, |rows| {
-            Table::with(self.columns, self.transposed, |columns| {
+        TapTable::with(self.rows, self.transposed, |rows| {
+            TapTable::with(self.columns, self.transposed, |columns| {
                 lines.for_each(|(k, y)| scratch::with(width, |sum| line(rows, columns, k, y, sum)));
             });
         });

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    gpu::{self, Choice, Exec, ExecOptions, Gpu, GpuOptions, Limits, StepRow, Store, shader::assemble},
+    gpu::{self, Choice, ExecOptions, Gpu, GpuExec, GpuOptions, GpuStore, Limits, StepRow, shader::assemble},
     graph::InputDef,
     host::Host,
     kernel::{ALIGN, Caps, Kernel},
@@ -31,8 +31,8 @@ pub(super) fn open(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
 
 /// A model on the device that is nothing but parameters; its loss and its gradients are fed from outside.
 pub(super) struct OnGpu {
-    pub store: Arc<Store>,
-    pub exec: Exec,
+    pub store: Arc<GpuStore>,
+    pub exec: GpuExec,
 }
 
 impl OnGpu {
@@ -41,14 +41,14 @@ impl OnGpu {
         let inputs = vec![InputDef { shape: loss, classes: None }];
         let mut plan = Plan { inputs, outputs: vec![(Loc::Input(0), loss)], ..Plan::default() };
         plan.append(o.steps(layout, count, false, Loc::Input(0), None, Some(gpu.caps())), count);
-        let store = Arc::new(block_on(Store::new(gpu, layout.clone(), o.states().len(), count)).expect("a small model"));
+        let store = Arc::new(block_on(GpuStore::new(gpu, layout.clone(), o.states().len(), count)).expect("a small model"));
         store.write_params(weights).expect("weights fit");
         for (k, state) in o.states().iter().enumerate() {
             let start: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
             store.write_state(k, &start).expect("states fit");
         }
         let exec =
-            block_on(Exec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).expect("kernels compile");
+            block_on(GpuExec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).expect("kernels compile");
         exec.fill_slots(NAN).expect("the device is there");
         store.write_guard(bytemuck::cast_slice(&[Guard::default()])).expect("the guard fits");
         OnGpu { store, exec }

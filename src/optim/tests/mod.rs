@@ -285,7 +285,7 @@ fn nothing_grows_beyond_what_a_rule_says() {
                 (w[0], g[0]) = (2f32.powi(60), 2f32.powi(60));
                 states.iter_mut().for_each(|s| s[0] = 2f32.powi(60));
             }
-            let of = |w: &[f32], states: &[Vec<f32>]| Sizes::of([w].into_iter(), states.chunks(1), &o);
+            let of = |w: &[f32], states: &[Vec<f32>]| Bounds::of([w].into_iter(), states.chunks(1), &o);
             let largest = g.iter().fold(0.0, |a: f32, g| a.max(g.abs()));
             let most = of(&w, &states).after(&o, f64::from(largest), row);
             let mut parts: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
