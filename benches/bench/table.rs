@@ -248,6 +248,6 @@ fn commit() -> String {
         let out = Command::new("git").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
     };
-    let changed = git(&["status", "--porcelain", "--", "src", "shaders", "Cargo.toml"]).is_some_and(|files| !files.is_empty());
+    let changed = git(&["status", "--porcelain", "--", ":/src", ":/shaders", ":/Cargo.toml"]).is_some_and(|files| !files.is_empty());
     git(&["rev-parse", "--short", "HEAD"]).map_or(String::new(), |hash| if changed { hash + "+" } else { hash })
 }
