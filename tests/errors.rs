@@ -677,8 +677,12 @@ fn parameters(device: &Device) -> Check {
     let trainer = make(4)?;
     let before = weights(&trainer)?;
     let params = trainer.params();
-    expect("get", params.get("fc.weigth").err(), &["parameter fc.weigth: there is none of that name; there are fc.weight, fc.bias"])?;
-    expect("gradient", trainer.gradient("nope").err(), &["parameter nope: there is none of that name"])?;
+    expect(
+        "get",
+        params.get("fc.weigth").err(),
+        &["parameter fc.weigth: the model has no parameter of this name; it has fc.weight, fc.bias"],
+    )?;
+    expect("gradient", trainer.gradient("nope").err(), &["parameter nope: the model has no parameter of this name"])?;
     expect("set name", params.set("w", &Host::new([1], vec![1.0])).err(), &["parameter w: there is none"])?;
     expect(
         "set shape",

@@ -1,4 +1,5 @@
-//! Checkpoints: weights, optimizer states and options and the count of steps, so that training goes on as if never interrupted.
+//! Checkpoints. A checkpoint holds weights, the optimizer's states and options, and the number of steps. Training resumed from it
+//! continues as if it had never been interrupted.
 
 use super::{
     Trainer,
@@ -12,15 +13,16 @@ use crate::{
 use std::{collections::BTreeMap, path::Path};
 
 impl Trainer {
-    /// Saves weights, state, the optimizer's states and options, steps and seed to a safetensors file. [`load`](Trainer::load) then
-    /// goes on with exactly the weights that training without the break would have had. Frozen parameters have no states, and
-    /// micro-batches that no step has taken yet are not in it.
+    /// Saves weights, state, the optimizer's states and options, the number of steps and the seed to a safetensors file.
     ///
-    /// The file is [replaced](crate::file::replace) whole or not at all: whoever reads it, and whoever finds it after a crash, has
-    /// this checkpoint or the one before. One state is always the same bytes.
+    /// Training that continues after [`load`](Trainer::load) has exactly the weights of training without a break. Frozen parameters have no
+    /// optimizer states. The file does not contain micro-batches that wait for their step.
+    ///
+    /// The file is [replaced](crate::file::replace) whole or not at all. A reader finds this checkpoint or the previous one, even after a
+    /// crash. Equal trainers write equal bytes.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut tensors = self.params().all()?;
         let ranges = self.store.layout().ranges;
@@ -31,7 +33,7 @@ impl Trainer {
             let parts = split(&params, &ranges, &flat);
             tensors.extend(parts.into_iter().map(|(name, value)| (key(state.name, &name), value)));
         }
-        // A step that was not finite, which nobody has asked for yet, and those after it changed nothing.
+        // A step may have been not finite without its report having been read. This step and all steps after it changed nothing.
         let guard = pollster::block_on(self.store.read_guard())?;
         let step = if guard.halt == 0 { self.step } else { u64::from(guard.halt) - 1 };
         let numbers = [("step", step), ("epoch", self.epoch), ("seed", self.seed)];
@@ -40,16 +42,18 @@ impl Trainer {
         info.extend(self.options().into_iter().map(|(name, value)| (option(&name), value)));
         write(path.as_ref(), &tensors, &info)
     }
-    /// Goes on from a file of [`save`](Trainer::save). Nothing is changed unless all of it fits.
+    /// Loads a checkpoint that [`save`](Trainer::save) wrote, and continues from it. If any part of the file does not fit, the trainer is
+    /// unchanged.
     ///
-    /// The optimizer is the one that this trainer was made with, options and all. Its learning rate and schedule may be others than
-    /// when the file was saved. Where another option differs (a momentum, a weight decay, the norm to clip to), a warning says so
-    /// through the crate `log`. So does one where other parameters were frozen, if the optimizer keeps no state.
+    /// The trainer uses its own optimizer with its own options. Learning rate and schedule may differ from those in the file. If another
+    /// option differs (a momentum, a weight decay, the norm to clip to), a warning is logged through the crate `log`. A warning is also
+    /// logged if other parameters were frozen and the optimizer has no states.
     ///
     /// # Errors
-    /// A file that is missing or not a checkpoint; another model or optimizer: something that is not in the file, or that is in it and
-    /// has no place here. That is the momentum for an optimizer without one, for instance, or the states of a parameter that is frozen
-    /// now. [`Params::load`](super::Params::load) takes the weights alone.
+    /// - The file is missing or is no checkpoint.
+    /// - The file is of another model or optimizer. It lacks a tensor that the trainer needs, or has a tensor that the trainer has no place
+    ///   for. Examples are a momentum for an optimizer without momentum, and the states of a parameter that is frozen now.
+    ///   [`Params::load`](super::Params::load) loads the weights alone.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = read(path)?;
@@ -63,13 +67,13 @@ impl Trainer {
             let text = file.info.get(name).ok_or_else(|| Error::format(path, format!("no `{name}` in the checkpoint")))?;
             text.parse().map_err(|_| Error::format(path, format!("`{name}` is `{text}`, not a number")))
         };
-        // The guard counts steps in 32 bits, and training goes on from here.
+        // The guard counts steps in 32 bits. Half of the range must remain for the steps that follow.
         let count = |name: &str| match number(name)? {
-            n if n > u64::from(u32::MAX / 2) => Err(Error::format(path, format!("`{name}` is {n}, and no training gets so far"))),
+            n if n > u64::from(u32::MAX / 2) => Err(Error::format(path, format!("`{name}` is {n}, which is too large"))),
             n => Ok(n),
         };
         let (step, epoch, seed) = (count("step")?, count("epoch")?, number("seed")?);
-        // What was set when it was saved and is set to something else now; checkpoints of old versions do not say.
+        // The options that differ from those in the file. Checkpoints of old versions have no options.
         let differs = |(name, now): (String, String)| {
             let saved = file.info.get(&option(&name)).filter(|saved| **saved != now && !["lr", "schedule"].contains(&name.as_str()))?;
             Some(format!("{name} was {saved} and is {now} now"))
@@ -103,7 +107,7 @@ impl Trainer {
             states.push(flat);
         }
         if let Some(name) = rest.first() {
-            return Err(Error::format(path, format!("`{name}` is in it, which has no place in this trainer{but}; {ALONE}")));
+            return Err(Error::format(path, format!("it contains `{name}`, which has no place in this trainer{but}; {ALONE}")));
         }
         self.params().set_all(&weights)?;
         for (k, flat) in states.into_iter().enumerate() {
@@ -112,11 +116,11 @@ impl Trainer {
         self.store.write_guard(Default::default())?;
         (self.step, self.epoch, self.seed) = (step, epoch, seed);
         if !differ.is_empty() {
-            log::warn!("{}: {optimizer} goes on with other options than it was saved with: {differ}", path.display());
+            log::warn!("{}: {optimizer} continues with options that differ from the saved options: {differ}", path.display());
         }
         self.forget()
     }
-    /// The options of the optimizer by name, and which parameters are frozen.
+    /// Returns the options of the optimizer by name, and the names of the frozen parameters.
     fn options(&self) -> Vec<(String, String)> {
         let all = self.params.iter().zip(&self.update.groups.statuses);
         let frozen: Vec<&str> = all.filter(|(_, status)| **status == Status::Frozen).map(|(p, _)| p.name.as_str()).collect();
@@ -125,15 +129,15 @@ impl Trainer {
     }
 }
 
-/// The way out where the rest of a checkpoint does not fit.
+/// The advice for a checkpoint of which only the weights fit.
 const ALONE: &str = "Params::load takes the weights alone";
 
-/// The name of a parameter's state in a file.
+/// Returns the name of a parameter's state in a file.
 fn key(state: &str, param: &str) -> String {
     format!("optimizer.{state}.{param}")
 }
 
-/// The name of an option in a file.
+/// Returns the name of an option in a file.
 fn option(name: &str) -> String {
     format!("optimizer.{name}")
 }

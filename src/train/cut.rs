@@ -1,41 +1,43 @@
-//! How an epoch is cut into batches, and those into micro-batches.
+//! How an epoch is divided into batches, and a batch into micro-batches.
 
 use super::plans::Batch;
 use std::ops::Range;
 
-/// How an epoch is cut into batches, and those into micro-batches.
+/// How an epoch is divided into batches, and a batch into micro-batches.
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
-    /// Samples of a step; the last one takes what is left.
+    /// The number of samples in a step. The last step has the remaining samples.
     pub each: usize,
     pub steps: usize,
-    /// Of all steps together.
+    /// The number of samples in all steps together.
     pub samples: usize,
-    /// Samples of a micro-batch, where steps are made of such; the last one of a step takes what is left.
+    /// The number of samples in a micro-batch. The last micro-batch of a step has the remaining samples. `None` where steps are not
+    /// divided.
     pub micro: Option<usize>,
-    /// Whether one sample that is left joins the micro-batch before it.
+    /// Whether a single remaining sample joins the micro-batch before it.
     pub joins: bool,
 }
 
-/// The samples of a micro-batch, or of a step that has no such parts.
+/// A micro-batch, or a whole step that is not divided.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub rows: &'a [usize],
-    /// The place of its first sample in the order of the epoch.
+    /// The position of its first sample in the order of the epoch.
     pub start: u32,
-    /// Its plan.
+    /// The key of its plan.
     pub key: Batch,
-    /// Its number in the step, and whether others follow.
+    /// Its number in the step. The first part is 0.
     pub number: u32,
+    /// Whether more parts of the same step follow.
     pub more: bool,
 }
 
 impl Cut {
-    /// The samples of a step, from 0.
+    /// Returns the samples of step `k`, as positions in the order of the epoch. The first step is 0.
     fn step(&self, k: usize) -> Range<usize> {
         k * self.each..if k + 1 == self.steps { self.samples } else { (k + 1) * self.each }
     }
-    /// What a step on so many samples is made of: the sizes of its parts, in order.
+    /// Returns the sizes of the parts of a step on `samples` samples, in order.
     fn sizes(&self, samples: usize) -> impl Iterator<Item = usize> + use<> {
         let size = self.micro.unwrap_or(samples).min(samples).max(1);
         let (whole, left) = (samples / size, samples % size);
@@ -43,7 +45,8 @@ impl Cut {
         let rest = (left > joined).then_some(left);
         (0..whole).map(move |k| if k + 1 == whole { size + joined } else { size }).chain(rest)
     }
-    /// The same where the model takes no batch of one sample: one that is left joins the micro-batch before it, or the step.
+    /// Returns the division for a model that accepts no batch of one sample. A single remaining sample joins the micro-batch or the step
+    /// before it.
     pub fn joined(self) -> Cut {
         let last = self.step(self.steps - 1).len();
         Cut { joins: true, steps: self.steps - usize::from(last == 1 && self.steps > 1), ..self }
@@ -51,10 +54,10 @@ impl Cut {
     fn key(&self, samples: usize) -> Batch {
         if self.micro.is_some() { Batch::Micro(samples) } else { Batch::Whole(samples) }
     }
-    /// The plans that an epoch takes, each once: that of the first batch comes first.
+    /// Returns the keys of the plans that an epoch needs, without duplicates. The plan of the first batch comes first.
     pub fn keys(&self) -> Vec<Batch> {
         let mut keys = Vec::new();
-        // All but the last step are alike.
+        // All steps except the last have the same parts.
         for k in [0, self.steps - 1] {
             for size in self.sizes(self.step(k).len()) {
                 if !keys.contains(&self.key(size)) {
@@ -64,7 +67,7 @@ impl Cut {
         }
         keys
     }
-    /// The parts of all steps, in order.
+    /// Returns the parts of all steps, in order.
     pub fn parts<'a>(&self, order: &'a [usize]) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
         for k in 0..self.steps {

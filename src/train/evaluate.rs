@@ -1,4 +1,4 @@
-//! Evaluation and prediction: the model in inference mode, over many samples.
+//! Evaluation and prediction. Both run the model in inference mode, batch by batch.
 
 use super::{
     TargetKind, Trainer, metrics,
@@ -16,56 +16,65 @@ use crate::{
 };
 use std::{ops::Range, sync::Arc, time::Instant};
 
-/// How good the model is on a data set.
+/// The result of evaluating a model on a data set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// The loss of all samples. A mean over samples is weighted by the samples of each batch, whatever the output's shape; a
-    /// weighted mean divides by the weights of all batches. So it does not depend on how the samples are cut into batches, if the loss is a
-    /// sum of such means, each times a number or not at all.
+    /// The loss over all samples.
+    ///
+    /// A loss that is a mean over samples is averaged over batches, weighted by the number of samples in each batch. A weighted mean
+    /// divides by the sum of the weights of all batches. The loss does not depend on the batch size if it is a sum of such means, each
+    /// optionally times a number.
     pub loss: f64,
-    /// The share of labels predicted, for a classifier: a model for labels `[n, …]` whose output is `[n, …, classes]` at whatever batch
-    /// size. A row of scores with a NaN in it predicts nothing; labels that the loss ignores do not count.
+    /// The share of labels that the model predicts, for a classifier. A classifier is a model for labels `[n, …]` whose output is
+    /// `[n, …, classes]` at any batch size. A row of scores that contains a NaN predicts nothing. Labels that the loss ignores do not
+    /// count.
     pub accuracy: Option<f64>,
-    /// The model's outputs for all samples, `[n, …]`. Those of several batches are put together along the axis that grows with the
-    /// number of samples: from `[4·n, 3]` come all rows of all batches, from `[time, n, classes]` all sequences. An output that does not
-    /// grow is about a batch as a whole, as the loss is: of such ones it is the mean, weighted by samples. Where more than one axis
-    /// grows, one batch gives what it is, and several give `[count]` numbers, one output behind the other.
+    /// The model's outputs for all samples, `[n, …]`. The outputs of several batches are joined.
+    ///
+    /// - One axis grows with the number of samples: the outputs are concatenated along this axis. For `[4·n, 3]` the result has the rows
+    ///   of all batches, for `[time, n, classes]` all sequences.
+    /// - No axis grows, so an output describes a whole batch: the result is the mean of the outputs, weighted by samples.
+    /// - More than one axis grows: one batch gives its own output. Several batches give one vector `[count]`, which concatenates the
+    ///   flattened outputs.
     pub outputs: Host<f32>,
-    /// How long it took.
+    /// The seconds that the evaluation took.
     pub seconds: f64,
 }
 
 impl Evaluation {
-    /// The predicted class of each row of the outputs: the largest of its numbers.
+    /// Returns the predicted class of each row of the outputs, which is the index of the row's largest number.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a row with a NaN in it.
+    /// [`Error::NonFinite`] for a row that contains a NaN.
     pub fn predictions(&self) -> Result<Vec<u32>> {
         metrics::argmax(self.outputs.f(), self.outputs.shape.last())
     }
 }
 
-/// The most samples of a batch in evaluation and prediction, unless somebody says otherwise.
+/// The default limit of the batch size in evaluation and prediction.
 pub(super) const MOST: usize = 1024;
 
-/// Bytes that the plan of such a batch may take where it is larger than those that were trained on: little enough not to be noticed…
+/// The most bytes that an evaluation plan may take if its batch is larger than every training batch. The amount is negligible beside
+/// the memory of training.
 const SMALL: u64 = 4 << 20;
-/// … and where nothing was trained.
+/// The most bytes that an evaluation plan may take if the trainer has made no step.
 const UNTRAINED: u64 = 256 << 20;
 
-/// The first, where there is a budget of memory for training: a small part of it.
+/// Returns the limit [`SMALL`], or a sixteenth of the memory budget of training if that is less.
 pub(super) fn small(budget: Option<u64>) -> u64 {
     budget.map_or(SMALL, |bytes| SMALL.min(bytes / 16))
 }
 
-/// Numbers of outputs that are collected on a GPU before they are read.
+/// The most output numbers that a GPU collects before they are read.
 const COLLECTED: u64 = 4 << 20;
 
-/// What is known of how many samples the plan of an inference may have that takes at most so many bytes.
+/// The known bounds on the size of an inference batch whose plan takes at most `most` bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Small {
     most: u64,
+    /// The largest batch size known to fit.
     fits: usize,
+    /// The smallest batch size known not to fit.
     fails: usize,
 }
 
@@ -76,17 +85,18 @@ struct Run {
     samples: usize,
 }
 
-/// Gets the outputs of each batch: that of the model, and what is kept; and its samples.
+/// A function that receives the outputs of each batch: the model's output and the reported numbers, their description, and the number
+/// of samples.
 type Each<'a> = &'a mut (dyn FnMut(Vec<Host<f32>>, &Tracked, usize) -> Result<()> + Send);
 
-/// Hands on what was collected.
+/// Reads the collected outputs and passes them to `each`, batch by batch.
 async fn give(from: &Collected, runs: &mut Vec<Run>, each: Each<'_>) -> Result<()> {
     let mut all = from.read(runs.iter().flat_map(|run| &run.shapes).copied()).await?.into_iter();
     runs.drain(..).try_for_each(|run| each(all.by_ref().take(run.shapes.len()).collect(), &run.kept, run.samples))
 }
 
 impl Trainer {
-    /// Loss, accuracy and outputs on a data set, in inference mode.
+    /// Computes loss, accuracy and outputs on a data set, in inference mode.
     pub fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
         pollster::block_on(self.evaluate_async(data))
     }
@@ -113,11 +123,14 @@ impl Trainer {
         Ok(Evaluation { loss, accuracy, outputs: outputs.join(), seconds: started.elapsed().as_secs_f64() })
     }
 
-    /// How many samples [`evaluate`](Trainer::evaluate), [`predict`](Trainer::predict) and a validation take at once. Results do not depend
-    /// on it, but for rounding.
+    /// Sets the batch size of [`evaluate`](Trainer::evaluate), [`predict`](Trainer::predict) and validation. It changes results by
+    /// rounding only.
     ///
-    /// Without this it is the largest batch size that was trained on, and up to 1,024 where that takes at most 4 MiB; where nothing
-    /// was trained, up to 1,024 where that takes at most 256 MiB. With [`Fit::memory`](super::Fit::memory) the 4 MiB are a sixteenth of those bytes at most. Where the device refuses so many, it is fewer.
+    /// By default the trainer chooses a size of at most 1,024:
+    /// - After training, it takes the largest training batch, or a larger batch whose plan takes at most 4 MiB. With
+    ///   [`Fit::memory`](super::Fit::memory), a sixteenth of the memory limit replaces the 4 MiB if it is less.
+    /// - Before training, it takes a batch whose plan takes at most 256 MiB.
+    /// - If the device refuses a size, the trainer halves it.
     ///
     /// # Errors
     /// [`Error::Argument`] for 0.
@@ -129,7 +142,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// The model's outputs `[n, …]` for samples `[n, …]`, in inference mode: as [`Evaluation::outputs`].
+    /// Computes the model's outputs `[n, …]` for samples `[n, …]`, in inference mode. [`Evaluation::outputs`] describes how the outputs of
+    /// several batches are joined.
     pub fn predict(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
         pollster::block_on(self.predict_async(x))
     }
@@ -155,7 +169,7 @@ impl Trainer {
                 Data::Float(v) => Data::Float(v[range].to_vec()),
                 Data::Index(v) => Data::Index(v[range].to_vec()),
             };
-            // The graph also wants targets; what they are changes the loss only.
+            // The graph also needs targets. Their values affect only the loss, which is not used here.
             let y = match target {
                 TargetKind::Input => None,
                 TargetKind::Labels(s) | TargetKind::Values(s) => s.batched(n).map(Host::zeros),
@@ -166,8 +180,8 @@ impl Trainer {
         Ok(outputs.join())
     }
 
-    /// Runs the inference graph on `n` samples, a batch at a time: `batch` gives the inputs of those rows, unless they lie on the
-    /// device; `each` gets the outputs, in order. A GPU is not waited for before many of them are there.
+    /// Runs the inference graph on `n` samples, batch by batch. `batch` returns the inputs for a range of rows, unless the data lies on
+    /// the device. `each` receives the outputs, in order. A GPU collects the outputs of many batches before they are read.
     async fn infer(
         &mut self,
         n: usize,
@@ -177,7 +191,7 @@ impl Trainer {
     ) -> Result<()> {
         let size = self.evaluation_size(n).await?;
         let into = self.collected(size, n.div_ceil(size)).await?;
-        // What has been collected, by batch.
+        // The batches whose outputs have been collected but not read.
         let mut there: Vec<Run> = Vec::new();
         for first in (0..n).step_by(size) {
             let rows = first..n.min(first + size);
@@ -210,7 +224,7 @@ impl Trainer {
             None => Ok(()),
         }
     }
-    /// How many samples of `n` a batch has.
+    /// Returns the batch size for an evaluation of `n` samples.
     async fn evaluation_size(&mut self, n: usize) -> Result<usize> {
         if let Some(size) = self.evaluation {
             return Ok(size.min(n));
@@ -223,12 +237,11 @@ impl Trainer {
             }
         }
     }
-    /// So many samples, or half of them, and so on, until the plan of such a batch is small; a batch as large as one that was trained on
-    /// always is.
+    /// Halves `size` until the plan of a batch is small enough. A batch no larger than the largest training batch is always small enough.
     fn small_enough(&mut self, mut size: usize) -> usize {
         let trained = self.plans.iter().filter_map(|(key, _)| key.samples()).max();
         let (least, most) = trained.map_or((1, UNTRAINED), |batch| (batch, small(self.budget)));
-        // What is known already need not be planned for again.
+        // Known bounds save planning the same batch sizes again.
         let mut known = self.small.filter(|known| known.most == most).unwrap_or(Small { most, fits: 0, fails: usize::MAX });
         while size > least.max(known.fits) {
             let fits = size < known.fails && self.inference_bytes(size).is_ok_and(|bytes| bytes <= most);
@@ -242,7 +255,7 @@ impl Trainer {
         self.small = Some(known);
         size
     }
-    /// What the plan of an inference on so many samples takes of the device. Makes nothing there.
+    /// Returns the bytes that an inference plan for `batch` samples takes on the device. Allocates nothing there.
     pub(super) fn inference_bytes(&self, batch: usize) -> Result<u64> {
         if let Some((f, _)) = self.inference.get(batch) {
             return Ok(f.bytes());
@@ -250,18 +263,18 @@ impl Trainer {
         let plan = self.model("evaluate")?.inference(&self.device, batch)?.0.lower(&self.device.plan_options());
         engine::plan_bytes(&self.device, &plan, None)
     }
-    /// On a GPU, room for the outputs of so many batches of that size, or of as many as is sensible; what there was, where it is
-    /// large enough.
+    /// On a GPU, returns a buffer that collects the outputs of `batches` batches, or of fewer batches if the buffer would be too large.
+    /// Reuses the existing buffer if it is large enough.
     async fn collected(&mut self, batch: usize, batches: usize) -> Result<Option<Arc<Collected>>> {
         let Some(gpu) = self.device.as_gpu().cloned() else { return Ok(None) };
         let f = &mut self.inference(batch).await?.0;
-        // No more than the plan takes itself.
+        // The buffer is at most as large as the plan itself.
         let most = (f.bytes().min(gpu.max_buffer_bytes()) / 4).min(COLLECTED) as usize;
         let Some(exec) = f.gpu() else { return Ok(None) };
         let words: usize = exec.output_shapes().map(|shape| shape.elements()).sum();
         let words = (words * batches).min(most.max(words));
         let new = match self.collected.take() {
-            // What an evaluation that failed left there is nobody's.
+            // An evaluation that failed may have left outputs in the buffer. They are discarded.
             Some(old) if old.words() >= words => old.emptied(),
             old => {
                 self.gone = old.iter().map(|old| old.counters()).chain([self.gone]).sum();
@@ -272,7 +285,7 @@ impl Trainer {
         Ok(Some(self.collected.insert(new).clone()))
     }
 
-    /// The inference graph for `batch` samples: output, and what is kept of it.
+    /// Returns the compiled inference graph for `batch` samples, and the description of the numbers that it reports.
     async fn inference(&mut self, batch: usize) -> Result<&mut (Compiled, Tracked)> {
         if self.inference.get(batch).is_none() {
             let options = self.device.plan_options();

@@ -1,4 +1,4 @@
-//! Where the batches of [`fit`](Trainer::fit) come from: data that lies on the device, or the host.
+//! Feeds the batches of [`fit`](Trainer::fit), from data on the device or from the host.
 
 use super::{Fit, Trainer, cut::Part, options::Event, plans::Batch, progress::Progress};
 use crate::{
@@ -14,13 +14,12 @@ use std::{
     thread,
 };
 
-/// Bytes of a data set that goes to a device by itself. Few devices say how much memory they have; this much they all
-/// have that people train on.
+/// The default of `Fit::resident`. Few devices report how much memory they have. Every device that people train on has this much.
 pub(super) const RESIDENT: u64 = 2 << 30;
-/// Batches that are ready while one is trained on.
+/// The number of batches that are prepared ahead of the current step.
 const READY: usize = 2;
 
-/// `augment` as the device takes it.
+/// Converts `augment` to the form that the device uses.
 fn flip_shift(augment: &Augment) -> FlipShift {
     let [horizontal, vertical] = augment.thresholds();
     FlipShift { horizontal, vertical, shift: augment.crop_padding as u32 }
@@ -30,12 +29,12 @@ fn flip_shift(augment: &Augment) -> FlipShift {
 pub(super) struct Held {
     id: Id,
     data: Arc<Resident>,
-    /// Where steps are made on it: how its images are changed when they are fetched.
+    /// `Some` where steps fetch batches from this data set. The inner option is the augmentation that fetching applies.
     trains: Option<Option<FlipShift>>,
 }
 
 impl Held {
-    /// What steps fetch their batches from, if they are made on it.
+    /// Returns the data and the augmentation, if steps fetch batches from this data set.
     pub fn fed(&self) -> Option<Fed<'_>> {
         Some((&self.data, self.trains?))
     }
@@ -48,21 +47,21 @@ impl Held {
     }
 }
 
-/// An epoch that is under way.
+/// The current epoch.
 pub(super) struct EpochRun<'a, 'f> {
     pub data: &'a Dataset,
     pub fit: &'a mut Fit<'f>,
     pub progress: &'a mut Progress,
-    /// From 1.
+    /// The number of the epoch. The first epoch is 1.
     pub epoch: usize,
-    /// The samples of each step.
+    /// The number of steps in the epoch.
     pub steps: usize,
     pub parts: Vec<Part<'a>>,
 }
 
 impl Trainer {
-    /// Puts these data sets on the device, the first ones first, as far as they fit in `most` bytes together. Those that are there
-    /// stay, all others make room.
+    /// Uploads the data sets `wanted` to the device, in order, while they fit into `most` bytes together. Data sets that are already
+    /// there stay. All other data sets are dropped.
     pub(super) async fn hold(&mut self, wanted: &[&Dataset], mut most: u64) {
         let keep = |held: &Held| wanted.iter().any(|data| held.id.is(data.id()));
         let (kept, gone): (Vec<Held>, Vec<Held>) = self.held.drain(..).partition(keep);
@@ -91,11 +90,11 @@ impl Trainer {
         let plans = self.plans.values_mut().filter_map(|loaded| loaded.engine.gpu_mut());
         plans.chain(self.inference.values_mut().filter_map(|(f, _)| f.gpu())).for_each(|exec| exec.starve());
     }
-    /// Says that the next steps are made on this data set, if it is on the device.
+    /// Makes the next steps fetch their batches from this data set, if it lies on the device.
     pub(super) fn feed_from(&mut self, data: &Dataset, augment: Option<Augment>) {
         self.held.iter_mut().for_each(|held| held.trains = held.id.is(data.id()).then_some(augment.as_ref().map(flip_shift)));
     }
-    /// The data set on the device, if it is there.
+    /// Returns the data set on the device, if it lies there.
     pub(super) fn resident(&self, data: &Dataset) -> Option<Arc<Resident>> {
         self.held.iter().find(|held| held.id.is(data.id())).map(|held| held.data.clone())
     }
@@ -115,14 +114,14 @@ impl Trainer {
                 Target::Values { sample, data } => columns.push((FeedColumn::Float(data), sample.elements())),
             }
         }
-        // Where it does not work out (too little memory, say) batches come from the host; a device that is lost will say so there.
+        // If the upload fails, for example for lack of memory, batches come from the host. A lost device gives its error there.
         let resident = Resident::new(gpu, &columns, data.len(), most).await.ok()??;
         Some(Held { id: data.id(), data: Arc::new(resident), trains: None })
     }
 
-    /// The steps of an epoch; whether a callback ends the training.
+    /// Runs the steps of an epoch. Returns whether a callback has stopped the training.
     pub(super) async fn run_epoch(&mut self, course: EpochRun<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
-        // Whatever takes long comes before the first step.
+        // Plans are made before the first step, because making them takes long.
         let augment = course.fit.augment;
         self.feed_from(course.data, augment);
         let mut keys: Vec<Batch> = Vec::new();
@@ -144,7 +143,7 @@ impl Trainer {
             return self.walk(course, None).await;
         }
         let (data, seed) = (course.data, self.seed);
-        // Each part with the number that its random changes are drawn by.
+        // Each part, with the number that its augmentation is drawn with.
         let mut step = self.step;
         let mut draws = Vec::with_capacity(course.parts.len());
         for part in &course.parts {
@@ -156,7 +155,7 @@ impl Trainer {
         };
         let new = || (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
         if self.device.as_gpu().is_none() {
-            // Every core is at work already. The batch goes where the plan reads it, and is nowhere else.
+            // A step uses every core, so another thread would not help. Batches are gathered directly into the inputs of the plan.
             let (mut no_x, mut no_y) = new();
             let mut write = |engine: &mut Engine, _: usize, k: usize| {
                 let mut inputs = engine.inputs().iter_mut();
@@ -167,7 +166,7 @@ impl Trainer {
         }
         let (full, filled) = mpsc::sync_channel::<Result<(Host<f32>, Host<f32>)>>(READY);
         let (back, empty) = mpsc::channel();
-        // Moved in there, the channel ends with the steps, however they end, and with it the thread.
+        // The closure owns its end of the channel. When the steps end, with or without an error, the channel closes and the thread ends.
         thread::scope(move |scope| {
             scope.spawn(move || {
                 for drawn in draws {
@@ -182,7 +181,7 @@ impl Trainer {
                 let gathered = filled.recv().map_err(|_| Error::argument("fit", "the thread that gathers batches ended"))?;
                 let (x, y) = gathered?;
                 put(engine, inputs, &x, &y)?;
-                // Where nobody takes it back the last batches are on their way.
+                // Sending fails if the thread has already prepared its last batch and ended. The buffers are then not needed.
                 let _ = back.send((x, y));
                 Ok(())
             };
@@ -190,11 +189,12 @@ impl Trainer {
         })
     }
 
-    /// The steps of an epoch, each on the batch that `write` puts in the inputs, or else on one that it fetches itself.
+    /// Runs the steps of an epoch. `write` writes each batch into the inputs of the plan. Without `write`, each step fetches its batch on
+    /// the device.
     async fn walk(&mut self, course: EpochRun<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
         let EpochRun { fit, progress, epoch, steps, parts, .. } = course;
         let fed = write.is_none();
-        // What goes in the next submit; the steps that are complete, and the samples of the one that is not.
+        // The batches of the next submit, the number of complete steps, and the number of samples of the current step.
         let (mut queued, mut made, mut samples) = (Vec::new(), 0, 0);
         for (k, part) in parts.iter().enumerate() {
             let loaded = self.plans.get_mut(part.key).expect("run_epoch has made the plans of all batches");
@@ -232,7 +232,7 @@ impl Trainer {
     }
 }
 
-/// Puts the batch of a step of that number in the inputs, of which there are so many.
+/// Writes a batch into the inputs of a plan. The arguments are the engine, the number of inputs and the number of the batch.
 type Write<'a> = &'a mut dyn FnMut(&mut Engine, usize, usize) -> Result<()>;
 
 fn put(engine: &mut Engine, inputs: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {

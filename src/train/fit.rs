@@ -17,7 +17,8 @@ use crate::{
 use std::time::Instant;
 
 impl Trainer {
-    /// Trains for some epochs. What ends in an error leaves the epochs before it in [`history`](Trainer::history).
+    /// Trains the model on a data set for the given number of epochs. After an error, [`history`](Trainer::history) has the epochs that
+    /// were complete.
     ///
     /// ```
     /// use downhill::{Device, Error, Fit, Trainer, data, optim::Sgd};
@@ -35,8 +36,11 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// Data that does not fit the model; a batch size of 0, micro-batches larger than a step, a memory that is too small; a last batch that the model does not take (see [`Fit::drop_last`]);
-    /// [`Error::Diverged`] at the first step whose loss or gradient is not finite: the weights are then those of the last finite step.
+    /// - The data does not fit the model.
+    /// - The batch size is 0, a micro-batch is larger than a step, or the memory limit is too small.
+    /// - The model does not accept the last batch of an epoch. See [`Fit::drop_last`].
+    /// - [`Error::Diverged`] at the first step whose loss or gradient is not finite. The parameters then have the values of the last finite
+    ///   step.
     pub fn fit(&mut self, data: &Dataset, fit: Fit) -> Result<History> {
         pollster::block_on(self.fit_async(data, fit))
     }
@@ -57,7 +61,7 @@ impl Trainer {
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
         self.budget = fit.memory;
         let cut = match fit.memory {
-            // Before anything changes, and also where there is no epoch to make.
+            // This runs before anything changes, and also if there are no epochs.
             None => {
                 let cut = self.settle(cut, &fit).await?;
                 self.hold(&wanted, fit.resident).await;
@@ -82,15 +86,15 @@ impl Trainer {
         self.history = History { micro_batch: cut.micro, ..History::default() };
         let result = self.epochs(data, fit, cut).await;
         self.tally = None;
-        // An error in the middle of a step: the next one starts from nothing.
+        // After an error in the middle of a step, the next step must not contain its micro-batches.
         let forgotten = self.forget_micro();
         result.and(forgotten).map(|()| self.history.clone())
     }
-    /// What the last call of [`fit`](Trainer::fit) did; if that ended in an error, the epochs that were complete by then.
+    /// Returns the reports of the last call of [`fit`](Trainer::fit). If the call failed, they cover the epochs that were complete.
     pub fn history(&self) -> &History {
         &self.history
     }
-    /// Makes the plans of an epoch, and looks whether the model takes batches of what is left.
+    /// Makes the plans of an epoch, and checks that the model accepts the batches of remaining samples.
     async fn settle(&mut self, cut: Cut, fit: &Fit<'_>) -> Result<Cut> {
         let keys = cut.keys();
         if fit.epochs == 0 {
@@ -104,13 +108,13 @@ impl Trainer {
                 }
                 Err(Error::Op { op, operands, why, place }) if left < cut.each => {
                     let advice = match cut.micro {
-                        Some(micro) if micro == left => format!("Micro-batches of {left} are not for this model: choose another size"),
+                        Some(micro) if micro == left => format!("The model does not accept micro-batches of {left}: choose another size"),
                         Some(_) => format!(
-                            "A micro-batch of what is left has {left} samples: a size that divides the batch size leaves none over, \
-                             and Fit::drop_last leaves out those of the last step"
+                            "The last micro-batch has the {left} remaining samples: choose a size that divides the batch size, and \
+                             leave out the remaining samples of the last step with Fit::drop_last"
                         ),
                         None => format!(
-                            "A batch of what is left has {left} of the {} samples: Fit::drop_last leaves those of the last step out",
+                            "The last batch has the {left} remaining of the {} samples: leave them out with Fit::drop_last",
                             cut.samples
                         ),
                     };
@@ -161,7 +165,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// An error unless `data` is what the model was made for.
+    /// Checks that `data` has the shapes and the kind of target that the model was made for.
     pub(super) fn check_data(&self, what: &str, data: &Dataset) -> Result<()> {
         let model = self.model(what)?;
         let kind = |x: Shape, target: super::TargetKind| match target {
@@ -174,11 +178,11 @@ impl Trainer {
         if data.is_empty() {
             return Err(Error::argument(what, "the data set is empty"));
         }
-        // A model without a target takes data with one, and leaves it aside.
+        // A model without a target accepts data with a target and ignores the target.
         if got.0 != model.x || (got.1 != model.target && model.target != super::TargetKind::Input) {
             return Err(Error::Input { what: what.to_string(), got: kind(got.0, got.1), want: kind(model.x, model.target) });
         }
-        // Labels and tokens must be below what the graph looks them up in.
+        // Labels and tokens must be less than the number of classes or rows that the graph indexes with them.
         let mut indices: Vec<(usize, &[u32], usize)> = Vec::new();
         if let Features::Tokens { data, .. } = data.features() {
             indices.push((0, data, model.x.elements()));

@@ -1,4 +1,4 @@
-//! Gradients: those of the last step, and those that come from elsewhere; norms and ratios of the parameters.
+//! Gradients of the last step, updates with given gradients, and the norms and ratios of the parameters.
 
 use super::{Trainer, plans::Batch};
 use crate::{
@@ -9,20 +9,20 @@ use crate::{
 };
 
 impl Trainer {
-    /// The gradient of a parameter in the last step, of all its micro-batches together; waits for it.
+    /// Returns the gradient of a parameter in the last step, and waits for the step. It is the gradient of all micro-batches together.
     ///
     /// # Errors
-    /// A name that this trainer does not have; state and frozen parameters, which have no gradient.
+    /// The trainer has no parameter of this name, or the name is of a state or a frozen parameter, which have no gradient.
     pub fn gradient(&self, name: &str) -> Result<Host<f32>> {
         let i = self.trained(name)?;
         let (flat, range) = (pollster::block_on(self.store.read_grads())?, self.store.layout().ranges[i]);
         Ok(Host::new(self.params[i].shape, flat[range.piece][range.of()].to_vec()))
     }
-    /// Each trained parameter's norms in the last step, before it, and the ratio that they gave; waits for them. It is empty for an optimizer whose
-    /// rule has no [`ratio`](crate::optim::Rule::ratio).
+    /// Returns each trained parameter's norms in the last step and the trust ratio that follows from them, and waits for the step. The norms
+    /// are measured before the update. The result is empty for an optimizer whose rule has no [`ratio`](crate::optim::Rule::ratio).
     ///
     /// # Errors
-    /// A fault of the device.
+    /// The device fails.
     pub fn trust_ratios(&self) -> Result<Vec<(String, Trust)>> {
         if !self.update.optimizer.has_ratio() {
             return Ok(Vec::new());
@@ -32,9 +32,11 @@ impl Trainer {
         let named = self.params.iter().map(|param| param.name.clone()).zip(all);
         Ok(named.zip(trained).filter(|(_, trained)| *trained).map(|(row, _)| row).collect())
     }
-    /// One step of the optimizer with these gradients, instead of those of a loss: means over several machines or batches,
-    /// say, or what another program computed. A parameter that is not named has the gradient 0. The step counts as any other (schedules,
-    /// clipping, the check that all is finite); its report has the loss NaN. [`step_again`](Trainer::step_again) repeats it.
+    /// Makes one step of the optimizer with the given gradients instead of the gradients of the loss. The gradients may be means over
+    /// several machines or batches, or come from another program.
+    ///
+    /// A parameter that is not named has the gradient 0. The step is an ordinary step for schedules, clipping and the check that all numbers
+    /// are finite. The loss in its report is NaN. [`step_again`](Trainer::step_again) repeats the step.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, init::Init, optim::Sgd};
@@ -47,8 +49,8 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// A name or a shape that this trainer does not have, a fault of the device. A gradient that is not finite is
-    /// [`Error::Diverged`], from the call that reads the reports.
+    /// A name or a shape does not fit the trainer, or the device fails. A gradient that is not finite gives [`Error::Diverged`], from the call
+    /// that reads the reports.
     pub fn apply_gradients(&mut self, gradients: &[(&str, Host<f32>)]) -> Result<()> {
         self.no_part("apply_gradients")?;
         let layout = self.store.layout();
@@ -69,14 +71,12 @@ impl Trainer {
             self.advance(Batch::Given, false).await
         })
     }
-    /// The number of a parameter that has a gradient.
+    /// Returns the number of the parameter `name`, which must have a gradient.
     fn trained(&self, name: &str) -> Result<usize> {
         let i = self.params().index(name)?;
         let why = match self.update.groups.statuses[i] {
             Status::Trained { .. } => return Ok(i),
-            Status::Frozen => {
-                "it is frozen, so that it has no gradient; name it no more in Optimizer::freeze, nor in a group of lr_scale 0"
-            }
+            Status::Frozen => "it is frozen, so it has no gradient; remove it from Optimizer::freeze and from groups whose lr_scale is 0",
             Status::State => "it is state, which has no gradient",
         };
         Err(Error::Parameter { name: name.to_string(), why: why.into() })

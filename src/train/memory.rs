@@ -1,4 +1,4 @@
-//! How much memory training takes, and the largest batch that fits.
+//! The memory that training takes, and the largest batch that fits into a memory budget.
 
 use super::{
     SOME, Trainer, check_loss,
@@ -20,7 +20,7 @@ use crate::{
 use std::cmp::Reverse;
 
 impl Memory {
-    /// What [`Trainer::new`] would take with the same arguments. Nothing is made on the device.
+    /// Returns the memory that [`Trainer::new`] would take with the same arguments. Allocates nothing on the device.
     ///
     /// ```
     /// use downhill::{Device, Graph, plan::Memory, optim::Adam};
@@ -34,7 +34,7 @@ impl Memory {
     /// ```
     ///
     /// # Errors
-    /// As [`Trainer::new`].
+    /// The errors of [`Trainer::new`].
     pub fn of(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Memory> {
         check_loss(loss)?;
         let params = loss.graph().inner.borrow().params.clone();
@@ -47,28 +47,33 @@ impl Memory {
     }
 }
 
-/// The part of a device's memory that [`Trainer::max_batch`] leaves to the driver and to whoever else uses the device: one in so many.
+/// [`Trainer::max_batch`] leaves 1/`LEFT` of the device's memory to the driver and to other programs.
 const LEFT: u64 = 10;
 
 impl Trainer {
-    /// The bytes that training on batches of `batch` samples takes, by kind and by layer, with all that this trainer keeps by now: plans of
-    /// other batch sizes and of evaluation (the latest four of each), and data sets. A trainer made of one graph has that
-    /// graph's batch size whatever is asked for. It plans, and loads and measures nothing: a kernel that is
-    /// not chosen yet is taken to be the one expected fastest.
+    /// Returns the bytes that training on batches of `batch` samples takes, by kind and by layer.
+    ///
+    /// The sum includes everything that this trainer has on the device now: data sets, and cached plans of other batch sizes and of
+    /// evaluation (the latest four of each). A trainer made from one graph always uses the batch size of the graph. This method plans a
+    /// step, but allocates and measures nothing. Where a kernel has not been chosen yet, it assumes the kernel that it expects to be
+    /// fastest.
     ///
     /// # Errors
-    /// A batch of no samples, or one that the model does not take; [`Error::Limit`] where a step on such a batch would give it.
+    /// The batch is empty, or the model does not accept its size. [`Error::Limit`] if a step would exceed a limit of the device.
     pub fn memory(&self, batch: usize) -> Result<Memory> {
         if batch == 0 {
             return Err(Error::argument("memory", "a batch has at least one sample"));
         }
         self.step_memory(Batch::Whole(if self.model.is_some() { batch } else { 0 }))
     }
-    /// The same for training in micro-batches of so many samples ([`Fit::micro_batch`](crate::Fit::micro_batch), [`accumulate`](Trainer::accumulate)), whatever
-    /// the size of the batch that they make: a second buffer of gradients, and the plan of one micro-batch.
+    /// Returns the bytes that training in micro-batches of `micro` samples takes, by kind and by layer. See
+    /// [`Fit::micro_batch`](crate::Fit::micro_batch) and [`accumulate`](Trainer::accumulate).
+    ///
+    /// The sum does not depend on the number of micro-batches in a step. It includes the plan of one micro-batch and a second buffer of
+    /// gradients.
     ///
     /// # Errors
-    /// As [`memory`](Trainer::memory); a loss whose parts do not add up, as [`accumulate`](Trainer::accumulate) says.
+    /// The errors of [`memory`](Trainer::memory), and a loss that [`accumulate`](Trainer::accumulate) refuses.
     pub fn micro_memory(&self, micro: usize) -> Result<Memory> {
         if micro == 0 {
             return Err(Error::argument("micro_memory", "a micro-batch has at least one sample"));
@@ -78,31 +83,31 @@ impl Trainer {
     fn step_memory(&self, key: Batch) -> Result<Memory> {
         Ok(self.memory_of(&self.step_plan(key)?)?.with_plans(self.others(key)))
     }
-    /// A plan to count by, not to run: no kernel is measured for it.
+    /// Returns a plan whose bytes can be counted. No kernel is measured for it.
     pub(super) fn step_plan(&self, key: Batch) -> Result<Plan> {
         let plan = match &self.graph_plan {
             Some(plan) => plan.clone(),
             None => self.draft(key.samples().unwrap_or(1))?.lower(&self.device.plan_options()),
         };
         let mut plan = self.complete(key, plan)?;
-        // Once there are buffers for the gradients of micro-batches, they stay.
+        // The buffers for gradients of micro-batches stay allocated after their first use.
         plan.micro |= self.store.holds_micro();
         Ok(plan)
     }
-    /// The bytes of what is kept besides the plan of that number.
+    /// Returns the bytes of all cached plans except the plan `key`, and of the buffer that collects outputs.
     fn others(&self, key: Batch) -> u64 {
         let training = self.plans.iter().filter(|(k, _)| *k != key).map(|(_, loaded)| loaded.engine.bytes());
         let inference = self.inference.iter().map(|(_, (f, _))| f.bytes());
         let outputs = self.collected.iter().map(|collected| collected.words() as u64 * 4);
         training.chain(inference).chain(outputs).sum()
     }
-    /// What training with epochs of such batches, and evaluating in between, may take.
+    /// Returns the most bytes that `fit` may take with batches of `batch` samples and an evaluation after each epoch.
     fn fit_bytes(&self, batch: usize) -> Result<u64> {
         let (key, fed) = (Batch::Whole(batch), None);
         let plan = self.step_plan(key)?;
         let again = engine::plan_bytes(&self.device, &plan, fed)?;
         let evaluation = match self.inference_bytes(self.evaluation.unwrap_or(batch.min(MOST))) {
-            // Then it takes fewer samples.
+            // Evaluation then uses smaller batches.
             Err(Error::Limit { .. }) => 0,
             bytes => bytes?,
         };
@@ -112,13 +117,16 @@ impl Trainer {
         let (fed, data) = (self.fed(), self.held.iter().map(Held::bytes).sum());
         engine::memory(&self.device, plan, &self.store.layout(), &self.update, plan.outputs.len(), fed, data)
     }
-    /// The largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and all limits of the device. `None` takes nine
-    /// tenths of the memory that the device says it has. It is computed, from plans of some sizes, and nothing is loaded.
+    /// Returns the largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and the limits of the device. `None`
+    /// stands for nine tenths of the memory that the device reports. The size is computed from plans of several sizes. Nothing is
+    /// allocated.
     ///
-    /// It counts [`memory`](Trainer::memory), which has the data sets that lie on the device by now; a second plan, for the last batch
-    /// of an epoch; and an evaluation in batches of the same size (or of that which was [set](Trainer::set_evaluation_batch)), whose last
-    /// batch has a plan too, and whose outputs take as much again at most. An evaluation may take larger batches while they take a few
-    /// MiB at most.
+    /// The memory of `fit` is the sum of:
+    /// - [`memory`](Trainer::memory), which includes the data sets that lie on the device now;
+    /// - a second plan, for the last batch of an epoch;
+    /// - three times the plan of an evaluation batch: the plan of full batches, the plan of the last batch, and the outputs. The batch is of
+    ///   the same size as in training, or of the size [set](Trainer::set_evaluation_batch). A real evaluation may use larger batches if they
+    ///   take a few MiB at most.
     ///
     /// ```
     /// use downhill::{Device, Trainer, data, optim::Adam};
@@ -135,8 +143,9 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Limit`] where not even one sample fits; a trainer made of one graph, whose batch is what it is; without `bytes`, a
-    /// device that does not say how much memory it has.
+    /// - [`Error::Limit`] if not even one sample fits.
+    /// - The trainer was made from one graph, so its batch size is fixed.
+    /// - `bytes` is `None`, and the device does not report how much memory it has.
     pub fn max_batch(&self, bytes: Option<u64>) -> Result<usize> {
         self.model("max_batch")?;
         let unknown = || Error::argument("max_batch", format!("how much memory {} has is not known; give the bytes", self.device));
@@ -145,7 +154,8 @@ impl Trainer {
             None => self.device.memory_bytes().map(|all| all - all / LEFT).ok_or_else(unknown)?,
         };
         let need = |batch: usize| self.fit_bytes(batch);
-        // Some layers take no batch of one; what is wrong with two, other than their size, is wrong with the model.
+        // Some layers accept no batch of one sample, so the search starts at two. If two samples exceed a limit, one sample may still fit.
+        // Any other error at two samples is a mistake in the model.
         let first = match need(SOME) {
             Err(Error::Limit { .. }) => (1, need(1)?),
             other => (SOME, other?),
@@ -158,18 +168,19 @@ impl Trainer {
     }
 }
 
-/// The largest batch, of `most` samples at most, that takes no more than the budget, found from a first one and its bytes; `None` where
-/// not even one sample fits.
+/// Returns the largest batch size, at most `most`, whose bytes fit into the budget. `first` is a batch size and its bytes, from which the
+/// search starts. `None` where not even one sample fits.
 fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64, most: usize) -> Option<usize> {
     let (mut low, mut used) = if first.1 <= budget { first } else { (1, need(1).unwrap_or(first.1)) };
     if used > budget {
         return None;
     }
-    // Samples that do not fit, and their bytes unless a limit or the number of elements of a tensor comes first.
+    // A batch size that does not fit, and its bytes. The bytes are `None` if the plan exceeds a limit or a tensor has too many elements.
     let mut high: Option<(usize, Option<u64>)> = if low < first.0 { Some((first.0, None)) } else { most.checked_add(1).map(|n| (n, None)) };
     let mut slope = 0.0;
     for round in 0.. {
-        // Memory is nearly a line over the batch: where it meets the budget. Where a limit comes first, halves find it.
+        // Memory grows nearly linearly with the batch size. The next size is the point where the line meets the budget. If a limit
+        // comes first, bisection finds it.
         if let Some((batch, Some(bytes))) = high {
             slope = (bytes - used) as f64 / (batch - low) as f64;
         }
@@ -194,15 +205,15 @@ fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64
 }
 
 impl Trainer {
-    /// How many samples a micro-batch has, for batches that `cut` makes, so that all of it fits into `bytes`: `None` where whole
-    /// batches do. `validation` are the samples that are evaluated after each epoch.
+    /// Returns the largest size of a micro-batch for which training with the batches of `cut` fits into `bytes`. `None` where whole
+    /// batches fit. `validation` is the number of samples evaluated after each epoch.
     pub(super) fn fitting(&self, bytes: u64, cut: &Cut, validation: Option<usize>) -> Result<Option<usize>> {
         let inference = |samples: usize| match self.inference_bytes(samples) {
-            // Then it takes fewer samples.
+            // Evaluation then uses smaller batches.
             Err(Error::Limit { .. }) => Ok(0),
             other => other,
         };
-        // Two plans, and what their outputs are read through.
+        // Two plans, and the buffer that collects their outputs.
         let evaluation = |size: usize| match (validation, self.evaluation) {
             (None, _) => Ok(0),
             (Some(n), Some(size)) => inference(size.min(n)).map(|bytes| 3 * bytes),
@@ -218,7 +229,7 @@ impl Trainer {
             let rest = keys.iter().skip(1).map(|&key| engine::plan_bytes(&self.device, &self.step_plan(key)?, self.fed()));
             Ok(alone(keys[0])? + rest.sum::<Result<u64>>()?)
         };
-        // Some layers take no batch of one.
+        // Some layers accept no batch of one sample.
         let all = |micro: Option<usize>| match all(Cut { micro, ..*cut }) {
             Err(Error::Op { .. }) if cut.each > 1 => all(Cut { micro, ..*cut }.joined()),
             other => other,
@@ -263,7 +274,7 @@ impl Trainer {
     fn fed(&self) -> Option<engine::Fed<'_>> {
         self.held.iter().find_map(Held::fed)
     }
-    /// Bytes of weights, gradients, those of micro-batches, and states.
+    /// Returns the bytes of weights, gradients, gradients of micro-batches, and states.
     fn flat_bytes(&self) -> u64 {
         let layout = self.store.layout();
         let trained = layout.trained_elements() * (2 + self.update.optimizer.states().len());

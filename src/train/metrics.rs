@@ -1,10 +1,10 @@
-//! Metrics: how good predictions are. All of them are computed in `f64`.
+//! Metrics of predictions. All metrics are computed in `f64`.
 //!
-//! Predictions that are not finite are an error, as in scikit-learn: no number says how good they are. Scores may be infinite, since a
-//! class that is masked has −∞, but not NaN.
+//! A prediction that is not finite is an error, as in scikit-learn. Scores may be infinite, because a masked class has the score −∞.
+//! Scores may not be NaN.
 //!
-//! `scores` are what a model says of each class, `[n, classes]` row-major: logits, log-probabilities or probabilities. The class
-//! with the largest score is predicted; of equal ones the first.
+//! `scores` is the model's output `[n, classes]`, row-major: logits, log-probabilities or probabilities. The predicted class is the class
+//! with the largest score. If several classes have the largest score, the first of them is predicted.
 
 use crate::{
     data::{check_finite, check_labels},
@@ -13,17 +13,18 @@ use crate::{
 };
 use std::fmt;
 
-/// The predicted class of each row.
+/// Returns the predicted class of each row.
 ///
 /// # Errors
-/// [`Error::NonFinite`] for a NaN, which has no place in an order; [`Error::Argument`] for scores that are no whole rows.
+/// [`Error::NonFinite`] for a NaN, because a NaN cannot be ordered. [`Error::Argument`] if the number of scores is no multiple of
+/// `classes`.
 pub fn argmax(scores: &[f32], classes: usize) -> Result<Vec<u32>> {
     check_scores(scores, classes)?;
     let largest = |row: &[f32]| (1..classes).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32;
     Ok(scores.chunks_exact(classes).map(largest).collect())
 }
 
-/// The share of rows whose label has the largest score.
+/// Returns the share of rows whose label has the largest score.
 ///
 /// ```
 /// use downhill::train::metrics::accuracy;
@@ -33,16 +34,16 @@ pub fn argmax(scores: &[f32], classes: usize) -> Result<Vec<u32>> {
 /// ```
 ///
 /// # Errors
-/// Those of [`argmax`]; [`Error::Label`] for a label beyond the classes; [`Error::Argument`] where the rows are not as many as the
-/// labels, or there are none.
+/// The errors of [`argmax`]. [`Error::Label`] for a label that is not less than `classes`. [`Error::Argument`] if the number of rows and
+/// the number of labels differ, or are 0.
 pub fn accuracy(scores: &[f32], classes: usize, labels: &[u32]) -> Result<f64> {
     top_k(scores, classes, labels, 1)
 }
 
-/// The share of rows whose label is among the `k` largest scores.
+/// Returns the share of rows whose label is among the `k` largest scores.
 ///
 /// # Errors
-/// Those of [`accuracy`], and [`Error::Argument`] where `k` is not in `1..=classes`.
+/// The errors of [`accuracy`], and [`Error::Argument`] if `k` is not in `1..=classes`.
 pub fn top_k(scores: &[f32], classes: usize, labels: &[u32], k: usize) -> Result<f64> {
     check(scores, classes, labels)?;
     if k == 0 || k > classes {
@@ -57,12 +58,12 @@ pub fn top_k(scores: &[f32], classes: usize, labels: &[u32], k: usize) -> Result
     Ok(hits as f64 / labels.len() as f64)
 }
 
-/// The share of rows on the right side of `threshold`, for a model with one output: 0.5 for a probability, 0.0 for a logit. Targets
-/// are 0.0 and 1.0; a score equal to the threshold predicts 0.
+/// Returns the share of rows that a model with one output predicts correctly. A score greater than `threshold` predicts 1. Any other
+/// score predicts 0. The threshold is 0.5 for probabilities and 0.0 for logits. Targets are 0.0 or 1.0.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths, none, or a threshold of NaN; [`Error::NonFinite`] for a score of NaN, or a target that
-/// is not finite.
+/// [`Error::Argument`] if the lengths differ or are 0, or the threshold is NaN. [`Error::NonFinite`] if a score is NaN or a target is
+/// not finite.
 pub fn binary_accuracy(scores: &[f32], targets: &[f32], threshold: f32) -> Result<f64> {
     check_lengths("binary_accuracy", scores, targets)?;
     check_scores(scores, 1)?;
@@ -74,33 +75,34 @@ pub fn binary_accuracy(scores: &[f32], targets: &[f32], threshold: f32) -> Resul
     Ok(hits as f64 / scores.len() as f64)
 }
 
-/// The mean absolute error, mean |y − t|.
+/// Returns the mean absolute error, mean |y − t|.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a number that is not finite.
+/// [`Error::Argument`] if the lengths differ or are 0. [`Error::NonFinite`] for a number that is not finite.
 pub fn mae(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_pairs("mae", predictions, targets)?;
     Ok(sum(predictions, targets, |d| d.abs()) / targets.len() as f64)
 }
 
-/// The root of the mean squared error, √(mean (y − t)²), in the unit of the targets.
+/// Returns the root of the mean squared error, √(mean (y − t)²), in the unit of the targets.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a number that is not finite.
+/// [`Error::Argument`] if the lengths differ or are 0. [`Error::NonFinite`] for a number that is not finite.
 pub fn rmse(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_pairs("rmse", predictions, targets)?;
     Ok((sum(predictions, targets, |d| d * d) / targets.len() as f64).sqrt())
 }
 
-/// The coefficient of determination, R² = 1 − Σ(y − t)² / Σ(t − mean t)²: 1 is perfect, 0 no better than the mean of the targets.
-/// Where all targets are equal it is 1 for a perfect prediction and 0 for any other, as in scikit-learn.
+/// Returns the coefficient of determination, R² = 1 − Σ(y − t)² / Σ(t − mean t)². Perfect predictions have R² = 1. Predictions as good
+/// as the mean of the targets have R² = 0. If all targets are equal, the result is 1 for perfect predictions and 0 otherwise, as in
+/// scikit-learn.
 ///
 /// # Errors
-/// [`Error::Argument`] for different lengths or none; [`Error::NonFinite`] for a number that is not finite.
+/// [`Error::Argument`] if the lengths differ or are 0. [`Error::NonFinite`] for a number that is not finite.
 pub fn r2(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     check_pairs("r2", predictions, targets)?;
     let residual = sum(predictions, targets, |d| d * d);
-    // Not by the sum below: rounding makes that of equal targets a tiny number.
+    // The sum below cannot detect equal targets, because rounding may make it a tiny number instead of 0.
     if targets.iter().all(|t| *t == targets[0]) {
         return Ok(if residual == 0.0 { 1.0 } else { 0.0 });
     }
@@ -108,10 +110,10 @@ pub fn r2(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     Ok(1.0 - residual / targets.iter().map(|&t| (t as f64 - mean).powi(2)).sum::<f64>())
 }
 
-/// How often each class was taken for each other.
+/// A confusion matrix, which counts the rows by true class and predicted class.
 ///
-/// `Display` prints it as a table: a row for each true class, a column for each predicted one, then the recall of each row and,
-/// below, the precision of each column.
+/// `Display` prints a table with a row for each true class and a column for each predicted class. The last column has the recall of each
+/// true class. The last row has the precision of each predicted class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfusionMatrix {
     classes: usize,
@@ -121,10 +123,10 @@ pub struct ConfusionMatrix {
 }
 
 impl ConfusionMatrix {
-    /// From all scores at once.
+    /// Counts the predictions of all rows.
     ///
     /// # Errors
-    /// Those of [`accuracy`]; [`Error::Argument`] where there is no memory for a table of so many classes.
+    /// The errors of [`accuracy`]. [`Error::Argument`] if there is not enough memory for `classes`² counts.
     pub fn new(scores: &[f32], classes: usize, labels: &[u32]) -> Result<ConfusionMatrix> {
         check(scores, classes, labels)?;
         let (mut counts, cells) = (Vec::new(), classes.saturating_mul(classes));
@@ -135,31 +137,31 @@ impl ConfusionMatrix {
         }
         Ok(ConfusionMatrix { classes, counts, names: (0..classes).map(|c| c.to_string()).collect() })
     }
-    /// With names for the classes that have one.
+    /// Sets the names of the classes. Without a name, a class has its number as a name.
     pub fn with_names(mut self, names: &[String]) -> ConfusionMatrix {
         self.names.iter_mut().zip(names).for_each(|(to, name)| to.clone_from(name));
         self
     }
-    /// How many classes there are: the table's rows, and its columns.
+    /// Returns the number of classes, which is the number of rows and of columns.
     pub fn classes(&self) -> usize {
         self.classes
     }
-    /// How many of class `label` were taken for class `predicted`; 0 for a class there is not.
+    /// Returns the number of rows of class `label` that were predicted as class `predicted`. It is 0 for a class that does not exist.
     pub fn count(&self, label: usize, predicted: usize) -> u64 {
         match label < self.classes && predicted < self.classes {
             true => self.counts[label * self.classes + predicted],
             false => 0,
         }
     }
-    /// The share of rows on the diagonal.
+    /// Returns the share of rows that were predicted correctly.
     pub fn accuracy(&self) -> f64 {
         (0..self.classes).map(|c| self.count(c, c)).sum::<u64>() as f64 / self.counts.iter().sum::<u64>() as f64
     }
-    /// Of the rows taken for `class`, the share that is of it; `None` where there are none.
+    /// Returns the share of correct rows among the rows that were predicted as `class`. `None` where no row was predicted as `class`.
     pub fn precision(&self, class: usize) -> Option<f64> {
         share(self.count(class, class), (0..self.classes).map(|label| self.count(label, class)).sum())
     }
-    /// Of the rows of `class`, the share taken for it; `None` where there are none.
+    /// Returns the share of correct rows among the rows whose label is `class`. `None` where no row has this label.
     pub fn recall(&self, class: usize) -> Option<f64> {
         share(self.count(class, class), (0..self.classes).map(|predicted| self.count(class, predicted)).sum())
     }

@@ -53,38 +53,40 @@ struct Loaded {
     plan: String,
 }
 
-/// A batch, or a micro-batch, whose report has not come yet.
+/// A batch, or a micro-batch, whose report has not been read yet.
 #[derive(Clone, Copy)]
 struct Made {
     row: StepRow,
     samples: usize,
-    /// Whether its gradients were given, so that it has no loss.
+    /// Whether the caller gave the gradients. Such a step has no loss.
     given: bool,
 }
 
 /// The loss of one step, how large its gradients were and, for a classifier, its accuracy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// From 0.
+    /// The number of the step. The first step is 0.
     pub step: u64,
-    /// Before this step's update.
+    /// The loss of the batch, measured before the step's update.
     pub loss: f32,
-    /// The share of this batch's labels predicted before the step's update, for a classifier; `None` where none of them counts.
+    /// The share of the batch's labels that the model predicted before the step's update. `None` where the model is no classifier, or
+    /// the loss ignores every label of the batch.
     pub accuracy: Option<f32>,
-    /// Of the batch, all micro-batches together; for a graph of your own, the first axis of its first input.
+    /// The number of samples in the batch, summed over its micro-batches. For a graph of your own, the size of the first axis of the
+    /// first input.
     pub samples: usize,
-    /// The norm of the gradients of all trained parameters together, before clipping: what [`clip_norm`](Optimizer::clip_norm) bounds.
-    /// Gradients are those of the whole batch. It is infinite where it is larger than any `f32`.
+    /// The norm of the gradient before clipping, over all trained parameters together. [`clip_norm`](Optimizer::clip_norm) bounds this
+    /// norm. The gradient is the gradient of the whole batch. The norm is infinite where it exceeds the largest `f32`.
     pub grad_norm: f32,
-    /// The largest magnitude of an element of these gradients, before clipping: what [`clip_value`](Optimizer::clip_value) bounds.
+    /// The largest magnitude of an element of the gradient, before clipping. [`clip_value`](Optimizer::clip_value) bounds this magnitude.
     pub grad_max: f32,
 }
 
-/// A model in training.
+/// Trains a model on a device.
 ///
-/// Two levels: [`Trainer::new`] takes the loss of a graph of your own and makes one step at a time;
-/// [`Trainer::for_data`] takes a model as a function and also does [`fit`](Trainer::fit),
-/// [`evaluate`](Trainer::evaluate) and [`predict`](Trainer::predict), at any batch size.
+/// There are two ways to make a trainer. [`Trainer::new`] takes the loss of a graph of your own. Such a trainer makes one step at a
+/// time. [`Trainer::for_data`] takes the model as a function. Such a trainer works at any batch size and also offers
+/// [`fit`](Trainer::fit), [`evaluate`](Trainer::evaluate) and [`predict`](Trainer::predict).
 ///
 /// ```
 /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
@@ -104,66 +106,71 @@ pub struct Trainer {
     update: Updater,
     store: Store,
     params: Vec<ParamDef>,
-    /// `None` where the trainer was made of one graph.
+    /// The model as functions. `None` where `Trainer::new` made the trainer from one graph.
     model: Option<Model>,
-    /// The summary of that one graph.
+    /// The summary of the graph, where `Trainer::new` made the trainer.
     graph_summary: String,
-    /// What is computed in a step of that one graph.
+    /// The plan of the graph without the update, where `Trainer::new` made the trainer.
     graph_plan: Option<Plan>,
     /// Plans of the training graph.
     plans: Latest<Batch, Loaded>,
-    /// Plans of the inference graph by batch size, and what each keeps.
+    /// Plans of the inference graph by batch size. `Tracked` describes the numbers that a batch of the plan reports.
     inference: Latest<usize, (Compiled, Tracked)>,
-    /// Samples of a batch of evaluation, where somebody said so.
+    /// The batch size of evaluation, where the user set it.
     evaluation: Option<usize>,
     small: Option<evaluate::Small>,
-    /// The bytes that the last call of `fit` was given, if it was.
+    /// The memory budget of the last call of `fit`, where it had one.
     budget: Option<u64>,
     seed: u64,
     step: u64,
     epoch: u64,
-    /// Micro-batches of the next step so far.
+    /// The number of micro-batches that the next step has so far.
     micro: u32,
-    /// Batches computed so far: the next one's number in the ring.
+    /// The number of batches computed so far. It is also the number of the next batch in the ring.
     batches: u64,
-    /// Those that are run next, in memory that is used again.
+    /// The batches of the last submit. The vector is reused by the next submit.
     rows: Vec<StepRow>,
-    /// Whether those of before fetched their batches.
+    /// Whether the batches of the last submit were fetched from a data set on the device.
     fed: bool,
-    /// The plan of the last step, whose inputs still hold its batch.
+    /// The plan of the last step. Its inputs still hold the last batch.
     last: Option<Batch>,
     ring: Ring,
-    /// What a step leaves there.
+    /// Describes the numbers that a step writes into the ring.
     kept: Tracked,
-    /// Batches whose loss has not been asked for yet; then those that have not come.
+    /// Batches whose numbers have not been requested from the device yet.
     unread: Vec<Made>,
+    /// Batches whose numbers have been requested, but have not arrived yet.
     asked: Vec<Made>,
-    /// What the micro-batches of a step add up to, as far as they have come.
+    /// The sums over the micro-batches of a step whose numbers have arrived.
     part: Tally,
-    /// Of the latest steps.
+    /// The reports of the latest steps.
     reports: VecDeque<StepReport>,
-    /// The loss of the last step that was made.
+    /// The loss of the latest step whose report has arrived.
     loss: f32,
-    /// What the steps of an epoch that is under way add up to, and the loss of each.
+    /// The sums over the steps of the current epoch, and the loss of each step.
     tally: Option<(Tally, Vec<f32>)>,
     history: History,
-    /// Data sets that are on the device.
+    /// The data sets that lie on the device.
     held: Vec<feed::Held>,
-    /// What outputs are read through.
+    /// The buffer that collects outputs on a GPU before they are read.
     collected: Option<Arc<Collected>>,
-    /// What was counted by what is gone.
+    /// The counters of plans, data sets and buffers that have been dropped.
     gone: Counters,
 }
 
 impl Trainer {
-    /// Trains the parameters of a graph so that `loss`, a single number, falls. The graph may be dropped afterwards.
+    /// Makes a trainer for the parameters of a graph. Its steps reduce `loss`, which must be a single number. The graph may be dropped
+    /// afterwards.
     ///
-    /// Parameters that the loss does not depend on are named in the log (crate [`log`], at level `warn`): they stay as they are, but for
-    /// weight decay.
+    /// Some parameters may have no influence on the loss. A warning names them (crate [`log`], level `warn`). Training changes them by
+    /// weight decay alone.
     ///
     /// # Errors
-    /// The graph's first mistake, with its line; a loss that is not a single number, or depends on no trained parameter; a graph made by
-    /// [`Graph::inference`] in which a layer is not as in training; an optimizer's option out of range; a limit of the device.
+    /// - The graph has a mistake. The error names the line of the first mistake.
+    /// - The loss is not a single number, or depends on no trained parameter.
+    /// - [`Graph::inference`] made the graph, and one of its layers works differently in training.
+    /// - An option of the optimizer is out of range.
+    /// - The model exceeds a limit of the device.
     pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         pollster::block_on(Trainer::new_async(device, loss, optimizer))
     }
@@ -181,9 +188,10 @@ impl Trainer {
         trainer.load_plan(Batch::Whole(0), whole).await?;
         Ok(trainer)
     }
-    /// Trains `model`, a function from a batch `[n, …]` of the samples of `data` to its output, so that
-    /// `loss(output, target)` falls. The target is `[n, …]` labels or values as the data has them; the model's input for
-    /// data without a target.
+    /// Makes a trainer for a model that is a function. Its steps reduce `loss(output, target)`.
+    ///
+    /// `model` maps a batch `[n, …]` of samples of `data` to the output. The target is the batch's labels or values, `[n, …]`. If `data`
+    /// has no target, the target is the model's input.
     ///
     /// ```
     /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
@@ -201,8 +209,8 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// As [`Trainer::new`]. The model is tried with a few samples, and shapes in an error have `n` where their size is that of a batch:
-    /// `matmul: [n, 784] × fc2.weight [10, 512]: inner dimensions 784 and 512 differ`.
+    /// The errors of [`Trainer::new`]. `for_data` tries the model with a few samples, before any batch size is known. The shapes in an
+    /// error therefore name the batch size `n`: `matmul: [n, 784] × fc2.weight [10, 512]: inner dimensions 784 and 512 differ`.
     pub fn for_data(
         device: &Device,
         data: &Dataset,
@@ -229,7 +237,7 @@ impl Trainer {
         trainer.model = Some(model);
         Ok(trainer)
     }
-    /// Without a plan; so many numbers of a step are to be read.
+    /// Makes a trainer that has no plan yet. Each step writes `width` numbers into the ring.
     async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, width: usize, kept: Tracked) -> Result<Trainer> {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
@@ -275,28 +283,31 @@ impl Trainer {
             gone: Counters::default(),
         })
     }
-    /// Starts again from the initial weights of `seed` (0 without this), which also decides shuffles and dropout.
+    /// Sets the seed and initialises the parameters again. The seed decides initial values, shuffles and dropout. A new trainer has
+    /// seed 0.
     pub fn seed(mut self, seed: u64) -> Result<Trainer> {
         self.store.reset(&self.params, Some(&self.update), seed)?;
         (self.seed, self.step, self.epoch) = (seed, 0, 0);
         self.forget()?;
         Ok(self)
     }
-    /// The device it trains on.
+    /// Returns the device that the trainer runs on.
     pub fn device(&self) -> &Device {
         &self.device
     }
-    /// Steps made so far.
+    /// Returns the number of steps made so far.
     pub fn steps(&self) -> u64 {
         self.step
     }
-    /// The learning rate of the next step.
+    /// Returns the learning rate of the next step.
     pub fn lr(&self) -> f64 {
         self.update.optimizer.lr(self.step + 1)
     }
-    /// Sets the optimizer's learning rate for all steps from the next one on: what a [`Schedule`](crate::optim::Schedule) and the scale
-    /// of a group multiply. After [`Error::Diverged`] training goes on with a smaller one. Checkpoints do not have it: set it again
-    /// after loading one.
+    /// Sets the optimizer's base learning rate, from the next step on. The [`Schedule`](crate::optim::Schedule) and the scales of groups
+    /// multiply this rate.
+    ///
+    /// After [`Error::Diverged`], training can go on with a smaller rate. A checkpoint does not contain the rate. Set it again after
+    /// loading a checkpoint.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::{Schedule, Sgd}};
@@ -311,16 +322,16 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Argument`] for a rate that is not finite and positive; it then stays as it was.
+    /// [`Error::Argument`] for a rate that is not finite and positive. The rate is then unchanged.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.update.optimizer.set_lr(lr)
     }
-    /// The trained tensors and state: read, write, save and load them.
+    /// Returns a handle to the parameters and the state. The handle reads, sets, saves and loads them.
     pub fn params(&self) -> Params<'_> {
         Params::new(self)
     }
-    /// What was done so far on a GPU (steps, submits, dispatches, bytes, waits), in training and inference together; `None` on
-    /// the CPU.
+    /// Returns counts of the work done on a GPU so far: steps, submits, dispatches, bytes and waits. The counts cover training and
+    /// inference together. `None` on the CPU device.
     pub fn counters(&self) -> Option<Counters> {
         self.device.as_gpu()?;
         let plans = self.plans.iter().filter_map(|(_, p)| p.engine.gpu()).map(|exec| exec.counters());
@@ -330,11 +341,11 @@ impl Trainer {
         Some(plans.chain(inference).chain(data).chain(outputs).chain([self.ring.counters(), self.gone]).sum())
     }
 
-    /// Compiles tensors of a graph whose parameters are this trainer's, by name: they use the trained buffers, without a
-    /// copy, and see every later step.
+    /// Compiles tensors of another graph. Parameters of that graph are matched to the trainer's parameters by name. The compiled
+    /// function reads the trainer's own buffers, so it uses the values of the latest step.
     ///
     /// # Errors
-    /// A parameter that this trainer does not have, or has in another shape; as [`Device::compile`].
+    /// A parameter that this trainer does not have, or has in another shape, and the errors of [`Device::compile`].
     pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
         let options = self.device.plan_options();
         let draft = Draft::new(outputs, &[], &options)?;
@@ -345,7 +356,7 @@ impl Trainer {
         })
     }
 
-    /// Makes sure that there is a plan for such a batch, if it has samples.
+    /// Makes and loads the plan for a batch, unless the plan exists or the batch is empty.
     async fn plan(&mut self, key: Batch) -> Result<()> {
         let none = self.model.is_some() && key.samples() == Some(0);
         if none || self.plans.get(key).is_some() {
@@ -354,7 +365,7 @@ impl Trainer {
         let plan = self.complete(key, self.computed(key).await?)?;
         self.load_plan(key, plan).await
     }
-    /// A plan of what is computed for such a batch, with kernels that were measured.
+    /// Returns the plan for a batch without the update. Its kernels have been measured.
     async fn computed(&self, key: Batch) -> Result<Plan> {
         let options = self.device.plan_options();
         match (&self.model, key.samples()) {
@@ -371,7 +382,7 @@ impl Trainer {
         }
         Ok(draft)
     }
-    /// Adds the update to what is computed.
+    /// Adds the optimizer's update to a plan.
     fn complete(&self, key: Batch, mut plan: Plan) -> Result<Plan> {
         plan.bind_params(&self.params)?;
         let weight = match key {
@@ -389,7 +400,7 @@ impl Trainer {
     }
     async fn load_plan(&mut self, key: Batch, plan: Plan) -> Result<()> {
         let (inputs, batch, text) = (plan.inputs.clone(), samples(&plan), plan.to_string());
-        // What steps that are queued still use stays with the device until they are done.
+        // Queued steps may still use buffers of the old plan. The device frees those buffers after the steps.
         if let Some(old) = self.plans.room(self.last) {
             self.gone = old.engine.gpu().map(|exec| exec.counters()).into_iter().chain([self.gone]).sum();
         }
@@ -397,7 +408,7 @@ impl Trainer {
         self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
         Ok(())
     }
-    /// Lets go of all plans, and of what outputs are read through.
+    /// Drops all plans and the buffer that collects outputs.
     fn release(&mut self) {
         let training = self.plans.take().filter_map(|loaded| loaded.engine.gpu().map(|exec| exec.counters())).collect::<Vec<_>>();
         let inference = self.inference.take().filter_map(|(f, _)| f.counters());
@@ -411,13 +422,14 @@ impl Trainer {
     }
 }
 
-/// A batch size to look at a model with. Not 1: a loss that was not reduced is one number there.
+/// The batch size that a model is tried with. It is not 1, because at batch size 1 a loss that was not reduced is a single number too.
 const SOME: usize = 2;
 
-/// Plans that are kept of training, and as many of inference: those of an epoch's batches and of its last one, twice.
+/// The largest number of plans cached for training, and for inference. An epoch needs two plans, one for full batches and one for the
+/// last batch. The cache has room for two epochs of different batch sizes.
 const PLANS: usize = 4;
 
-/// An error unless this is what training can bring down.
+/// Checks that training can minimise the loss: it is one float, and its graph is a training graph without mistakes.
 fn check_loss(loss: Tensor) -> Result<()> {
     let (g, shape) = (loss.graph(), loss.shape());
     g.check()?;
@@ -431,18 +443,19 @@ fn check_loss(loss: Tensor) -> Result<()> {
     g.check()
 }
 
-/// The samples of a batch: the first axis of the first input.
+/// Returns the number of samples in a batch, which is the size of the first input's first axis.
 fn samples(plan: &Plan) -> usize {
     plan.inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1)
 }
 
-/// What a step computes: the outputs (the loss first) and the gradients, before kernels are chosen.
+/// Returns the draft of a step, before kernels are chosen. It computes the outputs, the loss first, and the gradients.
 #[track_caller]
 fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor, statuses: &[Status]) -> Result<Draft> {
     Draft::new(outputs, &gradients(loss, statuses)?.0, &device.plan_options())
 }
 
-/// What a step computes for each parameter, and the names of the trained parameters that the loss does not depend on.
+/// Returns the tensor that a step computes for each parameter: a gradient, or the next value of a state. Also returns the names of
+/// the trained parameters that the loss does not depend on.
 #[track_caller]
 fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Tensor<'g>>>, Vec<String>)> {
     check_loss(loss)?;
@@ -466,9 +479,9 @@ fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Te
     Ok((grads, idle))
 }
 
-/// An error for the first value that is NaN or infinite.
+/// Returns an error for the first value that is NaN or infinite.
 fn check_finite(input: usize, data: &Host<f32>) -> Result<()> {
-    // A sum is not finite where a term is not; only then is the term looked for.
+    // Each chunk is first checked by a sum, which is fast. The bad value is searched for only if a sum fails.
     if data.f().chunks(1024).all(|c| c.iter().map(|x| x * 0.0).sum::<f32>() == 0.0) {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! A model as functions, from which a graph of any batch size is written.
+//! A model as functions. `Model` writes the graph of the model for any batch size.
 
 use super::{
     SOME, gradients,
@@ -29,10 +29,10 @@ pub(super) struct Model {
     facts: Facts,
 }
 
-/// What a model is compared with.
+/// The target that the loss compares the model's output with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum TargetKind {
-    /// Its own input.
+    /// The model's own input.
     Input,
     Labels(Shape),
     Values(Shape),
@@ -48,28 +48,29 @@ impl TargetKind {
     }
 }
 
-/// What a model's output has to do with the samples. It is found out once, from the outputs of two batch sizes: those of one may
-/// look like something else by chance, such as `[time, n, classes]` where n is as large as the time.
+/// Properties of the model's output. `Model::new` finds them once by writing the model for two batch sizes and comparing the shapes of
+/// the outputs. One batch size would not be enough, because two axes may have the same size by chance. For example, `n` may equal
+/// `time` in `[time, n, classes]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Facts {
-    /// Whether it is one score for each class of each label.
+    /// Whether the output has one score for each class of each label.
     classifies: bool,
     join: Join,
 }
 
-/// How the outputs of several batches become one.
+/// How the outputs of several batches are joined into one output.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Join {
-    /// One after the other along the one axis that grows with the batch.
+    /// Exactly one axis grows with the batch. Outputs are concatenated along this axis.
     Along(usize),
-    /// It does not grow: the mean, weighted by samples.
+    /// The output does not grow with the batch. Outputs are averaged, weighted by samples.
     Mean,
-    /// More than one axis grows: number after number.
+    /// More than one axis grows with the batch. Outputs are flattened and concatenated.
     Flat,
 }
 
 impl Facts {
-    /// From the shape of the output, and of what it is compared with, at one or two batch sizes.
+    /// Finds the facts from the shapes of output and target, at one or two batch sizes.
     fn of(shapes: &[(Shape, Shape)]) -> Facts {
         let classifies = shapes.iter().all(|(scores, labels)| {
             let rows = scores.without(scores.rank().saturating_sub(1));
@@ -89,11 +90,11 @@ impl Facts {
     }
 }
 
-/// What a graph of the model has.
+/// The tensors of the model in one graph.
 pub(super) struct Written<'g> {
     pub output: Tensor<'g>,
     pub loss: Tensor<'g>,
-    /// The loss, and what else of a batch is to be kept.
+    /// The numbers that a batch reports: the loss first, then the others that `kept` describes.
     pub numbers: Vec<Tensor<'g>>,
     pub kept: Tracked,
 }
@@ -107,14 +108,14 @@ impl Model {
             g.check().map(|()| (output.shape(), y.shape()))
         };
         let first = shapes(SOME).map_err(|error| told_for_any(error, |batch| shapes(batch).err()))?;
-        // A model need not take every batch size. One that takes no other than that is what it is there.
+        // A model need not accept every batch size. If no other size works, the facts come from the first size alone.
         let other = [3, 4, 6, 8, 16].into_iter().find_map(|batch| shapes(batch).ok());
         let labels = matches!(target, TargetKind::Labels(_));
         let facts = Facts::of(&[Some(first), other].into_iter().flatten().collect::<Vec<_>>());
         model.facts = Facts { classifies: labels && facts.classifies, ..facts };
         Ok(model)
     }
-    /// Whether it can be trained, as far as that shows without a batch.
+    /// Checks that the model can be trained with the optimizer, as far as this can be checked without data.
     pub fn try_with(&self, optimizer: &Optimizer) -> Result<()> {
         let at = |batch| {
             let g = Graph::training();
@@ -127,11 +128,11 @@ impl Model {
     pub fn join(&self) -> Join {
         self.facts.join
     }
-    /// How many labels a sample has.
+    /// Returns the number of labels of a sample.
     pub fn labels(&self) -> usize {
         if let TargetKind::Labels(sample) = self.target { sample.elements() } else { 0 }
     }
-    /// The output, and what it is compared with.
+    /// Returns the output and the target.
     fn output<'g>(&self, g: &'g Graph, batch: usize) -> Result<(Tensor<'g>, Tensor<'g>)> {
         let batched =
             |s: Shape| s.batched(batch).ok_or_else(|| Error::argument("data", format!("samples of shape {s} have too many axes")));
@@ -146,25 +147,25 @@ impl Model {
     pub fn write<'g>(&self, g: &'g Graph, batch: usize) -> Result<Written<'g>> {
         let (output, y) = self.output(g, batch)?;
         let loss = (self.loss)(output, y);
-        // What fit and evaluate could not feed.
+        // `fit` and `evaluate` can feed the inputs of the data only.
         if g.inner.borrow().inputs.len() != 1 + usize::from(self.target != TargetKind::Input) {
             let why = "a model for data has the inputs that the data gives; use constants, or Trainer::new with a graph of your own";
             return Err(Error::argument("model", why));
         }
-        // Which label the loss ignores is known once it is written.
+        // The loss has been written by now, so the graph knows which label the loss ignores.
         let ignored = g.inner.borrow().inputs.get(1).and_then(|y| y.classes?.ignored);
         let accuracy = (self.facts.classifies && !output.is_dead()).then(|| g.at(output.place(), || accuracy(output, y, ignored)));
         g.check()?;
         let (kept, numbers) = Tracked::of(loss, accuracy);
         Ok(Written { output, loss, numbers, kept })
     }
-    /// A step on `batch` samples, before its kernels are chosen, and what it keeps.
+    /// Returns the draft of a training step on `batch` samples, and the description of the numbers that the step reports.
     pub fn draft(&self, device: &Device, batch: usize, statuses: &[Status]) -> Result<(Draft, Tracked)> {
         let g = Graph::training();
         let written = self.write(&g, batch)?;
         Ok((training_draft(device, &written.numbers, written.loss, statuses)?, written.kept))
     }
-    /// Output, and what is kept, of an inference on `batch` samples.
+    /// Returns the draft of an inference on `batch` samples, and the description of the numbers that it reports.
     pub fn inference(&self, device: &Device, batch: usize) -> Result<(Draft, Tracked)> {
         let g = Graph::inference();
         let written = self.write(&g, batch)?;
@@ -173,11 +174,12 @@ impl Model {
     }
 }
 
-/// The share of labels predicted. Those that are ignored do not count: then it is also said how many do.
+/// Returns the share of labels that are predicted. If the loss ignores a label, such labels do not count, and the second tensor is the
+/// number of labels that count.
 fn accuracy<'g>(scores: Tensor<'g>, labels: Tensor<'g>, ignored: Option<u32>) -> Accuracy<'g> {
     let right = scores.correct(labels);
     let Some(ignored) = ignored else { return (right.mean_all(), None) };
-    // Floats tell it from every class: there are no more than they count exactly.
+    // The comparison in floats is exact, because there are no more classes than an `f32` can count exactly.
     let there = labels.to_f32().ne(ignored as f32);
     let count = there.sum_all();
     (weighted_mean((right * there).sum_all(), count), Some(count))

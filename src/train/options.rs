@@ -1,4 +1,4 @@
-//! The options of [`Trainer::fit`](crate::Trainer::fit)(crate::Trainer::fit), and its reports.
+//! The options of [`Trainer::fit`](crate::Trainer::fit), and its reports.
 
 use super::{cut::Cut, feed::RESIDENT};
 use crate::{
@@ -7,59 +7,60 @@ use crate::{
 };
 use std::ops::ControlFlow;
 
-/// What a callback is told.
+/// An event that `fit` reports to its callbacks.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A step was queued. Some steps may follow before a GPU is given all of them at once; none after one that a callback
-    /// answers with `Break`.
+    /// A step was queued. `fit` may queue further steps before it submits all of them to a GPU at once. If a callback returns
+    /// `Break`, no further step is queued.
     Step {
-        /// From 1, within this call of `fit`.
+        /// The number of the epoch within this call of `fit`. The first epoch is 1.
         epoch: usize,
-        /// From 1, within this epoch.
+        /// The number of the step within this epoch. The first step is 1.
         step: usize,
-        /// Of each epoch.
+        /// The number of steps in each epoch.
         steps: usize,
     },
     /// An epoch ended.
     Epoch(&'a Epoch),
 }
 
-/// One epoch.
+/// The report of one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epoch {
-    /// From 1, within this call of `fit`.
+    /// The number of the epoch within this call of `fit`. The first epoch is 1.
     pub epoch: usize,
-    /// Of the losses of the steps, each taken before its update: what one batch of all samples would have, as
-    /// [`Evaluation::loss`](super::Evaluation::loss).
+    /// The mean loss over all samples of the epoch, averaged like [`Evaluation::loss`](super::Evaluation::loss). Each step's loss is
+    /// measured before its update.
     pub loss: f64,
-    /// The share of labels predicted in those steps, for a classifier; see [`Evaluation::accuracy`](super::Evaluation::accuracy).
+    /// The share of labels that the model predicted before the update of each step, for a classifier. See
+    /// [`Evaluation::accuracy`](super::Evaluation::accuracy).
     pub accuracy: Option<f64>,
-    /// Loss and, for a classifier, accuracy on the validation data.
+    /// The loss on the validation data and, for a classifier, the accuracy.
     pub validation: Option<(f64, Option<f64>)>,
     /// The loss of each step.
     pub losses: Vec<f32>,
-    /// The learning rate of its first step.
+    /// The learning rate of the epoch's first step.
     pub lr: f64,
-    /// Of the training part of the epoch.
+    /// The seconds that the training steps took, without validation.
     pub seconds: f64,
-    /// Samples trained in a second, validation left out.
+    /// The number of samples trained per second, without validation.
     pub samples_per_s: f64,
 }
 
-/// What `fit` did.
+/// The reports of a call of `fit`.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct History {
-    /// One report for each epoch made.
+    /// One report for each complete epoch.
     pub epochs: Vec<Epoch>,
-    /// Whether a callback ended it early.
+    /// Whether a callback stopped the training early.
     pub stopped: bool,
-    /// Samples of a micro-batch, where steps were made of such: see [`Fit::micro_batch`] and [`Fit::memory`].
+    /// The size of a micro-batch, where steps were divided into micro-batches. See [`Fit::micro_batch`] and [`Fit::memory`].
     pub micro_batch: Option<usize>,
 }
 
 type Callback<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 
-/// How [`Trainer::fit`](crate::Trainer::fit) goes about it.
+/// The options of [`Trainer::fit`](crate::Trainer::fit).
 ///
 /// ```
 /// use downhill::{Event, Fit};
@@ -106,21 +107,25 @@ impl Default for Fit<'_> {
 }
 
 impl<'a> Fit<'a> {
-    /// One epoch in shuffled batches of 32, Keras' defaults, and silent.
+    /// Returns the defaults of Keras: one epoch in shuffled batches of 32. Unlike Keras, it shows no progress.
     pub fn new() -> Fit<'a> {
         Fit::default()
     }
-    /// How often to go through the data.
+    /// Sets the number of epochs. Each epoch goes through the data once.
     pub fn epochs(self, epochs: usize) -> Self {
         Fit { epochs, ..self }
     }
-    /// Samples of a step. The last step of an epoch takes what is left; where that is one sample and the model takes no batch of
-    /// one (batch norm), it goes into the batch before. Where there are fewer samples than that, all of them are one batch.
+    /// Sets the number of samples in a step. 32 by default.
+    ///
+    /// The last batch of an epoch has the remaining samples. A data set smaller than `batch` is one batch. Some models accept no batch of
+    /// one sample, batch norm for example. If a single sample remains for such a model, the batch before takes the sample too.
     pub fn batch_size(self, batch: usize) -> Self {
         Fit { batch, ..self }
     }
-    /// Adds up the gradients of `k` batches for each step: a step then has `k` times [`batch_size`](Fit::batch_size) samples, which are
-    /// computed `batch_size` at a time. See [`Trainer::accumulate`](crate::Trainer::accumulate) for the mean that it takes. 1 without this.
+    /// Accumulates the gradients of `k` batches for each step. 1 by default.
+    ///
+    /// A step then has `k` times [`batch_size`](Fit::batch_size) samples. The device computes `batch_size` of them at a time.
+    /// [`Trainer::accumulate`](crate::Trainer::accumulate) has the formula of the mean.
     ///
     /// ```
     /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
@@ -135,60 +140,72 @@ impl<'a> Fit<'a> {
     pub fn accumulate(self, k: usize) -> Self {
         Fit { accumulate: k, ..self }
     }
-    /// Computes each step in micro-batches of `n` samples, the last one of what is left, so that it takes the memory of `n` samples.
-    /// The step is that of the whole batch to rounding, but for dropout, whose masks are others, and batch norm, which normalises
-    /// over a micro-batch.
+    /// Divides each step into micro-batches of `n` samples. The last micro-batch has the remaining samples. The activations of a step then
+    /// take the memory of `n` samples.
+    ///
+    /// The step equals the step on the whole batch up to rounding, with two exceptions. Dropout draws different masks. Batch norm
+    /// normalises over a micro-batch.
     pub fn micro_batch(self, n: usize) -> Self {
         Fit { micro: Some(n), ..self }
     }
-    /// Trains in so many bytes of the device's memory: the largest micro-batch is taken for which weights, gradients, states, plans, data
-    /// on the device and the evaluation of the [`validation`](Fit::validation) data fit. Samples that are left over take a plan of their
-    /// own, so that sizes are ⌊batch / k⌋ for k = 1, 2, …, which leave little, and those that [`micro_batch`](Fit::micro_batch) and
-    /// [`accumulate`](Fit::accumulate) ask for, which are not exceeded. Data goes to the device where it takes no more than half of the
-    /// bytes, and does not keep a micro-batch from fitting. [`Trainer::micro_memory`](crate::Trainer::micro_memory) says what a size takes.
+    /// Limits training to `bytes` of the device's memory. `fit` chooses the largest micro-batch that fits.
+    ///
+    /// The limit covers the weights, the gradients, the optimizer's states, the plans, the data on the device and the evaluation of the
+    /// [`validation`](Fit::validation) data. The sizes tried are the largest size that fits, and ⌊batch / k⌋ for k = 1, 2, …. Sizes
+    /// ⌊batch / k⌋ leave few samples over, and remaining samples need a plan of their own. The size never exceeds
+    /// [`micro_batch`](Fit::micro_batch), nor the batch size where [`accumulate`](Fit::accumulate) is set.
+    ///
+    /// The data goes to the device if it takes at most half of `bytes` and a micro-batch still fits beside it.
+    /// [`Trainer::micro_memory`](crate::Trainer::micro_memory) returns the memory that a micro-batch size takes.
     pub fn memory(self, bytes: u64) -> Self {
         Fit { memory: Some(bytes), ..self }
     }
-    /// Whether the samples that are left behind the last full batch of an epoch are left out of that epoch. Where there is no full
-    /// batch, none are.
+    /// Sets whether an epoch leaves out the samples after its last full batch. A data set smaller than a batch is still one batch.
+    /// `false` by default.
     pub fn drop_last(self, drop_last: bool) -> Self {
         Fit { drop_last, ..self }
     }
-    /// Whether each epoch takes the samples in a new order, which the trainer's seed decides.
+    /// Sets whether each epoch takes the samples in a new random order. The trainer's seed decides the order. `true` by default.
     pub fn shuffle(self, shuffle: bool) -> Self {
         Fit { shuffle, ..self }
     }
-    /// Whether to show a bar with epoch, loss, accuracy, samples/s and time left; plain lines where the output is no
-    /// terminal.
+    /// Sets whether to show progress on the standard error. `false` by default. A terminal shows a bar with epoch, loss, accuracy,
+    /// samples per second and remaining time. Any other output gets plain lines.
     pub fn progress(self, progress: bool) -> Self {
         Fit { progress, ..self }
     }
-    /// Data to evaluate after each epoch.
+    /// Sets the data to evaluate after each epoch.
     pub fn validation(self, data: &'a Dataset) -> Self {
         Fit { validation: Some(data), ..self }
     }
-    /// Random changes to the images of each batch.
+    /// Sets the random changes that `fit` makes to the images of each batch.
     pub fn augment(self, augment: Augment) -> Self {
         Fit { augment: Some(augment), ..self }
     }
-    /// How many bytes the data, and that of the validation, may take on a GPU, 2 GiB without this. What fits goes there once (bytes as bytes, cut where
-    /// a buffer would be larger than the device can bind) and stays for later calls with the same data; steps then upload nothing. Otherwise,
-    /// and always with 0, another thread prepares the next batches while one is trained on. The results are the same to the bit.
+    /// Sets the largest number of bytes that training and validation data may take on a GPU. 2 GiB by default.
+    ///
+    /// A data set that fits is uploaded once. It stays there for later calls with the same data, and steps then upload nothing. Bytes are
+    /// stored as bytes. Data larger than the device can bind is divided into several buffers.
+    ///
+    /// If a data set does not fit, or the limit is 0, another thread prepares the next batches during a step. The results are the same to
+    /// the bit.
     pub fn resident(self, most_bytes: u64) -> Self {
         Fit { resident: most_bytes, ..self }
     }
-    /// How many steps, or micro-batches of steps, a GPU is given at once, 1 to 64, where the data is there; fewer where a kernel cannot
-    /// bind the settings of so many, of thousands of groups for instance. Without this so many that they take some ten
-    /// milliseconds, as was measured on the steps before. The results are the same to the bit.
+    /// Sets how many steps, or micro-batches of steps, one submit to a GPU has: 1 to 64. It has an effect only if the data lies on the GPU.
+    ///
+    /// By default, a submit has enough steps to take about ten milliseconds, by the measured time of earlier steps. A submit has fewer
+    /// steps if a kernel cannot bind the settings of all of them. Thousands of groups have this effect, for example. The results are the
+    /// same to the bit.
     pub fn steps_per_submit(self, steps: usize) -> Self {
         Fit { steps_per_submit: Some(steps), ..self }
     }
-    /// Calls `f` after each step and each epoch; `Break` ends the training.
+    /// Adds a callback, which `fit` calls after each step and each epoch. If the callback returns `Break`, training stops.
     pub fn callback(mut self, f: impl FnMut(&Event) -> ControlFlow<()> + 'a) -> Self {
         self.callbacks.push(Box::new(f));
         self
     }
-    /// How it cuts `n` samples.
+    /// Divides `n` samples into steps and micro-batches.
     pub(super) fn cut(&self, n: usize) -> Result<Cut> {
         let wrong = |what: &str, why: String| Err(Error::argument(what, why));
         let Some(size) = self.batch.checked_mul(self.accumulate) else {
@@ -209,7 +226,7 @@ impl<'a> Fit<'a> {
         Ok(if self.drop_last && left > 0 && n > size { Cut { steps: cut.steps - 1, samples: n - left, ..cut } } else { cut })
     }
     pub(super) fn call(&mut self, event: &Event) -> bool {
-        // Every callback hears every event, also after one that wants to stop.
+        // Every callback gets every event, even if an earlier callback has asked to stop.
         let mut stop = false;
         for f in &mut self.callbacks {
             stop |= f(event).is_break();

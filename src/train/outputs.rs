@@ -1,4 +1,4 @@
-//! Outputs of several batches, put together.
+//! Joins the outputs of several batches.
 
 use super::model::Join;
 use crate::{
@@ -9,12 +9,13 @@ use crate::{
 
 pub(super) struct Outputs {
     join: Join,
-    /// Of all together.
+    /// The shape of the joined output so far.
     shape: Option<Shape>,
     batches: usize,
-    /// The numbers before the axis along which they are joined count lines: each has its own here, so that it can grow.
+    /// The numbers of the joined output. Each index of the axes before the joined axis has a vector of its own, so that the vector can
+    /// grow.
     lines: Vec<Vec<f32>>,
-    /// Where they are not joined: Σ samples·output.
+    /// For [`Join::Mean`]: Σ samples·output.
     sums: Vec<f64>,
     samples: f64,
 }
@@ -23,7 +24,7 @@ impl Outputs {
     pub fn new(join: Join) -> Outputs {
         Outputs { join, shape: None, batches: 0, lines: Vec::new(), sums: Vec::new(), samples: 0.0 }
     }
-    /// The output of the next batch, of so many samples.
+    /// Adds the output `part` of the next batch, which has `samples` samples.
     pub fn push(&mut self, part: Host<f32>, samples: usize) -> Result<()> {
         let values = match part.data {
             Data::Float(v) => v,
@@ -38,7 +39,7 @@ impl Outputs {
         };
         if !fits {
             let why =
-                format!("its output has the shape {part} for {samples} samples, which does not go with {whole} of the samples before");
+                format!("its output for {samples} samples has the shape {part}, which cannot be joined with {whole} of the samples before");
             return Err(Error::argument("model", why));
         }
         (self.batches, self.samples) = (self.batches + 1, self.samples + samples as f64);
@@ -66,7 +67,7 @@ impl Outputs {
         let shape = self.shape.unwrap_or_default();
         let values = match self.join {
             Join::Mean => self.sums.iter().map(|sum| (sum / self.samples) as f32).collect(),
-            // The common case, without a copy.
+            // The common case needs no copy.
             _ if self.lines.len() == 1 => self.lines.swap_remove(0),
             _ => self.lines.concat(),
         };
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // Rows behind rows; each row longer; one number, of three samples 0 and of one 1; and what is neither.
+        // Joins rows; makes each row longer; averages 0 of three samples and 1 of one sample; flattens.
         assert_eq!(joined(Join::Along(0), &[(&[2, 1], 2), (&[1, 1], 1)]), Host::new([3, 1], vec![0.0, 1.0, 2.0]));
         assert_eq!(joined(Join::Along(1), &[(&[2, 2], 2), (&[2, 1], 1)]), Host::new([2, 3], vec![0.0, 1.0, 4.0, 2.0, 3.0, 5.0]));
         assert_eq!(joined(Join::Mean, &[(&[], 3), (&[], 1)]), Host::new([], vec![0.25]));

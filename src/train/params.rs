@@ -1,4 +1,4 @@
-//! The trained tensors, and state, by name.
+//! Access to parameters and state by name.
 
 use super::Trainer;
 use crate::{
@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-/// A trainer's parameters and its state (see [`Graph::state`](crate::Graph::state)): names, shapes and values.
+/// A handle to the parameters and the state of a trainer, by name. [`Graph::state`](crate::Graph::state) explains state.
 ///
 /// ```
 /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
@@ -35,15 +35,15 @@ impl<'a> Params<'a> {
     pub(super) fn new(trainer: &'a Trainer) -> Params<'a> {
         Params { trainer }
     }
-    /// The names, in the order in which the model made them.
+    /// Returns the names, in the order in which the model created them.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
         self.trainer.params.iter().map(|p| p.name.as_str())
     }
-    /// Name and shape of each.
+    /// Returns the name and the shape of each.
     pub fn shapes(&self) -> impl Iterator<Item = (&'a str, Shape)> {
         self.trainer.params.iter().map(|p| (p.name.as_str(), p.shape))
     }
-    /// How many numbers all parameters have together. Frozen parameters count, state does not.
+    /// Returns the number of elements of all parameters together. Frozen parameters count. State does not count.
     pub fn elements(&self) -> usize {
         self.trainer.params.iter().filter(|p| p.trained).map(|p| p.shape.elements()).sum()
     }
@@ -51,20 +51,20 @@ impl<'a> Params<'a> {
         let known = self.trainer.params.iter().position(|p| p.name == name);
         known.ok_or_else(|| unknown(name, &self.trainer.params))
     }
-    /// The value of one, after all steps made so far.
+    /// Returns the value of a parameter or state, after all steps made so far.
     pub fn get(&self, name: &str) -> Result<Host<f32>> {
         Ok(self.all()?.swap_remove(self.index(name)?).1)
     }
-    /// Every name and value.
+    /// Returns all names and values.
     pub fn all(&self) -> Result<Vec<(String, Host<f32>)>> {
         let flat = pollster::block_on(self.trainer.store.read_params())?;
         Ok(split(&self.trainer.params, &self.trainer.store.layout().ranges, &flat))
     }
-    /// Sets one.
+    /// Sets the value of a parameter or state.
     pub fn set(&self, name: &str, value: &Host<f32>) -> Result<()> {
         self.set_all(&[(name.to_string(), value.clone())])
     }
-    /// Sets several; all are checked before any is set.
+    /// Sets several values. If one of them does not fit, none is set.
     pub fn set_all(&self, values: &[(String, Host<f32>)]) -> Result<()> {
         let (store, ranges) = (&self.trainer.store, self.trainer.store.layout().ranges);
         let mut flat = pollster::block_on(store.read_params())?;
@@ -77,19 +77,20 @@ impl<'a> Params<'a> {
         store.mark_trained();
         Ok(())
     }
-    /// Writes all of them to a safetensors file, which PyTorch and others read. The file is [replaced](crate::file::replace) whole or
-    /// not at all; the same values are the same bytes.
+    /// Saves all values to a safetensors file, which PyTorch and others can read. The file is [replaced](crate::file::replace) whole or not
+    /// at all. Equal values give equal bytes.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), &self.all()?, &BTreeMap::new())
     }
-    /// Reads all of them from a safetensors file; nothing is changed unless each is there, finite or not, in its shape. What
-    /// else is in the file is left aside. Values of `f16` and `bf16` are taken as they are, those of `f64` are rounded.
+    /// Loads all values from a safetensors file. If a value is missing or has another shape, nothing is changed. Other tensors in the file
+    /// are ignored. Values need not be finite. `f16` and `bf16` values are converted exactly. `f64` values are rounded.
     ///
     /// # Errors
-    /// A file that is missing or not safetensors; a parameter that is missing, of another shape, or not floats.
+    /// - The file is missing or is no safetensors file.
+    /// - A parameter is missing, has another shape, or its values are not floats.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         let bytes = read(path.as_ref())?;
         let file = WeightFile::new(path.as_ref(), &bytes)?;
@@ -101,7 +102,7 @@ impl<'a> Params<'a> {
 
 fn unknown(name: &str, params: &[ParamDef]) -> Error {
     let names: Vec<&str> = params.iter().map(|p| p.name.as_str()).collect();
-    Error::Parameter { name: name.to_string(), why: format!("there is none of that name; there are {}", names.join(", ")) }
+    Error::Parameter { name: name.to_string(), why: format!("the model has no parameter of this name; it has {}", names.join(", ")) }
 }
 
 fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
@@ -112,14 +113,14 @@ fn fits(p: &ParamDef, value: &Host<f32>) -> Result<()> {
     Err(Error::Parameter { name: p.name.clone(), why })
 }
 
-/// Each parameter's part of a flat buffer.
+/// Splits the flat buffers into the values of the parameters, with their names.
 pub(super) fn split(params: &[ParamDef], ranges: &[crate::params::Range], flat: &[Vec<f32>]) -> Vec<(String, Host<f32>)> {
     let part = |(p, r): (&ParamDef, &crate::params::Range)| (p.name.clone(), Host::new(p.shape, flat[r.piece][r.of()].to_vec()));
     params.iter().zip(ranges).map(part).collect()
 }
 
-/// Writes a safetensors file: tensors in the order given, what is written beside them by name, so that the same content is the same
-/// bytes. By hand, because the library keeps what is beside the tensors in a `HashMap`.
+/// Writes a safetensors file. Tensors are in the given order and the metadata is sorted by name, so equal contents give equal bytes. The
+/// crate `safetensors` cannot do this, because it stores the metadata in a `HashMap`.
 pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMap<String, String>) -> Result<()> {
     let (mut header, mut end) = (Map::new(), 0);
     if !info.is_empty() {
@@ -135,17 +136,17 @@ pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMa
     file::write(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        // In parts: the words in the file's order of bytes are a second copy.
+        // The values are written in chunks, because converting them to the file's byte order makes a copy.
         let mut words = tensors.iter().flat_map(|(_, value)| value.f().chunks(1 << 16));
         words.try_for_each(|part| out.write_all(bytemuck::cast_slice(&part.iter().map(|x| x.to_bits().to_le()).collect::<Vec<u32>>())))
     })
 }
 
-/// A safetensors file that was read.
+/// A safetensors file in memory.
 pub(super) struct WeightFile<'a> {
     path: &'a Path,
     tensors: SafeTensors<'a>,
-    /// What is written beside the tensors.
+    /// The metadata.
     pub info: HashMap<String, String>,
 }
 
@@ -154,18 +155,18 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 impl<'a> WeightFile<'a> {
-    /// In the bytes of the file at `path`.
+    /// Parses `bytes`, which are the content of the file at `path`.
     pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<WeightFile<'a>> {
         let format = |e: SafeTensorError| Error::format(path, format!("not a safetensors file: {e}"));
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(format)?;
         Ok(WeightFile { path, tensors, info: header.metadata().clone().unwrap_or_default() })
     }
-    /// The names of all tensors.
+    /// Returns the names of all tensors.
     pub fn names(&self) -> Vec<&str> {
         self.tensors.names()
     }
-    /// The tensor of that name, which must be floats of this shape.
+    /// Returns the tensor `name`, which must have float values and the shape `shape`.
     pub fn take(&self, name: &str, shape: Shape) -> Result<Host<f32>> {
         let error = |why: String| Error::Parameter { name: name.to_string(), why };
         let view = self.tensors.tensor(name).map_err(|_| error(format!("not in {}", self.path.display())))?;
@@ -178,7 +179,7 @@ impl<'a> WeightFile<'a> {
     }
 }
 
-/// The values as `f32`: of the shorter floats exactly, of `f64` rounded.
+/// Converts the values to `f32`. Shorter floats are converted exactly, and `f64` is rounded.
 fn floats(view: &TensorView) -> Result<Vec<f32>, String> {
     fn each<const N: usize>(view: &TensorView, f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         view.data().as_chunks().0.iter().map(|bytes| f(*bytes)).collect()

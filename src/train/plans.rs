@@ -1,18 +1,18 @@
-//! The plans that are kept: the latest few of them.
+//! The cache of plans, which stores the latest few.
 
-/// What a plan of the training graph is for.
+/// The kind and size of the batch that a training plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Batch {
-    /// A step on so many samples; 0 where the trainer was made of one graph.
+    /// A step on this number of samples. 0 where `Trainer::new` made the trainer from one graph.
     Whole(usize),
-    /// A micro-batch of so many samples, or of that graph.
+    /// A micro-batch of this number of samples. 0 where `Trainer::new` made the trainer from one graph.
     Micro(usize),
-    /// A step that computes nothing: it takes the gradients as they lie.
+    /// An update with gradients that the caller gave. The step computes no loss.
     Given,
 }
 
 impl Batch {
-    /// Its samples, where a model says that there may be any number of them.
+    /// Returns the number of samples. `None` for a step with given gradients.
     pub fn samples(self) -> Option<usize> {
         match self {
             Batch::Whole(n) | Batch::Micro(n) => Some(n),
@@ -21,33 +21,33 @@ impl Batch {
     }
 }
 
-/// Values by key. Where there are as many as there may be, the one that was not used for longest makes room.
+/// A cache of values by key. A full cache drops the value that was used least recently.
 pub(super) struct Latest<K, T> {
     most: usize,
-    /// The one that was used last is at the end.
+    /// The values in order of use. The value that was used last is at the end.
     all: Vec<(K, T)>,
 }
 
 impl<K: Copy + PartialEq, T> Latest<K, T> {
-    /// At most so many, which are at least two.
+    /// Makes a cache of at most `most` values. `most` must be at least 2.
     pub fn new(most: usize) -> Latest<K, T> {
         Latest { most, all: Vec::with_capacity(most) }
     }
     pub fn get(&self, key: K) -> Option<&T> {
         self.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
     }
-    /// To be used: that makes it the latest.
+    /// Returns the value and marks it as used last.
     pub fn get_mut(&mut self, key: K) -> Option<&mut T> {
         let at = self.all.iter().position(|(k, _)| *k == key)?;
         self.all[at..].rotate_left(1);
         self.all.last_mut().map(|(_, value)| value)
     }
-    /// Makes room for one more: what had to go for it. `keep` stays.
+    /// Makes room for one more value. Returns the value that was dropped, if any. Never drops the value of `keep`.
     pub fn room(&mut self, keep: Option<K>) -> Option<T> {
         let oldest = (self.all.len() >= self.most).then(|| self.all.iter().position(|(k, _)| Some(*k) != keep))??;
         Some(self.all.remove(oldest).1)
     }
-    /// There must be [room](Latest::room) for it.
+    /// Adds a value. The caller must make [room](Latest::room) first.
     pub fn insert(&mut self, key: K, value: T) {
         debug_assert!(self.all.len() < self.most && self.get(key).is_none());
         self.all.push((key, value));
@@ -55,7 +55,7 @@ impl<K: Copy + PartialEq, T> Latest<K, T> {
     pub fn iter(&self) -> impl Iterator<Item = (K, &T)> {
         self.all.iter().map(|(key, value)| (*key, value))
     }
-    /// All of them, which are gone then.
+    /// Removes and returns all values.
     pub fn take(&mut self) -> impl Iterator<Item = T> {
         self.all.drain(..).map(|(_, value)| value)
     }

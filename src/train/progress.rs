@@ -1,4 +1,4 @@
-//! What a person sees of `fit`: a bar on a terminal, plain lines elsewhere.
+//! The progress that `fit` shows: a bar on a terminal, plain lines elsewhere.
 
 use super::{Epoch, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the loss on the bar is renewed: each time costs a read-back, which nobody waits for.
+/// The shortest time between two updates of the loss on the bar. Each update costs a read-back, but no step waits for the read-back.
 const RENEW: Duration = Duration::from_millis(500);
 
 pub(super) struct Progress {
@@ -30,12 +30,12 @@ impl Progress {
             }
             bar
         });
-        // A plain terminal has no bars; it gets the lines.
+        // A terminal that cannot draw a bar gets plain lines.
         let bar = bar.filter(|bar| !bar.is_hidden());
         let now = Instant::now();
         Progress { lines: on && bar.is_none(), bar, epochs, steps, samples: 0, started: now, renewed: now }
     }
-    /// Whether it is time to ask for the loss.
+    /// Returns whether it is time to request the loss from the device.
     pub fn wants_loss(&mut self) -> bool {
         let due = self.bar.is_some() && self.renewed.elapsed() >= RENEW;
         if due {
@@ -54,7 +54,7 @@ impl Progress {
         }
         bar.set_position(((epoch - 1) * self.steps + step) as u64);
     }
-    // The user asked for these lines (`Fit::progress`).
+    // The user asked for these lines with `Fit::progress`.
     #[cfg_attr(not(test), expect(clippy::print_stderr))]
     pub fn epoch(&mut self, e: &Epoch) {
         let accuracy = |a: Option<f64>| a.map_or(String::new(), |a| format!("  accuracy {:5.2}%", a * 100.0));

@@ -1,4 +1,4 @@
-//! What steps report: their losses and metrics, read from the device without stopping it.
+//! The reports of steps: their losses and metrics. Reading them does not stop the device.
 
 use super::{Made, StepReport, Tally, Trainer};
 use crate::{
@@ -9,17 +9,17 @@ use crate::{
 };
 use std::mem;
 
-/// Reports that are kept for whoever takes them.
+/// The largest number of reports that are stored until the caller takes them.
 const REPORTS: usize = 4096;
 
 impl Trainer {
-    /// The loss of the last step, also of one that [`fit`](Trainer::fit) made; waits for it. NaN before the first one, and of a step with
-    /// [given gradients](Trainer::apply_gradients).
+    /// Returns the loss of the last step, and waits for the step. Steps of [`fit`](Trainer::fit) count too. The loss is NaN before the first
+    /// step, and after a step with [given gradients](Trainer::apply_gradients).
     ///
     /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) where a loss or gradient was not finite: no update was made since, so the weights are those
-    /// of the last finite step, and training can go on, with a smaller learning rate for instance ([`set_lr`](Trainer::set_lr)). It is told
-    /// once; after that the last step is the last finite one.
+    /// [`Error::Diverged`](crate::Error::Diverged) if a loss or a gradient was not finite. No update was made from this step on, so the
+    /// parameters have the values of the last finite step. Training can continue, for example with a smaller learning rate
+    /// ([`set_lr`](Trainer::set_lr)). The error is returned once. After that, the last step is the last finite step.
     pub fn loss(&mut self) -> Result<f32> {
         pollster::block_on(self.loss_async())
     }
@@ -28,11 +28,11 @@ impl Trainer {
         self.collect().await?;
         Ok(self.loss)
     }
-    /// The reports of the steps since the last call of this, also of those that [`fit`](Trainer::fit) made, and of the latest 4,096 where
-    /// there are more; waits for them.
+    /// Returns the reports of the steps since the last call, and waits for the steps. Steps of [`fit`](Trainer::fit) count too. At most the
+    /// latest 4,096 reports are stored.
     ///
     /// # Errors
-    /// As [`loss`](Trainer::loss).
+    /// The errors of [`loss`](Trainer::loss).
     pub fn take_reports(&mut self) -> Result<Vec<StepReport>> {
         pollster::block_on(self.take_reports_async())
     }
@@ -42,7 +42,7 @@ impl Trainer {
         Ok(mem::take(&mut self.reports).into())
     }
 
-    /// Waits for what the steps left on the device.
+    /// Waits for all steps and reads their numbers from the device.
     pub(super) async fn collect(&mut self) -> Result<()> {
         loop {
             if let Some(kept) = self.ring.wait().await? {
@@ -54,7 +54,7 @@ impl Trainer {
             self.ask()?;
         }
     }
-    /// Takes in what has come since, and asks for the rest, for a later look. Never waits.
+    /// Processes the numbers that have arrived, and requests the rest for a later call. Never waits.
     pub(super) async fn glance(&mut self) -> Result<()> {
         if let Some(kept) = self.ring.take()? {
             self.absorb(kept).await?;
@@ -64,8 +64,8 @@ impl Trainer {
             false => Ok(()),
         }
     }
-    /// Before `count` more batches: half of the ring is asked for while they write the other half. The read that was asked for
-    /// before has long come, because fewer steps than half a ring are ever under way.
+    /// Makes room in the ring for `count` more batches. It requests one half of the ring, while the batches write the other half. The
+    /// previous request has arrived long before, because fewer steps than half a ring are ever running.
     pub(super) async fn make_room(&mut self, count: usize) -> Result<()> {
         if self.unread.len() + count <= RING / 2 {
             return Ok(());
@@ -79,13 +79,13 @@ impl Trainer {
         }
         if self.unread.is_empty() { Ok(()) } else { self.ask() }
     }
-    /// Asks for what has not been asked for.
+    /// Requests the numbers of the batches that have not been requested yet.
     fn ask(&mut self) -> Result<()> {
         self.ring.ask(self.unread[0].row.batch, self.unread.len())?;
         mem::swap(&mut self.unread, &mut self.asked);
         Ok(())
     }
-    /// Forgets the reports that nobody has taken.
+    /// Discards all reports that have not been taken.
     pub(super) fn forget(&mut self) -> Result<()> {
         pollster::block_on(self.ring.wait())?;
         self.unread.clear();
@@ -96,7 +96,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Makes reports of what came.
+    /// Makes reports from the numbers that arrived.
     async fn absorb(&mut self, kept: RingRows) -> Result<()> {
         let bad = (kept.guard.halt != 0).then(|| u64::from(kept.guard.halt) - 1);
         let labels = self.model.as_ref().map_or(0, |model| model.labels());
@@ -135,12 +135,12 @@ impl Trainer {
         self.reports.drain(..self.reports.len().saturating_sub(REPORTS));
         self.asked.clear();
         match bad {
-            // Its micro-batches had come before, or come later.
+            // The micro-batches of the bad step arrived earlier, or will arrive later.
             Some(bad) => self.diverged(kept.guard, bad, f32::NAN).await,
             None => Ok(()),
         }
     }
-    /// Steps from this one on changed nothing: as if they had not been made.
+    /// Handles a step that was not finite. This step and all later steps changed nothing, so the trainer acts as if it had not made them.
     async fn diverged(&mut self, guard: Guard, step: u64, loss: f32) -> Result<()> {
         self.reports.drain(..self.reports.len().saturating_sub(REPORTS));
         self.unread.clear();

@@ -1,4 +1,4 @@
-//! Steps of a trainer, one at a time, whole or of micro-batches, and their profile.
+//! Single steps of a trainer, steps made of micro-batches, and the profile of a step.
 
 use super::{
     Loaded, Made, Trainer, check_finite,
@@ -14,12 +14,14 @@ use crate::{
 use std::time::Instant;
 
 impl Trainer {
-    /// One step on a batch: the graph's inputs in the order of their creation. On a GPU it returns when the work is
-    /// queued; [`loss`](Trainer::loss) waits for it. After [`accumulate`](Trainer::accumulate) the batch is the last micro-batch of the
-    /// step.
+    /// Makes one step on a batch. `batch` has the graph's inputs, in the order in which the graph created them.
+    ///
+    /// On a GPU, `step` returns when the work is queued. [`loss`](Trainer::loss) waits for the work. After
+    /// [`accumulate`](Trainer::accumulate), the batch is the last micro-batch of the step.
     ///
     /// # Errors
-    /// Inputs that do not fit the graph, labels that name no class, NaN or infinity in the data, a fault of the device.
+    /// An input does not fit the graph, a label is not less than the number of classes, the data contains NaN or infinity, or the device
+    /// fails.
     pub fn step(&mut self, batch: &[Host<f32>]) -> Result<()> {
         pollster::block_on(self.step_async(batch))
     }
@@ -31,13 +33,13 @@ impl Trainer {
         };
         self.advance(key, false).await
     }
-    /// Adds a micro-batch to the next step, which [`step`](Trainer::step) completes with another one. The update then has the gradient
-    /// of the mean loss over all samples of all of them, however many each has:
+    /// Adds a micro-batch to the next step. [`step`](Trainer::step) adds the last micro-batch and makes the update. The update uses the
+    /// gradient of the mean loss over the samples of all micro-batches. Micro-batches may have different sizes:
     ///
     /// g = Σ nⱼ·gⱼ / Σ nⱼ, or Σ wⱼ·gⱼ / Σ wⱼ for a [weighted mean](crate::losses::weighted_mean) that divides by wⱼ.
     ///
-    /// A loss that is a sum over samples counts as a mean. Each micro-batch draws dropout masks of its own, and running averages of batch
-    /// norm advance with each, as PyTorch's do. The step's [report](super::StepReport) is of all of them.
+    /// A loss that is a sum over samples is treated as a mean. As in PyTorch, each micro-batch draws its own dropout masks and updates the
+    /// running averages of batch norm. The step's [report](super::StepReport) covers all micro-batches.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
@@ -54,7 +56,8 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// As [`step`](Trainer::step); a loss that has means of several kinds, whose parts do not add up.
+    /// The errors of [`step`](Trainer::step). Also a loss with means of several kinds, because the gradients of its micro-batches do not add
+    /// up to the gradient of the batch.
     pub fn accumulate(&mut self, batch: &[Host<f32>]) -> Result<()> {
         pollster::block_on(self.accumulate_async(batch))
     }
@@ -65,11 +68,11 @@ impl Trainer {
     }
     /// Checks a batch and puts it into the inputs of its plan.
     async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> Batch) -> Result<Batch> {
-        // What a model is planned for is the size of the batch: that must be true.
+        // The plan is made for the size that the shape states, so the shape must be true.
         let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
         if let Some((i, x)) = broken {
             let (what, got) = (format!("input {i}"), format!("{} with {}", x.shape, x.content()));
-            return Err(Error::Input { what, got, want: "as many values as the shape says, of its type".into() });
+            return Err(Error::Input { what, got, want: "values of the number and type that the shape states".into() });
         }
         let key = key(match self.model {
             None => 0,
@@ -78,7 +81,7 @@ impl Trainer {
         if let (Some(model), Some(x)) = (&self.model, batch.first())
             && (x.shape.rank() == 0 || x.shape.sample() != model.x)
         {
-            // Before a plan is made for a number of samples that is none.
+            // This check comes first, because a wrong first axis would give a plan for a wrong number of samples.
             let want = format!("samples of shape {}, and a first axis that counts them", model.x);
             return Err(Error::Input { what: "input 0".into(), got: x.shape.to_string(), want });
         }
@@ -99,28 +102,28 @@ impl Trainer {
         }
         Ok(key)
     }
-    /// One more step on the batch of the last one, which is still on the device: nothing is checked or uploaded.
+    /// Makes another step on the batch of the last step. The batch is still on the device, so nothing is checked or uploaded.
     ///
     /// # Errors
-    /// No step before this one, or one of several micro-batches; a fault of the device.
+    /// There was no step before, the last step had several micro-batches, or the device fails.
     pub fn step_again(&mut self) -> Result<()> {
         self.no_part("step_again")?;
         match self.last {
             Some(Batch::Micro(_)) => {
-                Err(Error::argument("step_again", "the last step was of micro-batches, and the device has only the last of them"))
+                Err(Error::argument("step_again", "the last step had several micro-batches, and the device has only the last one"))
             }
             Some(key) => pollster::block_on(self.advance(key, false)),
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
         }
     }
-    /// Forgets the micro-batches that wait for their step.
+    /// Discards the micro-batches that wait for their step.
     pub(super) fn forget_micro(&mut self) -> Result<()> {
         match std::mem::take(&mut self.micro) {
             0 => Ok(()),
             _ => self.store.forget_micro(),
         }
     }
-    /// An error where micro-batches wait for the step that completes them.
+    /// Returns an error if micro-batches wait for the step that completes them.
     pub(super) fn no_part(&self, what: &str) -> Result<()> {
         match self.micro {
             0 => Ok(()),
@@ -131,13 +134,14 @@ impl Trainer {
             }
         }
     }
-    /// Runs the batch that has been written, with an update unless `more` micro-batches follow.
+    /// Runs the batch that has been written into the inputs. The update follows, unless `more` micro-batches do.
     pub(super) async fn advance(&mut self, key: Batch, more: bool) -> Result<()> {
         self.make_room(1).await?;
         self.run(key, false, [(more, 0)])
     }
-    /// Runs some batches in one submit, each a step or, where `more` follow, a micro-batch: one that has been written, or several,
-    /// each `fed` with its own samples from that place of the order on. The ring must have room for them.
+    /// Runs batches in one submit. Each item of `batches` is a pair: whether `more` micro-batches of the same step follow, and the position
+    /// of the first sample in the order of the epoch. If `fed`, each batch fetches its samples from this position on. Otherwise there is one
+    /// batch, which has been written into the inputs. The ring must have room for all batches.
     pub(super) fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
         self.rows.clear();
         let (mut step, mut micro) = (self.step, self.micro);
@@ -153,11 +157,11 @@ impl Trainer {
         (self.step, self.micro, self.last, self.fed) = (step, micro, Some(key), fed);
         Ok(())
     }
-    /// Where the time of a step goes: of each kernel by the device's own clock where it has one, of the host beside it, and what
-    /// part of the device's [peaks](crate::Device::peaks) that is.
+    /// Measures where the time of a step goes. The profile has the time of each kernel, the time of the host, and the fraction of the
+    /// device's [peaks](crate::Device::peaks) that each kernel reaches. The device's own clock measures the kernels, where there is one.
     ///
-    /// It makes `steps` training steps with clocks, and as many without to compare with, all on the batch of the last step. They are
-    /// steps like any other: they change the weights, are counted, and their losses are reported.
+    /// The method makes `steps` training steps without clocks and then `steps` training steps with clocks, for comparison. All of them use
+    /// the batch of the last step. They are ordinary steps: they change the weights, they are counted, and their losses are reported.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};
@@ -173,7 +177,7 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// No step before, so that there is no batch; as [`step_again`](Trainer::step_again).
+    /// There was no step before, so there is no batch. Also the errors of [`step_again`](Trainer::step_again).
     pub fn profile(&mut self, steps: usize) -> Result<Profile> {
         pollster::block_on(self.profile_async(steps))
     }
@@ -184,7 +188,7 @@ impl Trainer {
         let key = self.last.ok_or_else(none)?;
         let peaks = self.device.peaks_async().await?;
         let (mut plain, mut times) = (Vec::new(), Vec::new());
-        // A batch that was fetched is fetched again, if its data is still there.
+        // If the last batch was fetched from data on the device, it is fetched again, provided that the data is still there.
         let there = self.plans.get(key).and_then(|loaded| loaded.engine.gpu()).is_some_and(|exec| !exec.fetch().is_empty());
         let (fed, sample) = (self.fed && there, self.rows.last().map_or(0, |row| row.sample));
         let (wait, steps) = (|loaded: &mut Latest<Batch, Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));

@@ -1,4 +1,4 @@
-//! A model's layers, sizes and costs as a table.
+//! A table of a model's layers, with their sizes and costs.
 
 use super::{Trainer, plans::Batch};
 use crate::{
@@ -15,16 +15,16 @@ struct SummaryRow {
     output: Shape,
     params: usize,
     flops: u64,
-    /// The parameters counted.
+    /// The parameters that have been counted.
     seen: Vec<usize>,
 }
 
 impl Trainer {
-    /// Layers with output shapes, parameters and FLOPs of a forward pass, and the bytes of a step, for batches of `batch`;
-    /// a trainer made of one graph has that graph's batch size whatever is asked for.
+    /// Returns a table of the model at batch size `batch`. It lists each layer with its output shape, its parameters and the FLOPs of a
+    /// forward pass. The last line has the memory of a step. A trainer made from one graph always uses the batch size of the graph.
     ///
     /// # Errors
-    /// A model that does not take such a batch.
+    /// The model does not accept a batch of this size.
     pub fn summary(&self, batch: usize) -> Result<String> {
         let Some(model) = &self.model else { return Ok(self.graph_summary.clone()) };
         let g = Graph::training();
@@ -49,8 +49,9 @@ impl Trainer {
         text += &format!("memory: {} ({})\n", size(memory.total()), kinds.join(", "));
         text
     }
-    /// The plan of a step at the batch size last trained with, a line for each kernel, with what fetches a batch from data on the device
-    /// first and the update last; empty before the first step.
+    /// Returns the plan of the last step as text, with a line for each kernel. If the data lies on the device, the kernels that fetch a
+    /// batch come first. The update comes last. The text is empty before the first step of a trainer made by
+    /// [`for_data`](Trainer::for_data).
     pub fn plan_text(&self) -> String {
         let last = self.last.or_else(|| self.plans.iter().map(|(key, _)| key).last());
         let Some(loaded) = last.and_then(|key| self.plans.get(key)) else { return String::new() };
@@ -61,7 +62,7 @@ impl Trainer {
 
 fn layers(ir: &Ir) -> Vec<SummaryRow> {
     let mut layers: Vec<SummaryRow> = Vec::new();
-    // The parameter that a node is another form of: itself, reshaped, scaled.
+    // For each node, the parameter that it is derived from alone: the parameter itself, reshaped or scaled, for example.
     let mut form: Vec<Option<usize>> = Vec::with_capacity(ir.nodes.len());
     for (id, node) in ir.nodes.iter().enumerate() {
         let inputs: Vec<Option<usize>> = node.inputs.iter().map(|&i| form[i]).collect();

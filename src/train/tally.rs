@@ -1,8 +1,8 @@
-//! Means over several batches, as one batch of all their samples would have them.
+//! Means over several batches. They equal the means over one batch of all samples.
 //!
-//! A mean over samples is weighted by the samples of each batch. A weighted mean, Σ m·w / Σ w, is not: its sums are carried apart.
-//! So a loss is taken to pieces: where it is a sum of terms, each times a number, every weighted mean among them is a term of its
-//! own, and the rest is one mean over samples.
+//! A mean over samples is averaged over batches, weighted by the number of samples. A weighted mean Σ m·w / Σ w needs two separate
+//! sums, Σ m·w and Σ w. So this module splits a loss into its terms. If the loss is a sum of terms, each times a number, every weighted
+//! mean is a term of its own. The rest of the loss is treated as one mean over samples.
 
 use crate::{
     error::{Error, Result},
@@ -13,30 +13,32 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// What a step leaves to be read of a loss and its metrics: first the loss.
+/// Describes the numbers that a batch reports. The first number is the loss. The others belong to metrics and weighted means.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tracked {
-    /// Where the share of labels predicted is, for a classifier, and how many labels counted, where some may not.
+    /// For a classifier: the index of the share of labels predicted. If the loss ignores a label, also the index of the number of labels
+    /// that count.
     accuracy: Option<(usize, Option<usize>)>,
     /// The weighted means in the loss.
     terms: Vec<Term>,
-    /// Whether there is more to the loss than those, that depends on the batch.
+    /// Whether the loss has other terms that depend on the batch.
     rest: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 struct Term {
     factor: f64,
-    /// Where its value is: 0 is the loss itself.
+    /// The index of the mean among the numbers. 0 is the loss itself.
     value: usize,
+    /// The index of the weight Σ w among the numbers.
     weight: usize,
 }
 
-/// The accuracy of a batch: the share of labels predicted, and how many counted, unless all did.
+/// The accuracy of a batch: the share of labels predicted and, if the loss ignores a label, the number of labels that count.
 pub(super) type Accuracy<'g> = (Tensor<'g>, Option<Tensor<'g>>);
 
 impl Tracked {
-    /// Of this loss and accuracy: also the tensors to leave, in their order.
+    /// Returns the description for a loss and an accuracy, and the tensors that a batch must report, in order.
     pub fn of<'g>(loss: Tensor<'g>, accuracy: Option<Accuracy<'g>>) -> (Tracked, Vec<Tensor<'g>>) {
         let (mut kept, mut outputs) = (Tracked::default(), vec![loss]);
         let mut leave = |tensor: Tensor<'g>| {
@@ -52,11 +54,11 @@ impl Tracked {
         }
         (kept, outputs)
     }
-    /// Which output of a micro-batch is what it weighs among others; `None` where that is the number of its samples. `places` are
-    /// those of the outputs, where equal ones are one.
+    /// Returns the index of the output that is the weight of a micro-batch. `None` where the weight is the number of samples. `places`
+    /// are the locations of the outputs. Equal outputs have the same location.
     ///
     /// # Errors
-    /// A loss that is no one mean over the batch, so that gradients of parts of it do not add up to the gradient of the whole.
+    /// The loss is not one single mean over the batch. The gradients of micro-batches then do not add up to the gradient of the batch.
     pub fn weight(&self, places: &[(Loc, Shape)]) -> Result<Option<usize>> {
         let Some(first) = self.terms.first() else { return Ok(None) };
         if self.rest || self.terms.iter().any(|term| places[term.weight].0 != places[first.weight].0) {
@@ -66,27 +68,27 @@ impl Tracked {
         }
         Ok(Some(first.weight))
     }
-    /// The accuracy in what a step left, unless no label counted.
+    /// Returns the accuracy from the numbers of a batch. `None` where no label counts.
     pub fn accuracy(&self, row: &[f32]) -> Option<f32> {
         let (share, counted) = self.accuracy?;
         counted.is_none_or(|i| row[i] > 0.0).then(|| row[share])
     }
 }
 
-/// Sums over batches.
+/// Sums over several batches.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     samples: f64,
     /// Σ n·(loss without its weighted means).
     plain: f64,
-    /// Of each weighted mean: its factor, Σ m·w and Σ w.
+    /// For each weighted mean: its factor, Σ m·w and Σ w.
     terms: Vec<[f64; 3]>,
-    /// Labels that were predicted, and that counted, for a classifier.
+    /// For a classifier: the number of labels predicted, and the number of labels that count.
     labels: Option<[f64; 2]>,
 }
 
 impl Tally {
-    /// Adds what the step on a batch of so many samples, with so many labels each, left.
+    /// Adds the numbers `row` of a batch. The batch has `samples` samples, each with `labels` labels.
     pub fn add(&mut self, kept: &Tracked, row: &[f32], samples: usize, labels: usize) {
         let (number, n) = (|i: usize| f64::from(row[i]), samples as f64);
         self.samples += n;
@@ -101,18 +103,18 @@ impl Tally {
                 sum[2] += weight;
             }
         }
-        // What is not finite in the loss is already in the term that it comes from.
+        // If a term is not finite, the term already carries this fact. The plain part must not count it again.
         let broken = kept.terms.iter().any(|term| !number(term.value).is_finite());
         self.plain += if broken { 0.0 } else { plain * n };
         if let Some((share, counted)) = kept.accuracy {
             let count = counted.map_or((samples * labels) as f64, number);
             let sums = self.labels.get_or_insert([0.0; 2]);
-            // A count, so that the share of all labels is exact.
+            // Sums of whole counts are exact, and so is the share over all batches.
             sums[0] += (number(share) * count).round();
             sums[1] += count;
         }
     }
-    /// Adds those of another.
+    /// Adds the sums of another tally.
     pub fn join(&mut self, other: &Tally) {
         self.samples += other.samples;
         self.plain += other.plain;
@@ -125,12 +127,12 @@ impl Tally {
             *sums = [sums[0] + right, sums[1] + count];
         }
     }
-    /// The loss of all of them; NaN of nothing. A weighted mean without any weight is 0.
+    /// Returns the loss over all batches. It is NaN without any batch. A weighted mean whose weights are all 0 is 0.
     pub fn loss(&self) -> f64 {
         let terms = self.terms.iter().map(|&[factor, sum, weight]| if weight == 0.0 { 0.0 } else { factor * sum / weight });
         self.plain / self.samples + terms.sum::<f64>()
     }
-    /// The share of labels predicted; `None` where there are none that count, and without a classifier.
+    /// Returns the share of labels predicted. `None` where no label counts, or the model is no classifier.
     pub fn accuracy(&self) -> Option<f64> {
         self.labels.filter(|sums| sums[1] > 0.0).map(|sums| sums[0] / sums[1])
     }
@@ -139,8 +141,8 @@ impl Tally {
     }
 }
 
-/// The weighted means that a loss is made of, each with its factor and the tensor that it divides by, and whether there is more to it
-/// that depends on the batch.
+/// Finds the weighted means in a loss. Each comes with its factor and the tensor of its weight. Also returns whether other terms of the
+/// loss depend on the batch.
 fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     let graph = loss.graph();
     let (mut found, mut rest) = (Vec::new(), false);
@@ -149,7 +151,8 @@ fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     }
     let varies = varies(graph, loss.id);
     let forms = forms(graph, loss.id);
-    // The factor of each node that is a term, or that terms are to be found in: from the loss back, since a node comes after its inputs.
+    // The factor of each node that is a term or contains terms. The walk starts at the loss. Each node has a larger number than its
+    // inputs, so the largest number comes next.
     let mut factors = BTreeMap::from([(loss.id, 1.0)]);
     while let Some((id, factor)) = factors.pop_last() {
         let tensor = graph.tensor(id);
@@ -163,7 +166,7 @@ fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     (found, rest)
 }
 
-/// Which nodes up to `last` are not the same for every batch.
+/// Returns, for each node up to `last`, whether its value depends on the batch.
 fn varies(graph: &Graph, last: usize) -> Vec<bool> {
     let nodes = &graph.inner.borrow().nodes[..=last];
     let mut varies: Vec<bool> = Vec::with_capacity(nodes.len());
@@ -173,11 +176,11 @@ fn varies(graph: &Graph, last: usize) -> Vec<bool> {
     varies
 }
 
-/// What a node is as a linear function of its inputs.
+/// A node as a linear function of its inputs.
 #[derive(Clone)]
 enum Form {
     Number(f64),
-    /// Σ k·input, and whatever else there is, in which no terms are to be found.
+    /// Σ k·input, plus a rest that is not searched for terms.
     Sum(BTreeMap<usize, f64>),
 }
 
@@ -203,7 +206,7 @@ impl Form {
     }
 }
 
-/// Of every node up to `last`.
+/// Returns the form of every node up to `last`.
 fn forms(graph: &Graph, last: usize) -> Vec<Form> {
     let nodes = &graph.inner.borrow().nodes[..=last];
     let mut forms: Vec<Form> = Vec::with_capacity(nodes.len());
@@ -216,7 +219,7 @@ fn forms(graph: &Graph, last: usize) -> Vec<Form> {
         forms.push(match &node.kind {
             _ if !single => Form::other(),
             NodeKind::Constant(value) => value.f().first().map_or_else(Form::other, |&x| Form::Number(f64::from(x))),
-            // A sum, a mean and an extreme of one number are that number.
+            // The sum, the mean and the maximum of one number are the number itself.
             NodeKind::Op(op) if op.is_alias() || op.name() == "reduce" => of(node.inputs[0]),
             NodeKind::Op(op) => op.as_map().map_or_else(Form::other, |map| expression(map.expr.insts(), |i| of(node.inputs[i]))),
             NodeKind::Input(_) | NodeKind::Param(_) => Form::other(),

@@ -33,7 +33,7 @@ fn a_checkpoint_does_not_count_steps_that_changed_nothing() {
     let loss = (g.input([]) * g.param("w", [], Init::Ones)).square();
     let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(0.1)).unwrap();
     let path = std::env::temp_dir().join(format!("downhill-unread-{}.safetensors", std::process::id()));
-    // The third one overflows; nobody asks for a loss before the weights are saved.
+    // The third step overflows. The loss is not read before the weights are saved.
     for x in [1.0, 2.0, 1e30, 1.0] {
         trainer.step(&[Host::new([], vec![x])]).unwrap();
     }
@@ -46,7 +46,7 @@ fn a_checkpoint_does_not_count_steps_that_changed_nothing() {
     assert!(trainer.loss().unwrap().is_finite());
 }
 
-/// An executor of several threads can run these.
+/// The futures of these methods are `Send`, so an executor with several threads can run them.
 #[test]
 fn steps_and_evaluation_can_cross_threads() {
     fn crosses(_: impl Send) {}
@@ -59,7 +59,7 @@ fn steps_and_evaluation_can_cross_threads() {
     crosses(trainer.predict_async(&x));
 }
 
-/// An error between the micro-batches of a step leaves nothing of them.
+/// After an error between the micro-batches of a step, the next step does not contain them.
 #[test]
 fn micro_batches_that_are_forgotten_count_for_nothing() {
     let batch = |x: f32| [Host::new([3, 2], vec![x, -1.0, 2.0, 0.25, -0.75, 1.5])];

@@ -1,13 +1,14 @@
-//! Errors of a model that is tried before anybody has chosen a batch size.
+//! Errors of a model that is tried before a batch size is chosen.
 
 use super::SOME;
 use crate::error::Error;
 
-/// The batch sizes that an error is compared at. A line goes through any two sizes; the third tells whether they lie on one.
+/// The batch sizes at which an error is compared. Two sizes determine a line. The third size shows whether the numbers lie on the line.
 const AT: [usize; 3] = [SOME, 3, 5];
 
-/// The error that a model gives for [`SOME`] samples, told for `n` of them: sizes that grow with the batch are `n`, `2n`, `n + 1`. `at` gives
-/// the error for other batch sizes. Where these do not say the same, the text names the batch size.
+/// Rewrites the error that a model gives for [`SOME`] samples, so that it holds for `n` samples. Sizes that grow with the batch become
+/// `n`, `2n` or `n + 1`. `at` returns the error for another batch size. If the errors differ in other ways, the text names the batch size
+/// that the model was tried with.
 pub(super) fn told_for_any(error: Error, at: impl Fn(usize) -> Option<Error>) -> Error {
     let Error::Op { op, operands, why, place } = error else { return error };
     let texts = |error| match error {
@@ -30,7 +31,8 @@ pub(super) fn told_for_any(error: Error, at: impl Fn(usize) -> Option<Error>) ->
     }
 }
 
-/// One text for three that differ in numbers alone, each of them a multiple of the batch size, and something more or less.
+/// Merges three texts that differ in numbers alone. Each such number must be a·n + b for the batch size n. Returns `None` for other
+/// differences.
 fn in_terms_of_n(texts: [&str; 3]) -> Option<String> {
     let [a, b, c] = texts.map(words);
     if [b.len(), c.len()] != [a.len(); 2] {
@@ -57,7 +59,7 @@ fn in_terms_of_n(texts: [&str; 3]) -> Option<String> {
     a.into_iter().zip(b).zip(c).map(word).collect()
 }
 
-/// A text cut where numbers begin and end.
+/// Splits a text where numbers begin and end.
 fn words(text: &str) -> Vec<&str> {
     text.as_bytes()
         .chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit())
@@ -80,7 +82,7 @@ mod tests {
         assert_eq!(told(|n| format!("[{n}, 784] × fc2.weight [10, 512]")).as_deref(), Some("[n, 784] × fc2.weight [10, 512]"));
         assert_eq!(told(|n| format!("{} of {}, {}", 784 * n, 2 * n + 1, n - 1)).as_deref(), Some("784n of 2n + 1, n - 1"));
         assert_eq!(told(|_| "0.5 ≤ 1.5".to_string()).as_deref(), Some("0.5 ≤ 1.5"));
-        // No line, a number that falls, other words.
+        // Numbers on no line, a number that falls, and texts with different words.
         assert_eq!(told(|n| format!("{}", n * n)), None);
         assert_eq!(told(|n| format!("{}", n / 2)), None);
         assert_eq!(told(|n| format!("{}", 9 - n)), None);

@@ -217,7 +217,7 @@ pub fn mixed(device: &Device) -> Check {
     b.step(&part(2)?)?;
     assert!(weights(&a)? == weights(&b)? && before != weights(&a)?);
     assert_eq!((a.take_reports()?, a.steps()), (b.take_reports()?, 1));
-    says(a.step_again(), "step_again: the last step was of micro-batches, and the device has only the last of them")?;
+    says(a.step_again(), "step_again: the last step had several micro-batches, and the device has only the last one")?;
     // A profile is of the last micro-batch, as steps of their own.
     a.profile(1)?;
     assert_eq!(a.take_reports()?.iter().map(|r| (r.step, r.samples)).collect::<Vec<_>>(), [(1, 16), (2, 16)]);

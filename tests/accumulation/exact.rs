@@ -371,7 +371,7 @@ pub fn one_left(device: &Device) -> Check {
     }
     let error = new()?.fit(&data, cut(48, 1)).unwrap_err();
     assert!(matches!(error, Error::Op { .. }), "{error}");
-    assert!(error.to_string().contains("Micro-batches of 1 are not for this model"), "{error}");
+    assert!(error.to_string().contains("The model does not accept micro-batches of 1"), "{error}");
     let mut plain = classifier(device, Sgd::new(0.1))?;
     plain.fit(&data, cut(48, 47))?;
     assert_eq!(plain.take_reports()?.iter().map(|r| r.samples).collect::<Vec<_>>(), [48, 1]);

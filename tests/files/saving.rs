@@ -449,7 +449,7 @@ fn other_options(device: &Device) -> Check {
         (silent, sgd.into(), Sgd::new(0.01).momentum(0.9).into()),
         (silent, sgd.into(), sgd.schedule(Schedule::cosine(100))),
         // A frozen parameter has no state.
-        ("error: `optimizer.momentum.fc.bias` is in it, which has no place in this trainer", sgd.into(), sgd.freeze(["fc.bias"])),
+        ("error: it contains `optimizer.momentum.fc.bias`, which has no place in this trainer", sgd.into(), sgd.freeze(["fc.bias"])),
         ("momentum was 0.9 and is 0.5 now", sgd.into(), sgd.momentum(0.5).into()),
         ("dampening was 0.0 and is 0.1 now", sgd.into(), sgd.dampening(0.1).into()),
         ("nesterov was false and is true now", sgd.into(), sgd.nesterov(true).into()),
@@ -506,7 +506,7 @@ fn other_options(device: &Device) -> Check {
     trainer.save(&path)?;
     let mut less = trainer_of(device, |x| x.linear("fc", 5))?;
     let error = less.load(&path).err().map_or(String::new(), |e| e.to_string());
-    assert!(error.contains("`more.bias` is in it, which has no place in this trainer; Params::load takes the weights alone"), "{error}");
+    assert!(error.contains("it contains `more.bias`, which has no place in this trainer; Params::load takes the weights alone"), "{error}");
     less.params().load(&path)?;
     Ok(())
 }
