@@ -182,6 +182,7 @@ fn apply<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
             over(args).apply(|axes, keep| a.variance(axes, correction, keep))
         }
         "argmax" => a.argmax(args.i("axis")),
+        "cumsum" => a.cumsum(args.i("axis")),
         "softmax" => a.softmax(args.i("axis")),
         "log_softmax" => a.log_softmax(args.i("axis")),
         "reshape" => a.reshape(shape(args.dims("shape"))),
