@@ -13,8 +13,8 @@
 //! by, and enough work for many workgroups. Then, on each device:
 //!
 //! ```
-//! use downhill::{Device, ops::pick::Pick, testing};
-//! testing::check::<Pick>(&Device::cpu())?;
+//! use downhill::{Device, ops::softmax::Softmax, testing};
+//! testing::check::<Softmax>(&Device::cpu())?;
 //! # Ok::<(), String>(())
 //! ```
 //!

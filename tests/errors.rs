@@ -683,7 +683,7 @@ fn parameters(device: &Device) -> Check {
         &["parameter fc.weigth: the model has no parameter of this name; it has fc.weight, fc.bias"],
     )?;
     expect("gradient", trainer.gradient("nope").err(), &["parameter nope: the model has no parameter of this name"])?;
-    expect("set name", params.set("w", &Host::new([1], vec![1.0])).err(), &["parameter w: there is none"])?;
+    expect("set name", params.set("w", &Host::new([1], vec![1.0])).err(), &["parameter w: the model has no parameter of this name"])?;
     expect(
         "set shape",
         params.set("fc.weight", &Host::new([3, 4], vec![1.0; 12])).err(),
