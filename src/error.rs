@@ -1,15 +1,15 @@
-//! The one error type. Whatever a user can cause ends here, with the op, the shapes, the place or the limit in
-//! its text and a word on what to do.
+//! The one error type of the crate. Every failure that a user can cause is an [`Error`]. Its text names the op, the shapes,
+//! the place or the limit, and says what to do.
 
 use std::{fmt, panic::Location, path::PathBuf};
 
-/// `Result` with this crate's [`Error`].
+/// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The line of the user's program that made a mistake.
+/// The line of the user's program that made the mistake.
 pub type Place = &'static Location<'static>;
 
-/// Everything that can go wrong by a user's input, a file, or the machine.
+/// Everything that can go wrong because of a user's input, a file, or the machine.
 ///
 /// ```
 /// use downhill::{Device, Error, Graph};
@@ -21,151 +21,154 @@ pub type Place = &'static Location<'static>;
 #[non_exhaustive]
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// An op was given shapes (or a setting) it cannot take. Found while the graph is built, before any GPU work.
+    /// An op got shapes or a setting that it cannot take. The error is found while the graph is built, before any GPU work.
     #[error("{op}: {}: {why} ({}:{})", if operands.is_empty() { "no inputs".to_string() } else { operands.join(" × ") }, .place.file(), .place.line())]
     Op {
-        /// The op's name, e.g. `matmul`.
+        /// The name of the op, e.g. `matmul`.
         op: String,
-        /// The shapes it was given, parameters with their names: `[64, 784]`, `fc2.weight [10, 512]`. Where a trainer tries a model, sizes
-        /// that depend on the batch size `n` say so: `[n, 784]`.
+        /// The shapes of the operands. Parameters appear with their names: `[64, 784]`, `fc2.weight [10, 512]`. When a
+        /// trainer builds a model, sizes that depend on the batch size are written with `n`: `[n, 784]`.
         operands: Vec<String>,
-        /// What does not fit, and what would.
+        /// The reason why the shapes do not fit, and which shapes would fit.
         why: String,
-        /// The line that called it.
+        /// The line that called the op.
         place: Place,
     },
-    /// An argument outside its range.
+    /// An argument is outside its range.
     #[error("{what}: {why}")]
     Argument {
-        /// The function or setting.
+        /// The function or the setting.
         what: String,
-        /// What it was given, and what it takes.
+        /// The value that the function got, and the values that it takes.
         why: String,
     },
-    /// Data handed to a plan does not have the shape the graph was built for.
+    /// Data passed to a plan does not have the shape for which the graph was built.
     #[error("{what}: got {got}, but the graph was built for {want}")]
     Input {
-        /// Which input.
+        /// The name of the input.
         what: String,
-        /// The shape that came.
+        /// The shape of the data.
         got: String,
-        /// The shape that the graph has.
+        /// The shape of the input in the graph.
         want: String,
     },
-    /// A label that names no class.
+    /// A label is not the number of a class.
     #[error("label {label} in row {row} is not one of the {classes} classes (0 to {})", classes - 1)]
     Label {
-        /// The sample, from 0.
+        /// The index of the sample, counted from 0.
         row: usize,
-        /// What it has.
+        /// The label of the sample.
         label: u32,
-        /// How many classes there are.
+        /// The number of classes.
         classes: usize,
     },
-    /// An index that names no row of a table.
+    /// An index does not name a row of a table.
     #[error("{op}: the index {index} at position {position:?} is not below {rows}, the size of the vocabulary")]
     Index {
-        /// The op that looks it up.
+        /// The op that reads the table.
         op: &'static str,
-        /// What it is.
+        /// The index.
         index: u32,
-        /// Where it is among the indices, along each of their axes, from 0.
+        /// The position of the index in the tensor of indices: one number for each axis, counted from 0.
         position: Vec<usize>,
-        /// The rows of the table.
+        /// The number of rows of the table.
         rows: usize,
     },
-    /// NaN or infinity in data.
+    /// Data contains a NaN or an infinity.
     #[error("{what}: {value} at row {row}, column {column}: replace or drop it before training")]
     NonFinite {
-        /// Which data.
+        /// The data that contains the number: features, targets or an input.
         what: String,
-        /// NaN or ±infinity.
+        /// The number: NaN or ±infinity.
         value: f32,
-        /// The sample, from 0.
+        /// The index of the sample, counted from 0.
         row: usize,
-        /// The number within the sample, from 0.
+        /// The index of the number within the sample, counted from 0.
         column: usize,
     },
-    /// A file that cannot be read or written.
+    /// A file cannot be read or written.
     #[error("{}: {why}", path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The message of the operating system.
         why: String,
     },
-    /// A file whose content is not what its format says.
+    /// The content of a file does not follow the file's format.
     #[error("{}: {why}", path.display())]
     Format {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong, and where in the file.
+        /// The mistake, and its position in the file.
         why: String,
     },
-    /// A data set that is in none of the places where it was looked for.
+    /// A data set was not found in any of the places that were searched.
     #[error("{name}: not found; looked in {}. {advice}", looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     NoData {
-        /// What was asked for.
+        /// The name of the data set.
         name: String,
-        /// Every place that was tried.
+        /// Every place that was searched.
         looked: Vec<PathBuf>,
-        /// How to get it.
+        /// How to get the data set.
         advice: String,
     },
-    /// No adapter, or none of that name.
+    /// There is no GPU adapter, or no adapter of the requested name.
     #[error("no GPU adapter {wanted}; adapters here: {}", if available.is_empty() { "none (on Debian or Ubuntu, `apt install mesa-vulkan-drivers` gives a software one)".to_string() } else { available.join("; ") })]
     NoAdapter {
-        /// What was asked for, as the end of a sentence.
+        /// The request, as the end of a sentence.
         wanted: String,
-        /// The adapters there are.
+        /// The adapters of this machine.
         available: Vec<String>,
     },
-    /// More than the device allows. `need` and `limit` are in bytes unless `what` says otherwise.
+    /// Something needs more than the device allows. `need` and `limit` are in bytes unless `what` names another unit.
     #[error("{what}: needs {need}, but this device's limit is {limit}: {advice}")]
     Limit {
-        /// The tensor or resource.
+        /// The tensor or the resource.
         what: String,
-        /// How much it takes.
+        /// The size that it needs.
         need: u64,
-        /// How much there can be.
+        /// The largest size that the device allows.
         limit: u64,
-        /// What to make smaller.
+        /// The setting or size to reduce.
         advice: String,
     },
-    /// The loss, a gradient, or a number that the update would have written was not finite. The step, and all steps that were queued
-    /// behind it, changed nothing: weights and states are those before this step, and training can go on. Running averages (state of the
-    /// model) alone may have followed the finite micro-batches of a step that has several.
+    /// The loss, a gradient, or a number that the update would have written was not finite. This step changed nothing, and
+    /// neither did the steps that were queued behind it: parameters and states have the values from before this step, and
+    /// training can continue. There is one exception. If a step has several micro-batches, running averages (states of the
+    /// model) may already include the finite micro-batches.
     #[error(
         "step {step}: the {what} is not finite{}{}. The weights are those of the last finite step; a smaller learning rate (Trainer::set_lr) or gradient clipping usually helps",
         told(*.loss, .what),
         .parameter.as_ref().map_or(String::new(), |name| format!("; the first parameter whose gradient is not finite is {name}"))
     )]
     Diverged {
-        /// The first bad step, from 0.
+        /// The index of the first diverged step, counted from 0.
         step: u64,
-        /// Its loss; NaN where it has none, because its gradients were [given](crate::Trainer::apply_gradients).
+        /// The loss of this step. It is NaN if the gradients were [given](crate::Trainer::apply_gradients), because there is
+        /// no loss then.
         loss: f32,
-        /// The first parameter, in the order in which the model made them, whose gradient was not finite. `None` where all gradients were
-        /// finite. Frozen parameters have no gradient.
+        /// The first parameter with a gradient that was not finite, in the order in which the model created the parameters.
+        /// `None` if all gradients were finite. Frozen parameters have no gradient.
         parameter: Option<String>,
-        /// `loss`; `gradient`, where the loss was finite; or, where all gradients were, `update` and in brackets the number that would
-        /// have overflowed: a weight, a state of the optimizer, state of the model.
+        /// The kind of number that was not finite: `loss`; `gradient` if the loss was finite; `update` if all gradients were
+        /// finite too. After `update`, brackets name the number that would have overflowed: a parameter, a state of the
+        /// optimizer, or a state of the model.
         what: String,
     },
-    /// A parameter name or shape that does not match the model.
+    /// A parameter's name or shape does not match the model.
     #[error("parameter {name}: {why}")]
     Parameter {
-        /// The parameter.
+        /// The name of the parameter.
         name: String,
-        /// What does not fit.
+        /// The mismatch.
         why: String,
     },
-    /// The driver refused, ran out of memory or lost the device.
+    /// The driver refused a request, ran out of memory or lost the device.
     #[error("{device}: {why}")]
     Device {
-        /// Adapter and driver.
+        /// The names of the adapter and the driver.
         device: String,
-        /// What wgpu said.
+        /// The message of wgpu.
         why: String,
     },
 }
@@ -182,7 +185,7 @@ impl Error {
     }
 }
 
-/// The loss of a step that diverged, where it has one.
+/// Returns the text about the loss of a diverged step. The text is empty if the step has no loss.
 fn told(loss: f32, what: &str) -> String {
     match what {
         "loss" => format!(" ({loss})"),

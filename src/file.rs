@@ -1,4 +1,4 @@
-//! How files are written: whole, or not at all. Everything that this crate writes goes through here.
+//! Writing of files. A file is written completely or not at all. The whole crate writes its files through this module.
 
 use crate::error::{Error, Result};
 use std::{
@@ -9,22 +9,24 @@ use std::{
 };
 use tempfile::{Builder, NamedTempFile};
 
-/// What the names of temporary files begin and end with.
+/// The prefix and the suffix of the names of temporary files.
 const NAME: [&str; 2] = [".downhill-", ".tmp"];
 
-/// A temporary file that nobody has written to for so long, and that nobody has locked, was left by a process that is no more.
+/// The age after which an unlocked temporary file counts as abandoned: the process that wrote it has ended.
 const STALE: Duration = Duration::from_secs(3600);
 
-/// Puts `bytes` in the place of a file, which is made if it is not there. Whoever reads it at the same time sees the old content or
-/// the new one, and so it is after a crash, a loss of power, and where writing fails.
+/// Replaces the content of a file with `bytes`, or creates the file. Another process that reads the file at the same time
+/// sees either the old content or the new content. After a crash, a loss of power or a failed write, the file also has one
+/// of the two contents.
 ///
-/// The bytes go to a file with a name of its own in the same folder, are synced, and that file is renamed. So writers of one
-/// path do not meet: the last one counts. The file keeps its permissions (and its owner, where the system lets us); a symbolic
-/// link stays, and what it points to is replaced. A hard link is parted from the other names of the file. A path that is no file,
-/// such as a pipe or `/dev/stdout`, is written to as it is.
+/// The bytes go to a temporary file with a unique name in the same folder. That file is synced and then renamed. So several
+/// processes may write the same path at once. The last rename wins. The file keeps its permissions, and its owner if the
+/// system allows it. A symbolic link stays, and the file to which it points is replaced. A hard link is separated from the
+/// other names of the file. If the path is not a regular file, such as a pipe or `/dev/stdout`, the bytes are written to it
+/// directly.
 ///
-/// A process that is killed meanwhile leaves its temporary file, `.downhill-….tmp`; a later call in that folder removes it after
-/// an hour.
+/// If the process is killed during the write, a temporary file `.downhill-….tmp` remains. A later call in the same folder
+/// removes it after an hour.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;
@@ -34,13 +36,13 @@ const STALE: Duration = Duration::from_secs(3600);
 /// ```
 ///
 /// # Errors
-/// [`Error::File`] where the folder is not there or cannot be written to, the disk is full, or the path is a folder. The old file is
-/// then as it was, and nothing is left beside it.
+/// [`Error::File`] if the folder does not exist or cannot be written to, if the disk is full, or if the path is a folder.
+/// Then the old file is unchanged and no temporary file remains.
 pub fn replace(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write(path.as_ref(), |out| out.write_all(bytes))
 }
 
-/// [`replace`] with whatever `content` writes.
+/// Replaces a file like [`replace`], with the bytes that `content` writes.
 pub(crate) fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     write_to(path, content).map_err(|e| Error::file(path, e))
 }
@@ -57,17 +59,17 @@ fn write_to(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>)
     let folder = target.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sweep(folder);
     let part = create(folder, old.as_ref())?;
-    // Says that somebody is at work on it. Where the system has no locks, nothing is ever swept.
+    // The lock tells other processes that this file is in use. On a system without locks, no temporary file is ever removed.
     let _ = part.as_file().try_lock();
     fill(part.as_file(), content)?;
     part.as_file().sync_all()?;
-    // Windows lets nobody read what is locked.
+    // On Windows, nobody can read a locked file.
     let _ = part.as_file().unlock();
     part.persist(&target).map_err(|e| e.error)?;
     sync_folder(folder)
 }
 
-/// To what is no file to replace: behind what is there.
+/// Appends to a path that is not a regular file.
 fn stream(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     fill(&OpenOptions::new().append(true).open(path)?, content)
 }
@@ -78,8 +80,8 @@ fn fill(file: &File, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> 
     out.flush()
 }
 
-/// Through symbolic links to the place that they name, whether there is a file or not. `None` for a file that this process or another
-/// one has opened, `/dev/stdout` for instance: its name counts for nothing.
+/// Follows symbolic links and returns the path at the end, whether a file exists there or not. Returns `None` for an open
+/// file of a process, such as `/dev/stdout`, because the name of such a file cannot be used.
 fn follow(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut at = path.to_path_buf();
     for _ in 0..40 {
@@ -92,7 +94,8 @@ fn follow(path: &Path) -> io::Result<Option<PathBuf>> {
     Err(io::Error::other("too many symbolic links, one behind the other"))
 }
 
-/// A temporary file that whoever may read the old file may read, or anybody whom the system's defaults let read a new one.
+/// Creates a temporary file with the permissions and the owner of the old file. Without an old file, it gets the system's
+/// default permissions.
 #[cfg(unix)]
 fn create(folder: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -100,7 +103,8 @@ fn create(folder: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     builder.prefix(NAME[0]).suffix(NAME[1]);
     let Some(old) = old else { return builder.permissions(fs::Permissions::from_mode(0o666)).tempfile_in(folder) };
     let part = builder.tempfile_in(folder)?;
-    // Some file systems have no owners, some no permissions; only root gives files away. An owner or a mode that cannot be set is left alone.
+    // Some file systems have no owners or no permissions, and only root can give a file to another owner. Such failures are
+    // ignored.
     let new = part.as_file().metadata()?;
     if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
         let _ = fchown(part.as_file(), Some(old.uid()), Some(old.gid()));
@@ -114,15 +118,15 @@ fn create(folder: &Path, _: Option<&Metadata>) -> io::Result<NamedTempFile> {
     Builder::new().prefix(NAME[0]).suffix(NAME[1]).tempfile_in(folder)
 }
 
-/// Makes the renaming last.
+/// Syncs the folder, so that the new name survives a loss of power.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Some file systems have no such thing, and some folders can be written to but not opened.
+    // Some file systems cannot sync a folder, and some folders can be written to but not opened.
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.or_else(|e| if e.raw_os_error() == Some(EIO) { Err(e) } else { Ok(()) })
 }
 
-/// The disk is broken.
+/// The error code for a broken disk.
 #[cfg(unix)]
 const EIO: i32 = 5;
 
@@ -131,8 +135,8 @@ fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what killed processes left. Whoever writes a file holds its lock, and what was made just now is no candidate, so this never
-/// takes a file away from a writer.
+/// Removes the temporary files of killed processes. A process that writes a file holds its lock, and recent files are
+/// skipped. So this never removes a file that is being written.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

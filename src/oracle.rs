@@ -1,4 +1,5 @@
-//! The oracle: a graph in `f64`, op by op, by the plain definitions; and the one tolerance for what a device computes.
+//! The oracle computes a graph in `f64`, op by op, with the plain definitions. This module also has the one tolerance for the
+//! results of devices.
 
 use crate::{
     error::Result,
@@ -8,13 +9,13 @@ use crate::{
     rng::Key,
 };
 
-/// Seed and step of all checks.
+/// The seed and the step of all checks.
 pub(crate) const KEY: Key = Key { seed: 0x5eed, step: 3 };
 
-/// What fills an output before a kernel runs: a NaN that no computation makes.
+/// The number that fills an output before a kernel runs: a NaN with bits that no computation produces.
 pub(crate) const NAN: u32 = 0x7fc0_dead;
 
-/// The definition of what a graph computes: every op's reference, one after the other, in memory of its own.
+/// Computes every node of a graph with the op's reference, one after the other. Each node has its own memory.
 pub(crate) fn interpret(ir: &Ir, inputs: &[Host<f64>], params: &[Host<f64>], key: Key) -> Vec<Host<f64>> {
     let mut values: Vec<Host<f64>> = Vec::with_capacity(ir.nodes.len());
     for node in &ir.nodes {
@@ -34,10 +35,10 @@ pub(crate) fn interpret(ir: &Ir, inputs: &[Host<f64>], params: &[Host<f64>], key
     ir.outputs.iter().map(|&o| values[o].clone()).collect()
 }
 
-/// The definition of `outputs` in `f64`, on the unfused graph. Parameters have their initial values.
+/// Computes `outputs` in `f64`, on the unfused graph. Parameters have their initial values.
 ///
 /// # Errors
-/// The graph's first mistake.
+/// The first mistake of the graph.
 pub fn oracle(g: &Graph, outputs: &[Tensor], inputs: &[Host<f32>]) -> Result<Vec<Host<f64>>> {
     g.check()?;
     let wide: Vec<Host<f64>> = inputs.iter().map(Host::cast).collect();
@@ -46,36 +47,42 @@ pub fn oracle(g: &Graph, outputs: &[Tensor], inputs: &[Host<f32>]) -> Result<Vec
     Ok(interpret(&ir, &wide, &values.collect::<Result<Vec<_>>>()?, KEY))
 }
 
-/// How far values are from those of the oracle: [`distance`] has the definitions.
+/// The distance between computed values and the oracle's values. [`distance`] has the definitions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Distance {
-    /// The largest error, in units in the last place. Infinite where a value is NaN or infinite and should not be.
+    /// The largest error, in units in the last place. It is infinite if a value is NaN or infinite, but the oracle's value is
+    /// not.
     pub ulps: f64,
-    /// The largest error allowed, in the same units.
+    /// The largest error allowed, in units in the last place.
     pub tolerance: f64,
-    /// The largest |got − want| / |want| of those elements that are at least as large as the mean, and not 0.
+    /// The largest relative error |got − want| / |want|. Only elements count that are not 0 and are at least as large as the
+    /// mean.
     pub relative: f64,
-    /// The element of the largest error.
+    /// The index of the element with the largest error.
     pub element: usize,
 }
 
 impl Distance {
-    /// The largest error as a part of the tolerance: at most 1 is right to rounding.
+    /// Returns the largest error divided by the tolerance. A ratio of at most 1 means that the values are right up to
+    /// rounding.
     pub fn ratio(&self) -> f64 {
         self.ulps / self.tolerance
     }
-    /// Whether every element is right to rounding.
+    /// Returns true if every element is right up to rounding.
     pub fn fits(&self) -> bool {
         self.ratio() <= 1.0
     }
 }
 
-/// How far `got` is from `want`, where each value is the sum of `terms` terms; or a sentence if there are not as many.
+/// Measures how far `got` is from `want`. Each value is the sum of `terms` terms. Returns a sentence if the lengths differ.
 ///
-/// An error is |got − want|, its unit in the last place 2⁻²³ · (|want| + mean |want|), the mean over what is not 0 and finite. The
-/// tolerance is 16 + 2·√terms such units: 16 for the
-/// functions of WGSL, the square root because rounding errors of a sum are random, the mean because a result near 0 is
-/// the difference of terms that are not. What is below the smallest normal `f32` may be 0. It is the one tolerance of all comparisons between a device and the oracle.
+/// An error is |got − want|. Its unit in the last place is 2⁻²³ · (|want| + mean |want|). The mean is taken over the numbers
+/// that are finite and not 0. The mean is part of the unit because a result near 0 is the difference of terms that are not
+/// near 0.
+///
+/// The tolerance is 16 + 2·√terms units. The 16 is for the functions of WGSL. The square root is there because the rounding
+/// errors of a sum are random. Numbers below the smallest normal `f32` may be 0. Every comparison between a device and the
+/// oracle uses this tolerance.
 pub fn distance(got: &[f64], want: &[f64], terms: usize) -> Result<Distance, String> {
     if got.len() != want.len() {
         return Err(format!("{} values instead of {}", got.len(), want.len()));
@@ -101,29 +108,30 @@ pub fn distance(got: &[f64], want: &[f64], terms: usize) -> Result<Distance, Str
     Ok(worst)
 }
 
-/// Whether `got` is `want` to rounding, by the tolerance of [`distance`]; else a sentence with the worst element.
+/// Checks that `got` equals `want` up to rounding, by the tolerance of [`distance`]. Otherwise returns a sentence about the
+/// worst element.
 pub fn close(got: &[f64], want: &[f64], terms: usize) -> Result<(), String> {
     let worst = distance(got, want, terms)?;
     sentence(&worst, got, want).map_or(Ok(()), Err)
 }
 
-/// What is wrong with the worst element, if it is.
+/// Returns a sentence about the worst element, if it is wrong.
 fn sentence(worst: &Distance, got: &[f64], want: &[f64]) -> Option<String> {
     let (i, times) = (worst.element, worst.ratio());
     (!worst.fits()).then(|| format!("element {i} of {}: {} instead of {}, {times:.1} times the tolerance", got.len(), got[i], want[i]))
 }
 
-/// What the checks of one output found.
+/// The result of all checks of one output.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// From the oracle.
+    /// The distance from the oracle.
     pub distance: Distance,
-    /// What is wrong, in a sentence.
+    /// A sentence that says what is wrong, if anything is.
     pub wrong: Option<String>,
 }
 
 impl Checked {
-    /// By [`distance`] alone.
+    /// Judges an output by [`distance`] alone.
     pub(crate) fn new(got: &[f64], want: &[f64], terms: usize) -> Checked {
         match distance(got, want, terms) {
             Ok(distance) => Checked { wrong: sentence(&distance, got, want), distance },

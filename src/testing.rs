@@ -1,16 +1,19 @@
-//! Checks for ops, public because users add ops too. From an op's [`cases`](crate::ops::OpDef::cases) alone:
+//! Checks for ops. They are public, because users can add ops too. They need only the op's
+//! [`cases`](crate::ops::OpDef::cases) and check that:
 //!
-//! * the shape rule holds: the reference fills exactly the shape that the rule gives;
+//! * the shape rule is right: the reference fills exactly the shape that the rule gives;
 //! * the gradient agrees with central differences in `f64`, in the middle of a graph;
-//! * every kernel candidate agrees with the `f64` reference, forward and backward, by one tolerance;
-//! * kernels write every element (outputs start as NaN) and nothing else (fences stay), and a second run is bit-equal.
+//! * every candidate agrees with the `f64` reference, forward and backward, by one tolerance;
+//! * kernels write every element (outputs start as NaN) and nothing else (the fences behind each buffer stay unchanged), and
+//!   a second run gives the same bits.
 //!
-//! [`selftest`](crate::selftest) makes a report of the last two, for users.
+//! [`selftest`](crate::selftest) makes a report of the last two checks, for users.
 //!
 //! # Testing an op of your own
 //!
-//! Write its [`cases`](crate::ops::OpDef::cases) first: one element, primes, one below, at and above whatever your kernel divides
-//! by, and enough work for many workgroups. Then, on each device:
+//! Write the op's [`cases`](crate::ops::OpDef::cases) first. Include one element, primes, and enough work for many
+//! workgroups. For each number by which your kernel divides, include sizes one below it, equal to it and one above it. Then
+//! run on each device:
 //!
 //! ```
 //! use downhill::{Device, ops::softmax::Softmax, testing};
@@ -18,13 +21,17 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! * [`Device::gpu`] takes a software adapter where there is no GPU: slow, but strict.
-//! * Opened with `GpuOptions { checked: true, .. }` shaders check their bounds; with small
-//!   [`limits`](crate::gpu::GpuOptions::limits), dispatches fold and bindings split that never would on a large GPU.
-//! * [`distance`] has the tolerance, which grows with [`OpDef::terms`]: say there how many numbers you add up.
-//! * A wrong [`reference`](OpDef::reference) is found by nothing here but its gradient: compare it with values from elsewhere.
+//! * [`Device::gpu`] takes a software adapter if there is no GPU. A software adapter is slow, but strict.
+//! * With `GpuOptions { checked: true, .. }`, shaders check their bounds. With small
+//!   [`limits`](crate::gpu::GpuOptions::limits), dispatches are folded and bindings are split that a large GPU would leave
+//!   whole.
+//! * [`distance`] has the tolerance. It grows with [`OpDef::terms`], so return the number of terms that your op adds up
+//!   there.
+//! * These checks find a wrong [`reference`](OpDef::reference) only through its gradient. So also compare the reference with
+//!   values from another source.
 //!
-//! `tests/own_op.rs` in the source of this crate is a whole op with its tests, and puts bugs into it that these checks find.
+//! `tests/own_op.rs` in the source of this crate is a complete op with its tests. The tests also put bugs into the op and
+//! show that these checks find them.
 
 pub use crate::{
     ops::fill,
@@ -51,7 +58,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The case's op in the middle of a graph: its inputs are nodes, and the gradient that comes in depends on its output.
+/// A graph with the case's op in the middle. The op's inputs are nodes, and the incoming gradient depends on the op's output.
 struct Middle<'g> {
     x: Vec<Tensor<'g>>,
     y: Tensor<'g>,
@@ -78,23 +85,23 @@ fn middle<'g>(g: &'g Graph, case: &Case) -> Middle<'g> {
     Middle { x: floats, y, loss, grads }
 }
 
-/// The case's op in the middle of a graph, written into `g`: its output, then the gradient of every float input.
+/// Writes the case's op into the middle of the graph `g`. Returns its output, then the gradient of every float input.
 pub fn graph<'g>(g: &'g Graph, case: &Case) -> Vec<Tensor<'g>> {
     let m = middle(g, case);
     std::iter::once(m.y).chain(m.grads).collect()
 }
 
-/// The case's op alone, over inputs of its own, written into `g`: what a bench of the op times.
+/// Writes the case's op into `g` with inputs of its own, and nothing else. A benchmark of the op measures this graph.
 pub fn alone<'g>(g: &'g Graph, case: &Case) -> Tensor<'g> {
     let x: Vec<Tensor> = case.inputs.iter().map(|(s, _)| g.input_of(*s)).collect();
     g.apply_at(case.op.clone(), &x, std::panic::Location::caller())
 }
 
-/// The plan of a training step on `loss`, for a GPU of such abilities; no device is opened. `Trainer` makes the same one, but that it
-/// puts numbers for its reports into the outputs.
+/// Returns the plan of a training step on `loss`, for a GPU with the abilities `caps`. No device is opened. `Trainer` makes
+/// the same plan, but adds the numbers for its reports to the outputs.
 ///
 /// # Errors
-/// The first mistake of the graph; what does not fit the abilities.
+/// The first mistake of the graph, or the part of the plan that exceeds the abilities.
 pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result<Plan> {
     let g = loss.graph();
     let grads = g.param_grads(loss, |_| false);
@@ -107,10 +114,10 @@ pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result
     Ok(plan)
 }
 
-/// Everything: each case of an op, by [`check_reference`] and by [`check_device`].
+/// Checks each case of an op with [`check_reference`] and [`check_device`].
 ///
 /// # Errors
-/// What is wrong with the first case that fails, in a sentence that opens with its name.
+/// A sentence about the first case that fails. It begins with the name of the case.
 pub fn check<O: OpDef>(device: &Device) -> Result<(), String> {
     let cases = O::cases();
     if cases.is_empty() {
@@ -122,7 +129,7 @@ pub fn check<O: OpDef>(device: &Device) -> Result<(), String> {
     })
 }
 
-/// The shape rule and, by central differences in `f64`, the gradient.
+/// Checks the shape rule, and the gradient by central differences in `f64`.
 pub fn check_reference(case: &Case) -> Result<(), String> {
     let g = Graph::training();
     let m = middle(&g, case);
@@ -144,7 +151,8 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
             return Err(format!("the gradient of input {i} has the shape {} instead of {}", grad.shape, t.shape()));
         }
         let n = inputs[i].len();
-        // Small inputs element by element; of large ones the derivative along a few random directions.
+        // For small inputs, every element is checked. For large inputs, the derivatives in a few random directions are
+        // checked.
         let directions: Vec<Vec<f64>> = if n <= 48 {
             (0..n).map(|k| (0..n).map(|j| f64::from(u8::from(j == k))).collect()).collect()
         } else if n <= 200_000 {
@@ -164,7 +172,7 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
             let numeric = (moved(1.0) - moved(-1.0)) / (2.0 * h);
             let analytic: f64 = grad.f().iter().zip(d).map(|(g, d)| g * d).sum();
             let size: f64 = grad.f().iter().zip(d).map(|(g, d)| (g * d).abs()).sum();
-            // Central differences are good to h² and to rounding / h.
+            // The error of central differences is of order h² plus rounding / h.
             let loss_rounding = loss(&inputs).abs().max(1.0) * f64::EPSILON * 64.0 / h;
             if (numeric - analytic).abs() > 1e-6 * (size + analytic.abs()) + loss_rounding + 1e-9 {
                 return Err(format!("gradient of input {i}, direction {k}: {analytic} instead of {numeric}"));
@@ -174,8 +182,8 @@ pub fn check_reference(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-/// Every candidate of the case's op on `device`, forward and backward, against the oracle. A software adapter that
-/// checks bounds runs those that hardware of its limits would have, too.
+/// Compares every candidate of the case's op on `device` with the oracle, forward and backward. A software adapter that
+/// checks bounds also runs the candidates that hardware with its limits would have.
 pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
     let g = Graph::training();
     let subject = Subject::new(&g, case, device)?;
@@ -197,11 +205,11 @@ pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
     Ok(())
 }
 
-/// A case in the middle of a graph, its inputs, and what the oracle has for them.
+/// A case in the middle of a graph, with its inputs and the oracle's outputs.
 pub(crate) struct Subject<'g> {
-    /// The op's candidates on the device.
+    /// The names of the op's candidates on the device.
     pub kernels: Vec<&'static str>,
-    /// The inputs that the outputs after the first are gradients of.
+    /// The indices of the inputs that have a gradient. The outputs after the first are these gradients.
     pub grads: Vec<usize>,
     outputs: Vec<Tensor<'g>>,
     inputs: Vec<Host<f32>>,
@@ -210,14 +218,15 @@ pub(crate) struct Subject<'g> {
 }
 
 impl<'g> Subject<'g> {
-    /// `case` for `device`, written into the empty graph `g`; or a sentence about a case that does not fit its op.
+    /// Writes `case` for `device` into the empty graph `g`. Returns a sentence if the case does not fit its op.
     pub fn new(g: &'g Graph, case: &Case, device: &Device) -> Result<Subject<'g>, String> {
         let outputs = graph(g, case);
         let inputs = case.fill(17);
         let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
         let want = oracle(g, &outputs, &inputs).map_err(|e| e.to_string())?;
         let y = outputs[0].shape();
-        // The loss adds up all elements; a gradient adds as many terms as the forward op, or one for each use of an input.
+        // The loss adds up all elements. A gradient adds as many terms as the forward op, or one term for each use of an
+        // input element.
         let most = shapes.iter().chain([&y]).map(|s| s.elements()).max().unwrap_or(1);
         let terms = case.op.terms(&shapes).max(if outputs.len() > 1 {
             most / shapes.iter().map(|s| s.elements()).min().unwrap_or(1).max(1)
@@ -233,15 +242,15 @@ impl<'g> Subject<'g> {
         let grads = floats.take(outputs.len() - 1).collect();
         Ok(Subject { kernels, grads, outputs, inputs, want, terms })
     }
-    /// One candidate on the device: see [`measure`].
+    /// Runs one candidate on the device: see [`measure`].
     pub fn measure(&self, candidate: usize, device: &Device) -> Result<Vec<Checked>> {
         let options = PlanOptions { candidate: Some(candidate), ..device.plan_options() };
         measure(&self.outputs, &self.inputs, &self.want, device, &options, self.terms)
     }
 }
 
-/// Compiles `outputs` of `g` for `device` and compares them with the oracle on the unfused graph; on a GPU also with
-/// outputs that start as NaN, fences, and a second run.
+/// Compiles `outputs` of `g` for `device` and compares them with the oracle on the unfused graph. On a GPU, outputs start as
+/// NaN, fences surround them, and a second run must give the same bits.
 pub fn compare(
     g: &Graph,
     outputs: &[Tensor],
@@ -255,7 +264,7 @@ pub fn compare(
     verdict(&measure(outputs, inputs, &want, device, options, terms).map_err(text)?, &want)
 }
 
-/// The first thing that is wrong.
+/// Returns the first thing that is wrong.
 fn verdict(checked: &[Checked], want: &[Host<f64>]) -> Result<(), String> {
     for (i, (checked, want)) in checked.iter().zip(want).enumerate() {
         let what = if i == 0 { "output".to_string() } else { format!("output {i} (a gradient)") };
@@ -264,11 +273,11 @@ fn verdict(checked: &[Checked], want: &[Host<f64>]) -> Result<(), String> {
     Ok(())
 }
 
-/// Compiles `outputs` for `device` and compares each with what it should be; runs twice, which must agree to the last
-/// bit, and on a GPU with outputs that start as NaN and with fences.
+/// Compiles `outputs` for `device` and compares each output with the expected values. The plan runs twice, and both runs must
+/// give the same bits. On a GPU, outputs start as NaN and have fences around them.
 ///
 /// # Errors
-/// What the device cannot do, or refuses: see [`Device::compile`].
+/// The device cannot run the graph, or refuses it: see [`Device::compile`].
 pub fn measure(
     outputs: &[Tensor],
     inputs: &[Host<f32>],
@@ -295,7 +304,7 @@ fn bits(x: &Host<f32>) -> Vec<u32> {
     x.f().iter().map(|x| x.to_bits()).chain(x.u().iter().copied()).collect()
 }
 
-/// The outputs of two runs, and which fences fell.
+/// The outputs of two runs, and the fences that were overwritten.
 struct Runs {
     first: Vec<Host<f32>>,
     again: Vec<Host<f32>>,

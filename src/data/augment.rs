@@ -1,4 +1,4 @@
-//! Random changes to images that leave their class alone.
+//! Random changes to images that do not change their class.
 
 use super::{Dataset, Features};
 use crate::{
@@ -6,16 +6,16 @@ use crate::{
     rng::{philox, words},
 };
 
-/// Random changes to the images of a training batch, new ones in every step: [`Fit::augment`](crate::Fit::augment).
+/// Random changes to the images of a training batch. Every step draws new changes: see [`Fit::augment`](crate::Fit::augment).
 ///
-/// They are those of torchvision's `RandomCrop(size, padding=crop_padding)`, with the image's own size, then
-/// `RandomHorizontalFlip(p=horizontal_flip)` and `RandomVerticalFlip(p=vertical_flip)`. Each image has its own draws,
-/// which depend on the seed, the step and the image's place in the batch only: they are the same on every device, and
-/// after a checkpoint.
+/// The changes are torchvision's: `RandomCrop(size, padding=crop_padding)` with the image's own size, then
+/// `RandomHorizontalFlip(p=horizontal_flip)` and `RandomVerticalFlip(p=vertical_flip)`. Each image has its own random
+/// numbers. They depend only on the seed, the step and the image's position in the batch. So they are the same on every
+/// device, and the same after a checkpoint is loaded.
 ///
 /// ```
 /// use downhill::{Fit, data::Augment};
-/// // What CIFAR-10 is usually trained with.
+/// // The usual augmentation for CIFAR-10.
 /// let fit = Fit::new().augment(Augment { horizontal_flip: 0.5, crop_padding: 4, ..Augment::default() });
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,17 +24,17 @@ pub struct Augment {
     pub horizontal_flip: f32,
     /// The probability that an image is mirrored top to bottom.
     pub vertical_flip: f32,
-    /// An image is moved by up to so many pixels, to the left or the right and up or down, every distance being as likely. What
-    /// comes in from outside is what a byte 0 means in a data set of bytes, as torchvision has it before images are
-    /// normalised, and 0.0 in one of floats.
+    /// The largest shift in pixels, horizontally and vertically. All shifts are equally likely. Pixels from outside the image
+    /// have the value of byte 0 in a data set of bytes, as in torchvision, which crops before it normalises. In a data set of
+    /// floats they are 0.0.
     pub crop_padding: usize,
 }
 
-/// The random stream; those of a graph's nodes count from 1.
+/// The number of the random stream. The streams of a graph's nodes count up from 1.
 const STREAM: u32 = u32::MAX;
 
 impl Augment {
-    /// An error unless the settings are in range and fit images of the data.
+    /// Returns an error unless the settings are in range and fit the images of the data.
     pub(crate) fn check(&self, data: &Dataset) -> Result<()> {
         let wrong = |why: String| Err(Error::argument("augment", why));
         for (name, p) in [("horizontal_flip", self.horizontal_flip), ("vertical_flip", self.vertical_flip)] {
@@ -52,11 +52,12 @@ impl Augment {
         }
         Ok(())
     }
-    /// Below these, of 24 random bits, an image is mirrored: left to right, top to bottom.
+    /// Returns the two thresholds for random numbers of 24 bits. An image is mirrored left to right if 24 bits are below the
+    /// first threshold. It is mirrored top to bottom if another 24 bits are below the second threshold.
     pub(crate) fn thresholds(&self) -> [u32; 2] {
         [self.horizontal_flip, self.vertical_flip].map(|p| (f64::from(p) * f64::from(1 << 24)).ceil() as u32)
     }
-    /// What happens to the image at a place of a batch: the twin of `shaders/feed.wgsl`.
+    /// Draws the changes of the image at position `place` of a batch. `shaders/feed.wgsl` does the same on the GPU.
     fn draw(&self, seed: u64, step: u64, place: usize) -> Drawn {
         let [lo, hi] = words(step);
         let [vertical, horizontal, down, right] = philox([place as u32, STREAM, lo, hi], words(seed));
@@ -65,7 +66,7 @@ impl Augment {
         let shift = |word: u32| ((u64::from(word) * range) >> 32) as isize - self.crop_padding as isize;
         Drawn { horizontal: horizontal >> 8 < across, vertical: vertical >> 8 < along, down: shift(down), right: shift(right) }
     }
-    /// Changes one image `[channels, height, width]`, from `image` into `out`.
+    /// Changes one image `[channels, height, width]`. Reads `image` and writes `out`.
     pub(crate) fn apply<T: Copy>(&self, [height, width]: [usize; 2], key: (u64, u64, usize), image: &[T], outside: T, out: &mut [T]) {
         let drawn = self.draw(key.0, key.1, key.2);
         let from = |i: usize, n: usize, flip: bool, shift: isize| {
@@ -85,7 +86,7 @@ impl Augment {
     }
 }
 
-/// What happens to one image.
+/// The changes of one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Drawn {
     horizontal: bool,
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
     use crate::{data::Target, host::Host};
 
-    /// Two channels of two rows of three pixels, counted from 10.
+    /// An image with two channels, two rows and three columns. Its pixels count up from 10.
     fn image() -> Dataset {
         Dataset::bytes((10..22).collect(), [2, 2, 3], 0.5, Target::None).unwrap()
     }
@@ -124,7 +125,7 @@ mod tests {
     fn every_shift_is_as_likely_and_brings_in_what_zero_means() {
         let n = 5000;
         let mut data = image();
-        // Byte b means 2b + 1 to the loss, and 0 means 1.
+        // After normalisation byte b has the value 2b + 1, so byte 0 has the value 1.
         crate::data::Normalise { mean: vec![-0.25], std: vec![0.25] }.apply(&mut data).unwrap();
         let augment = Augment { crop_padding: 1, ..Augment::default() };
         let got = batch(&data, augment, n, 3);
@@ -136,7 +137,7 @@ mod tests {
                     let (row, column) = (i / 3 % 2 + down, i % 3 + right);
                     let inside = (0..2).contains(&row) && (0..3).contains(&column);
                     let byte = if inside { 10 + i / 6 * 6 + row * 3 + column } else { 0 };
-                    // Of the two factors of 2 one is `batch`'s.
+                    // One of the two factors of 2 comes from `batch`.
                     image[i as usize] == 2.0 * (2 * byte + 1) as f32
                 })
             });
@@ -144,7 +145,7 @@ mod tests {
             assert_eq!(seen.len(), 1, "{image:?} is no shift, or several");
             counts[seen[0] as usize] += 1;
         }
-        // Each in n/9 of the images; 5 standard deviations of a binomial.
+        // Each shift is expected in n/9 of the images. The bound is 5 standard deviations of the binomial distribution.
         let expect = n as f64 / 9.0;
         assert!(counts.iter().all(|&c| (f64::from(c) - expect).abs() < 5.0 * (expect * 8.0 / 9.0).sqrt()), "{counts:?}");
     }

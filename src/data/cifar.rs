@@ -1,4 +1,4 @@
-//! CIFAR-10 in its binary version: six files of records, each a label and the bytes of an image.
+//! CIFAR-10 in its binary version: six files of records. A record has a label and the bytes of an image.
 
 use super::{Dataset, Target, file};
 use crate::error::{Error, Result};
@@ -7,24 +7,25 @@ use std::path::{Path, PathBuf};
 const TRAIN: [&str; 5] = ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 const TEST: &str = "test_batch.bin";
 const NAMES: &str = "batches.meta.txt";
-/// What the archive calls its folder.
+/// The name of the folder in the archive.
 const INNER: &str = "cifar-10-batches-bin";
 const CLASSES: usize = 10;
-/// Planes of red, green and blue, row by row.
+/// The shape of an image: planes of red, green and blue, row by row.
 const SAMPLE: [usize; 3] = [3, 32, 32];
 const RECORD: usize = 1 + 3 * 32 * 32;
 
-/// The training and the test part of CIFAR-10 (Krizhevsky 2009), as samples `[3, 32, 32]` of 0..1: 50,000 and 10,000 colour
-/// images of ten classes.
+/// Reads the training part and the test part of CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour images of ten classes.
+/// Samples are `[3, 32, 32]`, scaled to 0..1.
 ///
-/// `name` is a folder with the files of the binary version (`data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`, and
-/// for the names of the classes `batches.meta.txt`), or one with the folder `cifar-10-batches-bin` that the archive holds; or
-/// a name such as `cifar-10`, which is looked for where [`mnist`](super::mnist) looks.
+/// `name` is a folder or the name of a data set. The folder contains the files of the binary version: `data_batch_1.bin` to
+/// `data_batch_5.bin`, `test_batch.bin`, and `batches.meta.txt` with the names of the classes. It may also contain the folder
+/// `cifar-10-batches-bin` of the archive. A name such as `cifar-10` is searched in the folders in which
+/// [`mnist`](super::mnist) searches.
 ///
 /// # Errors
-/// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one
-/// of the six files is missing or larger than [`with_read_limit`](super::with_read_limit) allows, [`Error::Format`] where one is not
-/// made of whole records or has a label above 9.
+/// [`Error::NoData`] if no folder contains CIFAR-10. The error lists the searched folders and says how to get the data.
+/// [`Error::File`] if one of the six files is missing or larger than [`with_read_limit`](super::with_read_limit) allows.
+/// [`Error::Format`] if a file does not consist of whole records or has a label above 9.
 pub fn cifar10(name: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
     load(name.as_ref(), &file::roots())
 }
@@ -50,7 +51,7 @@ fn load(name: &Path, roots: &[PathBuf]) -> Result<(Dataset, Dataset)> {
     Ok((part(&TRAIN)?, part(&[TEST])?))
 }
 
-/// Adds the records of a file.
+/// Appends the records of a file.
 fn records(path: &Path, labels: &mut Vec<u32>, pixels: &mut Vec<u8>) -> Result<()> {
     let bytes = file::open(path)?.rest()?;
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
@@ -71,7 +72,7 @@ fn records(path: &Path, labels: &mut Vec<u32>, pixels: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// One line each; none where there is no such file.
+/// Reads the names of the classes, one in each line. Returns none if there is no such file.
 fn class_names(path: &Path) -> Result<Vec<String>> {
     if !path.is_file() {
         return Ok(Vec::new());
@@ -90,14 +91,14 @@ mod tests {
     use crate::shape::Shape;
     use std::fs;
 
-    /// A record whose planes start with the label, 100 and 200, and are `label` otherwise.
+    /// A record whose planes start with `label`, 100 and 200. All other bytes are `label`.
     fn record(label: u8) -> Vec<u8> {
         let mut bytes = vec![label; RECORD];
         (bytes[1 + 32 * 32], bytes[1 + 2 * 32 * 32]) = (100, 200);
         bytes
     }
 
-    /// A record in each file, two in the second one.
+    /// Writes one record into each file, but two records into the second file.
     fn write(folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         for (k, name) in TRAIN.iter().enumerate() {
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!((train.len(), test.len(), train.sample_shape()), (6, 1, Shape::from(SAMPLE)));
         assert_eq!((train.labels(), test.labels()), (&[0, 1, 9, 2, 3, 4][..], &[7][..]));
         assert_eq!((train.classes(), test.classes(), train.class_names().len()), (10, 10, 0));
-        // Sample 2: the first pixel of each plane, and the last of all.
+        // The first pixel of each plane of sample 2, and its last pixel.
         let at = |i: usize| train.features().at(2 * 3072 + i);
         assert_eq!([at(0), at(1024), at(2048), at(3071)], [9.0, 100.0, 200.0, 9.0].map(|x| x * (1.0f32 / 255.0)));
     }

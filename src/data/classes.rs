@@ -1,20 +1,20 @@
-//! How many classes labels are of, where nobody says it.
+//! The number of classes, inferred from the labels.
 
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// One more than the largest label in some files, of which there is at least one label.
+/// Returns the largest label in some files plus one. The files must have at least one label.
 ///
-/// Every class that no sample has makes the model larger by an output that never learns, and a single wrong label can make
-/// hundreds. A part of a data set may well leave some out, so that is a warning; more than half of them is an error, unless there
-/// are at most `few` classes.
+/// Each class without a sample makes the model larger by an output that never learns. A single wrong label can add hundreds
+/// of such outputs. Part of a data set may well leave out some classes, so missing classes cause only a warning. If more than
+/// half of the classes are missing, it is an error, unless there are at most `few` classes.
 pub(super) fn infer(files: &[(&Path, &[u32])], few: usize) -> Result<usize> {
     let mut known: Vec<u32> = files.iter().flat_map(|(_, labels)| *labels).copied().collect();
     known.sort_unstable();
     known.dedup();
     let classes = known.last().map_or(0, |&largest| (largest as usize).saturating_add(1));
     let missing = classes - known.len();
-    // The label that leaves out the most classes before it.
+    // The label with the largest gap of missing classes before it.
     let gaps = known.iter().enumerate().map(|(i, &label)| (if i == 0 { 0 } else { known[i - 1] + 1 }, label));
     let Some((first, odd)) = gaps.max_by_key(|(first, label)| label - first).filter(|_| missing > 0) else { return Ok(classes) };
     let row = |(path, labels): &(&Path, &[u32])| labels.iter().position(|&l| l == odd).map(|row| (path.to_path_buf(), row));
@@ -55,7 +55,8 @@ mod tests {
         fn flush(&self) {}
     }
 
-    /// A class without a sample is told, with the row of the label after it; who says how many there are need not be told.
+    /// A warning reports each class without a sample, with the row of the next label. If the number of classes is given, there is
+    /// no warning.
     #[test]
     fn gaps_are_told() {
         log::set_logger(&Told).expect("no other test of this library has a logger");
@@ -96,7 +97,7 @@ mod tests {
             (&[0, 1, 2, 1][..], 0, 3),
             (&[], 0, 0),
             (&[0], 0, 1),
-            // Without the 7; from 1; half of them.
+            // Class 7 is missing, then class 0, then half of the classes.
             (&[9, 8, 6, 5, 4, 3, 2, 1, 0], 0, 10),
             (&[1, 2], 0, 3),
             (&[0, 3], 0, 4),
@@ -121,7 +122,7 @@ mod tests {
             assert!(matches!(&e, Error::Format { path, .. } if path.ends_with("labels")) && e.to_string().contains(want), "{e}");
             assert!(e.to_string().ends_with("Correct that label, or say how many classes there are"), "{e}");
         }
-        // It is the second file's.
+        // The wrong label is in the second file.
         let files: [(&Path, &[u32]); 2] = [(Path::new("first"), &[0, 1]), (Path::new("second"), &[1, 40])];
         let e = infer(&files, 0).unwrap_err();
         assert!(

@@ -1,4 +1,4 @@
-//! Tables of numbers as text.
+//! Tables of numbers in text files.
 
 use super::{
     Dataset, Target,
@@ -12,11 +12,11 @@ use std::path::PathBuf;
 /// A column of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Column {
-    /// Counted from 0.
+    /// The number of the column, counted from 0.
     Index(usize),
-    /// By its name in the header.
+    /// The name of the column in the header.
     Name(String),
-    /// The last one of each row.
+    /// The last column of each row.
     Last,
 }
 
@@ -31,11 +31,12 @@ impl From<&str> for Column {
     }
 }
 
-/// Reads a table of numbers, gzipped or not (its content decides, not its name), as NumPy, pandas and R write them.
+/// Reads a table of numbers, as NumPy, pandas and R write it. The file may be gzipped, which the reader sees from its content
+/// and not from its name.
 ///
-/// `True` and `False` (in any case) are 1 and 0. Blank lines do not count, nor do lines that begin with `#` unless the first column is
-/// left out. Where the header is one name shorter than the rows, the first column has the names of the rows, as R writes them, and
-/// is left out. It makes no difference in which order the methods are called.
+/// `True` and `False` (in any case) are 1 and 0. The reader skips blank lines. It also skips lines that begin with `#`,
+/// unless the first column is left out. If the header is one name shorter than the rows, the first column contains row names,
+/// as R writes them. Then the first column is left out. The methods may be called in any order.
 ///
 /// ```no_run
 /// use downhill::data::Csv;
@@ -55,33 +56,35 @@ pub struct Csv {
 }
 
 impl Csv {
-    /// A file without a header, fields separated by commas, all of them features. What differs is said by the methods.
+    /// Describes a file without a header. Commas separate the fields, and all columns are features. The methods change these
+    /// settings.
     pub fn new(path: impl Into<PathBuf>) -> Csv {
         Csv { path: path.into(), header: false, delimiter: ',', skip: Vec::new(), labels: None, classes: None, values: None }
     }
-    /// The first line has the names of the columns, behind a `#` or not.
+    /// Declares that the first line contains the names of the columns. A `#` before the names is allowed.
     pub fn header(self) -> Csv {
         Csv { header: true, ..self }
     }
-    /// What separates fields: one ASCII character. A space stands for any run of spaces and tabs.
+    /// Sets the separator of the fields, one ASCII character. A space stands for any run of spaces and tabs.
     pub fn delimiter(self, delimiter: char) -> Csv {
         Csv { delimiter, ..self }
     }
-    /// Leaves a column out, such as a row's number.
+    /// Leaves a column out, such as a row number.
     pub fn skip(mut self, column: impl Into<Column>) -> Csv {
         self.skip.push(column.into());
         self
     }
-    /// That column is the class: 0, 1, …, also written as 1.0 or 1e0. There are as many classes as the largest plus one, or as
-    /// [`classes`](Csv::classes) says. Without that, a class that no row has is told through [`log`].
+    /// Declares the column of the class: 0, 1, …, also written as 1.0 or 1e0. [`classes`](Csv::classes) sets the number of
+    /// classes. Without it, the number of classes is the largest label plus one, and a class without any row is reported
+    /// through [`log`].
     pub fn labels(self, column: impl Into<Column>) -> Csv {
         Csv { labels: Some(column.into()), ..self }
     }
-    /// How many classes there are, where the file may not show them all.
+    /// Sets the number of classes, in case the file does not contain every class.
     pub fn classes(self, classes: usize) -> Csv {
         Csv { classes: Some(classes), ..self }
     }
-    /// That column is the number to predict, as targets of shape `[1]`.
+    /// Declares the column of the number to predict. The targets have the shape `[1]`.
     pub fn values(self, column: impl Into<Column>) -> Csv {
         Csv { values: Some(column.into()), ..self }
     }
@@ -89,11 +92,13 @@ impl Csv {
     /// Reads the file.
     ///
     /// # Errors
-    /// [`Error::File`] where it cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows; [`Error::Format`],
-    /// with line and column, where it is a corrupt gzip, not UTF-8, empty, has lines of different lengths, a field that is no finite
-    /// number or no class, or labels that leave out more than half of their classes; [`Error::Label`] beyond [`classes`](Csv::classes);
-    /// [`Error::Argument`] for a column that does not exist or is named twice, a delimiter that cannot be one, and methods that
-    /// contradict each other.
+    /// - [`Error::File`]: the file cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows.
+    /// - [`Error::Format`], with line and column: the file is a corrupt gzip, is not UTF-8 or is empty. Or it has lines of
+    ///   different lengths, a field that is not a finite number or not a class, or labels that leave out more than half of
+    ///   their classes.
+    /// - [`Error::Label`]: a label is not below [`classes`](Csv::classes).
+    /// - [`Error::Argument`]: a column does not exist or is named twice, the delimiter is not allowed, or methods contradict
+    ///   each other.
     pub fn read(&self) -> Result<Dataset> {
         self.parse(&file::text(&self.path)?)
     }
@@ -137,13 +142,13 @@ enum Role {
     Value,
 }
 
-/// What has been read so far.
+/// The content that has been read so far.
 struct Table<'a> {
     csv: &'a Csv,
     text: &'a str,
-    /// The header, where there is one.
+    /// The header, if there is one.
     names: Option<Vec<String>>,
-    /// The role of each column, known from the first row on.
+    /// The role of each column, known after the first row.
     columns: Vec<Role>,
     x: Vec<f32>,
     labels: Vec<u32>,
@@ -174,16 +179,16 @@ impl Table<'_> {
         Ok(())
     }
 
-    /// One line, whose text starts at byte `start` (or after the empty lines there).
+    /// Adds one line. Its text starts at byte `start`, or after the empty lines there.
     fn row(&mut self, start: usize, fields: &Fields) -> Result<()> {
-        // A line of spaces has one field, one of tabs may have several.
+        // A line of spaces has one field. A line of tabs may have several fields.
         let blank = fields.len() < 2 || self.csv.delimiter.is_whitespace();
         if blank && fields.iter().all(str::is_empty) {
             return Ok(());
         }
         if self.csv.header && self.names.is_none() {
             let mut names: Vec<String> = fields.iter().map(str::to_string).collect();
-            // NumPy's `# a,b`; a column may be called `#`.
+            // NumPy writes `# a,b`. A column may also have the name `#`.
             if let Some(name) = names[0].strip_prefix('#').map(str::trim_start).filter(|name| !name.is_empty()) {
                 names[0] = name.to_string();
             }
@@ -226,7 +231,7 @@ impl Table<'_> {
         Ok(())
     }
 
-    /// Whether the first column may hold any text.
+    /// Returns true if the first column may contain any text.
     fn leaves_first_out(&self) -> bool {
         let first = self.names.as_ref().map(|names| &names[0]);
         self.csv.skip.iter().any(|column| match column {
@@ -236,13 +241,13 @@ impl Table<'_> {
         })
     }
 
-    /// By the header and the first row below it.
+    /// Finds the role of each column from the header and the first row below it.
     fn roles(&mut self, start: usize, fields: &Fields) -> Result<Vec<Role>> {
         let (csv, n) = (self.csv, fields.len());
         let mut roles = vec![Role::Feature; n];
         if let Some(names) = &mut self.names {
             if names.len() == n + 1 && names[0] == "#" {
-                // `# a b`, separated by spaces.
+                // The header may be `# a b`, separated by spaces.
                 names.remove(0);
             } else if names.len() + 1 == n && !fields.at(n - 1).is_empty() {
                 names.insert(0, String::new());
@@ -282,7 +287,7 @@ impl Table<'_> {
         }
     }
 
-    /// `line 3, column 2 (weight): …`, counted from 1 as editors do.
+    /// Returns an error such as `line 3, column 2 (weight): …`. Lines and columns are counted from 1, as in editors.
     fn bad(&self, start: usize, column: Option<usize>, why: String) -> Error {
         let rest = &self.text[start..];
         let blank = rest.len() - rest.trim_start_matches(['\r', '\n']).len();
@@ -298,13 +303,13 @@ impl Table<'_> {
     }
 }
 
-/// The logical values of pandas and R.
+/// Parses the logical values of pandas and R.
 fn truth(field: &str) -> Option<f32> {
     let is = |word: &str| field.eq_ignore_ascii_case(word);
     if is("true") { Some(1.0) } else { is("false").then_some(0.0) }
 }
 
-/// A class, also as programs write whole numbers that are floats to them: `2.0`, `2.`, `2e0`.
+/// Parses a class. A program that stores whole numbers as floats writes it as `2.0`, `2.` or `2e0`.
 fn class(field: &str) -> Option<u32> {
     field.parse().ok().or_else(|| {
         let x = truth(field).map(f64::from).or_else(|| field.parse().ok())?;
@@ -312,7 +317,7 @@ fn class(field: &str) -> Option<u32> {
     })
 }
 
-/// Up to 40 characters: an unclosed quote makes a field of the whole file.
+/// Shortens a text to 40 characters. An unclosed quote can make one field of the whole file.
 fn clip(text: &str) -> String {
     clip_to(text, 40)
 }
@@ -349,7 +354,7 @@ mod tests {
         assert_eq!(data.features(), &Features::Float(vec![1.5, 2.0, -0.3, 4.0]));
         assert_eq!(read(gzip(text.as_bytes()), |c| c.header().skip(0).labels(2)).unwrap(), data);
         assert_eq!(read("\u{feff}".to_string() + text, |c| c.header().skip("id").labels("class")).unwrap(), data);
-        // In whatever order.
+        // The order of the calls does not matter.
         assert_eq!(read(text, |c| c.header().labels("class").classes(5)).unwrap().classes(), 5);
         assert_eq!(read(text, |c| c.classes(5).labels("class").header()).unwrap().classes(), 5);
         assert_eq!(read(text, |c| c.labels("class").skip("id").header()).unwrap(), data);

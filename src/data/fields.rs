@@ -1,13 +1,13 @@
-//! The fields of a line of a table.
+//! Splitting the lines of a table into fields.
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use std::collections::TryReserveError;
 
-/// The fields of one line, one after the other in one text.
+/// The fields of one line, stored one after the other in one text.
 #[derive(Default)]
 pub(super) struct Fields {
     text: Vec<u8>,
-    /// Where each of them ends.
+    /// The end of each field in the text.
     ends: Vec<usize>,
     count: usize,
 }
@@ -16,7 +16,7 @@ impl Fields {
     pub fn len(&self) -> usize {
         self.count
     }
-    /// Field `i`, without the blanks around it.
+    /// Returns field `i` without the blanks around it.
     pub fn at(&self, i: usize) -> &str {
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         std::str::from_utf8(&self.text[start..self.ends[i]]).expect("text was cut at ASCII characters").trim()
@@ -24,7 +24,7 @@ impl Fields {
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.count).map(|i| self.at(i))
     }
-    /// Takes what spaces and tabs separate in a line; what stands in quotes is one field.
+    /// Splits a line at spaces and tabs. A quoted text is one field.
     pub fn split(&mut self, line: &str) -> Result<(), TryReserveError> {
         (self.count, _) = (0, self.text.clear());
         let mut rest = line.trim();
@@ -46,7 +46,7 @@ impl Fields {
     }
 }
 
-/// Twice as long, or a typed error.
+/// Doubles the length. Returns a typed error if there is no memory.
 fn grow<T: Default + Clone>(v: &mut Vec<T>) -> Result<(), TryReserveError> {
     let more = v.len().max(64);
     v.try_reserve_exact(more)?;
@@ -54,7 +54,7 @@ fn grow<T: Default + Clone>(v: &mut Vec<T>) -> Result<(), TryReserveError> {
     Ok(())
 }
 
-/// The lines of a text that a character separates into fields, quoted or not.
+/// The lines of a text whose fields are separated by one character. Fields may be quoted.
 pub(super) struct FieldLines<'a> {
     core: Reader,
     text: &'a [u8],
@@ -65,18 +65,19 @@ impl<'a> FieldLines<'a> {
     pub fn new(text: &'a str, delimiter: u8) -> FieldLines<'a> {
         FieldLines { core: ReaderBuilder::new().delimiter(delimiter).build(), text: text.as_bytes(), at: 0 }
     }
-    /// The next line: the byte where it starts, or where the empty lines before it do. `None` after the last one.
+    /// Reads the next line. Returns the byte where the line starts, or where the empty lines before it start. `None` after
+    /// the last line.
     pub fn next(&mut self, fields: &mut Fields) -> Result<Option<usize>, TryReserveError> {
         let (start, mut len) = (self.at, 0);
         fields.count = 0;
-        // The reader writes below the length.
+        // The reader writes only below the length of the vector.
         fields.text.resize(fields.text.capacity(), 0);
         loop {
             let (input, text, ends) = (&self.text[self.at..], &mut fields.text[len..], &mut fields.ends[fields.count..]);
             let (result, read, written, ended) = self.core.read_record(input, text, ends);
             (self.at, len, fields.count) = (self.at + read, len + written, fields.count + ended);
             match result {
-                // The next call has no input left, which is how the reader learns of the end.
+                // The next call has no input left, and so the reader learns that the text has ended.
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => grow(&mut fields.text)?,
                 ReadRecordResult::OutputEndsFull => grow(&mut fields.ends)?,

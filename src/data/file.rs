@@ -1,4 +1,4 @@
-//! Files, through gzip where their content says so, up to a limit, and where sets of them are looked for.
+//! Reading of files. This module unpacks gzip, limits the size of files, and finds the folders of named data sets.
 
 use crate::error::{Error, Result};
 use flate2::bufread::GzDecoder;
@@ -10,22 +10,24 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// The most that a file may hold, unless [`with_read_limit`] says otherwise.
+/// The largest size of a file in bytes, unless [`with_read_limit`] sets another size.
 const MOST: u64 = 4 << 30;
-/// A gzip may unpack to that much whatever its size, and beyond it to [`RATIO`] times its size.
+/// A gzip of any size may unpack to this many bytes. Beyond that it may unpack to [`RATIO`] times its own size.
 const ALWAYS: u64 = 16 << 20;
-/// Tables of numbers shrink to a fifth or a twentieth. gzip's own bound is 1,032, and only a few bytes repeated come near it.
+/// Tables of numbers usually shrink to between a fifth and a twentieth. The largest ratio of gzip is 1,032. Only files that
+/// repeat a few bytes come near it.
 const RATIO: u64 = 256;
 
 thread_local! {
     static LIMIT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Runs `read`; files that it reads in this thread may hold up to `bytes`, unpacked.
+/// Runs `read` with another limit for the size of files. Each file that `read` reads in this thread may have up to `bytes`
+/// bytes, unpacked.
 ///
-/// Without it every reader of [`data`](crate::data) stops with [`Error::File`] at 4 GiB, and at 256 times the size of a gzipped file
-/// where that is less (but never below 16 MiB): a small gzip can unpack to more than there is memory for. A limit of one's own
-/// stands for both rules, and can be larger or smaller.
+/// Without this function, every reader of [`data`](crate::data) stops with [`Error::File`] at 4 GiB. A gzipped file also
+/// stops at 256 times its own size, but not below 16 MiB, because a small gzip can unpack to more than the memory holds.
+/// `bytes` replaces both rules, and may be larger or smaller.
 ///
 /// ```no_run
 /// use downhill::data::{self, Csv};
@@ -43,7 +45,8 @@ pub fn with_read_limit<T>(bytes: u64, read: impl FnOnce() -> T) -> T {
     read()
 }
 
-/// Where data sets are looked for by name: `$DOWNHILL_DATA`, the user's cache, and where Debian's packages put data.
+/// Returns the folders in which data sets are searched by name: `$DOWNHILL_DATA`, the user's cache, and the data folder of
+/// Debian's packages.
 pub(super) fn roots() -> Vec<PathBuf> {
     let set = |key: &str| env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| env::home_dir().map(|home| home.join(".cache")));
@@ -51,7 +54,7 @@ pub(super) fn roots() -> Vec<PathBuf> {
     roots.into_iter().flatten().collect()
 }
 
-/// The folders that `name` can mean. Only a bare name is looked up; a path means itself.
+/// Returns the folders that `name` can mean. Only a bare name is searched in `roots`. A path means only itself.
 pub(super) fn places(name: &Path, roots: &[PathBuf]) -> Vec<PathBuf> {
     let bare = matches!(name.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     let below = roots.iter().filter(|_| bare).map(|root| root.join(name));
@@ -60,11 +63,11 @@ pub(super) fn places(name: &Path, roots: &[PathBuf]) -> Vec<PathBuf> {
 
 pub(super) struct DataFile {
     path: PathBuf,
-    /// Bytes on the disk; `None` for a pipe, which does not say.
+    /// The size of the file on disk in bytes. `None` for a pipe, whose size is unknown.
     size: Option<u64>,
     gzip: bool,
     reader: Box<dyn Read>,
-    /// Bytes read so far, and how many there may be.
+    /// The number of bytes read so far. `limit` is the largest number allowed.
     read: u64,
     limit: u64,
 }
@@ -79,16 +82,17 @@ pub(super) fn open(path: &Path) -> Result<DataFile> {
     let limit = LIMIT.get().unwrap_or(by_ratio.min(MOST));
     let reader: Box<dyn Read> = if gzip { Box::new(Members(Some(GzDecoder::new(file)))) } else { Box::new(file) };
     let source = DataFile { path: path.to_path_buf(), size, gzip, reader, read: 0, limit };
-    // Reading it would only take time.
+    // The file is too large already. Reading it would only take time.
     if !gzip && size.is_some_and(|size| size > limit) { Err(source.too_large()) } else { Ok(source) }
 }
 
 impl DataFile {
-    /// All that is left.
+    /// Reads the rest of the file.
     pub fn rest(&mut self) -> Result<Vec<u8>> {
         self.read(u64::MAX)
     }
-    /// The next bytes, at most `count`; fewer where the file ends. Memory grows with what comes, never with `count`.
+    /// Reads the next `count` bytes, or fewer at the end of the file. Memory grows with the bytes that arrive, never with
+    /// `count` alone.
     pub fn read(&mut self, count: u64) -> Result<Vec<u8>> {
         let (left, mut bytes) = (self.limit - self.read, Vec::new());
         match (&mut self.reader).take(count.min(left.saturating_add(1))).read_to_end(&mut bytes) {
@@ -113,7 +117,7 @@ impl DataFile {
     }
 }
 
-/// A whole file as text, without the mark that says it is UTF-8.
+/// Reads a whole file as text, without the byte order mark of UTF-8.
 pub(super) fn text(path: &Path) -> Result<String> {
     let mut text = utf8(path, open(path)?.rest()?)?;
     if text.starts_with('\u{feff}') {
@@ -129,13 +133,13 @@ fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
     })
 }
 
-/// How many lines end in there, with `\n`, `\r\n` or `\r`.
+/// Counts the ends of lines in a text: `\n`, `\r\n` or `\r`.
 pub(super) fn lines(text: &[u8]) -> usize {
     let ends = |(i, &byte): (usize, &u8)| byte == b'\n' || (byte == b'\r' && text.get(i + 1) != Some(&b'\n'));
     text.iter().enumerate().filter(|&at| ends(at)).count()
 }
 
-/// An empty vector with room for `len` elements that a file has.
+/// Returns an empty vector with room for `len` elements of a file.
 pub(super) fn room<T>(path: &Path, len: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
     room.try_reserve_exact(len).map_err(|_| no_memory(path, len.saturating_mul(size_of::<T>())))?;
@@ -146,8 +150,8 @@ pub(super) fn no_memory(path: &Path, bytes: usize) -> Error {
     Error::file(path, format!("there is no memory for its content ({bytes} bytes so far)"))
 }
 
-/// The members of a gzip file, one after the other. As `gzip` and Python have it, zeros may stand between and behind them: archives
-/// and tapes are padded.
+/// The members of a gzip file, one after the other. Zeros may stand between and after the members, because archives and tapes
+/// are padded. `gzip` and Python accept such zeros too.
 struct Members<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Members<R> {
@@ -158,7 +162,7 @@ impl<R: BufRead> Read for Members<R> {
                 n => return Ok(n),
             }
             let mut rest = self.0.take().expect("matched above").into_inner();
-            // `None` at the end of the file.
+            // The reader is `None` at the end of the file.
             self.0 = loop {
                 let bytes = rest.fill_buf()?;
                 let (zeros, len) = (bytes.iter().take_while(|&&b| b == 0).count(), bytes.len());
@@ -190,7 +194,7 @@ mod tests {
     #[test]
     fn members_and_the_zeros_around_them() {
         let (a, b, none) = (gzip(b"one, "), gzip(b"two"), gzip(b""));
-        // More than a buffer of the reader.
+        // More zeros than the reader's buffer holds.
         let zeros = vec![0; 20_000];
         for parts in
             [vec![&a[..], &b], vec![&a, &b, &[0]], vec![&a, &zeros, &b, &zeros], vec![&none, &a, &none, &zeros, &none, &b, &none, &[0; 3]]]
@@ -210,7 +214,7 @@ mod tests {
 
     #[test]
     fn reading_stops_at_a_limit() {
-        // As small as it gets, so that the ratio would allow less.
+        // The best compression makes the file so small that the ratio alone would allow less.
         let sevens = |n: u64| {
             let mut packed = GzEncoder::new(Vec::new(), Compression::best());
             packed.write_all(&vec![b'7'; n as usize]).unwrap();
@@ -223,7 +227,7 @@ mod tests {
         assert_eq!(with_read_limit(ALWAYS + 1, || read(&large)).unwrap().len() as u64, ALWAYS + 1);
         assert!(read(&sevens(ALWAYS)).is_ok());
 
-        // To the byte, gzipped or not; and nothing of it stays.
+        // The limit is exact to the byte, gzipped or not. After the call it no longer applies.
         for bytes in [b"12345678".to_vec(), gzip(b"12345678")] {
             assert!(with_read_limit(8, || read(&bytes)).is_ok());
             let e = with_read_limit(7, || read(&bytes)).unwrap_err();

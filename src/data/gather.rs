@@ -1,4 +1,4 @@
-//! Batches: samples of a data set, put together on the host.
+//! Batches: samples of a data set, gathered on the host.
 
 use super::{Augment, Dataset, Features, Target, pixel};
 use crate::{
@@ -9,17 +9,18 @@ use crate::{
 use rayon::prelude::*;
 
 impl Dataset {
-    /// Those rows as `x [b, sample…]` and `y`: labels or numbers `[b, target…]`, or nothing, `[0]`.
+    /// Returns the rows `rows` as a batch: `x` is `[b, sample…]`, and `y` is labels or numbers `[b, target…]`. Without
+    /// targets, `y` is `[0]`.
     pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
         let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
         self.gather_into(rows, &mut x, &mut y)?;
         Ok((x, y))
     }
-    /// [`batch`](Dataset::batch) into tensors that there are already, whose memory is used again.
+    /// Gathers a [`batch`](Dataset::batch) into existing tensors and reuses their memory.
     pub fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
         self.gather_augmented(rows, None, x, y)
     }
-    /// The same, with the images changed as in the step of this seed and number.
+    /// Gathers a batch with augmented images. The seed and the step determine the random numbers.
     pub(crate) fn gather_augmented(
         &self,
         rows: &[usize],
@@ -32,7 +33,7 @@ impl Dataset {
         let width = self.sample.elements();
         x.shape = batched(self.sample);
         let len = rows.len() * width;
-        // Below some 64 thousand numbers a thread costs more than it brings.
+        // Below about 64 thousand numbers, a thread costs more time than it saves.
         let min = 1 + (1 << 16) / width;
         let change = augment.map(|(augment, seed, step)| {
             let [.., height, across] = self.sample.dims() else { unreachable!("Augment::check has seen that these are images") };
@@ -81,14 +82,14 @@ impl Dataset {
         }
         Ok(())
     }
-    /// What each byte of the features means.
+    /// Returns the value of each possible byte of the features.
     pub(crate) fn means(&self) -> [f32; 256] {
         let Features::Bytes { scale, shift, .. } = self.features else { return [0.0; 256] };
         std::array::from_fn(|byte| pixel(byte as u8, scale, shift) as f32)
     }
 }
 
-/// The float buffer of `h`, at that length, in the memory it had.
+/// Returns the float buffer of `h`, resized to `len`. Reuses its memory.
 fn floats(h: &mut Host<f32>, len: usize) -> &mut [f32] {
     if let Data::Index(_) = h.data {
         h.data = Data::Float(Vec::new());
@@ -102,7 +103,7 @@ fn floats(h: &mut Host<f32>, len: usize) -> &mut [f32] {
     }
 }
 
-/// Those rows of `from`, in the label buffer of `h`, in the memory it had.
+/// Copies the rows `rows` of `from` into the label buffer of `h`. Reuses its memory.
 fn labels(h: &mut Host<f32>, from: &[u32], width: usize, rows: &[usize]) {
     let mut out = match std::mem::replace(&mut h.data, Data::Index(Vec::new())) {
         Data::Index(v) => v,

@@ -1,5 +1,5 @@
-//! IDX, the format of MNIST and its relatives (LeCun, Cortes & Burges): two zero bytes, a type, the number of axes,
-//! each axis as a big-endian `u32`, then the numbers, big-endian, row-major.
+//! IDX, the format of MNIST and similar data sets (LeCun, Cortes & Burges). A file has two zero bytes, a type, the number of
+//! axes, and each axis as a big-endian `u32`. Then come the numbers, big-endian and row-major.
 
 use super::{Dataset, Target, classes::infer, file};
 use crate::{
@@ -11,13 +11,13 @@ use std::path::Path;
 /// The content of an IDX file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Idx {
-    /// The size of each axis, the first one outermost.
+    /// The size of each axis, outermost first.
     pub dims: Vec<usize>,
     /// The numbers, row-major.
     pub values: Values,
 }
 
-/// The numbers of an IDX file, in the type it has them.
+/// The numbers of an IDX file, in the type of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     /// Type 0x08.
@@ -35,7 +35,7 @@ pub enum Values {
 }
 
 impl Values {
-    /// All of them as `f64`, which holds each of the types exactly.
+    /// Returns all numbers as `f64`, which represents each of the types exactly.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             Values::U8(v) => v.iter().map(|&x| x as f64).collect(),
@@ -48,11 +48,12 @@ impl Values {
     }
 }
 
-/// Reads an IDX file, gzipped or not (its content decides, not its name).
+/// Reads an IDX file. The file may be gzipped, which the reader sees from its content and not from its name.
 ///
 /// # Errors
-/// [`Error::File`] where it cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows;
-/// [`Error::Format`] where it is a corrupt gzip, no IDX file, shorter or longer than its header says, or of a size that cannot be.
+/// [`Error::File`] if the file cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows.
+/// [`Error::Format`] if it is a corrupt gzip, is not an IDX file, is shorter or longer than its header says, or has an
+/// impossible size.
 pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     let path = path.as_ref();
     let bad = |why: String| Err(Error::format(path, why));
@@ -104,7 +105,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     Ok(Idx { dims, values })
 }
 
-/// `[60000, 28, 28]`; a corrupt header may have 255 axes.
+/// Formats the axes, e.g. `[60000, 28, 28]`. A corrupt header may have 255 axes.
 fn shown(dims: &[usize]) -> String {
     match dims.get(..8) {
         Some(first) if dims.len() > 8 => format!("{first:?} and {} more axes", dims.len() - 8),
@@ -119,14 +120,16 @@ fn numbers<T, const N: usize>(path: &Path, bytes: &[u8], of: fn([u8; N]) -> T) -
     Ok(numbers)
 }
 
-/// A file of samples `[n, …]` and a file of their labels `[n]`, of which there are `classes` (or one more than the largest).
+/// Reads a file of samples `[n, …]` and a file of their labels `[n]`. Without `classes`, the number of classes is the largest
+/// label plus one.
 ///
-/// Images of `[n, height, width]` become samples of `[1, height, width]`. Bytes stay bytes, scaled to 0..1; other numbers
-/// become floats as they are. Without `classes`, a class that no sample has is told through [`log`], with the row of the odd label.
+/// Images `[n, height, width]` become samples `[1, height, width]`. Bytes stay bytes, scaled to 0..1. Other numbers become
+/// floats. Without `classes`, a class without any sample is reported through [`log`], together with the row of the suspicious
+/// label.
 ///
 /// # Errors
-/// Those of [`read`] and of [`Dataset::new`]; [`Error::Format`] where the two files have different lengths, or where `classes` is not
-/// given and more than half of the classes up to the largest label have no sample.
+/// The errors of [`read`] and of [`Dataset::new`]. [`Error::Format`] if the two files have different lengths, or if `classes`
+/// is not given and more than half of the classes up to the largest label have no sample.
 pub fn dataset(samples: impl AsRef<Path>, labels: impl AsRef<Path>, classes: Option<usize>) -> Result<Dataset> {
     let values = read_labels(labels.as_ref())?;
     let classes = match classes {
@@ -136,7 +139,7 @@ pub fn dataset(samples: impl AsRef<Path>, labels: impl AsRef<Path>, classes: Opt
     labelled(samples.as_ref(), labels.as_ref(), values, classes)
 }
 
-/// A file of samples, and the labels that were in that other file.
+/// Reads a file of samples and adds the labels `values`, which came from the file `labels`.
 pub(super) fn labelled(path: &Path, labels: &Path, values: Vec<u32>, classes: usize) -> Result<Dataset> {
     let samples = read(path)?;
     if samples.dims[0] != values.len() {
@@ -171,7 +174,7 @@ fn floats<T>(path: &Path, values: Vec<T>, of: impl Fn(T) -> f32) -> Result<Vec<f
     Ok(floats)
 }
 
-/// A class for each sample.
+/// Reads one class for each sample.
 pub(super) fn read_labels(path: &Path) -> Result<Vec<u32>> {
     let idx = read(path)?;
     if idx.dims.len() != 1 {
@@ -251,7 +254,7 @@ pub(super) mod tests {
             (idx(0x08, &[u32::MAX, u32::MAX, u32::MAX], &[1]), "which no memory holds"),
             (idx(0x0E, &[u32::MAX, u32::MAX / 4], &[1]), "which no memory holds"),
             (idx(0x08, &[9; 255], &[1]), "its header says [9, 9, 9, 9, 9, 9, 9, 9] and 247 more axes, which no memory holds"),
-            (idx(0x08, &[u32::MAX, 1 << 20], &[1]), "truncated: 13 bytes"), // 4 PiB announced, none of it allocated
+            (idx(0x08, &[u32::MAX, 1 << 20], &[1]), "truncated: 13 bytes"), // The header announces 4 PiB; nothing of this is allocated.
             (packed[..packed.len() / 2].to_vec(), "corrupt gzip"),
             (packed[..packed.len() - 1].to_vec(), "corrupt gzip"),
             (flipped, "corrupt gzip"),

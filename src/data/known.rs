@@ -1,4 +1,4 @@
-//! Real data that ships with the crate; `data/README.md` says where it is from.
+//! Real data that ships with the crate. `data/README.md` names its sources.
 
 use super::{Column, Csv, Dataset, Target, Text};
 use flate2::read::MultiGzDecoder;
@@ -6,9 +6,9 @@ use std::io::Read;
 
 const SHIPPED: &str = "ships with the crate, and the tests read it";
 
-/// Handwritten digits: 1,797 images of 8 × 8 pixels, 10 classes (Alpaydin & Kaynak 1998). Samples are `[64]`, bytes of 0 to 16 scaled
-/// to 0..1; `reshape([1, 8, 8])` makes images of them. Rows come in the order of the source: writers of the first rows do not
-/// write the last ones, so shuffle before splitting (as [`Dataset::split`] does).
+/// Handwritten digits: 1,797 images of 8 × 8 pixels in 10 classes (Alpaydin & Kaynak 1998). Samples are `[64]`, bytes of 0 to
+/// 16 scaled to 0..1. `reshape([1, 8, 8])` turns them into images. The rows have the order of the source: different people
+/// wrote the first and the last rows. So shuffle before splitting, as [`Dataset::split`] does.
 ///
 /// ```
 /// let digits = downhill::data::digits();
@@ -20,18 +20,18 @@ pub fn digits() -> Dataset {
     Dataset::bytes(pixels, table.sample, 1.0 / 16.0, table.target).expect(SHIPPED)
 }
 
-/// Iris flowers: 150 rows of 4 lengths in cm, 3 classes (Fisher 1936).
+/// Iris flowers: 150 rows with 4 lengths in cm, in 3 classes (Fisher 1936).
 pub fn iris() -> Dataset {
     titled("iris.csv", include_bytes!("../../data/iris.csv"))
 }
 
-/// Breast cancer, Wisconsin: 569 rows of 30 features, 0 malignant and 1 benign (Wolberg et al. 1995).
+/// Breast cancer, Wisconsin: 569 rows with 30 features. Class 0 is malignant and class 1 is benign (Wolberg et al. 1995).
 pub fn breast_cancer() -> Dataset {
     titled("breast_cancer.csv", include_bytes!("../../data/breast_cancer.csv"))
 }
 
-/// Diabetes: 442 patients, 10 features (age, sex, body mass index, blood pressure, six blood serum measurements), and the progression
-/// of the disease after one year, targets `[1]` of 25 to 346 (Efron, Hastie, Johnstone & Tibshirani 2004).
+/// Diabetes: 442 patients with 10 features (age, sex, body mass index, blood pressure, six blood serum measurements). The
+/// target `[1]` is the progression of the disease after one year, 25 to 346 (Efron, Hastie, Johnstone & Tibshirani 2004).
 pub fn diabetes() -> Dataset {
     let spaced = |name: &str, gz: &[u8]| parse(&Csv::new(name).delimiter(' '), &unpack(gz));
     let x = spaced("diabetes_data_raw.csv.gz", include_bytes!("../../data/diabetes_data_raw.csv.gz"));
@@ -40,7 +40,8 @@ pub fn diabetes() -> Dataset {
     Dataset::check(x.features, x.sample, target).expect(SHIPPED)
 }
 
-/// Genesis, the first book of the Bible in the King James Version of 1611: 196,818 characters of 60 kinds, one verse a line.
+/// Genesis, the first book of the Bible in the King James Version of 1611. It has 196,818 characters, 60 different ones, and
+/// one verse in each line.
 ///
 /// ```
 /// let text = downhill::data::genesis();
@@ -52,7 +53,7 @@ pub fn genesis() -> Text {
     Text::new(&text).expect(SHIPPED)
 }
 
-/// A table whose first line is `rows,features,class names…` and whose last column is the class.
+/// Parses a table whose first line is `rows,features,class names…` and whose last column is the class.
 fn titled(name: &str, bytes: &[u8]) -> Dataset {
     let end = bytes.iter().position(|&b| b == b'\n').expect(SHIPPED);
     let title = std::str::from_utf8(&bytes[..end]).expect(SHIPPED);
@@ -90,7 +91,7 @@ mod tests {
         let i = iris();
         assert_eq!((i.len(), i.sample_shape().dims(), counts(&i)), (150, &[4][..], vec![50; 3]));
         assert_eq!(i.class_names(), ["setosa", "versicolor", "virginica"]);
-        // Means of Fisher's table (sepal length and width, petal length and width).
+        // The means of Fisher's table (sepal length and width, petal length and width).
         let mean = Normalise::features(&i).mean;
         assert!(mean.iter().zip([5.8433, 3.0573, 3.758, 1.1993]).all(|(m, want)| (m - want).abs() < 5e-5), "{mean:?}");
 
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!((b.len(), b.sample_shape().dims(), counts(&b)), (569, &[30][..], vec![212, 357]));
         assert_eq!(b.class_names(), ["malignant", "benign"]);
 
-        // 50 chapters of 1,533 verses.
+        // Genesis has 50 chapters with 1,533 verses together.
         let g = genesis();
         let verses = g.decode(g.tokens()).unwrap();
         assert_eq!((verses.lines().count(), verses.len(), g.vocabulary().len()), (1533, 196_818, 60));

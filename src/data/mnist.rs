@@ -1,19 +1,20 @@
-//! MNIST-style sets: four IDX files in a folder.
+//! MNIST-style data sets: four IDX files in a folder.
 
 use super::{Dataset, classes::infer, file, idx};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The training and the test part of an MNIST-style set, as samples `[1, height, width]` of 0..1.
+/// Reads the training part and the test part of an MNIST-style data set. Samples are `[1, height, width]`, scaled to 0..1.
 ///
-/// `name` is a folder with the four files (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`,
-/// `t10k-labels-idx1-ubyte`, also as `train-images.idx3-ubyte`; each gzipped or not), or a name such as `fashion-mnist`, which is
-/// looked for in `$DOWNHILL_DATA`, in `downhill` in the user's cache folder, and in `/usr/share/datasets`, where Debian's packages
-/// put data.
+/// `name` is a folder or the name of a data set. A folder contains the files `train-images-idx3-ubyte`,
+/// `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`. The spelling `train-images.idx3-ubyte`
+/// is also accepted, and each file may be gzipped. A name such as `fashion-mnist` is searched in `$DOWNHILL_DATA`, in
+/// `downhill` in the user's cache folder, and in `/usr/share/datasets`, the data folder of Debian's packages.
 ///
 /// # Errors
-/// [`Error::NoData`] where none of these has such a set: it says where it looked and how to get it. [`Error::File`] where one of the
-/// four is missing, and the errors of [`idx::dataset`], where a set of up to ten classes may leave out any of them.
+/// [`Error::NoData`] if no folder contains such a data set. The error lists the searched folders and says how to get the data
+/// set. [`Error::File`] if one of the four files is missing. Also the errors of [`idx::dataset`], with one exception: in a
+/// data set of up to ten classes, missing classes are no error.
 pub fn mnist(name: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
     load(name.as_ref(), &file::roots())
 }
@@ -26,7 +27,8 @@ fn load(name: &Path, roots: &[PathBuf]) -> Result<(Dataset, Dataset)> {
         Ok((samples, labels, values))
     };
     let (train, test) = (part("train")?, part("t10k")?);
-    // A class that happens to be missing in one part is one all the same; and there are ten digits, however few are in a small set.
+    // A class may be missing in one part by chance, and a small data set may not contain all ten digits. Both still count as
+    // classes.
     let classes = infer(&[(&train.1, &train.2), (&test.1, &test.2)], DIGITS)?;
     let named = |(samples, labels, values): (PathBuf, PathBuf, Vec<u32>)| -> Result<(Dataset, PathBuf)> {
         let data = idx::labelled(&samples, &labels, values, classes)?;
@@ -43,12 +45,12 @@ fn load(name: &Path, roots: &[PathBuf]) -> Result<(Dataset, Dataset)> {
     Ok((train, test))
 }
 
-/// Up to so many classes a set may leave out as many as it likes.
+/// With at most this many classes, a data set may leave out any number of them.
 const DIGITS: usize = 10;
 
 const FASHION: [&str; 10] = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
-/// The first of the folders that has any file of such a set.
+/// Returns the first of the folders that contains any file of such a data set.
 fn find(name: &Path, roots: &[PathBuf]) -> Result<PathBuf> {
     let looked = file::places(name, roots);
     if let Some(folder) = looked.iter().find(|f| PARTS.iter().any(|(part, kind)| one_of(f, part, kind).is_ok())) {
@@ -67,7 +69,7 @@ fn find(name: &Path, roots: &[PathBuf]) -> Result<PathBuf> {
 const PARTS: [(&str, &str); 4] =
     [("train", "images-idx3-ubyte"), ("train", "labels-idx1-ubyte"), ("t10k", "images-idx3-ubyte"), ("t10k", "labels-idx1-ubyte")];
 
-/// `train-images-idx3-ubyte` in any of its spellings.
+/// Finds a file such as `train-images-idx3-ubyte` in any of its spellings.
 fn one_of(folder: &Path, part: &str, kind: &str) -> Result<PathBuf> {
     let dotted = kind.replace("-idx", ".idx");
     let names = [kind, &dotted].map(|kind| [format!("{part}-{kind}"), format!("{part}-{kind}.gz")]).concat();
@@ -86,7 +88,7 @@ mod tests {
     use crate::shape::Shape;
     use std::fs;
 
-    /// Two training images and one for the test, each file in another spelling.
+    /// Writes two training images and one test image. Each file name has another spelling.
     fn write(folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         let put = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
@@ -100,7 +102,7 @@ mod tests {
     fn reads_every_spelling_from_a_folder_or_by_name() {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join("second/fashion-mnist"));
-        fs::create_dir_all(dir.path().join("first/fashion-mnist")).unwrap(); // there, but holds no set
+        fs::create_dir_all(dir.path().join("first/fashion-mnist")).unwrap(); // exists, but contains no data set
         let by_name = load(Path::new("fashion-mnist"), &[dir.path().join("first"), dir.path().join("second")]).unwrap();
         let by_path = load(&dir.path().join("second/fashion-mnist"), &[]).unwrap();
         assert_eq!(by_name, by_path);
@@ -117,7 +119,7 @@ mod tests {
         let Error::NoData { looked, .. } = &e else { panic!("{e}") };
         assert_eq!(*looked, [PathBuf::from("fashion-mnist"), dir.path().join("fashion-mnist"), "/nowhere/fashion-mnist".into()]);
         assert!(e.to_string().contains("apt install dataset-fashion-mnist") && e.to_string().contains("--data DIR"), "{e}");
-        // A path is not looked up elsewhere.
+        // A path is not searched in other folders.
         let e = load(Path::new("some/dir"), &[dir.path().into()]).unwrap_err();
         assert!(matches!(&e, Error::NoData { looked, .. } if looked.len() == 1), "{e}");
         assert!(e.to_string().contains("t10k-labels-idx1-ubyte") && !e.to_string().contains("apt"), "{e}");
@@ -144,7 +146,7 @@ mod tests {
         assert!(e.to_string().contains("nor as train-labels-idx1-ubyte.gz"), "{e}");
     }
 
-    /// The real thing, where Debian's package has put it.
+    /// Reads the real data set, if Debian's package is installed.
     #[test]
     fn fashion_mnist() {
         if !Path::new("/usr/share/datasets/fashion-mnist").is_dir() {
@@ -158,7 +160,7 @@ mod tests {
             assert_eq!(train.labels().iter().filter(|&&l| l == class).count(), 6000);
         }
         let norm = crate::data::Normalise::overall(&train);
-        // The mean and the deviation that its users know it by.
+        // The well-known mean and standard deviation of this data set.
         assert!((norm.mean[0] - 0.2860).abs() < 5e-5 && (norm.std[0] - 0.3530).abs() < 5e-5, "{norm:?}");
     }
 }

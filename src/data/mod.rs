@@ -1,9 +1,10 @@
-//! Data: a [`Dataset`] of samples and targets, where it comes from, and how it is split, normalised and put in batches.
+//! Data: a [`Dataset`] holds samples and targets. This module makes data sets, and splits, normalises and batches them.
 //!
-//! - [`Dataset::new`], [`Dataset::bytes`]: from numbers in memory
-//! - [`Csv`], [`idx`], [`mnist`], [`cifar10`]: from files, gzipped or not, up to the size that [`with_read_limit`] speaks of
-//! - [`Text`]: from a text, for models of its characters
-//! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`], [`genesis`]: real data that ships with the crate
+//! - [`Dataset::new`], [`Dataset::bytes`], [`Dataset::tokens`] take numbers from memory.
+//! - [`Csv`], [`idx`], [`mnist`], [`cifar10`] read files, gzipped or not. [`with_read_limit`] sets the largest size of a
+//!   file.
+//! - [`Text`] takes a text, for models of its characters.
+//! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`], [`genesis`] are real data that ships with the crate.
 
 mod augment;
 mod cifar;
@@ -38,31 +39,32 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// What goes into a model, row-major, one sample after the other.
+/// The inputs of a model, row-major, one sample after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Features {
-    /// The numbers themselves.
+    /// Floats.
     Float(Vec<f32>),
-    /// Images as the bytes they are, a quarter of the memory: a pixel is `byte · scale + shift`, rounded once.
+    /// Images stored as bytes, which take a quarter of the memory. A pixel is `byte · scale + shift`, rounded once.
     Bytes {
-        /// The bytes.
+        /// The bytes, row-major.
         data: Vec<u8>,
-        /// What a byte is multiplied by, 1/255 for pixels in 0..1.
+        /// The factor of each byte. 1/255 gives pixels in 0..1.
         scale: f64,
-        /// What is added then. Both are `f64`, since the product and this nearly cancel in normalised images that are mostly white.
+        /// The number added to the product. Factor and shift are `f64`, because product and shift nearly cancel in normalised
+        /// images that are mostly white.
         shift: f64,
     },
-    /// Numbers of words or characters, `0..vocabulary`: the model is given them as `u32`, for a table of embeddings.
+    /// Numbers of words or characters, `0..vocabulary`. The model gets them as `u32`, for a table of embeddings.
     Tokens {
-        /// The numbers.
+        /// The numbers, row-major.
         data: Vec<u32>,
-        /// How many words or characters there are.
+        /// The number of different words or characters.
         vocabulary: usize,
     },
 }
 
 impl Features {
-    /// How many numbers, of all samples together.
+    /// Returns the number of elements of all samples together.
     pub fn len(&self) -> usize {
         match self {
             Features::Float(v) => v.len(),
@@ -70,15 +72,15 @@ impl Features {
             Features::Tokens { data, .. } => data.len(),
         }
     }
-    /// Whether there are none.
+    /// Returns true if there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Number `i`, as the model sees it.
+    /// Returns element `i` as the model sees it.
     pub(crate) fn at(&self, i: usize) -> f32 {
         self.exact(i) as f32
     }
-    /// Number `i`, before it is rounded.
+    /// Returns element `i` before it is rounded.
     fn exact(&self, i: usize) -> f64 {
         match self {
             Features::Float(v) => f64::from(v[i]),
@@ -88,44 +90,45 @@ impl Features {
     }
 }
 
-/// What a byte means, before it is rounded.
+/// Returns the value of a byte before it is rounded.
 fn pixel(byte: u8, scale: f64, shift: f64) -> f64 {
     f64::from(byte) * scale + shift
 }
 
-/// What a model should answer.
+/// The targets that a model should predict.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    /// Nothing: data to predict.
+    /// No targets. A model can still make predictions for such data.
     None,
-    /// Classes, `0..classes`.
+    /// Classes with the numbers `0..classes`.
     Labels {
-        /// The shape for one sample: `[]` for one class, `[t]` for one at each of t places.
+        /// The shape of one sample's labels: `[]` for one class, `[t]` for one class at each of t positions.
         sample: Shape,
-        /// Row-major, one sample after the other.
+        /// The labels, row-major, one sample after the other.
         values: Vec<u32>,
-        /// How many classes there are.
+        /// The number of classes.
         classes: usize,
     },
     /// Numbers of shape `sample` for each sample.
     Values {
-        /// The shape for one sample.
+        /// The shape of one sample's numbers.
         sample: Shape,
-        /// Row-major, one sample after the other.
+        /// The numbers, row-major, one sample after the other.
         data: Vec<f32>,
     },
 }
 
 impl Target {
-    /// The class of each sample, `0..classes`.
+    /// Targets with one class for each sample, `0..classes`.
     pub fn labels(values: Vec<u32>, classes: usize) -> Target {
         Target::labels_per([], values, classes)
     }
-    /// Classes of shape `sample` for each sample, `0..classes`: `[t]` for one at each of t places of a sequence.
+    /// Targets with classes of shape `sample` for each sample, `0..classes`. `[t]` means one class at each of t positions of
+    /// a sequence.
     pub fn labels_per(sample: impl Into<Shape>, values: Vec<u32>, classes: usize) -> Target {
         Target::Labels { sample: sample.into().u32(), values, classes }
     }
-    /// Numbers of shape `sample` for each sample: `[1]` for the output of `linear(_, 1)`.
+    /// Targets with numbers of shape `sample` for each sample. `[1]` fits the output of `linear(_, 1)`.
     pub fn values(sample: impl Into<Shape>, data: Vec<f32>) -> Target {
         Target::Values { sample: sample.into().of(DType::F32), data }
     }
@@ -144,8 +147,8 @@ fn pick<T: Copy>(data: &[T], width: usize, rows: &[usize]) -> Vec<T> {
     rows.iter().flat_map(|&r| &data[r * width..(r + 1) * width]).copied().collect()
 }
 
-/// Samples and their targets, checked when they are put together: every number is finite, every label names a class,
-/// every sample is complete.
+/// Samples and their targets. Every constructor checks that each number is finite, each label names a class, and each sample
+/// is complete.
 ///
 /// ```
 /// use downhill::data::{Dataset, Target};
@@ -164,8 +167,9 @@ pub struct Dataset {
     id: Id,
 }
 
-/// Which numbers a data set has: a copy has the same, and whatever changes them takes a new one. So what was put on a
-/// device once need not go there again. Two are never unequal: it is no part of what is compared.
+/// The identity of the numbers in a data set. A copy has the same identity. Every change of the numbers takes a new identity.
+/// So data that is already on a device need not be uploaded again. Two identities always compare as equal, so `Dataset`'s
+/// `PartialEq` ignores them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Id(u64);
 
@@ -186,25 +190,26 @@ impl PartialEq for Id {
 }
 
 impl Dataset {
-    /// Samples of shape `sample`, one after the other in `x`, and their targets.
+    /// Creates a data set of floats. `x` has one sample of shape `sample` after the other.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] and [`Error::Label`] say which row; [`Error::Argument`] is for lengths that do not fit, no
-    /// rows at all, and a sample of no elements or of more than 5 axes.
+    /// [`Error::NonFinite`] and [`Error::Label`] name the row. [`Error::Argument`] reports lengths that do not fit, a data
+    /// set without rows, and a sample with no elements or with more than 5 axes.
     pub fn new(x: Vec<f32>, sample: impl Into<Shape>, target: Target) -> Result<Dataset> {
         Dataset::check(Features::Float(x), sample.into(), target)
     }
-    /// Samples kept as bytes; a number is `byte · scale`, so 1/255 makes the usual images of 0 to 1.
+    /// Creates a data set of bytes, which stay bytes in memory. A number is `byte · scale`, so a scale of 1/255 gives images
+    /// in 0..1.
     pub fn bytes(x: Vec<u8>, sample: impl Into<Shape>, scale: f32, target: Target) -> Result<Dataset> {
         if !(255.0 * scale).is_finite() {
             return Err(Error::argument("Dataset", format!("the scale of the bytes is {scale}")));
         }
         Dataset::check(Features::Bytes { data: x, scale: f64::from(scale), shift: 0.0 }, sample.into(), target)
     }
-    /// Samples of tokens below `vocabulary`, which a model gets as `u32`s.
+    /// Creates a data set of tokens below `vocabulary`. A model gets the tokens as `u32`.
     ///
     /// # Errors
-    /// [`Error::Index`] for a token that is not below `vocabulary`, and those of [`new`](Dataset::new).
+    /// [`Error::Index`] if a token is not below `vocabulary`, and the errors of [`new`](Dataset::new).
     pub fn tokens(x: Vec<u32>, sample: impl Into<Shape>, vocabulary: usize, target: Target) -> Result<Dataset> {
         Dataset::check(Features::Tokens { data: x, vocabulary }, sample.into(), target)
     }
@@ -237,7 +242,7 @@ impl Dataset {
         }
         Ok(Dataset { features, sample, target, class_names: Vec::new(), len, id: Id::new() })
     }
-    /// With names for the classes.
+    /// Sets the names of the classes.
     pub fn with_class_names(mut self, names: &[&str]) -> Result<Dataset> {
         if names.len() != self.classes() {
             return Err(Error::argument("class names", format!("{} names for {} classes", names.len(), self.classes())));
@@ -245,7 +250,7 @@ impl Dataset {
         self.class_names = names.iter().map(|n| n.to_string()).collect();
         Ok(self)
     }
-    /// The same samples in another shape, such as `[784]` for `[1, 28, 28]`.
+    /// Gives the samples another shape, such as `[784]` for `[1, 28, 28]`.
     pub fn reshape(mut self, sample: impl Into<Shape>) -> Result<Dataset> {
         let sample = check_sample("features", sample.into())?;
         if sample.elements() != self.sample.elements() {
@@ -254,12 +259,12 @@ impl Dataset {
         self.sample = sample.of(self.sample.dtype());
         Ok(self)
     }
-    /// The same samples, each as one row of numbers.
+    /// Flattens each sample to one axis.
     pub fn flat(self) -> Dataset {
         Dataset { sample: Shape::from([self.sample.elements()]).of(self.sample.dtype()), ..self }
     }
-    /// Labels as numbers, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. One a sample becomes the shape `[1]`.
-    /// Other targets stay.
+    /// Turns labels into floats, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. A single label for each
+    /// sample gets the shape `[1]`. Other targets stay unchanged.
     pub fn with_float_labels(mut self) -> Dataset {
         if let Target::Labels { sample, values, .. } = &self.target {
             let sample = if sample.rank() == 0 { Shape::from([1]) } else { *sample };
@@ -269,64 +274,64 @@ impl Dataset {
         self
     }
 
-    /// The samples alone: for a model whose target is its input, such as an autoencoder.
+    /// Removes the targets. A model whose target is its input, such as an autoencoder, needs no targets.
     pub fn without_target(self) -> Dataset {
         Dataset { target: Target::None, class_names: Vec::new(), id: Id::new(), ..self }
     }
 
-    /// Which numbers it has.
+    /// Returns the identity of the numbers.
     pub(crate) fn id(&self) -> Id {
         self.id
     }
-    /// The samples and their targets, to be changed.
+    /// Returns the samples and the targets for a change, and takes a new identity.
     fn change(&mut self) -> (&mut Features, &mut Target) {
         self.id = Id::new();
         (&mut self.features, &mut self.target)
     }
-    /// How many samples; at least one.
+    /// Returns the number of samples, which is at least one.
     pub fn len(&self) -> usize {
         self.len
     }
-    /// Never: a data set has at least one sample.
+    /// Returns false: a data set has at least one sample.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// What goes into a model.
+    /// Returns the inputs of the model.
     pub fn features(&self) -> &Features {
         &self.features
     }
-    /// What a model should answer.
+    /// Returns the targets.
     pub fn target(&self) -> &Target {
         &self.target
     }
-    /// The shape of one sample, without the axis that counts them.
+    /// Returns the shape of one sample, without the batch axis.
     pub fn sample_shape(&self) -> Shape {
         self.sample
     }
-    /// The labels; empty where the targets are none.
+    /// Returns the labels. The slice is empty if the targets are not labels.
     pub fn labels(&self) -> &[u32] {
         match &self.target {
             Target::Labels { values, .. } => values,
             _ => &[],
         }
     }
-    /// How many classes; 0 where the targets are not labels.
+    /// Returns the number of classes, or 0 if the targets are not labels.
     pub fn classes(&self) -> usize {
         match self.target {
             Target::Labels { classes, .. } => classes,
             _ => 0,
         }
     }
-    /// The names of the classes; empty where they have none.
+    /// Returns the names of the classes. The slice is empty if the classes have no names.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
-    /// The name of a class; its number where it has none.
+    /// Returns the name of a class, or its number if it has no name.
     pub fn class_name(&self, class: u32) -> String {
         self.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string())
     }
 
-    /// Those rows, in that order.
+    /// Returns a data set of the rows `rows`, in this order.
     pub fn subset(&self, rows: &[usize]) -> Result<Dataset> {
         self.check_rows(rows)?;
         if rows.is_empty() {
@@ -397,7 +402,7 @@ pub(crate) fn check_finite(what: &str, data: &[f32], sample: Shape) -> Result<()
     }
 }
 
-/// [`check_labels`] where a sample has many: the row is the sample's.
+/// Runs [`check_labels`] on targets with several labels in each sample. The error names the row of the sample.
 fn check_labels_of(sample: Shape, values: &[u32], classes: usize) -> Result<()> {
     check_labels(values, classes).map_err(|e| match e {
         Error::Label { row, label, classes } => Error::Label { row: row / sample.elements(), label, classes },
@@ -405,14 +410,14 @@ fn check_labels_of(sample: Shape, values: &[u32], classes: usize) -> Result<()> 
     })
 }
 
-/// An error unless every token is below `vocabulary`; `sample` are the axes of one sample.
+/// Returns an error unless every token is below `vocabulary`. `sample` contains the axes of one sample.
 fn check_tokens(op: &'static str, tokens: &[u32], vocabulary: usize, sample: &[usize]) -> Result<()> {
     if vocabulary == 0 {
         return Err(Error::argument("vocabulary", "must be at least 1"));
     }
     let Some(mut at) = tokens.iter().position(|&t| t as usize >= vocabulary) else { return Ok(()) };
     let index = tokens[at];
-    // Along the axes from the last one on; what is left counts the samples.
+    // The loop goes from the last axis to the first. The remaining quotient is the number of the sample.
     let mut position: Vec<usize> = sample.iter().rev().map(|&d| (at % d, at /= d).0).collect();
     position.push(at);
     position.reverse();
@@ -477,7 +482,7 @@ mod tests {
         let same = |other: &Dataset| data.id().is(other.id());
         assert!(same(&data) && same(&data.clone()) && same(&data.clone().reshape([1, 2]).unwrap()) && same(&data.clone().flat()));
         assert!(same(&data.clone().with_class_names(&["a", "b", "c"]).unwrap()));
-        // Equal, and yet not known to be.
+        // The two are equal, but their identities differ.
         assert!(!same(&six()) && six() == data);
         let mut normal = data.clone();
         Normalise::overall(&data).apply(&mut normal).unwrap();

@@ -1,11 +1,12 @@
-//! Normalisation: mean 0 and standard deviation 1, learnt on one part of the data and applied to all.
+//! Normalisation to mean 0 and standard deviation 1. It is learnt on one part of the data and applied to all parts.
 
 use super::{Dataset, Features, Target, pixel};
 use crate::error::{Error, Result};
 
-/// A mean and a standard deviation for each feature, or one for all: `x → (x − mean) / std`.
+/// A mean and a standard deviation, for each feature or for all features together: `x → (x − mean) / std`.
 ///
-/// Learn it on the training part only, or the held-out part is not held out. A feature that never changes gets a `std` of 1.
+/// Learn them on the training part only. Otherwise the model gets information from the held-out part. A constant feature gets
+/// a `std` of 1.
 ///
 /// ```
 /// use downhill::data::{Normalise, diabetes};
@@ -17,26 +18,27 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalise {
-    /// One number a feature, or a single one.
+    /// The means: one for each feature, or a single one.
     pub mean: Vec<f64>,
-    /// As many standard deviations.
+    /// The standard deviations, one for each mean.
     pub std: Vec<f64>,
 }
 
 impl Normalise {
-    /// Each feature by itself: for tables, whose columns have different units.
+    /// Learns a mean and a standard deviation for each feature. This suits tables, whose columns have different units.
     pub fn features(train: &Dataset) -> Normalise {
         let width = train.sample_shape().elements();
         Normalise::learn(width, train.len(), |row, column| train.features().exact(row * width + column))
     }
-    /// One mean and one deviation over all features: for images, whose pixels have the same unit.
+    /// Learns one mean and one standard deviation over all features. This suits images, whose pixels have the same unit.
     pub fn overall(train: &Dataset) -> Normalise {
         Normalise::learn(1, train.features().len(), |i, _| train.features().exact(i))
     }
-    /// Each number of the targets by itself: for regression. [`undo`](Normalise::undo) brings predictions back.
+    /// Learns a mean and a standard deviation for each number of the targets. This suits regression:
+    /// [`undo`](Normalise::undo) converts predictions back.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the targets are not numbers.
+    /// [`Error::Argument`] if the targets are not numbers.
     pub fn targets(train: &Dataset) -> Result<Normalise> {
         match train.target() {
             Target::Values { sample, data } => {
@@ -46,8 +48,9 @@ impl Normalise {
             _ => Err(Error::argument("Normalise::targets", "the targets are not numbers")),
         }
     }
-    /// Two passes in `f64`: the mean, then the deviations from it. Sums start at the first number, so that a column far from 0 loses
-    /// no digits, and the mean of a constant is that constant.
+    /// Learns in two passes in `f64`: first the mean, then the deviations from it. The mean is the first number plus the mean
+    /// difference from the first number. So a column far from 0 loses no digits, and the mean of a constant column is exactly
+    /// the constant.
     fn learn(width: usize, rows: usize, at: impl Fn(usize, usize) -> f64) -> Normalise {
         let (mut mean, mut std) = (vec![0.0; width], vec![1.0; width]);
         for column in 0..width {
@@ -55,7 +58,8 @@ impl Normalise {
             let first = at(0, column);
             let m = first + x().map(|v| v - first).sum::<f64>() / rows as f64;
             mean[column] = m;
-            // Not by the variance: rounding makes that of a constant a tiny number, and dividing by it large ones.
+            // This test does not use the variance. Rounding can give a constant column a tiny variance, and dividing by it
+            // gives large numbers.
             if x().any(|v| v != first) {
                 std[column] = (x().map(|v| (v - m) * (v - m)).sum::<f64>() / rows as f64).sqrt();
             }
@@ -63,15 +67,16 @@ impl Normalise {
         Normalise { mean, std }
     }
 
-    /// Normalises the features of `data`. Bytes stay bytes under an overall mean, and become floats under one a feature.
+    /// Normalises the features of `data`. With a single mean, bytes stay bytes. With a mean for each feature, bytes become
+    /// floats.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `data` has not the features this was learnt on; [`Error::NonFinite`] where a number is so far from those
-    /// that it leaves the range of `f32`. The data is as it was then.
+    /// [`Error::Argument`] if `data` and the training data differ in their number of features. [`Error::NonFinite`] if a
+    /// normalised number leaves the range of `f32`. After an error, `data` is unchanged.
     pub fn apply(&self, data: &mut Dataset) -> Result<()> {
         let width = data.sample_shape().elements();
         self.fit("features", width)?;
-        // Of bytes under one mean: what each of them means then.
+        // The new scale and shift, if the features are bytes and there is a single mean.
         let mut bytes = None;
         match data.features() {
             Features::Tokens { .. } => return Err(Error::argument("Normalise", "tokens are numbers of words, which have no mean")),
@@ -91,7 +96,8 @@ impl Normalise {
     /// Normalises the targets of `data`.
     ///
     /// # Errors
-    /// Those of [`apply`](Normalise::apply); [`Error::Argument`] where the targets are not numbers, or not of the shape this was learnt on.
+    /// The errors of [`apply`](Normalise::apply). [`Error::Argument`] if the targets are not numbers, or differ in shape from
+    /// the training targets.
     pub fn apply_targets(&self, data: &mut Dataset) -> Result<()> {
         let Target::Values { sample, data: y } = data.target() else {
             return Err(Error::argument("Normalise::apply_targets", "the targets are not numbers"));
@@ -106,14 +112,14 @@ impl Normalise {
     /// Normalises whole rows of numbers in place.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `x` is not whole rows of as many numbers as there are means, and then `x` is as it was.
+    /// [`Error::Argument`] if the length of `x` is not a multiple of the number of means. Then `x` is unchanged.
     pub fn rows(&self, x: &mut [f32]) -> Result<()> {
         self.each(x, |x, mean, std| (x - mean) / std)
     }
-    /// The way back: `x · std + mean`.
+    /// Undoes the normalisation in place: `x · std + mean`.
     ///
     /// # Errors
-    /// Those of [`rows`](Normalise::rows).
+    /// The errors of [`rows`](Normalise::rows).
     pub fn undo(&self, x: &mut [f32]) -> Result<()> {
         self.each(x, |x, mean, std| x * std + mean)
     }
@@ -130,7 +136,7 @@ impl Normalise {
         }
         Ok(())
     }
-    /// Whole rows of numbers, normalised.
+    /// Returns whole rows of numbers, normalised.
     fn normal(&self, x: impl Iterator<Item = f64>) -> impl Iterator<Item = f32> {
         let of = self.mean.iter().zip(&self.std).cycle();
         x.zip(of).map(|(x, (mean, std))| ((x - mean) / std) as f32)
@@ -146,7 +152,7 @@ impl Normalise {
     }
 }
 
-/// An error at the first number that left the range.
+/// Returns an error that names the first number outside the range of `f32`.
 fn finite(what: &str, mut x: impl Iterator<Item = f32>, width: usize) -> Result<()> {
     let mut at = 0;
     let bad = x.find(|x| {
@@ -164,7 +170,7 @@ mod tests {
     use super::*;
 
     fn table() -> Dataset {
-        // Columns: 1, 2, 3, 4; always 0.1; 10, 10, 10, 50.
+        // The columns are 1, 2, 3, 4, then constant 0.1, then 10, 10, 10, 50.
         let x = vec![1.0, 0.1, 10.0, 2.0, 0.1, 10.0, 3.0, 0.1, 10.0, 4.0, 0.1, 50.0];
         Dataset::new(x, [3], Target::values([1], vec![2.0, 4.0, 6.0, 8.0])).unwrap()
     }
@@ -180,7 +186,7 @@ mod tests {
         norm.apply(&mut data).unwrap();
         let x = |i| data.features().at(i) as f64;
         assert!((x(0) + 1.5 / 1.25f64.sqrt()).abs() < 1e-6 && (x(11) - 30.0 / 300f64.sqrt()).abs() < 1e-6);
-        // The constant feature is 0, not noise blown up.
+        // The constant feature becomes 0. A division by a tiny deviation would enlarge rounding errors.
         assert!((0..4).all(|row| x(row * 3 + 1) == 0.0));
     }
 
@@ -244,16 +250,16 @@ mod tests {
         assert_eq!(x, [1.0, 2.0, -1.0, 0.0, -1.0, 0.0]);
         norm.undo(&mut x).unwrap();
         assert_eq!(x, [2.0, 6.0, -1.0, 1.0, 0.0, 3.0]);
-        // One mean for all.
+        // One mean for all columns.
         let mut x = [3.0; 5];
         Normalise { mean: vec![1.0], std: vec![2.0] }.rows(&mut x).unwrap();
         assert_eq!(x, [1.0; 5]);
     }
 
-    /// Each column is −1, 0, 1 about its mean, by a factor: normalised −√1.5, 0, √1.5 whatever that and the mean are.
+    /// Each column is mean + factor · (−1, 0, 1). Normalised it is −√1.5, 0, √1.5 for every mean and factor.
     #[test]
     fn columns_of_any_size() {
-        // Far from 0 (the neighbours of 1.7e9 are 128 apart), huge, tiny, subnormal.
+        // The columns are far from 0 (the floats next to 1.7e9 are 128 apart), huge, tiny and subnormal.
         let columns = [(1.7e9f32, 128.0f32), (98765.43, 0.0078125), (0.0, 3e38), (0.0, 1e20), (1e-20, 1e-22), (0.0, 1e-40)];
         let x: Vec<f32> = [-1.0f32, 0.0, 1.0].iter().flat_map(|k| columns.map(|(mean, by)| mean + k * by)).collect();
         let mut data = Dataset::new(x, [columns.len()], Target::None).unwrap();
@@ -261,11 +267,11 @@ mod tests {
         for (i, column) in (0..18).map(|i| (i, i % columns.len())) {
             let want = (i / columns.len()) as f64 - 1.0;
             let got = f64::from(data.features().at(i)) / 1.5f64.sqrt();
-            // 1e-20 and its neighbours are not evenly spaced.
+            // Rounding makes the three numbers around 1e-20 unevenly spaced.
             let tolerance = if column == 4 { 1e-5 } else { 1e-7 };
             assert!((got - want).abs() <= tolerance, "column {column}: {got} instead of {want}");
         }
-        // Constants are 0 exactly, and come back.
+        // Constants become exactly 0.
         for c in [98765.43, 1.7e9, 3e38, -1e-40, 0.1] {
             let mut data = Dataset::new(vec![c; 1001], [1], Target::None).unwrap();
             let norm = Normalise::features(&data);
@@ -275,17 +281,17 @@ mod tests {
         }
     }
 
-    /// White images with one pixel that is not: the product and the shift nearly cancel.
+    /// White images with one pixel that is not white. The product and the shift nearly cancel.
     #[test]
     fn bytes_far_from_0_are_as_exact_as_floats() {
         let bytes: Vec<u8> = (0..40_000).map(|i| if i == 7 { 254 } else { 255 }).collect();
         let mut images = Dataset::bytes(bytes.clone(), [4], 1.0 / 255.0, Target::None).unwrap();
         Normalise::overall(&images).apply(&mut images).unwrap();
-        // One of n differs: it is −√(n − 1), the others are 1/√(n − 1).
+        // One of n numbers differs. Normalised it is −√(n − 1), and the other numbers are 1/√(n − 1).
         let root = f64::from(39_999).sqrt();
         let x = images.batch(&[0, 1]).unwrap().0;
         for (i, want) in [(7, -root), (0, 1.0 / root)] {
-            // The scale is 1/255 to f32's rounding, which moves both numbers alike.
+            // The scale is 1/255 rounded to `f32`. The rounding changes both numbers by the same factor.
             assert!((f64::from(x.f()[i]) / want - 1.0).abs() < 1e-6, "{} instead of {want}", x.f()[i]);
             assert_eq!(images.features().at(i), x.f()[i]);
         }

@@ -1,4 +1,4 @@
-//! Shuffles, batches and splits: which rows, in which order.
+//! Shuffles, batches and splits: which rows are used, and in which order.
 
 use super::Dataset;
 use crate::{
@@ -7,15 +7,15 @@ use crate::{
 };
 use rand::seq::SliceRandom;
 
-/// The rows `0..n` in a random order (Fisher & Yates) that depends on the seed and the epoch only.
+/// Returns the rows `0..n` in a random order (Fisher & Yates). The order depends only on the seed and the epoch.
 pub fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..n).collect();
     rows.shuffle(&mut Stream::new(seed, &format!("shuffle {epoch}")));
     rows
 }
 
-/// The rows of each batch of an epoch: `size` of them, and what remains in the last one; where there are no more than that, all of
-/// them are one batch.
+/// Returns the rows of each batch of an epoch. Each batch has `size` rows. The last batch has the rows that remain, which may
+/// be fewer. If there are fewer than `size` rows in all, they form one batch.
 ///
 /// ```
 /// use downhill::data::{batches, shuffled};
@@ -26,7 +26,7 @@ pub fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Argument`] for a batch of 0 rows.
+/// [`Error::Argument`] if `size` is 0.
 pub fn batches(order: &[usize], size: usize) -> Result<std::slice::Chunks<'_, usize>> {
     match size {
         0 => Err(Error::argument("batch size", "must be at least 1")),
@@ -35,19 +35,20 @@ pub fn batches(order: &[usize], size: usize) -> Result<std::slice::Chunks<'_, us
 }
 
 impl Dataset {
-    /// Splits at random: about `fraction` of the rows, and the others. `split(0.8, seed)` makes a training and a held-out part.
+    /// Splits the rows at random into two parts. The first part has about `fraction` of the rows. `split(0.8, seed)` makes a
+    /// training part and a held-out part.
     ///
     /// # Errors
-    /// [`Error::Argument`] where a part would have no rows.
+    /// [`Error::Argument`] if a part would have no rows.
     pub fn split(&self, fraction: f64, seed: u64) -> Result<(Dataset, Dataset)> {
         let order = shuffled(self.len(), seed, SPLIT);
         let (first, second) = order.split_at(self.count(fraction)?);
         Ok((self.subset(first)?, self.subset(second)?))
     }
-    /// [`split`](Dataset::split), with each class in both parts in proportion, to one row.
+    /// Splits like [`split`](Dataset::split), but each class has the same share of both parts, up to one row.
     ///
     /// # Errors
-    /// [`Error::Argument`] where a part would have no rows, or the targets are not labels.
+    /// [`Error::Argument`] if a part would have no rows, or if the targets are not labels.
     pub fn stratified(&self, fraction: f64, seed: u64) -> Result<(Dataset, Dataset)> {
         let labels = self.labels();
         if labels.len() != self.len() {
@@ -57,7 +58,7 @@ impl Dataset {
         let order = shuffled(n, seed, SPLIT);
         let mut by_class = order.clone();
         by_class.sort_by_key(|&r| labels[r]);
-        // An even spread of `count` picks over the rows in the order of their classes.
+        // The rows are sorted by class. Of these, `count` evenly spaced rows go to the first part.
         let mut first = vec![false; n];
         for (i, &row) in by_class.iter().enumerate() {
             let share = |i: usize| (i as u128 * count as u128 / n as u128) as usize;
@@ -75,7 +76,7 @@ impl Dataset {
     }
 }
 
-/// An epoch that no training reaches, so that a split does not follow a shuffle.
+/// The epoch number for splits. No training reaches it, so a split never has the order of a shuffle.
 const SPLIT: u64 = u64::MAX;
 
 #[cfg(test)]
@@ -90,11 +91,12 @@ mod tests {
         sorted.sort();
         assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
         assert_eq!(order, shuffled(1000, 1, 0));
-        // A random permutation has one fixed point on average; more than 10 happen once in 10 million.
+        // A random permutation has one fixed point on average. More than 10 fixed points happen once in 10 million
+        // permutations.
         for other in [shuffled(1000, 1, 1), shuffled(1000, 2, 0), (0..1000).collect()] {
             assert!(order.iter().zip(&other).filter(|(a, b)| a == b).count() <= 10);
         }
-        // Every row comes to every place: the mean of row 0's place over many epochs is that of 0..10.
+        // Every row reaches every position: over many epochs, row 0's mean position is the mean of 0..10.
         let mean = (0..2000).map(|e| shuffled(10, 1, e).iter().position(|&r| r == 0).unwrap() as f64).sum::<f64>() / 2000.0;
         assert!((mean - 4.5).abs() < 5.0 * (8.25f64 / 2000.0).sqrt(), "{mean}");
     }
@@ -109,7 +111,7 @@ mod tests {
     }
 
     fn hundred() -> Dataset {
-        // Row i holds i; nine rows in ten are of class 0.
+        // Row i contains the number i. Nine rows in ten have class 0.
         let labels = (0..100).map(|i| (i % 10 == 9) as u32).collect();
         Dataset::new((0..100).map(|i| i as f32).collect(), [1], Target::labels(labels, 2)).unwrap()
     }

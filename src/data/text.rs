@@ -4,10 +4,9 @@ use super::{Dataset, Target, file};
 use crate::error::{Error, Result};
 use std::{collections::BTreeSet, path::Path};
 
-/// A text as numbers of its characters, and the vocabulary that they count: every character of it, sorted.
+/// A text as tokens. A token is the number of a character in the vocabulary, the sorted list of all characters of the text.
 ///
-/// [`windows`](Text::windows) makes a data set of it: each sample is `t` tokens, its target the `t` tokens that follow each of
-/// them.
+/// [`windows`](Text::windows) makes a data set. Each sample is `t` tokens, and the target of each token is the next token.
 ///
 /// ```
 /// use downhill::{Device, Fit, Trainer, data::Text, init::Init, optim::Adam};
@@ -36,12 +35,12 @@ pub struct Text {
 }
 
 impl Text {
-    /// A text and the characters in it.
+    /// Creates a text and the vocabulary of its characters.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an empty one.
+    /// [`Error::Argument`] if the text is empty.
     pub fn new(text: &str) -> Result<Text> {
-        // One by one: what collects them would hold the whole text as characters.
+        // The characters are added one by one. Collecting all characters of the text first would take much memory.
         let mut seen = BTreeSet::new();
         for c in text.chars() {
             seen.insert(c);
@@ -54,11 +53,11 @@ impl Text {
         new.tokens = new.encode(text)?;
         Ok(new)
     }
-    /// The text of a file in UTF-8, gzipped or not (its content decides, not its name).
+    /// Reads a file in UTF-8. The file may be gzipped, which the reader sees from its content and not from its name.
     ///
     /// # Errors
-    /// [`Error::File`] where it cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows;
-    /// [`Error::Format`] where it is a corrupt gzip, not UTF-8, or empty.
+    /// [`Error::File`] if the file cannot be read, or is larger than [`with_read_limit`](super::with_read_limit) allows.
+    /// [`Error::Format`] if it is a corrupt gzip, is not UTF-8, or is empty.
     pub fn read(path: impl AsRef<Path>) -> Result<Text> {
         let (path, text) = (path.as_ref(), file::text(path.as_ref())?);
         if text.is_empty() {
@@ -66,18 +65,18 @@ impl Text {
         }
         Text::new(&text)
     }
-    /// The characters, sorted; a token is a place in this list.
+    /// Returns the sorted characters. A token is an index into this list.
     pub fn vocabulary(&self) -> &[char] {
         &self.vocabulary
     }
-    /// The text, as tokens.
+    /// Returns the tokens of the text.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
-    /// Another text as tokens of this vocabulary.
+    /// Converts another text to tokens of this vocabulary.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a character that is not in it.
+    /// [`Error::Argument`] if a character is not in the vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let token = |(at, c): (usize, char)| match self.vocabulary.binary_search(&c) {
             Ok(token) => Ok(token as u32),
@@ -93,18 +92,19 @@ impl Text {
         }
         Ok(tokens)
     }
-    /// The text that tokens stand for.
+    /// Converts tokens to text.
     ///
     /// # Errors
-    /// [`Error::Index`] for a token that stands for no character.
+    /// [`Error::Index`] if a token is not an index of the vocabulary.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         super::check_tokens("Text::decode", tokens, self.vocabulary.len(), &[])?;
         Ok(tokens.iter().map(|&t| self.vocabulary[t as usize]).collect())
     }
-    /// The first `fraction` of the text, and the rest of it, both with the vocabulary of the whole: to train on and to validate by.
+    /// Splits the text into the first `fraction` and the rest, for training and validation. Both parts have the vocabulary of
+    /// the whole.
     ///
     /// # Errors
-    /// [`Error::Argument`] where a part would be empty.
+    /// [`Error::Argument`] if a part would be empty.
     pub fn split(&self, fraction: f64) -> Result<(Text, Text)> {
         let n = self.tokens.len();
         let count = (fraction * n as f64).round();
@@ -115,11 +115,11 @@ impl Text {
         let (first, second) = self.tokens.split_at(count as usize);
         Ok((part(first), part(second)))
     }
-    /// Windows of `t` tokens, each `stride` after the one before it: inputs `[n, t]`, and as targets `[n, t]` the tokens one place
-    /// further. With a stride of `t` every token is predicted once.
+    /// Cuts the text into windows of `t` tokens. Each window starts `stride` tokens after the window before it. Inputs are
+    /// `[n, t]`, and targets are `[n, t]`: the tokens one position further. With `stride = t`, every token is predicted once.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `t` or a `stride` of 0, and for a text of fewer than `t + 1` characters.
+    /// [`Error::Argument`] if `t` or `stride` is 0, or if the text has fewer than `t + 1` characters.
     pub fn windows(&self, t: usize, stride: usize) -> Result<Dataset> {
         let n = self.tokens.len();
         if t == 0 || stride == 0 {
@@ -228,7 +228,7 @@ mod tests {
         }
         let e = text.decode(&[0, 3]).unwrap_err();
         assert_eq!(e.to_string(), "Text::decode: the index 3 at position [1] is not below 3, the size of the vocabulary");
-        // The sample, and the place in it.
+        // The position names the sample and the position within the sample.
         let e = Dataset::tokens(vec![0, 1, 2, 3], [2], 3, Target::None).unwrap_err();
         assert!(matches!(&e, Error::Index { position, index: 3, rows: 3, .. } if *position == [1, 1]), "{e}");
         assert_eq!(e.to_string(), "Dataset::tokens: the index 3 at position [1, 1] is not below 3, the size of the vocabulary");
@@ -267,13 +267,13 @@ mod tests {
         let result = trainer.evaluate(&test).unwrap();
         assert_eq!(result.outputs.shape, Shape::from([test.len(), 12, text.vocabulary().len()]));
         assert_eq!(last.validation, Some((result.loss, result.accuracy)));
-        // Accuracy and loss are those of all places.
+        // The accuracy counts every position of every sample.
         let predicted = result.predictions().unwrap();
         let right = predicted.iter().zip(test.labels()).filter(|(a, b)| a == b).count();
         assert_eq!(result.accuracy, Some(right as f64 / test.labels().len() as f64));
         assert!(result.accuracy > Some(0.85), "{result:?}");
 
-        // Written on from a beginning, always by the likeliest character.
+        // The model continues a text. Each step appends the most likely character.
         let mut written = text.encode("tick tock, t").unwrap();
         for _ in 0..11 {
             let x = Host::labels([1, 12], written[written.len() - 12..].to_vec());

@@ -1,5 +1,5 @@
-//! Attention: embeddings, positions, multi-head attention and the transformer's encoder layer. Parameters and defaults are
-//! PyTorch's.
+//! Attention: embeddings, positions, multi-head attention and the encoder layer of the transformer. Parameters and defaults
+//! are PyTorch's.
 
 use super::Linear;
 use crate::{
@@ -11,28 +11,28 @@ use crate::{
 };
 use std::panic::Location;
 
-/// What [multi-head attention](Tensor::multi_head_attention) is made with.
+/// Options of [multi-head attention](Tensor::multi_head_attention).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MultiHeadAttention<'g> {
-    /// Place i sees the places 0..=i alone.
+    /// Position i attends to the positions 0..=i only.
     pub causal: bool,
     /// Leaves all biases out.
     pub no_bias: bool,
-    /// What is attended to, `[n, s, e]`; the input itself without it.
+    /// The sequence to attend to, `[n, s, e]`. `None` means the input itself (self-attention).
     pub memory: Option<Tensor<'g>>,
 }
 
-/// What a [transformer encoder layer](Tensor::transformer_encoder_layer) is made with.
+/// Options of a [transformer encoder layer](Tensor::transformer_encoder_layer).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TransformerEncoderLayer {
-    /// Normalises what goes into attention and feed-forward part instead of what comes out (Xiong et al. 2020): it trains
-    /// without a warm-up.
+    /// Normalises the inputs of the attention and of the feed-forward part instead of their outputs (Xiong et al. 2020). Such
+    /// a layer trains without a warm-up.
     pub norm_first: bool,
-    /// Place i sees the places 0..=i alone: a language model.
+    /// Position i attends to the positions 0..=i only. A language model needs this.
     pub causal: bool,
-    /// The share of numbers that a training step leaves out after each part; 0.1.
+    /// The dropout rate: the share of numbers that a training step drops after each part. The default is 0.1.
     pub dropout: f32,
-    /// GELU instead of ReLU.
+    /// Uses GELU instead of ReLU.
     pub gelu: bool,
 }
 
@@ -43,8 +43,9 @@ impl Default for TransformerEncoderLayer {
 }
 
 impl<'g> Tensor<'g> {
-    /// A vector for each index: indices `[..]` below `vocabulary` to `[.., dim]`, rows of the parameter `name.weight`
-    /// `[vocabulary, dim]`, which starts standard normal. An index that is out of range is an error before the step runs.
+    /// Looks up a vector for each index: indices `[..]` below `vocabulary` become `[.., dim]`. The vectors are the rows of
+    /// the parameter `name.weight` `[vocabulary, dim]`, which starts standard normal. An index out of range is an error
+    /// before the step runs.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -67,12 +68,12 @@ impl<'g> Tensor<'g> {
             return self.graph().mistake("embedding", &[self], why, Location::caller());
         }
         let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
-        // Before gather_rows, which asks the same of them, in other words.
+        // This check comes before the one of gather_rows, because its message speaks of the vocabulary.
         self.graph().require(self, Below { count: vocabulary, table: Some("embedding"), ignored: None });
         table.gather_rows(self)
     }
-    /// Adds to each place of `[.., t, e]` a vector that is learnt: the first t rows of the parameter `name.weight`
-    /// `[longest, e]`, which starts normal with a deviation of 0.02. A mistake: a sequence longer than `longest`.
+    /// Adds a learnt vector to each position of `[.., t, e]`: the first t rows of the parameter `name.weight` `[longest, e]`.
+    /// The parameter starts normal with a standard deviation of 0.02. A sequence longer than `longest` is a mistake.
     #[track_caller]
     pub fn positional_embedding(self, name: &str, longest: usize) -> Tensor<'g> {
         let Some([t, e]) = self.places("positional_embedding") else { return self.graph().dead() };
@@ -83,8 +84,8 @@ impl<'g> Tensor<'g> {
         let table = self.graph().param(&format!("{name}.weight"), [longest, e], Init::Normal { mean: 0.0, std: 0.02 });
         self + table.slice(0, 0, t)
     }
-    /// Adds sin(i / 10000^(2k/e)) to feature 2k of place i of `[.., t, e]`, and the cosine to feature 2k + 1 (Vaswani et al.
-    /// 2017, §3.5).
+    /// Adds sinusoidal positions to `[.., t, e]`. Feature 2k of position i gets sin(i / 10000^(2k/e)), and feature 2k + 1
+    /// gets the cosine of the same angle (Vaswani et al. 2017, §3.5).
     #[track_caller]
     pub fn sinusoidal_positions(self) -> Tensor<'g> {
         let Some([t, e]) = self.places("sinusoidal_positions") else { return self.graph().dead() };
@@ -95,7 +96,7 @@ impl<'g> Tensor<'g> {
         };
         self + self.graph().constant(Host::new([t, e], (0..t * e).map(value).collect()))
     }
-    /// The last two axes of a sequence.
+    /// Returns the sizes of the last two axes of a sequence.
     #[track_caller]
     fn places(self, op: &str) -> Option<[usize; 2]> {
         let shape = self.shape();
@@ -108,12 +109,12 @@ impl<'g> Tensor<'g> {
             }
         }
     }
-    /// Self-attention of `[n, t, e]` in `heads` heads: queries, keys and values are linear in the input, each head of e / heads
-    /// features attends on its own, and what they gather goes through a last linear layer (Vaswani et al. 2017, §3.2.2). The
-    /// parameters are `name.in_proj_weight` `[3e, e]` (queries, keys, values), `name.in_proj_bias`, `name.out_proj.weight` and
-    /// `name.out_proj.bias`, those of `torch.nn.MultiheadAttention`.
+    /// Applies self-attention with `heads` heads to `[n, t, e]` (Vaswani et al. 2017, §3.2.2). Queries, keys and values are
+    /// linear functions of the input. Each head attends separately, with e / heads features. A last linear layer combines the
+    /// results of the heads. The parameters have the names of `torch.nn.MultiheadAttention`: `name.in_proj_weight` `[3e, e]`
+    /// (queries, keys, values), `name.in_proj_bias`, `name.out_proj.weight` and `name.out_proj.bias`.
     ///
-    /// A mistake: other than three axes, heads that do not divide the features.
+    /// It is a mistake if the input does not have three axes, or if `heads` does not divide e.
     #[track_caller]
     pub fn multi_head_attention(self, name: &str, heads: usize) -> Tensor<'g> {
         self.multi_head_attention_with(name, heads, MultiHeadAttention::default())
@@ -140,7 +141,7 @@ impl<'g> Tensor<'g> {
         }
         let w = g.param(&format!("{name}.in_proj_weight"), [3 * e, e], Init::XavierUniform { gain: 1.0 });
         let b = (!options.no_bias).then(|| g.param(&format!("{name}.in_proj_bias"), [3 * e], Init::Zeros));
-        // Parts `from..to` of queries, keys and values, [parts, n, heads, places, features of a head].
+        // Returns the parts `from..to` of queries, keys and values, `[parts, n, heads, positions, features of a head]`.
         let project = |x: Tensor<'g>, places: usize, from: usize, to: usize| {
             let part = |p: Tensor<'g>| if to - from == 3 { p } else { p.slice(0, from * e, to * e) };
             let y = x.reshape([n * places, e]).matmul_t(part(w), false, true);
@@ -162,10 +163,11 @@ impl<'g> Tensor<'g> {
         let y = y.permute(&[0, 2, 1, 3]).reshape([n, t, e]);
         y.linear_with(&format!("{name}.out_proj"), e, Linear { no_bias: options.no_bias, bias: Some(Init::Zeros), ..Linear::default() })
     }
-    /// The transformer's encoder layer on `[n, t, e]` (Vaswani et al. 2017, §3.1): with x₁ = norm1(x + attention(x)) it gives
-    /// norm2(x₁ + linear2(relu(linear1(x₁)))), where `linear1` has `feed_forward` outputs. The parameters are those of
-    /// `torch.nn.TransformerEncoderLayer`: `name.self_attn.…`, `name.linear1.…`, `name.linear2.…`, `name.norm1.…`, `name.norm2.…`.
-    /// Where many such layers take too much memory, [`checkpoint`](Tensor::checkpoint) keeps but the input of each.
+    /// Applies an encoder layer of the transformer to `[n, t, e]` (Vaswani et al. 2017, §3.1). With x₁ = norm1(x +
+    /// attention(x)), the output is norm2(x₁ + linear2(relu(linear1(x₁)))). `linear1` has `feed_forward` outputs. The
+    /// parameters have the names of `torch.nn.TransformerEncoderLayer`: `name.self_attn.…`, `name.linear1.…`,
+    /// `name.linear2.…`, `name.norm1.…`, `name.norm2.…`. If many such layers take too much memory, use
+    /// [`checkpoint`](Tensor::checkpoint): it stores only the input of each layer.
     ///
     /// ```
     /// use downhill::{Graph, layers::TransformerEncoderLayer};
@@ -179,8 +181,9 @@ impl<'g> Tensor<'g> {
     pub fn transformer_encoder_layer(self, name: &str, heads: usize, feed_forward: usize) -> Tensor<'g> {
         self.transformer_encoder_layer_with(name, heads, feed_forward, TransformerEncoderLayer::default())
     }
-    /// [`transformer_encoder_layer`](Tensor::transformer_encoder_layer) with options. Dropout is after attention, after the
-    /// activation and after the second linear layer; PyTorch also leaves out weights of the attention itself.
+    /// [`transformer_encoder_layer`](Tensor::transformer_encoder_layer) with options. Dropout follows the attention, the
+    /// activation and the second linear layer. PyTorch also applies dropout to the attention weights, but this layer does
+    /// not.
     #[track_caller]
     pub fn transformer_encoder_layer_with(
         self,

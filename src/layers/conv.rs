@@ -8,22 +8,22 @@ use crate::{
 };
 use std::panic::Location;
 
-/// What a convolutional layer over `D` axes is made with; the default is PyTorch's.
+/// Options of a convolutional layer over `D` axes. The defaults are PyTorch's.
 #[derive(Clone, Debug)]
 pub struct Conv<const D: usize> {
-    /// Pixels from one place of the kernel to the next.
+    /// The distance between neighbouring positions of the kernel on the input, in pixels.
     pub stride: [usize; D],
-    /// Zeros around the image.
+    /// The zeros added around the image.
     pub padding: Padding,
-    /// Pixels from one element of the kernel to the next.
+    /// The distance between neighbouring elements of the kernel on the input, in pixels.
     pub dilation: [usize; D],
-    /// Groups of channels, each convolved on its own.
+    /// The number of groups of channels. Each group is convolved separately.
     pub groups: usize,
     /// Leaves the bias out.
     pub no_bias: bool,
-    /// How the weight starts; PyTorch's default without one.
+    /// The initialiser of the weight; `None` means PyTorch's default.
     pub weight: Option<Init>,
-    /// How the bias starts; PyTorch's default without one.
+    /// The initialiser of the bias; `None` means PyTorch's default.
     pub bias: Option<Init>,
 }
 
@@ -35,21 +35,21 @@ pub type Conv2d = Conv<2>;
 /// Options of [`Tensor::conv_transpose2d_with`].
 #[derive(Clone, Debug)]
 pub struct ConvTranspose2d {
-    /// Pixels of the result from one pixel of the input to the next.
+    /// The distance between the output pixels of neighbouring input pixels.
     pub stride: [usize; 2],
-    /// Pixels that are taken off the result.
+    /// The pixels removed from the edges of the output.
     pub padding: Padding,
-    /// Pixels that are put to the end of the result: below the stride or the dilation.
+    /// The number of pixels appended to the end of the output. It must be smaller than the stride or the dilation.
     pub output_padding: [usize; 2],
-    /// Pixels from one element of the kernel to the next.
+    /// The distance between neighbouring elements of the kernel on the output, in pixels.
     pub dilation: [usize; 2],
-    /// Groups of channels, each on its own.
+    /// The number of groups of channels. Each group is convolved separately.
     pub groups: usize,
     /// Leaves the bias out.
     pub no_bias: bool,
-    /// How the weight starts; PyTorch's default without one.
+    /// The initialiser of the weight; `None` means PyTorch's default.
     pub weight: Option<Init>,
-    /// How the bias starts; PyTorch's default without one.
+    /// The initialiser of the bias; `None` means PyTorch's default.
     pub bias: Option<Init>,
 }
 
@@ -74,9 +74,9 @@ impl<const D: usize> Conv<D> {
 }
 
 impl<'g> Tensor<'g> {
-    /// A convolutional layer, `[n, c, h, w]` to `[n, out, oh, ow]`: [`convolve2d`](Tensor::convolve2d) plus a bias for each channel, with
-    /// the parameters `name.weight` `[out, c, kh, kw]` and `name.bias` `[out]`, which start uniform in ±1/√(c·kh·kw), as
-    /// PyTorch's do. `kernel` is a side or `[height, width]`.
+    /// Applies a convolutional layer, `[n, c, h, w]` to `[n, out, oh, ow]`: [`convolve2d`](Tensor::convolve2d) plus a bias
+    /// for each channel. The parameters are `name.weight` `[out, c, kh, kw]` and `name.bias` `[out]`. Both start uniform in
+    /// ±1/√(c·kh·kw), as in PyTorch. `kernel` is one side length, or `[height, width]`.
     ///
     /// ```
     /// use downhill::Graph;
@@ -88,7 +88,8 @@ impl<'g> Tensor<'g> {
     pub fn conv2d(self, name: &str, out: usize, kernel: impl Into<Pair>) -> Tensor<'g> {
         self.conv2d_with(name, out, kernel, Conv2d::default())
     }
-    /// [`conv2d`](Tensor::conv2d) with options. With groups, the weight is `[out, c / groups, kh, kw]` and starts in ±1/√(c / groups · kh·kw).
+    /// [`conv2d`](Tensor::conv2d) with options. With groups, the weight has the shape `[out, c / groups, kh, kw]`, and both
+    /// parameters start uniform in ±1/√(c / groups · kh·kw).
     ///
     /// ```
     /// use downhill::{Graph, layers::Conv2d, ops::conv2d::Padding};
@@ -106,8 +107,8 @@ impl<'g> Tensor<'g> {
         let y = self.convolve("conv2d", weight, options.convolution(), [self, weight], Location::caller());
         y.plus_bias(name, out, weight, options.no_bias, options.bias)
     }
-    /// A convolutional layer along the last axis, `[n, c, length]` to `[n, out, length']`: as [`conv2d`](Tensor::conv2d), with the parameters
-    /// `name.weight` `[out, c, kernel]` and `name.bias` `[out]`.
+    /// Applies a convolutional layer along the last axis, `[n, c, length]` to `[n, out, length']`. It works like
+    /// [`conv2d`](Tensor::conv2d). The parameters are `name.weight` `[out, c, kernel]` and `name.bias` `[out]`.
     ///
     /// ```
     /// use downhill::Graph;
@@ -124,13 +125,13 @@ impl<'g> Tensor<'g> {
         let Some(c) = self.conv_channels("conv1d", 3, options.groups) else { return self.graph().dead() };
         let weight = self.weight(name, [out, c / options.groups, kernel], &options.weight);
         let y = self.convolve_rows(weight, options.convolution(), Location::caller());
-        // The bias while the result is still an image: so it is part of the kernel.
+        // The bias is added before the reshape, while the result is still an image. So it can be fused into the kernel.
         let y = y.plus_bias(name, out, weight, options.no_bias, options.bias);
         if y.is_dead() { y } else { y.squeeze(2) }
     }
-    /// A transposed convolution as a layer, `[n, c, h, w]` to `[n, out, oh, ow]`: [`convolve_transpose2d`](Tensor::convolve_transpose2d) plus a bias
-    /// for each channel, with the parameters `name.weight` `[c, out, kh, kw]` and `name.bias` `[out]`, which start uniform in
-    /// ±1/√(out·kh·kw), as PyTorch's do.
+    /// Applies a transposed convolutional layer, `[n, c, h, w]` to `[n, out, oh, ow]`:
+    /// [`convolve_transpose2d`](Tensor::convolve_transpose2d) plus a bias for each channel. The parameters are `name.weight`
+    /// `[c, out, kh, kw]` and `name.bias` `[out]`. Both start uniform in ±1/√(out·kh·kw), as in PyTorch.
     ///
     /// ```
     /// use downhill::{Graph, layers::ConvTranspose2d};
@@ -142,7 +143,8 @@ impl<'g> Tensor<'g> {
     pub fn conv_transpose2d(self, name: &str, out: usize, kernel: impl Into<Pair>) -> Tensor<'g> {
         self.conv_transpose2d_with(name, out, kernel, ConvTranspose2d::default())
     }
-    /// [`conv_transpose2d`](Tensor::conv_transpose2d) with options. With groups, the weight is `[c, out / groups, kh, kw]`.
+    /// [`conv_transpose2d`](Tensor::conv_transpose2d) with options. With groups, the weight has the shape
+    /// `[c, out / groups, kh, kw]`.
     #[track_caller]
     pub fn conv_transpose2d_with(self, name: &str, out: usize, kernel: impl Into<Pair>, options: ConvTranspose2d) -> Tensor<'g> {
         let Pair([h, w]) = kernel.into();
@@ -156,7 +158,8 @@ impl<'g> Tensor<'g> {
         let y = self.convolve_transpose2d(weight, Convolution { stride, padding, dilation, groups }, output_padding);
         y.plus_bias(name, out, weight, no_bias, bias)
     }
-    /// The channels of images of `rank` axes that can be in so many groups; what is wrong with them is noted otherwise.
+    /// Returns the number of channels if images of `rank` axes can be divided into `groups` groups. Otherwise it records a
+    /// mistake.
     #[track_caller]
     fn conv_channels(self, op: &str, rank: usize, groups: usize) -> Option<usize> {
         let shape = self.shape();
@@ -174,7 +177,7 @@ impl<'g> Tensor<'g> {
     fn weight(self, name: &str, shape: impl Into<Shape>, init: &Option<Init>) -> Tensor<'g> {
         self.graph().param(&format!("{name}.weight"), shape, init.clone().unwrap_or(Init::FanIn))
     }
-    /// A bias for each channel; without an initialiser it starts as wide as the weight's `fan_in` says.
+    /// Adds a bias for each channel. Without an initialiser, the bias starts uniform in ±1/√fan_in of the weight.
     #[track_caller]
     fn plus_bias(self, name: &str, out: usize, weight: Tensor<'g>, none: bool, init: Option<Init>) -> Tensor<'g> {
         if none || self.is_dead() {

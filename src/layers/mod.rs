@@ -1,4 +1,4 @@
-//! Layers: named parameters and ops, no kernels of their own.
+//! Layers: they combine named parameters and ops. Layers have no kernels of their own.
 
 mod attention;
 mod conv;
@@ -13,20 +13,20 @@ pub use recurrent::{Direction, Gru, Lstm, Recurrent};
 use crate::{graph::Tensor, init::Init};
 use std::panic::Location;
 
-/// What a linear layer is made with.
+/// Options of a [linear layer](Tensor::linear_with).
 #[derive(Clone, Debug, Default)]
 pub struct Linear {
     /// Leaves the bias out.
     pub no_bias: bool,
-    /// How the weight starts; PyTorch's default without one.
+    /// The initialiser of the weight; `None` means PyTorch's default.
     pub weight: Option<Init>,
-    /// How the bias starts; PyTorch's default without one.
+    /// The initialiser of the bias; `None` means PyTorch's default.
     pub bias: Option<Init>,
 }
 
 impl<'g> Tensor<'g> {
-    /// `y = x·Wᵀ + b` for the last axis: `[…, in]` to `[…, out]`, with the parameters `name.weight` `[out, in]` and
-    /// `name.bias` `[out]`, which start uniform in ±1/√in, as PyTorch's do.
+    /// Applies a linear layer to the last axis: `y = x·Wᵀ + b`, `[…, in]` to `[…, out]`. The parameters are `name.weight`
+    /// `[out, in]` and `name.bias` `[out]`. Both start uniform in ±1/√in, as in PyTorch.
     ///
     /// ```
     /// use downhill::{Device, Graph};
@@ -52,7 +52,7 @@ impl<'g> Tensor<'g> {
         let bound = 1.0 / (features as f32).sqrt();
         let default = || Init::Uniform { low: -bound, high: bound };
         let w = self.graph().param(&format!("{name}.weight"), [out, features], options.weight.unwrap_or_else(default));
-        // All leading axes are rows of one product.
+        // The leading axes are joined, so that one matrix product computes all rows.
         let rows = self.reshape([shape.elements() / features, features]);
         let mut y = rows.matmul_t(w, false, true);
         if !options.no_bias {

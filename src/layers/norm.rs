@@ -8,14 +8,14 @@ use crate::{
 };
 use std::panic::Location;
 
-/// What a [batch normalisation](Tensor::batch_norm) is made with.
+/// Options of a [batch normalisation](Tensor::batch_norm).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchNorm {
-    /// Added to the variance; 10⁻⁵.
+    /// The number added to the variance. The default is 10⁻⁵.
     pub eps: f32,
-    /// How much of each batch's statistics goes into the running ones; 0.1.
+    /// The share of each batch's statistics in the new running statistics. The default is 0.1.
     pub momentum: f32,
-    /// Leaves weight and bias out.
+    /// Leaves the weight and the bias out.
     pub no_affine: bool,
 }
 
@@ -25,14 +25,14 @@ impl Default for BatchNorm {
     }
 }
 
-/// What a [layer normalisation](Tensor::layer_norm) is made with.
+/// Options of a [layer normalisation](Tensor::layer_norm).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
-    /// Added to the variance; 10⁻⁵.
+    /// The number added to the variance. The default is 10⁻⁵.
     pub eps: f32,
-    /// How many of the last axes are normalised over; 1.
+    /// The number of trailing axes to normalise over. The default is 1.
     pub axes: usize,
-    /// Leaves weight and bias out.
+    /// Leaves the weight and the bias out.
     pub no_affine: bool,
     /// Leaves the bias out.
     pub no_bias: bool,
@@ -44,12 +44,12 @@ impl Default for LayerNorm {
     }
 }
 
-/// What a [group normalisation](Tensor::group_norm) is made with.
+/// Options of a [group normalisation](Tensor::group_norm).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
-    /// Added to the variance; 10⁻⁵.
+    /// The number added to the variance. The default is 10⁻⁵.
     pub eps: f32,
-    /// Leaves weight and bias out.
+    /// Leaves the weight and the bias out.
     pub no_affine: bool,
 }
 
@@ -59,12 +59,12 @@ impl Default for GroupNorm {
     }
 }
 
-/// What an [instance normalisation](Tensor::instance_norm) is made with.
+/// Options of an [instance normalisation](Tensor::instance_norm).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InstanceNorm {
-    /// Added to the variance; 10⁻⁵.
+    /// The number added to the variance. The default is 10⁻⁵.
     pub eps: f32,
-    /// With weight and bias, which PyTorch leaves out unless asked.
+    /// Adds a weight and a bias. The default is false, as in PyTorch.
     pub affine: bool,
 }
 
@@ -74,12 +74,12 @@ impl Default for InstanceNorm {
     }
 }
 
-/// What an [RMS normalisation](Tensor::rms_norm) is made with.
+/// Options of an [RMS normalisation](Tensor::rms_norm).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNorm {
-    /// Added to the mean square; 2⁻²³ as in PyTorch (Keras has 10⁻⁶).
+    /// The number added to the mean square. The default is 2⁻²³, as in PyTorch. (Keras uses 10⁻⁶.)
     pub eps: f32,
-    /// How many of the last axes are normalised over; 1.
+    /// The number of trailing axes to normalise over. The default is 1.
     pub axes: usize,
     /// Leaves the weight out.
     pub no_affine: bool,
@@ -92,15 +92,16 @@ impl Default for RmsNorm {
 }
 
 impl<'g> Tensor<'g> {
-    /// `y = (x − mean) / √(var + eps) · w + b` for each channel of `[n, c]`, `[n, c, l]` or `[n, c, h, w]` (Ioffe & Szegedy
-    /// 2015, algorithm 1), with the parameters `name.weight` (ones) and `name.bias` (zeros), both `[c]`.
+    /// Applies batch normalisation, `y = (x − mean) / √(var + eps) · w + b`, to each channel of `[n, c]`, `[n, c, l]` or
+    /// `[n, c, h, w]` (Ioffe & Szegedy 2015, algorithm 1). The parameters are `name.weight` (starts at one) and `name.bias`
+    /// (starts at zero), both `[c]`.
     ///
-    /// In a training graph mean and variance are those of the batch, and the states `name.running_mean` and
-    /// `name.running_var` follow them: after each step, running = 0.9·running + 0.1·batch, whose variance is the unbiased
-    /// estimate. In an inference graph the running ones are used; running that before a step or a load of weights is an
-    /// error.
+    /// A training graph uses the mean and the variance of the batch. After each step it updates the states
+    /// `name.running_mean` and `name.running_var`: running = 0.9·running + 0.1·batch. This update takes the unbiased estimate
+    /// of the batch's variance. An inference graph uses the running statistics. Running an inference graph before a step or a
+    /// load of parameters is an error.
     ///
-    /// A mistake: fewer than two axes; in training, one value for each channel.
+    /// It is a mistake if the input has fewer than two axes, or if a training graph has only one value for each channel.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
@@ -146,7 +147,8 @@ impl<'g> Tensor<'g> {
         let y = if g.trains("batch_norm", &[self], place) {
             let axes = (0..shape.rank()).filter(|&a| a != 1).collect();
             let (y, [mean, var]) = self.normalise_over(axes, eps, weight);
-            // A variance that overflows is the largest there is: from infinity no average would come back.
+            // A variance that overflows is replaced by the largest finite number. A running average could never recover from
+            // infinity.
             let finite = |t: Tensor<'g>| t.minimum(f32::MAX);
             let follow = |old: Tensor<'g>, new: Tensor<'g>, share: f32| old * (1.0 - momentum) + new.reshape([c]) * share;
             g.assign(&names[0], follow(running_mean, mean, momentum));
@@ -162,8 +164,9 @@ impl<'g> Tensor<'g> {
         bias.map_or(y, |b| y + b)
     }
 
-    /// `y = (x − mean) / √(var + eps) · w + b` over the last axis (Ba, Kiros & Hinton 2016, eq. 4), with the parameters
-    /// `name.weight` (ones) and `name.bias` (zeros) of the size of that axis.
+    /// Applies layer normalisation, `y = (x − mean) / √(var + eps) · w + b`, over the last axis (Ba, Kiros & Hinton 2016, eq.
+    /// 4). The parameters are `name.weight` (starts at one) and `name.bias` (starts at zero). Both have the size of the last
+    /// axis.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -186,8 +189,8 @@ impl<'g> Tensor<'g> {
         y.affine(name, shape, shape, !no_affine, !no_affine && !no_bias)
     }
 
-    /// [`layer_norm`](Tensor::layer_norm) without the mean: `y = x / √(mean x² + eps) · w` over the last axis (Zhang &
-    /// Sennrich 2019, eq. 4), with the parameter `name.weight` (ones).
+    /// Applies RMS normalisation, `y = x / √(mean x² + eps) · w`, over the last axis (Zhang & Sennrich 2019, eq. 4). It is
+    /// [`layer_norm`](Tensor::layer_norm) without the mean. The parameter is `name.weight` (starts at one).
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -209,10 +212,11 @@ impl<'g> Tensor<'g> {
         y.affine(name, shape, shape, !no_affine, false)
     }
 
-    /// `y = (x − mean) / √(var + eps) · w + b` over each of `groups` equal parts of the channels of each sample of
-    /// `[n, c, …]` (Wu & He 2018, eq. 1 and 7), with the parameters `name.weight` (ones) and `name.bias` (zeros), both `[c]`.
+    /// Applies group normalisation, `y = (x − mean) / √(var + eps) · w + b`, to `[n, c, …]` (Wu & He 2018, eq. 1 and 7). The
+    /// channels of each sample are divided into `groups` equal groups, and each group is normalised separately. The
+    /// parameters are `name.weight` (starts at one) and `name.bias` (starts at zero), both `[c]`.
     ///
-    /// A mistake: fewer than two axes, groups that do not divide the channels.
+    /// It is a mistake if the input has fewer than two axes, or if `groups` does not divide the number of channels.
     ///
     /// ```
     /// let g = downhill::Graph::training();
@@ -234,10 +238,11 @@ impl<'g> Tensor<'g> {
         self.grouped(groups, eps).affine(name, Shape::from([c]), kept, !no_affine, !no_affine)
     }
 
-    /// `y = (x − mean) / √(var + eps)` over each channel of each sample of `[n, c, …]` (Ulyanov, Vedaldi & Lempitsky 2016,
-    /// section 2). It has parameters only where [options](Tensor::instance_norm_with) say so.
+    /// Applies instance normalisation, `y = (x − mean) / √(var + eps)`, to each channel of each sample of `[n, c, …]`
+    /// (Ulyanov, Vedaldi & Lempitsky 2016, section 2). It has no parameters unless the [options](Tensor::instance_norm_with)
+    /// ask for them.
     ///
-    /// A mistake: no axis behind the channels, or one value for each channel.
+    /// It is a mistake if there is no axis behind the channels, or only one value for each channel.
     ///
     /// ```
     /// let g = downhill::Graph::training();
@@ -247,8 +252,8 @@ impl<'g> Tensor<'g> {
     pub fn instance_norm(self, name: &str) -> Tensor<'g> {
         self.instance_norm_with(name, InstanceNorm::default())
     }
-    /// [`instance_norm`](Tensor::instance_norm) with options; `affine` adds the parameters `name.weight` (ones) and
-    /// `name.bias` (zeros), both `[c]`.
+    /// [`instance_norm`](Tensor::instance_norm) with options. `affine` adds the parameters `name.weight` (starts at one) and
+    /// `name.bias` (starts at zero), both `[c]`.
     #[track_caller]
     pub fn instance_norm_with(self, name: &str, options: InstanceNorm) -> Tensor<'g> {
         let InstanceNorm { eps, affine } = options;
@@ -260,7 +265,8 @@ impl<'g> Tensor<'g> {
         self.grouped(c, eps).affine(name, Shape::from([c]), kept, affine, affine)
     }
 
-    /// The channels of `[n, c, …]`, and the shape that gives each a number: `[1, c, 1…]`. `None` after a mistake.
+    /// Returns the number of channels of `[n, c, …]`, and the shape `[1, c, 1…]` that gives each channel one number. Returns
+    /// `None` after a mistake.
     #[track_caller]
     fn channels(self, op: &str, eps: f32) -> Option<(usize, Shape)> {
         let shape = self.shape();
@@ -271,14 +277,14 @@ impl<'g> Tensor<'g> {
         let kept = (0..shape.rank()).filter(|&a| a != 1).fold(shape, |s, a| s.with(a, 1));
         self.graph().error().is_none().then(|| (shape.dims()[1], kept))
     }
-    /// Normalised over groups of channels of each sample.
+    /// Normalises each group of channels of each sample.
     #[track_caller]
     fn grouped(self, groups: usize, eps: f32) -> Tensor<'g> {
         let (shape, n) = (self.shape(), self.shape().dims()[0]);
         let rows = self.reshape([n, groups, shape.elements() / (n * groups)]);
         rows.normalise(NormOptions { start: 2, centre: true, eps }).reshape(shape)
     }
-    /// Normalised over the last axes, and their shape; `None` after a mistake.
+    /// Normalises over the last axes. Returns the result and the shape of these axes, or `None` after a mistake.
     #[track_caller]
     fn over_last(self, op: &str, axes: usize, centre: bool, eps: f32) -> Option<(Tensor<'g>, Shape)> {
         let shape = self.shape();
@@ -296,7 +302,7 @@ impl<'g> Tensor<'g> {
         let last = Shape::new(&shape.dims()[start?..])?;
         Some((self.normalise(NormOptions { start: start?, centre, eps }), last))
     }
-    /// self · `name.weight` + `name.bias`, of this shape, repeated as `kept`.
+    /// Returns self · `name.weight` + `name.bias`. Both parameters have the shape `shape` and are broadcast as `kept`.
     #[track_caller]
     fn affine(self, name: &str, shape: Shape, kept: Shape, weight: bool, bias: bool) -> Tensor<'g> {
         let g = self.graph();
@@ -311,7 +317,7 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// What is wrong with any of these layers.
+/// Returns the mistake in the operand or in `eps`, if there is one. All layers of this file use it.
 fn bad(x: Shape, eps: f32) -> Option<String> {
     match x.dtype() {
         DType::U32 => Some("takes floats, not labels (see to_f32)".into()),
@@ -332,7 +338,7 @@ mod tests {
         rng::Key,
     };
 
-    /// Dispatches of each step that has any, by the names of ops.
+    /// Returns the name of the op and the number of dispatches of each plan step that has dispatches.
     fn dispatches(outputs: &[Tensor], grads: &[Tensor]) -> Vec<(&'static str, usize)> {
         let plan = Plan::new(outputs, grads, &PlanOptions::new(Some(Caps::default()))).expect("the graph is right");
         let step = |s: &crate::plan::Step| (s.name(), s.kernel.as_ref().map_or(0, |k| k.passes.len()));
@@ -350,12 +356,12 @@ mod tests {
         let dy = g.input(y.shape());
         let sources = [&[inner][..], &g.param_tensors()[..2]].concat();
         let grads = y.vjp(dy, &sources);
-        // The gradient reads dy and x for the sums, and again for dx, which is one kernel.
+        // The gradient reads dy and x for the sums, and again in the one kernel that computes dx.
         let all = dispatches(&[&[y][..], &grads].concat(), &[]);
         let backward = [("map", 1), ("reduce", 1), ("reduce", 1), ("comoment", 2), ("map", 1), ("map", 1), ("map", 1)];
         assert_eq!(all[forward.len() + 1..], backward);
 
-        // What follows is a part of it; where running statistics are used, all is one kernel.
+        // The op that follows is fused into the kernel. With running statistics, everything is one kernel.
         let g = Graph::inference();
         assert_eq!(dispatches(&[g.input([8, 16, 14, 14]).batch_norm("bn").relu()], &[]), [("map", 1)]);
         let g = Graph::training();
@@ -367,7 +373,8 @@ mod tests {
         assert_eq!(dispatches(&[g.input([8, 16, 14, 14]).group_norm("gn", 4).relu()], &[]), [("norm", 1), ("map", 1)]);
     }
 
-    /// Running statistics follow every batch (twice where a layer is used twice) and mean nothing before the first.
+    /// Running statistics follow every batch, and follow it twice if a layer is used twice. They mean nothing before the
+    /// first batch.
     #[test]
     fn running_statistics() -> crate::Result<()> {
         let g = Graph::training();
@@ -382,7 +389,7 @@ mod tests {
         assert!(why.starts_with(want), "{why}");
 
         trainer.step(&[Host::new([3, 1], vec![1.0, 2.0, 6.0]), Host::new([3, 1], vec![0.0, 4.0, 8.0])])?;
-        // Means 3 and 4, unbiased variances 7 and 16.
+        // The means are 3 and 4, and the unbiased variances are 7 and 16.
         let (mean, var) = (0.9 * (0.1 * 3.0) + 0.1 * 4.0, 0.9 * (0.9 + 0.1 * 7.0) + 0.1 * 16.0);
         let near = |got: &Host<f32>, want: &[f32]| got.f().iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-5);
         assert!(near(&trainer.params().get("bn.running_mean")?, &[mean]));
@@ -391,7 +398,7 @@ mod tests {
         Ok(())
     }
 
-    /// Gradients of gradients, by central differences of the gradient.
+    /// Compares gradients of gradients with central differences of the gradient.
     #[test]
     fn second_derivatives() {
         type Model = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
@@ -464,7 +471,7 @@ mod tests {
             &|g| g.input([3, 6]).instance_norm("n"),
             "instance_norm: [3, 6]: each channel of a sample needs more than one value, in axes behind the channels",
         );
-        // A weight of another shape is that of another layer.
+        // A weight of another shape belongs to another layer.
         start(
             &|g| g.input([3, 2]).layer_norm("n").reshape([2, 3]).layer_norm("n"),
             "param: [2] × [3]: `n.weight` already has the shape [2]",

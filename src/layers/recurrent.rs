@@ -8,30 +8,31 @@ use crate::{
 };
 use std::panic::Location;
 
-/// Which way a recurrent layer goes through a sequence.
+/// The direction in which a recurrent layer reads a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
     /// From the first step to the last.
     #[default]
     Forward,
-    /// From the last step to the first; the output keeps the order of the input.
+    /// From the last step to the first. The output has the order of the input.
     Reverse,
-    /// Both, with parameters of their own (`…_l0` and `…_l0_reverse`); outputs are put together along the last axis, `[n, t, 2·hidden]`.
+    /// Both directions, each with its own parameters (`…_l0` and `…_l0_reverse`). The outputs are joined along the last axis,
+    /// `[n, t, 2·hidden]`.
     Both,
 }
 
-/// What a recurrent layer is made with.
+/// Options of a recurrent layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Recurrent<'g> {
     /// Leaves both biases out.
     pub no_bias: bool,
-    /// Layers on top of each other: each takes the one before's output. At least 1.
+    /// The number of stacked layers, at least 1. Each layer reads the output of the layer before it.
     pub layers: usize,
-    /// Which way it goes.
+    /// The direction in which the layer reads the sequence.
     pub direction: Direction,
-    /// The hidden state before the first step, `[layers · directions, n, hidden]`; zeros without one.
+    /// The hidden state before the first step, `[layers · directions, n, hidden]`. `None` means zeros.
     pub h0: Option<Tensor<'g>>,
-    /// The cell state of an LSTM before the first step, like `h0`.
+    /// The cell state of an LSTM before the first step, of the same shape as `h0`. `None` means zeros.
     pub c0: Option<Tensor<'g>>,
 }
 
@@ -41,50 +42,51 @@ impl Default for Recurrent<'_> {
     }
 }
 
-/// What an LSTM gives.
+/// The output and the last states of an LSTM.
 #[derive(Clone, Copy, Debug)]
 pub struct Lstm<'g> {
-    /// The hidden state after each step, `[n, t, hidden]`; `[n, t, 2·hidden]` in both directions.
+    /// The hidden state after each step, `[n, t, hidden]`. With both directions, `[n, t, 2·hidden]`.
     pub output: Tensor<'g>,
-    /// The hidden state after the last step it takes, `[layers · directions, n, hidden]`: PyTorch's `h_n`.
+    /// The hidden state after the last step of each direction, `[layers · directions, n, hidden]`: PyTorch's `h_n`.
     pub h: Tensor<'g>,
-    /// The cell state then: PyTorch's `c_n`.
+    /// The cell state after the last step of each direction: PyTorch's `c_n`.
     pub c: Tensor<'g>,
 }
 
-/// What a GRU gives.
+/// The output and the last state of a GRU.
 #[derive(Clone, Copy, Debug)]
 pub struct Gru<'g> {
-    /// The hidden state after each step, `[n, t, hidden]`; `[n, t, 2·hidden]` in both directions.
+    /// The hidden state after each step, `[n, t, hidden]`. With both directions, `[n, t, 2·hidden]`.
     pub output: Tensor<'g>,
-    /// The hidden state after the last step it takes, `[layers · directions, n, hidden]`: PyTorch's `h_n`.
+    /// The hidden state after the last step of each direction, `[layers · directions, n, hidden]`: PyTorch's `h_n`.
     pub h: Tensor<'g>,
 }
 
 impl<'g> Tensor<'g> {
-    /// A long short-term memory over sequences `[n, t, features]`: the hidden state after each step, `[n, t, hidden]`. With
-    /// `a = W_ih·x + b_ih + W_hh·h + b_hh`, cut into i, f, g and o:
-    /// `c' = σ(f)·c + σ(i)·tanh(g)`, `h' = σ(o)·tanh(c')` (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000).
+    /// Applies a long short-term memory to sequences `[n, t, features]`. Returns the hidden state after each step,
+    /// `[n, t, hidden]`. The sum `a = W_ih·x + b_ih + W_hh·h + b_hh` is cut into i, f, g and o. Then
+    /// `c' = σ(f)·c + σ(i)·tanh(g)` and `h' = σ(o)·tanh(c')` (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins
+    /// 2000).
     ///
-    /// Parameters are PyTorch's: `name.weight_ih_l0` `[4·hidden, features]`, `name.weight_hh_l0` `[4·hidden, hidden]`,
-    /// `name.bias_ih_l0` and `name.bias_hh_l0` `[4·hidden]`, uniform in ±1/√hidden. The length of the sequence is the graph's: another length
-    /// is another graph with the same parameters.
+    /// The parameters are PyTorch's: `name.weight_ih_l0` `[4·hidden, features]`, `name.weight_hh_l0` `[4·hidden, hidden]`,
+    /// `name.bias_ih_l0` and `name.bias_hh_l0` `[4·hidden]`. All start uniform in ±1/√hidden. The graph fixes the length of
+    /// the sequences. Sequences of another length need another graph with the same parameters.
     ///
-    /// A mistake: not three axes, hidden 0.
+    /// It is a mistake if the input does not have three axes, or if `hidden` is 0.
     ///
     /// ```
     /// use downhill::Graph;
     /// let g = Graph::training();
     /// let y = g.input([32, 20, 8]).lstm("lstm", 64);
     /// assert_eq!(y.shape().dims(), &[32, 20, 64]);
-    /// // The last step's, for a classifier of sequences.
+    /// // The output of the last step, for a classifier of sequences.
     /// assert_eq!(y.slice(1, 19, 20).reshape([32, 64]).linear("out", 10).shape().dims(), &[32, 10]);
     /// ```
     #[track_caller]
     pub fn lstm(self, name: &str, hidden: usize) -> Tensor<'g> {
         self.lstm_with(name, hidden, Recurrent::default()).output
     }
-    /// [`lstm`](Tensor::lstm) with options, and with the last states.
+    /// [`lstm`](Tensor::lstm) with options. It also returns the last states.
     ///
     /// ```
     /// use downhill::{Graph, layers::{Direction, Recurrent}};
@@ -99,13 +101,15 @@ impl<'g> Tensor<'g> {
         let [output, h, c] = layers(self, Cell::Lstm, name, hidden, options);
         Lstm { output, h, c }
     }
-    /// A gated recurrent unit over sequences `[n, t, features]`: the hidden state after each step, `[n, t, hidden]`.
-    /// `r = σ(W_ir·x + b_ir + W_hr·h + b_hr)`, z like it, `n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn))`, `h' = (1 − z)·n + z·h` (Cho et al.
-    /// 2014, with r after the product, as PyTorch and cuDNN have it).
+    /// Applies a gated recurrent unit to sequences `[n, t, features]`. Returns the hidden state after each step,
+    /// `[n, t, hidden]`. Here `r = σ(W_ir·x + b_ir + W_hr·h + b_hr)`, `z = σ(W_iz·x + b_iz + W_hz·h + b_hz)`,
+    /// `n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn))` and `h' = (1 − z)·n + z·h` (Cho et al. 2014). As in PyTorch and cuDNN, r
+    /// is applied after the product.
     ///
-    /// Parameters are PyTorch's, as for [`lstm`](Tensor::lstm) with 3 gates r, z, n instead of 4.
+    /// The parameters are PyTorch's. They have the names of [`lstm`](Tensor::lstm)'s parameters, and 3·hidden rows for the
+    /// gates r, z, n.
     ///
-    /// A mistake: not three axes, hidden 0.
+    /// It is a mistake if the input does not have three axes, or if `hidden` is 0.
     ///
     /// ```
     /// use downhill::Graph;
@@ -116,7 +120,7 @@ impl<'g> Tensor<'g> {
     pub fn gru(self, name: &str, hidden: usize) -> Tensor<'g> {
         self.gru_with(name, hidden, Recurrent::default()).output
     }
-    /// [`gru`](Tensor::gru) with options, and with the last state.
+    /// [`gru`](Tensor::gru) with options. It also returns the last state.
     #[track_caller]
     pub fn gru_with(self, name: &str, hidden: usize, options: Recurrent<'g>) -> Gru<'g> {
         let [output, h, _] = layers(self, Cell::Gru, name, hidden, options);
@@ -124,7 +128,7 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// What is wrong with an input, a size or options, if anything.
+/// Returns the mistake in the input, the size or the options, if there is one.
 fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: usize) -> Option<String> {
     let shape = x.shape();
     let &[n, _, _] = shape.dims() else {
@@ -149,7 +153,8 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
     })
 }
 
-/// The output and the last states; in place of a cell state that there is none of, the hidden one.
+/// Returns the output, the last hidden state and the last cell state. For a GRU, the hidden state also stands in for the cell
+/// state.
 #[track_caller]
 fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Recurrent<'g>) -> [Tensor<'g>; 3] {
     let (shape, place) = (x.shape(), Location::caller());
@@ -190,11 +195,11 @@ fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Rec
     [x, join(&last[0], 0), join(&last[1], 0)]
 }
 
-/// One layer in one direction: its output and its last hidden and cell state.
+/// Applies one layer in one direction. Returns its output and its last hidden and cell states.
 #[track_caller]
 fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g>, name: impl Fn(&str) -> String) -> [Tensor<'g>; 3] {
     let (g, cell) = (x.graph(), op.cell);
-    // A layer before this one made a mistake: its shape says nothing.
+    // A layer before this one made a mistake. Its shape means nothing.
     if g.error().is_some() {
         return [g.dead(); 3];
     }
@@ -204,7 +209,7 @@ fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g
     let (n, t, features) = (shape.dims()[0], shape.dims()[1], shape.last());
     let w_ih = g.param(&name("weight_ih"), [gates, features], init());
     let w_hh = g.param(&name("weight_hh"), [gates, hidden], init());
-    // What does not depend on the state: all steps in one product.
+    // The part of the sum that does not depend on the state is one product for all steps.
     let mut from_x = x.reshape([n * t, features]).matmul_t(w_ih, false, true);
     let mut b_hh = g.full([gates], 0.0);
     if !no_bias {
@@ -215,7 +220,7 @@ fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g
     if y.is_dead() {
         return [y; 3];
     }
-    // Place 0 (or t) of the t + 1 places is the state before the first step.
+    // Position 0 (or t, in reverse) of the t + 1 positions is the state before the first step.
     let (from, end) = if op.reverse { (0, 0) } else { (1, t) };
     let part = |k: usize, from: usize, to: usize| y.slice(2, k * hidden, (k + 1) * hidden).slice(1, from, to);
     let last = |k: usize| part(k, end, end + 1).reshape([n, hidden]);
@@ -281,7 +286,7 @@ mod tests {
         assert_eq!(e, "input 0: got [1, 4, 2] with 8 values, but the graph was built for [1, 3, 2]");
     }
 
-    /// A gradient's gradient, against central differences of the gradient.
+    /// Compares gradients of gradients with central differences of the gradient.
     #[test]
     fn twice() {
         for gru in [false, true] {

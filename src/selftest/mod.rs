@@ -1,5 +1,5 @@
-//! Whether a device computes rightly: every kernel of every op, forward and each gradient, and every optimizer's update,
-//! against the same in `f64`. For users, to whom a driver is as unknown as it is to us.
+//! Tests whether a device computes correctly. It compares every kernel of every op, forward and for each gradient, and every
+//! optimizer's update with results in `f64`. It is meant for users, whose drivers nobody has tested before.
 //!
 //! ```
 //! use downhill::{Device, selftest};
@@ -10,11 +10,11 @@
 //! # Ok::<(), downhill::Error>(())
 //! ```
 //!
-//! What counts as right is what counts in the tests of this crate: [`testing::distance`] has the unit of the errors and the
-//! tolerance, and a kernel that leaves an element unwritten, writes past an end, or has other bits in a second run is
-//! wrong however near it is. What a device cannot hold or bind is not a failure, and is reported as not run.
+//! This crate's own tests use the same rules. [`testing::distance`] defines the unit of the errors and the tolerance. A
+//! kernel is also wrong if it leaves an element unwritten, writes past an end, or gives other bits in a second run. A case
+//! that the device cannot store or bind is not a failure. The report counts it as not run.
 //!
-//! In the source of this crate, `cargo run --release --example selftest` does it on every device of the machine.
+//! In the source of this crate, `cargo run --release --example selftest` tests every device of the machine.
 
 mod report;
 
@@ -35,16 +35,16 @@ use crate::{
 };
 use std::time::Instant;
 
-/// What to test. `Options::default()` is everything.
+/// The choice of tests. `Options::default()` selects everything.
 #[derive(Clone)]
 pub struct Options<'a> {
-    /// Only ops and optimizers of these names (of their files); all of them where it is empty.
+    /// The names of the ops and optimizers to test (the names of their files). An empty list selects all of them.
     pub only: Vec<String>,
-    /// Leaves out the cases with a tensor of more elements than this.
+    /// The largest number of elements. Cases with a larger tensor are skipped.
     pub max_elements: usize,
-    /// Ops of your own, tested too: [`OpDef::NAME`](ops::OpDef::NAME) and [`OpDef::cases`](ops::OpDef::cases).
+    /// Your own ops, which are tested too: [`OpDef::NAME`](ops::OpDef::NAME) and [`OpDef::cases`](ops::OpDef::cases).
     pub own: Vec<(&'static str, Vec<Case>)>,
-    /// Is told what comes next, before it does: a driver that crashes or hangs does so in what was told last.
+    /// A function that is called before each test. If the driver crashes or hangs, the last call names the test that did it.
     pub progress: Option<&'a dyn Fn(&Next)>,
 }
 
@@ -55,33 +55,33 @@ impl Default for Options<'_> {
 }
 
 impl Options<'_> {
-    /// Without the large cases, most of which are there for the folding of long dispatches: some seconds, for a program
-    /// that wants to know when it starts.
+    /// Skips the large cases, most of which test the folding of long dispatches. The test then takes a few seconds. This
+    /// suits a program that tests the device at its start.
     pub fn quick() -> Self {
         Options { max_elements: 4096, ..Options::default() }
     }
 }
 
-/// What comes next: a case of a kernel, forward and backward.
+/// The next test: a kernel and a case, forward and backward.
 #[derive(Clone, Copy, Debug)]
 pub struct Next<'a> {
-    /// The op, or the optimizer.
+    /// The name of the op or the optimizer.
     pub op: &'a str,
-    /// The kernel's name.
+    /// The name of the kernel.
     pub kernel: &'a str,
-    /// The case's name.
+    /// The name of the case.
     pub case: &'a str,
-    /// Its number, from 0, of all cases.
+    /// The number of the case among all cases, counted from 0.
     pub number: usize,
-    /// All cases.
+    /// The number of all cases.
     pub of: usize,
 }
 
-/// Tests `device`. It blocks; every kernel is compiled, and each is waited for.
+/// Tests `device`. The function blocks: it compiles every kernel and waits for each result.
 ///
 /// # Errors
-/// [`Error::Argument`] where [`only`](Options::only) has a name that is no op's and no optimizer's. Everything that is
-/// wrong with the device is in the report.
+/// [`Error::Argument`] if [`only`](Options::only) contains a name that is neither an op nor an optimizer. Everything that is
+/// wrong with the device is in the report instead.
 pub fn run(device: &Device, options: &Options) -> Result<Report> {
     let ops: Vec<(&str, Vec<Case>)> = ops::all().into_iter().chain(options.own.iter().cloned()).collect();
     let optimizers = optim::all();
@@ -116,7 +116,7 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
                         report.add(op, kernel, &case.name, &directions, subject.measure(candidate, device));
                     }
                 }
-                // A case that does not fit its op: of an op of the user's own.
+                // Only a case of the user's own op can fail to fit its op.
                 Err(why) => report.fail(op, "", Computed::Forward, &case.name, why),
             }
             number += 1;
@@ -139,28 +139,28 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
     Ok(report.finish(start.elapsed()))
 }
 
-/// Elements of a case's largest tensor.
+/// Returns the number of elements of a case's largest tensor.
 fn largest(case: &Case) -> usize {
     let shapes: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
     let y = case.op.shape(&shapes).ok();
     shapes.into_iter().chain(y).map(|s| s.elements()).max().unwrap_or(0)
 }
 
-/// Operations on one weight in the steps of [`update`], each of which rounds.
+/// The number of rounded operations on one parameter element in the steps of [`update`].
 const ROUNDINGS: usize = 16;
-/// Steps that are compared.
+/// The number of steps that are compared.
 const STEPS: u64 = 3;
 
-/// Some steps of a rule, of a matrix that decays and a vector that does not, with clipped gradients; then one with a gradient
-/// that is not finite, which must leave the weights alone.
+/// Runs some steps of an optimizer with clipped gradients on a matrix, which decays, and a vector, which does not. Then runs
+/// a step with a gradient that is not finite. That step must leave the parameters unchanged.
 fn update(device: &Device, optimizer: &Optimizer) -> Result<Checked> {
     let optimizer = optimizer.clone().clip_norm(10.0);
     let g = Graph::training();
-    // The weights are small, so that what a step adds to them counts.
+    // The parameters are small, so that each update changes them noticeably.
     let init = Init::Uniform { low: -0.02, high: 0.02 };
     let w = [g.param("matrix", [61, 53], init.clone()), g.param("vector", [131], init)];
     let (scale, x) = (g.input(Shape::SCALAR), w.map(|w| g.input_of(w.shape())));
-    // The gradient of w is x, or more than a float holds.
+    // The gradient of w is x · scale². With a large scale it exceeds the range of a float.
     let term = |k: usize| (w[k] * (x[k] * scale * scale)).sum_all();
     let loss: Tensor = term(0) + term(1);
     let batch = |t: u64, scale: f32| -> Vec<Host<f32>> {

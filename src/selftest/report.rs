@@ -1,4 +1,4 @@
-//! What [`run`](super::run) found: as data, as a table, as JSON.
+//! The results of [`run`](super::run): as data, as a table, and as JSON.
 
 use crate::{
     device::Device,
@@ -8,14 +8,14 @@ use crate::{
 use serde_json::{Value, json};
 use std::{fmt, time::Duration};
 
-/// What was computed.
+/// The quantity that a kernel computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Computed {
     /// The output.
     Forward,
-    /// The gradient of the input of this number.
+    /// The gradient of the input with this index.
     Gradient(usize),
-    /// Weights after some steps of an optimizer.
+    /// Parameters after some steps of an optimizer.
     Update,
 }
 
@@ -29,58 +29,58 @@ impl fmt::Display for Computed {
     }
 }
 
-/// A kernel in one direction, over all of its cases.
+/// The results of one kernel in one direction, over all of its cases.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The op, or the optimizer.
+    /// The name of the op or the optimizer.
     pub op: String,
-    /// The kernel's name: `cpu` on the CPU device, `alias` where there is nothing to compute.
+    /// The name of the kernel: `cpu` on the CPU device, `alias` if there is nothing to compute.
     pub kernel: String,
-    /// What it computed.
+    /// The quantity that the kernel computed.
     pub direction: Computed,
-    /// Cases that ran.
+    /// The number of cases that ran.
     pub cases: usize,
-    /// Cases of which this is wrong.
+    /// The number of cases that failed in this direction.
     pub failed: usize,
-    /// Cases that did not run because the device is too small for them.
+    /// The number of cases that did not run, because the device is too small for them.
     pub not_run: usize,
-    /// Why the first of those did not.
+    /// The reason why the first of the cases that did not run was too large.
     pub limit: Option<String>,
-    /// The error of the case that came nearest to its tolerance, or went furthest beyond.
+    /// The distance of the worst case: the case with the largest error in relation to its tolerance.
     pub worst: Option<Distance>,
-    /// The name of that case.
+    /// The name of the worst case.
     pub worst_case: String,
     /// The largest [`Distance::relative`] of all cases.
     pub relative: f64,
 }
 
-/// What is wrong with one case.
+/// The failure of one case.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The op, or the optimizer.
+    /// The name of the op or the optimizer.
     pub op: String,
-    /// The kernel's name.
+    /// The name of the kernel.
     pub kernel: String,
-    /// What it computed.
+    /// The quantity that the kernel computed.
     pub direction: Computed,
-    /// The case's name.
+    /// The name of the case.
     pub case: String,
-    /// A sentence.
+    /// A sentence that says what is wrong.
     pub why: String,
 }
 
-/// What is right and wrong with a device. `Display` is a table, with what its columns mean.
+/// The results for one device. `Display` writes a table and explains its columns.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Adapter, driver, limits and features, over several lines.
+    /// The adapter, the driver, the limits and the features, on several lines.
     pub device: String,
-    /// By op, kernel and direction.
+    /// The results by op, kernel and direction.
     pub rows: Vec<Row>,
-    /// All of them, in the order in which they were found.
+    /// All failures, in the order in which they were found.
     pub failures: Vec<Failure>,
-    /// Why the device was lost, if it was: what would have come after that was not tested.
+    /// The reason why the device was lost, if it was lost. The remaining cases were not tested.
     pub lost: Option<String>,
-    /// How long it took.
+    /// The duration of the test in seconds.
     pub seconds: f64,
 }
 
@@ -88,7 +88,7 @@ impl Report {
     pub(super) fn new(device: &Device) -> Report {
         Report { device: device.describe(), rows: Vec::new(), failures: Vec::new(), lost: None, seconds: 0.0 }
     }
-    /// What came of a case of a kernel in these directions.
+    /// Adds the results of one case of a kernel in these directions.
     pub(super) fn add(&mut self, op: &str, kernel: &str, case: &str, directions: &[Computed], result: Result<Vec<Checked>>) {
         match result {
             Ok(all) => {
@@ -119,12 +119,12 @@ impl Report {
             }
         }
     }
-    /// A case of a row is wrong.
+    /// Adds a failed case to its row.
     pub(super) fn fail(&mut self, op: &str, kernel: &str, direction: Computed, case: &str, why: String) {
         self.row(op, kernel, direction).failed += 1;
         self.failures.push(Failure { op: op.into(), kernel: kernel.into(), direction, case: case.into(), why });
     }
-    /// Whether the device is gone, and that it is.
+    /// Records that the device was lost, if `why` is given. Returns true if it was lost.
     pub(super) fn lost(&mut self, why: Option<String>) -> bool {
         self.lost = why;
         self.lost.is_some()
@@ -133,7 +133,7 @@ impl Report {
         let mut kernels: Vec<(&str, &str)> = Vec::new();
         for row in &self.rows {
             if !kernels.contains(&(&row.op, &row.kernel)) {
-                // After the op's other kernels.
+                // The row goes after the rows of the op's other kernels.
                 let at = kernels.iter().rposition(|k| k.0 == row.op).map_or(kernels.len(), |i| i + 1);
                 kernels.insert(at, (&row.op, &row.kernel));
             }
@@ -165,11 +165,11 @@ impl Report {
         &mut self.rows[at]
     }
 
-    /// Whether the device computes rightly: something ran, and nothing failed.
+    /// Returns true if the device computes correctly: at least one case ran, and none failed.
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && self.lost.is_none() && self.rows.iter().any(|row| row.cases > 0)
     }
-    /// Everything, under the names of the fields. An error that is infinite (a NaN where there should be none) is `null`.
+    /// Returns everything as JSON, under the names of the fields. An infinite error (an unexpected NaN) is `null`.
     pub fn json(&self) -> Value {
         let direction = |d: Computed| match d {
             Computed::Forward => json!({ "direction": "forward" }),
@@ -199,7 +199,7 @@ impl Report {
     }
 }
 
-/// Characters of a case's name in the table.
+/// The largest number of characters of a case's name in the table.
 const CASE: usize = 48;
 
 impl fmt::Display for Report {
