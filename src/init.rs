@@ -1,10 +1,10 @@
-//! Initialisers: how a parameter starts.
+//! Initialisers, which compute the initial values of parameters.
 //!
-//! What a parameter starts with depends on the seed and on its own name and shape, never on the other parameters: adding a
-//! layer leaves the start of the others as it was.
+//! The initial values of a parameter depend only on the seed and on the parameter's name and shape. So adding a layer does not change
+//! the initial values of other layers.
 //!
-//! Weights are `[out, in, …]`: with `field` the product of the axes after these two (1 for a linear layer, the kernel's
-//! area for a convolution), `fan_in = in · field` and `fan_out = out · field`.
+//! Weights are `[out, in, …]`. Let `field` be the product of the other axes, which is 1 for a linear layer and the kernel's area for a
+//! convolution. Then `fan_in = in · field` and `fan_out = out · field`.
 
 use crate::{
     error::{Error, Result},
@@ -16,7 +16,7 @@ use rand::RngExt;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// How a parameter starts.
+/// An initialiser of a parameter.
 ///
 /// ```
 /// use downhill::{Shape, init::Init};
@@ -26,17 +26,17 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Init {
-    /// All 0: the usual start of a bias.
+    /// All values are 0, as usual for a bias.
     Zeros,
-    /// All 1: the usual start of a scale.
+    /// All values are 1, as usual for a scale.
     Ones,
-    /// All the same.
+    /// All values are this number.
     Constant(f32),
-    /// Uniform over `low..high`.
+    /// Uniform in `low..high`.
     Uniform {
-        /// The least value.
+        /// The smallest possible value.
         low: f32,
-        /// The bound above, never reached.
+        /// The upper bound.
         high: f32,
     },
     /// Normal (Gaussian) with this mean and standard deviation.
@@ -46,34 +46,34 @@ pub enum Init {
         /// The standard deviation.
         std: f32,
     },
-    /// Uniform over ±gain·√(6 / (fan_in + fan_out)): Glorot & Bengio 2010, eq. 16. The gain is 1 for linear layers and sigmoid,
-    /// 5/3 for tanh, √2 for ReLU.
+    /// Uniform in ±gain·√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16). The gain is 1 for linear layers and sigmoid, 5/3 for tanh
+    /// and √2 for ReLU.
     XavierUniform {
-        /// Makes up for the activation that follows.
+        /// The factor that compensates for the activation after the layer.
         gain: f32,
     },
-    /// Normal with std gain·√(2 / (fan_in + fan_out)): Glorot & Bengio 2010, eq. 12.
+    /// Normal with standard deviation gain·√(2 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 12).
     XavierNormal {
-        /// Makes up for the activation that follows.
+        /// The factor that compensates for the activation after the layer.
         gain: f32,
     },
-    /// Uniform over ±√(6 / ((1 + a²)·fan_in)): He et al. 2015, eq. 15. `a` is the slope below 0: 0 for ReLU.
+    /// Uniform in ±√(6 / ((1 + a²)·fan_in)) (He et al. 2015, eq. 15). `a` is the slope of the activation below 0, which is 0 for ReLU.
     KaimingUniform {
         /// The slope of the activation below 0.
         a: f32,
     },
-    /// Normal with std √(2 / ((1 + a²)·fan_in)): He et al. 2015, eq. 15.
+    /// Normal with standard deviation √(2 / ((1 + a²)·fan_in)) (He et al. 2015, eq. 15).
     KaimingNormal {
         /// The slope of the activation below 0.
         a: f32,
     },
-    /// Uniform over ±1/√fan_in: what PyTorch's `Linear` and `Conv2d` start their weights with (`KaimingUniform` with a = √5). Their
-    /// biases take the same bound from the weight's fan_in, as a `Uniform`.
+    /// Uniform in ±1/√fan_in. PyTorch's `Linear` and `Conv2d` initialise their weights so (`KaimingUniform` with a = √5). They initialise
+    /// their biases by a `Uniform` in ±1/√fan_in of the weight.
     FanIn,
-    /// `gain` times a random matrix, of `out` rows and the other axes as columns, whose rows (or columns, where there are
-    /// fewer) are orthonormal: Saxe, McClelland & Ganguli 2013.
+    /// `gain` times a random matrix with orthonormal rows, or orthonormal columns if there are fewer columns than rows (Saxe, McClelland &
+    /// Ganguli 2013). The rows are the axis `out`, and the columns are all other axes.
     Orthogonal {
-        /// The length of the rows.
+        /// The length of the orthogonal vectors.
         gain: f32,
     },
     /// These values, row-major.
@@ -81,12 +81,13 @@ pub enum Init {
 }
 
 impl Init {
-    /// The values a parameter of that shape and name starts with.
+    /// Returns the initial values of a parameter with the given shape and name.
     ///
     /// # Errors
-    /// [`Error::Parameter`] where the shape has fewer than the two axes that a fan or a matrix needs, where [`Init::Values`]
-    /// are not as many as the shape's elements, or where a setting makes no distribution (a NaN, `low > high`, `std < 0`).
-    /// [`Error::Device`] where there is no memory for them.
+    /// - [`Error::Parameter`] if the initialiser needs two axes and the shape has fewer.
+    /// - [`Error::Parameter`] if the number of [`Init::Values`] is not the number of elements.
+    /// - [`Error::Parameter`] if the settings define no distribution (a NaN, `low > high`, `std < 0`).
+    /// - [`Error::Device`] if there is not enough memory.
     pub fn values(&self, shape: Shape, seed: u64, name: &str) -> Result<Vec<f32>> {
         let (n, what) = (shape.elements(), format!("initial values of {name} {shape}"));
         let filled = |value: &mut dyn FnMut() -> f64| -> Result<Vec<f32>> {
@@ -153,11 +154,11 @@ impl Init {
     }
 }
 
-/// A `rows` × `cols` matrix, row-major, with orthonormal rows, or columns where there are fewer of them.
+/// Returns a random `rows` × `cols` matrix, row-major, with orthonormal rows, or orthonormal columns if there are fewer columns than rows.
 ///
-/// Gram-Schmidt on normal vectors gives every orthogonal matrix the same chance. The modified form takes each finished
-/// vector out of all later ones, which are independent of each other and so run in parallel; in `f64` its error stays
-/// around ε·κ, some 1e-11 for such matrices, so one pass is enough.
+/// Gram-Schmidt on normal vectors gives a uniform distribution over orthogonal matrices. The modified form subtracts each finished vector
+/// from all later vectors. The later vectors do not depend on each other, so this runs in parallel. In `f64` the error is about ε·κ,
+/// about 1e-11 for such matrices, so one pass is enough.
 fn orthogonal(rows: usize, cols: usize, stream: &mut Stream, what: &str) -> Result<Vec<f64>> {
     let (n, len) = (rows.min(cols), rows.max(cols));
     let mut q: Vec<f64> = host::zeros(what, n * len)?;
@@ -180,7 +181,7 @@ fn orthogonal(rows: usize, cols: usize, stream: &mut Stream, what: &str) -> Resu
     Ok(turned)
 }
 
-/// Four partial sums, so that the additions do not wait for each other.
+/// Returns the dot product. It uses four partial sums, so that additions need not wait for each other.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (a.chunks_exact(4), b.chunks_exact(4));
     let tail: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
@@ -202,16 +203,17 @@ mod tests {
         Shape::new(dims).unwrap()
     }
 
-    /// Uniform over ±`bound`: within it, reaching near it, with the variance bound²/3.
+    /// Checks that values are uniform in ±`bound`: none exceeds the bound, the largest is near the bound, and the variance is bound²/3.
     fn check_uniform(v: &[f32], bound: f64, what: &str) {
         let n = v.len() as f64;
         let largest = v.iter().fold(0.0f64, |m, &x| m.max(x.abs() as f64));
-        // The largest of n lies below bound·(1 - 20/n) with probability e^-20.
+        // The largest of n values is less than bound·(1 - 20/n) with probability e^-20.
         assert!(largest <= bound * (1.0 + 1e-6) && largest >= bound * (1.0 - 20.0 / n), "{what}: reaches {largest}, not {bound}");
         check_moments(v, bound / 3f64.sqrt(), 0.8, what);
     }
 
-    /// Mean 0 and standard deviation `std`, each within 5 of its own standard deviations; `spread` is var(x²) / std⁴.
+    /// Checks for mean 0 and standard deviation `std`, with a tolerance of 5 standard deviations of each estimate. `spread` is
+    /// var(x²) / std⁴.
     fn check_moments(v: &[f32], std: f64, spread: f64, what: &str) {
         let n = v.len() as f64;
         let moment = |k| v.iter().map(|&x| (x as f64).powi(k)).sum::<f64>() / n;

@@ -1,12 +1,12 @@
 //! Losses, as functions of tensors.
 //!
-//! Each function returns a [`Loss`]: the loss of every sample (or element), to be reduced by [`mean`](Loss::mean),
-//! [`sum`](Loss::sum) or [`none`](Loss::none), after options such as [`sample_weights`](Loss::sample_weights). The
-//! methods of the same names on [`Tensor`] are the means. Values and gradients are PyTorch's.
+//! Each function returns a [`Loss`], which has the loss of every sample or element. Options such as
+//! [`sample_weights`](Loss::sample_weights) change it. Then [`mean`](Loss::mean), [`sum`](Loss::sum) or [`none`](Loss::none) reduces it.
+//! The methods with the same names on [`Tensor`] return the means. Values and gradients are PyTorch's.
 //!
-//! **A weight of 0 means that a sample is not there**: its loss and its gradient are exactly 0, whatever the model says of it, be it
-//! infinite or NaN. The same holds for a label that is [ignored](Loss::ignore_index). A mean of nothing is 0, and so is its gradient;
-//! PyTorch has NaN in these cases.
+//! **A sample with weight 0 counts as absent.** Its loss and its gradient are exactly 0, even if the model's output for it is infinite or
+//! NaN. A sample with an [ignored](Loss::ignore_index) label is absent too. If all samples are absent, the mean and its gradient are 0.
+//! PyTorch returns NaN in these cases.
 //!
 //! ```
 //! use downhill::{Device, Graph, Host, losses};
@@ -27,7 +27,7 @@ use crate::{
 };
 use std::panic::Location;
 
-/// A loss before it is reduced.
+/// A loss before reduction.
 #[must_use = "a loss is reduced by mean(), sum() or none()"]
 #[derive(Clone, Copy, Debug)]
 pub struct Loss<'g> {
@@ -38,10 +38,10 @@ pub struct Loss<'g> {
     samples: Option<Tensor<'g>>,
 }
 
-/// A loss of each element of two tensors, and a number that it may take.
+/// A formula for the loss of each element of two tensors. The third argument is a setting of the loss.
 type Formula = for<'a> fn(Tensor<'a>, Tensor<'a>, f32) -> Tensor<'a>;
 
-/// What is computed per sample.
+/// The computation of the loss of each sample.
 #[derive(Clone, Copy, Debug)]
 enum PerSample<'g> {
     Each {
@@ -62,11 +62,11 @@ enum PerSample<'g> {
         log_p: Tensor<'g>,
         labels: Tensor<'g>,
     },
-    /// There was a mistake: the dead tensor.
+    /// The dead tensor after a mistake.
     Dead(Tensor<'g>),
 }
 
-/// A loss per element of two tensors of one shape.
+/// Makes a loss of each element of two tensors, which must have the same shape.
 #[track_caller]
 fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Formula) -> Loss<'g> {
     let shapes = [x.shape(), y.shape()];
@@ -77,19 +77,19 @@ fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Form
     Loss::new(PerSample::Dead(x.graph().mistake(name, &[x, y], why, Location::caller())))
 }
 
-/// Mean squared error: (x − y)².
+/// Returns the squared error: (x − y)².
 #[track_caller]
 pub fn mse<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("mse", x, y, 0.0, |x, y, _| (x - y).square())
 }
 
-/// Mean absolute error: |x − y|.
+/// Returns the absolute error of each element: |x − y|. Its mean is the mean absolute error.
 #[track_caller]
 pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("mae", x, y, 0.0, |x, y, _| (x - y).abs())
 }
 
-/// ½d² where |d| ≤ δ, else δ(|d| − ½δ), with d = x − y (Huber 1964).
+/// Returns the Huber loss with d = x − y: ½d² if |d| ≤ δ, otherwise δ(|d| − ½δ) (Huber 1964).
 #[track_caller]
 pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     if !(delta.is_finite() && delta > 0.0) {
@@ -98,29 +98,28 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     }
     each("huber", x, y, delta, |x, y, delta| {
         let d = (x - y).abs();
-        // The square is only taken of what is near: its gradient would be 0·∞ at an infinite d.
+        // Large differences are replaced by 0 before squaring. Otherwise the gradient at an infinite d would be 0·∞.
         let near = d.le(delta);
         near.where_(near.where_(d, 0.0).square() * 0.5, (d - 0.5 * delta) * delta)
     })
 }
 
-/// Binary cross-entropy of probabilities `p` in 0..1: −(y ln p + (1 − y) ln(1 − p)), each logarithm at least −100.
-/// The gradient is (p − y) / max(p(1 − p), 10⁻¹²), which stays finite at 0 and 1. From logits,
-/// [`bce_with_logits`] is more precise.
+/// Returns the binary cross-entropy of probabilities `p` in 0..1: −(y ln p + (1 − y) ln(1 − p)). Each logarithm is at least −100. The
+/// gradient is (p − y) / max(p(1 − p), 10⁻¹²), which is finite at 0 and 1. For logits, [`bce_with_logits`] is more accurate.
 #[track_caller]
 pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("bce", p, y, 0.0, |p, y, _| p.bce_each(y))
 }
 
-/// Binary cross-entropy of logits: ln(1 + eˣ) − xy, which is [`bce`] of σ(x), stable for any x. The loss and its gradient
-/// σ(x) − y keep their digits where they are small: 2.06·10⁻⁹ for x = 20, y = 1.
+/// Returns the binary cross-entropy of logits: ln(1 + eˣ) − xy. It equals [`bce`] of σ(x) and is stable for any x. The loss and its
+/// gradient σ(x) − y are accurate even if they are small, for example 2.06·10⁻⁹ for x = 20, y = 1.
 #[track_caller]
 pub fn bce_with_logits<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("bce_with_logits", x, y, 0.0, |x, y, _| x.bce_with_logits_each(y))
 }
 
-/// Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p), 0 where q = 0
-/// (whatever `log_p` is there, −∞ too), NaN where q is below 0.
+/// Returns the Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p). It is 0 where q = 0, even
+/// if `log_p` is −∞. It is NaN where q < 0.
 #[track_caller]
 pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
     each("kl_div", log_p, q, 0.0, |log_p, q, _| {
@@ -129,15 +128,15 @@ pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
     })
 }
 
-/// Categorical cross-entropy of logits `[…, classes]` and integer labels `[…]`: ln Σₖ e^xₖ − x_y, in one kernel and
-/// stable for logits of any size.
+/// Returns the categorical cross-entropy of logits `[…, classes]` and integer labels `[…]`: ln Σₖ e^xₖ − x_y. One kernel computes it.
+/// It is stable for logits of any size.
 #[track_caller]
 pub fn cross_entropy<'g>(logits: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
     Loss::new(PerSample::CrossEntropy { logits, labels })
 }
 
-/// Categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ, where 0 · ln 0 is 0: a
-/// class whose logit is −∞ has no part in the loss if its target is 0.
+/// Returns the categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ. 0 · ln 0 is 0,
+/// so a class with the logit −∞ and the target 0 adds nothing to the loss.
 #[track_caller]
 pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g> {
     let shapes = [logits.shape(), target.shape()];
@@ -148,17 +147,17 @@ pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g
     Loss::new(PerSample::SoftCrossEntropy { logits, target })
 }
 
-/// Negative log-likelihood of log-probabilities `[…, classes]` and integer labels `[…]`: −x_y.
+/// Returns the negative log-likelihood of log-probabilities `[…, classes]` and integer labels `[…]`: −x_y.
 #[track_caller]
 pub fn nll<'g>(log_p: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
     Loss::new(PerSample::Nll { log_p, labels })
 }
 
-/// `sum` / `weight`, of one element each: a mean whose weights add up to `weight`. It is 0 where `weight` is 0, and so is its
-/// gradient: then there is nothing to take the mean of.
+/// Returns the weighted mean `sum` / `weight`. Both tensors have one element. `weight` is the sum of the weights. If `weight` is 0, the mean
+/// and its gradient are 0.
 ///
-/// The graph remembers what it divides by ([`Graph::weight_of`](crate::Graph::weight_of)), so that the mean over several batches
-/// can be that of all samples. The means of [`Loss`] are made by this; use it for weighted losses of your own.
+/// The graph remembers `weight` ([`Graph::weight_of`](crate::Graph::weight_of)). So a trainer can compute the mean over the samples of
+/// several batches. [`Loss`] uses this function for its means. Use it for your own weighted losses.
 ///
 /// ```
 /// use downhill::{Device, Graph, Host, losses::weighted_mean};
@@ -182,7 +181,7 @@ impl<'g> Loss<'g> {
     fn new(rule: PerSample<'g>) -> Loss<'g> {
         Loss { rule, smoothing: 0.0, ignored: None, classes: None, samples: None }
     }
-    /// For the cross-entropies: the target becomes (1 − ε)·target + ε / classes (Szegedy et al. 2016, section 7).
+    /// Smooths the targets of a cross-entropy: (1 − ε)·target + ε / classes (Szegedy et al. 2016, section 7).
     #[track_caller]
     pub fn label_smoothing(mut self, epsilon: f32) -> Loss<'g> {
         let fits = matches!(self.rule, PerSample::CrossEntropy { .. } | PerSample::SoftCrossEntropy { .. });
@@ -192,9 +191,10 @@ impl<'g> Loss<'g> {
         }
         Loss { smoothing: epsilon, ..self }
     }
-    /// For losses on labels: samples of this label count for nothing, and the mean is that of the others. PyTorch's −100 is no `u32`;
-    /// take any number that is no class, such as `u32::MAX`, which passes the check of labels then, or a class that is not to be
-    /// learned, such as that of padding.
+    /// Ignores samples with this label, in a loss with labels. The mean is the mean over the other samples.
+    ///
+    /// `label` may be a number that is no class, for example `u32::MAX`. The check of labels then accepts this number. `label` may also be a
+    /// class that should not be learned, for example padding. PyTorch's default of −100 is not possible, because labels are `u32`.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, losses};
@@ -213,15 +213,15 @@ impl<'g> Loss<'g> {
             PerSample::CrossEntropy { logits: x, .. } | PerSample::Nll { log_p: x, .. } => Some(x.shape().last()),
             _ => None,
         };
-        // Up to here floats count labels exactly, as weights of samples have to.
+        // Up to this number of classes, an `f32` represents each label exactly. The weights of samples need this.
         if classes.is_none_or(|k| k > 1 << 24) {
             let why = if classes.is_none() { "only losses on labels have it" } else { "there are more than 16,777,216 classes" };
             self.rule = self.mistake("ignore_index", why.into());
         }
         Loss { ignored: Some(label), ..self }
     }
-    /// For losses over classes: a weight `[classes]` for each class. The mean divides by the sum of the weights of the
-    /// labels; with target probabilities by the number of samples.
+    /// Sets a weight for each class, `[classes]`, in a loss over classes. With labels, the mean divides by the sum of the labels' weights. With
+    /// target probabilities, the mean divides by the number of samples.
     #[track_caller]
     pub fn class_weights(mut self, weights: Tensor<'g>) -> Loss<'g> {
         let classes = match self.rule {
@@ -236,24 +236,25 @@ impl<'g> Loss<'g> {
         }
         Loss { classes: Some(weights), ..self }
     }
-    /// A weight for each sample, of the shape of the unreduced loss or of its first axes. The mean divides by their sum.
+    /// Sets a weight for each sample. `weights` has the shape of the unreduced loss or of its first axes. The mean divides by the sum of the
+    /// weights.
     #[track_caller]
     pub fn sample_weights(self, weights: Tensor<'g>) -> Loss<'g> {
         Loss { samples: Some(weights), ..self }
     }
 
-    /// The loss of each sample, unreduced.
+    /// Returns the loss of each sample, without reduction.
     #[track_caller]
     pub fn none(self) -> Tensor<'g> {
         let (each, _) = self.weighted();
         each
     }
-    /// The sum.
+    /// Returns the sum over all samples.
     #[track_caller]
     pub fn sum(self) -> Tensor<'g> {
         self.none().sum_all()
     }
-    /// The mean: divided by the sum of the weights where there are any. Where all of them are 0 it is 0.
+    /// Returns the mean over all samples. With weights, the mean divides by their sum. If all weights are 0, the mean is 0.
     #[track_caller]
     pub fn mean(self) -> Tensor<'g> {
         match self.weighted() {
@@ -261,7 +262,7 @@ impl<'g> Loss<'g> {
             (each, Some(weights)) => weighted_mean(each.sum_all(), weights.broadcast_to(each.shape()).sum_all()),
         }
     }
-    /// The sum divided by the size of the first axis: the mathematical mean for [`kl_div`].
+    /// Returns the sum divided by the size of the first axis. For [`kl_div`], this is the mean of the mathematical divergence.
     #[track_caller]
     pub fn batch_mean(self) -> Tensor<'g> {
         let each = self.none();
@@ -269,7 +270,7 @@ impl<'g> Loss<'g> {
         each.sum_all() * (1.0 / n as f32)
     }
 
-    /// The shape of the unreduced loss.
+    /// Returns the shape of the unreduced loss.
     fn shape(&self) -> Shape {
         match self.rule {
             PerSample::Each { x, .. } => x.shape(),
@@ -278,7 +279,7 @@ impl<'g> Loss<'g> {
             PerSample::Dead(dead) => dead.shape(),
         }
     }
-    /// The weighted loss of each sample, and the weights that its mean divides by.
+    /// Returns the weighted loss of each sample, and the weights whose sum the mean divides by.
     #[track_caller]
     fn weighted(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let _line = self.tensor().graph().line();
@@ -293,8 +294,8 @@ impl<'g> Loss<'g> {
         (weigh(each, w), Some(weights.map_or(w, |c| c * w)))
     }
 
-    /// The loss of each sample, weighted by its class, and these weights. Samples that are not `there` are computed from zeros, as far
-    /// as their gradient does not know by itself that nothing depends on them.
+    /// Returns the loss of each sample, weighted by its class, and these weights. `there` is 0 for absent samples. Their inputs are replaced
+    /// by zeros, unless the gradient of the loss handles absent samples itself.
     #[track_caller]
     fn each(self, there: Option<Tensor<'g>>) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let eps = self.smoothing;
@@ -341,7 +342,7 @@ impl<'g> Loss<'g> {
             }
         }
     }
-    /// One that it is of.
+    /// Returns one of the tensors that the loss is computed from.
     fn tensor(&self) -> Tensor<'g> {
         match self.rule {
             PerSample::Dead(t)
@@ -351,11 +352,11 @@ impl<'g> Loss<'g> {
             | PerSample::Nll { log_p: t, .. } => t,
         }
     }
-    /// Where a label is not ignored, and the weight of each sample by its label.
+    /// Returns a mask of the labels that are not ignored, and the weight of each sample by its label.
     #[track_caller]
     fn of_labels(&self, labels: Tensor<'g>) -> (Option<Tensor<'g>>, Option<Tensor<'g>>) {
         let kept = self.ignored.map(|label| labels.is_not(label));
-        // The labels have been checked, but for those that are ignored.
+        // All labels have been checked, except ignored labels.
         let weight = self.classes.map(|w| labels.graph().apply(GatherRows, &[w, labels]));
         (kept, weight.map_or(kept, |w| Some(kept.map_or(w, |kept| kept.where_(w, 0.0)))))
     }
@@ -366,7 +367,7 @@ impl<'g> Loss<'g> {
     }
 }
 
-/// `each · weight`, 0 where the weight is, whatever the loss.
+/// Returns `each · weight`. It is 0 where the weight is 0, even if the loss is infinite or NaN.
 #[track_caller]
 fn weigh<'g>(each: Tensor<'g>, weight: Tensor<'g>) -> Tensor<'g> {
     weight.ne(0.0).where_(each * weight, 0.0)
@@ -383,22 +384,22 @@ macro_rules! means {
 }
 
 means! {
-    /// Mean squared error; see [`mse`].
+    /// Returns the mean squared error. See [`mse`].
     mse(y: Tensor<'g>);
-    /// Mean absolute error; see [`mae`].
+    /// Returns the mean absolute error. See [`mae`].
     mae(y: Tensor<'g>);
-    /// Mean Huber loss; see [`huber`].
+    /// Returns the mean Huber loss. See [`huber`].
     huber(y: Tensor<'g>, delta: f32);
-    /// Mean binary cross-entropy of probabilities; see [`bce`].
+    /// Returns the mean binary cross-entropy of probabilities. See [`bce`].
     bce(y: Tensor<'g>);
-    /// Mean binary cross-entropy of logits; see [`bce_with_logits`].
+    /// Returns the mean binary cross-entropy of logits. See [`bce_with_logits`].
     bce_with_logits(y: Tensor<'g>);
-    /// Mean cross-entropy of logits and labels; see [`cross_entropy`].
+    /// Returns the mean cross-entropy of logits and labels. See [`cross_entropy`].
     cross_entropy(labels: Tensor<'g>);
-    /// Mean cross-entropy of logits and target probabilities; see [`cross_entropy_soft`].
+    /// Returns the mean cross-entropy of logits and target probabilities. See [`cross_entropy_soft`].
     cross_entropy_soft(target: Tensor<'g>);
-    /// Mean negative log-likelihood; see [`nll`].
+    /// Returns the mean negative log-likelihood. See [`nll`].
     nll(labels: Tensor<'g>);
-    /// Mean (over all elements) Kullback–Leibler divergence; see [`kl_div`].
+    /// Returns the Kullback–Leibler divergence, averaged over all elements. See [`kl_div`].
     kl_div(q: Tensor<'g>);
 }
