@@ -1,4 +1,4 @@
-//! The CPU device: it runs plans, in `f32`, on all cores.
+//! The CPU device. It runs plans in `f32` on all cores.
 
 use crate::{
     error::Result,
@@ -15,49 +15,52 @@ use crate::{
 use rayon::prelude::*;
 use std::{array, mem, ops::Range};
 
-/// Runs `f` on a thread that works for the device: all work in it is shared with the others without waking them for each op.
+/// Runs `f` on a thread of the device's thread pool. The parallel work inside `f` then starts faster, because the other
+/// threads are not woken for each op.
 pub fn work<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
 
-/// The flat buffers of a model on the CPU device, by piece: see [`Layout`].
+/// The flat buffers of a model on the CPU device, by piece. See [`Layout`].
 #[derive(Debug, Default)]
 pub struct CpuStore {
     pub layout: Layout,
     pub params: Vec<Vec<f32>>,
     pub grads: Vec<Vec<f32>>,
-    /// Of each piece, the elements at which another group begins: see [`Layout::runs`].
+    /// For each piece, the elements at which another parameter group begins. See [`Layout::runs`].
     runs: Vec<Vec<(usize, usize)>>,
-    /// Likewise, but of every parameter.
+    /// For each piece, the elements at which another parameter begins.
     ends: Vec<Vec<(usize, usize)>>,
-    /// Of the parameters of each piece, if the rule has ratios.
+    /// The norms and ratios of the parameters in each piece, if the rule uses ratios.
     trusts: Vec<Vec<Trust>>,
-    /// By state, then by piece.
+    /// The optimizer states, by state and then by piece.
     pub states: Vec<Vec<Vec<f32>>>,
-    /// Gradients of a micro-batch, once a plan has them.
+    /// The gradients of a micro-batch. Empty until a plan needs them.
     micro: Vec<Vec<f32>>,
-    /// What state is to become, of the pieces of state.
+    /// The next values of the state pieces. A step assigns them at its end.
     next: Vec<Vec<f32>>,
-    /// Of the gradients of each parameter; of state, of what it is to become.
+    /// The sum of squares of each parameter's gradient.
     squares: Vec<Squares>,
     pub guard: Guard,
     /// The first parameter whose gradient was not finite in the first bad step.
     pub culprit: Option<usize>,
-    /// How large weights and states are at most.
+    /// Upper bounds on the sizes of the parameters and states.
     sizes: Bounds,
 }
 
-/// What an update takes.
+/// The optimizer and hyperparameters of an update.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
     pub optimizer: &'a Optimizer,
-    /// A row for each group.
+    /// The hyperparameters, one row for each parameter group.
     pub hyper: &'a [Hyper],
 }
 
 impl CpuStore {
+    /// Makes the buffers for a layout, filled with zeros.
+    ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) without the memory.
+    /// [`Error::Device`](crate::Error::Device) if there is not enough memory.
     pub fn new(layout: Layout, states: usize) -> Result<CpuStore> {
         let (all, trained) = (0..layout.pieces.len(), 0..layout.trained);
         let states = (0..states).map(|k| zeros(&layout, &format!("state {k}"), trained.clone())).collect::<Result<_>>()?;
@@ -69,7 +72,7 @@ impl CpuStore {
         let trusts = vec![Vec::new(); layout.trained];
         Ok(CpuStore { params, grads, states, next, squares, runs, ends, trusts, layout, ..CpuStore::default() })
     }
-    /// Makes the buffers for gradients of micro-batches, if there are none yet.
+    /// Makes the buffers for the gradients of micro-batches, unless they exist.
     pub fn hold_micro(&mut self) -> Result<()> {
         if self.micro.is_empty() {
             self.micro = zeros(&self.layout, "grads of a micro-batch", 0..self.layout.trained)?;
@@ -82,7 +85,7 @@ impl CpuStore {
     pub fn holds_micro(&self) -> bool {
         !self.micro.is_empty()
     }
-    /// Norms and ratios in the last update, by parameter.
+    /// Returns the norms and ratios of the last update, by parameter.
     pub fn trusts(&self) -> Vec<Trust> {
         let mut all = vec![Trust::default(); self.layout.ranges.len()];
         for (piece, trusts) in self.trusts.iter().enumerate() {
@@ -95,7 +98,7 @@ impl CpuStore {
         self.grads = pieces;
         self.square();
     }
-    /// Finds the squares of all gradients.
+    /// Computes the sums of squares of all gradients.
     fn square(&mut self) {
         let trained = self.layout.trained;
         for (square, range) in self.squares.iter_mut().zip(&self.layout.ranges).filter(|(_, range)| range.piece < trained) {
@@ -103,7 +106,8 @@ impl CpuStore {
         }
     }
 
-    /// A part of the update of step `step` (from 0), with the loss where it is given, and the weight of a micro-batch.
+    /// Runs a part of the update of step `step` (counted from 0). `loss` is the loss of the step, if the part needs it.
+    /// `weight` is the weight of a micro-batch.
     fn update(&mut self, update: Update, piece: usize, step: u64, [loss, weight]: [Option<f32>; 2], rules: Rules) {
         match update {
             Update::Accumulate => self.accumulate(piece, loss.zip(weight)),
@@ -115,7 +119,7 @@ impl CpuStore {
             Update::Assign => self.assign(piece),
         }
     }
-    /// The flat buffer that an op computes this into.
+    /// Returns the flat buffer into which an op writes `loc`.
     fn target(&mut self, micro: bool, loc: Loc) -> &mut Vec<f32> {
         let piece = |i: usize| self.layout.ranges[i].piece;
         match loc {
@@ -131,16 +135,16 @@ impl CpuStore {
         }
         let Guard { keep, add, .. } = self.guard;
         let sums = self.grads[piece].par_chunks_mut(TASK).zip(self.micro[piece].par_chunks(TASK));
-        // Of the first one, the sum holds whatever it held.
+        // For the first micro-batch, the old content of the sum is ignored.
         match keep == 0.0 {
             true => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = add * g)),
             false => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = keep * *sum + add * g)),
         }
     }
-    /// Whether the step counts; its loss is that of its micro-batches where it is not given.
+    /// Decides whether the step counts. Without a given `loss`, the loss is the loss of the micro-batches.
     fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {
         if self.guard.near != 0 {
-            // They come from outside.
+            // The values were set from outside, so nothing is known about their sizes.
             self.sizes = Bounds::default();
         }
         self.guard.near = u32::from(self.sizes.are_near());
@@ -154,7 +158,7 @@ impl CpuStore {
             self.culprit = trained().position(|(squares, trained)| trained && !squares.sum.is_finite());
         }
     }
-    /// Stops the step where state would become infinite or NaN, but is not.
+    /// Stops the step if a finite state value would become infinite or NaN.
     fn try_assign(&mut self, piece: usize, step: u64) {
         if matches!(self.guard.trial, 1 | 2) && (0..self.params[piece].len()).any(|i| self.breaks(piece, i)) {
             self.refuse(step, MAX_STATES + 1);
@@ -168,7 +172,7 @@ impl CpuStore {
         over[what] = 1;
         self.guard.refuse(step, over);
     }
-    /// Stops the step where the update would make a number infinite or NaN.
+    /// Stops the step if the update would make a number infinite or NaN.
     fn attempt(&mut self, piece: usize, step: u64, Rules { optimizer, hyper }: Rules) {
         if self.guard.trial != 2 {
             return;
@@ -193,12 +197,13 @@ impl CpuStore {
         }
         self.sizes = self.sizes.after(optimizer, self.guard.reach(optimizer.clip()), hyper);
         if self.sizes.are_near() || self.guard.strict != 0 {
-            // Only where one cannot tell does one look.
+            // The exact sizes are measured only if the bounds cannot exclude an overflow.
             let weights = self.params[..self.layout.trained].iter().map(Vec::as_slice);
             self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
-    /// State becomes what was computed for it, but for numbers that would not be finite, which the check of the step hears of.
+    /// Assigns the next values to a piece of state. A finite number that would become infinite or NaN stays unchanged, and the
+    /// guard records the fault.
     fn assign(&mut self, piece: usize) {
         if self.guard.halt != 0 {
             return;
@@ -212,36 +217,38 @@ impl CpuStore {
     }
 }
 
-/// A flat buffer of some pieces.
+/// Makes the flat buffers of some pieces, filled with zeros.
 fn zeros(layout: &Layout, what: &str, pieces: Range<usize>) -> Result<Vec<Vec<f32>>> {
     let piece = |i: usize| host::zeros(&format!("{what} piece {i} [{}]", layout.pieces[i]), layout.pieces[i]);
     pieces.map(piece).collect()
 }
 
-/// A piece of each state.
+/// Returns one piece of each state.
 fn states(all: &mut [Vec<Vec<f32>>], piece: usize) -> [&mut [f32]; MAX_STATES] {
     let mut all = all.iter_mut();
     array::from_fn(|_| all.next().map_or(&mut [][..], |s| &mut s[piece][..]))
 }
 
-/// A plan with its buffers. Nothing is allocated in a step.
+/// A loaded plan with its buffers. A step allocates nothing.
 pub struct CpuExec {
     plan: Plan,
     slots: Vec<Host<f32>>,
     inputs: Vec<Host<f32>>,
-    /// Room for the inputs of an op.
+    /// Memory for the list of an op's inputs. It is reused by each op.
     views: Vec<View<'static, f32>>,
 }
 
-/// The memory of these views for others: collecting in place keeps it.
+/// Empties a list of views and returns it with another lifetime. Collecting in place reuses the memory.
 fn emptied<'a>(mut views: Vec<View<f32>>) -> Vec<View<'a, f32>> {
     views.clear();
     views.into_iter().map(|_| unreachable!("there are none")).collect()
 }
 
 impl CpuExec {
+    /// Loads a plan and makes its buffers.
+    ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) without the memory.
+    /// [`Error::Device`](crate::Error::Device) if there is not enough memory.
     pub fn new(plan: Plan) -> Result<CpuExec> {
         scratch::prepare()?;
         let slots = plan.slots.iter().map(|s| Host::try_zeros(Shape::from([s.elements]).of(s.dtype))).collect::<Result<_>>()?;
@@ -249,19 +256,19 @@ impl CpuExec {
         let views = Vec::with_capacity(plan.steps.iter().map(|step| step.inputs.len()).max().unwrap_or(0));
         Ok(CpuExec { plan, slots, inputs, views })
     }
-    /// Hands over the data of an input; its shape has been checked.
+    /// Copies the data of an input. The caller has checked the shape.
     pub fn write(&mut self, input: usize, data: &Host<f32>) {
-        // Into the memory that is there.
+        // The copy reuses the memory of the input.
         let to = self.inputs[input].view_mut();
         to.f.copy_from_slice(data.f());
         to.u.copy_from_slice(data.u());
     }
-    /// The inputs, to be written in place.
+    /// Returns the inputs, so that the caller can write them in place.
     pub fn inputs(&mut self) -> &mut [Host<f32>] {
         &mut self.inputs
     }
-    /// Runs the plan, of a step of that number; without an update where `more` micro-batches follow. `done` hears the number of each
-    /// step of the plan when it is done. This is to be called by a thread that works for the device: see [`work`].
+    /// Runs the plan for step `step`. If `more` micro-batches follow, the update is left out. `done` is called with the number
+    /// of each plan step when the plan step is done. The caller must be on a thread of the device: see [`work`].
     pub fn run(&mut self, store: &mut CpuStore, key: Key, step: u64, more: bool, rules: Option<Rules>, mut done: impl FnMut(usize)) {
         let plan = mem::take(&mut self.plan);
         for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate() {
@@ -269,7 +276,7 @@ impl CpuExec {
                 _ if more && !part.phase.is_of_each() => continue,
                 Work::Op(op) => self.step(&plan, part, &**op, store, key),
                 &Work::Update(update, piece) => {
-                    // Behind the guard there are the loss, and the weight of a micro-batch.
+                    // The guard is followed by the loss and the weight of a micro-batch.
                     let behind = part.inputs.iter().skip_while(|input| input.0 != Loc::Control).skip(1);
                     let mut numbers = behind.take_while(|_| matches!(update, Update::Accumulate | Update::Check));
                     let [loss, weight] = [(); 2].map(|()| numbers.next().map(|&(loc, shape)| self.one(&plan, store, loc, shape)));
@@ -284,7 +291,7 @@ impl CpuExec {
     }
     fn step(&mut self, plan: &Plan, step: &Step, op: &dyn Op, store: &mut CpuStore, key: Key) {
         let (loc, shape) = step.output;
-        // The planner never lets an op write what it reads, so the output can be taken out meanwhile.
+        // The planner never lets an op write a buffer that the op reads. So the output can be taken out during the op.
         let (mut taken, start) = match loc {
             Loc::Slot(i) => (mem::replace(&mut self.slots[i], Host::new([0], Vec::new())), 0),
             Loc::Grad(i) | Loc::Next(i) => {
@@ -304,7 +311,7 @@ impl CpuExec {
             x.extend(step.inputs.iter().map(|&(l, s)| self.view(plan, store, l, s)));
             op.cpu(&x, &mut y, key);
             let room = emptied(x);
-            // While the gradient is in cache.
+            // The squares are computed while the gradient is in the cache.
             if let (Loc::Grad(i), false) = (loc, plan.micro) {
                 store.squares[i] = squares(y.f);
             }
@@ -343,16 +350,16 @@ impl CpuExec {
         let v = self.view(plan, store, loc, shape);
         v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
     }
-    /// How many outputs there are.
+    /// Returns the number of outputs.
     pub fn outputs(&self) -> usize {
         self.plan.outputs.len()
     }
-    /// An output of the last run that is one number.
+    /// Returns an output of the last run that is a single number.
     pub fn number(&self, store: &CpuStore, output: usize) -> f32 {
         let (loc, shape) = self.plan.outputs[output];
         self.one(&self.plan, store, loc, shape)
     }
-    /// An output of the last run.
+    /// Returns an output of the last run.
     pub fn read(&self, store: &CpuStore, output: usize) -> Result<Host<f32>> {
         let (loc, shape) = self.plan.outputs[output];
         let v = self.view(&self.plan, store, loc, shape);

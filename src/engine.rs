@@ -1,4 +1,4 @@
-//! One plan on one device, whichever that is: what the trainer and [`crate::Compiled`] run.
+//! A plan that is loaded on a device of any kind. The trainer and [`crate::Compiled`] run it.
 
 use crate::{
     cpu,
@@ -22,7 +22,7 @@ use std::{
     time::Instant,
 };
 
-/// An optimizer and the groups it makes of a model's parameters.
+/// An optimizer and the parameter groups of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Updater {
     pub optimizer: Optimizer,
@@ -30,20 +30,20 @@ pub(crate) struct Updater {
 }
 
 impl Updater {
-    /// Of an optimizer over these parameters.
+    /// Makes the groups of these parameters for the optimizer.
     pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Updater> {
         let groups = optimizer.groups(params)?;
         Ok(Updater { optimizer, groups })
     }
-    /// Adds the hyperparameters of a step (from 0), a row for each group.
+    /// Adds the hyperparameters of a step (counted from 0) to `rows`, one row for each group.
     fn add_hyper(&self, step: u64, rows: &mut Vec<Hyper>) {
         rows.extend(self.optimizer.hyper(step + 1, &self.groups.settings));
     }
-    /// Makes a plan that computes gradients one that trains: the loss is its first output. In a plan for micro-batches `weight` is the
-    /// place of the number that each of them weighs.
+    /// Adds the update to a plan that computes gradients. The first output of the plan must be the loss. In a plan for
+    /// micro-batches, `weight` is the place of the weight of each micro-batch.
     pub fn append(&self, device: &Device, plan: &mut Plan, layout: &Layout, weight: Option<Loc>) {
         let caps = device.as_gpu().map(|gpu| gpu.caps());
-        // Gradients that are given come with no state.
+        // A plan with gradients from outside assigns no state.
         let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
         let groups = self.groups.settings.len();
         let steps = self.optimizer.steps(layout, groups, assigns, plan.outputs[0].0, weight, caps);
@@ -51,7 +51,7 @@ impl Updater {
     }
 }
 
-/// Where the parameters lie on a device: what [`Store::new`] makes room for.
+/// Returns the layout of the parameters on a device. [`Store::new`] makes buffers of this layout.
 pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Updater>) -> Result<Layout> {
     let statuses = update.map_or_else(|| Status::plain(params), |u| u.groups.statuses.clone());
     let [piece, buffer] =
@@ -59,14 +59,14 @@ pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Updat
     Layout::new(params, &statuses, piece, buffer)
 }
 
-/// Data on a GPU from which steps fetch their batches, and how images are changed on the way.
+/// A data set on a GPU from which steps fetch their batches, and the random changes to its images.
 pub(crate) type Fed<'a> = (&'a Resident, Option<FlipShift>);
 
-/// What training by `plan` takes of a device's memory; the first `ring` outputs are kept for each step, `data` bytes are
-/// data sets. Makes nothing.
+/// Returns the device memory that training with `plan` needs. The ring stores the first `ring` outputs of each step. The data
+/// sets take `data` bytes. Nothing is allocated.
 ///
 /// # Errors
-/// [`Error::Limit`] where it would not load.
+/// [`Error::Limit`] if the plan could not be loaded.
 pub(crate) fn memory(
     device: &Device,
     plan: &Plan,
@@ -84,14 +84,14 @@ pub(crate) fn memory(
     };
     Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
 }
-/// What a loaded plan takes for itself, beside the flat buffers of the model.
+/// Returns the bytes that a loaded plan needs in addition to the flat buffers of the model.
 ///
 /// # Errors
-/// As [`memory`].
+/// The errors of [`memory`].
 pub(crate) fn plan_bytes(device: &Device, plan: &Plan, fed: Option<Fed>) -> Result<u64> {
     Ok(of_plan(plan) + tables(device, plan, fed)?)
 }
-/// Slots, inputs and constants.
+/// Returns the bytes of the slots, inputs and constants.
 fn of_plan(plan: &Plan) -> u64 {
     let inputs: u64 = plan.inputs.iter().map(|i| i.shape.bytes()).sum();
     plan.activation_bytes() + inputs + plan.constants.iter().map(|c| c.shape.bytes()).sum::<u64>()
@@ -102,13 +102,13 @@ fn tables(device: &Device, plan: &Plan, fed: Option<Fed>) -> Result<u64> {
     gpu::needs(gpu, plan, &fetch)
 }
 
-/// The flat buffers of a model. Every plan of the model uses the same ones.
+/// The flat buffers of a model. Every plan of the model uses the same buffers.
 #[derive(Clone)]
 pub(crate) struct Store {
     flat: StoreOn,
-    /// Whether a step was made on them, or values were set: before that state means nothing (see `Graph::require_step`).
+    /// Whether a step was run or values were set. Before that, state has no meaning (see `Graph::require_step`).
     trained: Arc<AtomicBool>,
-    /// [`Guard::strict`] as it is there.
+    /// The value of [`Guard::strict`] on the device.
     strict: Arc<AtomicBool>,
 }
 
@@ -119,7 +119,7 @@ enum StoreOn {
 }
 
 impl Store {
-    /// Flat buffers for `params`, filled with their initial values.
+    /// Makes the flat buffers for `params` and fills them with the initial values.
     pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Updater>, seed: u64) -> Result<Store> {
         let states = update.map_or(Vec::new(), |u| u.optimizer.states());
         let layout = layout(device, params, update)?;
@@ -133,7 +133,7 @@ impl Store {
         store.reset(params, update, seed)?;
         Ok(store)
     }
-    /// Sets initial weights and states.
+    /// Sets the initial parameters and optimizer states.
     pub fn reset(&self, params: &[ParamDef], update: Option<&Updater>, seed: u64) -> Result<()> {
         let layout = self.layout();
         let mut flat: Vec<Vec<f32>> = layout.pieces.iter().map(|&n| host::zeros("initial values", n)).collect::<Result<_>>()?;
@@ -153,11 +153,11 @@ impl Store {
         self.trained.store(false, Relaxed);
         self.write_guard(Guard::default())
     }
-    /// Whether a step was made on these weights since they were reset, or they were [set](Store::mark_trained).
+    /// Returns whether a step was run since the last reset, or [`mark_trained`](Store::mark_trained) was called.
     pub fn is_trained(&self) -> bool {
         self.trained.load(Relaxed)
     }
-    /// Says that the weights are not the initial ones.
+    /// Records that the parameters differ from the initial parameters.
     pub fn mark_trained(&self) {
         self.trained.store(true, Relaxed);
     }
@@ -206,7 +206,7 @@ impl Store {
             StoreOn::Gpu(s) => s.read_state(k).await,
         }
     }
-    /// Says that weights or states may be of any size, as they come from outside.
+    /// Records that parameters or states come from outside and may have any size.
     fn set_near(&self) -> Result<()> {
         match &self.flat {
             StoreOn::Cpu(s) => lock(s).guard.near = 1,
@@ -214,7 +214,7 @@ impl Store {
         }
         Ok(())
     }
-    /// Says whether the steps that come next have hyperparameters with which the rule may overflow.
+    /// Records whether the rule may overflow with the hyperparameters of the next steps.
     fn set_strict(&self, strict: bool) -> Result<()> {
         if self.strict.swap(strict, Relaxed) == strict {
             return Ok(());
@@ -225,7 +225,7 @@ impl Store {
         }
         Ok(())
     }
-    /// Forgets the micro-batches that were added up for the next step.
+    /// Discards the gradients of micro-batches that were summed for the next step.
     pub fn forget_micro(&self) -> Result<()> {
         match &self.flat {
             StoreOn::Cpu(s) => lock(s).guard.weight = 0.0,
@@ -247,21 +247,21 @@ impl Store {
             StoreOn::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
-    /// After a bad step, the first parameter whose gradient was not finite, if one was.
+    /// Returns the first parameter whose gradient was not finite in a bad step, if there is such a parameter.
     pub async fn culprit(&self) -> Result<Option<usize>> {
         match &self.flat {
             StoreOn::Cpu(s) => Ok(lock(s).culprit),
             StoreOn::Gpu(s) => s.culprit().await,
         }
     }
-    /// Norms and ratios in the last update, by parameter.
+    /// Returns the norms and ratios of the last update, by parameter.
     pub async fn trusts(&self) -> Result<Vec<Trust>> {
         match &self.flat {
             StoreOn::Cpu(s) => Ok(lock(s).trusts()),
             StoreOn::Gpu(s) => s.trusts().await,
         }
     }
-    /// Whether there are buffers for gradients of micro-batches.
+    /// Returns whether the store has buffers for the gradients of micro-batches.
     pub fn holds_micro(&self) -> bool {
         match &self.flat {
             StoreOn::Cpu(s) => lock(s).holds_micro(),
@@ -274,10 +274,10 @@ fn copies(what: &str, pieces: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
     pieces.iter().map(|piece| host::copy(what, piece)).collect()
 }
 
-/// Batches whose losses and metrics are kept until they are read.
+/// The number of batches in a ring. Their losses and metrics stay in the ring until they are read.
 pub(crate) const RING: usize = 1024;
 
-/// Where the plans of a model leave the first outputs of each batch, and how large the gradients of each step were.
+/// A ring buffer. The plans of a model write the first outputs and the gradient norms of each batch into it.
 #[derive(Clone)]
 pub(crate) enum Ring {
     Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::CpuStore>> },
@@ -287,18 +287,18 @@ pub(crate) enum Ring {
 #[derive(Default)]
 pub(crate) struct CpuRing {
     rows: Vec<Vec<f32>>,
-    /// The first batch and the count of a read that was asked for.
+    /// The first batch and the number of batches of the pending read.
     asked: Option<(u64, usize)>,
 }
 
-/// What batches left in a ring, and the guard after the last of them.
+/// The rows that batches wrote into a ring, and the guard after the last batch.
 pub(crate) struct RingRows {
     pub rows: Vec<Vec<f32>>,
     pub guard: Guard,
 }
 
 impl Ring {
-    /// A ring for `outputs` outputs of [`RING`] batches.
+    /// Makes a ring for [`RING`] batches with `outputs` outputs each.
     pub async fn new(store: &Store, outputs: usize) -> Result<Ring> {
         Ok(match &store.flat {
             StoreOn::Cpu(store) => {
@@ -308,8 +308,8 @@ impl Ring {
             StoreOn::Gpu(store) => Ring::Gpu(Arc::new(gpu::GpuRing::new(store, outputs, RING).await?)),
         })
     }
-    /// Asks for the batches `first..first + count`, at most [`RING`] of them, which have all been queued; what was asked for
-    /// before must have come.
+    /// Asks for the rows of the batches `first..first + count`. `count` is at most [`RING`]. All these batches must be queued,
+    /// and the previous read must be complete.
     pub fn ask(&self, first: u64, count: usize) -> Result<()> {
         match self {
             Ring::Cpu { kept, .. } => lock(kept).asked = Some((first, count)),
@@ -317,7 +317,7 @@ impl Ring {
         }
         Ok(())
     }
-    /// What was asked for, if it has come; never waits.
+    /// Returns the rows of the pending read if they have arrived. Never waits.
     pub fn take(&self) -> Result<Option<RingRows>> {
         match self {
             Ring::Cpu { kept, store } => {
@@ -329,20 +329,20 @@ impl Ring {
             Ring::Gpu(ring) => Ok(ring.take()?.map(RingRows::of)),
         }
     }
-    /// What was asked for; waits for it.
+    /// Waits for the rows of the pending read and returns them.
     pub async fn wait(&self) -> Result<Option<RingRows>> {
         match self {
             Ring::Cpu { .. } => self.take(),
             Ring::Gpu(ring) => Ok(ring.wait().await?.map(RingRows::of)),
         }
     }
-    /// Read-backs, on a GPU.
+    /// Returns the counters of the read-backs. On the CPU all counters are zero.
     pub fn counters(&self) -> Counters {
         match self {
             Ring::Cpu { .. } => Counters::default(),
             Ring::Gpu(ring) => {
                 let [reads, waits, bytes_read] = ring.counts();
-                // The ring, and what it is read through.
+                // The two allocations are the ring and its read-back buffer.
                 Counters { reads, waits, bytes_read, allocations: 2, ..Counters::default() }
             }
         }
@@ -359,15 +359,15 @@ fn guard_of(words: &[u32]) -> Guard {
     bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4]))
 }
 
-/// A loaded plan.
+/// A plan that is loaded on a device.
 pub(crate) struct Engine {
     on: ExecOn,
     store: Store,
-    /// What a step computes.
+    /// The kernels of a step, in order.
     kernels: Vec<KernelTime>,
-    /// Slots, inputs and constants.
+    /// The bytes of the slots, inputs and constants.
     bytes: u64,
-    /// Of the steps that come next, in memory that is used again.
+    /// The hyperparameters of the next steps. The memory is reused.
     hyper: Vec<Hyper>,
 }
 
@@ -377,7 +377,7 @@ enum ExecOn {
 }
 
 impl Engine {
-    /// Loads `plan`, whose first outputs (single numbers) are left in the ring by each step.
+    /// Loads `plan`. Each step writes the first outputs (single numbers) of the plan into `ring`.
     pub async fn new(device: &Device, plan: Plan, store: &Store, ring: Option<&Ring>) -> Result<Engine> {
         let (kernels, bytes) = (profile::kernels(&plan.steps), of_plan(&plan));
         let on = match (device.as_gpu(), &store.flat) {
@@ -398,11 +398,11 @@ impl Engine {
         };
         Ok(Engine { on, store: store.clone(), kernels, bytes, hyper: Vec::new() })
     }
-    /// The memory that it keeps for itself.
+    /// Returns the bytes of the plan's own memory.
     pub fn bytes(&self) -> u64 {
         self.gpu().map_or(self.bytes, |exec| exec.bytes())
     }
-    /// The flat buffers that it works on.
+    /// Returns the flat buffers that the plan uses.
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -413,19 +413,20 @@ impl Engine {
         }
         Ok(())
     }
-    /// The inputs on the CPU device, which keep their shapes; none on a GPU.
+    /// Returns the inputs on the CPU device. Their shapes must not change. Returns an empty slice on a GPU.
     pub fn inputs(&mut self) -> &mut [Host<f32>] {
         match &mut self.on {
             ExecOn::Cpu { exec, .. } => exec.inputs(),
             ExecOn::Gpu(_) => &mut [],
         }
     }
-    /// How many fed steps the next call of [`run`](Engine::run) should make, where so many are `wanted`.
+    /// Returns the number of fed steps that the next call of [`run`](Engine::run) should make, if the caller asks for `wanted`
+    /// steps.
     pub fn steps_per_submit(&self, wanted: Option<usize>) -> usize {
         self.gpu().map_or(1, |exec| exec.steps_per_submit(wanted))
     }
-    /// Runs the plan for each row; each on the batch that it fetches where they are `fed`. A plan with an update takes it from
-    /// `update`. On a GPU that is one submit, and it returns when the work is queued.
+    /// Runs the plan once for each row. If `fed` is true, each step fetches its own batch. `update` is the optimizer of a plan
+    /// with an update. On a GPU the call makes one submit and returns when the work is queued.
     pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Updater>) -> Result<()> {
         self.expect(rows, update)?;
         match &mut self.on {
@@ -436,7 +437,7 @@ impl Engine {
             ExecOn::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
         }
     }
-    /// Finds the hyperparameters of what comes next, and says so.
+    /// Computes the hyperparameters of the next steps and updates the guard for them.
     fn expect(&mut self, rows: &[StepRow], update: Option<&Updater>) -> Result<()> {
         self.hyper.clear();
         let Some(update) = update else { return Ok(()) };
@@ -444,7 +445,7 @@ impl Engine {
         rows.iter().for_each(|row| update.add_hyper(row.step, &mut self.hyper));
         self.store.set_strict(!update.optimizer.is_bounded(&self.hyper))
     }
-    /// The row of that number on the CPU; `done` hears the number of each kernel when it is done.
+    /// Runs the row with this number on the CPU. `done` is called with the number of each kernel when the kernel is done.
     fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize)) {
         let ExecOn::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = lock(store);
@@ -463,7 +464,7 @@ impl Engine {
             norms.copy_from_slice(&[store.guard.norm, store.guard.largest]);
         }
     }
-    /// One [`run`](Engine::run) with a clock around each kernel and a wait at the end. Times are seconds from `zero`.
+    /// Runs one step with a clock around each kernel and a wait at the end. Times are in seconds from `zero`.
     pub async fn profile(&mut self, row: &StepRow, fed: bool, update: Option<&Updater>, zero: Instant) -> Result<StepTimes> {
         self.expect(std::slice::from_ref(row), update)?;
         if let ExecOn::Gpu(exec) = &mut self.on {
@@ -481,7 +482,7 @@ impl Engine {
         times.lap("kernels", zero, begun);
         Ok(times)
     }
-    /// What a step computes, in order: what the numbers in [`StepTimes`] are of.
+    /// Returns the kernels of a step in order. The kernel numbers in [`StepTimes`] are indices into this list.
     pub fn kernels(&self) -> Vec<KernelTime> {
         let fetch = self.gpu().map_or(&[][..], |exec| exec.fetch());
         [self.kernels.clone(), profile::kernels(fetch)].concat()
@@ -493,14 +494,14 @@ impl Engine {
             ExecOn::Gpu(exec) => exec.finish(),
         }
     }
-    /// An output of the last step; waits for it.
+    /// Waits for the last step and returns one of its outputs.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
         match &self.on {
             ExecOn::Cpu { exec, store, .. } => exec.read(&lock(store), output),
             ExecOn::Gpu(exec) => exec.read(output).await,
         }
     }
-    /// The plan on a GPU, for what only those can do.
+    /// Returns the GPU part of the engine, or `None` on the CPU.
     pub fn gpu_mut(&mut self) -> Option<&mut gpu::GpuExec> {
         match &mut self.on {
             ExecOn::Cpu { .. } => None,
@@ -515,7 +516,7 @@ impl Engine {
     }
 }
 
-/// A batch as the graph wants it, or an error that says what is wrong with it.
+/// Returns an error if the data of an input do not fit the graph's input.
 pub(crate) fn check_input(plan_input: &crate::graph::InputDef, number: usize, data: &Host<f32>) -> Result<()> {
     if !data.fits(plan_input.shape) {
         let got = format!("{} with {}", data.shape, data.content());

@@ -1,4 +1,4 @@
-//! What a device does at best, measured by ops that do nothing else.
+//! The peaks of a device, measured by ops that only compute or only copy.
 
 use crate::{
     compiled::Compiled,
@@ -12,12 +12,13 @@ use crate::{
 use rayon::prelude::*;
 use std::{sync::OnceLock, time::Instant};
 
-/// A run of arithmetic takes at least so many seconds: far more than it takes to start it, far less than systems let a kernel run.
+/// The shortest time of an arithmetic probe, in seconds. It is much longer than the start of a kernel, and much shorter than
+/// the time after which an operating system stops a kernel.
 const LONG: f64 = 3e-3;
 
 impl Device {
-    /// What this device does at best, measured by two small probes; at the first call, which takes some tenths of a second. Of a
-    /// loaded machine it is what was left.
+    /// Returns the best arithmetic and memory speeds of this device. Two small probes measure the speeds at the first call, in
+    /// some tenths of a second. Other programs that run at the same time lower the measured speeds.
     ///
     /// ```
     /// let peaks = downhill::Device::cpu().peaks()?;
@@ -27,11 +28,11 @@ impl Device {
     /// ```
     ///
     /// # Errors
-    /// A fault of the device, or no memory for the copy.
+    /// An error if the device fails or there is no memory for the copy.
     pub fn peaks(&self) -> Result<Peaks> {
         pollster::block_on(self.peaks_async())
     }
-    /// [`peaks`](Device::peaks), without blocking.
+    /// The asynchronous form of [`peaks`](Device::peaks). It does not block.
     pub async fn peaks_async(&self) -> Result<Peaks> {
         static CPU: OnceLock<Peaks> = OnceLock::new();
         let known = self.as_gpu().map_or(&CPU, |gpu| &gpu.peaks);
@@ -44,9 +45,9 @@ impl Device {
         };
         Ok(*known.get_or_init(|| peaks))
     }
-    /// Of the GPU's arithmetic.
+    /// Measures the arithmetic of the GPU, in 10⁹ operations a second.
     async fn multiply_add(&self) -> Result<f64> {
-        // Enough to fill the largest GPU several times over; a CPU is filled by little.
+        // On a GPU, the number fills the largest GPU several times over. A software adapter needs fewer invocations.
         let invocations = if self.is_software() { 1 << 13 } else { 1 << 20 };
         let mut rounds = 32;
         loop {
@@ -59,10 +60,11 @@ impl Device {
             rounds *= if seconds < LONG / 16.0 { 8 } else { 2 };
         }
     }
-    /// Of the GPU's memory: by a kernel and by the driver's own copy, of which each may be the faster one.
+    /// Measures the memory of the GPU, in 10⁹ bytes a second. The faster result of a kernel and of the driver's own copy
+    /// counts.
     async fn copy(&self) -> Result<f64> {
         let Some(gpu) = self.as_gpu() else { return Ok(copy_here()) };
-        // More than caches hold, within the limits.
+        // The size is larger than the caches but within the limits.
         let bytes = gpu.caps().max_binding_bytes.min(if self.is_software() { 32 << 20 } else { 128 << 20 });
         let n = bytes as usize / 4;
         let kernel = {
@@ -71,8 +73,8 @@ impl Device {
         };
         Ok(2.0 * bytes as f64 / kernel.min(gpu.copy_seconds(bytes).await?) / 1e9)
     }
-    /// Of the CPU's arithmetic: matrix products, of which small ones are done before anything else can disturb them, and large
-    /// ones keep many cores busy.
+    /// Measures the arithmetic of the CPU by matrix products, in 10⁹ operations a second. Small products finish before other
+    /// programs can disturb them. Large products use many cores.
     async fn product(&self) -> Result<f64> {
         let mut best = 0f64;
         let many = rayon::current_num_threads() > 8;
@@ -86,7 +88,7 @@ impl Device {
     fn is_software(&self) -> bool {
         self.as_gpu().is_some_and(|gpu| gpu.caps().software)
     }
-    /// An op of one input, loaded with it.
+    /// Compiles an op with one input and loads the input.
     async fn probe(&self, x: Host<f32>, op: impl for<'g> Fn(Tensor<'g>) -> Tensor<'g>) -> Result<Compiled> {
         let g = Graph::inference();
         let mut options = self.plan_options();
@@ -97,7 +99,8 @@ impl Device {
     }
 }
 
-/// The seconds of the fastest of some runs, and the operations of one; a first run warms up.
+/// Returns the shortest time of several runs in seconds, and the number of operations in one run. A first run warms up and
+/// does not count.
 async fn fastest(f: &mut Compiled, runs: usize) -> Result<(f64, u64)> {
     let (zero, mut best) = (Instant::now(), f64::INFINITY);
     for run in 0..=runs {
@@ -109,7 +112,7 @@ async fn fastest(f: &mut Compiled, runs: usize) -> Result<(f64, u64)> {
     Ok((best.max(1e-9), f.kernels().iter().map(|k| k.flops).sum()))
 }
 
-/// Of this machine's memory: a copy by all threads.
+/// Measures the memory of this machine by a copy on all threads, in 10⁹ bytes a second.
 fn copy_here() -> f64 {
     const N: usize = 64 << 20;
     let (from, mut to) = (vec![1u8; N], vec![0u8; N]);
@@ -119,7 +122,7 @@ fn copy_here() -> f64 {
         to.par_chunks_mut(1 << 18).zip(from.par_chunks(1 << 18)).for_each(|(to, from)| to.copy_from_slice(from));
         best = best.min(start.elapsed().as_secs_f64());
     }
-    // Somebody has to look at it, or it need not be done.
+    // The result must be used, or the compiler may remove the copy.
     std::hint::black_box(&to);
     2.0 * N as f64 / best / 1e9
 }

@@ -1,4 +1,4 @@
-//! Where the time of a step goes: a table for people, a trace for [Perfetto](https://ui.perfetto.dev).
+//! The profile of a training step: a table for people and a trace for [Perfetto](https://ui.perfetto.dev).
 
 use crate::{
     error::Result,
@@ -8,13 +8,14 @@ use crate::{
 use serde_json::{Value, json};
 use std::{fmt, path::Path, time::Instant};
 
-/// What a device was seen to do at best, by two small probes. Kernels are compared with it.
+/// The best speeds measured on a device by two small probes. The profile compares kernels with these speeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peaks {
-    /// 10⁹ floating-point operations a second: multiplications and additions of `f32` that stay in registers (on the CPU, matrix
-    /// products).
+    /// The arithmetic peak in 10⁹ floating-point operations a second. On a GPU, the probe multiplies and adds `f32` numbers in
+    /// registers. On the CPU, the probe multiplies matrices.
     pub gflops: f64,
-    /// 10⁹ bytes a second, read and written, of a copy of much more memory than caches hold.
+    /// The memory peak in 10⁹ bytes a second, reads and writes together. The probe copies much more memory than the caches
+    /// hold.
     pub gbps: f64,
 }
 
@@ -24,35 +25,37 @@ impl fmt::Display for Peaks {
     }
 }
 
-/// What measured the time of a kernel.
+/// The clock that measured the time of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// The GPU's own clock, before and after each dispatch.
+    /// The GPU's own clock, read before and after each dispatch.
     Timestamps,
-    /// The host's clock around each dispatch and a wait for it: with what it takes to ask for it and to be told.
+    /// The host's clock around each dispatch and a wait. The time includes the submit and the wait.
     Waits,
     /// The host's clock around each op of the CPU device.
     Host,
 }
 
-/// One op of a plan, or one update, as it was measured. All of its dispatches together.
+/// The measured time of one op of a plan, or of one update. It covers all dispatches of the op.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelTime {
-    /// Op, shapes and place, e.g. `matmul [64, 784] × fc1.weight [512, 784] → [64, 512] (mnist.rs:14)`.
+    /// The op, its shapes and its place in the source, e.g. `matmul [64, 784] × fc1.weight [512, 784] → [64, 512]
+    /// (mnist.rs:14)`.
     pub label: String,
-    /// The op's name; `update` for the optimizer.
+    /// The op's name, or `update` for the optimizer.
     pub op: String,
-    /// The candidate that was chosen; on the CPU device, which has none, `cpu`.
+    /// The name of the chosen candidate. On the CPU device, which has no candidates, the name is `cpu`.
     pub kernel: String,
-    /// The layer that it is part of.
+    /// The layer that contains the op.
     pub layer: String,
-    /// Dispatches of a step: passes of the kernel, and windows where a tensor is larger than a binding.
+    /// The number of dispatches in a step. A kernel may have several passes, and a tensor larger than a binding needs several
+    /// windows.
     pub dispatches: usize,
-    /// Of one step: the median over the steps.
+    /// The time of the op in one step, in seconds: the median over the measured steps.
     pub seconds: f64,
-    /// Floating-point operations of one step; 0 where they are not counted.
+    /// The number of floating-point operations in one step, or 0 if they are not counted.
     pub flops: u64,
-    /// Bytes that it must read and write, whatever its kernel does.
+    /// The number of bytes that any kernel for the op must read and write.
     pub bytes: u64,
 }
 
@@ -61,15 +64,16 @@ impl KernelTime {
         let [op, kernel, layer] = [op, kernel, layer].map(str::to_string);
         KernelTime { label, op, kernel, layer, dispatches: 0, seconds: 0.0, flops, bytes }
     }
-    /// 10⁹ floating-point operations a second.
+    /// Returns the speed in 10⁹ floating-point operations a second.
     pub fn gflops(&self) -> f64 {
         rate(self.flops, self.seconds)
     }
-    /// 10⁹ bytes a second.
+    /// Returns the speed in 10⁹ bytes a second.
     pub fn gbps(&self) -> f64 {
         rate(self.bytes, self.seconds)
     }
-    /// The part of the nearer peak that it reaches, and whether that is the one of arithmetic (and not of memory).
+    /// Returns the fraction of the nearer peak that the kernel reaches. The flag is true if the nearer peak is arithmetic and
+    /// false if it is memory.
     pub fn of_peak(&self, peaks: &Peaks) -> (f64, bool) {
         let (compute, memory) = (self.gflops() / peaks.gflops, self.gbps() / peaks.gbps);
         (compute.max(memory), compute > memory)
@@ -80,61 +84,64 @@ fn rate(n: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { n as f64 / seconds / 1e9 } else { 0.0 }
 }
 
-/// A time of the host or of the device. Those of one side lie one behind the other, or one within the other.
+/// A period of time on the host or on the device. Two spans on the same side either follow each other or one contains the
+/// other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeSpan {
-    /// Whether it is the device's.
+    /// Whether the span was measured on the device. Otherwise it was measured on the host.
     pub device: bool,
-    /// What was done.
+    /// The name of the work.
     pub name: String,
-    /// Which of [`Profile::kernels`] it is of.
+    /// The index of the kernel in [`Profile::kernels`], if the span is the time of a kernel.
     pub kernel: Option<usize>,
-    /// Seconds from the start of the profile.
+    /// The start of the span in seconds from the start of the profile.
     pub start: f64,
-    /// Seconds it took.
+    /// The length of the span in seconds.
     pub seconds: f64,
 }
 
-/// Where the time of a step goes: see [`Trainer::profile`](crate::Trainer::profile).
+/// The profile of a training step. See [`Trainer::profile`](crate::Trainer::profile).
 ///
-/// Its text is a table, the longest first.
+/// `Display` prints a table of kernels. The kernel with the longest time comes first.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    /// Adapter and driver.
+    /// The adapter and its driver.
     pub device: String,
-    /// What measured.
+    /// The clock that measured the kernels.
     pub clock: Clock,
-    /// What the device can do.
+    /// The peaks of the device.
     pub peaks: Peaks,
-    /// Steps that were measured.
+    /// The number of measured steps.
     pub steps: usize,
-    /// Every op, in the order of the plan, and the updates behind them.
+    /// Every op in the order of the plan, then the updates.
     pub kernels: Vec<KernelTime>,
-    /// Seconds of a whole step without clocks, with a wait at its end: the median of as many others.
+    /// The time in seconds of a whole step without clocks and with a wait at its end. It is the median over separate steps,
+    /// equal in number to `steps`.
     pub step_seconds: f64,
-    /// Everything that was measured, in the order of time.
+    /// All measured spans, sorted by start.
     pub spans: Vec<TimeSpan>,
 }
 
-/// One measured step. Times are seconds from the start of the profile.
+/// The measurements of one step. Times are in seconds from the start of the profile.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StepTimes {
-    /// Of each dispatch, the number of its kernel, start and end, one behind the other.
+    /// The number of the kernel, the start and the end of each dispatch, in order.
     pub device: Vec<(usize, f64, f64)>,
-    /// Of each thing that the host did, start and end, one behind the other.
+    /// The name, the start and the end of each piece of work of the host, in order.
     pub host: Vec<(&'static str, f64, f64)>,
 }
 
 impl StepTimes {
-    /// Notes what the host did since `since` (or since the last of them); both are seconds from `zero`.
+    /// Adds the span from the end of the last host span to now. The first span starts at `since`. Times are in seconds from
+    /// `zero`.
     pub fn lap(&mut self, name: &'static str, zero: Instant, since: f64) {
         let start = self.host.last().map_or(since, |last| last.2);
         self.host.push((name, start, zero.elapsed().as_secs_f64().max(start)));
     }
 }
 
-/// What is done in these steps, in their order, not measured yet.
+/// Returns a row for each plan step that does work, in order. The rows hold no times yet.
 pub(crate) fn kernels(steps: &[Step]) -> Vec<KernelTime> {
     let row = |s: &Step| {
         let kernel = s.kernel.as_ref().map_or("cpu", |k| k.name);
@@ -149,7 +156,7 @@ pub(crate) fn median(mut x: Vec<f64>) -> f64 {
 }
 
 impl Profile {
-    /// Puts steps together that a clock of the `device` measured of the same kernels.
+    /// Combines the measurements of several steps with the same kernels.
     pub(crate) fn new(
         device: String,
         clock: Clock,
@@ -191,11 +198,11 @@ impl Profile {
         spans.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.seconds.total_cmp(&a.seconds)));
         Profile { device, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans }
     }
-    /// Seconds that all kernels of a step take together.
+    /// Returns the sum of the times of all kernels in a step, in seconds.
     pub fn kernel_seconds(&self) -> f64 {
         self.kernels.iter().map(|k| k.seconds).sum()
     }
-    /// What the host did in a step, in order: the median seconds of each.
+    /// Returns the host's work in a step, in order. Each row has a name and the median time in seconds.
     pub fn host(&self) -> Vec<(String, f64)> {
         let mut names: Vec<&str> = Vec::new();
         let spans = || self.spans.iter().filter(|s| !s.device && !s.name.starts_with("step "));
@@ -207,12 +214,12 @@ impl Profile {
         let of = |name: &str| median(spans().filter(|s| s.name == name).map(|s| s.seconds).collect());
         names.into_iter().map(|name| (name.to_string(), of(name))).collect()
     }
-    /// Writes all of its spans as a trace, in the JSON format of Chrome's trace events, which <https://ui.perfetto.dev> opens: one
-    /// track for the host, one for the device. The two have clocks of their own: the first dispatch of a step is drawn where
-    /// the host submitted it.
+    /// Writes all spans to a file as a trace in the JSON format of Chrome's trace events. <https://ui.perfetto.dev> opens the
+    /// file. The trace has one track for the host and one for the device. The host and the device have different clocks. So
+    /// the trace places the first dispatch of a step at the time when the host submitted the step.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) where the file cannot be written.
+    /// [`Error::File`](crate::Error::File) if the file cannot be written.
     pub fn write_trace(&self, path: impl AsRef<Path>) -> Result<()> {
         file::replace(path, self.trace().to_string().as_bytes())
     }
@@ -224,7 +231,7 @@ impl Profile {
             name("process_name", 2, &self.device),
             name("thread_name", 2, "kernels"),
         ];
-        // Whole nanoseconds of both ends, so that what is within a span stays so.
+        // Both ends are rounded to whole nanoseconds, so that a span stays inside the span that contains it.
         let nanos = |seconds: f64| (seconds * 1e9).round();
         for s in &self.spans {
             let (start, end) = (nanos(s.start), nanos(s.start + s.seconds));
@@ -242,7 +249,7 @@ impl Profile {
     }
 }
 
-/// `1.23 s`, `4.56 ms`, `7.9 µs`.
+/// Formats a time as `1.23 s`, `4.56 ms` or `7.9 µs`.
 fn time(seconds: f64) -> String {
     match seconds {
         s if s >= 1.0 => format!("{s:.2} s"),
@@ -251,7 +258,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// The kernels, the longest first, and what they are parts of.
+/// Prints a table of the kernels. The kernel with the longest time comes first.
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let all = self.kernel_seconds();

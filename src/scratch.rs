@@ -1,26 +1,27 @@
-//! Memory for intermediate results on the CPU device, which threads keep: a step allocates nothing.
+//! The scratch memory for intermediate results on the CPU device. Each thread reuses its buffers, so a step allocates nothing.
 
 use crate::{error::Result, host};
 use std::cell::RefCell;
 
-/// Bytes that a buffer has at least: more than nearly all uses need. Memory that is not touched is not used.
+/// The smallest size of a buffer in bytes. Nearly all uses need less. The system provides memory only when it is first
+/// touched.
 const LEAST: usize = 4 << 20;
 
-/// Buffers that a thread has at once, at most, in the ops that are here: in the gradient of a convolution's weights the parts'
-/// sums, the columns, and the two sides of a product.
+/// The largest number of buffers that a thread uses at once. The gradient of a convolution's parameters needs four: the
+/// partial sums, the columns, and both operands of a product.
 const DEEP: usize = 4;
 
 thread_local! {
-    /// Free buffers; the last one is taken first.
+    /// The free buffers. The last buffer is used first.
     static FREE: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `n` numbers of any values.
+/// Calls `f` with a scratch array of `n` numbers. The array holds arbitrary values.
 pub fn with<T: bytemuck::Pod, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let words = (n * size_of::<T>()).div_ceil(size_of::<u64>());
     let mut buffer = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
     if buffer.len() < words {
-        // Zeroed memory is mapped when it is first touched.
+        // The system provides zeroed memory when it is first touched.
         buffer = vec![0; words.max(LEAST / size_of::<u64>())];
     }
     let result = f(&mut bytemuck::cast_slice_mut(&mut buffer)[..n]);
@@ -28,10 +29,10 @@ pub fn with<T: bytemuck::Pod, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     result
 }
 
-/// Makes the buffers of every thread that works for the device, so that no step has to.
+/// Makes the buffers of every thread of the device, so that no step has to make them.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) without the memory.
+/// [`Error::Device`](crate::Error::Device) if there is not enough memory.
 pub fn prepare() -> Result<()> {
     let made = rayon::broadcast(|_| {
         FREE.with_borrow_mut(|free| {

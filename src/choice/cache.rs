@@ -1,5 +1,5 @@
-//! What is kept from run to run: choices as JSON, and the driver's compiled pipelines. Whatever is wrong with a file or its folder,
-//! it is as if there were none: everything can be measured again.
+//! The files that store data from run to run: the choices as JSON, and the driver's compiled pipelines. A faulty file or
+//! folder is treated like a missing one. Everything in the files can be measured or compiled again.
 
 use super::{Candidate, Chosen, Origin, Verdict};
 use crate::{file, kernel::Caps, rng::fnv1a};
@@ -14,12 +14,14 @@ use std::{
     time::Duration,
 };
 
-/// Of the files; one of another format is not read.
+/// The format of the files. A file of another format is ignored.
 const FORMAT: u32 = 2;
-/// The most bytes that such a file has: kernels make a few hundred kilobytes, a driver's pipelines some megabytes.
+/// The largest size of a file that is read. Choices take a few hundred kilobytes, and a driver's pipelines take some
+/// megabytes.
 const MOST: u64 = 256 << 20;
 
-/// Where files are kept: where the caller says, else the environment, else in the user's folder for caches, if there is one.
+/// Returns the folder for the files: the folder that the caller wants, else the folder that the environment names, else a
+/// folder in the user's cache folder. Returns `None` if none of these exists.
 pub(crate) fn folder(wanted: Option<PathBuf>) -> Option<PathBuf> {
     wanted.or_else(|| folder_by(|name| env::var_os(name)))
 }
@@ -39,14 +41,14 @@ fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     user.filter(|folder| folder.is_absolute()).map(|folder| folder.join("downhill"))
 }
 
-/// The hash of some texts, in their order.
+/// Returns the hash of several texts in order.
 pub(crate) fn hash<'a>(texts: impl Iterator<Item = &'a [u8]>) -> u64 {
     fnv1a(texts.flat_map(|text| text.iter().chain(&[0xff]).copied()))
 }
 
-/// The content of a file, if it is one, and of a size that can be.
+/// Returns the bytes of the file, or `None` if the path is not a regular file, is too large or cannot be read.
 fn read(path: &Path) -> Option<Vec<u8>> {
-    // A pipe in its place would be waited for.
+    // Opening a pipe would block until another program writes to it.
     let size = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
     if size > MOST {
         return None;
@@ -56,20 +58,20 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Puts `bytes` in the place of a file, whose folder is made if need be.
+/// Replaces the content of a file with `bytes`. Creates the folder if it does not exist.
 fn replace(path: &Path, bytes: &[u8]) {
     let Some(folder) = path.parent() else { return };
-    // What cannot be kept is measured again.
+    // An error is ignored. Data that are not stored are measured again.
     let _ = fs::create_dir_all(folder);
     let _ = file::replace(path, bytes);
 }
 
-/// What choices hold for: adapter, driver, its limits as they are used, this library.
+/// The conditions under which a stored choice is valid: the adapter, the driver, the limits in use and the library version.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DeviceKey(Value);
 
 impl DeviceKey {
-    /// `adapter` has name, kind, backend and driver.
+    /// `adapter` lists the name, the kind, the backend and the driver.
     pub fn new(adapter: [&str; 4], caps: &Caps, checked: bool) -> DeviceKey {
         let [name, kind, backend, driver] = adapter;
         DeviceKey(json!({
@@ -85,14 +87,14 @@ impl DeviceKey {
     }
 }
 
-/// A choice and the number of the shaders that it was made of (see [`super::shaders`]).
+/// A choice, and the hash of the shaders of its candidates (see [`super::shaders`]).
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub text: u64,
     pub chosen: Chosen,
 }
 
-/// The choices of one device.
+/// The file with the choices of one device.
 #[derive(Clone, Debug)]
 pub(crate) struct ChoiceFile {
     path: PathBuf,
@@ -106,7 +108,7 @@ impl ChoiceFile {
         let number = hash([key.0.to_string().as_bytes()].into_iter());
         ChoiceFile { path: folder.join(format!("kernels-{name}-{number:016x}.json")), key }
     }
-    /// By class; nothing where the file is not there, is not whole, or is that of another device.
+    /// Returns the stored choices by class. Returns an empty map if the file is missing, damaged or belongs to another device.
     pub fn read(&self) -> HashMap<String, Entry> {
         let text = read(&self.path).unwrap_or_default();
         let Ok(value) = serde_json::from_slice::<Value>(&text) else { return HashMap::new() };
@@ -116,7 +118,7 @@ impl ChoiceFile {
         let classes = value["classes"].as_object().into_iter().flatten();
         classes.filter_map(|(class, value)| Some((class.clone(), entry(class, value)?))).collect()
     }
-    /// Adds to what the file has by now: another program may have written it since.
+    /// Adds choices to the file. The file is read again first, because another program may have written to it.
     pub fn add(&self, news: &[(u64, Chosen)]) {
         let mut all: Map<String, Value> = self.read().into_iter().map(|(class, e)| (class, value(e.text, &e.chosen))).collect();
         all.extend(news.iter().map(|(text, chosen)| (chosen.class.clone(), value(*text, chosen))));
@@ -161,7 +163,7 @@ fn entry(class: &str, value: &Value) -> Option<Entry> {
     chosen.candidates.iter().any(good).then_some(Entry { text, chosen })
 }
 
-/// A file of bytes behind a hash of them and of whose they are.
+/// A file of bytes. It begins with a hash of the owner and the bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Blob {
     path: PathBuf,
@@ -169,14 +171,14 @@ pub(crate) struct Blob {
 }
 
 impl Blob {
-    /// What `owner` wrote to that path. Whatever another one wrote there is not read.
+    /// Describes the file of `owner` at `path`. Data of another owner are not read.
     pub fn new(path: PathBuf, owner: String) -> Blob {
         Blob { path, owner }
     }
     fn hash(&self, data: &[u8]) -> [u8; 8] {
         hash([self.owner.as_bytes(), data].into_iter()).to_le_bytes()
     }
-    /// `None` where it is not there, not whole, or another's.
+    /// Returns the bytes, or `None` if the file is missing, damaged or belongs to another owner.
     pub fn read(&self) -> Option<Vec<u8>> {
         let bytes = read(&self.path)?;
         let (number, data) = bytes.split_first_chunk()?;
@@ -187,7 +189,7 @@ impl Blob {
     }
 }
 
-/// A choice whose candidates have every verdict there is.
+/// Returns a choice whose candidates have one verdict of each kind.
 fn every_verdict() -> Chosen {
     let verdicts = [
         Verdict::Time(Duration::from_micros(250)),
@@ -202,7 +204,7 @@ fn every_verdict() -> Chosen {
     Chosen { class, kernel: "tiled".into(), origin: Origin::Cache, candidates }
 }
 
-/// Both kinds of files, of a device that there is not: for the fuzzer.
+/// Both kinds of files for a device that does not exist. The fuzzer uses them.
 #[doc(hidden)]
 pub struct Sample {
     file: ChoiceFile,
@@ -210,7 +212,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Writes them to a folder.
+    /// Writes both files to a folder.
     pub fn new(folder: &Path) -> Sample {
         let key = DeviceKey(json!({ "format": FORMAT, "adapter": "none" }));
         let sample = Sample { file: ChoiceFile::new(folder, key), blob: Blob::new(folder.join("blob.bin"), "none".into()) };
@@ -218,11 +220,11 @@ impl Sample {
         sample.blob.write(b"compiled");
         sample
     }
-    /// Where they are: choices, then pipelines.
+    /// Returns the paths of the choices and of the pipelines.
     pub fn paths(&self) -> [&Path; 2] {
         [&self.file.path, &self.blob.path]
     }
-    /// Reads both as a device does: how many choices there are, and whether there are pipelines.
+    /// Reads both files as a device does. Returns the number of choices, and whether the pipelines could be read.
     pub fn read(&self) -> (usize, bool) {
         let choices = self.file.read();
         let all: Vec<String> = choices.values().map(|entry| entry.chosen.to_string()).collect();
@@ -258,7 +260,7 @@ mod tests {
         assert_eq!(blob.read(), None);
         fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(blob.read(), None, "a file of a terabyte");
-        // No part of a file is left beside it.
+        // No temporary file remains in the folder.
         assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 1);
     }
 
@@ -270,7 +272,7 @@ mod tests {
         file.add(&[(7, chosen.clone())]);
         let read = file.read();
         assert_eq!((read[&chosen.class].text, &read[&chosen.class].chosen), (7, &chosen));
-        // A candidate with a fault is no choice.
+        // A candidate with a fault must not be chosen.
         for kernel in ["rows", "dot"] {
             file.add(&[(7, Chosen { kernel: kernel.into(), ..chosen.clone() })]);
             assert_eq!(file.read().len(), 0, "{kernel}");
@@ -300,7 +302,7 @@ mod tests {
         assert_eq!(by(&[]), None);
         assert_eq!(by(&[home]).as_deref(), Some("/home/me/.cache/downhill"));
         assert_eq!(by(&[home, xdg]).as_deref(), Some("/cache/downhill"));
-        // By its standard, a relative path there is to be ignored.
+        // The XDG standard says that a relative path in this variable must be ignored.
         assert_eq!(by(&[home, ("XDG_CACHE_HOME", "cache")]).as_deref(), Some("/home/me/.cache/downhill"));
         assert_eq!(by(&[home, xdg, ("DOWNHILL_CACHE", "mine")]).as_deref(), Some("mine"));
         assert_eq!(by(&[home, xdg, ("DOWNHILL_CACHE", "")]), None);

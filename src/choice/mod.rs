@@ -1,7 +1,8 @@
-//! The choice of a kernel where an op has several: classes of ops, what is known of their candidates, and the file that keeps it.
+//! The choice of a kernel for an op with several kernels.
 //!
-//! This module is data. [`Choices`] has the choice for each class of ops, a plan reads it, and `tune` measures what it lacks.
-//! [`cache`] keeps it from run to run, and [`report`] shows it.
+//! This module holds data. [`Choices`] stores the chosen kernel for each class of ops. A plan reads the choices. The module
+//! `tune` measures the candidates of classes without a choice. [`cache`] stores the choices in a file for later runs, and
+//! [`report`] shows them.
 
 pub(crate) mod cache;
 mod report;
@@ -15,46 +16,51 @@ use std::{
     time::Duration,
 };
 
-/// How long a plan may take to measure. Half of it is no loss where the driver compiles at the first run what the plan uses anyway.
+/// The default time in which one plan may measure. About half of this time is not lost: if a driver compiles a kernel at its
+/// first run, it compiles the kernels that the plan uses anyway.
 pub(crate) const BUDGET: Duration = Duration::from_millis(250);
 
-/// How the kernel of an op is chosen where there are several for it.
+/// The rule that chooses the kernel of an op with several kernels.
 ///
-/// * `Measured`: candidates run on the device when a graph is compiled. Each runs twice on a small problem, and must agree with the
-///   op's definition in `f64` by the tolerance of [`testing::distance`](crate::testing::distance). Then it is timed on a larger one:
-///   the median of up to five measurements counts, and the fastest candidate is taken. All of that has a budget of time for each
-///   graph ([`GpuOptions::budget`](crate::gpu::GpuOptions::budget)). Where the budget is spent, the kernel that is expected to be
-///   fastest is taken, and the next run of the program measures the rest. Ops are measured by class: op, settings, candidates, and
-///   sizes, where a size above 8 is rounded to a power of two.
-/// * `Expected`: the kernel that the op's author expects to be fastest on such a device. Nothing is measured.
+/// * `Measured`: the device runs the candidates when a graph is compiled. Each candidate runs twice on a small problem. Its results
+///   must agree with the op's definition in `f64` within the tolerance of [`testing::distance`](crate::testing::distance). Then the
+///   device times the candidate on a larger problem, with up to five measurements. The candidate with the smallest median time is
+///   chosen. The option [`GpuOptions::budget`](crate::gpu::GpuOptions::budget) limits the time for all measurements of a graph. If
+///   the budget is spent, the kernel that is expected to be fastest is chosen. The next run of the program measures the rest. Ops of
+///   one class share a choice. A class consists of the op, its settings, its candidates and its sizes. Sizes above 8 are rounded to
+///   a power of two.
+/// * `Expected`: the kernel that the op's author expects to be fastest on this kind of device. Nothing is measured.
 /// * `Portable`: the kernel that runs everywhere, without optional features such as subgroups. Nothing is measured.
 ///
-/// The measurements are kept in a folder: the one that the environment variable `DOWNHILL_CACHE` names (nothing is kept
-/// where that is empty), else `downhill` in the user's folder for caches (`$XDG_CACHE_HOME` or `~/.cache`, on macOS
-/// `~/Library/Caches`, on Windows `%LOCALAPPDATA%`). The compiled pipelines of drivers that hand them out are kept there too. The
-/// folder may be deleted at any time. `Expected` and `Portable` neither read nor write files.
+/// The measurements are stored in a folder. The environment variable `DOWNHILL_CACHE` names the folder. If the variable is
+/// empty, nothing is stored. If the variable is not set, the folder is `downhill` in the user's cache folder:
+/// `$XDG_CACHE_HOME` or `~/.cache`, on macOS `~/Library/Caches`, on Windows `%LOCALAPPDATA%`. The folder also stores the
+/// compiled pipelines of drivers that can export them. The folder may be deleted at any time. `Expected` and `Portable`
+/// neither read nor write files.
 ///
 /// **Determinism.** The same kernels give the same bits.
 ///
-/// * While a device is open, the choice for a class does not change.
-/// * With `Measured`, two runs of a program use the same kernels once every candidate was measured and the folder is kept: then
-///   [`Chosen::is_complete`](crate::gpu::Chosen::is_complete) is true for every class of [`Gpu::choices`](crate::gpu::Gpu::choices).
-///   Until then, or after the folder was deleted, a run may use another kernel than the run before, and the results of the two agree
-///   to rounding, not to the bit.
-/// * With `Expected` or `Portable`, two runs always use the same kernels: the choice depends on no clock and no file. Use one of
+/// * The choice for a class does not change while a device is open.
+/// * With `Measured`, two runs of a program use the same kernels if every candidate was measured before and the folder still exists.
+///   Every candidate was measured if [`Chosen::is_complete`](crate::gpu::Chosen::is_complete) is true for every class of
+///   [`Gpu::choices`](crate::gpu::Gpu::choices). Before that, or after the folder was deleted, a run may use other kernels than the
+///   run before. Then the results of the two runs differ by rounding.
+/// * With `Expected` or `Portable`, two runs always use the same kernels, because the choice depends on no clock and no file. Use one
+///   of these two rules if each run must give the same bits:
+///   `GpuOptions { choice: Choice::Expected, ..GpuOptions::default() }`.
 ///   them where each run has to give the same bits: `GpuOptions { choice: Choice::Expected, ..GpuOptions::default() }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Choice {
-    /// The fastest of those that compute rightly, as measured on this device.
+    /// The candidate that was fastest on this device, among the candidates with correct results.
     #[default]
     Measured,
-    /// The one expected fastest on such a device.
+    /// The candidate that is expected to be fastest on this kind of device.
     Expected,
-    /// The first candidate, which runs everywhere.
+    /// The first candidate. It runs on every device.
     Portable,
 }
 
-/// The choices of an open device, by class of ops.
+/// The chosen kernels of an open device, by class of ops.
 #[derive(Debug)]
 pub struct Choices {
     file: Option<cache::ChoiceFile>,
@@ -63,9 +69,9 @@ pub struct Choices {
 
 #[derive(Debug, Default)]
 struct Classes {
-    /// Fixed as long as the device is open.
+    /// The choices made so far. A choice does not change while the device is open.
     chosen: BTreeMap<String, Chosen>,
-    /// From the file, which is read when it is first asked for.
+    /// The choices in the file. The file is read when a choice is first needed.
     cached: Option<HashMap<String, cache::Entry>>,
 }
 
@@ -76,18 +82,18 @@ impl Choices {
     fn table(&self) -> MutexGuard<'_, Classes> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Everything chosen so far, by class.
+    /// Returns all choices made so far, sorted by class.
     pub(crate) fn all(&self) -> Vec<Chosen> {
         self.table().chosen.values().cloned().collect()
     }
-    /// The number of the kernel chosen for an op, if its class is known.
+    /// Returns the number of the kernel chosen for an op, or `None` if the class of the op has no choice.
     pub(crate) fn kernel(&self, op: &dyn Op, x: &[Shape], y: Shape, kernels: &[Kernel]) -> Option<usize> {
         let table = self.table();
         let chosen = table.chosen.get(&class(op, x, y, kernels))?;
         kernels.iter().position(|kernel| kernel.name == chosen.kernel)
     }
-    /// What is known of the candidates of a class; `None` where the class has its choice, if need be from the file. `text` is that
-    /// of [`shaders`].
+    /// Returns the known verdicts on the candidates of a class. Returns `None` if the class has a choice, after looking in the
+    /// file too. `text` is the number that [`shaders`] returns for the kernels.
     pub(crate) fn recall(&self, class: &str, kernels: &[Kernel], text: u64) -> Option<Vec<Verdict>> {
         let mut table = self.table();
         if table.chosen.contains_key(class) {
@@ -106,11 +112,11 @@ impl Choices {
         table.chosen.insert(class.to_string(), chosen);
         None
     }
-    /// The choice for a class, unless it has one by now.
+    /// Stores the choice for a class, unless the class already has a choice.
     pub(crate) fn choose(&self, chosen: Chosen) {
         self.table().chosen.entry(chosen.class.clone()).or_insert(chosen);
     }
-    /// Writes to the file what was measured.
+    /// Writes new measurements to the file.
     pub(crate) fn keep(&self, news: &[(u64, Chosen)]) {
         if let Some(file) = self.file.as_ref().filter(|_| !news.is_empty()) {
             file.add(news);
@@ -118,8 +124,9 @@ impl Choices {
     }
 }
 
-/// The name of a class of ops, which share a choice, e.g. `matmul bᵀ [1024, 1024] × [512, 1024] → [1024, 512]: tiled, rows`: the
-/// op, its settings, its sizes, its candidates. Sizes above 8 are rounded to a power of two.
+/// Returns the name of the class of an op. Ops of one class share a choice. The name lists the op, its settings, its sizes and
+/// its candidates, e.g. `matmul bᵀ [1024, 1024] × [512, 1024] → [1024, 512]: tiled, rows`. Sizes above 8 are rounded to a
+/// power of two.
 pub(crate) fn class(op: &dyn Op, x: &[Shape], y: Shape, kernels: &[Kernel]) -> String {
     let (settings, x) = op.class(x);
     let x: Vec<String> = x.iter().map(|s| rounded(*s)).collect();
@@ -132,7 +139,7 @@ pub(crate) fn class(op: &dyn Op, x: &[Shape], y: Shape, kernels: &[Kernel]) -> S
 fn rounded(shape: Shape) -> String {
     let near = |&d: &usize| match d.next_power_of_two() {
         _ if d <= 8 => d,
-        // Below the geometric mean of the two powers around it.
+        // A size below the geometric mean of the two neighbouring powers of two is rounded down.
         above if 2 * (d as u128).pow(2) < (above as u128).pow(2) => above / 2,
         above => above,
     };
@@ -140,7 +147,8 @@ fn rounded(shape: Shape) -> String {
     Shape::new(&dims).map_or(String::new(), |rounded| rounded.of(shape.dtype()).to_string())
 }
 
-/// A number for the files and entry points of candidates: another text is another kernel, which was not measured.
+/// Returns a hash of the shader texts and entry points of the candidates. If a text changes, the hash changes, and the old
+/// measurements are not used.
 pub(crate) fn shaders(kernels: &[Kernel]) -> u64 {
     let passes = kernels.iter().flat_map(|kernel| &kernel.passes);
     cache::hash(passes.flat_map(|pass| [pass.source.text, pass.entry]).map(str::as_bytes))
@@ -158,7 +166,7 @@ mod tests {
         shape::DType,
     };
 
-    /// The class and the names of the candidates of a product.
+    /// Returns the class and the names of the candidates of a matrix product.
     fn of(op: MatMul, x: &[Shape]) -> (String, String) {
         let op = &op as &dyn Op;
         let y = op.shape(x).unwrap();
@@ -178,7 +186,7 @@ mod tests {
         assert_eq!(rounded(Shape::from([724, 725]).of(DType::U32)), "u32 [512, 1024]");
         assert_eq!(product(true, 1100, 1024, 9).0, class);
         assert_ne!(product(true, 64, 64, 64).0, product(false, 64, 64, 64).0);
-        // An epilogue and what it reads.
+        // An epilogue and the inputs that it reads.
         let epilogue = Some(Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]));
         let op = MatMul { transpose_b: true, epilogue, ..MatMul::default() };
         assert_eq!(of(op, &[[1000, 784], [10, 784], [1, 10]].map(Shape::from)).0, class);

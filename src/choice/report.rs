@@ -1,56 +1,58 @@
-//! Candidates, verdicts and choices, as data and as a table.
+//! The candidates, verdicts and choices, as data and as a table.
 
 use crate::kernel::Kernel;
 use std::{fmt, time::Duration};
 
-/// As much of the expected candidate's time must another one save to be taken instead: less is noise.
+/// The fraction of time that another candidate must save to replace the expected candidate. Smaller differences are noise.
 const GAIN: f64 = 0.03;
 
 /// The verdict on a candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// It is right and takes so long: the median of several measurements.
+    /// The candidate is correct and takes this time. The time is the median of several measurements.
     Time(Duration),
-    /// It is right, but its first runs took more than three times as long as the best candidate, so that it was not timed further. This
-    /// is the shortest of them. The clock alone says so, and a clock can be disturbed: the next run of the program times it anew.
+    /// The candidate is correct, but each of its first runs took more than three times as long as the best candidate. So the
+    /// candidate was not timed further. The time is the shortest of the first runs. Another program may have disturbed the
+    /// clock, so the next run of the program times the candidate again.
     Slow(Duration),
-    /// Its numbers are wrong, or it writes where it must not; and how.
+    /// The candidate gives wrong numbers or writes outside its output. The text states the reason.
     Wrong(String),
-    /// The driver does not compile it, or fails while it runs; and why.
+    /// The driver does not compile the candidate, or fails while the candidate runs. The text states the reason.
     DoesNotRun(String),
-    /// There was no time for it.
+    /// The candidate was not measured, because the time was spent.
     NotMeasured,
 }
 
 impl Verdict {
-    /// Whether the candidate must not be used on this device and driver: it is wrong or does not run.
+    /// Returns whether the candidate must not be used on this device and driver: its results are wrong or it does not run.
     pub fn is_fault(&self) -> bool {
         matches!(self, Verdict::Wrong(_) | Verdict::DoesNotRun(_))
     }
-    /// Whether the next run of the program measures the candidate: it was not measured, or a few slow runs are all that is known of it.
+    /// Returns whether the next run of the program measures the candidate. This is so if the candidate was not measured, or if
+    /// only its slow first runs were measured.
     pub fn is_open(&self) -> bool {
         matches!(self, Verdict::NotMeasured | Verdict::Slow(_))
     }
 }
 
-/// One way to compute an op.
+/// A candidate: one kernel that can compute an op.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// The kernel's name.
     pub kernel: String,
-    /// The verdict on it.
+    /// The verdict on the candidate.
     pub verdict: Verdict,
 }
 
 /// The origin of a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Candidates ran on the device since it was opened.
+    /// The candidates were measured after the device was opened.
     Measured,
-    /// Candidates ran in an earlier run of the program.
+    /// The candidates were measured in an earlier run of the program.
     Cache,
-    /// There was no time to measure all candidates. The choice is the one that is expected to be fastest of those that are not known
-    /// to be wrong, not to run, or to be slow.
+    /// There was no time to measure all candidates. Candidates that are known to be wrong, to be slow or not to run are left
+    /// out. Among the others, the candidate that is expected to be fastest was chosen.
     Expected,
 }
 
@@ -64,22 +66,23 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The choice for a class of ops.
+/// The choice of a kernel for a class of ops.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chosen {
-    /// Op, settings, sizes rounded to powers of two, candidates.
+    /// The name of the class: the op, its settings, its sizes rounded to powers of two, and its candidates.
     pub class: String,
-    /// The kernel.
+    /// The name of the chosen kernel.
     pub kernel: String,
     /// The origin of the choice.
     pub origin: Origin,
-    /// All candidates, the portable one first, the one expected fastest last.
+    /// All candidates. The portable candidate is the first. The candidate that is expected to be fastest is the last.
     pub candidates: Vec<Candidate>,
 }
 
 impl Chosen {
-    /// The choice by the verdicts on all candidates of a class: the fastest one, and of those of like speed the expected one. `news` is
-    /// whether any of the verdicts is from this run of the program.
+    /// Chooses a kernel by the verdicts on all candidates of a class. The fastest candidate is chosen. If the expected
+    /// candidate is about as fast, it is chosen instead. `news` says that this run of the program found at least one of the
+    /// verdicts.
     pub(crate) fn new(class: String, kernels: &[Kernel], verdicts: Vec<Verdict>, news: bool) -> Chosen {
         let time = |(i, verdict): (usize, &Verdict)| match verdict {
             Verdict::Time(time) => Some((i, time.as_secs_f64() * if i + 1 == verdicts.len() { 1.0 - GAIN } else { 1.0 })),
@@ -99,18 +102,19 @@ impl Chosen {
         let candidates = kernels.iter().zip(verdicts).map(|(k, verdict)| Candidate { kernel: k.name.to_string(), verdict }).collect();
         Chosen { class, kernel, origin, candidates }
     }
-    /// Whether every candidate was measured to the end. Then the next run of the program takes the same choice, from the file;
-    /// until then it measures the candidates whose verdict is [open](Verdict::is_open).
+    /// Returns whether every candidate has a final verdict. If so, the next run of the program reads the same choice from the
+    /// file. Otherwise the next run measures the candidates with an [open](Verdict::is_open) verdict.
     pub fn is_complete(&self) -> bool {
         !self.candidates.iter().any(|c| c.verdict.is_open())
     }
-    /// False where every candidate is wrong or does not run. The portable one is used all the same, and nobody can rely on its results.
+    /// Returns false if every candidate is wrong or does not run. The portable candidate is used nevertheless, and its results
+    /// may be wrong.
     pub fn is_trusted(&self) -> bool {
         !self.candidates.iter().all(|c| c.verdict.is_fault())
     }
 }
 
-/// A line for the choice, and one for each candidate.
+/// Prints one line for the class and one line for each candidate.
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.class)?;
@@ -136,12 +140,12 @@ impl fmt::Display for Chosen {
     }
 }
 
-/// The choices of a device so far. `Display` is a table; ops with one kernel are not in it.
+/// The choices that a device has made so far. `Display` prints a table. The table leaves out ops with only one kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChoiceReport {
     /// The adapter and its driver.
     pub device: String,
-    /// By class, in the order of their names.
+    /// The choices, sorted by class.
     pub classes: Vec<Chosen>,
 }
 
@@ -183,7 +187,7 @@ mod tests {
     fn the_fastest_is_chosen_and_faults_never_are() {
         use Verdict::NotMeasured;
         let table: [([Verdict; 3], &str, bool, bool); 10] = [
-            // Verdicts; the kernel, whether the choice is complete, whether it is trusted.
+            // Each case lists the verdicts, the chosen kernel, whether the choice is complete and whether it is trusted.
             ([ms(3.0), ms(1.0), ms(2.0)], "other", true, true),
             ([ms(3.0), ms(1.0), ms(1.02)], "expected", true, true),
             ([ms(3.0), ms(1.0), ms(1.05)], "other", true, true),

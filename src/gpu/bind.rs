@@ -1,4 +1,4 @@
-//! The buffers of a plan, and which one a tensor is in.
+//! The buffers of a plan, and the search for the buffer of a tensor.
 
 use crate::{
     error::Result,
@@ -16,36 +16,36 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) struct BufferRange<'a> {
     pub buffer: &'a wgpu::Buffer,
-    /// In bytes.
+    /// The offset in bytes.
     pub offset: u64,
     pub elements: usize,
-    /// Elements of the fence that follows it, which bindings cover as well: many drivers drop what a shader writes
-    /// past its binding, and then the fence would find nothing.
+    /// The number of elements in the fence behind the tensor. A binding includes the fence: many drivers drop writes past a
+    /// binding, and then the fence could not detect them.
     pub fence: usize,
 }
 
-/// A buffer of the plan's own, and how many elements of it are before its fence.
+/// A buffer that belongs to the plan, and its number of elements without the fence.
 pub(super) struct Own {
     pub label: String,
     pub elements: usize,
     pub buffer: wgpu::Buffer,
 }
 
-/// All buffers of the plan's own.
+/// All buffers that belong to the plan.
 pub(super) struct Buffers {
     pub slots: Vec<Own>,
     pub inputs: Vec<Own>,
     pub constants: Vec<Own>,
-    /// Whether its gradients are those of micro-batches.
+    /// Whether the plan computes the gradients of micro-batches.
     micro: bool,
-    /// Elements of each fence; 0 without guards.
+    /// The number of elements in each fence. It is 0 without guards.
     pub fence: usize,
 }
 
-/// Label and elements of each buffer of a plan's own: slots, inputs, constants.
+/// Returns the label and the number of elements of each buffer of a plan: slots, inputs, constants.
 pub(super) fn wanted(plan: &Plan) -> Vec<(String, usize)> {
     let mut wanted: Vec<(String, usize)> = Vec::new();
-    // Where a tensor is not the result of an op, the op that takes it tells the line.
+    // The label of an input or constant names the first op that uses it.
     let taken = |loc: Loc| {
         let step = plan.steps.iter().find(|s| s.inputs.iter().any(|x| x.0 == loc));
         step.map_or(String::new(), |s| format!(" of {}", s.title()))
@@ -80,12 +80,13 @@ impl Buffers {
     }
 
     fn own<'a>(&self, own: &'a Own, elements: usize) -> BufferRange<'a> {
-        // A smaller tensor in a slot is followed by the rest of the slot, not by the fence.
+        // A tensor that is smaller than its slot is followed by the rest of the slot, so it has no fence.
         let fence = if elements == own.elements { self.fence } else { 0 };
         BufferRange { buffer: &own.buffer, offset: 0, elements, fence }
     }
 
-    /// Where a tensor of so many elements lies, if there is such a one; `data` is fetched from.
+    /// Returns the range of a tensor with `elements` elements, or `None` if there is no such tensor. `data` is the data set
+    /// that feeds the plan.
     pub fn place<'a>(&'a self, store: &'a GpuStore, data: Option<&'a Resident>, loc: Loc, elements: usize) -> Option<BufferRange<'a>> {
         let flat = |flat: Flat, i: usize| {
             let range = store.layout().ranges.get(i)?;
@@ -108,7 +109,7 @@ impl Buffers {
     }
 }
 
-/// The bytes of a tensor.
+/// Returns the bytes of a tensor.
 pub(super) fn words_of(data: &Data<f32>) -> &[u8] {
     match data {
         Data::Float(v) => bytemuck::cast_slice(v),

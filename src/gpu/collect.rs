@@ -1,4 +1,4 @@
-//! Outputs of many steps, read at once.
+//! A buffer for the outputs of many steps. The host reads them all at once.
 
 use crate::{
     error::Result,
@@ -11,7 +11,8 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-/// A buffer that steps leave all their outputs in, one step's after the other's: see [`GpuExec::collect`](super::GpuExec::collect).
+/// A buffer in which steps store all their outputs, one step after the other. See
+/// [`GpuExec::collect`](super::GpuExec::collect).
 pub struct Collected {
     gpu: Arc<Gpu>,
     pub(super) buffer: wgpu::Buffer,
@@ -22,10 +23,11 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Room for so many numbers.
+    /// Makes a buffer for `words` numbers.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) for more than a buffer has, [`Error::Device`](crate::Error::Device) without the memory.
+    /// [`Error::Limit`](crate::Error::Limit) if `words` is more than a buffer can hold.
+    /// [`Error::Device`](crate::Error::Device) if there is not enough memory.
     pub async fn new(gpu: &Arc<Gpu>, words: usize) -> Result<Collected> {
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = gpu.buffers(&[(format!("outputs [{words}]"), words as u64 * 4)], usage).await?.remove(0);
@@ -38,29 +40,29 @@ impl Collected {
             bytes_read: AtomicU64::new(0),
         })
     }
-    /// What it cost so far.
+    /// Returns the counters of the read-backs.
     pub fn counters(&self) -> Counters {
         let reads = self.reads.load(Relaxed);
         Counters { reads, waits: reads, bytes_read: self.bytes_read.load(Relaxed), allocations: 1, ..Counters::default() }
     }
-    /// The same, without what is in it.
+    /// Empties the buffer and returns it.
     pub fn emptied(self: Arc<Collected>) -> Arc<Collected> {
         self.used.store(0, Relaxed);
         self
     }
-    /// Numbers that there is room for altogether.
+    /// Returns how many numbers the whole buffer can hold.
     pub fn words(&self) -> usize {
         self.words
     }
-    /// Numbers that there is room for still.
+    /// Returns how many more numbers the buffer can hold.
     pub fn left(&self) -> usize {
         self.words - self.used.load(Relaxed)
     }
-    /// Takes that much, which is there: where it starts, in bytes.
+    /// Reserves `words` numbers and returns their offset in bytes. The caller has checked that the numbers fit.
     pub(super) fn take(&self, words: usize) -> u64 {
         self.used.fetch_add(words, Relaxed) as u64 * 4
     }
-    /// All that was left here, as tensors of these shapes; waits for the steps. Then there is room again.
+    /// Waits for the steps and returns the stored outputs as tensors of these shapes. Then the buffer is empty.
     pub async fn read(&self, shapes: impl Iterator<Item = Shape>) -> Result<Vec<Host<f32>>> {
         let used = self.used.swap(0, Relaxed);
         self.reads.fetch_add(1, Relaxed);

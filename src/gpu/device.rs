@@ -1,7 +1,8 @@
-//! Adapters, and the one that is open.
+//! The list of adapters, and the open adapter.
 //!
-//! Nothing here panics on what a machine does: errors of wgpu end as [`Error::Device`] or [`Error::Limit`], either at
-//! the call that caused them (inside an error scope) or, where wgpu reports them later, at the next call.
+//! No function here panics when the machine or its driver fails. An error of wgpu becomes [`Error::Device`] or
+//! [`Error::Limit`]. An error inside an error scope is returned by the call that caused it. An error that wgpu reports later
+//! is returned by the next call.
 
 use crate::{
     choice::{
@@ -25,18 +26,18 @@ use std::{
     },
 };
 
-/// An adapter of this machine.
+/// The description of an adapter of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterSummary {
-    /// As the driver has it, e.g. `NVIDIA GeForce RTX 4070`.
+    /// The name that the driver gives, e.g. `NVIDIA GeForce RTX 4070`.
     pub name: String,
-    /// `vulkan`, `metal` or `dx12`.
+    /// The graphics interface: `vulkan`, `metal` or `dx12`.
     pub backend: String,
-    /// The driver's name and version; empty where the backend does not say.
+    /// The driver's name and version. The text is empty if the backend does not report them.
     pub driver: String,
-    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
+    /// The kind of adapter: `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
     pub kind: &'static str,
-    /// Whether it is a CPU in disguise.
+    /// Whether the adapter is software that runs on the CPU.
     pub software: bool,
 }
 
@@ -69,7 +70,7 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
-/// The adapters wgpu reaches, best first: discrete, integrated, virtual, other, software.
+/// Returns the adapters that wgpu finds, sorted by kind: discrete, integrated, virtual, other, software.
 async fn enumerate() -> Vec<wgpu::Adapter> {
     if wgpu::Instance::enabled_backend_features().is_empty() {
         return Vec::new(); // Instance::new would panic.
@@ -87,7 +88,7 @@ async fn enumerate() -> Vec<wgpu::Adapter> {
     found
 }
 
-/// Every adapter of this machine, the best first.
+/// Returns a description of every adapter of this machine. The best adapter comes first.
 pub async fn adapters() -> Vec<AdapterSummary> {
     enumerate().await.iter().map(|a| AdapterSummary::new(&a.get_info())).collect()
 }
@@ -104,10 +105,11 @@ impl GpuOptions {
 /// Opens the best adapter that `options` allow.
 ///
 /// # Errors
-/// [`Error::NoAdapter`] with the list of adapters where none fits, [`Error::Device`] where none of those that fit opens.
+/// [`Error::NoAdapter`] with the list of adapters if `options` allow none of them. [`Error::Device`] if no allowed adapter can
+/// be opened.
 pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
     let mut found = enumerate().await;
-    // A whole name is that adapter's, also where it is a part of another's.
+    // An adapter whose whole name was given comes before an adapter whose name only contains the given text.
     found.sort_by_key(|a| options.name.as_ref() != Some(&a.get_info().name));
     let mut failed = None;
     for adapter in &found {
@@ -123,10 +125,11 @@ pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
     Err(failed.unwrap_or_else(|| none(options, &found)))
 }
 
-/// Opens every adapter that `options` allow, the best first: each with why it does not open, if it does not.
+/// Opens every adapter that `options` allow. The best adapter comes first. The list holds an error for each adapter that
+/// cannot be opened.
 ///
 /// # Errors
-/// [`Error::NoAdapter`] with the list of adapters where none fits.
+/// [`Error::NoAdapter`] with the list of adapters if `options` allow none of them.
 pub async fn open_all(options: &GpuOptions) -> Result<Vec<(AdapterSummary, Result<Arc<Gpu>>)>> {
     let (found, mut all) = (enumerate().await, Vec::new());
     for adapter in &found {
@@ -149,16 +152,16 @@ fn none(options: &GpuOptions, found: &[wgpu::Adapter]) -> Error {
     }
 }
 
-/// What wgpu reported outside of any call of ours.
+/// The faults that wgpu reported outside any call of this crate.
 #[derive(Default)]
 struct Faults {
-    /// The device is gone, for good.
+    /// Why the device was lost. A lost device never comes back.
     lost: Option<String>,
-    /// The first error since the last call.
+    /// The first error that was reported since the last check.
     error: Option<String>,
 }
 
-/// An open adapter. Share it as an `Arc`: every plan and every model on it uses the same one.
+/// An open adapter. It is shared as an `Arc`: every plan and every model on the adapter uses the same `Gpu`.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
@@ -169,19 +172,20 @@ pub struct Gpu {
     options: GpuOptions,
     caps: Caps,
     faults: Arc<Mutex<Faults>>,
-    /// The buffer that read-backs go through, while nobody uses it.
+    /// The buffer for read-backs, if no read-back is using it now.
     staging: Mutex<Option<wgpu::Buffer>>,
-    /// Buffers made, and their bytes.
+    /// The number of buffers made so far, and the sum of their sizes in bytes.
     made: [AtomicU64; 2],
-    /// What it does at best, once that was measured.
+    /// The peaks of the device, once they are measured.
     pub(crate) peaks: OnceLock<Peaks>,
     choices: Arc<Choices>,
-    /// Where the driver's cache of pipelines is kept, and how many there were when it was last written.
+    /// The file that stores the driver's pipeline cache.
     kept: Option<cache::Blob>,
+    /// The number of pipelines when the file was last written.
     written: AtomicUsize,
 }
 
-/// The largest read-back buffer that is kept for the next one: what a step's losses and metrics need, and more.
+/// The largest read-back buffer that is reused. The losses and metrics of a step need much less.
 const KEPT_STAGING: u64 = 16 << 20;
 
 impl Gpu {
@@ -253,58 +257,60 @@ impl Gpu {
         }))
     }
 
-    /// Name, kind, backend and driver.
+    /// Returns the name, kind, backend and driver of the adapter.
     pub fn summary(&self) -> &AdapterSummary {
         &self.summary
     }
-    /// What the choice of a kernel goes by.
+    /// Returns the capabilities of the device that decide which kernels can run.
     pub fn caps(&self) -> &Caps {
         &self.caps
     }
-    /// How it was opened.
+    /// Returns the options with which the adapter was opened.
     pub fn options(&self) -> &GpuOptions {
         &self.options
     }
-    /// What was chosen so far for the ops of which there are several kernels, and why: see [`Choice`].
+    /// Returns the kernels chosen so far for ops with several kernels, with the reason for each choice. See [`Choice`].
     pub fn choices(&self) -> ChoiceReport {
         ChoiceReport { device: self.summary.to_string(), classes: self.choices.all() }
     }
-    /// What was measured on it.
+    /// Returns the measurements and choices for this device.
     pub(crate) fn measured(&self) -> &Arc<Choices> {
         &self.choices
     }
-    /// Whether this feature is in use.
+    /// Returns whether the device uses this feature.
     pub(crate) fn has(&self, feature: wgpu::Features) -> bool {
         self.features.contains(feature)
     }
-    /// Writes the driver's cache of pipelines to where it is kept, if there are new ones.
+    /// Writes the driver's pipeline cache to its file if there are new pipelines.
     pub(crate) fn keep_pipelines(&self) {
         let count = self.pipeline_count();
         if let Some(kept) = self.kept.as_ref().filter(|_| self.written.swap(count, Relaxed) != count) {
             self.compiled().inspect(|data| kept.write(data));
         }
     }
-    /// Bytes of the largest buffer.
+    /// Returns the largest size of a buffer in bytes.
     pub fn max_buffer_bytes(&self) -> u64 {
         self.limits.max_buffer_size / 4 * 4
     }
-    /// Device memory in use, in bytes, where the backend can say: weights, plans, and what wgpu stages uploads in.
+    /// Returns the device memory in use in bytes: parameters, plans, and wgpu's staging memory for uploads. Returns `None` if
+    /// the backend does not report its memory.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
     }
-    /// How many buffers were made on it so far, and their bytes together: those of models, of plans, and of read-backs.
+    /// Returns the number of buffers made so far and the sum of their sizes in bytes. Buffers for models, plans and read-backs
+    /// count.
     pub fn buffers_made(&self) -> (u64, u64) {
         (self.made[0].load(Relaxed), self.made[1].load(Relaxed))
     }
-    /// Bytes of memory of its own, where that is known: the largest heap of the device. A GPU that shares the machine's memory
-    /// has what the driver lets it have of it.
+    /// Returns the size of the device's largest own heap in bytes, or `None` if the size is unknown. A GPU that shares the
+    /// machine's memory reports the part that the driver lets the GPU use.
     pub fn memory_bytes(&self) -> Option<u64> {
         vulkan(&self.device)?.heap
     }
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.limits
     }
-    /// The adapter, its limits and features, over several lines.
+    /// Returns a text of several lines with the adapter, its limits and its features.
     pub fn describe(&self) -> String {
         let (s, l, mib) = (&self.summary, &self.limits, |bytes: u64| format!("{} MiB", bytes >> 20));
         let names: Vec<String> = self.features.iter_names().map(|(name, _)| name.to_lowercase()).collect();
@@ -327,12 +333,12 @@ impl Gpu {
         Error::Device { device: self.summary.to_string(), why: why.into() }
     }
 
-    /// Why the device is gone, for good, if it is.
+    /// Returns why the device was lost, or `None` if the device is not lost.
     pub(crate) fn lost(&self) -> Option<String> {
         lock(&self.faults).lost.clone()
     }
 
-    /// The error that wgpu reported since the last call, if it did.
+    /// Returns the error that wgpu reported since the last check, if wgpu reported an error.
     pub(crate) fn check(&self) -> Result<()> {
         let mut faults = lock(&self.faults);
         match faults.lost.clone().or(faults.error.take()) {
@@ -341,8 +347,8 @@ impl Gpu {
         }
     }
 
-    /// Runs `make`; what goes wrong in it is this call's error, and `what` is in its text. `make` runs now: scopes
-    /// belong to a thread, and the future that is returned may be awaited on another.
+    /// Runs `make` and turns a wgpu error inside `make` into an error of this call. The reason in the error begins with `what`. `make`
+    /// runs at once, because an error scope belongs to a thread. The returned future may be awaited on another thread.
     pub(crate) fn scoped<'a, T, F: FnOnce(&wgpu::Device) -> T>(
         &'a self,
         what: &str,
@@ -354,7 +360,7 @@ impl Gpu {
         let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
         let what = what.to_string();
         async move {
-            // A lack of memory makes everything after it invalid too, so it is the one to tell.
+            // A lack of memory makes all later commands invalid too. So the lack of memory is the error to report.
             match memory.await.or(internal.await).or(validation.await) {
                 Some(error) => Err(self.error(format!("{what}: {}", message(&error)))),
                 None => self.check().map(|()| made),
@@ -362,7 +368,7 @@ impl Gpu {
         }
     }
 
-    /// An error where a buffer would be larger than this device's can be.
+    /// Returns an error if a buffer of `need` bytes would be larger than this device allows.
     pub(crate) fn check_size(&self, what: &str, need: u64) -> Result<()> {
         let limit = self.max_buffer_bytes();
         if need <= limit {
@@ -371,7 +377,7 @@ impl Gpu {
         Err(Error::Limit { what: what.to_string(), need, limit, advice: "use a smaller batch or a smaller layer".into() })
     }
 
-    /// Buffers of these labels and sizes in bytes, all zero.
+    /// Makes buffers with these labels and sizes in bytes. All bytes are zero.
     pub(crate) async fn buffers(&self, wanted: &[(String, u64)], usage: wgpu::BufferUsages) -> Result<Vec<wgpu::Buffer>> {
         for (what, bytes) in wanted {
             self.check_size(what, *bytes)?;
@@ -392,25 +398,26 @@ impl Gpu {
         Ok(buffers)
     }
 
-    /// Calls back for whatever is done; never waits.
+    /// Calls the callbacks of all finished work. Never waits.
     pub(crate) fn poll(&self) -> Result<()> {
-        // Losing the device can panic in here as well: see `wait`.
+        // wgpu may panic here too if the device is lost. See `wait`.
         let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(wgpu::PollType::Poll)));
         self.check()?;
         polled.map(|_| ()).map_err(|_| self.error("the device was lost"))
     }
-    /// What becomes true when all that was submitted so far is done and somebody [polls](Gpu::poll). A wait without time would tell the
-    /// same, but wgpu 30 panics in it when another thread polls meanwhile.
+    /// Returns a flag. The flag becomes true when all work submitted so far is done and a thread [polls](Gpu::poll). A wait
+    /// with a timeout of zero would give the same information, but wgpu 30 panics in such a wait if another thread polls
+    /// meanwhile.
     pub(crate) fn done(&self) -> Arc<AtomicBool> {
         let done = Arc::new(AtomicBool::new(false));
         let tell = done.clone();
         self.queue.on_submitted_work_done(move || tell.store(true, Relaxed));
         done
     }
-    /// Waits until that submission is done. On the web it returns at once: there the browser polls.
+    /// Waits until the submission is done. On the web, `wait` returns at once, because the browser polls.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        // wgpu 30 panics when a device is lost while it waits; a lost device is an error here like any other.
+        // wgpu 30 panics if a device is lost during the wait. The panic is caught and becomes an error.
         let done = catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
         self.check()?;
         match done {
@@ -420,7 +427,8 @@ impl Gpu {
         }
     }
 
-    /// Reads `words` 32-bit words at a byte offset of each buffer, one after the other, when all submitted work is done.
+    /// Reads 32-bit words from buffers and joins them to one list. Each part is a buffer, a byte offset and a number of words.
+    /// Waits until all submitted work is done.
     pub(crate) async fn read<T: bytemuck::Pod>(&self, parts: &[(&wgpu::Buffer, u64, usize)]) -> Result<Vec<T>> {
         assert_eq!(size_of::<T>(), 4, "buffers hold 32-bit words");
         self.check()?;
@@ -446,12 +454,12 @@ impl Gpu {
                 at += words as u64 * 4;
             }
             let index = self.queue.submit([encoder.finish()]);
-            // The receiver is gone only if nobody waits any more.
+            // Sending fails only if nobody waits for the read-back any more.
             staging.map_async(wgpu::MapMode::Read, ..bytes, move |mapped| drop(sender.send(mapped)));
             index
         });
         self.wait(submission.await?)?;
-        // Another thread's poll may be the one that calls back, a little later: so await it, without spinning.
+        // The poll of another thread may run the callback a little later. So the result is awaited, without a busy loop.
         match receiver.receive().await {
             Some(Ok(())) => {}
             _ => return Err(self.check().err().unwrap_or_else(|| self.error("a read-back could not be mapped"))),
@@ -481,7 +489,7 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// wgpu's text; its out-of-memory error alone has none.
+/// Returns wgpu's error text. wgpu's out-of-memory error has no text, so this function gives one.
 fn message(error: &wgpu::Error) -> String {
     match error {
         wgpu::Error::OutOfMemory { .. } => "out of device memory; use a smaller batch or a smaller model".to_string(),
@@ -489,13 +497,15 @@ fn message(error: &wgpu::Error) -> String {
     }
 }
 
-/// The driver's own cache of pipelines, with what an earlier run kept of it. wgpu looks whether that is of this device, and of this
-/// version of the driver, and makes a cache that nothing can be compiled with where it is not: then it begins empty.
+/// Makes the driver's pipeline cache and fills it with the data of an earlier run. wgpu checks that the data belong to this
+/// device and driver version. If the data do not belong to them, wgpu returns a cache that cannot compile anything. The loop
+/// then makes an empty cache.
 pub(super) async fn pipeline_cache(device: &wgpu::Device, mut data: Option<Vec<u8>>) -> wgpu::PipelineCache {
     loop {
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("downhill"), data: data.as_deref(), fallback: true };
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        // SAFETY: the data is what this driver gave us: `Blob` checks that it is whole, and by its UUID that it is this driver's.
+        // SAFETY: the data come from this driver. `Blob` checks by a hash that the data are whole and by a UUID that the
+        // driver is the same.
         let cache = unsafe { device.create_pipeline_cache(&descriptor) };
         if scope.pop().await.is_none() || data.take().is_none() {
             return cache;
@@ -503,17 +513,17 @@ pub(super) async fn pipeline_cache(device: &wgpu::Device, mut data: Option<Vec<u
     }
 }
 
-/// The size of every subgroup of a device, where the least and the most are one. Where they differ, the driver may compile a kernel
-/// for any size between them, and a sum by subgroups would have an order, and bits, that nobody knows.
+/// Returns the size of every subgroup of a device if the smallest and the largest size are equal. If they differ, the driver
+/// may compile a kernel for any size between them. The order of a sum over subgroups, and so its bits, would be unknown.
 fn equal(least: u32, most: u32) -> Option<u32> {
     (least == most && least > 0).then_some(least)
 }
 
-/// What Vulkan tells of a device.
+/// Properties of a device that Vulkan reports.
 struct Vulkan {
-    /// Bytes of the largest heap that is local to it.
+    /// The size in bytes of the largest heap that is local to the device.
     heap: Option<u64>,
-    /// Of a device and driver whose compiled pipelines are the same.
+    /// The number of a device and driver that can share compiled pipelines.
     pipeline_cache_uuid: [u8; 16],
 }
 
@@ -521,8 +531,8 @@ struct Vulkan {
 fn vulkan(device: &wgpu::Device) -> Option<Vulkan> {
     // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
     const LOCAL: u32 = 1;
-    // SAFETY: nothing of the driver's is changed, destroyed or kept: the device that lends the handles outlives this
-    // function, and asking a physical device for its memory and properties is allowed at any time, from any thread.
+    // SAFETY: this code changes, destroys and stores nothing of the driver. The device that lends the handles outlives this
+    // function. Vulkan allows queries of memory and properties at any time and from any thread.
     let (memory, properties) = unsafe {
         let vulkan = device.as_hal::<wgpu::hal::vulkan::Api>()?;
         let (instance, device) = (vulkan.shared_instance().raw_instance(), vulkan.raw_physical_device());
@@ -533,7 +543,7 @@ fn vulkan(device: &wgpu::Device) -> Option<Vulkan> {
     Some(Vulkan { heap, pipeline_cache_uuid: properties.pipeline_cache_uuid })
 }
 
-/// wgpu has no Vulkan here.
+/// wgpu has no Vulkan on this system.
 #[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn vulkan(_: &wgpu::Device) -> Option<Vulkan> {
     None

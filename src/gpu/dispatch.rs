@@ -1,41 +1,41 @@
-//! How much of a pass one dispatch does, and in what shape. Arithmetic only.
+//! Divides a pass into windows and gives each dispatch its size. This module only calculates.
 
 use crate::{
     error::{Error, Result},
     kernel::{ALIGN, Bind, Pass, Span, Word},
 };
 
-/// What bounds one dispatch.
+/// The limits of one dispatch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reach {
-    /// Bytes of one storage binding.
+    /// The largest size of a storage binding in bytes.
     pub binding: u64,
-    /// Workgroups of one dimension.
+    /// The largest number of workgroups in one dimension.
     pub groups: u32,
 }
 
-/// Some consecutive units of a pass: those of one dispatch.
+/// A window: consecutive units of a pass that one dispatch computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub first: usize,
     pub units: usize,
 }
 
-/// Windows start at a multiple of this many units, so that every tensor of theirs starts at a multiple of 256 bytes,
-/// the strictest alignment of a binding there is, and with a block of its units.
+/// Returns the number of units that must divide the start of a window. Then every tensor of the window starts with a whole
+/// block and at a multiple of 256 bytes. No device requires a stricter alignment of bindings.
 fn grain(pass: &Pass) -> usize {
-    // The powers of two that n lacks.
+    // The factor by which `n` must be multiplied to make it a multiple of `ALIGN`.
     let lacks = |n: usize| ALIGN >> n.trailing_zeros().min(ALIGN.ilog2());
     let units = |bind: &Bind| match bind.span {
         Span::PerUnit(n) => lacks(n),
         Span::Blocks { units, elements } => units * lacks(elements),
         Span::Whole | Span::Flags | Span::Lines { .. } => 1,
     };
-    // All blocks of a pass are of equally many units, so that the largest of these is a multiple of the others.
+    // All blocks of a pass have equally many units. So the largest of these numbers is a multiple of the others.
     pass.binds.iter().map(units).max().unwrap_or(1)
 }
 
-/// The number of a pass that others are divided by although it is 0, if there is one.
+/// Returns the name of a divisor of the pass that is 0, if there is one.
 fn zero(pass: &Pass) -> Option<String> {
     let of = |bind: &Bind| match bind.span {
         Span::PerUnit(0) => Some(format!("the elements of a unit of `{}`", bind.name)),
@@ -49,17 +49,17 @@ fn zero(pass: &Pass) -> Option<String> {
 }
 
 impl Reach {
-    /// Workgroups of one dispatch, folded.
+    /// Returns the largest number of workgroups in one dispatch.
     fn all_groups(self) -> u64 {
         (self.groups as u64).saturating_pow(3)
     }
 
-    /// The windows of `pass` whose bindings hold `elements` each: one, unless a limit is in the way.
+    /// Divides `pass` into windows. `elements` lists the sizes of its tensors. There is one window if no limit prevents it.
     ///
-    /// Only a pass that writes nothing that is bound whole can be split: its shader knows of `p.first`.
+    /// A pass can be divided only if it binds none of its outputs whole. Its shader must use `p.first`.
     ///
     /// # Errors
-    /// [`Error::Limit`] where a limit is in the way of any division, [`Error::Argument`] where a pass divides its work by 0.
+    /// [`Error::Limit`] if no division meets the limits. [`Error::Argument`] if the pass would divide by 0.
     pub fn windows(self, label: &str, pass: &Pass, elements: &[usize]) -> Result<Vec<Window>> {
         if let Some(what) = zero(pass) {
             let why = format!("kernel {} divides its work by {what}, which is 0: it must be at least 1", pass.source.name);
@@ -74,7 +74,7 @@ impl Reach {
         }
         let groups = (pass.units as u64).div_ceil(pass.per_group as u64);
         let mut most = usize::try_from(self.all_groups().saturating_mul(pass.per_group as u64)).unwrap_or(usize::MAX);
-        // Half the range of u32 leaves room for the spare groups of a folded dispatch.
+        // The bound is half the range of `u32`, so that the spare workgroups of a folded dispatch do not overflow.
         most = most.min(1 << 31);
         let mut tight = None;
         for (bind, &n) in pass.binds.iter().zip(elements) {
@@ -109,7 +109,7 @@ impl Reach {
         Ok((0..pass.units).step_by(most).map(window).collect())
     }
 
-    /// The workgroups of a window of `pass`, folded over x, y and z with as few to spare as three factors allow.
+    /// Distributes the workgroups of a window over x, y and z, with few spare workgroups.
     pub fn fold(self, pass: &Pass, window: Window) -> [u32; 3] {
         let (most, groups) = (self.groups as u64, window.units.div_ceil(pass.per_group) as u64);
         let z = groups.div_ceil(most * most);
@@ -119,7 +119,7 @@ impl Reach {
     }
 }
 
-/// The part of a tensor of `elements` that a window binds: first element and count.
+/// Returns the first element and the number of elements that a window binds of a tensor with `elements` elements.
 pub(super) fn part(span: Span, split: bool, window: Window, elements: usize) -> (usize, usize) {
     match span {
         Span::PerUnit(n) if split => (window.first * n, (window.units * n).min(elements.saturating_sub(window.first * n))),
@@ -136,7 +136,8 @@ pub(super) fn part(span: Span, split: bool, window: Window, elements: usize) -> 
     }
 }
 
-/// `struct Params` of a window, as words, padded to the 16 bytes that some backends round a uniform up to.
+/// Returns the words of `struct Params` for a window. The words are padded to 16 bytes, because some backends round a uniform
+/// up.
 pub(super) fn params(pass: &Pass, window: Window) -> Vec<u32> {
     let mut words = vec![window.first as u32, window.units as u32];
     words.extend(pass.params.iter().map(|(_, word)| match *word {

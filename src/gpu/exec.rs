@@ -1,5 +1,5 @@
-//! The replay of a plan: every buffer, pipeline and bind group is made once; a step is one compute pass, and one submit
-//! has one step or many.
+//! Runs a loaded plan again and again. Every buffer, pipeline and bind group is made once. A step is one compute pass. A
+//! submit holds one step or many.
 
 use crate::{
     error::{Error, Result},
@@ -31,68 +31,70 @@ use std::{
     time::Instant,
 };
 
-/// Elements of the fence after a guarded buffer.
+/// The number of elements in the fence behind a guarded buffer.
 pub(super) const FENCE: usize = 64;
 
-/// What a plan is run with.
+/// The options for loading a plan.
 #[derive(Clone, Copy, Default)]
 pub struct ExecOptions<'a> {
-    /// Where each step leaves its first outputs, as many as the plan and the ring have.
+    /// The ring into which each step writes its first outputs.
     pub ring: Option<&'a Arc<GpuRing>>,
-    /// Whether each buffer gets a fence after its end, for tests.
+    /// Whether each buffer ends with a fence. Tests use fences to find writes past the end.
     pub guards: bool,
 }
 
-/// What changes from one run of a plan to the next.
+/// The numbers that change from one run of a plan to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepRow {
-    /// Of the random numbers.
+    /// The seed of the random numbers.
     pub seed: u64,
-    /// The number of the step, from 0.
+    /// The number of the step, counted from 0.
     pub step: u64,
-    /// The number of the micro-batch in the step, from 0.
+    /// The number of the micro-batch in the step, counted from 0.
     pub micro: u32,
-    /// Whether other micro-batches of the step follow, so that there is no update yet.
+    /// Whether more micro-batches of the step follow. If so, this run makes no update.
     pub more: bool,
-    /// The number of the batch: of its row in the ring.
+    /// The number of the batch. It selects the row in the ring.
     pub batch: u64,
-    /// The place of its first sample in the order of the data that it is fed from.
+    /// The place of the batch's first sample in the order of the data set on the device.
     pub sample: u32,
 }
 
 impl StepRow {
-    /// What its random numbers are drawn by: the step, or another number for each later micro-batch of it.
+    /// Returns the number from which random numbers are drawn. Each micro-batch of a step has another number. For the first
+    /// micro-batch it is the number of the step.
     pub fn draw(&self) -> u64 {
         self.step | u64::from(self.micro) << 40
     }
-    /// `struct Step` of the shaders; `row` is the number of its hyperparameters.
+    /// Returns `struct Step` of the shaders as words. `row` is the number of the row of hyperparameters.
     fn words(&self, row: usize) -> [u32; STEP_BYTES as usize / 4] {
         let ([s0, s1], [d0, d1]) = (words(self.seed), words(self.draw()));
         [s0, s1, d0, d1, self.sample, row as u32, 0, 0]
     }
 }
 
-/// What was done so far.
+/// Counts of the work done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Replays of a plan: steps, or micro-batches of them.
+    /// The number of runs of a plan. Each run is a step or a micro-batch.
     pub steps: u64,
-    /// Submits of steps, each of which has one or many of them.
+    /// The number of submits. A submit holds one step or many.
     pub submits: u64,
-    /// Dispatches of all steps.
+    /// The number of dispatches in all steps.
     pub dispatches: u64,
-    /// Read-backs; each is a submit too.
+    /// The number of read-backs. Each read-back is also a submit.
     pub reads: u64,
-    /// Times that the host waited for a read-back: the device has nothing to do then, once it is done.
+    /// The number of times that the host waited for a read-back. The device is idle after such a wait.
     pub waits: u64,
-    /// Times that the host waited because it was some submits ahead of the device, which has the others to go on with.
+    /// The number of times that the host waited because it was several submits ahead of the device. The device keeps working
+    /// during such a wait.
     pub held: u64,
-    /// Bytes of inputs, constants, uniforms and rows of the table; of data sets on the device, and the orders of their
-    /// samples.
+    /// The number of uploaded bytes: inputs, constants, uniforms, rows of the table of steps, data sets and the orders of
+    /// their samples.
     pub bytes_uploaded: u64,
-    /// Bytes of read-backs.
+    /// The number of bytes in all read-backs.
     pub bytes_read: u64,
-    /// Buffers made: when a plan is loaded, and when data is put on the device.
+    /// The number of buffers made, for plans and for data sets.
     pub allocations: u64,
 }
 
@@ -112,7 +114,7 @@ impl Sum for Counters {
     }
 }
 
-/// [`Counters`] that a shared `GpuExec` can add to.
+/// The counters that a shared `GpuExec` can increase.
 #[derive(Default)]
 struct Counting {
     reads: AtomicU64,
@@ -121,53 +123,53 @@ struct Counting {
     bytes_read: AtomicU64,
 }
 
-/// What fetches a step's batch.
+/// The dispatches that fetch a step's batch, and their data set.
 struct Feed {
     resident: Arc<Resident>,
     augment: Option<FlipShift>,
     steps: Vec<Step>,
     dispatches: Vec<Dispatch>,
-    /// Of its uniforms.
+    /// The size of the uniforms in bytes.
     bytes: u64,
 }
 
-/// A plan, loaded.
+/// A plan that is loaded on a GPU.
 pub struct GpuExec {
     gpu: Arc<Gpu>,
     store: Arc<GpuStore>,
     buffers: Buffers,
-    /// How many parameters the plan has.
+    /// The number of parameters in the plan.
     params: usize,
-    /// How many steps, without aliases.
+    /// The number of steps in the plan, without aliases.
     steps: usize,
     groups: usize,
     inputs: Vec<InputDef>,
     outputs: Vec<(Loc, Shape)>,
     dispatches: Vec<Dispatch>,
-    /// The table of steps, its bind group, and the bytes from row to row.
+    /// The table of steps. Below it are its bind group and the distance between two rows in bytes.
     rows: wgpu::Buffer,
     rows_group: wgpu::BindGroup,
     row_stride: u64,
-    /// The words of the rows that are sent, and hyperparameters, in memory that is used again.
+    /// The words of the rows and hyperparameters that are uploaded. The memory is reused.
     words: Vec<u32>,
-    /// Which dispatches fetch a step's batch, and from where.
+    /// The dispatches that fetch a step's batch, if the plan is fed from a data set on the device.
     feed: Option<Feed>,
     collect: Option<Arc<Collected>>,
     ring: Option<Arc<GpuRing>>,
     pace: Pace,
-    /// Of all buffers made for it, without those of a feed.
+    /// The size of all buffers made for the plan in bytes, without the buffers of the feed.
     bytes: u64,
-    /// What is counted by whoever has it alone.
+    /// The counters that only the owner increases.
     done: Counters,
     counting: Counting,
 }
 
 impl GpuExec {
-    /// Makes every buffer, pipeline and bind group that replaying `plan` takes.
+    /// Loads `plan`: makes every buffer, pipeline and bind group that the plan needs.
     ///
     /// # Errors
-    /// [`Error::Limit`] where a tensor is larger than this device can hold or bind, naming the op;
-    /// [`Error::Device`] where the driver refuses.
+    /// [`Error::Limit`] with the name of the op if a tensor is larger than this device can hold or bind. [`Error::Device`] if
+    /// the driver fails.
     pub async fn new(gpu: &Arc<Gpu>, plan: &Plan, store: &Arc<GpuStore>, options: ExecOptions<'_>) -> Result<GpuExec> {
         if let Some(param) = plan.params.get(store.layout().ranges.len()) {
             return Err(Error::Parameter { name: param.name.clone(), why: "it has no range in this store's layout".into() });
@@ -223,7 +225,7 @@ impl GpuExec {
         })
     }
 
-    /// Puts a batch into input `input`; it is there for the next step. Its shape must be that of the plan.
+    /// Writes a batch into input `input` for the next steps. The batch must have the shape of the input.
     pub fn write(&self, input: usize, data: &Host<f32>) -> Result<()> {
         let want = nth(&self.inputs, "input", input)?.shape;
         if !data.fits(want) {
@@ -236,11 +238,11 @@ impl GpuExec {
         self.gpu.check()
     }
 
-    /// Has each step that is [`fed`](GpuExec::submit_steps) fetch its batch from `resident`, with the first input's images
-    /// changed. Made once; data that it was fed from before is let go.
+    /// Makes each [fed](GpuExec::submit_steps) step fetch its batch from `resident`. `augment` changes the images of the first
+    /// input. The dispatches are made once. A previous data set is dropped.
     ///
     /// # Errors
-    /// [`Error::Input`] where the samples do not fit the plan's inputs; as [`GpuExec::new`].
+    /// [`Error::Input`] if the samples do not fit the plan's inputs, and the errors of [`GpuExec::new`].
     pub async fn feed(&mut self, resident: &Arc<Resident>, augment: Option<FlipShift>) -> Result<()> {
         if self.feed.as_ref().is_some_and(|old| Arc::ptr_eq(&old.resident, resident) && old.augment == augment) {
             return Ok(());
@@ -255,42 +257,43 @@ impl GpuExec {
         self.feed = Some(Feed { resident: resident.clone(), augment, steps, dispatches, bytes });
         Ok(())
     }
-    /// The steps that fetch a batch, if it is fed.
+    /// Returns the steps that fetch a batch. The list is empty if the plan is not fed.
     pub(crate) fn fetch(&self) -> &[Step] {
         self.feed.as_ref().map_or(&[], |feed| &feed.steps)
     }
-    /// Lets go of the data that it is fed from.
+    /// Drops the data set from which the plan was fed.
     pub fn starve(&mut self) {
         self.feed = None;
     }
 
-    /// Has each step leave all its outputs there, until this is called with `None`.
+    /// Makes each step store all its outputs in `into`. `None` stops this.
     pub fn collect(&mut self, into: Option<&Arc<Collected>>) {
         self.collect = into.cloned();
     }
-    /// Bytes of all buffers that are its own: not the weights, nor a data set.
+    /// Returns the size of the plan's own buffers in bytes, without parameters and data sets.
     pub fn bytes(&self) -> u64 {
         self.bytes + self.feed.as_ref().map_or(0, |feed| feed.bytes)
     }
-    /// The shapes of the outputs.
+    /// Returns the shapes of the outputs.
     pub fn output_shapes(&self) -> impl Iterator<Item = Shape> + '_ {
         self.outputs.iter().map(|&(_, shape)| shape)
     }
 
-    /// Runs the plan once, on the inputs as they are.
+    /// Runs the plan once on the current inputs.
     pub fn submit(&mut self, row: &StepRow) -> Result<()> {
         self.submit_steps(std::slice::from_ref(row), &[], false)
     }
-    /// Runs the plan once for each row, in one submit; where they are `fed`, on the batch that each fetches. `hyper` are the
-    /// hyperparameters of all rows, for each as many as there are groups. Returns when the work is queued; it waits only where too much
-    /// is queued already.
+    /// Runs the plan once for each row, in one submit. If `fed` is true, each step fetches its own batch. `hyper` lists the
+    /// hyperparameters of all rows, one entry for each row and group. The call returns when the work is queued. It waits only
+    /// if too many submits are queued already.
     ///
     /// # Errors
-    /// [`Error::Argument`] for more rows than the table has, for outputs that there is no room to collect; a fault of the device.
+    /// [`Error::Argument`] if there are more rows than the table has, or if there is no room for the collected outputs. Also
+    /// an error if the device fails.
     pub fn submit_steps(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool) -> Result<()> {
         self.submit_with(rows, hyper, fed, None)
     }
-    /// The same; with clocks, which measure one step.
+    /// Does the work of [`submit_steps`](GpuExec::submit_steps). With `clocks`, it also measures one step.
     pub(super) fn submit_with(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool, mut clocks: Option<&mut Clocks>) -> Result<()> {
         let lap = |clocks: &mut Option<&mut Clocks>, name| clocks.iter_mut().for_each(|c| c.lap(name));
         self.gpu.check()?;
@@ -314,11 +317,11 @@ impl GpuExec {
         self.pace.room(&self.gpu)?;
         self.words.clear();
         for (i, row) in rows.iter().enumerate() {
-            // With what lies between the rows.
+            // The gap between two rows is filled with zeros.
             self.words.resize(self.words.len().next_multiple_of(self.row_stride as usize / 4), 0);
             self.words.extend(row.words(i));
         }
-        // They land when the submits before are done.
+        // The upload happens after all earlier submits are done.
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&self.words));
         self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
         if self.groups > 0 {
@@ -377,20 +380,20 @@ impl GpuExec {
     fn output(&self, (loc, shape): (Loc, Shape)) -> BufferRange<'_> {
         self.buffers.place(&self.store, None, loc, shape.elements()).expect("outputs were bound when the plan was loaded")
     }
-    /// Says that all steps so far are done: those that follow are timed anew.
+    /// Records that all steps so far are done. Later steps are timed anew.
     pub fn rested(&mut self) {
         self.pace.last();
     }
-    /// How many fed steps the next submit should have: as many as are wanted, or so many that it takes some ten milliseconds.
+    /// Returns the number of fed steps for the next submit: `wanted`, or else the number that takes about ten milliseconds.
     pub fn steps_per_submit(&self, wanted: Option<usize>) -> usize {
         wanted.unwrap_or(self.pace.steps()).min(self.most())
     }
-    /// Steps that one submit can have.
+    /// Returns the largest number of steps in one submit.
     fn most(&self) -> usize {
         if self.groups > 0 { self.store.steps() } else { MOST }
     }
 
-    /// Uploads the row of a step, and encodes all dispatches into one pass, `times` times over.
+    /// Uploads the row of a step and encodes all its dispatches `times` times into one pass.
     pub(super) fn encode(&self, row: &StepRow, times: usize, stamps: Option<wgpu::ComputePassTimestampWrites>) -> wgpu::CommandEncoder {
         let words = row.words(0);
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&words));
@@ -405,7 +408,7 @@ impl GpuExec {
         encoder
     }
 
-    /// Output `output` of the plan, after all steps submitted so far.
+    /// Returns output `output` of the plan after all steps submitted so far.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
         let output = *nth(&self.outputs, "output", output)?;
         let (from, shape) = (self.output(output), output.1);
@@ -417,7 +420,7 @@ impl GpuExec {
         })
     }
 
-    /// What happened so far.
+    /// Returns the counters.
     pub fn counters(&self) -> Counters {
         Counters {
             reads: self.counting.reads.load(Relaxed),
@@ -428,7 +431,7 @@ impl GpuExec {
             ..self.done
         }
     }
-    /// Dispatches of a step, without those that fetch its batch.
+    /// Returns the number of dispatches in a step, without the dispatches that fetch its batch.
     #[cfg(test)]
     pub fn dispatches(&self) -> usize {
         self.dispatches.len()
@@ -436,7 +439,7 @@ impl GpuExec {
     pub(super) fn all_dispatches(&self, fed: bool) -> usize {
         self.dispatches.len() + self.feed.as_ref().filter(|_| fed).map_or(0, |feed| feed.dispatches.len())
     }
-    /// Waits until all steps are done. Blocks.
+    /// Waits until all steps are done. The call blocks the thread.
     pub fn finish(&mut self) -> Result<()> {
         match self.pace.last() {
             Some(newest) => {
@@ -456,7 +459,7 @@ impl GpuExec {
         self.counting.bytes_read.fetch_add(words as u64 * 4, Relaxed);
     }
 
-    /// For tests: fills everything that a step has to write (slots, scratch, gradients) and every fence with `word`.
+    /// Fills every buffer that a step writes (slots, scratch, gradients) and every fence with `word`. For tests.
     pub fn fill_slots(&self, word: u32) -> Result<()> {
         let fence = self.buffers.fence;
         let fill = |buffer: &wgpu::Buffer, first: usize, count: usize| {
@@ -477,7 +480,7 @@ impl GpuExec {
         self.gpu.check()
     }
 
-    /// For tests: the buffers whose fence is not all `word` any more, with the first element that changed.
+    /// Returns the buffers whose fence has changed from `word`, with the first changed element. For tests.
     pub async fn fences_intact(&self, word: u32) -> Result<Vec<String>> {
         if self.buffers.fence == 0 {
             return Err(Error::argument("fences_intact", "this plan was loaded without guards"));

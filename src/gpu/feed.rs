@@ -14,29 +14,29 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Random changes to the images of a batch, as the numbers that `shaders/feed.wgsl` draws by.
+/// Random changes to the images of a batch. The fields are the numbers that `shaders/feed.wgsl` uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlipShift {
-    /// An image is mirrored left to right where 24 random bits are below this number.
+    /// The threshold for mirroring an image left to right. An image is mirrored if 24 random bits are below the threshold.
     pub horizontal: u32,
-    /// Likewise top to bottom.
+    /// The threshold for mirroring an image top to bottom.
     pub vertical: u32,
-    /// An image is moved by up to so many pixels along each axis.
+    /// The largest shift of an image in pixels along each axis.
     pub shift: u32,
 }
 
-/// The samples, or the targets, of a data set: `width` numbers a row.
+/// The samples or the targets of a data set. A sample is a row of `width` numbers.
 #[derive(Clone, Copy, Debug)]
 pub enum FeedColumn<'a> {
-    /// Floats.
+    /// Floating-point numbers.
     Float(&'a [f32]),
     /// Labels or tokens.
     Index(&'a [u32]),
-    /// Bytes.
+    /// Bytes. A table gives the number that each byte stands for.
     Bytes {
-        /// One a number.
+        /// The data, one byte for each number.
         data: &'a [u8],
-        /// What each of the 256 means.
+        /// The number for each of the 256 bytes.
         means: &'a [f32; 256],
     },
 }
@@ -49,7 +49,7 @@ impl FeedColumn<'_> {
             FeedColumn::Bytes { data, .. } => data,
         }
     }
-    /// What a piece starts with.
+    /// Returns the table at the start of each piece.
     fn table(&self) -> &[u8] {
         match self {
             FeedColumn::Bytes { means, .. } => bytemuck::cast_slice(*means),
@@ -61,38 +61,39 @@ impl FeedColumn<'_> {
     }
 }
 
-/// Bytes that are staged at once when data goes to the device.
+/// The number of bytes in one staged upload.
 const STRIDE: usize = 32 << 20;
 
-/// A data set on the device: bytes are bytes there. Where a column is larger than a binding, it is cut into pieces between
+/// A data set on the device. Bytes stay bytes there. A column that is larger than a binding is divided into pieces between
 /// samples.
 pub struct Resident {
     gpu: Arc<Gpu>,
     columns: Vec<Stored>,
     order: wgpu::Buffer,
     len: usize,
-    /// What the order is written from.
+    /// Memory for the words of the order. It is reused for each upload.
     words: Mutex<Vec<u32>>,
     uploaded: AtomicU64,
     allocations: u64,
 }
 
 struct Stored {
-    /// Numbers of a row.
+    /// The numbers in a row.
     width: usize,
     dtype: DType,
     bytes: bool,
-    /// Rows of each piece but the last.
+    /// The rows in each piece. The last piece may have fewer.
     rows: usize,
     pieces: Vec<wgpu::Buffer>,
 }
 
 impl Resident {
-    /// Puts `len` samples on the device: their columns, each with the numbers of a row, in the order of the plan's inputs. `None`
-    /// where that would take more than `most` bytes, or a sample or the order of all is more than this device can bind.
+    /// Uploads `len` samples to the device. Each column comes with the number of values in a row. The columns have the order
+    /// of the plan's inputs. Returns `None` if the data would take more than `most` bytes, or if a sample or the order is
+    /// larger than a binding.
     ///
     /// # Errors
-    /// [`Error::Device`] without the memory.
+    /// [`Error::Device`] if there is not enough memory.
     pub async fn new(gpu: &Arc<Gpu>, columns: &[(FeedColumn<'_>, usize)], len: usize, most: u64) -> Result<Option<Resident>> {
         let limit = gpu.caps().max_binding_bytes;
         let order_bytes = len as u64 * 4;
@@ -130,7 +131,7 @@ impl Resident {
                         last[..part.len() - whole].copy_from_slice(&part[whole..]);
                         gpu.queue.write_buffer(&buffer, at + whole as u64, &last);
                     }
-                    // So that what it is staged in becomes free.
+                    // A submit frees the staging memory of the upload.
                     gpu.queue.submit([]);
                 }
                 stored.pieces.push(buffer);
@@ -142,10 +143,11 @@ impl Resident {
         Ok(Some(Resident { gpu: gpu.clone(), columns: stored, order, len, words, uploaded, allocations }))
     }
 
-    /// The samples of an epoch, in its order: a step names the place of its first one.
+    /// Sets the order of the samples in an epoch. A step names the place of its first sample in this order.
     ///
     /// # Errors
-    /// [`Error::Argument`] for more samples than there are, or one that is not; a fault of the device.
+    /// [`Error::Argument`] if there are more samples than the data set has, or a sample does not exist. Also an error if the
+    /// device fails.
     pub fn set_order(&self, samples: &[usize]) -> Result<()> {
         if samples.len() > self.len || samples.iter().any(|&s| s >= self.len) {
             return Err(Error::argument("order", format!("it names samples that the {} on the device are not", self.len)));
@@ -164,20 +166,21 @@ impl Resident {
         self.columns.get(column)?.pieces.get(piece)
     }
 
-    /// Bytes that it takes on the device.
+    /// Returns the size of the data set on the device in bytes.
     pub fn bytes(&self) -> u64 {
         let pieces = self.columns.iter().flat_map(|stored| &stored.pieces);
         pieces.chain([&self.order]).map(|buffer| buffer.size()).sum()
     }
-    /// Bytes uploaded, and buffers made.
+    /// Returns the number of uploaded bytes and the number of buffers.
     pub(crate) fn counts(&self) -> [u64; 2] {
         [self.uploaded.load(Relaxed), self.allocations]
     }
 
-    /// The steps that fill these inputs of a plan, one for each piece of the data. Those of the first change its images.
+    /// Returns the steps that fill these inputs of a plan, one step for each piece of the data. `augment` changes the first
+    /// input.
     ///
     /// # Errors
-    /// [`Error::Input`] where the samples do not fit the inputs.
+    /// [`Error::Input`] if the samples do not fit the inputs.
     pub(crate) fn steps(&self, inputs: &[InputDef], augment: Option<FlipShift>, caps: &Caps) -> Result<Vec<Step>> {
         if inputs.len() > self.columns.len() {
             let want = format!("{} tensors", inputs.len());
@@ -216,8 +219,9 @@ impl Stored {
     }
 }
 
-/// A pass of `shaders/feed.wgsl` that fills an input `[batch, …]` from a piece of a data set: whether that is of bytes, how many
-/// numbers an invocation does, and the piece's `start`, `rows` and `len` (of the whole set).
+/// Returns a pass of `shaders/feed.wgsl` that fills an input `[batch, …]` from a piece of a data set. `bytes` says whether the
+/// piece holds bytes. `each` is the number of values for each invocation. `piece` gives `start`, `rows` and `len` (of the
+/// whole set).
 pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape, augment: Option<&FlipShift>, caps: &Caps) -> Pass {
     let wg = caps.workgroup(256);
     let mut params: Vec<(String, Word)> = piece.iter().map(|&(name, n)| (name.to_string(), n.into())).collect();
@@ -232,7 +236,7 @@ pub fn feed_pass(bytes: bool, each: usize, piece: &[(&str, usize)], input: Shape
         entry: if augment.is_some() { "augmented" } else { "forward" },
         consts: vec![("WG", wg.into()), ("EACH", each.into()), ("BYTES", Word::U(bytes.into()))],
         params,
-        // Floats are copied as the words they are.
+        // Floats are copied as 32-bit words.
         binds: vec![Bind::input("data", 0, DType::U32), Bind::input("order", 1, DType::U32), Bind::output("y", DType::U32).per_unit(each)],
         code: String::new(),
         units: input.elements() / each,
@@ -254,7 +258,7 @@ mod tests {
     };
     use pollster::block_on;
 
-    /// The plan that does nothing with its inputs.
+    /// A plan that only passes its inputs on.
     fn plan(inputs: &[Shape]) -> Plan {
         Plan {
             inputs: inputs.iter().map(|&shape| InputDef { shape, classes: None }).collect(),
@@ -275,7 +279,7 @@ mod tests {
         FlipShift { horizontal, vertical, shift: augment.crop_padding as u32 }
     }
 
-    /// Every step's batch as the device fetches it, against the host's, bit by bit.
+    /// Compares every batch that the device fetches with the host's batch, bit by bit.
     fn same(gpu: &Arc<Gpu>, data: &Dataset, augment: Option<Augment>, pieces: usize) {
         const NAN: u32 = 0x7fc0_dead;
         let (mut x, mut y) = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap();
@@ -297,12 +301,12 @@ mod tests {
         let columns = [(column, width), targets];
         let resident = Arc::new(block_on(Resident::new(gpu, &columns, data.len(), 1 << 30)).unwrap().expect("it fits"));
         assert_eq!(resident.columns[0].pieces.len(), pieces, "{data:?}");
-        // Where that is more than it may take, it does not go there.
+        // Data that need more than the allowed bytes are not uploaded.
         assert!(block_on(Resident::new(gpu, &columns, data.len(), 1000)).unwrap().is_none());
         exec.fill_slots(NAN).unwrap();
         assert!(exec.submit_steps(&[StepRow::default()], &[], true).unwrap_err().to_string().contains("fed from nowhere"));
         block_on(exec.feed(&resident, augment.map(|a| flip_shift(&a)))).unwrap();
-        // An epoch that starts at a step whose number is near the end of 32 bits.
+        // The epoch starts at a step whose number is near the end of 32 bits.
         let (seed, first) = (3 << 40 | 5, (1u64 << 32) - 3);
         let order = data::shuffled(data.len(), 1, 0);
         resident.set_order(&order).unwrap();
@@ -347,7 +351,7 @@ mod tests {
             let tokens: Vec<u32> = (0..1000 * 9).map(|i| i * 7 % 50).collect();
             let tokens = Dataset::tokens(tokens.clone(), [9], 50, Target::labels_per([9], tokens, 50)).unwrap();
             let whole = Augment { horizontal_flip: 0.5, vertical_flip: 0.25, crop_padding: 2 };
-            // The digits are 115,008 bytes, the floats 378,000, the odd bytes 76,585.
+            // The digits have 115,008 bytes, the floats 378,000, and the odd bytes 76,585.
             for (data, pieces) in [(&digits, 2), (&normal, 2), (&odd, 6), (&odd_bytes, 2), (&tokens, 1)] {
                 let pieces = if cut { pieces } else { 1 };
                 same(&gpu, data, None, pieces);

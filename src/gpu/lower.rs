@@ -1,5 +1,5 @@
-//! From steps to dispatches: which tensors each pass binds, how it is split, and its uniforms. [`needs`] goes the same way as loading a
-//! plan does, up to where something is made.
+//! Turns the steps of a plan into dispatches. For each pass it finds the tensors to bind, the division into windows and the
+//! uniforms. [`needs`] does the same work as loading a plan, but makes nothing on the device.
 
 use crate::{
     error::{Error, Result},
@@ -15,15 +15,15 @@ use crate::{
 
 /// A pass and the tensors that it binds.
 struct BoundPass<'a> {
-    /// The op with its shapes, place and layer, for errors and for labels of bind groups.
+    /// The op with its shapes, place and layer. Errors and bind group labels use it.
     label: String,
-    /// Op and kernel, for labels of pipelines.
+    /// The names of the op and its kernel. Pipeline labels use it.
     name: String,
-    /// The number of its step, in the order of the plan without aliases.
+    /// The number of the step in the plan, without aliases.
     kernel: usize,
     step: &'a Step,
     pass: &'a Pass,
-    /// Where each tensor lies, and its elements.
+    /// The place and the number of elements of each tensor.
     tensors: Vec<(Loc, usize)>,
 }
 
@@ -34,7 +34,7 @@ impl BoundPass<'_> {
         Error::argument(&self.label, why)
     }
 
-    /// The places of its tensors.
+    /// Returns the buffer range of each tensor.
     fn places<'a>(&self, find: impl Fn(Loc, usize) -> Option<BufferRange<'a>>) -> Result<Vec<BufferRange<'a>>> {
         let found = self.tensors.iter().enumerate();
         let places = found.map(|(i, &(loc, n))| find(loc, n).ok_or_else(|| self.missing(i))).collect::<Result<Vec<BufferRange>>>()?;
@@ -50,7 +50,7 @@ impl BoundPass<'_> {
     }
 }
 
-/// Every pass of these steps, in order.
+/// Returns every pass of these steps, in order.
 fn works(steps: &[Step]) -> Result<Vec<BoundPass<'_>>> {
     let mut all = Vec::new();
     for (kernel, step) in steps.iter().filter(|s| !s.is_alias()).enumerate() {
@@ -74,9 +74,9 @@ fn works(steps: &[Step]) -> Result<Vec<BoundPass<'_>>> {
 struct Job {
     work: usize,
     window: Window,
-    /// Whether the pass has others.
+    /// Whether the pass has more than one dispatch.
     split: bool,
-    /// Offset and bytes of its `struct Params`.
+    /// The offset and the size of `struct Params` in bytes.
     params: (u64, u64),
 }
 
@@ -87,12 +87,12 @@ impl Gpu {
     fn uniform_align(&self) -> u64 {
         self.limits().min_uniform_buffer_offset_alignment as u64
     }
-    /// Bytes from row to row of the table of steps.
+    /// Returns the distance between two rows of the table of steps in bytes.
     pub(super) fn row_stride(&self) -> u64 {
         STEP_BYTES.next_multiple_of(self.uniform_align())
     }
 
-    /// The dispatches of all passes, and one buffer's words with the `struct Params` of them all.
+    /// Returns the dispatches of all passes, and the words of a buffer that holds the `struct Params` of every dispatch.
     fn jobs(&self, works: &[BoundPass]) -> Result<(Vec<Job>, Vec<u32>)> {
         let (mut jobs, mut words) = (Vec::new(), Vec::<u32>::new());
         for (i, BoundPass { label, name, pass, tensors, .. }) in works.iter().enumerate() {
@@ -111,18 +111,18 @@ impl Gpu {
                 words.extend(own);
             }
         }
-        // There is a buffer without dispatches, too.
+        // A buffer is made even if there are no dispatches.
         words.resize(words.len().max(4), 0);
         self.check_size(&format!("params of {} dispatches", jobs.len()), words.len() as u64 * 4)?;
         Ok((jobs, words))
     }
 }
 
-/// The bytes of the tables that a plan takes on a device beside what is in the plan and in the layout: uniforms of the dispatches, and rows
-/// of the steps. `fetch` are the steps that fetch its batches, if they come from data on the device.
+/// Returns the bytes that the tables of a plan take on a device: the uniforms of the dispatches and the rows of the steps. The
+/// buffers of the plan and of the layout are not counted. `fetch` lists the steps that fetch batches from data on the device.
 ///
 /// # Errors
-/// [`Error::Limit`] wherever loading the plan would give one.
+/// [`Error::Limit`] if loading the plan would give this error.
 pub(crate) fn needs(gpu: &Gpu, plan: &Plan, fetch: &[Step]) -> Result<u64> {
     for (label, elements) in wanted(plan) {
         gpu.check_size(&label, elements as u64 * 4)?;
@@ -132,20 +132,20 @@ pub(crate) fn needs(gpu: &Gpu, plan: &Plan, fetch: &[Step]) -> Result<u64> {
     Ok(uniforms(&plan.steps)? + ROWS as u64 * gpu.row_stride() + fetched)
 }
 
-/// Commands that are encoded again in each step.
+/// A dispatch that is encoded again in each step.
 pub(super) struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
-    /// Whether it reads the row of the step.
+    /// Whether the dispatch reads the row of the step.
     step: bool,
     size: [u32; 3],
     pub phase: Phase,
-    /// The number of its step, in the order of the plan without aliases; those that fetch a batch come behind.
+    /// The number of the step in the plan, without aliases. The steps that fetch a batch have the last numbers.
     pub kernel: usize,
 }
 
 impl Dispatch {
-    /// Its commands, with the row of the step at that offset of the table.
+    /// Encodes the dispatch. `at` is the offset of the step's row in the table.
     pub fn encode(&self, pass: &mut wgpu::ComputePass, rows: &wgpu::BindGroup, at: u32) {
         pass.set_pipeline(&self.pipeline);
         pass.set_bind_group(0, &self.group, &[]);
@@ -157,7 +157,8 @@ impl Dispatch {
     }
 }
 
-/// The dispatches of steps: their pipelines, their bind groups, and the buffer of their uniforms, whose bytes come back as well.
+/// Makes the dispatches of steps, with their pipelines, bind groups and uniform buffer. Also returns the size of the uniform
+/// buffer in bytes.
 pub(super) async fn lower<'a>(
     gpu: &Gpu,
     steps: &[Step],

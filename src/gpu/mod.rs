@@ -1,11 +1,13 @@
-//! The GPU side, and the only place that knows wgpu.
+//! The GPU device. Only this module uses wgpu.
 //!
-//! `device.rs` finds an adapter and opens it, [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a
-//! pipeline, `store.rs` holds the weights, their gradients and the optimizer's states, and `exec.rs` holds everything
-//! else of a plan and replays it, as far ahead as `pace.rs` says. `feed.rs` is a data set on the device; `ring.rs` and `collect.rs` are
-//! what steps leave there, to be read later. `lower.rs` makes dispatches of steps, and says what they
-//! would take, `profile.rs` measures a step, and `time.rs`
-//! a plan.
+//! * `device.rs` finds and opens an adapter.
+//! * [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a pipeline.
+//! * `store.rs` holds the parameters, their gradients and the optimizer's states.
+//! * `exec.rs` holds the other buffers of a plan and runs the plan. `pace.rs` limits how far the host runs ahead of the device.
+//! * `feed.rs` holds a data set on the device.
+//! * `ring.rs` and `collect.rs` store the outputs of steps on the device until the host reads them.
+//! * `lower.rs` turns the steps of a plan into dispatches and computes the memory that they need.
+//! * `profile.rs` measures a step, and `time.rs` measures a plan.
 
 mod bind;
 mod collect;

@@ -1,32 +1,36 @@
-//! How an adapter is opened.
+//! The options for opening an adapter.
 
 use crate::choice::{BUDGET, Choice};
 use std::{path::PathBuf, time::Duration};
 
-/// Which adapter to open, and how.
+/// The options that select an adapter and say how to open it.
 #[derive(Clone, Debug)]
 pub struct GpuOptions {
-    /// Part of the adapter's name, in any case. A software adapter can be named like any other.
+    /// A part of the adapter's name. Upper and lower case are equal. A software adapter may be named too.
     pub name: Option<String>,
-    /// Whether a software adapter will do where none is named.
+    /// Whether a software adapter may be opened if `name` is `None`.
     pub software: bool,
-    /// Limits that are kept to where the adapter's own are larger, such as those that every adapter has.
+    /// Upper limits for the device. The device uses the smaller of each limit here and the adapter's own limit. `None` means
+    /// the adapter's own limits. `Some(Limits::default())` means the limits that every adapter has.
     pub limits: Option<Limits>,
-    /// Whether to use optional features (subgroups, timestamps) where the adapter has them.
+    /// Whether the device uses optional features (subgroups, timestamps, a pipeline cache) if the adapter has them.
     pub features: bool,
-    /// Whether all shaders are compiled with checks, those of this crate too: see [`Checks`](crate::kernel::Checks).
+    /// Whether all shaders are compiled with checks, including the shaders of this crate. See
+    /// [`Checks`](crate::kernel::Checks).
     pub checked: bool,
-    /// How kernels are chosen.
+    /// The rule by which the device chooses kernels.
     pub choice: Choice,
-    /// With [`Choice::Measured`], how long a plan may take to measure the candidates that it needs. With a budget of zero nothing is
-    /// measured. With any other at least one candidate is, and the next run of the program measures the rest.
+    /// The time in which one plan may measure the candidates that it needs. Only [`Choice::Measured`] uses this budget. A
+    /// budget of zero means that nothing is measured. With a larger budget, at least one candidate is measured. The next run
+    /// of the program measures the rest.
     pub budget: Duration,
-    /// With [`Choice::Measured`], the folder where the measurements are stored, instead of the one that [`Choice`] names.
+    /// The folder that stores the measurements. Only [`Choice::Measured`] uses it. `None` means the folder that [`Choice`]
+    /// describes.
     pub cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
-    /// The best hardware there is, all of it.
+    /// The best hardware adapter with all its limits and features.
     fn default() -> GpuOptions {
         GpuOptions {
             name: None,
@@ -41,7 +45,7 @@ impl Default for GpuOptions {
     }
 }
 
-/// What a device can do at most. By default these are the limits that WebGPU promises everywhere.
+/// The limits of a device. The default values are the limits that WebGPU promises on every adapter.
 ///
 /// ```no_run
 /// use downhill::{Device, gpu::{GpuOptions, Limits}};
@@ -51,17 +55,17 @@ impl Default for GpuOptions {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a buffer.
+    /// The largest size of a buffer in bytes.
     pub max_buffer_bytes: u64,
-    /// Bytes of a buffer that a shader sees.
+    /// The largest part of a buffer that can be bound to a shader, in bytes.
     pub max_binding_bytes: u64,
-    /// Storage buffers that a shader sees.
+    /// The largest number of storage buffers that can be bound to a shader.
     pub max_bindings: u32,
-    /// Workgroups of a dispatch in each of its three dimensions.
+    /// The largest number of workgroups of a dispatch in each of its three dimensions.
     pub max_workgroups: u32,
-    /// Invocations of a workgroup.
+    /// The largest number of invocations in a workgroup.
     pub max_invocations: u32,
-    /// Bytes of the memory that a workgroup shares.
+    /// The largest size of the memory that a workgroup shares, in bytes.
     pub max_workgroup_bytes: u32,
 }
 

@@ -1,4 +1,4 @@
-//! How far the host runs ahead of the device, and how many steps it sends at a time.
+//! Decides how far the host runs ahead of the device, and how many steps one submit holds.
 
 use crate::{error::Result, gpu::device::Gpu, plan::ROWS};
 use std::{
@@ -10,23 +10,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Submissions under way at once. The host waits for the oldest where there would be more: the device has the others to
-/// go on with.
+/// The largest number of submits in progress. If there would be more, the host waits for the oldest. The device has the others
+/// to work on meanwhile.
 const IN_FLIGHT: usize = 4;
-/// Steps of one submission, at most.
+/// The largest number of steps in one submit.
 pub const MOST: usize = ROWS;
-/// How long a submission should take: long against what a submit costs the host, short against the eye, and a hundredth
-/// of what desktop systems let a device be silent for.
+/// The time that one submit should take. It is long compared with the host's cost of a submit, and too short to be visible. It
+/// is a hundredth of the time after which desktop systems reset a busy device.
 const SHOULD: Duration = Duration::from_millis(10);
 
-/// What is under way, and what was learnt from it.
+/// The submits in progress, and the number of steps learnt from earlier submits.
 #[derive(Default)]
 pub(super) struct Pace {
     under_way: VecDeque<Sent>,
-    /// A time before which what came before the oldest one was not done.
+    /// A time. The submit before the oldest one was not done earlier than this time.
     ended: Option<Instant>,
     learnt: Learnt,
-    /// Times that the host had to wait for the oldest.
+    /// The number of times that the host waited for the oldest submit.
     pub held: u64,
 }
 
@@ -34,17 +34,17 @@ struct Sent {
     index: wgpu::SubmissionIndex,
     done: Arc<AtomicBool>,
     at: Instant,
-    /// When it was last seen not to be done.
+    /// The last time at which the submit was seen unfinished.
     seen: Option<Instant>,
     steps: usize,
 }
 
 impl Pace {
-    /// Steps that the next submission should have.
+    /// Returns the number of steps for the next submit.
     pub fn steps(&self) -> usize {
         self.learnt.steps
     }
-    /// Waits until another submission may go.
+    /// Waits until another submit is allowed.
     pub fn room(&mut self, gpu: &Gpu) -> Result<()> {
         let full = IN_FLIGHT - 1;
         while let Some(oldest) = self.under_way.front_mut() {
@@ -62,8 +62,8 @@ impl Pace {
                 self.held += 1;
                 gpu.wait(oldest.index)?;
             }
-            // It began when it was there and the one before was done, so it took at most this long: exactly that, where the host
-            // waited for both.
+            // A submit begins when it is queued and the previous submit is done. So this duration is an upper bound. It is
+            // exact if the host waited for both submits.
             let now = Instant::now();
             let began = self.ended.map_or(oldest.at, |ended| ended.max(oldest.at));
             self.learnt.add(now - began, oldest.steps);
@@ -71,23 +71,23 @@ impl Pace {
         }
         Ok(())
     }
-    /// What was submitted just now.
+    /// Records a new submit.
     pub fn sent(&mut self, gpu: &Gpu, index: wgpu::SubmissionIndex, at: Instant, steps: usize) {
         self.under_way.push_back(Sent { index, done: gpu.done(), at, seen: None, steps });
     }
-    /// The newest submission. It is no longer known that any is under way: nothing is learnt of those, because how long they took
-    /// was not seen.
+    /// Returns the newest submit and forgets all submits in progress. Nothing is learnt from them, because nobody saw how long
+    /// they took.
     pub fn last(&mut self) -> Option<wgpu::SubmissionIndex> {
         self.ended = None;
         self.under_way.drain(..).next_back().map(|sent| sent.index)
     }
 }
 
-/// The number of steps that follows from how long submissions took.
+/// The number of steps for a submit, learnt from the durations of earlier submits.
 struct Learnt {
     steps: usize,
-    /// Seconds a step, of the last few submissions. Some were disturbed, and where the host was late to see one end the next one
-    /// seems short.
+    /// The seconds for each step in the last few submits. Other programs may have disturbed some of them. If the host sees the
+    /// end of a submit late, the next submit seems too short.
     recent: VecDeque<f64>,
 }
 
@@ -107,7 +107,7 @@ impl Learnt {
         sorted.sort_by(f64::total_cmp);
         let step = sorted[1.min(sorted.len() - 1)];
         let fit = ((SHOULD.as_secs_f64() / step) as usize).clamp(1, MOST);
-        // Up in small strides, because longer ones have not been tried; down at once.
+        // The number at most doubles, because larger numbers have not been tried. It falls at once.
         self.steps = fit.min(self.steps * 2);
     }
 }
@@ -121,13 +121,14 @@ mod tests {
         let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
         let mut learnt = Learnt::default();
         let mut seen = Vec::new();
-        // Steps of 0.7 ms: 14 of them are 9.8 ms.
+        // A step takes 0.7 ms. So 14 steps take 9.8 ms.
         for _ in 0..6 {
             learnt.add(ms(0.7 * learnt.steps as f64), learnt.steps);
             seen.push(learnt.steps);
         }
         assert_eq!(seen, [2, 4, 8, 14, 14, 14]);
-        // One that was disturbed changes nothing, nor does the one after it, which seems short. Slower steps do within a few submissions.
+        // One disturbed submit changes nothing, and the next submit, which seems short, changes nothing either. Slower steps
+        // change the number within a few submits.
         learnt.add(ms(500.0), 14);
         learnt.add(ms(0.1), 14);
         assert_eq!(learnt.steps, 14);
@@ -135,7 +136,7 @@ mod tests {
             learnt.add(ms(30.0), 1);
         }
         assert_eq!(learnt.steps, 1);
-        // Never more than the table has rows, never less than a step.
+        // The number stays between one step and the rows of the table.
         for _ in 0..10 {
             learnt.add(ms(0.001), 1);
         }

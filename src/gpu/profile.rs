@@ -1,4 +1,4 @@
-//! A step with a clock around each dispatch.
+//! Measures a step with a clock around each dispatch.
 
 use crate::{
     error::Result,
@@ -12,18 +12,18 @@ use crate::{
 };
 use std::time::Instant;
 
-/// Dispatches whose times one query set holds: wgpu allows twice as many queries.
+/// The number of dispatches that one query set can time. Each dispatch needs two queries.
 const SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 
-/// Measures one step.
+/// The clocks of one measured step.
 pub(super) struct Clocks {
-    /// What all times are seconds from.
+    /// The start of the profile. All times are seconds from it.
     zero: Instant,
-    /// When the step began.
+    /// The start of the step.
     begun: f64,
-    /// Two timestamps for each dispatch, and the buffer they are put into; none where the device has no clock.
+    /// Two timestamps for each dispatch, and the buffer for their values. `None` if the device has no clock.
     queries: Option<(Vec<wgpu::QuerySet>, wgpu::Buffer)>,
-    /// The kernels of the dispatches.
+    /// The kernel number of each dispatch.
     kernels: Vec<usize>,
     times: StepTimes,
 }
@@ -57,11 +57,11 @@ impl Clocks {
             times: StepTimes::default(),
         })
     }
-    /// Notes what the host did since the last call.
+    /// Records the host's work since the last call.
     pub fn lap(&mut self, name: &'static str) {
         self.times.lap(name, self.zero, self.begun);
     }
-    /// Puts the timestamps where they can be read.
+    /// Copies the timestamps to a buffer that can be read.
     pub fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         let Some((sets, resolved)) = &self.queries else { return };
         for (i, set) in sets.iter().enumerate() {
@@ -69,19 +69,20 @@ impl Clocks {
             encoder.resolve_query_set(set, 0..count, resolved, 16 * (i * SET) as u64);
         }
     }
-    /// The times, once the step is done.
+    /// Returns the times. The step must be done.
     async fn read(mut self, gpu: &Gpu) -> Result<StepTimes> {
         let Some((_, resolved)) = &self.queries else { return Ok(self.times) };
         let words: Vec<u32> = gpu.read(&[(resolved, 0, 4 * self.kernels.len())]).await?;
         let ticks: Vec<u64> = words.as_chunks::<2>().0.iter().map(|&[low, high]| u64::from(high) << 32 | u64::from(low)).collect();
         let first = ticks.first().copied().unwrap_or(0);
         let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
-        // The device has a clock of its own: its first dispatch is put where the host began to submit.
+        // The device has its own clock. So the first dispatch is placed where the host began to submit.
         let start = self.times.host.iter().find(|h| h.0 == "submit").map_or(self.begun, |h| h.1);
         let mut end = start;
         for (&kernel, &[from, to]) in self.kernels.iter().zip(ticks.as_chunks::<2>().0) {
             let [from, to] = [from, to].map(|t| start + t.saturating_sub(first) as f64 * period);
-            // Dispatches that do not wait for each other may overlap: each counts from the end of the one before it.
+            // Dispatches that do not depend on each other may overlap. So each dispatch counts from the end of the previous
+            // one.
             let from = from.max(end);
             end = to.max(from);
             self.times.device.push((kernel, from, end));
@@ -91,8 +92,8 @@ impl Clocks {
     }
 }
 
-/// Encodes the dispatches of one step, whose row is at the offset `at`: into one pass, or, with clocks, each into one of its own.
-/// On a device without timestamps the latter are submitted here one by one, and waited for.
+/// Encodes the dispatches of one step. The step's row is at offset `at`. Without clocks, all dispatches share one pass. With
+/// clocks, each dispatch has its own pass. If the device has no timestamps, each dispatch is also submitted and awaited here.
 pub(super) fn record<'a>(
     gpu: &Gpu,
     encoder: &mut wgpu::CommandEncoder,
@@ -133,14 +134,15 @@ pub(super) fn record<'a>(
 }
 
 impl Gpu {
-    /// What measures the time of a dispatch.
+    /// Returns the clock that measures a dispatch on this device.
     pub(crate) fn clock(&self) -> Clock {
         match self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             true => Clock::Timestamps,
             false => Clock::Waits,
         }
     }
-    /// Seconds of a copy of so many bytes by the driver, from one buffer to another: the fastest of some.
+    /// Returns the time in seconds of the driver's copy of `bytes` bytes between two buffers. The fastest of several copies
+    /// counts.
     pub(crate) async fn copy_seconds(&self, bytes: u64) -> Result<f64> {
         const COPIES: u32 = 2;
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
@@ -160,7 +162,7 @@ impl Gpu {
 }
 
 impl GpuExec {
-    /// Makes a step as [`submit`](GpuExec::submit) does, waits for it, and measures; times are seconds from `zero`.
+    /// Runs one step as [`submit`](GpuExec::submit) does, waits for it and measures it. Times are in seconds from `zero`.
     pub(crate) async fn profile(&mut self, row: &StepRow, hyper: &[Hyper], fed: bool, zero: Instant) -> Result<StepTimes> {
         self.finish()?;
         let mut clocks = Clocks::new(self.gpu(), self.all_dispatches(fed), zero).await?;

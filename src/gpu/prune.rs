@@ -1,11 +1,11 @@
-//! Leaves out of a shader what its entry point does not use.
+//! Removes the parts of a shader that its entry point does not use.
 //!
-//! A file has several entry points, and each pass declares only its own bindings. So an entry point that reads others,
-//! its helpers and its workgroup memory must not be in the module of this one.
+//! A file has several entry points, and each pass declares only its own bindings. Other entry points may read other bindings.
+//! So they, their helpers and their workgroup memory must not be in the module.
 
 use std::collections::HashSet;
 
-/// The declarations of `text` that `entry` reaches by name, and the nameless ones, in their order.
+/// Returns the declarations of `text` that `entry` uses directly or indirectly, and the declarations without a name, in order.
 pub(super) fn reachable(text: &str, entry: &str) -> String {
     let items = items(text);
     let mut kept: HashSet<usize> = HashSet::new();
@@ -24,7 +24,8 @@ pub(super) fn reachable(text: &str, entry: &str) -> String {
 /// A declaration with the comments before it.
 struct Item<'a> {
     text: &'a str,
-    /// `None` for what declares no name (`const_assert`), and for what is no WGSL: the compiler is to see that.
+    /// The declared name. `None` for a declaration without a name (`const_assert`) and for text that is not WGSL. The compiler
+    /// reports such text.
     name: Option<&'a str>,
     tokens: Vec<&'a str>,
 }
@@ -48,7 +49,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Cuts `text` after every `;` and `}` that is outside of all brackets.
+/// Cuts `text` after every `;` and `}` outside all brackets.
 fn items(text: &str) -> Vec<Item<'_>> {
     let (mut items, mut tokens, mut depth, mut start, mut at) = (Vec::new(), Vec::new(), 0i32, 0, 0);
     while let Some(c) = text[at..].chars().next() {
@@ -109,7 +110,7 @@ fn grad_x() { tile[0] = f32(seen); var p: Two; dx[0] = p.a; }
         assert_eq!(names("forward"), ["HALF", "N", "scaled", "forward"]);
         assert_eq!(names("grad_x"), ["Pair", "tile", "seen", "N", "Two", "grad_x"]);
         assert!(reachable(text, "forward").contains("const_assert N > 1u;"));
-        // What cannot be cut is the compiler's to complain about.
+        // Text that cannot be divided stays in the shader, and the compiler reports it.
         assert!(reachable("fn forward() { y[0] = 1.0; ", "forward").contains("y[0]"));
     }
 }

@@ -1,4 +1,4 @@
-//! What steps leave on the device: losses and metrics, read without stopping it.
+//! A ring buffer on the device for the losses and metrics of steps. The host reads it without stopping the device.
 
 use crate::{
     error::{Error, Result},
@@ -12,12 +12,12 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-/// The first outputs of each batch, numbers all of them, and how large the gradients were, for as many batches as it holds; shared by
-/// the plans of a model. Each row has the outputs, then norm and largest magnitude of the gradients, which the last micro-batch
-/// of a step leaves.
+/// A ring buffer of rows, one row for each batch. The plans of a model share it. A row holds the first outputs of the batch,
+/// each a single number. Then it holds the norm and the largest magnitude of the gradients, which the last micro-batch of a
+/// step writes.
 ///
-/// A read is asked for and comes later: it is a copy in the queue, behind the steps of before and in front of those
-/// that write the same places again. So nobody waits for it, unless somebody wants to.
+/// A read has two parts: the request and the arrival. The request queues a copy behind all earlier steps. Later steps that
+/// overwrite the same rows come after the copy. So the host waits for a read only if it wants to.
 pub struct GpuRing {
     gpu: Arc<Gpu>,
     store: Arc<GpuStore>,
@@ -31,7 +31,7 @@ pub struct GpuRing {
     bytes_read: AtomicU64,
 }
 
-/// A read that is under way.
+/// A read that was requested and has not been taken.
 struct Asked {
     first: u64,
     count: usize,
@@ -44,22 +44,22 @@ struct Mapped {
     ok: AtomicBool,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RingRead {
-    /// The first batch of it.
+    /// The first batch of the read.
     pub first: u64,
-    /// What each batch left.
+    /// The row of each batch.
     pub rows: Vec<Vec<f32>>,
-    /// The guard after the last one.
+    /// The guard after the last batch.
     pub guard: Vec<u32>,
 }
 
 impl GpuRing {
-    /// For `outputs` outputs of `capacity` batches.
+    /// Makes a ring for `capacity` batches with `outputs` outputs each.
     ///
     /// # Errors
-    /// [`Error::Argument`] where that is nothing, [`Error::Device`] without the memory.
+    /// [`Error::Argument`] if one of the numbers is 0. [`Error::Device`] if there is not enough memory.
     pub async fn new(store: &Arc<GpuStore>, outputs: usize, capacity: usize) -> Result<GpuRing> {
         if outputs == 0 || capacity == 0 {
             return Err(Error::argument("ring", "a ring of no batches, or of no outputs, holds nothing"));
@@ -75,28 +75,28 @@ impl GpuRing {
         let (gpu, store, asked) = (gpu.clone(), store.clone(), Mutex::new(None));
         Ok(GpuRing { gpu, store, buffer, width, capacity: capacity as u64, staging, asked, reads, waits, bytes_read })
     }
-    /// Bytes of the ring itself.
+    /// Returns the size of the ring in bytes.
     pub fn bytes(outputs: usize, capacity: usize) -> u64 {
         ((outputs + NORMS.len()) * capacity) as u64 * 4
     }
-    /// Bytes of the ring and of what it is read through, with the guard.
+    /// Returns the size of the ring and of its read-back buffer in bytes. The read-back buffer also holds the guard.
     pub(crate) fn all_bytes(outputs: usize, capacity: usize) -> u64 {
         2 * GpuRing::bytes(outputs, capacity) + 4 * GUARD as u64
     }
-    /// Outputs that it keeps of a batch.
+    /// Returns the number of outputs in a row.
     pub fn outputs(&self) -> usize {
         self.width - NORMS.len()
     }
-    /// Where number `i` of a batch goes, in bytes.
+    /// Returns the offset of number `i` of a batch in bytes.
     pub(super) fn place(&self, batch: u64, i: usize) -> u64 {
         (batch % self.capacity * self.width as u64 + i as u64) * 4
     }
 
-    /// Queues a read of the batches `first..first + count`, at least one, and of the guard. One at a time: what was asked
-    /// for before must have been [taken](GpuRing::take).
+    /// Queues a read of the batches `first..first + count` and of the guard. The previous read must have been
+    /// [taken](GpuRing::take).
     ///
     /// # Errors
-    /// [`Error::Argument`] for no batches, for more than the ring holds, or for a second read.
+    /// [`Error::Argument`] if `count` is 0 or larger than the ring, or if another read is pending.
     pub fn ask(&self, first: u64, count: usize) -> Result<()> {
         if count == 0 || count as u64 > self.capacity {
             return Err(Error::argument("ring", format!("{count} batches asked for, but the ring holds {}", self.capacity)));
@@ -127,7 +127,7 @@ impl GpuRing {
         *asked = Some(Asked { first, count, submission, mapped });
         self.gpu.check()
     }
-    /// What was asked for, if it has come; never waits.
+    /// Returns the result of the pending read if it has arrived. Never waits.
     pub fn take(&self) -> Result<Option<RingRead>> {
         if lock(&self.asked).is_none() {
             return Ok(None);
@@ -139,7 +139,7 @@ impl GpuRing {
             None => Ok(None),
         }
     }
-    /// What was asked for; waits for it, and so for all steps before. `None` where nothing was.
+    /// Waits for the pending read, and so for all earlier steps, and returns its result. Returns `None` if no read is pending.
     pub async fn wait(&self) -> Result<Option<RingRead>> {
         let Some((submission, mapped)) = lock(&self.asked).as_ref().map(|a| (a.submission.clone(), a.mapped.clone())) else {
             return Ok(None);
@@ -148,7 +148,7 @@ impl GpuRing {
             self.waits.fetch_add(1, Relaxed);
             self.gpu.wait(submission)?;
         }
-        // Another thread's poll may be the one that calls back, a little later: so await it, without spinning.
+        // The poll of another thread may run the callback a little later. So the event is awaited, without a busy loop.
         mapped.event.wait().await;
         self.take()
     }
@@ -167,7 +167,7 @@ impl GpuRing {
         Ok(kept)
     }
 
-    /// Reads asked for, times that somebody waited for one, and their bytes.
+    /// Returns the number of reads, the number of waits for a read, and the bytes of all reads.
     pub(crate) fn counts(&self) -> [u64; 3] {
         [&self.reads, &self.waits, &self.bytes_read].map(|n| n.load(Relaxed))
     }

@@ -1,7 +1,7 @@
-//! From a [`Pass`] to WGSL, and from WGSL to a pipeline.
+//! Turns a [`Pass`] into WGSL, and WGSL into a pipeline.
 //!
-//! The files in `shaders/` hold functions only. What they refer to (the uniform `p`, the bindings, `step`, the
-//! constants) is written here from the same data that the buffers are bound by.
+//! The files in `shaders/` contain only functions. This module writes the declarations that the functions use: the uniform
+//! `p`, the bindings, `step` and the constants. The declarations come from the same data as the bindings of the buffers.
 
 use crate::{
     error::{Error, Result},
@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// The files that a line `//!include NAME` can name.
+/// The files that a line `//!include NAME` can include.
 const LIBRARY: &[Source] = &[
     source!("lib/cell"),
     source!("lib/conv"),
@@ -41,19 +41,19 @@ const LIBRARY: &[Source] = &[
     source!("lib/workgroup"),
 ];
 
-/// `struct Step`, the same for every shader that asks for it. 64-bit numbers are `(low, high)`.
+/// The declaration of `struct Step`. It is equal in every shader that uses the step.
 const STEP: &str = "struct Step { seed: vec2<u32>, step: vec2<u32>, sample: u32, row: u32, unused: vec2<u32> }
 @group(1) @binding(0) var<uniform> step: Step;
 ";
 
-/// Bytes of `struct Step`.
+/// The size of `struct Step` in bytes.
 pub(super) const STEP_BYTES: u64 = 32;
 
-/// The whole WGSL of a pass: the declarations, then what its entry point uses of the generated functions, of the file and
-/// of what that includes.
+/// Returns the whole WGSL of a pass. The text begins with the declarations. Then come the functions that the entry point uses,
+/// from the generated code, the file and its includes.
 ///
 /// # Errors
-/// [`Error::Argument`] where an include names no file of the library.
+/// [`Error::Argument`] if an include names a file that is not in the library.
 pub fn assemble(pass: &Pass) -> Result<String> {
     let mut out = String::from("struct Params {\n    first: u32,\n    units: u32,\n");
     for (name, word) in &pass.params {
@@ -95,7 +95,7 @@ fn type_of(word: Word) -> &'static str {
     }
 }
 
-/// A WGSL literal of exactly this value: Rust prints the shortest decimal that reads back as the same float.
+/// Returns a WGSL literal with exactly this value. Rust prints the shortest decimal number that reads back as the same float.
 fn literal(word: Word) -> String {
     match word {
         Word::U(x) => format!("{x}u"),
@@ -106,7 +106,7 @@ fn literal(word: Word) -> String {
     }
 }
 
-/// Appends `text`, with every file it includes put in its place, once.
+/// Appends `text`. Each include is replaced by its file. A file is included only once.
 fn include(file: &str, text: &str, included: &mut Vec<&'static str>, out: &mut String) -> Result<()> {
     for text_line in text.lines() {
         let Some(name) = text_line.strip_prefix("//!include ").map(str::trim) else {
@@ -126,12 +126,12 @@ fn include(file: &str, text: &str, included: &mut Vec<&'static str>, out: &mut S
     Ok(())
 }
 
-/// A pass to compile.
+/// A pass that must be compiled.
 pub(crate) struct Shader<'a> {
-    /// Op and kernel.
+    /// The names of the op and the kernel.
     pub label: &'a str,
     pub pass: &'a Pass,
-    /// Whether its WGSL is trusted to stay inside its bindings.
+    /// Whether the WGSL is trusted to stay inside its bindings.
     pub unchecked: bool,
 }
 
@@ -144,14 +144,14 @@ pub(crate) struct Pipeline {
 
 /// The pipelines of a device.
 pub(super) struct Pipelines {
-    /// The layout of group 1: a row of the table of steps, at a dynamic offset.
+    /// The layout of bind group 1: one row of the table of steps, at a dynamic offset.
     pub step: wgpu::BindGroupLayout,
     pub known: Mutex<HashMap<PipelineKey, Pipeline>>,
-    /// The driver's own cache, where it lets us keep that.
+    /// The driver's own pipeline cache, if the driver can export it.
     cache: Option<wgpu::PipelineCache>,
 }
 
-/// WGSL, entry point, and whether it is [unchecked](Shader::unchecked).
+/// The WGSL, the entry point, and whether the shader is [unchecked](Shader::unchecked).
 type PipelineKey = (Arc<str>, &'static str, bool);
 
 impl Pipelines {
@@ -173,10 +173,11 @@ fn entry(binding: u32, ty: wgpu::BufferBindingType, dynamic: bool, size: Option<
 }
 
 impl Gpu {
-    /// The pipeline of each pass, compiled unless this device already has it: those that differ on several threads.
+    /// Returns the pipeline of each pass. A pass that this device has not compiled yet is compiled now. Different passes are
+    /// compiled on several threads.
     ///
     /// # Errors
-    /// Of each, [`Error::Device`] with the compiler's message where the WGSL is wrong or the driver refuses it.
+    /// [`Error::Device`] with the compiler's message, for each pass whose WGSL is wrong or that the driver rejects.
     pub(crate) async fn pipelines(&self, shaders: &[Shader<'_>]) -> Vec<Result<Pipeline>> {
         let key = |shader: &Shader| Ok((assemble(shader.pass)?.into(), shader.pass.entry, shader.unchecked));
         let keys: Vec<Result<PipelineKey>> = shaders.iter().map(key).collect();
@@ -190,10 +191,10 @@ impl Gpu {
         let compile = |(i, key): (usize, PipelineKey)| {
             let Shader { label, pass, unchecked } = shaders[i];
             let label = format!("{label} {}", pass.entry);
-            // Now and on this thread, as are its error scopes.
+            // The compilation begins on this thread, because its error scopes belong to this thread.
             let (what, text) = (label.clone(), key.0.clone());
             let compile = || self.scoped(&label, move |device| self.compile(device, &what, &text, pass, unchecked));
-            // naga 30 panics on some shaders that it does not understand.
+            // naga 30 panics on some invalid shaders.
             let made = catch_unwind(AssertUnwindSafe(compile));
             (key, made.map_err(|_| self.error(format!("{label}: the shader compiler panicked"))))
         };
@@ -220,16 +221,16 @@ impl Gpu {
         keys.into_iter().map(result).collect()
     }
 
-    /// Pipelines compiled so far.
+    /// Returns the number of pipelines compiled so far.
     pub fn pipeline_count(&self) -> usize {
         lock(&self.pipelines.known).len()
     }
-    /// What the driver's own cache of pipelines holds, to be kept for the next run.
+    /// Returns the content of the driver's pipeline cache, to be stored for the next run.
     pub(super) fn compiled(&self) -> Option<Vec<u8>> {
         self.pipelines.cache.as_ref().and_then(|cache| cache.get_data())
     }
 
-    /// The checks that WGSL is compiled with.
+    /// Returns the checks with which WGSL is compiled.
     pub(super) fn checks(&self, unchecked: bool) -> wgpu::ShaderRuntimeChecks {
         match unchecked && !self.options().checked {
             true => wgpu::ShaderRuntimeChecks::unchecked(),
@@ -238,8 +239,9 @@ impl Gpu {
     }
     fn compile(&self, device: &wgpu::Device, label: &str, text: &str, pass: &Pass, unchecked: bool) -> Pipeline {
         let source = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        // SAFETY: without checks there are kernels of this crate alone, and those whose authors promise by `Checks::off` that they stay
-        // inside their bindings, divide by no zero and end their loops. Of this crate's, tests with checks, fences and sentinels prove it.
+        // SAFETY: only trusted kernels are compiled without checks. A kernel is trusted if it belongs to this crate or if its
+        // author promises, by `Checks::off`, that it stays inside its bindings, never divides by zero and ends its loops.
+        // Tests with checks, fences and sentinels show that the kernels of this crate do so.
         let module = unsafe { device.create_shader_module_trusted(source, self.checks(unchecked)) };
 
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, false, None)];

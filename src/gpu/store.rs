@@ -1,4 +1,4 @@
-//! What outlives a plan: the weights, their gradients and the optimizer's states, in flat buffers.
+//! The flat buffers that outlive a plan: the parameters, their gradients and the optimizer's states.
 
 use crate::{
     error::{Error, Result},
@@ -11,35 +11,35 @@ use std::sync::{Arc, OnceLock};
 
 const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
-/// Label and bytes of a piece of `n` words.
+/// Returns the label and the size in bytes of a piece with `n` words.
 fn wanted(name: &str, piece: usize, n: usize) -> (String, u64) {
     (format!("{name} piece {piece} [{n}]"), n as u64 * 4)
 }
 
-/// The flat buffers of a model, by piece of its [`Layout`]. Several plans (of other batch sizes) share one.
+/// The flat buffers of a model, by piece of its [`Layout`]. Several plans (for different batch sizes) share one store.
 pub struct GpuStore {
     gpu: Arc<Gpu>,
     layout: Layout,
     params: Vec<wgpu::Buffer>,
-    /// Of trained pieces, as are all that follow but one.
+    /// The gradients of the trained pieces.
     grads: Vec<wgpu::Buffer>,
-    /// By state, then by piece.
+    /// The optimizer states of the trained pieces, by state and then by piece.
     states: Vec<Vec<wgpu::Buffer>>,
-    /// Gradients of micro-batches, once a plan has them.
+    /// The gradients of micro-batches, by trained piece. Empty until a plan needs them.
     micro: OnceLock<Vec<wgpu::Buffer>>,
-    /// Of the pieces of state.
+    /// The next values of the state pieces.
     next: Vec<wgpu::Buffer>,
     pub(super) control: wgpu::Buffer,
-    /// What lies where in that.
+    /// The places of the guard and the tables in `control`.
     tables: Control,
 }
 
 impl GpuStore {
-    /// Buffers for `layout` and an optimizer of `states` states and so many groups, all zero.
+    /// Makes the buffers for `layout` and for an optimizer with `states` states and `groups` parameter groups. All values are
+    /// zero.
     ///
     /// # Errors
-    /// [`Error::Limit`] where a piece is larger than a buffer can be,
-    /// [`Error::Device`] without the memory.
+    /// [`Error::Limit`] if a piece is larger than a buffer can be. [`Error::Device`] if there is not enough memory.
     pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize, groups: usize) -> Result<GpuStore> {
         let tables = Control::new(&layout, groups, gpu.caps().max_binding_bytes);
         let (trained, all, control) = (0..layout.trained, 0..layout.pieces.len(), wanted("guard", 0, tables.words));
@@ -59,15 +59,15 @@ impl GpuStore {
         gpu.queue.write_buffer(&control, at, bytemuck::cast_slice(&tables.tables));
         Ok(GpuStore { gpu: gpu.clone(), layout, params, grads, states, micro: OnceLock::new(), next, control, tables })
     }
-    /// Makes the buffers for gradients of micro-batches, if there are none yet.
+    /// Makes the buffers for the gradients of micro-batches, unless they exist.
     ///
     /// # Errors
-    /// [`Error::Device`] without the memory.
+    /// [`Error::Device`] if there is not enough memory.
     pub(crate) async fn hold_micro(&self) -> Result<()> {
         if self.micro.get().is_none() {
             let pieces = self.layout.pieces[..self.layout.trained].iter().enumerate();
             let wanted: Vec<(String, u64)> = pieces.map(|(i, &n)| wanted("grads of a micro-batch", i, n)).collect();
-            // Where another thread was faster, its buffers are as good.
+            // If another thread has set the buffers meanwhile, its buffers are used.
             let _ = self.micro.set(self.gpu.buffers(&wanted, USAGE).await?);
         }
         Ok(())
@@ -75,19 +75,19 @@ impl GpuStore {
     pub(crate) fn holds_micro(&self) -> bool {
         self.micro.get().is_some()
     }
-    /// Bytes of the guard and the tables behind it.
+    /// Returns the size of the guard and of the tables behind it in bytes.
     pub(crate) fn control_bytes(gpu: &Gpu, layout: &Layout, groups: usize) -> u64 {
         4 * Control::new(layout, groups, gpu.caps().max_binding_bytes).words as u64
     }
-    /// Steps of a submit at most, for which it has rows of hyperparameters.
+    /// Returns the largest number of steps in one submit. The store has rows of hyperparameters for this number.
     pub(super) fn steps(&self) -> usize {
         self.tables.steps
     }
-    /// Sets the hyperparameters of the steps that are submitted next.
+    /// Sets the hyperparameters of the steps in the next submit.
     pub(super) fn write_hyper(&self, words: &[u32]) {
         self.gpu.queue.write_buffer(&self.control, 4 * self.tables.hyper as u64, bytemuck::cast_slice(words));
     }
-    /// The buffer of a piece, if there is one.
+    /// Returns the buffer of a piece, if it exists.
     pub(super) fn piece(&self, flat: Flat, piece: usize) -> Option<&wgpu::Buffer> {
         match flat {
             Flat::Weights => self.params.get(piece),
@@ -101,15 +101,15 @@ impl GpuStore {
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
-    /// Where each parameter lies.
+    /// Returns the place of each parameter in the flat buffers.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
-    /// Sets all weights, by piece. The lengths must be those of the layout.
+    /// Sets all parameters, by piece. The lengths must match the layout.
     pub fn write_params(&self, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(&self.params, pieces)
     }
-    /// All weights, by piece, after all steps submitted so far.
+    /// Returns all parameters, by piece, after all steps submitted so far.
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.params).await
     }
@@ -117,26 +117,26 @@ impl GpuStore {
     pub fn write_grads(&self, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(&self.grads, pieces)
     }
-    /// All gradients, by trained piece.
+    /// Returns all gradients, by trained piece.
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.grads).await
     }
-    /// Sets state `k`, by piece.
+    /// Sets optimizer state `k`, by piece.
     pub fn write_state(&self, k: usize, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(self.state(k)?, pieces)
     }
-    /// State `k`, by piece.
+    /// Returns optimizer state `k`, by piece.
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
         self.read(self.state(k)?).await
     }
-    /// Sets the guard's words, from the first, and the others and the flags of parameters to 0.
+    /// Sets the first words of the guard. All other words of the guard and the flags of the parameters become 0.
     pub fn write_guard(&self, words: &[u32]) -> Result<()> {
         let mut all = vec![0u32; self.tables.flags + self.layout.ranges.len()];
         all[..words.len()].copy_from_slice(words);
         self.gpu.queue.write_buffer(&self.control, 0, bytemuck::cast_slice(&all));
         self.gpu.check()
     }
-    /// Sets the guard's word that says whether weights or states may be near overflow.
+    /// Sets the guard's word that says whether parameters or states may be close to overflow.
     pub(crate) fn write_near(&self, near: bool) -> Result<()> {
         self.write_word(NEAR, near)
     }
@@ -144,7 +144,7 @@ impl GpuStore {
     pub(crate) fn write_strict(&self, strict: bool) -> Result<()> {
         self.write_word(STRICT, strict)
     }
-    /// Says that no micro-batch was added up for the next step.
+    /// Discards the micro-batches that were summed for the next step.
     pub(crate) fn forget_micro(&self) -> Result<()> {
         self.write_word(WEIGHT, false)
     }
@@ -152,16 +152,16 @@ impl GpuStore {
         self.gpu.queue.write_buffer(&self.control, 4 * word as u64, bytemuck::bytes_of(&u32::from(value)));
         self.gpu.check()
     }
-    /// The guard's words.
+    /// Returns the words of the guard.
     pub async fn read_guard(&self) -> Result<Vec<u32>> {
         self.gpu.read(&[(&self.control, 0, GUARD)]).await
     }
-    /// After a bad step, the first parameter whose gradient was not finite, if one was.
+    /// Returns the first parameter whose gradient was not finite in a bad step, if there is such a parameter.
     pub(crate) async fn culprit(&self) -> Result<Option<usize>> {
         let flags: Vec<u32> = self.gpu.read(&[(&self.control, 4 * self.tables.flags as u64, self.layout.ranges.len())]).await?;
         Ok(flags.iter().position(|&flag| flag != 0))
     }
-    /// Norms and ratios in the last update, by parameter.
+    /// Returns the norms and ratios of the last update, by parameter.
     pub(crate) async fn trusts(&self) -> Result<Vec<Trust>> {
         let rows = self.gpu.read(&[(&self.control, 4 * self.tables.rows as u64, ROW * self.layout.ranges.len())]).await?;
         Ok(rows.chunks_exact(ROW).map(Trust::of_row).collect())

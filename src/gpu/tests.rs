@@ -1,4 +1,4 @@
-//! The executor against hand-made plans. Whole models are tested from outside.
+//! Tests of the executor with hand-made plans. Other tests cover whole models.
 
 use super::{dispatch::*, shader::assemble, *};
 use crate::{
@@ -18,7 +18,7 @@ use pollster::block_on;
 use std::{collections::HashSet, sync::Arc};
 use wgpu::naga;
 
-/// An op that exists only to carry a kernel.
+/// An op that only carries a kernel.
 #[derive(Debug, PartialEq)]
 struct Probe;
 impl OpDef for Probe {
@@ -40,7 +40,7 @@ impl OpDef for Probe {
     }
 }
 
-/// A software adapter will do; where there is none at all, that is said, and fails in CI.
+/// Opens a GPU, also a software adapter. If there is no adapter, the test is skipped with a message. In CI it fails.
 fn open_with(options: GpuOptions) -> Option<Arc<Gpu>> {
     let choice = if options.choice == Choice::Measured { Choice::Expected } else { options.choice };
     match block_on(open(&GpuOptions { software: true, choice, ..options })) {
@@ -60,19 +60,20 @@ fn with_limits(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
     open_with(GpuOptions { limits: Some(limits), ..GpuOptions::default() })
 }
 
-/// A cache of pipelines that is another device's, or of no device, is as good as none: whatever is compiled with it compiles.
+/// A pipeline cache of another device, or of no device, acts like an empty cache. Pipelines still compile.
 #[test]
 fn pipeline_caches_of_other_devices() {
     let folder = tempfile::tempdir().unwrap();
     let options = GpuOptions { software: true, cache: Some(folder.path().to_path_buf()), ..GpuOptions::default() };
-    // Where there is no adapter, the other tests say so.
+    // If there is no adapter, other tests report it.
     let Ok(gpu) = block_on(open(&options)) else { return };
     if !gpu.has(wgpu::Features::PIPELINE_CACHE) {
         return;
     }
     let make = |data: Option<Vec<u8>>| block_on(device::pipeline_cache(&gpu.device, data));
     let own = make(None).get_data().unwrap();
-    // As wgpu has it: 16 bytes, the backend, vendor and device among 15, the driver's version among 16, the length; then the driver's.
+    // wgpu's header has 16 bytes, then the backend, the vendor and device (within 15 bytes), the driver's version (within 16
+    // bytes) and the length. The driver's own data follow.
     let changed = |range: std::ops::Range<usize>| {
         let mut bytes = own.clone();
         bytes[range].iter_mut().for_each(|byte| *byte ^= 0x5a);
@@ -107,7 +108,7 @@ fn pipeline_caches_of_other_devices() {
     }
 }
 
-/// Lanes of a workgroup in these tests.
+/// The number of invocations in a workgroup in these tests.
 const WG: usize = 64;
 
 fn pass(text: &'static str, units: usize, binds: Vec<Bind>) -> Pass {
@@ -131,7 +132,7 @@ fn step(inputs: &[(Loc, Shape)], output: (Loc, Shape), kernel: Kernel) -> Step {
     Step { phase, label, layer: String::new(), work, inputs: inputs.to_vec(), output, scratch, kernel: Some(kernel), unchecked: true }
 }
 
-/// A plan of one step from inputs of these shapes to slot 0.
+/// Returns a plan of one step. The step reads inputs of these shapes and writes slot 0.
 fn one(inputs: &[Shape], output: Shape, pass: Pass) -> Plan {
     let places: Vec<(Loc, Shape)> = inputs.iter().enumerate().map(|(i, &s)| (Loc::Input(i), s)).collect();
     Plan {
@@ -159,7 +160,7 @@ fn run(gpu: &Arc<Gpu>, plan: &Plan, inputs: &[Host<f32>]) -> (Host<f32>, usize) 
     (block_on(exec.read(0)).unwrap(), exec.dispatches())
 }
 
-/// A NaN that no arithmetic makes.
+/// A NaN whose bits no arithmetic produces.
 const NAN: u32 = 0x7fc0_dead;
 
 fn ramp(shape: impl Into<Shape>) -> Host<f32> {
@@ -182,7 +183,7 @@ fn double(n: usize) -> Plan {
 
 #[test]
 fn folds_more_groups_than_a_dimension_holds() {
-    let n = 65_600 * WG + 7; // 65,601 groups: more than any dimension takes, whatever the device.
+    let n = 65_600 * WG + 7; // 65,601 workgroups: more than one dimension allows.
     let Some(gpu) = with_limits(|l| l.max_workgroups = 64) else { return };
     let x = ramp([n]);
     let (y, dispatches) = run(&gpu, &double(n), std::slice::from_ref(&x));
@@ -192,7 +193,7 @@ fn folds_more_groups_than_a_dimension_holds() {
 
 #[test]
 fn splits_what_cannot_be_folded_or_bound() {
-    // y[u] = x[u, 0] + x[u, 1] + x[u, 2] + b[u], where b fits the binding limit and is bound whole.
+    // y[u] = x[u, 0] + x[u, 1] + x[u, 2] + b[u]. The tensor b fits the binding limit and is bound whole.
     let text = "//!include lib/index
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -209,12 +210,12 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     let (x, b) = (ramp([n, 3]), ramp([n]));
     let want: Vec<f32> = x.f().chunks(3).zip(b.f()).map(|(x, b)| 0.5 * (x[0] + x[1] + x[2]) + b).collect();
 
-    // 20,480 bytes bind 1,706 units of x, hence 1,664 (26 · 64): four windows.
+    // 20,480 bytes bind 1,706 units of x. The next smaller multiple of 64 is 1,664 (26 · 64). So there are four windows.
     let Some(gpu) = with_limits(|l| l.max_binding_bytes = 20_480) else { return };
     let (y, dispatches) = run(&gpu, &plan, &[x.clone(), b.clone()]);
     assert_eq!((y.f(), dispatches), (&want[..], 4));
 
-    // 3³ groups of 64 do 1,728 units: three windows.
+    // 3³ workgroups of 64 compute 1,728 units. So there are three windows.
     let Some(gpu) = with_limits(|l| l.max_workgroups = 3) else { return };
     let (y, dispatches) = run(&gpu, &plan, &[x, b]);
     assert_eq!((y.f(), dispatches), (&want[..], 3));
@@ -244,7 +245,7 @@ fn limits_are_typed_errors() {
     assert_eq!(refused(&whole(20_000, 0)), ("probe [20000] → [20000] (slot 0 [20000])".into(), 80_000, 65_536));
     assert_eq!(refused(&whole(1000, 0)), ("probe [1000] → [1000] (workgroups)".into(), 16, 8));
     assert_eq!(refused(&whole(100, 1)), ("probe [100] → [100]: probe plain (storage buffers bound at once)".into(), 3, 2));
-    // And what is just inside them works.
+    // Sizes just inside the limits work.
     assert_eq!(run(&gpu, &double(1024), &[ramp([1024])]).0.f()[1023], 2.0 * 1023.25);
     let error = block_on(GpuStore::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0, 0)).err().unwrap();
     assert!(error.to_string().starts_with("params piece 1 [32768]: needs 131072, but this device's limit is 65536"), "{error}");
@@ -256,7 +257,8 @@ fn a_write_past_the_end_is_found() {
     let text = "@compute @workgroup_size(WG)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = 1.0; }
 ";
-    // 100 elements, two groups of 64 and no test against p.units: 28 writes too many.
+    // There are 100 elements and two workgroups of 64. The shader does not compare with p.units, so it makes 28 writes too
+    // many.
     let n = Shape::from([100]);
     let plan = one(&[n], n, pass(text, 100, vec![Bind::input("x", 0, DType::F32), Bind::output("y", DType::F32)]));
     let mut exec = load(&gpu, &plan, ExecOptions { guards: true, ..ExecOptions::default() }).unwrap();
@@ -266,7 +268,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = 1.0; }
     assert_eq!(found, vec!["probe [100] → [100] (slot 0 [100]): element 0 past its end became 0x3f800000"]);
 }
 
-/// `z = sum of x · w` by one invocation, `dw = x`, and an update that adds up `h[0] · dw` where the guard lets it.
+/// `z = sum of x · w` in one invocation, `dw = x`, and an update that adds `h[0] · dw` if the guard allows the update.
 fn trained() -> (Plan, Layout) {
     let n = Shape::from([70]);
     let loss = "@compute @workgroup_size(1)
@@ -346,7 +348,7 @@ fn forward() { part[0] = 1.0; }
 #[test]
 fn steps_update_the_store_and_fill_the_ring() {
     let Some(gpu) = open_with(GpuOptions::default()) else { return };
-    let steps = 150u64; // More than the rows of the table and than the ring.
+    let steps = 150u64; // More steps than the table has rows and than the ring has.
     let train = || {
         let (plan, layout) = trained();
         let store = Arc::new(block_on(GpuStore::new(&gpu, layout, 1, 2)).unwrap());
@@ -362,7 +364,7 @@ fn steps_update_the_store_and_fill_the_ring() {
             let row = StepRow { seed: 7 << 32 | 5, step: t, batch: t, ..StepRow::default() };
             let mut hyper = [[0.0; 8]; 2];
             hyper[1][0] = f64::from(1.0 / 1024.0 / (t + 1) as f32);
-            hyper[0][0] = 1e9; // Another group's.
+            hyper[0][0] = 1e9; // A hyperparameter of another parameter group.
             exec.write(0, &x).unwrap();
             exec.submit_steps(&[row], &hyper, false).unwrap();
         }
@@ -383,7 +385,7 @@ fn steps_update_the_store_and_fill_the_ring() {
     };
     let (w, m, ring, guard) = train();
 
-    // The same by hand. The weights only feed the loss, so they are sums of known numbers.
+    // The same computation by hand. The weights only affect the loss, so they are sums of known numbers.
     let x = ramp([70]);
     let (mut want_w, mut losses): (Vec<f32>, Vec<f64>) = ((0..70).map(|i| i as f32 * 0.5).collect(), Vec::new());
     for t in 0..steps {
@@ -394,14 +396,15 @@ fn steps_update_the_store_and_fill_the_ring() {
         }
     }
     for (i, (got, want)) in w[0].iter().zip(&want_w).enumerate() {
-        // 150 subtractions, each rounded (and its product too, or not, where the driver fuses it).
+        // There are 150 subtractions, and each is rounded. The product is rounded too, unless the driver fuses it with the
+        // subtraction.
         assert!((got - want).abs() <= 300.0 * f32::EPSILON * 40.0, "weight {i}: {got} is not {want}");
     }
     assert!(w[0][70..].iter().all(|&w| w == 0.0), "the gap after a range stays zero");
     assert_eq!(m[0][69], 69.25 * 0.5 * 150.0);
     assert_eq!(ring.len(), 48);
     for (row, want) in ring.iter().zip(&losses[steps as usize - 48..]) {
-        // A sum of 70 terms of both signs, each below 69.25 · 40 · 0.5.
+        // The sum has 70 terms of both signs. Each is below 69.25 · 40 · 0.5.
         assert!((row[0] as f64 - want).abs() < 70.0 * 70.0 * 1400.0 * f32::EPSILON as f64, "{} is not {want}", row[0]);
     }
     assert_eq!((guard[0], guard[1], guard[2]), (149, 7, ring[47][0].to_bits()));
@@ -449,7 +452,7 @@ fn a_kernel_that_is_wrong_is_an_error_not_a_panic() {
     cpu.steps[0].kernel = None;
     assert!(refused(&cpu).contains("planned for the CPU"));
 
-    // The device is still good.
+    // The device still works.
     assert_eq!(run(&gpu, &double(2), &[ramp([2])]).0.f(), &[0.5, 2.5]);
 }
 
@@ -466,7 +469,8 @@ fn checked_shaders_drop_what_is_out_of_bounds() {
     assert_eq!(gpu.pipeline_count(), 1, "shapes are in the uniform, so another size compiles nothing");
 }
 
-/// WGSL from outside of this crate has results where it has none without checks, and its pipelines are not those of trusted WGSL.
+/// WGSL from outside this crate has defined results where unchecked WGSL has none. Its pipelines differ from the pipelines of
+/// trusted WGSL.
 #[test]
 fn what_is_not_trusted_is_checked() {
     let Some(gpu) = open_with(GpuOptions::default()) else { return };
@@ -489,7 +493,7 @@ fn forward(@builtin(local_invocation_index) lane: u32) {
     let mut plan = one(&[x], y, pass(text, 1, vec![Bind::input("x", 0, DType::U32), Bind::output("y", DType::U32)]));
     plan.steps[0].unchecked = false;
     let got = run(&gpu, &plan, &[Host::labels([3], vec![700, 0, 17])]).0;
-    // WGSL says that x / 0 is x, and here indices are moved into their arrays.
+    // WGSL defines x / 0 as x. The checks clamp each index into its array.
     assert_eq!(got.u()[..3], [700, 4, 0]);
 
     let double = double(100);
@@ -523,7 +527,7 @@ fn an_unknown_name_lists_the_adapters() {
     assert!(named.describe().contains(&first.name), "{}", named.describe());
 }
 
-/// WGSL that naga accepts, and the value of each of its constants.
+/// Parses WGSL with naga and returns the name and value of each of its constants.
 fn constants(text: &str) -> Vec<(String, naga::Literal)> {
     let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
     let (flags, caps) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
@@ -606,7 +610,8 @@ fn windows_cover_every_unit_once_and_start_aligned() {
         }
         assert_eq!(seen.len(), units);
     }
-    // Pieces of lines of any length: a window starts at most 63 elements before its first unit and ends behind its last.
+    // Lines are divided into chunks of any length. A window starts at most 63 elements before its first unit and ends after
+    // its last.
     for (outer, line, chunk, limit) in [(3, 1009usize, 100usize, 4096), (1, 5000, 7, 512), (70, 13, 13, 1024)] {
         let chunks = line.div_ceil(chunk);
         let span = Span::Lines { line, chunks, chunk };
@@ -622,7 +627,7 @@ fn windows_cover_every_unit_once_and_start_aligned() {
         }
         assert!(windows.len() > 1 && next == p.units);
     }
-    // A unit alone that is too large, and a tensor written whole, cannot be split.
+    // A window cannot divide a single unit that is too large, or a tensor that is written whole.
     let reach = Reach { binding: 4096, groups: 65_535 };
     assert!(reach.windows("test", &pass("", 100, binds(17)), &[1700]).is_err());
     let p = pass("", 2000, vec![Bind::input("x", 0, DType::F32).per_unit(1), Bind::output("y", DType::F32)]);
@@ -667,7 +672,7 @@ fn a_lost_device_is_an_error_at_every_call() {
     let mut exec = load(&gpu, &double(4), ExecOptions::default()).unwrap();
     exec.submit(&StepRow::default()).unwrap();
     gpu.device.destroy();
-    let _ = exec.finish(); // The loss is reported from here on.
+    let _ = exec.finish(); // From here on, every call reports that the device is lost.
     let lost = |r: Result<()>| assert!(matches!(&r, Err(Error::Device { .. })), "{r:?}");
     lost(exec.write(0, &ramp([4])));
     lost(exec.submit(&StepRow::default()));

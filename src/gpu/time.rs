@@ -1,4 +1,4 @@
-//! How long a plan takes on the device.
+//! Measures how long a plan takes on the device.
 
 use crate::{
     error::Result,
@@ -10,8 +10,8 @@ use crate::{
 use std::time::{Duration, Instant};
 
 impl GpuExec {
-    /// The time of one of `times` runs in a row, submitted together: by the device's clock where it has one, else from the
-    /// submit to its end.
+    /// Returns the time of one run of the plan. `times` runs are submitted together and their time is divided by `times`. The
+    /// device's clock measures the runs. Without such a clock, the host measures the time from the submit to its end.
     pub(crate) async fn time(&self, gpu: &Gpu, times: usize) -> Result<Duration> {
         let count = times.max(1) as u32;
         let row = StepRow::default();
@@ -43,7 +43,7 @@ impl GpuExec {
         let words: Vec<u32> = gpu.read(&[(&ticks, 0, 4)]).await?;
         let [first, last] = [0, 2].map(|i| u64::from(words[i]) | u64::from(words[i + 1]) << 32);
         let inside = Duration::from_nanos((last.wrapping_sub(first) as f64 * f64::from(gpu.queue.get_timestamp_period())) as u64);
-        // A clock that stands still, or runs ahead of ours, is none.
+        // The device's clock is ignored if it does not move or if it shows more time than the host's clock.
         Ok(if inside.is_zero() || inside > outside { outside } else { inside } / count)
     }
 }

@@ -1,4 +1,4 @@
-//! Runs candidates: against the oracle, then against the clock.
+//! Runs candidates: first against the oracle, then against the clock.
 
 use super::problem::Problem;
 use crate::{
@@ -17,31 +17,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the oracle may cost, in operations: some milliseconds.
+/// The largest cost of a problem for the oracle, in operations. The oracle takes some milliseconds for it.
 const CHECK: u64 = 2 << 20;
-/// What one run for the clock may cost: some milliseconds too, for a candidate that is good.
+/// The largest cost of a problem for the clock, in operations. A good candidate takes some milliseconds for it.
 const RUN: u64 = 4 << 30;
 const RUN_SOFTWARE: u64 = 24 << 20;
-/// An op whose sizes cannot be made so small that it costs less than so many times as much is not measured.
+/// An op is not measured if its smallest problem costs more than this multiple of the limits above.
 const TOO_MUCH: u64 = 16;
-/// Elements of the tensors of one run.
+/// The largest number of elements in all tensors of a problem for the clock.
 const ELEMENTS: u64 = 8 << 20;
-/// Runs of which the median counts, and how long they may take together.
+/// The largest number of timed runs. The median of the runs counts. `RUNS_TAKE` is the time for all runs together.
 const RUNS: usize = 5;
 const RUNS_TAKE: Duration = Duration::from_millis(60);
-/// What a submit of short runs should take at least.
+/// The shortest time that one submit should take. Short runs are repeated within one submit.
 const SUBMIT: Duration = Duration::from_millis(2);
-/// A candidate is not timed further where each of its first runs takes more than this many times as long as the best so far …
+/// A candidate is not timed further if each of its first runs takes more than this multiple of the best time so far …
 const HOPELESS: u32 = 3;
-/// … and so long that it is no accident.
+/// … and more than this time. A shorter run may look slow by accident.
 const NOTICED: Duration = Duration::from_micros(500);
-/// So many first runs there are at most; a single one of the square of `HOPELESS` times the best is enough.
+/// The largest number of first runs. One run is enough if it takes more than the square of `HOPELESS` times the best time.
 const FIRST: usize = 3;
 
-/// Chooses the kernels of a plan's ops that have several and whose class has no choice, the costly ones first.
+/// Chooses a kernel for each class of ops in the plan that has several kernels and no choice yet. Costly ops come first.
 ///
 /// # Errors
-/// A device that is lost. Other faults of a candidate are in the report.
+/// An error if the device is lost. Every other fault of a candidate is a verdict in the report.
 pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     if gpu.options().choice != Choice::Measured {
         return Ok(());
@@ -92,8 +92,8 @@ pub(crate) async fn measure(gpu: &Arc<Gpu>, draft: &Draft) -> Result<()> {
     Ok(())
 }
 
-/// A class without its choice: its first problem in the plan, [`shaders`], what an earlier run found of its candidates, and where
-/// the user wrote it, by which method.
+/// A class without a choice: its first problem in the plan, the hash of its [`shaders`], the verdicts of earlier runs, and the
+/// method and place by which the user wrote the op.
 struct Open {
     problem: Problem,
     text: u64,
@@ -102,12 +102,13 @@ struct Open {
     place: Place,
 }
 
-/// Where candidates run.
+/// The state of the measurements of one plan.
 struct Measurements<'a> {
     gpu: &'a Arc<Gpu>,
-    /// Without parameters.
+    /// A store without parameters.
     store: Arc<GpuStore>,
-    /// When time runs out; never before one candidate was measured, so that each run of a program knows more than the last.
+    /// The end of the time budget. At least one candidate is measured even after the end, so that each run of a program learns
+    /// something.
     end: Instant,
     some: bool,
 }
@@ -122,10 +123,11 @@ impl Measurements<'_> {
         self.some && Instant::now() >= self.end
     }
 
-    /// Measures the candidates whose verdict is open, as far as there is time.
+    /// Measures the candidates with an open verdict until the time is over.
     ///
     /// # Errors
-    /// A device that is lost; then the candidate that ran does not run, so that the next run of the program leaves it alone.
+    /// An error if the device is lost. Then the verdict on the candidate is that it does not run, so the next run of the
+    /// program does not try it again.
     async fn candidates(&mut self, problem: &Problem, verdicts: &mut [Verdict]) -> Result<()> {
         if self.is_over() {
             return Ok(());
@@ -140,10 +142,11 @@ impl Measurements<'_> {
         let Ok((inputs, want)) = small.oracle() else { return Ok(()) };
         let check = Check { inputs, want, terms: small.op.terms(&small.x), problem: small };
         let inputs = large.inputs();
-        // From the one expected to be fastest on, so that slow ones are known as such at once; those that were slow once come last.
+        // The candidate that is expected to be fastest comes first, so that slower candidates are recognised early. Candidates
+        // that were slow in an earlier run come last.
         let mut open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i].is_open()).collect();
         open.sort_by_key(|&i| verdicts[i] != Verdict::NotMeasured);
-        // Drivers that compile early do so here, on several threads; a candidate that does not compile says so below.
+        // Some drivers compile here, on several threads. A candidate that does not compile gives its error in the check below.
         let unchecked = check.problem.op.is_unchecked();
         let shaders: Vec<_> = open
             .iter()
@@ -165,7 +168,7 @@ impl Measurements<'_> {
                 Err(error) => Err(error),
             };
             verdicts[i] = match (verdict, &verdicts[i]) {
-                // Two runs of the program say the same: that is no accident.
+                // Two runs of the program found the candidate slow, so it is no accident.
                 (Ok(Verdict::Slow(time)), Verdict::Slow(before)) => Verdict::Time(time.min(*before)),
                 (Ok(verdict), _) => verdict,
                 (Err(error), _) if gpu.lost().is_some() => {
@@ -191,7 +194,7 @@ impl Measurements<'_> {
         Ok(exec)
     }
 
-    /// What is wrong with a candidate's numbers, if anything is.
+    /// Returns the reason why the results of a candidate are wrong, or `None` if they are correct.
     async fn check(&self, check: &Check, candidate: usize) -> Result<Option<String>> {
         let mut exec = self.load(&check.problem, candidate, &check.inputs, true).await?;
         let mut runs = Vec::new();
@@ -210,7 +213,8 @@ impl Measurements<'_> {
         Ok(Checked::new(&runs[0], &check.want, check.terms).wrong)
     }
 
-    /// The time of a candidate that is right, on a larger problem; there it must agree with the others that are.
+    /// Times a correct candidate on a larger problem. The results there must agree with the results of the other correct
+    /// candidates.
     async fn time(
         &self,
         problem: &Problem,
@@ -231,7 +235,7 @@ impl Measurements<'_> {
                 }
             }
         }
-        // The first run may include what a driver puts off until then, and another program may have been in the way.
+        // The first run may include work that the driver has delayed, and another program may have disturbed a run.
         for _ in 1..FIRST {
             if hopeless(once).is_some_and(|best| once < best * HOPELESS * HOPELESS) {
                 once = once.min(exec.time(self.gpu, 1).await?);
@@ -251,7 +255,7 @@ impl Measurements<'_> {
     }
 }
 
-/// What a candidate must compute.
+/// The problem for the oracle, with its inputs and the expected results.
 struct Check {
     problem: Problem,
     inputs: Vec<Host<f32>>,

@@ -1,8 +1,8 @@
-//! Measures the candidates that a plan needs and that nobody has measured: first their numbers, then their time.
+//! Measures the candidates that a plan needs and that have no verdict yet.
 //!
-//! [`measure`] goes through the ops of a plan before kernels are chosen for it. For each class of ops without a choice it runs the
-//! candidates, first on a small problem with awkward sizes against the op's definition in `f64`, then for time. The results are
-//! data of [`crate::choice`].
+//! [`measure`] visits the ops of a plan before the plan chooses kernels. For each class of ops without a choice, it checks and
+//! times the candidates. The check compares a candidate with the op's definition in `f64` on a small problem with awkward
+//! sizes. The module [`crate::choice`] stores the results.
 
 mod measure;
 mod problem;

@@ -1,4 +1,4 @@
-//! An op on sizes of its class: small ones for the oracle, larger ones for the clock.
+//! A problem: an op with sizes that stand for its class. Small sizes are for the oracle, larger sizes for the clock.
 
 use crate::{
     error::Result,
@@ -12,10 +12,11 @@ use crate::{
 };
 use std::{collections::HashSet, panic::Location, sync::Arc};
 
-/// Elements drawn at most; a prime, so that rows of a matrix are not alike.
+/// The largest number of random elements in a tensor. The number is prime, so that the rows of a matrix differ.
 const REPEATED: usize = 65_521;
 
-/// The op that stands for a class (see [`OpDef::plain`](crate::ops::OpDef::plain)) on inputs of some shapes.
+/// The op that stands for a class (see [`OpDef::plain`](crate::ops::OpDef::plain)), with the shapes of its inputs and its
+/// output.
 #[derive(Clone)]
 pub struct Problem {
     pub op: Arc<dyn Op>,
@@ -25,7 +26,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// `None` where the op does not take these shapes.
+    /// Returns `None` if the op does not accept these shapes.
     pub fn new(op: &Arc<dyn Op>, mut x: Vec<Shape>, caps: &Caps) -> Option<Problem> {
         let plain = op.plain(&x);
         if plain.is_some() {
@@ -39,11 +40,11 @@ impl Problem {
     pub fn elements(&self) -> u64 {
         self.x.iter().chain([&self.y]).map(|s| s.elements() as u64).sum()
     }
-    /// What it costs, roughly in floating-point operations: a load or a store is worth a few.
+    /// Returns the cost of the problem in floating-point operations, roughly. A load or a store counts as four operations.
     pub fn cost(&self) -> u64 {
         self.op.flops(&self.x, self.y) + 4 * self.elements()
     }
-    /// Whether its candidates are those of `other`, compiled with the same constants.
+    /// Returns whether the candidates of both problems have the same kernels and the same constants.
     fn same_kernels(&self, other: &Problem) -> bool {
         let text = |p: &Problem| -> Vec<_> {
             let of = |k: &Kernel| (k.name, k.passes.iter().map(|p| (p.entry, p.consts.clone())).collect::<Vec<_>>());
@@ -52,10 +53,12 @@ impl Problem {
         text(self) == text(other)
     }
 
-    /// The same with the same kernels on smaller sizes, as far down as `enough` asks for and the op allows: the largest size is
-    /// halved, wherever it stands, as long as that is allowed. With `odd`, sizes that became smaller end up dividing by nothing.
+    /// Returns the problem with smaller sizes and the same kernels. The largest size is halved again and again, wherever it
+    /// occurs, until `enough` is true or the op allows no smaller size. With `odd`, the reduced sizes are then changed to
+    /// sizes that no tile divides.
     pub fn smaller(&self, caps: &Caps, enough: impl Fn(&Problem) -> bool, odd: bool) -> Problem {
-        // By size in the whole problem, what it is now. Where one number is two sizes by chance, they stay the same.
+        // Each pair holds the size in the whole problem and the current size. Equal sizes stay equal, even if they are equal
+        // by chance.
         let mut sizes: Vec<(usize, usize)> = self.x.iter().flat_map(|s| s.dims()).map(|&d| (d, d)).collect();
         sizes.sort_unstable();
         sizes.dedup();
@@ -75,7 +78,8 @@ impl Problem {
         if odd {
             for i in 0..sizes.len() {
                 let (whole, now) = sizes[i];
-                // One more divides by nothing; five more still by what a kernel may ask for, but by no tile.
+                // The first try makes the size odd. The second try adds four: the size is then still a multiple that a kernel
+                // may need, but not a multiple of a tile.
                 for more in [1 - now % 2, 4] {
                     sizes[i].1 = now + more;
                     if let Some(other) = (now < whole && now > 1).then(|| self.resized(&sizes, caps)).flatten() {
@@ -95,13 +99,14 @@ impl Problem {
         Problem::new(&self.op, x, caps).filter(|smaller| smaller.same_kernels(self))
     }
 
-    /// Random inputs, as the op's cases have them.
+    /// Returns random inputs in the ranges that the op asks for.
     pub fn inputs(&self) -> Vec<Host<f32>> {
         self.drawn(&self.op.fills(&self.x))
     }
     fn drawn(&self, fills: &[Fill]) -> Vec<Host<f32>> {
         let tensor = |(i, (s, values)): (usize, (&Shape, &Fill))| {
-            // Of large tensors a part is drawn, and repeated: drawing takes longer than what is timed.
+            // A large tensor repeats a smaller random part, because drawing all elements would take longer than the timed
+            // runs.
             let n = s.elements();
             let drawn = fill(Shape::from([n.min(REPEATED)]), values, 17 + i as u64);
             match values {
@@ -111,7 +116,8 @@ impl Problem {
         };
         self.x.iter().zip(fills).enumerate().map(tensor).collect()
     }
-    /// Its inputs and its output by the definition in `f64`; the inputs are such that it is finite, if there are any.
+    /// Returns inputs, and the output by the op's definition in `f64`. If the output is not finite, the inputs are drawn again
+    /// as positive numbers.
     pub fn oracle(&self) -> Result<(Vec<Host<f32>>, Vec<f64>)> {
         let g = Graph::inference();
         let y = self.tensor(&g);
@@ -124,13 +130,13 @@ impl Problem {
         }
         Ok((inputs, want))
     }
-    /// The plan of one candidate.
+    /// Returns the plan that uses one candidate.
     pub fn plan(&self, candidate: usize, caps: &Caps) -> Result<Plan> {
         let g = Graph::inference();
         let options = PlanOptions { candidate: Some(candidate), fuse: false, ..PlanOptions::new(Some(*caps)) };
         Plan::new(&[self.tensor(&g)], &[], &options)
     }
-    /// The op alone in a graph.
+    /// Adds the op to an empty graph and returns its output.
     fn tensor<'g>(&self, g: &'g Graph) -> Tensor<'g> {
         let x: Vec<Tensor> = self.x.iter().map(|s| g.input_of(*s)).collect();
         g.apply_at(self.op.clone(), &x, Location::caller())
@@ -159,7 +165,7 @@ mod tests {
         let consts = |p: &Problem| p.kernels.iter().flat_map(|k| k.passes.iter().map(|p| p.consts.clone())).collect::<Vec<_>>();
         assert_eq!(consts(&small), consts(&whole));
         assert!(small.x.iter().flat_map(|s| s.dims()).all(|d| d % 4 != 0 || d % 8 != 0), "{:?}", small.x);
-        // What fits is left alone, whatever is asked of it.
+        // A problem that is small enough does not change, even with `odd`.
         let tiny = product(false, 3, 5, 7);
         assert_eq!(tiny.smaller(&caps(), |p| p.cost() <= 2 << 20, true).x, tiny.x);
     }
