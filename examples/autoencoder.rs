@@ -1,5 +1,5 @@
-//! Learns what images look like without being told what they show: a network that must squeeze each image through a
-//! small code, and draw it again from that.
+//! An autoencoder learns how images look, without labels. The network compresses each image into a small code and draws the
+//! image again from the code.
 //!
 //! ```text
 //! cargo run --release --example autoencoder                              # writes autoencoder.png

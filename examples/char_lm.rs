@@ -5,13 +5,13 @@
 //! cargo run --release --example char_lm -- --text FILE --length 500 --temperature 0.6
 //! ```
 //!
-//! It sees a window of the text and predicts, at every place of it at once, which character comes next; attention there looks at that
-//! place and those before it only (Vaswani et al. 2017, "Attention Is All You Need"; the normalisation stands before each part, as
-//! in Radford et al. 2019). The loss is in nats a character: that of a model that knows how frequent each character is, and
-//! nothing else, is the entropy of these frequencies, and is printed beside.
+//! The model reads a window of the text. At every place of the window it predicts the next character. Attention at a place sees
+//! only this place and the places before it (Vaswani et al. 2017, "Attention Is All You Need"). The normalisation stands before
+//! each part, as in Radford et al. 2019. The loss is in nats per character. The program also prints the entropy of the
+//! character frequencies: this is the loss of a model that knows only how frequent each character is.
 //!
-//! Text is then written by drawing a character from softmax(logits / temperature), putting it behind the others, and again. A low
-//! temperature takes likely characters, a high one risks more.
+//! After training, the program writes text. It draws a character from softmax(logits / temperature), appends it to the text,
+//! and repeats this. A low temperature prefers likely characters; a high temperature takes more risks.
 
 mod common;
 

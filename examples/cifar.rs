@@ -4,15 +4,16 @@
 //! cargo run --release --example cifar -- --data DIR       # the files of cifar-10-binary.tar.gz
 //! ```
 //!
-//! A block adds what two convolutions make of its input to that input (He et al. 2015, "Deep Residual Learning for Image
-//! Recognition", fig. 2 and section 4.2, the network for CIFAR-10):
+//! A block adds the result of two convolutions to its input (He et al. 2015, "Deep Residual Learning for Image Recognition",
+//! fig. 2 and section 4.2, the network for CIFAR-10):
 //!
 //! ```text
 //! y = relu(x + bn(conv(relu(bn(conv(x))))))           where size and channels change: bn(conv1×1(x)) in place of x
 //! ```
 //!
-//! Three stages of such blocks, each with half the height and width of the one before and twice its channels; then the mean of
-//! each channel and one linear layer. In training each image is mirrored or not, at random, as in the paper.
+//! The network has three stages of blocks. Each stage has half the height and width of the stage before and twice its channels.
+//! The mean of each channel and one linear layer follow. In training, each image is mirrored at random or left as it is, as in
+//! the paper.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! A loss of your own: the focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5), which this
-//! library does not have. Written in tensor arithmetic it is differentiated and fused like any other: no new kernel.
+//! A custom loss: the focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5), which this library does not
+//! have. The loss is written in tensor arithmetic. So the library differentiates and fuses it like any other loss, and no new
+//! kernel is needed.
 //!
 //! For a logit x and a class y of 0 or 1, with s = ±1 the sign of y and p = σ(s x) the probability of the true class,
 //!
@@ -7,8 +8,9 @@
 //! FL = −α (1 − p)ᵞ ln p                             ∂FL/∂x = s α (1 − p)ᵞ (γ p ln p + p − 1)
 //! ```
 //!
-//! α weighs the classes: α for 1, 1 − α for 0. γ = 0 and α = ½ is half of binary cross-entropy; a larger γ takes the
-//! weight off the samples that are right already. The derivative is that of the paper's appendix B.
+//! α weighs the classes: class 1 has the weight α, class 0 has the weight 1 − α. With γ = 0 and α = ½, the loss is half of
+//! binary cross-entropy. A larger γ lowers the weight of samples that are classified correctly already. The derivative comes
+//! from the paper's appendix B.
 
 mod common;
 

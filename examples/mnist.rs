@@ -1,4 +1,4 @@
-//! Learns to read images, shows how well, and keeps the weights.
+//! Trains a network to classify images, shows how good it is, and saves the weights.
 //!
 //! ```text
 //! cargo run --release --example mnist                              # the digits that ship, on the best device

@@ -1,8 +1,8 @@
-//! Where each parameter lies in the flat buffers.
+//! The layout of the parameters in the flat buffers.
 //!
-//! Parameters, gradients and each optimizer state are flat: one buffer, or as few *pieces* as the device's binding
-//! limit allows. One [`Layout`] describes them all, so that the update of the whole model is one dispatch a piece, whatever settings its
-//! parameters have.
+//! Parameters, gradients and each state of the optimizer are flat. Each of them is one buffer, or a few *pieces* if one buffer
+//! would exceed the device's binding limit. One [`Layout`] describes them all. So the update of the whole model takes one
+//! dispatch for each piece, even if parameters have different settings.
 
 use crate::{
     error::{Error, Result},
@@ -14,39 +14,40 @@ use std::{mem, ops};
 /// What training does with a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// It has a gradient, and is updated with the settings of its group.
+    /// The parameter has a gradient. The optimizer updates it with the settings of its group.
     Trained {
         /// The number of the group.
         group: usize,
     },
-    /// It has no gradient, no state of the optimizer, and stays as it is.
+    /// The parameter has no gradient and no state of the optimizer. Training does not change it.
     Frozen,
-    /// A step assigns to it: a running average, say.
+    /// Each step assigns a new value to it, for example a running average.
     State,
 }
 
 impl Status {
-    /// Without an optimizer: all that can be trained is of one group.
+    /// Returns the status of each parameter without an optimizer. All parameters that can be trained are in group 0.
     pub fn plain(params: &[ParamDef]) -> Vec<Status> {
         params.iter().map(|p| if p.trained { Status::Trained { group: 0 } } else { Status::State }).collect()
     }
 }
 
-/// Where one parameter lies. A trained parameter is a *segment* of its piece: the update finds it, and its settings, by the place of an element.
+/// The place of one parameter. A trained parameter is a *segment* of its piece: the update finds the parameter and its settings
+/// by the position of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Which piece of the flat buffers.
+    /// The number of its piece of the flat buffers.
     pub piece: usize,
-    /// First element within the piece, a multiple of [`ALIGN`].
+    /// The first element within the piece, a multiple of [`ALIGN`].
     pub start: usize,
-    /// Elements.
+    /// The number of elements.
     pub len: usize,
     /// What training does with it.
     pub status: Status,
 }
 
 impl Range {
-    /// Its elements of the piece.
+    /// Returns the indices of its elements within the piece.
     pub fn of(self) -> ops::Range<usize> {
         self.start..self.start + self.len
     }
@@ -54,28 +55,29 @@ impl Range {
 
 /// The ranges of all parameters, and the sizes of the pieces.
 ///
-/// Pieces hold parameters of one kind: first come those that are trained, then those that are frozen, then state. Gradients and the
-/// optimizer's states have the trained pieces alone; a step computes what state becomes into buffers of the pieces of state.
+/// A piece holds parameters of one kind. The trained pieces come first, then the frozen pieces, then the pieces of state.
+/// Gradients and the optimizer's states exist for the trained pieces only. A step computes new state into separate buffers, one
+/// for each piece of state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// By parameter, in the order of the graph.
+    /// The range of each parameter, in the order of the graph.
     pub ranges: Vec<Range>,
-    /// Elements of each piece; the gaps between ranges hold zeros.
+    /// The number of elements of each piece. The gaps between ranges hold zeros.
     pub pieces: Vec<usize>,
-    /// How many pieces, the first ones, are trained.
+    /// The number of trained pieces. They come first.
     pub trained: usize,
-    /// How many pieces, the last ones, hold state.
+    /// The number of pieces of state. They come last.
     pub state: usize,
 }
 
 impl Layout {
-    /// Lays out `params`, which have these statuses, in pieces of at most `max_piece` elements. A parameter that
-    /// is larger than that gets a piece of its own, of at most `max_buffer` elements.
+    /// Lays out `params`, which have the given statuses, in pieces of at most `max_piece` elements. A parameter larger than
+    /// `max_piece` gets its own piece, of at most `max_buffer` elements.
     pub fn new(params: &[ParamDef], statuses: &[Status], max_piece: usize, max_buffer: usize) -> Result<Layout> {
         let none = Range { piece: 0, start: 0, len: 0, status: Status::Frozen };
         let mut layout = Layout { ranges: vec![none; params.len()], ..Layout::default() };
         let mut order: Vec<usize> = (0..params.len()).collect();
-        // Parameters of one group lie together, so that neighbours in a piece mostly have one row of settings.
+        // Parameters of one group are placed together, so that neighbours in a piece mostly share one row of settings.
         order.sort_by_key(|&i| statuses[i]);
         let mut last = None;
         for i in order {
@@ -99,24 +101,26 @@ impl Layout {
         }
         Ok(layout)
     }
-    /// The pieces of state.
+    /// Returns the numbers of the pieces of state.
     pub fn state_pieces(&self) -> ops::Range<usize> {
         self.pieces.len() - self.state..self.pieces.len()
     }
-    /// The parameters that lie in a piece, in their order there.
+    /// Returns the parameters of a piece, in their order within the piece.
     pub fn segments(&self, piece: usize) -> impl Iterator<Item = (usize, &Range)> {
         let mut all: Vec<(usize, &Range)> = self.ranges.iter().enumerate().filter(|(_, r)| r.piece == piece).collect();
         all.sort_by_key(|(_, r)| r.start);
         all.into_iter()
     }
-    /// Each parameter of a trained piece, in their order there: the element at which it ends, with the gap behind it, and its group.
+    /// Returns, for each parameter of a trained piece in order, the element at which it ends (with the gap behind it) and its
+    /// group.
     pub fn ends(&self, piece: usize) -> impl Iterator<Item = (usize, usize)> {
         self.segments(piece).filter_map(|(_, range)| match range.status {
             Status::Trained { group } => Some((range.start + range.len.next_multiple_of(ALIGN), group)),
             _ => None,
         })
     }
-    /// Neighbours of one group in a trained piece: the element at which they end, with the gap behind them, and the group.
+    /// Returns, for each run of neighbours of one group in a trained piece, the element at which it ends (with the gap behind
+    /// it) and the group.
     pub fn runs(&self, piece: usize) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for (end, group) in self.ends(piece) {
@@ -127,11 +131,11 @@ impl Layout {
         }
         runs
     }
-    /// Elements of all pieces together.
+    /// Returns the number of elements of all pieces together.
     pub fn elements(&self) -> usize {
         self.pieces.iter().sum()
     }
-    /// Elements that are trained.
+    /// Returns the number of elements of the trained pieces.
     pub fn trained_elements(&self) -> usize {
         self.pieces[..self.trained].iter().sum()
     }
@@ -160,11 +164,11 @@ mod tests {
         assert_eq!((l.runs(0), l.runs(2)), (vec![(192, 0)], vec![(64, 1)]));
         assert_eq!(l.segments(0).map(|(i, _)| i).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(l.ends(0).collect::<Vec<_>>(), [(128, 0), (192, 0)]);
-        // State comes last, in pieces of its own, even where there would be room.
+        // State comes last, in its own pieces, even if an earlier piece has room.
         let l = Layout::new(&[def("mean", 5), def("a", 3), def("mean", 7)], &[Status::State, own, Status::State], 256, 2048).unwrap();
         assert_eq!((&l.pieces[..], l.trained, l.state_pieces()), (&[64, 128][..], 1, 1..2));
         assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (1, 64)]);
-        // Parameters that are frozen have pieces of their own, too.
+        // Frozen parameters have their own pieces, too.
         let l = Layout::new(&params, &[Status::Frozen, own, own, Status::Frozen], 4096, 4096).unwrap();
         assert_eq!((&l.pieces[..], l.trained, l.state), (&[128, 1152][..], 1, 0));
         assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (0, 64), (1, 128)]);

@@ -22,23 +22,23 @@ pub struct Adagrad {
 }
 
 impl Adagrad {
-    /// With ε = 1e-10; without decays, the sum starting at 0.
+    /// Creates the rule with ε = 1e-10, without decays, and with sums that start at 0.
     pub fn new(lr: f64) -> Adagrad {
         Adagrad { lr, lr_decay: 0.0, weight_decay: 0.0, initial_accumulator_value: 0.0, eps: 1e-10 }
     }
-    /// How fast the learning rate falls with the step; 0 by default.
+    /// Sets how fast the learning rate falls with the step; 0 by default.
     pub fn lr_decay(self, lr_decay: f64) -> Adagrad {
         Adagrad { lr_decay, ..self }
     }
-    /// The factor λ of the L2 penalty's gradient; 0 by default.
+    /// Sets λ, the factor of the L2 penalty's gradient; 0 by default.
     pub fn weight_decay(self, weight_decay: f64) -> Adagrad {
         Adagrad { weight_decay, ..self }
     }
-    /// Where the sum of squares starts; 0 by default.
+    /// Sets the initial value of the sum of squares; 0 by default.
     pub fn initial_accumulator_value(self, initial_accumulator_value: f64) -> Adagrad {
         Adagrad { initial_accumulator_value, ..self }
     }
-    /// Added to the root; 1e-10 by default.
+    /// Sets ε, which is added to the root; 1e-10 by default.
     pub fn eps(self, eps: f64) -> Adagrad {
         Adagrad { eps, ..self }
     }

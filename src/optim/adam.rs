@@ -1,15 +1,16 @@
-//! Adam and AdamW: the same rule, with the weight decay in the gradient or beside it.
+//! Adam and AdamW. Both are one rule. Adam adds the weight decay to the gradient; AdamW shrinks the weight directly.
 
 use super::{Hyper, MAX_STATES, Rule, State, lerp, require_eps, require_rate};
 use crate::{error::Result, host::Real, kernel::Source};
 
-/// Adam, its weight decay an L2 penalty on the loss. See [`AdamOf`].
+/// Adam, with weight decay as an L2 penalty on the loss. See [`AdamOf`].
 pub type Adam = AdamOf<false>;
 
 /// Adam with decoupled weight decay, 0.01 by default. See [`AdamOf`].
 pub type AdamW = AdamOf<true>;
 
-/// Running means of the gradient and of its square, both corrected for their start at 0.
+/// Divides a running mean of the gradient by the root of a running mean of its square. Both means are corrected for their start
+/// at 0.
 ///
 /// ```text
 /// Adam:  g ← g + λ·w                   AdamW:  w ← w·(1 − lr·λ)
@@ -30,23 +31,23 @@ pub struct AdamOf<const DECOUPLED: bool> {
 }
 
 impl<const DECOUPLED: bool> AdamOf<DECOUPLED> {
-    /// With β = (0.9, 0.999) and ε = 1e-8; weight decay 0 for Adam, 0.01 for AdamW.
+    /// Creates the rule with β = (0.9, 0.999) and ε = 1e-8. The weight decay is 0 for Adam and 0.01 for AdamW.
     pub fn new(lr: f64) -> Self {
         AdamOf { lr, betas: (0.9, 0.999), eps: 1e-8, weight_decay: if DECOUPLED { 0.01 } else { 0.0 }, amsgrad: false }
     }
-    /// The decay rates of the running means of the gradient and of its square, in 0..1; 0.9 and 0.999 by default.
+    /// Sets the decay rates of the running means of the gradient and of its square, in 0..1; 0.9 and 0.999 by default.
     pub fn betas(self, beta1: f64, beta2: f64) -> Self {
         AdamOf { betas: (beta1, beta2), ..self }
     }
-    /// Added to the root; 1e-8 by default.
+    /// Sets ε, which is added to the root; 1e-8 by default.
     pub fn eps(self, eps: f64) -> Self {
         AdamOf { eps, ..self }
     }
-    /// The factor λ; 0 for Adam, 0.01 for AdamW by default.
+    /// Sets λ, the weight decay; by default 0 for Adam and 0.01 for AdamW.
     pub fn weight_decay(self, weight_decay: f64) -> Self {
         AdamOf { weight_decay, ..self }
     }
-    /// Divides by the largest mean square so far instead of the current one.
+    /// Divides by the largest mean square so far instead of the current mean square; off by default.
     pub fn amsgrad(self, amsgrad: bool) -> Self {
         AdamOf { amsgrad, ..self }
     }
@@ -81,7 +82,7 @@ impl<const DECOUPLED: bool> Rule for AdamOf<DECOUPLED> {
     fn grow(g: f64, w: f64, [mean, square, largest]: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
         let [decay, shrink, _, beta2, fresh2, step, root, eps] = *h;
         let g = g + decay * w;
-        // Both ends of what `lerp` goes along.
+        // Both ends of the interval that `lerp` interpolates.
         let (mean, far) = (mean.max(g), mean + g);
         let square = beta2 * square + fresh2 * g * g;
         let largest = largest.max(square);
@@ -94,7 +95,7 @@ impl<const DECOUPLED: bool> Rule for AdamOf<DECOUPLED> {
         let g = g + decay * w;
         *mean = lerp(*mean, g, fresh1);
         *square = beta2 * *square + fresh2 * g * g;
-        // Without AMSGrad this is `square`: a state that is not kept reads as 0.
+        // Without AMSGrad, `largest` equals `square`: a state that is not stored reads as 0.
         *largest = largest.max(*square);
         step * *mean / (largest.sqrt() / root + eps)
     }

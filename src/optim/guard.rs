@@ -1,4 +1,4 @@
-//! The check between backward and update: nothing that is not finite reaches the weights.
+//! The check between the backward pass and the update. No number that is not finite reaches the weights.
 
 use super::{MAX_STATES, Optimizer};
 use crate::{error::Error, kernel::ALIGN, params::Layout, plan::ROWS, simd::wide, threads::TASK};
@@ -7,58 +7,63 @@ use std::ops::Range;
 /// The most that a number may be for an update to be surely finite (see [`Optimizer::is_bounded`]): 2⁶⁰.
 pub(super) const FAR: f32 = (1u64 << 60) as f32;
 
-/// The result of the check of a step, and the sums over its micro-batches. On the device it is a buffer of such words, on the CPU this struct.
+/// The result of the check of a step, and the sums over its micro-batches. On a GPU the guard is a buffer of these words; on
+/// the CPU it is this struct.
 ///
-/// Once it halts it stays so, and updates do nothing: the weights are those that the first bad step started with.
+/// A guard that has halted stays halted, and later updates do nothing. So the weights stay as they were before the first bad
+/// step.
 ///
-/// A step is bad where its loss or a gradient is not finite, and where the update would make a weight or a state so. The last is
-/// found by a *trial*: the update of all elements without writing any. Numbers far from the largest float cannot get there in one
-/// step, so that nearly all steps need no trial; this says which do.
+/// A step is bad if its loss or a gradient is not finite, or if the update would make a weight or a state not finite. A *trial*
+/// finds the last case: it computes the update of all elements without writing them. Numbers far below the largest float cannot
+/// overflow in one step, so nearly all steps need no trial. The guard says which steps need one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Guard {
     /// 0, or the number of the first bad step (from 0) plus 1.
     pub halt: u32,
-    /// Gradients are multiplied by this to clip them, after [`scale`](Guard::scale).
+    /// The factor that clips the gradients. It is applied after [`scale`](Guard::scale).
     pub factor: f32,
-    /// The norm of all gradients together, before clipping; infinity where no `f32` is that large.
+    /// The norm of all gradients together, before clipping. It is infinite if it is too large for an `f32`.
     pub norm: f32,
     /// The largest magnitude of a gradient, before clipping.
     pub largest: f32,
-    /// Gradients are multiplied by this first: 1, or a power of two where `factor` would be too small for an `f32`.
+    /// The first factor of the gradients: 1, or a power of two if `factor` alone would be too small for an `f32`.
     pub scale: f32,
-    /// Whether a weight or a state may be above 2⁶⁰: the last update wrote such a number, or they were set from outside.
+    /// Whether a weight or a state may be above 2⁶⁰, because the last update wrote such a number or because they were set from
+    /// outside.
     pub near: u32,
-    /// Whether the rule may overflow with the hyperparameters of these steps, whatever the numbers are.
+    /// Whether the rule may overflow with the hyperparameters of these steps, even if all numbers are at most 2⁶⁰.
     pub strict: u32,
-    /// 0 after a bad step, 1 in one that is good, 2 in one that needs a trial, 3 in the first bad one, whose gradients are looked through.
+    /// 0 after a bad step, 1 in a good step, 2 in a step that needs a trial, 3 in the first bad step if its gradients are to be
+    /// searched.
     pub trial: u32,
-    /// The numbers that would have overflowed: weights, each of the optimizer's states, state that the model assigns.
+    /// Flags of the buffers that would have overflowed: the weights, each of the optimizer's states, the model's state.
     pub over: [u32; MAX_STATES + 2],
-    /// The cause of a bad step: 0 none, 1 the loss, 2 a gradient, 3 a number that the update would have written.
+    /// The cause of a bad step: 0 for none, 1 for the loss, 2 for a gradient, 3 for a number that the update would have
+    /// written.
     pub cause: u32,
-    /// The weight of all micro-batches of the step under way together.
+    /// The sum of the weights of the micro-batches of the current step so far.
     pub weight: f32,
-    /// The sum of the gradients so far is multiplied by this when those of a micro-batch are added …
+    /// The factor of the sum of the gradients so far, when the gradients of a micro-batch are added.
     pub keep: f32,
-    /// … and those are multiplied by this.
+    /// The factor of the gradients of the micro-batch that is added.
     pub add: f32,
-    /// The mean loss of the micro-batches of the step under way.
+    /// The mean loss of the micro-batches of the current step so far.
     pub loss: f32,
 }
 
 impl Default for Guard {
-    /// As it is before the first step on weights that come from outside.
+    /// Returns the guard before the first step, on weights that come from outside.
     fn default() -> Guard {
         Guard { factor: 1.0, scale: 1.0, near: 1, ..bytemuck::Zeroable::zeroed() }
     }
 }
 
-/// Words of the guard on the device, where some are left over.
+/// The number of words reserved for the guard on the device. Some are unused.
 pub(crate) const GUARD: usize = 64;
 /// The word of the guard that says whether numbers may be [`near`](Guard::near) overflow.
 pub(crate) const NEAR: usize = 5;
-/// The one that says whether every step needs a trial.
+/// The word of the guard that says whether every step needs a trial.
 pub(crate) const STRICT: usize = 6;
 /// The words that say how large gradients were: [`norm`](Guard::norm) and [`largest`](Guard::largest).
 pub(crate) const NORMS: Range<usize> = 2..4;
@@ -122,12 +127,12 @@ const CLIP_EPS: f32 = 1e-6;
 /// Gradients are multiplied by this first where the factor is below it; what is lost of small ones then is below the smallest float.
 const SCALE: f32 = 1.0 / (1u128 << 120) as f32;
 
-/// How gradients are clipped: to a norm, then each element.
+/// The limits of gradient clipping. The norm is limited first, then each element.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Clip {
-    /// The most that the norm of all gradients together may be.
+    /// The maximum norm of all gradients together.
     pub norm: Option<f32>,
-    /// The most that the magnitude of each may be.
+    /// The maximum magnitude of each gradient.
     pub value: Option<f32>,
 }
 
@@ -145,12 +150,12 @@ impl std::iter::Sum for Squares {
 }
 
 impl Guard {
-    /// The check of step `step` (from 0) on the CPU, over all pieces of the gradients.
+    /// Checks step `step` (from 0) on the CPU, over all pieces of the gradients.
     #[cfg(test)]
     pub fn check(&mut self, step: u64, loss: f32, grads: &[&[f32]], clip: Clip) {
         self.judge(step, loss, grads.iter().map(|piece| squares(piece)).sum(), clip);
     }
-    /// The same, given Σ g² over all gradients g, and the largest.
+    /// Checks a step on the CPU, given Σ g² over all gradients g and their largest magnitude.
     pub(crate) fn judge(&mut self, step: u64, loss: f32, squares: Squares, clip: Clip) {
         (self.trial, self.weight) = (0, 0.0);
         if self.halt != 0 {
@@ -175,10 +180,10 @@ impl Guard {
         };
         let far = self.reach(clip) > f64::from(FAR);
         self.trial = 1 + (u32::from(far) | self.near | self.strict);
-        // The update says so again.
+        // The update sets `near` again if it has to.
         self.near = 0;
     }
-    /// What no gradient is above, once they are clipped.
+    /// Returns an upper bound of the magnitudes of the clipped gradients.
     pub(crate) fn reach(&self, clip: Clip) -> f64 {
         let most = |max: Option<f32>| max.unwrap_or(f32::INFINITY);
         f64::from(self.norm.min(most(clip.norm)).min(most(clip.value)))
@@ -186,7 +191,7 @@ impl Guard {
     fn stop(&mut self, step: u64, cause: u32, trial: u32) {
         (self.cause, self.halt, self.trial) = (cause, (step as u32).wrapping_add(1).max(1), trial);
     }
-    /// Stops where the trial found that something would overflow.
+    /// Halts if the trial found that something would overflow.
     pub(crate) fn refuse(&mut self, step: u64, over: [u32; MAX_STATES + 2]) {
         if over.contains(&1) {
             self.over = over;

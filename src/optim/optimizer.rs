@@ -1,4 +1,4 @@
-//! A rule, and what users set beside it.
+//! The [`Optimizer`]: a rule and the settings that users combine with it.
 
 use super::{Clip, Hyper, MAX_STATES, Rule, Schedule, State, require, update::AnyRule};
 use crate::{
@@ -8,12 +8,14 @@ use crate::{
 };
 use std::{fmt, sync::Arc};
 
-/// The options of some parameters that differ from those of the optimizer.
+/// The options of a parameter group. They replace options of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupOptions {
-    /// Their learning rate is that of the optimizer times this; 0 [freezes](Optimizer::freeze) them.
+    /// The factor by which the optimizer's learning rate is multiplied; 1 by default. A factor of 0
+    /// [freezes](Optimizer::freeze) the parameters.
     pub lr_scale: f64,
-    /// Their weight decay, that of biases and other vectors included. With `None` it is as if they were in no group.
+    /// The weight decay of all parameters of the group, biases and other vectors included. With `None`, the weight decay is the
+    /// same as without a group.
     pub weight_decay: Option<f64>,
 }
 
@@ -26,29 +28,29 @@ impl Default for GroupOptions {
 /// The settings that the parameters of one group share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
-    /// Times the optimizer's learning rate.
+    /// The factor by which the optimizer's learning rate is multiplied.
     pub lr_scale: f64,
-    /// The λ of the rule.
+    /// The weight decay, λ in the formulas of the rules.
     pub weight_decay: f64,
 }
 
-/// The groups of a model: parameters with equal settings are one group.
+/// The groups of a model. Parameters with equal settings are in one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Groups {
-    /// By parameter, in the order of the graph.
+    /// The status of each parameter, in the order of the graph.
     pub statuses: Vec<Status>,
-    /// The settings of each group. A frozen parameter is in none.
+    /// The settings of each group. A frozen parameter is in no group.
     pub settings: Vec<Group>,
 }
 
-/// A choice of parameters by name.
+/// Selects parameters by name.
 type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// An update rule with its learning rate over time, parameter groups and gradient clipping. Every rule becomes one:
-/// `AdamW::new(1e-3)` goes wherever an optimizer is wanted.
+/// An update rule with a learning rate schedule, parameter groups and gradient clipping. Every rule converts into an optimizer:
+/// pass `AdamW::new(1e-3)` wherever a function takes an optimizer.
 ///
-/// Weight decay applies to matrices and not to biases and other vectors, unless [`decay_all`](Optimizer::decay_all)
-/// or a [`group`](Optimizer::group) says otherwise. Steps are counted from 1, as in the formulas of the rules.
+/// Weight decay applies to matrices. It does not apply to biases and other vectors, unless [`decay_all`](Optimizer::decay_all)
+/// or a [`group`](Optimizer::group) says so. Steps are counted from 1, as in the formulas of the rules.
 ///
 /// ```
 /// use downhill::optim::{AdamW, GroupOptions, Schedule};
@@ -61,13 +63,13 @@ type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct Optimizer {
     pub(super) rule: Arc<dyn AnyRule>,
-    /// Which of the rule's states are stored.
+    /// Whether each of the rule's states is stored.
     pub(super) kept: [bool; MAX_STATES],
-    /// The learning rate, where it is not the rule's own any more.
+    /// The learning rate that replaces the rule's learning rate, if one was set.
     lr: Option<f64>,
     schedule: Schedule,
     groups: Vec<(Matches, GroupOptions)>,
-    /// Names of parameters and layers.
+    /// Names of parameters, layers and blocks of layers.
     frozen: Vec<String>,
     decay_all: bool,
     clip_norm: Option<f64>,
@@ -93,22 +95,22 @@ impl<R: Rule> From<R> for Optimizer {
 }
 
 impl Optimizer {
-    /// With a learning rate that changes over time.
+    /// Sets a learning rate that changes over time.
     pub fn schedule(self, schedule: impl Into<Schedule>) -> Optimizer {
         Optimizer { schedule: schedule.into(), ..self }
     }
-    /// With options of their own for the parameters whose names match. The first group that matches counts.
+    /// Sets different options for the parameters whose names match. If several groups match a name, the first one counts.
     pub fn group(mut self, matches: impl Fn(&str) -> bool + Send + Sync + 'static, options: GroupOptions) -> Optimizer {
         self.groups.push((Arc::new(matches), options));
         self
     }
-    /// With weight decay on all parameters, biases included, as PyTorch has it.
+    /// Applies weight decay to all parameters, biases included, as PyTorch does.
     pub fn decay_all(self) -> Optimizer {
         Optimizer { decay_all: true, ..self }
     }
-    /// With all gradients scaled by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of the gradients of all trained parameters
-    /// together. Frozen parameters do not count. The norm neither overflows nor underflows, however large or small the gradients are.
-    /// Each [`StepReport`](crate::train::StepReport) has the norm before clipping.
+    /// Scales all gradients by min(1, max / (‖g‖ + 1e-6)), where ‖g‖ is the norm of the gradients of all trained parameters
+    /// together. Frozen parameters do not count. The norm neither overflows nor underflows, however large or small the
+    /// gradients are. Each [`StepReport`](crate::train::StepReport) states the norm before clipping.
     ///
     /// PyTorch's `clip_grad_norm_`. Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063.
     ///
@@ -126,20 +128,23 @@ impl Optimizer {
     pub fn clip_norm(self, max: f64) -> Optimizer {
         Optimizer { clip_norm: Some(max), ..self }
     }
-    /// With each element of the gradient cut to between −max and max. Where [`clip_norm`](Optimizer::clip_norm) is set as well, gradients
-    /// are scaled first and cut then, whichever was called first. A gradient that is not finite is not hidden: it is
-    /// [`Error::Diverged`]. Each [`StepReport`](crate::train::StepReport) has the largest magnitude before clipping.
+    /// Limits each element of the gradients to the range from −max to max. If [`clip_norm`](Optimizer::clip_norm) is set as
+    /// well, gradients are scaled first and limited then. The order of the two calls does not matter. Clipping does not hide a
+    /// gradient that is not finite: the step fails with [`Error::Diverged`]. Each [`StepReport`](crate::train::StepReport)
+    /// states the largest magnitude before clipping.
     ///
     /// PyTorch's `clip_grad_value_`.
     pub fn clip_value(self, max: f64) -> Optimizer {
         Optimizer { clip_value: Some(max), ..self }
     }
-    /// With some parameters that stay as they are: PyTorch's `requires_grad_(False)`. A name is that of a parameter, `fc1.weight`, of a
-    /// layer, `fc1`, or of a block of layers, `encoder` for `encoder.fc1.weight`. A later call adds to the names.
+    /// Freezes some parameters, so that training does not change them. PyTorch's `requires_grad_(False)`. A name is the name of
+    /// a parameter (`fc1.weight`), of a layer (`fc1`), or of a block of layers (`encoder` for `encoder.fc1.weight`). A later
+    /// call adds to the names.
     ///
-    /// A frozen parameter has no gradient and no state of the optimizer, it counts in no norm, and weight decay leaves it alone. A step
-    /// computes nothing that only its gradient would need: with the first layers frozen, the backward pass ends behind them. State of a
-    /// frozen layer goes on, the running averages of batch norm for instance. [`Params::set`](crate::train::Params::set) still sets it.
+    /// A frozen parameter has no gradient and no state of the optimizer. It counts in no norm, and weight decay does not change
+    /// it. A step computes nothing that only its gradient would need: if the first layers are frozen, the backward pass ends
+    /// after them. The state of a frozen layer still changes, for instance the running averages of batch norm.
+    /// [`Params::set`](crate::train::Params::set) can still set a frozen parameter.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};
@@ -156,42 +161,42 @@ impl Optimizer {
         self.frozen.extend(names.into_iter().map(Into::into));
         self
     }
-    /// The name of the rule.
+    /// Returns the name of the rule.
     pub fn name(&self) -> &'static str {
         self.rule.name()
     }
-    /// The learning rate of step `t` (from 1), before the groups scale it.
+    /// Returns the learning rate of step `t` (from 1), before the groups scale it.
     pub fn lr(&self, t: u64) -> f64 {
         self.base_lr() * self.schedule.at(t.saturating_sub(1))
     }
-    /// The learning rate that the schedule multiplies.
+    /// Returns the learning rate that the schedule multiplies.
     pub(crate) fn base_lr(&self) -> f64 {
         self.lr.unwrap_or_else(|| self.rule.lr())
     }
-    /// Another learning rate than the rule's.
+    /// Replaces the rule's learning rate.
     pub(crate) fn set_lr(&mut self, lr: f64) -> Result<()> {
         check_lr(self.name(), lr)?;
         self.lr = Some(lr);
         Ok(())
     }
-    /// How gradients are clipped.
+    /// Returns the limits of gradient clipping.
     pub fn clip(&self) -> Clip {
         Clip { norm: self.clip_norm.map(|max| max as f32), value: self.clip_value.map(|max| max as f32) }
     }
-    /// The states that are stored: a flat buffer each, that starts filled with [`State::start`].
+    /// Returns the states that are stored. Each state is a flat buffer, initially filled with [`State::start`].
     pub fn states(&self) -> Vec<State> {
         self.rule.states().into_iter().filter(|s| s.kept).collect()
     }
-    /// The hyperparameters of step `t` (from 1), a row for each group.
+    /// Returns the hyperparameters of step `t` (from 1), one row for each group.
     pub fn hyper<'a>(&'a self, t: u64, groups: &'a [Group]) -> impl Iterator<Item = Hyper> + 'a {
         let lr = self.lr(t);
         groups.iter().map(move |group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay))
     }
-    /// Every option by name, for checkpoints: those of the rule by its `Debug` text, which must show them all (a derived one does), and
-    /// what is set beside it.
+    /// Returns every option with its name, for checkpoints. The rule's options come from its `Debug` text, which must show them
+    /// all (a derived `Debug` does). The options of the optimizer follow.
     pub(crate) fn options(&self) -> Vec<(String, String)> {
         let mut options = fields(&format!("{:?}", self.rule));
-        // Of a group; its scale is of the learning rate.
+        // Only the weight decays of the groups. The scale of a group belongs to the learning rate.
         let decays: Vec<f64> = self.groups.iter().filter_map(|(_, options)| options.weight_decay).collect();
         let mut set = |name: &str, value: String| options.push((name.to_string(), value));
         set("schedule", format!("{:?}", self.schedule));
@@ -202,7 +207,7 @@ impl Optimizer {
         set("clip_value", number(self.clip_value));
         options
     }
-    /// An error if an option is out of range.
+    /// Returns an error if an option is out of range.
     pub fn check(&self) -> Result<()> {
         let name = self.name();
         check_lr(name, self.base_lr())?;
@@ -220,19 +225,19 @@ impl Optimizer {
         check_states(name, &self.rule.states())?;
         self.schedule.check()
     }
-    /// The status of each parameter, and the settings of the groups. It checks the options, too: an optimizer that gets through this
-    /// works.
+    /// Returns the status of each parameter and the settings of the groups. The options are checked as well: an optimizer that
+    /// passes this check works.
     ///
     /// # Errors
-    /// An option out of range; a graph without parameters, or with frozen ones alone; a group or a frozen name that matches no trained
-    /// parameter.
+    /// An option is out of range. The graph has no parameters to train, or all of them are frozen. A group or a frozen name
+    /// matches no trained parameter.
     pub fn groups(&self, params: &[ParamDef]) -> Result<Groups> {
         self.check()?;
         let names = || params.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         if !params.iter().any(|p| p.trained) {
             return Err(Error::argument(self.name(), "the graph has no parameters to train"));
         }
-        // Its own name, or the start of it up to a dot.
+        // `name` is the whole name of the parameter, or its start up to a dot.
         let is = |param: &ParamDef, name: &str| param.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         if let Some(name) = self.frozen.iter().find(|name| !params.iter().any(|p| p.trained && is(p, name))) {
             let why = match params.iter().any(|p| is(p, name)) {
@@ -281,11 +286,11 @@ impl Optimizer {
     }
 }
 
-/// Names and values of a struct's derived `Debug` text: `Sgd { lr: 0.1, momentum: 0.9 }`.
+/// Splits a struct's derived `Debug` text into names and values: `Sgd { lr: 0.1, momentum: 0.9 }`.
 fn fields(text: &str) -> Vec<(String, String)> {
     let inner = text.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inner, _)| inner);
     let mut depth = 0;
-    // Commas within a value, those of a tuple for instance, are part of it.
+    // A comma within a value, such as a tuple, does not end the value.
     let parts = inner.split(|c: char| {
         depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
         c == ',' && depth == 0
@@ -301,7 +306,8 @@ fn positive(x: f64) -> bool {
     fits(x) && x as f32 > 0.0
 }
 
-/// The shader, and checkpoints, have states by name.
+/// Returns an error unless the states have different names and finite starts. Shaders and checkpoints identify a state by its
+/// name.
 fn check_states(rule: &str, states: &[State]) -> Result<()> {
     if states.len() > MAX_STATES {
         return Err(Error::argument(rule, format!("Rule::states gives {} states, but there can be {MAX_STATES}", states.len())));

@@ -3,7 +3,7 @@
 use super::{Hyper, MAX_STATES, Rule, State, lerp, require, require_eps, require_rate};
 use crate::{error::Result, host::Real, kernel::Source};
 
-/// Divides each gradient by a running root mean square of its past.
+/// Divides each gradient by the running root mean square of the past gradients.
 ///
 /// ```text
 /// g ← g + λ·w
@@ -25,27 +25,27 @@ pub struct RmsProp {
 }
 
 impl RmsProp {
-    /// With α = 0.99 and ε = 1e-8; not centred, without momentum and weight decay.
+    /// Creates the rule with α = 0.99 and ε = 1e-8. It is not centred, and has neither momentum nor weight decay.
     pub fn new(lr: f64) -> RmsProp {
         RmsProp { lr, alpha: 0.99, eps: 1e-8, weight_decay: 0.0, momentum: 0.0, centered: false }
     }
-    /// The decay rate of the running averages, in 0..1; 0.99 by default.
+    /// Sets the decay rate of the running averages, in 0..1; 0.99 by default.
     pub fn alpha(self, alpha: f64) -> RmsProp {
         RmsProp { alpha, ..self }
     }
-    /// Added to the root; 1e-8 by default.
+    /// Sets ε, which is added to the root; 1e-8 by default.
     pub fn eps(self, eps: f64) -> RmsProp {
         RmsProp { eps, ..self }
     }
-    /// The factor λ of the L2 penalty's gradient; 0 by default.
+    /// Sets λ, the factor of the L2 penalty's gradient; 0 by default.
     pub fn weight_decay(self, weight_decay: f64) -> RmsProp {
         RmsProp { weight_decay, ..self }
     }
-    /// The share of the last update that goes on; 0 by default.
+    /// Sets μ, the factor by which the last update continues in the next one; 0 by default.
     pub fn momentum(self, momentum: f64) -> RmsProp {
         RmsProp { momentum, ..self }
     }
-    /// Divides by the running standard deviation instead of the root mean square.
+    /// Divides by the running standard deviation instead of the root mean square; off by default.
     pub fn centered(self, centered: bool) -> RmsProp {
         RmsProp { centered, ..self }
     }
@@ -77,7 +77,7 @@ impl Rule for RmsProp {
     fn grow(g: f64, w: f64, [square, mean, momentum]: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]) {
         let [lr, decay, alpha, fresh, centered, eps, mu, _] = *h;
         let g = g + decay * w;
-        // Both ends of what `lerp` goes along.
+        // Both ends of the interval that `lerp` interpolates.
         let (mean, far) = (mean.max(g), mean + g);
         let momentum = mu * momentum + g / eps;
         let square = (alpha * square + fresh * g * g).max(centered * far * far);

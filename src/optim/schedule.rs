@@ -1,68 +1,70 @@
-//! The learning rate over time.
+//! Learning rate schedules.
 
 use crate::error::{Error, Result};
 use std::f64::consts::PI;
 
-/// A learning rate as a factor of the optimizer's, by step (from 0). The formulas are PyTorch's closed forms.
+/// A factor of the learning rate as a function of the step k (from 0). The schedule multiplies the optimizer's learning rate by
+/// this factor. The formulas are PyTorch's closed forms.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Curve {
-    /// 1.
+    /// The factor is always 1.
     Constant,
-    /// `gamma` to the power ⌊k / every⌋. PyTorch's `StepLR`.
+    /// The factor is `gamma` to the power ⌊k / every⌋. PyTorch's `StepLR`.
     Step {
-        /// Steps between two falls.
+        /// The number of steps between two changes of the factor.
         every: u64,
-        /// The factor of each.
+        /// The factor of each change.
         gamma: f64,
     },
-    /// `gamma` to the power k. PyTorch's `ExponentialLR`.
+    /// The factor is `gamma` to the power k. PyTorch's `ExponentialLR`.
     Exponential {
         /// The factor of each step.
         gamma: f64,
     },
-    /// (1 − k / total) to the power `power`, then 0. PyTorch's `PolynomialLR`.
+    /// The factor is (1 − k / total) to the power `power`. After `total` steps it is 0. PyTorch's `PolynomialLR`.
     Polynomial {
-        /// Steps until 0.
+        /// The number of steps until the factor is 0.
         total: u64,
-        /// 1 for a straight line.
+        /// The exponent; 1 gives a straight line.
         power: f64,
     },
-    /// From 1 to `floor` in `total` steps along half a cosine: floor + (1 − floor)·(1 + cos(π·k / total)) / 2; after that
-    /// it rises again. PyTorch's `CosineAnnealingLR`, whose `eta_min` is `floor` times the learning rate.
+    /// The factor falls from 1 to `floor` in `total` steps and then rises again, along a cosine: floor + (1 − floor)·(1 +
+    /// cos(π·k / total)) / 2. PyTorch's `CosineAnnealingLR`, whose `eta_min` is `floor` times the learning rate.
     Cosine {
-        /// Steps until the floor.
+        /// The number of steps until the factor is `floor`.
         total: u64,
         /// The lowest factor.
         floor: f64,
     },
-    /// From `from` to `to` in a straight line of `total` steps, then `to`; with 0 steps it is `to` at once. PyTorch's `LinearLR`.
+    /// The factor goes from `from` to `to` in a straight line of `total` steps, and then stays at `to`. With 0 steps it is `to`
+    /// at once. PyTorch's `LinearLR`.
     Linear {
         /// The first factor.
         from: f64,
-        /// The last one.
+        /// The last factor.
         to: f64,
-        /// Steps between them.
+        /// The number of steps from the first to the last factor.
         total: u64,
     },
-    /// From 1 / `div` up to 1 in the share `warm` of the steps, then down to 1 / (div · final_div), along cosines or straight lines; with a
-    /// share of 1 it ends at the top. PyTorch's `OneCycleLR` in two phases, without its momentum; the optimizer's learning rate is the
-    /// highest one. Smith and Topin 2017, arXiv:1708.07120.
+    /// The factor rises from 1 / `div` to 1 in the share `warm` of the steps. Then it falls to 1 / (div · final_div). Both
+    /// phases follow cosines or straight lines. With a share of 1 there is only the rise. PyTorch's `OneCycleLR` with two
+    /// phases, without its momentum. The optimizer's learning rate is the highest rate. Smith and Topin 2017, arXiv:1708.07120.
     OneCycle {
-        /// Steps of both phases.
+        /// The number of steps of both phases together.
         total: u64,
-        /// The share of them that rises, in 0..=1.
+        /// The share of the steps in which the factor rises, in 0..=1.
         warm: f64,
-        /// By how much the start is below the top.
+        /// The highest factor divided by the first factor.
         div: f64,
-        /// By how much the end is below the start.
+        /// The first factor divided by the last factor.
         final_div: f64,
-        /// Straight lines instead of cosines.
+        /// Whether the phases are straight lines instead of cosines.
         straight: bool,
     },
 }
 
 impl Curve {
-    /// The factor at step `k`.
+    /// Returns the factor at step `k`.
     fn at(self, k: u64) -> f64 {
         let x = k as f64;
         let half_cosine = |from: f64, to: f64, t: f64| to + (from - to) / 2.0 * (1.0 + (PI * t).cos());
@@ -78,10 +80,10 @@ impl Curve {
                 let (top, last) = (warm * total as f64 - 1.0, total as f64 - 1.0);
                 let (low, end) = (1.0 / div, 1.0 / (div * final_div));
                 let (from, to, t) = match x {
-                    // A rise that ends where it begins is at the top.
+                    // A rise of at most one step is at the top at once.
                     _ if x <= top => (low, 1.0, if top > 0.0 { x / top } else { 1.0 }),
                     _ if x < last => (1.0, end, (x - top) / (last - top)),
-                    // Behind the end of both phases; there is only one where all steps rise.
+                    // The steps after the end of the schedule. If all steps rise, there is no second phase.
                     _ if top >= last => (1.0, 1.0, 1.0),
                     _ => (1.0, end, 1.0),
                 };
@@ -89,7 +91,7 @@ impl Curve {
             }
         }
     }
-    /// How many steps it lasts, where it has an end.
+    /// Returns the number of steps until the end of the curve, if it has an end.
     fn steps(self) -> Option<u64> {
         match self {
             Curve::Constant | Curve::Step { .. } | Curve::Exponential { .. } => None,
@@ -98,7 +100,7 @@ impl Curve {
             }
         }
     }
-    /// A sentence saying what is out of range.
+    /// Returns a sentence that says which number is out of range, if there is a mistake.
     fn mistake(self) -> Option<&'static str> {
         let ok = |x: f64| x.is_finite() && x >= 0.0;
         let bad = match self {
@@ -116,13 +118,14 @@ impl Curve {
                 (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive, and so the factors that they make")
             }
         };
-        // A straight line of no steps is at its end, so that a warm-up of 0 steps is none; any other curve would be 0/0.
+        // A straight line of 0 steps is at its end at once, so a warm-up of 0 steps has no effect. Any other curve of 0 steps
+        // would be 0/0.
         let empty = self.steps() == Some(0) && !matches!(self, Curve::Linear { .. });
         bad.or(empty.then_some("it must last at least one step"))
     }
 }
 
-/// The learning rate over time: one [`Curve`] after another. A pure function of the step.
+/// A learning rate schedule: one [`Curve`] after another. A schedule is a pure function of the step.
 ///
 /// ```
 /// use downhill::optim::Schedule;
@@ -131,7 +134,7 @@ impl Curve {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// Each with the number of steps after which the next one begins.
+    /// Each curve, with the number of steps after which the next curve begins. `None` if the curve has no end.
     parts: Vec<(Curve, Option<u64>)>,
 }
 
@@ -142,52 +145,53 @@ impl From<Curve> for Schedule {
 }
 
 impl Schedule {
-    /// The optimizer's learning rate, always.
+    /// Creates a schedule with a constant factor of 1.
     pub fn constant() -> Schedule {
         Curve::Constant.into()
     }
-    /// Times `gamma` every so many steps. See [`Curve::Step`].
+    /// Multiplies the learning rate by `gamma` after each `every` steps. See [`Curve::Step`].
     pub fn step(every: u64, gamma: f64) -> Schedule {
         Curve::Step { every, gamma }.into()
     }
-    /// Times `gamma` every step. See [`Curve::Exponential`].
+    /// Multiplies the learning rate by `gamma` after each step. See [`Curve::Exponential`].
     pub fn exponential(gamma: f64) -> Schedule {
         Curve::Exponential { gamma }.into()
     }
-    /// Down to 0 in `total` steps. See [`Curve::Polynomial`].
+    /// Lowers the factor from 1 to 0 in `total` steps. See [`Curve::Polynomial`].
     pub fn polynomial(total: u64, power: f64) -> Schedule {
         Curve::Polynomial { total, power }.into()
     }
-    /// Down to 0 in `total` steps along half a cosine. See [`Curve::Cosine`].
+    /// Lowers the factor from 1 to 0 in `total` steps, along half a cosine. See [`Curve::Cosine`].
     pub fn cosine(total: u64) -> Schedule {
         Curve::Cosine { total, floor: 0.0 }.into()
     }
-    /// From one factor to another in `total` steps. See [`Curve::Linear`].
+    /// Changes the factor from `from` to `to` in `total` steps, along a straight line. See [`Curve::Linear`].
     pub fn linear(from: f64, to: f64, total: u64) -> Schedule {
         Curve::Linear { from, to, total }.into()
     }
-    /// Up to 1 in `n` steps: (k + 1) / (n + 1) at step k, so that no step is lost to a rate of 0. With 0 steps there is none.
+    /// Raises the factor to 1 in `n` steps. The factor is (k + 1) / (n + 1) at step k, so the first step already has a rate
+    /// above 0. With `n` = 0 there is no warm-up.
     pub fn warmup(n: u64) -> Schedule {
         Schedule::linear(1.0 / (n as f64 + 1.0), 1.0, n)
     }
-    /// Up and down again, with PyTorch's defaults: 30 % of the steps up from 1/25, then down to 1/250,000. See
-    /// [`Curve::OneCycle`].
+    /// Raises the factor and lowers it again, with PyTorch's defaults: it rises from 1/25 to 1 in 30 % of the steps, then it
+    /// falls to 1/250,000. See [`Curve::OneCycle`].
     pub fn one_cycle(total: u64) -> Schedule {
         Curve::OneCycle { total, warm: 0.3, div: 25.0, final_div: 1e4, straight: false }.into()
     }
-    /// Ends (its last part) after `steps`, so that another one can follow.
+    /// Ends the last curve of the schedule after `steps` steps, so that another curve can follow.
     pub fn lasting(mut self, steps: u64) -> Schedule {
         if let Some(last) = self.parts.last_mut() {
             last.1 = Some(steps);
         }
         self
     }
-    /// Followed by `next`, whose steps count from 0 again. PyTorch's `SequentialLR`.
+    /// Appends `next`, whose steps count from 0 again. PyTorch's `SequentialLR`.
     pub fn then(mut self, next: impl Into<Schedule>) -> Schedule {
         self.parts.extend(next.into().parts);
         self
     }
-    /// The factor at `step`, counted from 0.
+    /// Returns the factor at `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         let mut k = step;
         for (i, &(curve, steps)) in self.parts.iter().enumerate() {
@@ -198,7 +202,7 @@ impl Schedule {
         }
         1.0
     }
-    /// An error if a number is out of range, or if something follows a part that has no end.
+    /// Returns an error if a number is out of range, or if something follows a curve that has no end.
     pub fn check(&self) -> Result<()> {
         for (i, &(curve, steps)) in self.parts.iter().enumerate() {
             let endless = (steps.is_none() && i + 1 < self.parts.len()).then_some("nothing can follow it: end it with `lasting`");

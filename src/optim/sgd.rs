@@ -26,23 +26,23 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// Without momentum and weight decay.
+    /// Creates the rule without momentum and without weight decay.
     pub fn new(lr: f64) -> Sgd {
         Sgd { lr, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
     }
-    /// The share of the last update that goes on; 0 by default, often 0.9.
+    /// Sets μ, the factor by which the last update continues in the next one; 0 by default, often 0.9.
     pub fn momentum(self, momentum: f64) -> Sgd {
         Sgd { momentum, ..self }
     }
-    /// The share of the gradient that momentum leaves out; 0 by default.
+    /// Sets the share of the gradient that is not added to the momentum; 0 by default.
     pub fn dampening(self, dampening: f64) -> Sgd {
         Sgd { dampening, ..self }
     }
-    /// The factor λ of the L2 penalty's gradient; 0 by default.
+    /// Sets λ, the factor of the L2 penalty's gradient; 0 by default.
     pub fn weight_decay(self, weight_decay: f64) -> Sgd {
         Sgd { weight_decay, ..self }
     }
-    /// Nesterov's momentum; needs a momentum, and no dampening.
+    /// Uses Nesterov's momentum; off by default. It needs a momentum above 0 and a dampening of 0.
     pub fn nesterov(self, nesterov: bool) -> Sgd {
         Sgd { nesterov, ..self }
     }

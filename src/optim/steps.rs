@@ -8,13 +8,14 @@ use crate::{
     shape::{DType, Shape},
 };
 
-/// Elements that one workgroup adds up.
+/// The number of elements that one workgroup adds up.
 const CHUNK: usize = 4096;
 
 /// Words of a partial sum of the norms: of each of three, a sum of squares and its class.
 const PARTIAL: usize = 6;
 
-/// Groups of four elements that an invocation of the trial looks at, so that a trial that is not needed starts few workgroups.
+/// The number of groups of four elements that one invocation of the trial reads. A trial that is not needed then starts only a
+/// few workgroups.
 const EACH: usize = 16;
 
 // Numbers of the inputs of what a rule works on.
@@ -62,7 +63,7 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// A whole piece of a flat buffer.
+    /// Returns the place and the shape of a whole piece of a flat buffer.
     fn piece(&self, flat: Flat, piece: usize) -> (Loc, Shape) {
         (Loc::Piece(flat, piece), Shape::from([self.layout.pieces[piece]]))
     }
@@ -78,7 +79,8 @@ impl Steps<'_> {
         Step { phase, label, layer, work, inputs, output, scratch: Vec::new(), kernel, unchecked }
     }
 
-    /// Adds the gradients of a micro-batch to those before; first, with the first piece, finds how much they count.
+    /// Adds the gradients of a micro-batch to the sum of the gradients before. With the first piece, it first computes the
+    /// weight of the micro-batch in the sum.
     fn accumulate(&self, piece: usize) -> Step {
         let mut inputs = vec![self.piece(Flat::Micro, piece), self.piece(Flat::Grads, piece), self.control()];
         inputs.extend([self.loss].into_iter().chain(self.micro).map(|loc| (loc, Shape::SCALAR)));
@@ -96,7 +98,7 @@ impl Steps<'_> {
         self.step(Phase::Reduce, Update::Accumulate, "accumulate", piece, inputs, kernel)
     }
 
-    /// The norm of the gradients; the last piece decides whether the step counts.
+    /// Computes the norm of the gradients. With the last piece, it decides whether the step counts.
     fn check(&self, piece: usize) -> Step {
         let mut inputs = vec![self.piece(Flat::Grads, piece), self.control()];
         // Of micro-batches the guard has the mean.
@@ -186,7 +188,7 @@ impl Steps<'_> {
         [rule.source().text, &state_code(&rule.states()), &group, &limited, source!("optim/piece").text].join("\n")
     }
 
-    /// The norms of the parameters and their ratios.
+    /// Computes the norms of the parameters and their ratios.
     fn norms(&self, piece: usize) -> Step {
         let kept = self.optimizer.states();
         let kernel = self.caps.map(|caps| {
@@ -211,7 +213,7 @@ impl Steps<'_> {
         self.step(Phase::Check, Update::Norms, "norms", piece, self.of_rule(piece), kernel)
     }
 
-    /// One step of the rule, or its trial, which writes the guard alone.
+    /// Applies one step of the rule, or its trial. A trial writes only the guard.
     fn apply(&self, trial: bool, piece: usize) -> Step {
         let (rule, kept) = (&self.optimizer.rule, self.optimizer.states());
         let kernel = self.caps.map(|caps| {
@@ -289,7 +291,7 @@ fn chunk(caps: &Caps, grain: usize) -> usize {
     (caps.max_binding_bytes / 256).clamp(64, most as u64) as usize / grain * grain
 }
 
-/// A pass of one workgroup, without parameters.
+/// Returns a pass of one workgroup, without parameters.
 fn pass(caps: &Caps, source: crate::kernel::Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
     let consts = vec![("WG", Word::from(caps.workgroup(256)))];
     Pass { source, entry, consts, params: Vec::new(), binds, code: String::new(), units: 1, per_group: 1, step: false }

@@ -1,4 +1,4 @@
-//! How far a rule trusts the direction of a parameter: the ratio, and the norms that it follows from.
+//! The ratio by which a rule scales the direction of a parameter, and the norms from which the ratio is computed.
 
 use super::{
     Hyper, MAX_STATES, Rule,
@@ -7,57 +7,58 @@ use super::{
 use crate::{host::Real, simd::wide};
 use std::array;
 
-/// Euclidean norms of one parameter. One that is below the smallest normal `f32` counts as 0, and none is above the largest `f32`.
+/// The Euclidean norms of one parameter. A norm below the smallest normal `f32` counts as 0. No norm is above the largest
+/// `f32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Norms {
-    /// Of its weights, before the step.
+    /// The norm of its weights, before the step.
     pub weight: f64,
-    /// Of its gradients, which are clipped.
+    /// The norm of its gradients, after clipping.
     pub gradient: f64,
-    /// Of its directions, before the ratio.
+    /// The norm of its directions, before the ratio is applied.
     pub direction: f64,
 }
 
-/// Norms and ratio of one parameter in a step.
+/// The norms and the ratio of one parameter in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trust {
-    /// What the ratio follows from.
+    /// The norms from which the ratio is computed.
     pub norms: Norms,
-    /// What the directions are multiplied by.
+    /// The factor of the directions.
     pub ratio: f64,
 }
 
 impl Trust {
-    /// Of these sums of squares, of the weights, the gradients and the directions.
+    /// Computes the norms and the ratio from the sums of squares of the weights, the gradients and the directions.
     fn new(squares: [f64; 3], ratio: impl Fn(Norms) -> f64) -> Trust {
         let [weight, gradient, direction] = squares.map(|sum| match sum.sqrt() {
             none if none < f64::from(f32::MIN_POSITIVE) => 0.0,
-            // NaN as well.
+            // A norm that is NaN becomes the largest `f32`, too.
             norm => norm.min(f64::from(f32::MAX)),
         });
         let norms = Norms { weight, gradient, direction };
         let ratio = match ratio(norms) {
             ratio if !(ratio as f32).is_finite() => f64::from(f32::MAX),
-            // Where GPUs differ.
+            // GPUs differ in their treatment of subnormal numbers.
             tiny if tiny.abs() < f64::from(f32::MIN_POSITIVE) => 0.0,
             ratio => ratio,
         };
         Trust { norms, ratio }
     }
-    /// Of a row of [`Control`](super::Control).
+    /// Reads the norms and the ratio from a row of [`Control`](super::Control).
     pub(crate) fn of_row(row: &[f32]) -> Trust {
         let [weight, gradient, direction, ratio] = array::from_fn(|k| f64::from(row[k]));
         Trust { norms: Norms { weight, gradient, direction }, ratio }
     }
 }
 
-/// Norms and ratio of a parameter, whose elements are those of the job. Nothing is changed.
+/// Returns the norms and the ratio of the parameter whose elements are in `job`. It changes nothing.
 pub(super) fn measure<R: Rule, T: Real>(job: Elements<T>, h: &Hyper) -> Trust {
     Trust::new(squares::<R, T>(job), |norms| R::ratio(norms, h))
 }
 
-/// Σ w², Σ g² and Σ u², by all threads, in an order that follows from the number of elements alone. A square of an `f32` is far from the
-/// largest `f64`.
+/// Returns Σ w², Σ g² and Σ u², computed by all threads. The order of the additions depends only on the number of elements. The
+/// square of an `f32` is far below the largest `f64`.
 fn squares<R: Rule, T: Real>(job: Elements<T>) -> [f64; 3] {
     if job.len() > CHUNK {
         let (a, b) = job.halves();
@@ -80,7 +81,7 @@ fn squares<R: Rule, T: Real>(job: Elements<T>) -> [f64; 3] {
     sums
 }
 
-/// The directions of some gradients, in their place. On its own for the same reason as [`super::update`]'s block.
+/// Replaces gradients by their directions. It is a separate function for the same reason as `block` in [`super::update`].
 #[inline(never)]
 fn directions<R: Rule, T: Real>(h: &[T; 8], w: &[T], u: &mut [T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
     let n = u.len();

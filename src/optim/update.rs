@@ -135,7 +135,7 @@ impl Optimizer {
     }
 }
 
-/// How large weights and states are at most, on the CPU device.
+/// Upper bounds of the magnitudes of weights and states, on the CPU device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Bounds {
     weight: f64,
@@ -187,7 +187,7 @@ impl Bounds {
     }
 }
 
-/// The largest magnitude; infinite or NaN where one is.
+/// Returns the largest magnitude. It is infinite or NaN if a number is.
 fn largest(x: &[f32]) -> f64 {
     // Twice the bits are those of the magnitude, and in their order.
     let top = |x: &[f32]| x.iter().fold(0, |top: u32, x| top.max(x.to_bits() << 1));
@@ -204,13 +204,13 @@ fn largest(x: &[f32]) -> f64 {
     f64::from(f32::from_bits(top >> 1))
 }
 
-/// Elements that one thread does at a time.
+/// The number of elements that one thread processes at a time.
 pub(super) const CHUNK: usize = 1 << 14;
 
 /// Elements whose unkept states are kept on the stack.
 pub(super) const BLOCK: usize = 512;
 
-/// What becomes of gradients: factor·(scale·g), and no magnitude above the limit.
+/// Clips gradients: factor·(scale·g), limited to magnitudes of at most `limit`.
 #[derive(Clone, Copy)]
 struct Clipped<T> {
     scale: T,

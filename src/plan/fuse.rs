@@ -1,5 +1,5 @@
-//! Fusion: elementwise nodes are composed into one expression, and an expression that alone follows a matrix product
-//! becomes its epilogue. Nothing else in the plan depends on it: the unfused graph computes the same.
+//! Fusion. It composes elementwise nodes into one expression. An expression that is the only reader of a matrix product becomes
+//! the epilogue of the product. The rest of the plan does not depend on fusion: the unfused graph computes the same values.
 
 use super::ir::Ir;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Values in one expression; beyond this compilers slow down and registers spill.
+/// The maximum number of values in one expression. With more values, compilers slow down and registers spill.
 const MAX_VALUES: usize = 128;
 
 /// Fuses `ir` for a device that binds at most `max_inputs` tensors beside the output.
@@ -24,11 +24,12 @@ pub fn fuse(ir: &Ir, max_inputs: usize) -> Ir {
     out
 }
 
-/// Fills of more elements are computed in each run: then their memory is others' for the rest of it.
+/// The maximum number of elements of a fill that is stored as a constant. Larger fills are computed in each run, so that other
+/// tensors can use their memory during the rest of the run.
 const MOST_CONSTANT: usize = 1 << 16;
 
-/// What is left of fills is read by ops that need it in memory, such as the gradient of a mean. It is the same in every run, so that
-/// it is made once.
+/// Turns the remaining fills into constants. Ops such as the gradient of a mean read them from memory. A fill has the same
+/// value in every run, so it is made once.
 fn constants(ir: &mut Ir) {
     for id in (0..ir.nodes.len()).filter(|id| !ir.outputs.contains(id)).collect::<Vec<_>>() {
         let shape = ir.nodes[id].shape;
@@ -41,7 +42,7 @@ fn constants(ir: &mut Ir) {
     }
 }
 
-/// A reshaped fill is a fill of the other shape: expressions take it in, an alias they could not.
+/// Replaces a reshaped fill by a fill of the other shape. Expressions can take in a fill, but not an alias.
 fn fills(ir: &Ir) -> Ir {
     let mut out = ir.clone();
     for id in 0..out.nodes.len() {
@@ -55,7 +56,7 @@ fn fills(ir: &Ir) -> Ir {
     out
 }
 
-/// An elementwise node that is not in the new graph (yet): its consumers compute it themselves.
+/// An elementwise node that is not in the new graph yet. Its consumers may compute it themselves.
 struct Pending {
     expr: Expr,
     inputs: Vec<usize>,
@@ -98,7 +99,7 @@ fn maps(ir: &Ir, max_inputs: usize) -> Ir {
     out
 }
 
-/// The node's number in the new graph; a pending one is put there now.
+/// Returns the node's number in the new graph. A pending node is added to the new graph first.
 fn place(id: usize, ir: &Ir, out: &mut Ir, at: &mut [Option<usize>], pending: &[Option<Pending>]) -> usize {
     if let Some(new) = at[id] {
         return new;
@@ -143,7 +144,7 @@ fn compose(map: &Map, inputs: &[usize], taken: &[usize], place: &mut dyn FnMut(u
     Pending { expr: if used.len() == all.len() { expr } else { expr.compose(&dense) }, inputs: used.iter().map(|&k| all[k]).collect() }
 }
 
-/// Which elementwise nodes are computed by their consumers.
+/// Returns, for each node, whether its consumers compute it themselves.
 fn inlinable(ir: &Ir) -> Vec<bool> {
     let mut consumers: Vec<Vec<usize>> = vec![Vec::new(); ir.nodes.len()];
     for (id, node) in ir.nodes.iter().enumerate() {
@@ -171,7 +172,7 @@ fn inlinable(ir: &Ir) -> Vec<bool> {
     (0..ir.nodes.len()).map(decide).collect()
 }
 
-/// Few operations, none of them long.
+/// Whether an expression has few operations, and no slow one.
 fn cheap(expr: &Expr) -> bool {
     let long = |f: &Fun| {
         !matches!(
@@ -205,7 +206,7 @@ fn cheap(expr: &Expr) -> bool {
     expr.calls() <= 4 && !expr.insts().iter().any(|i| matches!(i, Inst::Call(f, _) if long(f)))
 }
 
-/// Folds an expression into the op before it, where that op takes epilogues and nothing else needs its plain result.
+/// Folds an expression into the op before it, if the op takes epilogues and nothing else reads its plain result.
 fn epilogues(ir: &Ir, max_inputs: usize) -> Ir {
     let mut out = ir.clone();
     let uses = ir.uses();

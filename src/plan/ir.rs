@@ -1,4 +1,5 @@
-//! The part of a graph that some outputs need, detached from the graph: what is fused, planned and interpreted.
+//! The part of a graph that some outputs need, detached from the graph. It is the input of fusion, of memory planning and of
+//! the interpreter.
 
 use crate::{
     graph::{Graph, InputDef, Node, NodeKind, ParamDef, Tensor},
@@ -7,7 +8,7 @@ use crate::{
 };
 use std::{collections::HashMap, sync::Arc};
 
-/// Nodes in an order in which each comes after its inputs.
+/// Nodes, ordered so that each node comes after its inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Ir {
     pub nodes: Vec<Node>,
@@ -17,7 +18,8 @@ pub struct Ir {
 }
 
 impl Ir {
-    /// What `outputs` need, and every parameter and input of the graph. Equal nodes become one, but for what is recomputed.
+    /// Takes the nodes that `outputs` need, and every parameter and input of the graph. Equal nodes become one node, except
+    /// copies that are made to be recomputed.
     pub fn new(graph: &Graph, outputs: &[Tensor]) -> Ir {
         let g = graph.inner.borrow();
         let mut needed = vec![false; g.nodes.len()];
@@ -29,13 +31,13 @@ impl Ir {
         }
         let mut ir = Ir { params: g.params.clone(), inputs: g.inputs.clone(), ..Ir::default() };
         let mut at = vec![0; g.nodes.len()];
-        // By their texts, which are a hash: `Op::same` decides.
+        // The nodes so far, by their text. The text works like a hash: `Op::same` decides.
         let mut known: HashMap<_, Vec<usize>> = HashMap::new();
         for (id, node) in g.nodes.iter().enumerate().filter(|&(id, _)| needed[id]) {
             let node = Node { inputs: node.inputs.iter().map(|&i| at[i]).collect(), ..node.clone() };
             at[id] = match &node.kind {
                 NodeKind::Op(op) => {
-                    // A fill is not worth a copy: it costs nothing to compute, or is a constant.
+                    // A fill needs no copy, because it costs nothing to compute or is a constant.
                     let fill = node.inputs.is_empty() && op.as_map().is_some_and(|map| !map.expr.is_random());
                     let copy = if fill { 0 } else { node.copy };
                     let alike = known.entry((op.name(), format!("{op:?}"), node.inputs.clone(), copy)).or_default();
@@ -64,20 +66,21 @@ impl Ir {
     }
     pub fn map(&self, id: usize) -> Option<&Map> {
         let map = self.op(id)?.as_map()?;
-        // An op from outside may show an expression of another shape. Kernels of expressions run without checks.
+        // An op of another crate may return an expression with a different shape. Kernels of expressions run without checks, so
+        // this must not happen.
         OpDef::shape(map, &self.shapes(id)).is_ok_and(|shape| shape == self.nodes[id].shape).then_some(map)
     }
-    /// The shapes of a node's inputs.
+    /// Returns the shapes of a node's inputs.
     pub fn shapes(&self, id: usize) -> Vec<Shape> {
         self.nodes[id].inputs.iter().map(|&i| self.nodes[i].shape).collect()
     }
-    /// How often each node is used, outputs included.
+    /// Returns how often each node is used. An output counts as one use.
     pub fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
         self.nodes.iter().flat_map(|n| &n.inputs).chain(&self.outputs).for_each(|&i| uses[i] += 1);
         uses
     }
-    /// Drops what no output needs.
+    /// Returns the `Ir` without the nodes that no output needs.
     pub fn prune(&self) -> Ir {
         let mut needed = vec![false; self.nodes.len()];
         self.outputs.iter().for_each(|&i| needed[i] = true);

@@ -1,7 +1,7 @@
-//! Memory planning: which buffer holds each tensor. Activations share slots by lifetime.
+//! Memory planning. It gives each tensor a buffer. Activations share slots if they are not needed at the same time.
 //!
-//! A slot is never both read and written by one op (wgpu forbids it), so a tensor lives until the last op that reads it is
-//! done, and what that op writes lives from then on.
+//! One op never both reads and writes a slot, because wgpu forbids it. So a tensor lives until the last op that reads it is
+//! done, and the output of that op needs another slot.
 
 use super::{Loc, Slot, ir::Ir};
 use crate::{
@@ -10,21 +10,21 @@ use crate::{
 };
 use std::{cmp::Reverse, collections::BTreeMap};
 
-/// Where everything lies.
+/// The place of each tensor, and the slots.
 pub struct Placement {
-    /// By node.
+    /// The place of each node's output.
     pub locs: Vec<Loc>,
-    /// By node: the slots of its kernel's scratch buffers.
+    /// The slots of the scratch buffers of each node's kernel.
     pub scratch: Vec<Vec<usize>>,
     pub slots: Vec<Slot>,
 }
 
-/// Plans the memory of `ir`. `grads` gives nodes whose output goes to the flat buffers; `scratch` the elements of
-/// each scratch buffer of each node. Without `reuse` every tensor gets a slot of its
-/// own; where slots are `typed`, those of one slot have one element type.
+/// Plans the memory of `ir`. `grads` holds the nodes whose output goes to the flat buffers. `scratch` holds the number of
+/// elements of each scratch buffer of each node. Without `reuse`, every tensor gets its own slot. If `typed`, all tensors in a
+/// slot have one element type.
 pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool, typed: bool) -> Placement {
     let n = ir.nodes.len();
-    // An alias lives where its input does.
+    // An alias has the place of its input.
     let mut root: Vec<usize> = (0..n).collect();
     for id in 0..n {
         if ir.op(id).is_some_and(|op| op.is_alias()) {
@@ -66,7 +66,7 @@ pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool
             scratch: Some(k),
         }));
     }
-    // In the order of the plan, so that the numbers of slots are.
+    // Sort by the order of the plan, so that the slots are numbered in that order.
     tensors.sort_by_key(|t| (t.first, t.scratch));
     let (slots, of) = share(&tensors, reuse, typed);
     memory.slots = slots;
@@ -80,24 +80,24 @@ pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool
     memory
 }
 
-/// A tensor, and the first and the last node that need it.
+/// A tensor, with the first and the last node that need it.
 struct Lived {
     shape: Shape,
     first: usize,
     last: usize,
-    /// Which scratch buffer of its node it is, if it is one.
+    /// The number of the scratch buffer of its node. `None` for the output of the node.
     scratch: Option<usize>,
 }
 
-/// The slots, and the one of each tensor. The largest tensors come first, of equal ones those that live longest: each takes the
-/// smallest slot there is whose tensors live at other times, or a new one. So no slot ever grows, and the large ones are used as
-/// often as they can be.
+/// Returns the slots, and the slot of each tensor. The largest tensors come first; among equal sizes, the tensor that lives
+/// longest comes first. Each tensor takes the smallest slot whose other tensors live at other times, or a new slot. So no slot
+/// ever grows, and the large slots are reused as often as possible.
 fn share(tensors: &[Lived], reuse: bool, typed: bool) -> (Vec<Slot>, Vec<usize>) {
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     if reuse {
         order.sort_by_key(|&i| Reverse((tensors[i].shape.elements(), tensors[i].last.saturating_sub(tensors[i].first))));
     }
-    // Of each slot, its tensors' lives: first node, last node.
+    // Each slot, with the lives of its tensors, as a map from the first node to the last node.
     let mut slots: Vec<(Slot, BTreeMap<usize, usize>)> = Vec::new();
     let mut of = vec![0; tensors.len()];
     for i in order {
@@ -112,7 +112,7 @@ fn share(tensors: &[Lived], reuse: bool, typed: bool) -> (Vec<Slot>, Vec<usize>)
         });
         slots[of[i]].1.insert(first, last);
     }
-    // Numbered as they are first used.
+    // Number the slots in the order of their first use.
     let mut number = vec![usize::MAX; slots.len()];
     let mut numbered = Vec::with_capacity(slots.len());
     for slot in &mut of {
@@ -125,7 +125,7 @@ fn share(tensors: &[Lived], reuse: bool, typed: bool) -> (Vec<Slot>, Vec<usize>)
     (numbered, of)
 }
 
-/// Bytes of the slots, and what they would take without reuse.
+/// Returns the number of bytes of the slots.
 pub fn bytes(slots: &[Slot]) -> u64 {
     slots.iter().map(|s| Shape::from([s.elements]).of(DType::F32).bytes()).sum()
 }

@@ -1,7 +1,8 @@
-//! The plan: what a graph becomes once, and what every mini-batch replays. Plain data, no wgpu type.
+//! The plan. A graph is lowered to a plan once, and every mini-batch runs the plan. A plan is plain data and contains no wgpu
+//! type.
 //!
-//! `Ir::new` takes what the outputs need out of the graph, `fuse` composes elementwise code,
-//! `memory::plan` gives every tensor its buffer, and [`Plan::new`] puts it all into one list of steps.
+//! `Ir::new` takes the nodes that the outputs need out of the graph. `fuse` composes elementwise nodes. `memory::plan` gives
+//! every tensor a buffer. [`Plan::new`] puts the result into one list of steps.
 
 pub(crate) mod fuse;
 pub(crate) mod ir;
@@ -25,59 +26,60 @@ use crate::{
 use ir::Ir;
 use std::{fmt, sync::Arc};
 
-/// The phases of a training step, in their order. A batch that is computed in several micro-batches goes through `Compute`, `Reduce` and
-/// `Assign` with each of them, and through the others with the last one.
+/// The phases of a training step, in their order. If a batch is computed in several micro-batches, each micro-batch goes
+/// through `Compute`, `Reduce` and `Assign`. The other phases run with the last micro-batch only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// A batch is fetched from data on the device.
+    /// Fetches a batch from data on the device.
     Fetch,
-    /// Forward and backward.
+    /// The forward and the backward pass.
     Compute,
-    /// Several gradients become one: those of micro-batches are added up.
+    /// Adds the gradients of a micro-batch to the sum of the gradients before.
     Reduce,
-    /// Whether all is finite; the norm of the gradients.
+    /// Checks that all numbers are finite, and computes the norm of the gradients.
     Check,
-    /// Weights and the optimizer's states change.
+    /// Updates the weights and the optimizer's states.
     Update,
-    /// State that the model assigns changes.
+    /// Assigns the model's new state.
     Assign,
 }
 
 impl Phase {
-    /// Whether a micro-batch that others follow goes through it.
+    /// Whether every micro-batch goes through the phase, not only the last one.
     pub(crate) fn is_of_each(self) -> bool {
         !matches!(self, Phase::Check | Phase::Update)
     }
 }
 
-/// Steps that one submit makes at most, for each of which there is a row of hyperparameters.
+/// The maximum number of training steps in one submit. Each of them has a row of hyperparameters for each group.
 pub(crate) const ROWS: usize = 64;
 
-/// The flat buffers, each in pieces: see [`crate::params::Layout`].
+/// The flat buffers. Each is stored in pieces: see [`crate::params::Layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Flat {
-    /// The weights, and state.
+    /// The weights and the model's state.
     Weights,
-    /// The gradients that the update takes.
+    /// The gradients that the update reads.
     Grads,
     /// The gradients of one micro-batch.
     Micro,
     /// A state of the optimizer.
     State(usize),
-    /// Values that state is to become.
+    /// The new values of the model's state, before they are assigned.
     Next,
 }
 
-/// Where a tensor lives.
+/// The place of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Loc {
-    /// A buffer of activations, reused by lifetime.
+    /// A buffer of activations. Several tensors share it, one after the other.
     Slot(usize),
     /// The range of parameter `i` in the flat buffer of weights.
     Param(usize),
-    /// The range of parameter `i` in the flat buffer of gradients; in a plan for micro-batches, in that of theirs.
+    /// The range of parameter `i` in the flat buffer of gradients. In a plan for micro-batches, the range in the flat buffer of
+    /// one micro-batch's gradients.
     Grad(usize),
-    /// The range of the state `i` among the values that state is to become.
+    /// The range of the state `i` in the flat buffer of new values of state.
     Next(usize),
     /// The buffer of input `i`.
     Input(usize),
@@ -85,81 +87,83 @@ pub enum Loc {
     Constant(usize),
     /// A whole piece of a flat buffer.
     Piece(Flat, usize),
-    /// What steps decide on the device, and the tables of the update.
+    /// The control buffer: the decisions that steps make on the device, and the tables of the update.
     Control,
-    /// A piece of data on the device, from which an input is fetched: the number of the input and of the piece.
+    /// A piece of data on the device, from which an input is fetched. The fields are the number of the input and the number of
+    /// the piece.
     Data(usize, usize),
-    /// The order of the samples of that data.
+    /// The order of the samples of the data on the device.
     Order,
 }
 
-/// What a step of a plan does.
+/// The work of a step of a plan.
 #[derive(Clone, Debug)]
 pub enum Work {
     /// An op of the graph.
     Op(Arc<dyn Op>),
-    /// A part of a batch is fetched from data on the device.
+    /// Fetches a part of a batch from data on the device.
     Fetch,
-    /// A part of the optimizer's update, of the piece of that number of the flat buffers.
+    /// A part of the optimizer's update, and the number of the piece of the flat buffers that it works on.
     Update(Update, usize),
 }
 
-/// The parts of an update, each of one piece of the flat buffers.
+/// The parts of an update. Each part works on one piece of the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Update {
-    /// A micro-batch's gradients are added to those before.
+    /// Adds a micro-batch's gradients to the sum of the gradients before.
     Accumulate,
-    /// The norm of the gradients; after the last piece, whether the step counts.
+    /// Computes the norm of the gradients. After the last piece, it decides whether the step counts.
     Check,
-    /// The norms of each parameter and its ratio, if the rule has one.
+    /// Computes the norms of each parameter and its ratio, if the rule has a ratio.
     Norms,
-    /// Whether state that is to be assigned is finite.
+    /// Checks that the new state is finite.
     TryAssign,
-    /// Whether the update would overflow; after a bad step, which gradients are not finite.
+    /// Checks that the update would not overflow. After a bad step, it finds the gradients that are not finite.
     Try,
-    /// Weights and states change.
+    /// Updates the weights and the optimizer's states.
     Apply,
-    /// State becomes what was computed for it.
+    /// Assigns the new state.
     Assign,
 }
 
-/// One op of the plan, or a part of the update.
+/// A step of the plan: one op, or a part of the update.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// When in a training step it runs.
+    /// The phase of the training step in which it runs.
     pub phase: Phase,
-    /// Op, shapes and place, e.g. `matmul [64, 784] × [512, 784] → [64, 512] (mnist.rs:14)`.
+    /// Its op, shapes and place, e.g. `matmul [64, 784] × [512, 784] → [64, 512] (mnist.rs:14)`.
     pub label: String,
-    /// The layer that it is part of, e.g. `fc1`, also in its gradient; empty before the first layer.
+    /// The layer that the step is part of, e.g. `fc1`. The steps of a layer's gradient have the same layer. Empty before the
+    /// first layer.
     pub layer: String,
-    /// What is done.
+    /// The work of the step.
     pub work: Work,
-    /// What is read; of an update, what is written as well.
+    /// The tensors that the step reads. An update also writes some of them.
     pub inputs: Vec<(Loc, Shape)>,
-    /// What is written, but for updates.
+    /// The tensor that an op writes. For an update, this is the control buffer.
     pub output: (Loc, Shape),
-    /// The slot of each scratch buffer of the kernel.
+    /// The slot of each scratch buffer of its kernel.
     pub scratch: Vec<usize>,
-    /// The chosen kernel; `None` in a plan for the CPU, and for an alias.
+    /// The chosen kernel. `None` in a plan for the CPU, and for an alias.
     pub kernel: Option<Kernel>,
-    /// Whether the WGSL of the kernel is compiled without checks: see [`Checks`](crate::kernel::Checks).
+    /// Whether the WGSL of its kernel is compiled without checks. See [`Checks`](crate::kernel::Checks).
     pub(crate) unchecked: bool,
 }
 
 impl Step {
-    /// Label and layer: what an error names.
+    /// Returns the label and the layer. Errors name a step by this text.
     pub(crate) fn title(&self) -> String {
         let Step { label, layer, .. } = self;
         if layer.is_empty() { label.clone() } else { format!("{label}, layer {layer}") }
     }
-    /// The op of the graph, unless this is a part of the update.
+    /// Returns the op of the graph, or `None` for a fetch or a part of the update.
     pub fn op(&self) -> Option<&Arc<dyn Op>> {
         match &self.work {
             Work::Op(op) => Some(op),
             _ => None,
         }
     }
-    /// The op's name; `feed`, or `update` for the optimizer.
+    /// Returns the op's name, `feed` for a fetch, or `update` for the optimizer.
     pub fn name(&self) -> &'static str {
         match &self.work {
             Work::Op(op) => op.name(),
@@ -167,26 +171,26 @@ impl Step {
             Work::Update(..) => "update",
         }
     }
-    /// Whether nothing is done: the output is the input's memory.
+    /// Whether the step does nothing, because the output shares the input's memory.
     pub fn is_alias(&self) -> bool {
         self.op().is_some_and(|op| op.is_alias())
     }
-    /// Floating-point operations; 0 for an update, where they are not counted.
+    /// Returns the number of floating-point operations. The operations of an update are not counted, so it has 0.
     pub fn flops(&self) -> u64 {
         self.op().map_or(0, |op| op.flops(&self.shapes(), self.output.1))
     }
-    /// Bytes that it must read and write, whatever its kernel does.
+    /// Returns the number of bytes that the step must read and write with any kernel.
     pub fn bytes(&self) -> u64 {
         let update = match &self.work {
             Work::Op(op) => return op.bytes(&self.shapes(), self.output.1),
             Work::Fetch => return 2 * self.output.1.bytes(),
             Work::Update(update, _) => update,
         };
-        // In nearly all steps a trial finds in the guard that there is nothing to try. An update reads all that it
-        // writes, but for state that it assigns.
+        // In nearly all steps, a trial finds in the guard that there is nothing to try. An update reads everything that it
+        // writes, except the state that it assigns.
         let each = |&(loc, shape): &(Loc, Shape)| match (update, loc) {
             (Update::Try, Loc::Piece(..)) => 0,
-            // Its tables are read by few.
+            // The tables are small, so they are not counted.
             (_, Loc::Control) => 0,
             (Update::Apply, Loc::Piece(Flat::Weights | Flat::State(_), _)) | (Update::Accumulate, Loc::Piece(Flat::Grads, _)) => {
                 2 * shape.bytes()
@@ -195,7 +199,7 @@ impl Step {
         };
         self.inputs.iter().map(each).sum()
     }
-    /// The tensor behind a binding of its kernel: where it is, and its elements.
+    /// Returns the place and the number of elements of the tensor behind a binding of the kernel.
     pub(crate) fn tensor(&self, which: Which) -> Option<(Loc, usize)> {
         let of = |&(loc, shape): &(Loc, Shape)| (loc, shape.elements());
         match which {
@@ -209,77 +213,79 @@ impl Step {
     }
 }
 
-/// A buffer for activations.
+/// A buffer for activations or scratch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Of the largest tensor that lives here.
+    /// The number of elements of the largest tensor in the slot.
     pub elements: usize,
-    /// Of all tensors that live here, on the CPU device; a GPU's buffers hold words.
+    /// The element type of all tensors in the slot, on the CPU device. A GPU's buffers hold words of any type.
     pub dtype: DType,
 }
 
-/// A lowered graph.
+/// A lowered graph: the list of steps that each run executes, with all buffers that it needs.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// The model's parameters, by the numbers of [`Loc::Param`] and [`Loc::Grad`].
+    /// The model's parameters. [`Loc::Param`] and [`Loc::Grad`] are indices into this list.
     pub params: Vec<ParamDef>,
-    /// What is uploaded for each run.
+    /// The inputs, which are uploaded for each run.
     pub inputs: Vec<InputDef>,
-    /// What is uploaded once.
+    /// The constants, which are uploaded once.
     pub constants: Vec<Arc<Host<f32>>>,
-    /// Buffers of activations and of scratch.
+    /// The buffers of activations and of scratch.
     pub slots: Vec<Slot>,
-    /// What is run, in order.
+    /// The steps, in the order in which they run.
     pub steps: Vec<Step>,
-    /// What can be read after a run.
+    /// The outputs, which can be read after a run.
     pub outputs: Vec<(Loc, Shape)>,
-    /// Whether [`Loc::Grad`] are the gradients of a micro-batch, which are added to those before.
+    /// Whether [`Loc::Grad`] holds the gradients of one micro-batch, which a later step adds to the sum.
     pub micro: bool,
-    /// Groups of the optimizer, for each of which a step has a row of hyperparameters; none without an update.
+    /// The number of parameter groups of the optimizer. A step has a row of hyperparameters for each group. 0 without an
+    /// update.
     pub groups: usize,
-    /// What is wrong with running it before a step was made on its parameters, if anything is.
+    /// The error of running the plan before the first training step, if the model needs a training step first.
     pub untrained: Option<Error>,
-    /// Bytes of activations if every tensor had a buffer of its own.
+    /// The number of bytes of activations if every tensor had its own buffer.
     pub unplanned_bytes: u64,
 }
 
-/// How a graph is lowered.
+/// The options of lowering a graph.
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
-    /// The GPU's abilities, or `None` for the CPU device.
+    /// The capabilities of the GPU, or `None` for the CPU device.
     pub caps: Option<Caps>,
-    /// Take the candidate of this number (or the last one) of every op: 0 is the portable one. `None`: the one that
-    /// `choices` has, else the one expected fastest on such a device.
+    /// The number of the candidate to use for every op; 0 is the portable candidate. An op with fewer candidates uses its last
+    /// one. With `None`, each op uses the candidate in `choices`, or the candidate expected to be the fastest on the device.
     pub candidate: Option<usize>,
-    /// What was measured on the device.
+    /// The candidates that were chosen by measurements on the device.
     pub choices: Option<Arc<Choices>>,
-    /// Compose elementwise code.
+    /// Whether elementwise nodes are fused.
     pub fuse: bool,
-    /// Let activations share memory.
+    /// Whether activations share memory.
     pub reuse: bool,
 }
 
 impl PlanOptions {
-    /// Everything on, for a GPU (with its abilities) or the CPU.
+    /// Returns options with fusion and shared memory on, for a GPU (with its capabilities) or the CPU device.
     pub fn new(caps: Option<Caps>) -> PlanOptions {
         PlanOptions { caps, candidate: None, choices: None, fuse: true, reuse: true }
     }
 }
 
-/// Tensors beside the output that one op of the CPU device may read: a bound for fusion only.
+/// The maximum number of inputs of one op on the CPU device. Only fusion uses this limit.
 pub(crate) const CPU_INPUTS: usize = 16;
 
-/// A graph between fusion and the choice of kernels: here they can be measured.
+/// A graph after fusion and before the choice of kernels. At this point, candidates can be measured.
 pub(crate) struct Draft {
     ir: Ir,
-    /// Nodes that are computed into the flat buffers.
+    /// The nodes that are computed into the flat buffers, with their places.
     grads: Vec<(usize, Loc)>,
     outputs: usize,
     untrained: Option<Error>,
 }
 
 impl Draft {
-    /// The first half of [`Plan::new`]. Of `grads`, which are for all parameters or for none, one that is `None` is not computed.
+    /// Does the first half of [`Plan::new`]. `grads` is empty or has an entry for each parameter. An entry that is `None` is
+    /// not computed.
     pub fn new(outputs: &[Tensor], grads: &[Option<Tensor>], options: &PlanOptions) -> Result<Draft> {
         let Some(first) = outputs.first() else {
             return Err(Error::argument("outputs", "a plan needs at least one"));
@@ -297,7 +303,7 @@ impl Draft {
             return Err(Error::argument("gradients", "a plan needs one for each parameter, in their order and of their shapes, or none"));
         }
         let ir = Ir::new(graph, &all);
-        // The output and, in a step with random numbers, nothing more: inputs are what is left.
+        // The output takes one binding, and random numbers take no other. The remaining bindings are for inputs.
         let max_inputs = options.caps.map_or(CPU_INPUTS, |c| c.max_bindings.saturating_sub(1).clamp(3, CPU_INPUTS));
         let mut ir = if options.fuse { fuse::fuse(&ir, max_inputs) } else { ir };
         if !grads.is_empty() {
@@ -310,7 +316,7 @@ impl Draft {
         Ok(Draft { ir, grads, outputs: outputs.len(), untrained })
     }
 
-    /// Every op that needs a kernel, with the shapes of its inputs and of its output, and its line.
+    /// Returns every op that needs a kernel, with the shapes of its inputs and its output and the line that built it.
     pub fn ops(&self) -> impl Iterator<Item = (&Arc<dyn Op>, Vec<Shape>, Shape, Place)> {
         let op = |id: usize| {
             let (op, node) = (self.ir.op(id).filter(|op| !op.is_alias())?, &self.ir.nodes[id]);
@@ -319,7 +325,7 @@ impl Draft {
         (0..self.ir.nodes.len()).filter_map(op)
     }
 
-    /// Chooses kernels and plans memory.
+    /// Chooses kernels, plans memory and returns the plan.
     pub fn lower(self, options: &PlanOptions) -> Plan {
         let Draft { ir, grads, outputs, untrained } = self;
         let (ir, grads) = (&ir, &grads[..]);
@@ -352,15 +358,15 @@ impl Draft {
 }
 
 impl Plan {
-    /// Lowers what `outputs` need. `grads` gives for each parameter the tensor that is its gradient; it is computed
-    /// into the flat buffer of gradients.
+    /// Lowers the nodes that `outputs` need. `grads` holds the gradient of each parameter, in their order, or is empty. The
+    /// plan computes the gradients into the flat buffer of gradients.
     pub fn new(outputs: &[Tensor], grads: &[Tensor], options: &PlanOptions) -> Result<Plan> {
         let grads: Vec<Option<Tensor>> = grads.iter().copied().map(Some).collect();
         Ok(Draft::new(outputs, &grads, options)?.lower(options))
     }
 
-    /// Adds the steps of an update, and gives memory to their kernels: slots that hold nothing any more once the graph is
-    /// computed, or new ones. `groups` is the number of rows of hyperparameters.
+    /// Adds the steps of an update, and gives slots to the scratch buffers of their kernels. These are slots that hold no
+    /// output once the graph is computed, or new slots. `groups` is the number of parameter groups.
     pub fn append(&mut self, steps: Vec<Step>, groups: usize) {
         self.groups = groups;
         self.micro = steps.iter().any(|step| step.phase == Phase::Reduce);
@@ -379,10 +385,10 @@ impl Plan {
         }
     }
 
-    /// Renumbers the parameters to those of `known`, by name.
+    /// Gives each parameter the number of the parameter with the same name in `known`.
     ///
     /// # Errors
-    /// A parameter that is not there, or in another shape.
+    /// A parameter is missing in `known`, or has another shape there, or is trained in one list and state in the other.
     pub(crate) fn bind_params(&mut self, known: &[ParamDef]) -> Result<()> {
         let mut at = Vec::with_capacity(self.params.len());
         for p in &self.params {
@@ -415,17 +421,17 @@ impl Plan {
         Ok(())
     }
 
-    /// Bytes of activations.
+    /// Returns the number of bytes of all slots.
     pub(crate) fn activation_bytes(&self) -> u64 {
         memory::bytes(&self.slots)
     }
-    /// Floating-point operations of one run.
+    /// Returns the number of floating-point operations of one run.
     pub fn flops(&self) -> u64 {
         self.steps.iter().map(Step::flops).sum()
     }
 }
 
-/// A line per step: what a plan does, for people and for tests.
+/// Writes one line for each step, for people and for tests.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
@@ -459,8 +465,8 @@ fn label(ir: &Ir, id: usize) -> String {
     format!("{name} {} → {} ({}:{})", shapes.join(" × "), node.shape, node.place.file(), node.place.line())
 }
 
-/// The kernel of a node: the first candidate is portable, the last one expected fastest on such a device, and one of them
-/// may have been measured to be.
+/// Returns the kernel of a node. The first candidate is portable, and the last one is expected to be the fastest on the device.
+/// `options` may name another candidate, by its number or by a measurement.
 fn choose(ir: &Ir, id: usize, options: &PlanOptions) -> Option<Kernel> {
     let (caps, op) = (options.caps?, ir.op(id)?);
     let (x, y) = (ir.shapes(id), ir.nodes[id].shape);
@@ -476,7 +482,7 @@ fn choose(ir: &Ir, id: usize, options: &PlanOptions) -> Option<Kernel> {
     kernels.pop()
 }
 
-/// Copies the outputs that are parameters: they are read after the update, and are those from before it.
+/// Copies the outputs that are parameters. They are read after the update but must have their values from before the update.
 fn keep_outputs(ir: &mut Ir, outputs: usize) {
     for o in 0..outputs {
         let mut root = ir.outputs[o];
@@ -489,20 +495,20 @@ fn keep_outputs(ir: &mut Ir, outputs: usize) {
     }
 }
 
-/// A new node of the same value.
+/// Adds a node that copies the value of the node `id`.
 fn copy(ir: &mut Ir, id: usize) -> usize {
     let same = Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)]));
     ir.push(Node { kind: NodeKind::Op(Arc::new(same)), inputs: vec![id], ..ir.nodes[id].clone() })
 }
 
-/// Makes every gradient a node of its own that nothing else reads, so that it can be computed in place in the flat
-/// buffer: where that is not so (a shared gradient, an input, a constant) it is copied. Returns each node with its place.
+/// Makes every gradient a separate node that nothing else reads, so that it can be computed in place in the flat buffer. A
+/// gradient that is shared, an input or a constant is copied. Returns each node with its place.
 fn own_grads(ir: &mut Ir, outputs: usize, locs: impl Iterator<Item = Loc>) -> Vec<(usize, Loc)> {
     let uses = ir.uses();
     (outputs..ir.outputs.len())
         .zip(locs)
         .map(|(o, loc)| {
-            // Through aliases to the node that computes the values.
+            // Follow aliases to the node that computes the values.
             let mut id = ir.outputs[o];
             while uses[id] == 1 && ir.op(id).is_some_and(|op| op.is_alias()) {
                 id = ir.nodes[id].inputs[0];

@@ -1,4 +1,4 @@
-//! What a plan takes of a device's memory, to the byte, by kind and by layer. Arithmetic only.
+//! The device memory that a plan needs, to the byte, by kind and by layer. This module only computes numbers.
 
 use super::{Loc, Phase, Plan};
 use crate::{
@@ -7,84 +7,87 @@ use crate::{
 };
 use std::fmt;
 
-/// The bytes of training on a device: of the model's flat buffers, of the plan for one batch size, and of what a trainer keeps besides.
+/// The number of bytes that training needs on a device. It counts the model's flat buffers, the plan for one batch size, and
+/// everything else that the trainer stores on the device.
 ///
-/// Every buffer is counted, at its size. What is not in it: what the driver keeps for itself (pipelines, and what uploads
-/// and read-backs go through).
+/// Every buffer counts with its full size. Memory of the driver is not counted: pipelines, and the buffers that uploads and
+/// read-backs pass through.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Parameters, those that are frozen as well.
+    /// The parameters, including frozen ones.
     pub weights: u64,
-    /// Gradients of those that are trained; of micro-batches both their own and their sum.
+    /// The gradients of the trained parameters. With micro-batches, both the gradients of one micro-batch and their sum.
     pub gradients: u64,
-    /// Each state of the optimizer, by name: `mean` and `square` of Adam.
+    /// Each state of the optimizer, with its name: `mean` and `square` for Adam.
     pub optimizer: Vec<(String, u64)>,
-    /// State that is not trained, such as running averages, and what it becomes in a step.
+    /// The model's state, such as running averages, and the buffers for its new values in a step.
     pub state: u64,
-    /// Results of ops: slots, which several tensors share one after the other.
+    /// The results of ops. They lie in slots, which several tensors share one after the other.
     pub activations: u64,
-    /// What kernels keep between their passes: slots that no result of an op needs as large, and the update's.
+    /// The data that kernels store between their passes. It counts the slots whose largest tensor is scratch.
     pub scratch: u64,
-    /// What is uploaded for each batch.
+    /// The inputs, which are uploaded for each batch.
     pub inputs: u64,
-    /// The data set, where it lies on the device: there once [`fit`](crate::Trainer::fit) has put it there.
+    /// The data set on the device, if [`fit`](crate::Trainer::fit) has uploaded it.
     pub data: u64,
-    /// What is uploaded once with the plan.
+    /// The constants, which are uploaded once with the plan.
     pub constants: u64,
-    /// Sizes and settings of kernels, learning rates, losses that have not been read yet.
+    /// The sizes and settings of kernels, the learning rates, and the losses that have not been read yet.
     pub tables: u64,
-    /// Plans that the trainer keeps besides: those of other batch sizes (the last batch of an epoch has one), those of
-    /// [evaluation](crate::Trainer::evaluate), and what outputs are read through.
+    /// The other plans that the trainer stores: plans for other batch sizes (such as the last batch of an epoch), plans of
+    /// [evaluation](crate::Trainer::evaluate), and the buffers through which outputs are read.
     pub plans: u64,
-    /// All of the above by layer, in the model's order; then what is of no layer.
+    /// All of the above by layer, in the model's order. The rows that belong to no layer come last.
     pub layers: Vec<LayerMemory>,
-    /// Bytes of slots: activations, and scratch of the plan's kernels.
+    /// The number of bytes of the slots: activations and scratch of the plan's kernels.
     pub planned: u64,
-    /// What these would be if every tensor had one of its own.
+    /// The number of bytes of the slots if every tensor had its own slot.
     pub unplanned: u64,
-    /// Bytes of the tensors that must exist at the same time at one step of the plan: no reuse of memory needs less.
+    /// The number of bytes of the tensors that must exist at the same time, at the step that needs the most. No reuse of memory
+    /// needs less.
     pub live: u64,
-    /// That step: op, shapes and place.
+    /// The step that needs the most: its op, shapes and place.
     pub live_at: String,
 }
 
-/// A layer's part of [`Memory`].
+/// The memory of one layer, a part of [`Memory`].
 ///
-/// A layer is what parameters of one prefix make: `fc1` has `fc1.weight` and `fc1.bias`. An op that takes a parameter is part of
-/// its layer, any other op of the layer that it follows, and the ops of a gradient are part of the layer that it is of. A slot
-/// that several layers share is counted for the layer whose tensor makes it as large as it is.
+/// The parameters with one prefix make a layer: `fc1` has `fc1.weight` and `fc1.bias`. An op that reads a parameter belongs to
+/// the parameter's layer. Any other op belongs to the layer that it follows. The ops of a gradient belong to the layer whose
+/// gradient they compute. A slot that several layers share counts for the layer with the largest tensor in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerMemory {
-    /// The prefix; `(inputs)` for what comes before the first layer, `(step)` for what is of the whole model.
+    /// The prefix of the layer; `(inputs)` for everything before the first layer, `(step)` for everything that belongs to the
+    /// whole model.
     pub name: String,
-    /// Weights, gradients, states of the optimizer, and state.
+    /// The weights, the gradients, the states of the optimizer, and the model's state.
     pub parameters: u64,
-    /// Slots; inputs and constants.
+    /// The slots. For `(inputs)`, also the inputs and the constants.
     pub activations: u64,
-    /// Tables, scratch of the update, the data set, other plans.
+    /// The tables, the data set and the other plans.
     pub other: u64,
 }
 
 impl LayerMemory {
-    /// All of it.
+    /// Returns the sum of all fields.
     pub fn total(&self) -> u64 {
         self.parameters + self.activations + self.other
     }
 }
 
-/// The rows of [`Memory::layers`] that are not layers.
+/// The names of the rows of [`Memory::layers`] that are not layers.
 const INPUTS: &str = "(inputs)";
 const STEP: &str = "(step)";
 
 impl Memory {
-    /// Of a plan over the flat buffers of its parameters; the update keeps `states`.
+    /// Counts the memory of a plan with the given layout of its parameters. The optimizer stores `states`.
     pub(crate) fn new(plan: &Plan, layout: &Layout, states: &[&str], tables: u64, data: u64) -> Memory {
         let mut m = Memory { tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
         m.row(STEP).other = tables;
         m.optimizer = states.iter().map(|s| (s.to_string(), 0)).collect();
         for (param, range) in plan.params.iter().zip(&layout.ranges) {
-            // With the gap behind it.
+            // The gap behind the parameter counts, too.
             let bytes = range.len.next_multiple_of(ALIGN) as u64 * 4;
             let gradients = 1 + u64::from(plan.micro);
             let copies = match range.status {
@@ -122,25 +125,25 @@ impl Memory {
             });
             m.row(row).activations += bytes;
         }
-        // What is no layer comes last.
+        // The rows that are not layers come last.
         let (rest, layers): (Vec<LayerMemory>, Vec<LayerMemory>) =
             m.layers.into_iter().partition(|l| [INPUTS, STEP].contains(&l.name.as_str()));
         m.layers = layers.into_iter().chain(rest.into_iter().rev()).collect();
         (m.live, m.live_at) = live(plan);
         m
     }
-    /// With so many bytes of other plans.
+    /// Sets the number of bytes of other plans.
     pub(crate) fn with_plans(mut self, bytes: u64) -> Memory {
         let before = std::mem::replace(&mut self.plans, bytes);
         let row = self.row(STEP);
         row.other = row.other - before + bytes;
         self
     }
-    /// All of it: what the device holds while it trains.
+    /// Returns the number of bytes that the device stores while it trains.
     pub fn total(&self) -> u64 {
         self.kinds().iter().map(|k| k.1).sum()
     }
-    /// Every kind by name.
+    /// Returns the number of bytes of each kind, with the name of the kind.
     pub fn kinds(&self) -> Vec<(String, u64)> {
         let kind = |name: &str, bytes: u64| (name.to_string(), bytes);
         let mut all = vec![kind("weights", self.weights), kind("gradients", self.gradients)];
@@ -174,7 +177,7 @@ struct Tenant {
     scratch: bool,
 }
 
-/// The first of the largest tensors of each slot.
+/// Returns, for each slot, the largest tensor in it. Among equal sizes the first one counts.
 fn owners(plan: &Plan) -> Vec<Option<Tenant>> {
     let mut owners: Vec<Option<Tenant>> = vec![None; plan.slots.len()];
     for (slot, tenant) in tenants(plan) {
@@ -186,7 +189,7 @@ fn owners(plan: &Plan) -> Vec<Option<Tenant>> {
     owners
 }
 
-/// Of each slot, the result or the scratch of a step that makes it as large as it is.
+/// Returns, for each slot, the name of its largest tensor: the result or the scratch of a step.
 pub(crate) fn largest(plan: &Plan) -> Vec<String> {
     let of = |owner: Option<Tenant>| {
         owner.map_or(String::new(), |o| format!("{}{}", if o.scratch { "scratch of " } else { "" }, plan.steps[o.step].title()))
@@ -194,7 +197,7 @@ pub(crate) fn largest(plan: &Plan) -> Vec<String> {
     owners(plan).into_iter().map(of).collect()
 }
 
-/// What is written to slots, in order.
+/// Returns the tensors that steps write to slots, in the order of the steps.
 fn tenants(plan: &Plan) -> Vec<(usize, Tenant)> {
     let mut all = Vec::new();
     for (i, step) in plan.steps.iter().enumerate().filter(|(_, s)| !s.is_alias()) {
@@ -207,9 +210,9 @@ fn tenants(plan: &Plan) -> Vec<(usize, Tenant)> {
     all
 }
 
-/// The most bytes that are alive at one step, and that step.
+/// Returns the largest number of bytes that are alive at one step, and the label of that step.
 fn live(plan: &Plan) -> (u64, String) {
-    // How the bytes alive change before each step.
+    // The change of the number of live bytes at each step.
     let mut change = vec![0i64; plan.steps.len() + 1];
     let all = tenants(plan);
     for (i, &(slot, t)) in all.iter().enumerate() {
@@ -230,7 +233,7 @@ fn live(plan: &Plan) -> (u64, String) {
     (most as u64, at)
 }
 
-/// `1.50 MiB`, `12.0 KiB`, `640 B`.
+/// Formats a number of bytes: `1.50 MiB`, `12.0 KiB`, `640 B`.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes as f64 {
         b if b >= f64::from(1 << 30) => format!("{:.2} GiB", b / f64::from(1 << 30)),
@@ -240,7 +243,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// A table by kind and one by layer.
+/// Writes a table by kind and a table by layer.
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let total = self.total();
