@@ -171,7 +171,7 @@ impl<T: Real> Host<T> {
         };
         Host::try_zeros(shape).unwrap_or(Host { shape, data: none })
     }
-    /// Of that shape and element type, all zero.
+    /// Returns a tensor of zeros of this shape and element type.
     ///
     /// ```
     /// use downhill::{Error, Host, Shape};
@@ -191,39 +191,39 @@ impl<T: Real> Host<T> {
         };
         Ok(Host { shape, data })
     }
-    /// The floats; empty for a tensor of labels.
+    /// Returns the floats. A tensor of labels has none.
     pub fn f(&self) -> &[T] {
         match &self.data {
             Data::Float(v) => v,
             Data::Index(_) => &[],
         }
     }
-    /// The labels; empty for a tensor of floats.
+    /// Returns the labels. A tensor of floats has none.
     pub fn u(&self) -> &[u32] {
         match &self.data {
             Data::Float(_) => &[],
             Data::Index(v) => v,
         }
     }
-    /// How many elements are there, whatever the shape says.
+    /// Returns the number of stored elements, which may differ from the number in the shape.
     pub fn len(&self) -> usize {
         match &self.data {
             Data::Float(v) => v.len(),
             Data::Index(v) => v.len(),
         }
     }
-    /// Whether there are none.
+    /// Returns true if no element is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Every element as `f64`, labels too.
+    /// Returns every element as `f64`. Labels are converted, too.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {
             Data::Float(v) => v.iter().map(|x| x.f64()).collect(),
             Data::Index(v) => v.iter().map(|&x| x as f64).collect(),
         }
     }
-    /// The same tensor in another precision.
+    /// Returns this tensor in another precision.
     pub fn cast<U: Real>(&self) -> Host<U> {
         let data = match &self.data {
             Data::Float(v) => Data::Float(v.iter().map(|x| U::of(x.f64())).collect()),
@@ -273,8 +273,8 @@ pub struct View<'a, T> {
 pub struct ViewMut<'a, T> {
     /// Axes and element type.
     pub shape: Shape,
-    /// Where the floats go.
+    /// The floats, row-major.
     pub f: &'a mut [T],
-    /// Where the labels go.
+    /// The labels, row-major.
     pub u: &'a mut [u32],
 }

@@ -1,4 +1,4 @@
-//! What an op tells the GPU side: plain data, no wgpu type.
+//! The data by which an op describes its kernels to the GPU side. This data contains no wgpu type.
 //!
 //! A [`Kernel`] is one way to compute an op: one or more [`Pass`]es over a WGSL file. The declarations that WGSL
 //! needs (the uniform `p`, the bindings, the constants) are written from this data, so that the Rust and the WGSL
@@ -13,7 +13,7 @@ pub const ALIGN: usize = 64;
 /// A WGSL file: its name in `shaders/` without the ending, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
-    /// In errors, and in labels.
+    /// The name in errors and in labels.
     pub name: &'static str,
     /// WGSL, with `//!include` lines.
     pub text: &'static str,
@@ -81,9 +81,9 @@ impl<T> Checks<T> {
 /// A constant of a kernel: a field of the uniform `p`, or a WGSL `const`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Word {
-    /// `u32` in WGSL.
+    /// A `u32` in WGSL.
     U(u32),
-    /// `f32` in WGSL, exact to the bit.
+    /// An `f32` in WGSL, exact to the bit.
     F(f32),
 }
 
@@ -115,13 +115,13 @@ pub enum Which {
     Scratch(usize),
 }
 
-/// How much of a tensor one dispatch sees.
+/// The part of a tensor that one dispatch sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
-    /// All of it, always. Beyond the device's binding limit that is an error.
+    /// Every dispatch sees the whole tensor. A tensor above the device's binding limit is an error.
     Whole,
-    /// All of it, always, and any unit may write there: flags, say, that a unit can only raise. So it does not matter how many
-    /// dispatches the units are shared out among.
+    /// Every dispatch sees the whole tensor, and any unit may write to it: flags, for example, that a unit can only raise. So the
+    /// result does not depend on the number of dispatches.
     Flags,
     /// Unit `u` touches exactly the elements `u·n .. (u+1)·n`. Where a binding would be too large, the pass is
     /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
@@ -130,26 +130,26 @@ pub enum Span {
     /// Unit `u` touches only elements of block `u / units`, which has `elements` of them: the images that the tiles of
     /// an image lie in, say. Split as `PerUnit` is, between blocks: the shader sees the tensor from its first block on.
     Blocks {
-        /// Units of a block.
+        /// The number of units of a block.
         units: usize,
-        /// Elements of a block; the last block of a tensor may have fewer.
+        /// The number of elements of a block. The last block of a tensor may have fewer.
         elements: usize,
     },
     /// Unit `u` touches at most `chunk` elements from `u / chunks · line + u % chunks · chunk` on: pieces of lines that
     /// need not be multiples of anything. Split as `PerUnit` is, but a window may start anywhere: the shader sees the
     /// tensor from the last multiple of 64 elements at or before its first unit's start.
     Lines {
-        /// Elements of a line.
+        /// The number of elements of a line.
         line: usize,
-        /// Units of a line.
+        /// The number of units of a line.
         chunks: usize,
-        /// Elements of a unit; the last one of a line may have fewer.
+        /// The number of elements of a unit. The last unit of a line may have fewer.
         chunk: usize,
     },
 }
 
 impl Span {
-    /// The first element that unit `u` touches.
+    /// Returns the first element that unit `u` touches.
     pub fn start(self, u: usize) -> usize {
         match self {
             Span::Whole | Span::Flags => 0,
@@ -167,9 +167,9 @@ pub struct Bind {
     pub name: String,
     /// The tensor behind it.
     pub which: Which,
-    /// Its element type.
+    /// The element type of the tensor.
     pub dtype: DType,
-    /// How much of it a dispatch sees.
+    /// The part of the tensor that a dispatch sees.
     pub span: Span,
     /// Whether the shader writes it.
     pub write: bool,
@@ -224,17 +224,17 @@ pub struct Pass {
     pub source: Source,
     /// `forward`, `grad_x`, …, with a suffix for a strategy.
     pub entry: &'static str,
-    /// WGSL constants: part of the pipeline, so for what makes another kernel (flags, tile sizes).
+    /// WGSL constants. Each set of constants makes another pipeline, so constants are for flags and tile sizes.
     pub consts: Vec<(&'static str, Word)>,
-    /// Fields of the uniform `p`: sizes and numbers, which do not make another pipeline.
+    /// Fields of the uniform `p`, for sizes and numbers. Other values need no other pipeline.
     pub params: Vec<(String, Word)>,
     /// Tensors, in the order of their bindings.
     pub binds: Vec<Bind>,
-    /// Generated functions, put before the file's own; empty for most kernels.
+    /// Generated functions, which precede the functions of the file. Most kernels have none.
     pub code: String,
-    /// The work, in whatever a workgroup can be given: elements, rows, tiles.
+    /// The number of units of the pass. A unit is an element, a row or a tile, for example.
     pub units: usize,
-    /// Units that one workgroup does, at least 1.
+    /// The number of units that one workgroup computes, at least 1.
     pub per_group: usize,
     /// Whether the shader reads `step` (the seed and the number of the step).
     pub step: bool,
@@ -245,31 +245,31 @@ pub struct Pass {
 pub struct Kernel {
     /// The strategy, e.g. `tiled`; it names the candidate in reports.
     pub name: &'static str,
-    /// What is dispatched, in order.
+    /// The passes, in the order of their dispatches.
     pub passes: Vec<Pass>,
-    /// Elements of each scratch buffer.
+    /// The number of elements of each scratch buffer.
     pub scratch: Vec<usize>,
 }
 
 impl Kernel {
-    /// A kernel of one pass and no scratch.
+    /// Returns a kernel of one pass without scratch buffers.
     pub fn one(name: &'static str, pass: Pass) -> Kernel {
         Kernel { name, passes: vec![pass], scratch: Vec::new() }
     }
 }
 
-/// What a device can do, as far as the choice of a kernel needs it.
+/// The capabilities of a device that matter for the choice of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Caps {
-    /// Storage buffers that one dispatch may bind.
+    /// The largest number of storage buffers that one dispatch may bind.
     pub max_bindings: usize,
-    /// Bytes of one storage binding.
+    /// The largest size of a storage binding, in bytes.
     pub max_binding_bytes: u64,
-    /// Bytes of workgroup memory.
+    /// The largest size of workgroup memory, in bytes.
     pub max_workgroup_bytes: u32,
-    /// Invocations of one workgroup.
+    /// The largest number of invocations of a workgroup.
     pub max_invocations: u32,
-    /// The adapter is a CPU in disguise: shared memory and barriers cost more there than they save.
+    /// True if the adapter runs on a CPU. Shared memory and barriers cost more there than they save.
     pub software: bool,
     /// Invocations of every subgroup, where the device has subgroups and all of them are of one size. Where sizes differ this is `None`:
     /// the order of a sum by subgroups would follow the size that the driver picks, and the bits of the sum too.

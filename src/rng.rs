@@ -1,8 +1,8 @@
 //! The one random generator: Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as
 //! 1, 2, 3").
 //!
-//! It is a function of a counter and a key, with no state, so that a GPU invocation finds its own number without
-//! asking another one, backward recomputes what forward drew, and the CPU draws the same bits.
+//! The generator is a function of a counter and a key, and has no state. So a GPU invocation computes its number independently of
+//! other invocations, the backward pass recomputes the numbers of the forward pass, and the CPU draws the same bits.
 //!
 //! - [`uniform01`] is the element stream of ops such as dropout, keyed by seed, step, stream (one a node) and
 //!   element. `shaders/lib/philox.wgsl` is its twin.
@@ -12,16 +12,16 @@
 use rand::rand_core::{TryRng, utils};
 use std::convert::Infallible;
 
-/// What makes the random numbers of a step: seed and step are the first two keys of [`uniform01`].
+/// The key of the random numbers of one step. The seed and the step are the first two arguments of [`uniform01`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key {
-    /// The model's.
+    /// The seed of the model.
     pub seed: u64,
-    /// The step's number, from 0: every step draws other numbers.
+    /// The number of the step, counted from 0. Every step draws different numbers.
     pub step: u64,
 }
 
-/// Ten rounds of Philox 4x32: four random words from a 128-bit counter and a 64-bit key.
+/// Returns four random words for a 128-bit counter and a 64-bit key, by ten rounds of Philox 4x32.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counter, key);
     for _ in 0..10 {
@@ -32,7 +32,7 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// The low and the high word, as the GPU takes a 64-bit number.
+/// Splits a 64-bit number into its low and its high word. The GPU takes a 64-bit number in this form.
 pub fn words(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
@@ -44,7 +44,7 @@ fn uniform01x4(seed: u64, step: u64, stream: u32, block: u32) -> [f32; 4] {
     philox([block, stream, lo, hi], words(seed)).map(|w| (w >> 8) as f32 * (1.0 / (1 << 24) as f32))
 }
 
-/// Element `element` of the random stream `stream` at a step: uniform over [0, 1), 24 bits.
+/// Returns element `element` of the random stream `stream` at step `step`. The number is uniform over [0, 1) and has 24 bits.
 ///
 /// ```
 /// use downhill::rng::{fill_uniform, uniform01};
@@ -56,7 +56,7 @@ pub fn uniform01(seed: u64, step: u64, stream: u32, element: u32) -> f32 {
     uniform01x4(seed, step, stream, element / 4)[(element % 4) as usize]
 }
 
-/// [`uniform01`] of the elements `first ..`, four at a time.
+/// Fills `out` with [`uniform01`] of the elements `first ..`, and computes four elements at a time.
 pub fn fill_uniform(seed: u64, step: u64, stream: u32, first: u32, out: &mut [f32]) {
     let lead = ((4 - first % 4) % 4).min(out.len() as u32);
     let (head, rest) = out.split_at_mut(lead as usize);
@@ -86,15 +86,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of that seed for that purpose. Streams of different seeds or purposes are independent.
+    /// Returns the stream of `seed` for `purpose`. Streams of different seeds or purposes are independent.
     pub fn new(seed: u64, purpose: &str) -> Stream {
         // Mixed by Philox itself: an exclusive or of seed and hash would let two pairs share a stream.
         let [lo, hi] = words(fnv1a(purpose.bytes()));
         let [k0, k1, ..] = philox([lo, hi, 0, 0], words(seed));
         Stream { key: [k0, k1], block: 0, words: [0; 4], used: 4 }
     }
-    /// A standard normal number, by Box and Muller's transform in `f64`. `libm`, unlike the system's library, gives
-    /// the same bits everywhere.
+    /// Draws a standard normal number, by Box and Muller's transform in `f64`. The `libm` crate gives the same bits on every system; the
+    /// libraries of systems do not.
     pub fn normal(&mut self) -> f64 {
         use rand::RngExt;
         // 1 - u lies in (0, 1], where the logarithm is finite.

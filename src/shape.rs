@@ -41,54 +41,54 @@ impl Shape {
     /// The shape of a single number, `[]`.
     pub const SCALAR: Shape = Shape { dims: [0; MAX_RANK], rank: 0, dtype: DType::F32 };
 
-    /// A shape of `f32`s, or `None` with more than [`MAX_RANK`] axes.
+    /// Returns a shape of `f32` elements. Returns `None` if `dims` has more than [`MAX_RANK`] axes.
     pub fn new(dims: &[usize]) -> Option<Shape> {
         let mut s = Shape::SCALAR;
         s.dims.get_mut(..dims.len())?.copy_from_slice(dims);
         s.rank = dims.len() as u8;
         Some(s)
     }
-    /// The same axes with another element type.
+    /// Returns a shape of these axes with the element type `dtype`.
     pub fn of(self, dtype: DType) -> Shape {
         Shape { dtype, ..self }
     }
-    /// The same axes, holding labels or indices.
+    /// Returns a shape of these axes whose elements are labels or indices (`u32`).
     pub fn u32(self) -> Shape {
         self.of(DType::U32)
     }
-    /// What its elements are.
+    /// Returns the element type.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
-    /// How many axes; 0 for a scalar.
+    /// Returns the number of axes. A scalar has 0 axes.
     pub fn rank(&self) -> usize {
         self.rank as usize
     }
-    /// The size of each axis.
+    /// Returns the size of each axis.
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank()]
     }
-    /// How many elements; 1 for a scalar. (At most `usize::MAX`: a graph refuses such a shape.)
+    /// Returns the number of elements. A scalar has 1 element. The number is at most `usize::MAX`; a graph refuses a shape that large.
     pub fn elements(&self) -> usize {
         self.dims().iter().fold(1, |n, &d| n.saturating_mul(d))
     }
-    /// Size in memory, in bytes. Every element type takes four.
+    /// Returns the size in memory, in bytes. Every element takes 4 bytes.
     pub fn bytes(&self) -> u64 {
         (self.elements() as u64).saturating_mul(4)
     }
-    /// Same axes, whatever the element type.
+    /// Returns true if both shapes have equal axes. The element types may differ.
     pub fn same_dims(&self, other: Shape) -> bool {
         self.dims() == other.dims()
     }
-    /// The last axis; 1 for a scalar.
+    /// Returns the size of the last axis, or 1 for a scalar.
     pub fn last(&self) -> usize {
         self.dims().last().copied().unwrap_or(1)
     }
-    /// The shape without its first axis: that of one sample.
+    /// Returns the shape of one sample: this shape without its first axis.
     pub fn sample(&self) -> Shape {
         self.without(0)
     }
-    /// The shape with axis `axis` removed (unchanged where there is no such axis).
+    /// Returns the shape without axis `axis`. The shape is unchanged if it has no axis `axis`.
     pub fn without(&self, axis: usize) -> Shape {
         let mut s = Shape { rank: 0, dims: [0; MAX_RANK], ..*self };
         for (_, &d) in self.dims().iter().enumerate().filter(|&(i, _)| i != axis) {
@@ -97,7 +97,7 @@ impl Shape {
         }
         s
     }
-    /// The shape with axis `axis` of size `n` (unchanged where there is no such axis).
+    /// Returns the shape with size `n` for axis `axis`. The shape is unchanged if it has no axis `axis`.
     pub fn with(&self, axis: usize, n: usize) -> Shape {
         let mut s = *self;
         if axis < s.rank() {
@@ -105,13 +105,13 @@ impl Shape {
         }
         s
     }
-    /// The shape with a first axis of `n` put before the others, or `None` where that is one axis too many.
+    /// Returns the shape with a new first axis of size `n`. Returns `None` if the result would have more than [`MAX_RANK`] axes.
     pub fn batched(&self, n: usize) -> Option<Shape> {
         let mut dims = vec![n];
         dims.extend_from_slice(self.dims());
         Some(Shape::new(&dims)?.of(self.dtype))
     }
-    /// The shape both broadcast to, with the element type of `self`, or `None` where they do not fit.
+    /// Returns the shape to which both shapes broadcast, with the element type of `self`. Returns `None` if the shapes do not fit.
     pub fn broadcast(&self, other: Shape) -> Option<Shape> {
         let (long, short) = if self.rank >= other.rank { (*self, other) } else { (other, *self) };
         let mut out = Shape { dtype: self.dtype, ..long };
@@ -126,8 +126,8 @@ impl Shape {
         }
         Some(out)
     }
-    /// For each axis of `out`, how far apart this tensor's elements are along it; 0 where it repeats, and behind the axes.
-    /// `self` must broadcast to `out`.
+    /// Returns the stride of a tensor of this shape along each axis of `out`. The stride is 0 along a repeated axis, and in the entries
+    /// after the last axis. `self` must broadcast to `out`.
     pub fn strides_in(&self, out: Shape) -> [usize; MAX_RANK] {
         let lead = out.rank() - self.rank();
         let (mut strides, mut step) = ([0; MAX_RANK], 1);
@@ -139,16 +139,17 @@ impl Shape {
         }
         strides
     }
-    /// An axis given as an index from the front (0, 1, …) or from the back (-1, -2, …).
+    /// Returns the index of an axis that is counted from the front (0, 1, …) or from the back (-1, -2, …). Returns `None` if the shape
+    /// has no axis `axis`.
     pub fn axis(&self, axis: isize) -> Option<usize> {
         let a = if axis < 0 { axis + self.rank() as isize } else { axis };
         (0..self.rank() as isize).contains(&a).then_some(a as usize)
     }
-    /// Whether `axis` is the one that a scalar has for those who ask: 0 or −1, as in PyTorch. It has one element.
+    /// Returns true if the shape is a scalar and `axis` is 0 or −1. As in PyTorch, these two axes of a scalar are valid and have one element.
     pub(crate) fn is_scalar_along(&self, axis: isize) -> bool {
         self.rank == 0 && (-1..=0).contains(&axis)
     }
-    /// `[outer, n, inner]`: the elements before, along and after `axis`.
+    /// Returns `[outer, n, inner]`: the numbers of elements before, along and after `axis`.
     pub fn around(&self, axis: usize) -> [usize; 3] {
         let d = self.dims();
         [d[..axis].iter().product(), d[axis], d[axis + 1..].iter().product()]

@@ -1,4 +1,4 @@
-//! The ops. One file here and one WGSL file of the same name each; nothing else in the crate knows an op.
+//! The ops. Each op has one file here and one WGSL file of the same name. The rest of the crate knows no particular op.
 
 use crate::{
     graph::Tensor,
@@ -17,94 +17,100 @@ pub use case::{Case, Fill, fill};
 
 /// An op: its shape rule, its definition, its gradient, its kernels and its test cases.
 ///
-/// From [`cases`](OpDef::cases) alone [`crate::testing`] checks all of it: write those first.
+/// Write [`cases`](OpDef::cases) first: [`crate::testing`] runs every check of the op on these cases.
 ///
-/// Nodes of equal ops over the same inputs are computed once. Two ops are equal where `==` says so and their `Debug` texts are the same: a
-/// derived `PartialEq` and a derived `Debug` tell all settings apart, 0.0 and −0.0 too.
+/// A graph computes two nodes once if their ops are equal and their inputs are the same. Two ops are equal if `==` is true and their
+/// `Debug` texts are equal. A derived `PartialEq` and a derived `Debug` distinguish all settings, even 0.0 and −0.0.
 ///
-/// ARCHITECTURE.md shows how to add one.
+/// ARCHITECTURE.md shows how to add an op.
 pub trait OpDef: fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
-    /// The op's one name: of its file, its shader and its entry in errors.
+    /// The name of the op. Its file, its shader and errors use this name.
     const NAME: &'static str;
-    /// Whether the WGSL of the kernels is compiled with checks: see [`Checks`].
+    /// States whether the WGSL of the kernels is compiled with checks: see [`Checks`].
     const CHECKS: Checks<Self> = Checks::ON;
-    /// The output's shape and element type, or a sentence saying why these inputs do not fit.
+    /// Returns the shape and the element type of the output. The error is a sentence that says why the inputs `x` do not fit.
     fn shape(&self, x: &[Shape]) -> Result<Shape, String>;
-    /// The definition: plain, sequential, checkable by eye. Writes every element of `y`.
+    /// Computes the op by its definition and writes every element of `y`. The code is plain and sequential, so that a reader can check it.
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, key: Key);
-    /// The same for the CPU device, where speed matters.
+    /// Computes the op on the CPU device, where speed matters. The default calls [`reference`](OpDef::reference).
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         self.reference(x, y, key)
     }
-    /// The gradient for each input, given the inputs, the output and the gradient `dy` of the output; `None` for an
-    /// input that has none. A gradient may have the shape of `y` where `x[i]` was broadcast: it is summed for you. One that broadcasts
-    /// to `x[i]` is repeated. Any other number of gradients or another shape is an error of the graph.
+    /// Returns the gradient of each input, given the inputs `x`, the output `y` and the gradient `dy` of the output. The entry of an
+    /// input without a gradient is `None`.
+    ///
+    /// If the op broadcast `x[i]`, the gradient may have the shape of `y`: the caller sums it to the shape of `x[i]`. A smaller gradient
+    /// that broadcasts to `x[i]` is repeated. A wrong number of gradients, or any other shape, is an error of the graph.
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>>;
-    /// Candidates, the portable one first, the one expected fastest on such a device last.
+    /// Returns the candidates: the kernels that could compute the op. The portable kernel comes first. The kernel that is expected to be
+    /// the fastest on a device with `caps` comes last.
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel>;
-    /// Shapes to test: 1, primes, one below, at and above a tile, many workgroups.
+    /// Returns the test cases. Their sizes should include 1, primes, the size of a tile, one less, one more, and enough for many workgroups.
     fn cases() -> Vec<Case>;
-    /// What belongs into each input: values for which every right kernel agrees with the reference to rounding. Cases start
-    /// from it, and the choice of a kernel by measuring is made on it, at whatever size. By default floats of both signs whose sums are
-    /// not near 0, where rounding would be all that is left of larger terms; of labels, 0 and 1. Say more where the op
-    /// takes labels of so many classes, has a domain, or lets values grow from step to step.
+    /// Returns the kind of test values for each input. Every correct kernel must agree with the reference on these values, up to
+    /// rounding. The cases start from these values, and candidates are measured on them at any size.
+    ///
+    /// By default a float input has values of both signs whose sums are not near 0. In a sum near 0, large terms cancel and only their
+    /// rounding errors remain. By default a label is 0 or 1. Override this method if the labels have a given number of classes, if the op
+    /// has a domain, or if values grow from step to step.
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         Fill::plain(x)
     }
-    /// Floating-point operations, for reports.
+    /// Returns the number of floating-point operations, for reports.
     fn flops(&self, _x: &[Shape], y: Shape) -> u64 {
         y.elements() as u64
     }
-    /// Bytes that must be read and written, for reports: by default the inputs and the output, once each.
+    /// Returns the number of bytes that the op must read and write, for reports. The default counts each input and the output once.
     fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
         x.iter().chain([&y]).map(|s| s.bytes()).sum()
     }
-    /// How many terms are added up in one output element: the tolerance of a comparison grows with it.
+    /// Returns the number of terms that one output element sums. The tolerance of a comparison grows with this number.
     fn terms(&self, _x: &[Shape]) -> usize {
         1
     }
-    /// What the choice of a kernel goes by, beside the sizes: the settings, and those of the inputs `x` whose sizes matter. What
-    /// is generated (an expression, an epilogue and its inputs) is neither: one kernel is chosen for all of that. The settings are
-    /// the `Debug` text unless the op says otherwise. Ops of one text share the kernel that was measured for one of them.
+    /// Returns the class of the op: the text of its settings, and the inputs whose sizes matter for the choice of a kernel. Ops with the
+    /// same text and the same sizes share one measured choice. By default the text is the `Debug` text, and all inputs `x` matter.
+    ///
+    /// Generated code (an expression, or an epilogue and its inputs) is not part of the class. One kernel is chosen for every expression.
     fn class<'a>(&self, x: &'a [Shape]) -> (String, &'a [Shape]) {
         (format!("{self:?}"), x)
     }
-    /// What users call it, for errors: the method that made it.
+    /// Returns the name that errors show: the name of the method that made the op.
     fn called(&self) -> &'static str {
         Self::NAME
     }
-    /// The output is the input's memory under another shape; there is no kernel.
+    /// Returns true if the output is the memory of the input under another shape. Such an op has no kernel.
     fn is_alias(&self) -> bool {
         false
     }
-    /// The elementwise expression that this op is, if it is one.
+    /// Returns the elementwise expression if this op is a [`Map`](map::Map).
     fn as_map(&self) -> Option<&map::Map> {
         None
     }
-    /// The padding that this op is, if it is one: gradients of slices of one tensor are put together by it.
+    /// Returns the padding if this op is a [`Pad`](pad::Pad). Autodiff uses it to join the gradients of slices of one tensor.
     fn as_pad(&self) -> Option<&pad::Pad> {
         None
     }
-    /// The op followed by `map`, whose input 0 is this op's output and whose other inputs are appended to this
-    /// op's; `None` where the op's kernels take no epilogue.
+    /// Returns this op fused with `map`. Input 0 of `map` is the output of this op. The other inputs of `map` follow the inputs of this
+    /// op. Returns `None` if the kernels of this op take no epilogue.
     fn with_epilogue(&self, _map: &map::Map) -> Option<Arc<dyn Op>> {
         None
     }
-    /// The op that stands for its [class](OpDef::class) where a kernel is chosen, over the inputs that the class names: with a plain
-    /// expression in the place of one that no inputs may be fair to (a logarithm or a quotient of what is computed). `None` for this
-    /// op itself.
+    /// Returns the op that represents the [class](OpDef::class) when candidates are measured. Its inputs are the inputs that the class
+    /// names. A plain expression replaces the op's own expression, because test values may not suit every expression (a logarithm or a
+    /// quotient of computed values, for example). `None` means that the op represents its class itself.
     fn plain(&self, _x: &[Shape]) -> Option<Arc<dyn Op>> {
         None
     }
 }
 
-/// Nothing but an `OpDef` can be an [`Op`], so that no object can say of itself that it needs no checks.
+/// Only an `OpDef` can be an [`Op`]. So no other object can claim that it needs no checks.
 mod sealed {
     pub trait Op {}
     impl<O: super::OpDef> Op for O {}
 }
 
-/// [`OpDef`] as an object. Implemented for every `OpDef`; never by hand.
+/// [`OpDef`] as a trait object. Every `OpDef` implements it automatically.
 #[allow(missing_docs)]
 pub trait Op: Any + fmt::Debug + Send + Sync + sealed::Op {
     fn name(&self) -> &'static str;
@@ -125,7 +131,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync + sealed::Op {
     fn with_epilogue(&self, map: &map::Map) -> Option<Arc<dyn Op>>;
     fn plain(&self, x: &[Shape]) -> Option<Arc<dyn Op>>;
     fn fills(&self, x: &[Shape]) -> Vec<Fill>;
-    /// Whether its WGSL is compiled without checks: where it is an op of this crate, or its author has promised.
+    /// Returns true if the WGSL is compiled without checks: the op belongs to this crate, or its author has turned the checks off.
     fn is_unchecked(&self) -> bool;
 }
 
@@ -227,7 +233,7 @@ pub(crate) mod standardise;
 
 macro_rules! ops {
     ($($module:ident :: $op:ident $([$($more:ident),*])?),* $(,)?) => {
-        /// Every op and its cases: the list that tests, shader validation and reports go by.
+        /// Returns the name and the cases of every op. Tests, shader validation and reports use this list.
         pub fn all() -> Vec<(&'static str, Vec<Case>)> {
             vec![$(
                 (<$module::$op as OpDef>::NAME, <$module::$op as OpDef>::cases()),
@@ -236,7 +242,7 @@ macro_rules! ops {
         }
         #[cfg(test)]
         const NAMES: &[&str] = &[$(stringify!($op), $($(stringify!($more),)*)?)*];
-        /// Whether this is the type of an op of this crate. Tests with checks, fences and sentinels prove that their kernels stay inside
+        /// Returns true if `op` is the type of an op of this crate. Tests with checks, fences and sentinels prove that their kernels stay inside
         /// their tensors.
         fn is_own(op: TypeId) -> bool {
             [$(TypeId::of::<$module::$op>(), $($(TypeId::of::<$module::$more>(),)*)?)*].contains(&op)
@@ -244,8 +250,8 @@ macro_rules! ops {
     };
 }
 
-// The one list: a file, its op and, in brackets, others that are in the same file. A line here and the line of its module above are
-// all that the rest of the crate learns of an op.
+// The list of all ops. Each line names a file, its op and, in brackets, further ops of the file. The rest of the crate knows an op only
+// by its line here and the line of its module above.
 ops! {
     argmax::Argmax [Correct],
     attention::Attention [AttentionGrad],
