@@ -1,4 +1,4 @@
-//! A graph, compiled: inputs in, outputs out.
+//! Compiled graphs. A compiled graph computes outputs from inputs.
 
 use crate::{
     device::Device,
@@ -13,7 +13,7 @@ use crate::{
 };
 use std::time::Instant;
 
-/// A graph lowered for a device. For training see [`crate::Trainer`].
+/// A graph compiled for a device. [`Trainer`](crate::Trainer) trains a graph.
 ///
 /// ```
 /// use downhill::{Device, Graph, Host};
@@ -31,25 +31,26 @@ pub struct Compiled {
     inputs: Vec<InputDef>,
     outputs: usize,
     key: Key,
-    /// What is wrong with a run before the first step.
+    /// The error of a run, if a layer needs trained parameters and the parameters have been neither trained nor loaded.
     untrained: Option<Error>,
     /// Whether the inputs have been loaded.
     loaded: bool,
 }
 
 impl Device {
-    /// The graph that computes `outputs`, ready to run. Parameters start at their initial values.
+    /// Compiles the graph that computes `outputs`. Parameters have their initial values.
     ///
     /// # Errors
-    /// The graph's first mistake; a limit of the device.
+    /// - The graph has a mistake. The error describes the first mistake.
+    /// - The graph exceeds a limit of the device.
     pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
         Compiled::new(self, outputs, &self.plan_options(), 0)
     }
 }
 
 impl Compiled {
-    /// Compiles with options: what is fused, how memory is shared. `seed` is that of the initial parameters and of
-    /// random numbers.
+    /// Compiles with options. The options say which ops are fused and how memory is shared. `seed` decides the initial
+    /// parameters and the random numbers of the runs.
     pub fn new(device: &Device, outputs: &[Tensor], options: &PlanOptions, seed: u64) -> Result<Compiled> {
         pollster::block_on(Compiled::new_async(device, outputs, options, seed))
     }
@@ -59,25 +60,27 @@ impl Compiled {
         let store = Store::new(device, &plan.params, None, seed).await?;
         Compiled::on(device, plan, &store, seed).await
     }
-    /// A plan over the parameters of a store.
+    /// Compiles a plan that uses the parameters of `store`.
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
         let (inputs, outputs, untrained) = (plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
         let engine = Engine::new(device, plan, store, None).await?;
         Ok(Compiled { device: device.clone(), engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
     }
-    /// How many inputs it takes.
+    /// Returns the number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs.len()
     }
-    /// Computes the outputs for these inputs, which are in the order of the graph's [`input`](crate::Graph::input) and
-    /// [`labels`](crate::Graph::labels) calls. Each run is a step: it draws new random numbers.
+    /// Computes the outputs for these inputs. The inputs are in the order of the graph's [`input`](crate::Graph::input) and
+    /// [`labels`](crate::Graph::labels) calls. Each run draws new random numbers.
     ///
     /// # Errors
-    /// A number or shape of inputs other than the graph's, a label that names no class, a fault of the device.
+    /// - The number of inputs or the shape of an input differs from the graph's.
+    /// - A label is not less than the number of classes.
+    /// - The device has a fault.
     pub fn run(&mut self, inputs: &[Host<f32>]) -> Result<Vec<Host<f32>>> {
         pollster::block_on(self.run_async(inputs))
     }
-    /// [`run`](Compiled::run) without blocking.
+    /// [`run`](Compiled::run), without blocking.
     pub async fn run_async(&mut self, inputs: &[Host<f32>]) -> Result<Vec<Host<f32>>> {
         self.load(inputs)?;
         self.launch()?;
@@ -87,10 +90,10 @@ impl Compiled {
         }
         Ok(out)
     }
-    /// Puts inputs on the device, for all calls of [`launch`](Compiled::launch) until others are loaded.
+    /// Copies inputs to the device. All calls of [`launch`](Compiled::launch) use these inputs until other inputs are loaded.
     ///
     /// # Errors
-    /// As [`run`](Compiled::run).
+    /// The errors of [`run`](Compiled::run).
     pub fn load(&mut self, inputs: &[Host<f32>]) -> Result<()> {
         if inputs.len() != self.inputs.len() {
             let (got, want) = (format!("{} tensors", inputs.len()), format!("{}", self.inputs.len()));
@@ -105,51 +108,55 @@ impl Compiled {
         self.loaded = true;
         Ok(())
     }
-    /// Runs on the inputs loaded last. On a GPU it returns when the work is queued; outputs stay on the device until
-    /// [`output`](Compiled::output) reads them.
+    /// Runs on the inputs loaded last. On a GPU, `launch` returns as soon as the work is queued. The outputs stay on the device
+    /// until [`output`](Compiled::output) reads them.
     ///
     /// # Errors
-    /// Inputs that were never loaded; a layer that must have seen a batch and has not; a fault of the device.
+    /// - No inputs have been loaded.
+    /// - A layer needs trained parameters (batch norm, for example), and the parameters have been neither trained nor loaded.
+    /// - The device has a fault.
     pub fn launch(&mut self) -> Result<()> {
         self.ready()?;
         self.go(false)
     }
-    /// An error where the inputs are not there yet, or it cannot run.
+    /// Returns an error if no inputs have been loaded, or if a layer needs trained parameters and has none.
     fn ready(&self) -> Result<()> {
         match self.loaded {
             true => self.trained(),
             false => Err(Error::argument("launch", "no inputs have been loaded")),
         }
     }
-    /// An error where a layer must have seen a batch and has not.
+    /// Returns an error if a layer needs trained parameters, and the parameters have been neither trained nor loaded.
     fn trained(&self) -> Result<()> {
         match self.untrained.as_ref().filter(|_| !self.engine.store().is_trained()) {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
     }
-    /// A run on the inputs as they are, or on those that it fetches from data on the device.
+    /// Runs once. If `fed` is true, the inputs are fetched from a data set on the device. Otherwise the loaded inputs are used.
     pub(crate) fn go(&mut self, fed: bool) -> Result<()> {
         self.trained()?;
         self.engine.run(&[self.row()], fed, None)?;
         self.key.step += 1;
         Ok(())
     }
-    /// The memory that it keeps for itself.
+    /// Returns the seed and the number of the next run, in the form that the device reads.
     fn row(&self) -> StepRow {
         StepRow { seed: self.key.seed, step: self.key.step, ..StepRow::default() }
     }
+    /// Returns the bytes of the device's memory that the compiled graph takes for itself.
     pub(crate) fn bytes(&self) -> u64 {
         self.engine.bytes()
     }
-    /// The plan on a GPU.
+    /// Returns the executor of the plan on a GPU. `None` on the CPU.
     pub(crate) fn gpu(&mut self) -> Option<&mut gpu::GpuExec> {
         self.engine.gpu_mut()
     }
-    /// Output `i` of the last run; waits for it.
+    /// Returns output `i` of the last run, and waits for the run. The first output is 0.
     ///
     /// # Errors
-    /// A number beyond the outputs, a fault of the device.
+    /// - There is no output `i`.
+    /// - The device has a fault.
     pub fn output(&self, i: usize) -> Result<Host<f32>> {
         pollster::block_on(self.output_async(i))
     }
@@ -164,7 +171,8 @@ impl Compiled {
     pub fn wait(&mut self) -> Result<()> {
         self.engine.finish()
     }
-    /// Where the time of a run goes, from `runs` of them on the inputs loaded last, and as many without clocks.
+    /// Measures where the time of a run goes. `profile` makes `runs` runs without clocks and then `runs` runs with clocks, all
+    /// of them on the inputs loaded last.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -178,7 +186,7 @@ impl Compiled {
     /// ```
     ///
     /// # Errors
-    /// As [`launch`](Compiled::launch).
+    /// The errors of [`launch`](Compiled::launch).
     pub fn profile(&mut self, runs: usize) -> Result<Profile> {
         pollster::block_on(self.profile_async(runs))
     }
@@ -199,18 +207,18 @@ impl Compiled {
         }
         Ok(Profile::new(self.device.to_string(), self.device.clock(), peaks, self.kernels(), plain, &times))
     }
-    /// One run with clocks.
+    /// Makes one run with clocks, and returns the measured times.
     pub(crate) async fn measure(&mut self, zero: Instant) -> Result<StepTimes> {
         self.ready()?;
         let times = self.engine.profile(&self.row(), false, None, zero).await?;
         self.key.step += 1;
         Ok(times)
     }
-    /// What a run computes.
+    /// Describes the kernels of a run.
     pub(crate) fn kernels(&self) -> Vec<KernelTime> {
         self.engine.kernels()
     }
-    /// What it did so far on a GPU; `None` on the CPU.
+    /// Returns the counters of the GPU work so far. `None` on the CPU.
     pub fn counters(&self) -> Option<Counters> {
         self.engine.gpu().map(|exec| exec.counters())
     }
@@ -228,7 +236,7 @@ mod tests {
         let mut f = Device::cpu().compile(&[x * 2.0, x.sum_all()]).unwrap();
         let early = f.launch().unwrap_err().to_string();
         assert!(early.contains("no inputs have been loaded"), "{early}");
-        // Inputs that do not fit leave the loaded ones alone.
+        // Loading inputs of a wrong shape does not change the loaded inputs.
         f.load(&[Host::new([3], vec![1.0, 2.0, 4.0])]).unwrap();
         assert!(f.load(&[Host::new([2], vec![1.0, 2.0])]).is_err());
         for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Where a plan runs: a GPU that wgpu reaches, or the CPU.
+//! Devices. A device runs plans. It is a GPU that wgpu can use, or the CPU.
 
 use crate::{
     error::Result,
@@ -9,7 +9,7 @@ use crate::{
 };
 use std::{fmt, sync::Arc};
 
-/// A device that trains: clone it freely.
+/// A device: a GPU or the CPU. Cloning is cheap, and clones use the same device.
 ///
 /// ```
 /// use downhill::Device;
@@ -24,19 +24,19 @@ pub struct Device {
 }
 
 impl Device {
-    /// The CPU: `f32`, all cores.
+    /// Returns the CPU device. It computes in `f32` on all cores.
     pub fn cpu() -> Device {
         Device { gpu: None, why: "asked for".into() }
     }
-    /// A real GPU where there is one, otherwise the CPU. A software Vulkan adapter is not chosen: it is slower than the
-    /// CPU device; ask for it by [`Device::named`] or [`Device::gpu`].
+    /// Returns the best hardware GPU, or the CPU device if no hardware GPU opens. A software Vulkan adapter is never chosen,
+    /// because it is slower than the CPU device. [`Device::named`] and [`Device::gpu`] can return a software adapter.
     ///
     /// # Errors
-    /// None today: a GPU that does not open is passed over, and [`why`](Device::why) says so.
+    /// None at present. If no GPU opens, [`why`](Device::why) states the reason.
     pub fn best() -> Result<Device> {
         pollster::block_on(Device::best_async())
     }
-    /// [`best`](Device::best) without blocking.
+    /// [`best`](Device::best), without blocking.
     pub async fn best_async() -> Result<Device> {
         Device::best_with(&GpuOptions::default()).await
     }
@@ -53,17 +53,18 @@ impl Device {
             }
         })
     }
-    /// The best GPU, a software adapter where there is no other.
+    /// Returns the best GPU. If there is no hardware GPU, returns a software adapter.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`](crate::Error::NoAdapter) where there is none.
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter) if there is no adapter.
     pub fn gpu() -> Result<Device> {
         Device::open(&GpuOptions { software: true, ..GpuOptions::default() })
     }
-    /// The first adapter with `part` in its name, whatever the case; `cpu` is the CPU device.
+    /// Returns the adapter with the name `part`. If no adapter has exactly this name, returns the best adapter with `part` in
+    /// its name. Upper and lower case are then equal. The name `cpu` stands for the CPU device.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`](crate::Error::NoAdapter), which lists what there is.
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter) if no name contains `part`. The error lists the adapters of the machine.
     pub fn named(part: &str) -> Result<Device> {
         Device::named_with(part, &GpuOptions::default())
     }
@@ -73,28 +74,30 @@ impl Device {
             _ => Device::open(&GpuOptions { name: Some(part.to_string()), software: true, ..options.clone() }),
         }
     }
-    /// A GPU opened with options of its own.
+    /// Opens a GPU with the given options.
     pub fn open(options: &GpuOptions) -> Result<Device> {
         pollster::block_on(Device::open_async(options))
     }
-    /// [`open`](Device::open) without blocking.
+    /// [`open`](Device::open), without blocking.
     pub async fn open_async(options: &GpuOptions) -> Result<Device> {
         Ok(Device { gpu: Some(gpu::open(options).await?), why: "asked for".into() })
     }
-    /// Every GPU that `options` allow, opened, the best first; where one does not open, its error. An adapter that several
-    /// backends offer is there once for each.
+    /// Opens every GPU that `options` allow, and returns them with the best first. For a GPU that does not open, the list has
+    /// the error. If several backends offer an adapter, the list has the adapter once for each backend.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`](crate::Error::NoAdapter) where none is allowed, which lists what there is.
+    /// [`Error::NoAdapter`](crate::Error::NoAdapter) if `options` allow no adapter. The error lists the adapters of the machine.
     pub fn open_all(options: &GpuOptions) -> Result<Vec<(AdapterSummary, Result<Device>)>> {
         let all = pollster::block_on(gpu::open_all(options))?.into_iter();
         Ok(all.map(|(summary, gpu)| (summary, gpu.map(|gpu| Device { gpu: Some(gpu), why: "asked for".into() }))).collect())
     }
-    /// What `best`, `cpu`, `gpu` or a part of an adapter's name stands for: the values of an example's `--device`.
+    /// Returns the device that `text` names: `best`, `cpu`, `gpu` or a part of an adapter's name. The examples pass the value
+    /// of their option `--device`.
     pub fn parse(text: &str) -> Result<Device> {
         Device::parse_with(text, &GpuOptions::default())
     }
-    /// [`parse`](Device::parse), and a GPU is opened with these options; those that say which one are those of `text`.
+    /// [`parse`](Device::parse), with options for opening a GPU. `text` alone chooses the GPU, so `options.name` and
+    /// `options.software` are ignored.
     ///
     /// ```
     /// use downhill::{Device, gpu::{Choice, GpuOptions}};
@@ -110,37 +113,39 @@ impl Device {
             other => Device::named_with(other, &any),
         }
     }
-    /// The adapters of this machine, the best first. The CPU device is always there besides.
+    /// Returns the adapters of this machine, with the best first. The list does not contain the CPU device, which is always
+    /// available.
     pub fn list() -> Vec<AdapterSummary> {
         pollster::block_on(gpu::adapters())
     }
-    /// Why this device was chosen.
+    /// Returns the reason why this device was chosen.
     pub fn why(&self) -> &str {
         &self.why
     }
-    /// The adapter's name, or `CPU (n threads)`.
+    /// Returns the adapter's name, or `CPU (n threads)`.
     pub fn name(&self) -> String {
         match &self.gpu {
             Some(gpu) => gpu.summary().name.clone(),
             None => format!("CPU ({} threads)", rayon::current_num_threads()),
         }
     }
-    /// The driver's name and version; for the CPU device, this crate's.
+    /// Returns the driver's name and version. For the CPU device, returns the name and version of this crate.
     pub fn driver(&self) -> String {
         match &self.gpu {
             Some(gpu) => gpu.summary().driver.clone(),
             None => concat!("downhill ", env!("CARGO_PKG_VERSION")).to_string(),
         }
     }
-    /// Adapter, driver, limits and features, over several lines.
+    /// Describes the adapter, the driver, the limits and the features on several lines.
     pub fn describe(&self) -> String {
         self.gpu.as_ref().map_or_else(|| format!("{}\ndriver      {}", self.name(), self.driver()), |gpu| gpu.describe())
     }
-    /// Bytes of memory of its own, where that is known: a GPU's (of a software adapter, what the driver says), or this machine's.
+    /// Returns the bytes of the device's memory, or `None` if they are not known. For a GPU, this is its own memory. For a
+    /// software adapter, this is the number that the driver states. For the CPU device, this is the memory of the machine.
     pub fn memory_bytes(&self) -> Option<u64> {
         match &self.gpu {
             Some(gpu) => gpu.memory_bytes(),
-            // Linux alone says it in a file.
+            // Only Linux states the machine's memory in a file.
             None => {
                 let text = std::fs::read_to_string("/proc/meminfo").ok()?;
                 let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
@@ -148,16 +153,16 @@ impl Device {
             }
         }
     }
-    /// How the time of its kernels is measured.
+    /// Returns the clock that measures the time of kernels.
     pub(crate) fn clock(&self) -> Clock {
         self.gpu.as_ref().map_or(Clock::Host, |gpu| gpu.clock())
     }
-    /// The GPU, or `None` for the CPU device.
+    /// Returns the GPU, or `None` for the CPU device.
     pub fn as_gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()
     }
-    /// How graphs are lowered for this device. Kernels are measured where a graph is compiled for it, not by
-    /// [`Plan::new`](plan::Plan::new).
+    /// Returns the options for lowering a graph for this device. Compiling a graph for the device measures kernels.
+    /// [`Plan::new`](plan::Plan::new) measures no kernels.
     pub fn plan_options(&self) -> plan::PlanOptions {
         let mut options = plan::PlanOptions::new(self.gpu.as_ref().map(|gpu| *gpu.caps()));
         if let Some(gpu) = &self.gpu {
@@ -166,7 +171,7 @@ impl Device {
         }
         options
     }
-    /// The rest of the way from a graph to a plan: kernels are measured where none is chosen yet.
+    /// Lowers a draft to a plan. On a GPU, it first measures the candidates of each op that has no chosen kernel yet.
     pub(crate) async fn lower(&self, draft: Draft, options: &plan::PlanOptions) -> Result<Plan> {
         if let (Some(gpu), None) = (&self.gpu, options.candidate) {
             tune::measure(gpu, &draft).await?;

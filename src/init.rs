@@ -36,7 +36,7 @@ pub enum Init {
     Uniform {
         /// The smallest possible value.
         low: f32,
-        /// The upper bound.
+        /// The upper bound, which is not included.
         high: f32,
     },
     /// Normal (Gaussian) with this mean and standard deviation.
@@ -156,9 +156,9 @@ impl Init {
 
 /// Returns a random `rows` × `cols` matrix, row-major, with orthonormal rows, or orthonormal columns if there are fewer columns than rows.
 ///
-/// Gram-Schmidt on normal vectors gives a uniform distribution over orthogonal matrices. The modified form subtracts each finished vector
-/// from all later vectors. The later vectors do not depend on each other, so this runs in parallel. In `f64` the error is about ε·κ,
-/// about 1e-11 for such matrices, so one pass is enough.
+/// Gram-Schmidt on normal vectors gives a uniform distribution over orthogonal matrices. The modified form subtracts from every later
+/// vector its projection onto each finished vector. The later vectors do not depend on each other, so the subtractions run in parallel.
+/// In `f64` the error is about ε·κ. This is about 1e-11 for matrices of normal numbers, so one pass is enough.
 fn orthogonal(rows: usize, cols: usize, stream: &mut Stream, what: &str) -> Result<Vec<f64>> {
     let (n, len) = (rows.min(cols), rows.max(cols));
     let mut q: Vec<f64> = host::zeros(what, n * len)?;

@@ -279,7 +279,7 @@ impl<'g> Loss<'g> {
             PerSample::Dead(dead) => dead.shape(),
         }
     }
-    /// Returns the weighted loss of each sample, and the weights whose sum the mean divides by.
+    /// Returns the weighted loss of each sample, and the weights. The mean divides by the sum of these weights.
     #[track_caller]
     fn weighted(self) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let _line = self.tensor().graph().line();

@@ -1,4 +1,4 @@
-//! Checkpoints. A checkpoint holds weights, the optimizer's states and options, and the number of steps. Training resumed from it
+//! Checkpoints. A checkpoint holds parameters, the optimizer's states and options, and the number of steps. Training resumed from it
 //! continues as if it had never been interrupted.
 
 use super::{
@@ -13,9 +13,9 @@ use crate::{
 use std::{collections::BTreeMap, path::Path};
 
 impl Trainer {
-    /// Saves weights, state, the optimizer's states and options, the number of steps and the seed to a safetensors file.
+    /// Saves parameters, state, the optimizer's states and options, the number of steps and the seed to a safetensors file.
     ///
-    /// Training that continues after [`load`](Trainer::load) has exactly the weights of training without a break. Frozen parameters have no
+    /// Training that continues after [`load`](Trainer::load) has exactly the parameters of training without a break. Frozen parameters have no
     /// optimizer states. The file does not contain micro-batches that wait for their step.
     ///
     /// The file is [replaced](crate::file::replace) whole or not at all. A reader finds this checkpoint or the previous one, even after a
@@ -53,7 +53,7 @@ impl Trainer {
     /// - The file is missing or is no checkpoint.
     /// - The file is of another model or optimizer. It lacks a tensor that the trainer needs, or has a tensor that the trainer has no place
     ///   for. Examples are a momentum for an optimizer without momentum, and the states of a parameter that is frozen now.
-    ///   [`Params::load`](super::Params::load) loads the weights alone.
+    ///   [`Params::load`](super::Params::load) loads the parameters alone.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = read(path)?;
@@ -129,7 +129,7 @@ impl Trainer {
     }
 }
 
-/// The advice for a checkpoint of which only the weights fit.
+/// The advice for a checkpoint if only its parameters fit.
 const ALONE: &str = "Params::load takes the weights alone";
 
 /// Returns the name of a parameter's state in a file.

@@ -27,7 +27,7 @@ impl Trainer {
     ///     Trainer::for_data(&Device::cpu(), &data, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y).square(), Sgd::new(1e9))?;
     /// while let Err(error) = trainer.fit(&data, Fit::new().epochs(2)) {
     ///     let Error::Diverged { .. } = error else { return Err(error) };
-    ///     // The weights are those of the last finite step. Here they are not worth much, so begin anew with a lower rate.
+    ///     // The parameters have the values of the last finite step. Start again from initial values, with a smaller learning rate.
     ///     trainer = trainer.seed(0)?;
     ///     trainer.set_lr(trainer.lr() * 1e-3)?;
     /// }

@@ -274,7 +274,7 @@ impl Trainer {
     fn fed(&self) -> Option<engine::Fed<'_>> {
         self.held.iter().find_map(Held::fed)
     }
-    /// Returns the bytes of weights, gradients, gradients of micro-batches, and states.
+    /// Returns the bytes of parameters, gradients, gradients of micro-batches, and states.
     fn flat_bytes(&self) -> u64 {
         let layout = self.store.layout();
         let trained = layout.trained_elements() * (2 + self.update.optimizer.states().len());

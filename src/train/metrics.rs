@@ -249,10 +249,10 @@ mod tests {
     fn classes_by_hand() {
         assert_eq!(argmax(&SCORES, 3).unwrap(), [2, 0, 1, 1]);
         assert_eq!(accuracy(&SCORES, 3, &LABELS).unwrap(), 0.5);
-        // Row 1 has its label second, row 3 last.
+        // The label of row 1 has the second largest score. The label of row 3 has the smallest score.
         assert_eq!(top_k(&SCORES, 3, &LABELS, 2).unwrap(), 0.75);
         assert_eq!(top_k(&SCORES, 3, &LABELS, 3).unwrap(), 1.0);
-        // Of equal scores the first counts as the larger.
+        // Among equal scores, the first counts as the largest.
         assert_eq!(accuracy(&[1.0, 1.0], 2, &[1]).unwrap(), 0.0);
         assert_eq!(accuracy(&[1.0, 1.0], 2, &[0]).unwrap(), 1.0);
         assert_eq!(binary_accuracy(&[0.9, 0.4, 0.5, 0.51], &[1.0, 1.0, 0.0, 0.0], 0.5).unwrap(), 0.5);
@@ -269,16 +269,17 @@ mod tests {
         assert_eq!(r2(&[2.0, 2.0], &[1.0, 3.0]).unwrap(), 0.0);
         assert_eq!(r2(&[0.1; 3], &[0.1; 3]).unwrap(), 1.0);
         assert_eq!(r2(&[0.1, 0.1, 0.2], &[0.1; 3]).unwrap(), 0.0);
-        // In f32 the squares of the first would be infinite, and those of the second 0.
+        // In `f32`, the squares of the first numbers would be infinite, and the squares of the second numbers would be 0.
         for scale in [1e30f32, 1e-30] {
             let (y, t) = ([2.0, 0.0, 1.0].map(|y| y * scale), [1.0, 1.0, 2.0].map(|t| t * scale));
             assert!((rmse(&y, &t).unwrap() / f64::from(scale) - 1.0).abs() < 1e-6);
             assert!((r2(&y, &t).unwrap() - (1.0 - 3.0 / (2.0 / 3.0))).abs() < 1e-6);
             assert!((mae(&y, &t).unwrap() / f64::from(scale) - 1.0).abs() < 1e-6);
         }
-        // Targets far from 0, whose neighbours are 128 apart: residuals 128², squares about the mean 2 · 128².
+        // These targets are far from 0, and neighbouring floats are 128 apart. The squared residual is 128². The squares about the mean
+        // add up to 2 · 128².
         assert_eq!(r2(&[1.7e9, 1.7e9, 1.7e9 + 128.0], &[1.7e9 - 128.0, 1.7e9, 1.7e9 + 128.0]).unwrap(), 0.5);
-        // In f32 the second of these would be lost beside the first.
+        // An `f32` sum would lose the second number, because the first is much larger.
         assert_eq!(mae(&[1e8, 1.0], &[0.0, 0.0]).unwrap(), 50000000.5);
     }
 
@@ -316,7 +317,7 @@ precision         0.0%  50.0%  100.0%   50.0%
         for e in of_classes.map(Result::unwrap_err) {
             assert!(matches!(e, Error::NonFinite { row: 1, column: 1, .. }), "{e}");
         }
-        // Not a good number, nor any.
+        // The result is neither a good number nor any other number.
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for f in [mae, rmse, r2] {
                 for same in [[1.0, 1.0], [1.0, 2.0]] {

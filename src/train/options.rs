@@ -150,7 +150,7 @@ impl<'a> Fit<'a> {
     }
     /// Limits training to `bytes` of the device's memory. `fit` chooses the largest micro-batch that fits.
     ///
-    /// The limit covers the weights, the gradients, the optimizer's states, the plans, the data on the device and the evaluation of the
+    /// The limit covers the parameters, the gradients, the optimizer's states, the plans, the data on the device and the evaluation of the
     /// [`validation`](Fit::validation) data. The sizes tried are the largest size that fits, and ⌊batch / k⌋ for k = 1, 2, …. Sizes
     /// ⌊batch / k⌋ leave few samples over, and remaining samples need a plan of their own. The size never exceeds
     /// [`micro_batch`](Fit::micro_batch), nor the batch size where [`accumulate`](Fit::accumulate) is set.

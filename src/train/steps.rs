@@ -161,7 +161,7 @@ impl Trainer {
     /// device's [peaks](crate::Device::peaks) that each kernel reaches. The device's own clock measures the kernels, where there is one.
     ///
     /// The method makes `steps` training steps without clocks and then `steps` training steps with clocks, for comparison. All of them use
-    /// the batch of the last step. They are ordinary steps: they change the weights, they are counted, and their losses are reported.
+    /// the batch of the last step. They are ordinary steps: they change the parameters, they are counted, and their losses are reported.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};

@@ -33,7 +33,7 @@ fn a_checkpoint_does_not_count_steps_that_changed_nothing() {
     let loss = (g.input([]) * g.param("w", [], Init::Ones)).square();
     let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(0.1)).unwrap();
     let path = std::env::temp_dir().join(format!("downhill-unread-{}.safetensors", std::process::id()));
-    // The third step overflows. The loss is not read before the weights are saved.
+    // The third step overflows. The loss is not read before the parameters are saved.
     for x in [1.0, 2.0, 1e30, 1.0] {
         trainer.step(&[Host::new([], vec![x])]).unwrap();
     }
