@@ -1,22 +1,22 @@
-//! An autoencoder learns how images look, without labels. The network compresses each image into a small code and draws the
-//! image again from the code.
+//! An autoencoder. It learns the look of images without labels. The network compresses each image to a small code and draws the image again
+//! from the code.
 //!
 //! ```text
 //! cargo run --release --example autoencoder                              # writes autoencoder.png
-//! cargo run --release --example autoencoder -- --variational             # and samples.png: images that nobody drew
+//! cargo run --release --example autoencoder -- --variational             # also writes samples.png, with new images
 //! cargo run --release --example autoencoder -- --data fashion-mnist
 //! ```
 //!
-//! With x the pixels, as probabilities of being bright, z the code and x̂(z) what is drawn from it, the loss of an image is
+//! Let x be the pixels, as probabilities of being bright, z the code, and x̂(z) the image drawn from the code. The loss of an image is
 //!
 //! ```text
 //! autoencoder    L = −Σ x ln x̂(z) + (1 − x) ln(1 − x̂(z))                       z = encoder(x)
 //! variational    L + KL,  KL = −½ Σ (1 + ln σ² − μ² − σ²)                       z = μ + σ ε,  ε normal,  (μ, ln σ²) = encoder(x)
 //! ```
 //!
-//! The variational one (Kingma & Welling 2014, "Auto-Encoding Variational Bayes", eq. 10 and appendix B) draws z at random, so that
-//! neighbours of a code must give similar images, and holds the codes of all images to a normal distribution. So an image drawn from
-//! a normal random code looks like the others.
+//! The variational autoencoder (Kingma & Welling 2014, "Auto-Encoding Variational Bayes", eq. 10 and appendix B) draws z at random.
+//! Neighbouring codes must therefore give similar images. The loss also pulls the codes of all images towards a normal distribution. So an
+//! image drawn from a normal random code looks like the training images.
 
 mod common;
 
@@ -32,44 +32,44 @@ use downhill::{
 };
 use std::{error::Error, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
-/// Images squeezed through a small code and drawn again; with --variational also images from random codes.
+/// Compresses images to a small code and draws them again. With --variational, also draws images from random codes.
 #[derive(Parser)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
-    /// An MNIST-style set: a folder of its four IDX files, or a name such as fashion-mnist [default: the digits that ship]
+    /// A data set in the style of MNIST: a folder with its four IDX files, or a name such as fashion-mnist [default: the shipped digits]
     #[arg(long, value_name = "DIR|NAME")]
     data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Draws codes at random while it trains (a variational autoencoder)
+    /// Trains a variational autoencoder, which draws codes at random
     #[arg(long)]
     variational: bool,
-    /// Numbers of a code [default: 8 for the digits, else 16]
+    /// The size of a code [default: 8 for the digits, else 16]
     #[arg(long)]
     code: Option<NonZeroUsize>,
-    /// How often to go through the training images [default: 60 for the digits, else 10]
+    /// The number of epochs [default: 60 for the digits, else 10]
     #[arg(long)]
     epochs: Option<NonZeroUsize>,
-    /// Images of a step [default: 64 for the digits, else 256]
+    /// The number of images in a step [default: 64 for the digits, else 256]
     #[arg(long)]
     batch: Option<NonZeroUsize>,
     /// The learning rate
     #[arg(long, default_value_t = 2e-3)]
     lr: f64,
-    /// Decides initial weights, shuffles, random codes, and which of the digits are held out
+    /// The seed of initial weights, shuffles and random codes, and of the choice of held-out digits
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where held-out images go, each with what was drawn from its code on its right
+    /// The file for held-out images, each with the image drawn from its code on the right
     #[arg(long, value_name = "FILE.png", default_value = "autoencoder.png", value_parser = common::new_file)]
     images: PathBuf,
-    /// Where the images of random codes go, with --variational
+    /// The file for images from random codes, with --variational
     #[arg(long, value_name = "FILE.png", default_value = "samples.png", value_parser = common::new_file)]
     samples: PathBuf,
     #[command(flatten)]
     plot: plot::PlotArgs,
 }
 
-/// Sizes of the layers.
+/// The sizes of the layers.
 #[derive(Clone, Copy)]
 struct Net {
     pixels: usize,
@@ -78,18 +78,18 @@ struct Net {
     variational: bool,
 }
 
-/// He's initial weights, for ReLU.
+/// Applies a linear layer with He's initial weights, for ReLU.
 fn layer<'g>(x: Tensor<'g>, name: &str, outputs: usize) -> Tensor<'g> {
     x.linear_with(name, outputs, Linear { weight: Some(Init::KaimingUniform { a: 0.0 }), ..Linear::default() })
 }
 
 impl Net {
-    /// Of a code `[n, code]`, the logit of each pixel.
+    /// Computes the logit of each pixel from codes `[n, code]`.
     fn decoder(self, code: Tensor) -> Tensor {
         layer(code, "decoder1", self.hidden).relu().linear("decoder2", self.pixels)
     }
-    /// Of images `[n, pixels]`, the logits of the pixels drawn. A model has one output, and the loss of the variational one needs three
-    /// tensors: logits, mean and logarithm of the variance stand beside each other in the last axis.
+    /// Computes the logits of the drawn pixels from images `[n, pixels]`. The loss of the variational autoencoder also needs the mean and the
+    /// logarithm of the variance. A model has one output, so the three tensors are concatenated along the last axis.
     fn model(self, x: Tensor) -> Tensor {
         let hidden = layer(x, "encoder1", self.hidden).relu();
         let mean = hidden.linear("encoder2", self.code);
@@ -97,12 +97,12 @@ impl Net {
             return self.decoder(mean);
         }
         let log_variance = hidden.linear("encoder3", self.code);
-        // Written so, z has a gradient with respect to mean and variance: the noise is an input like any other.
+        // In this form, z has a gradient with respect to mean and variance, because the noise does not depend on them.
         let noise = x.graph().normal(mean.shape());
         let code = if x.graph().is_training() { mean + (log_variance * 0.5).exp() * noise } else { mean };
         self.decoder(code).concat(&[mean, log_variance], -1)
     }
-    /// The mean over images of the formulas at the head of this file.
+    /// Computes the mean over images of the loss defined at the top of this file.
     fn loss<'g>(self, output: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let (pixels, code) = (self.pixels, self.code);
         let drawn = losses::bce_with_logits(output.slice(-1, 0, pixels), x).none().sum(&[-1], false);
@@ -115,12 +115,12 @@ impl Net {
     }
 }
 
-/// How well it draws.
+/// The results.
 pub struct Report {
     pub history: History,
-    /// The mean squared error of a pixel of the held-out images.
+    /// The mean squared error of the pixels of held-out images.
     pub error: f64,
-    /// That of the mean training image, which is the best that can be drawn without a code.
+    /// The mean squared error of the mean training image, which is the best image that can be drawn without a code.
     pub baseline: f64,
 }
 
@@ -174,7 +174,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     Ok(Report { history, error, baseline })
 }
 
-/// Every pixel of every image.
+/// Returns every pixel of every image.
 fn pixels(data: &Dataset) -> downhill::Result<Vec<f32>> {
     Ok(data.batch(&(0..data.len()).collect::<Vec<_>>())?.0.f().to_vec())
 }

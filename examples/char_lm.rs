@@ -1,17 +1,17 @@
-//! A small transformer that learns to write, one character after the other.
+//! A small transformer that learns to write text, one character at a time.
 //!
 //! ```text
 //! cargo run --release --example char_lm                          # Genesis, which ships with the crate
 //! cargo run --release --example char_lm -- --text FILE --length 500 --temperature 0.6
 //! ```
 //!
-//! The model reads a window of the text. At every place of the window it predicts the next character. Attention at a place sees
-//! only this place and the places before it (Vaswani et al. 2017, "Attention Is All You Need"). The normalisation stands before
-//! each part, as in Radford et al. 2019. The loss is in nats per character. The program also prints the entropy of the
-//! character frequencies: this is the loss of a model that knows only how frequent each character is.
+//! The model reads a window of the text. At every position of the window, it predicts the next character. Attention is causal: a position
+//! attends only to itself and earlier positions (Vaswani et al. 2017, "Attention Is All You Need"). Normalisation comes before each part, as
+//! in Radford et al. 2019. The loss is in nats per character. The example also prints the loss of a model that knows only the frequency of
+//! each character. This loss is the entropy of the frequencies.
 //!
-//! After training, the program writes text. It draws a character from softmax(logits / temperature), appends it to the text,
-//! and repeats this. A low temperature prefers likely characters; a high temperature takes more risks.
+//! To write text, the example repeatedly draws a character from softmax(logits / temperature) and appends it. A low temperature prefers
+//! probable characters. A high temperature allows improbable characters.
 
 mod common;
 
@@ -31,7 +31,7 @@ use downhill::{
 use rand::RngExt;
 use std::{error::Error, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
-/// Trains a transformer on a text, and writes more of it.
+/// Trains a transformer on a text and writes a continuation.
 #[derive(Parser)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -42,43 +42,43 @@ pub struct Args {
     device: DeviceArgs,
     #[arg(long, default_value = "14")]
     epochs: NonZeroUsize,
-    /// Windows of a step
+    /// The number of windows in a step
     #[arg(long, default_value = "32")]
     batch: NonZeroUsize,
-    /// The largest learning rate; it rises to this and falls to 0
+    /// The largest learning rate. The rate rises to this value and then falls
     #[arg(long, default_value_t = 3e-3)]
     lr: f64,
-    /// Characters of a window: how far back it can look
+    /// The number of characters in a window
     #[arg(long, default_value = "96")]
     window: NonZeroUsize,
-    /// Numbers for each character between the layers; a multiple of the heads
+    /// The number of features of each position, a multiple of the number of heads
     #[arg(long, default_value = "128")]
     width: NonZeroUsize,
     #[arg(long, default_value = "4")]
     heads: NonZeroUsize,
-    /// Layers of attention
+    /// The number of transformer layers
     #[arg(long, default_value = "3")]
     layers: NonZeroUsize,
-    /// The share of numbers that a step leaves out between the layers: a short text is soon learnt by heart
+    /// The dropout probability. Dropout reduces overfitting to a short text
     #[arg(long, default_value_t = 0.15)]
     dropout: f32,
-    /// Decides initial weights, the order of windows, and the characters drawn
+    /// The seed of initial weights, the order of windows, and the characters drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// What the text that it writes begins with
+    /// The beginning of the written text
     #[arg(long, default_value = "And God said")]
     prompt: String,
-    /// Characters to write
+    /// The number of characters to write
     #[arg(long, default_value_t = 300)]
     length: usize,
-    /// How much it risks: above 0
+    /// The temperature, above 0. A higher temperature gives less probable characters
     #[arg(long, default_value_t = 0.8)]
     temperature: f64,
     #[command(flatten)]
     plot: plot::PlotArgs,
 }
 
-/// Sizes of the network.
+/// The sizes of the network.
 #[derive(Clone, Copy)]
 struct Net {
     characters: usize,
@@ -90,9 +90,9 @@ struct Net {
 }
 
 impl Net {
-    /// Of tokens `[n, t]`, the logits `[n, t, characters]` of those that follow.
+    /// Computes the logits `[n, t, characters]` of the next characters from tokens `[n, t]`.
     fn model(self, tokens: Tensor) -> Tensor {
-        // A vector for each character, and one for each place of the window.
+        // There is a vector for each character, and a vector for each position of the window.
         let table = |name, rows| tokens.graph().param(name, [rows, self.width], Init::Normal { mean: 0.0, std: 0.1 });
         let mut x = table("characters", self.characters).gather_rows(tokens) + table("places", self.window);
         x = x.dropout(self.dropout);
@@ -101,11 +101,11 @@ impl Net {
         }
         x.layer_norm("norm").linear("next", self.characters)
     }
-    /// What each place gathers from those before it is added to it, then what two linear layers make of that.
+    /// Applies a transformer layer. It adds the output of causal attention to x, and then the output of two linear layers.
     fn layer<'g>(self, x: Tensor<'g>, name: &str) -> Tensor<'g> {
         let name = |part: &str| format!("{name}.{part}");
         let (n, t, heads, width) = (x.dim(0), x.dim(1), self.heads, self.width);
-        // Queries, keys and values by one product, [3, n, heads, t, width of a head].
+        // One product computes queries, keys and values: [3, n, heads, t, width of a head].
         let all = x.layer_norm(&name("norm1")).linear(&name("qkv"), 3 * width);
         let all = all.reshape([n, t, 3, heads, width / heads]).permute(&[2, 0, 3, 1, 4]);
         let [q, k, v] = [0, 1, 2].map(|i| all.slice(0, i, i + 1).squeeze(0));
@@ -115,10 +115,10 @@ impl Net {
     }
 }
 
-/// How well it predicts, and what it wrote.
+/// The results.
 pub struct Report {
     pub history: History,
-    /// The loss on held-out text of a model that knows the frequencies of characters alone.
+    /// The loss on held-out text of a model that knows only the frequencies of characters.
     pub baseline: f64,
     pub written: String,
 }
@@ -182,7 +182,8 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     Ok(Report { history, baseline, written })
 }
 
-/// The mean of −ln p over one text, p the share of a character in another; each is counted once more than it occurs.
+/// Computes the mean of −ln p over the test text. p is the frequency of a character in the training text. Each character is counted once
+/// more than it occurs, so that p is never 0.
 fn frequencies_only(train: &Text, test: &Text) -> f64 {
     let mut counts = vec![1.0; train.vocabulary().len()];
     train.tokens().iter().for_each(|&t| counts[t as usize] += 1.0);
@@ -190,7 +191,7 @@ fn frequencies_only(train: &Text, test: &Text) -> f64 {
     test.tokens().iter().map(|&t| -(counts[t as usize] / total).ln()).sum::<f64>() / test.tokens().len() as f64
 }
 
-/// Goes on from the prompt with the trained weights, on a window that slides over what has been written.
+/// Continues the prompt with the trained weights. The model reads the last characters that fit into its window.
 fn write(trainer: &Trainer, net: Net, mut tokens: Vec<u32>, args: &Args) -> downhill::Result<Vec<u32>> {
     let g = Graph::inference();
     let mut next = trainer.compile(&[net.model(g.labels([1, net.window]))])?;
@@ -199,7 +200,7 @@ fn write(trainer: &Trainer, net: Net, mut tokens: Vec<u32>, args: &Args) -> down
         let start = tokens.len().saturating_sub(net.window);
         let mut window = tokens[start..].to_vec();
         let last = window.len() - 1;
-        // What stands behind the last character is not looked at.
+        // Attention is causal, so the padding after the last character has no influence.
         window.resize(net.window, 0);
         let logits = next.run(&[Host::labels([1, net.window], window)])?[0].to_f64();
         tokens.push(draw(&logits[last * net.characters..(last + 1) * net.characters], args.temperature, &mut random));
@@ -207,7 +208,7 @@ fn write(trainer: &Trainer, net: Net, mut tokens: Vec<u32>, args: &Args) -> down
     Ok(tokens)
 }
 
-/// An index, drawn from softmax(logits / temperature).
+/// Draws an index from softmax(logits / temperature).
 fn draw(logits: &[f64], temperature: f64, random: &mut Stream) -> u32 {
     let largest = logits.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = logits.iter().map(|logit| ((logit - largest) / temperature).exp()).collect();

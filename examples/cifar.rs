@@ -4,16 +4,15 @@
 //! cargo run --release --example cifar -- --data DIR       # the files of cifar-10-binary.tar.gz
 //! ```
 //!
-//! A block adds the result of two convolutions to its input (He et al. 2015, "Deep Residual Learning for Image Recognition",
-//! fig. 2 and section 4.2, the network for CIFAR-10):
+//! A residual block adds the output of two convolutions to the input of the block (He et al. 2015, "Deep Residual Learning for Image
+//! Recognition", fig. 2 and section 4.2, the network for CIFAR-10):
 //!
 //! ```text
 //! y = relu(x + bn(conv(relu(bn(conv(x))))))           where size and channels change: bn(conv1×1(x)) in place of x
 //! ```
 //!
-//! The network has three stages of blocks. Each stage has half the height and width of the stage before and twice its channels.
-//! The mean of each channel and one linear layer follow. In training, each image is mirrored at random or left as it is, as in
-//! the paper.
+//! The network has three stages of residual blocks. Each stage has half the height and width and twice the channels of the stage before. The
+//! mean of each channel and a linear layer follow. In training, each image is flipped at random, as in the paper.
 
 mod common;
 
@@ -29,38 +28,38 @@ use downhill::{
 };
 use std::{error::Error, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
-/// Trains a residual network on CIFAR-10, whose files you give it.
+/// Trains a residual network on the files of CIFAR-10.
 #[derive(Parser)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
-    /// A folder with the files of CIFAR-10's binary version, or its name where data sets are looked for
+    /// A folder with the files of CIFAR-10's binary version, or a name to search for in the folders of data sets
     #[arg(long, value_name = "DIR|NAME", default_value = "cifar-10")]
     data: PathBuf,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Blocks of each of the three stages: 3 is the paper's network of 20 layers
+    /// The number of blocks in each of the three stages. 3 gives the network of 20 layers in the paper
     #[arg(long, default_value = "1")]
     blocks: NonZeroUsize,
-    /// Channels of the first stage
+    /// The number of channels in the first stage
     #[arg(long, default_value = "16")]
     channels: NonZeroUsize,
     #[arg(long, default_value = "10")]
     epochs: NonZeroUsize,
     #[arg(long, default_value = "128")]
     batch: NonZeroUsize,
-    /// The largest learning rate of stochastic gradient descent with momentum; it rises to this and falls to 0
+    /// The largest learning rate of SGD with momentum. The rate rises to this value and then falls
     #[arg(long, default_value_t = 0.1)]
     lr: f64,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Draws some held-out images that were not recognised
+    /// The file for some held-out images that were not recognised
     #[arg(long, value_name = "FILE.png", value_parser = common::new_file)]
     wrong: Option<PathBuf>,
     #[command(flatten)]
     plot: plot::PlotArgs,
 }
 
-/// Sizes of the network.
+/// The sizes of the network.
 #[derive(Clone, Copy)]
 struct Net {
     blocks: usize,
@@ -68,7 +67,7 @@ struct Net {
     classes: usize,
 }
 
-/// A convolution without a bias, which the normalisation after it would take out again.
+/// Applies a convolution and batch norm. The convolution has no bias, because the normalisation would remove it.
 fn conv_bn<'g>(x: Tensor<'g>, name: &str, out: usize, kernel: usize, stride: usize) -> Tensor<'g> {
     let options = Conv2d {
         padding: (kernel / 2).into(),
@@ -88,7 +87,7 @@ fn block<'g>(x: Tensor<'g>, name: &str, out: usize, stride: usize) -> Tensor<'g>
     (shortcut + y).relu()
 }
 
-/// In training, about half of the images `[n, c, h, w]`, mirrored: others in each step.
+/// Flips about half of the images `[n, c, h, w]` in training. Each step flips other images.
 fn mirror(x: Tensor) -> Tensor {
     let g = x.graph();
     if g.is_training() { g.uniform([x.dim(0), 1, 1, 1]).lt(0.5).where_(x, x.flip(-1)) } else { x }
@@ -107,10 +106,10 @@ impl Net {
     }
 }
 
-/// How well it recognises.
+/// The results.
 pub struct Report {
     pub history: History,
-    /// The share of held-out images whose class was predicted.
+    /// The share of held-out images whose class was predicted correctly.
     pub accuracy: f64,
 }
 
@@ -125,7 +124,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
         other => other.to_string(),
     })?;
     println!("data:   {}, {} images to train with, {} held out", args.data.display(), train.len(), test.len());
-    // The held-out images are seen through the training images' mean and deviation, as an unknown one would be.
+    // Held-out images are normalised with the mean and deviation of the training images, like unknown images.
     let normalise = Normalise::overall(&train);
     normalise.apply(&mut train)?;
     normalise.apply(&mut test)?;
@@ -151,7 +150,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     Ok(Report { history, accuracy })
 }
 
-/// Draws the first images whose predicted class is not theirs, and lists both.
+/// Draws the first images whose class was predicted wrongly, and lists the true and the predicted classes.
 fn draw_wrong(path: &std::path::Path, test: &Dataset, predicted: &[u32], normalise: &Normalise) -> Result<(), Box<dyn Error>> {
     let labels = test.labels();
     let wrong: Vec<usize> = (0..test.len()).filter(|&i| predicted[i] != labels[i]).take(40).collect();

@@ -1,16 +1,14 @@
-//! A custom loss: the focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5), which this library does not
-//! have. The loss is written in tensor arithmetic. So the library differentiates and fuses it like any other loss, and no new
-//! kernel is needed.
+//! A loss of your own. The focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5) is not part of this library. This
+//! example writes it in tensor arithmetic. The library differentiates and fuses it like any other loss. It needs no new kernel.
 //!
-//! For a logit x and a class y of 0 or 1, with s = ±1 the sign of y and p = σ(s x) the probability of the true class,
+//! Let x be a logit and y a class of 0 or 1. Let s be 1 for y = 1 and −1 for y = 0. Then p = σ(s x) is the probability of the true class, and
 //!
 //! ```text
 //! FL = −α (1 − p)ᵞ ln p                             ∂FL/∂x = s α (1 − p)ᵞ (γ p ln p + p − 1)
 //! ```
 //!
-//! α weighs the classes: class 1 has the weight α, class 0 has the weight 1 − α. With γ = 0 and α = ½, the loss is half of
-//! binary cross-entropy. A larger γ lowers the weight of samples that are classified correctly already. The derivative comes
-//! from the paper's appendix B.
+//! α weights the classes: α for class 1, 1 − α for class 0. With γ = 0 and α = ½, the loss is half of binary cross-entropy. A larger γ reduces
+//! the weight of samples that are already predicted correctly. The derivative is in appendix B of the paper.
 
 mod common;
 
@@ -29,16 +27,16 @@ use std::{error::Error, process::ExitCode, sync::Arc};
 pub const ALPHA: f32 = 0.25;
 pub const GAMMA: f32 = 2.0;
 
-/// The focal loss of each logit `x`, for classes `y` of 0.0 and 1.0.
+/// Computes the focal loss of each logit `x`, for classes `y` of 0.0 and 1.0.
 pub fn focal<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Tensor<'g> {
     let s = y * 2.0 - 1.0;
     let alpha = y.where_(ALPHA, 1.0 - ALPHA);
-    // 1 − p = σ(−s x), and −ln p = softplus(−s x): these stay exact where p is near 1, and finite where it is near 0.
+    // 1 − p = σ(−s x) and −ln p = softplus(−s x). These forms are accurate for p near 1, and finite for p near 0.
     let wrong = -s * x;
     alpha * wrong.sigmoid().powf(GAMMA) * wrong.softplus()
 }
 
-/// The formulas at the head of this file: FL and ∂FL/∂x.
+/// Computes FL and ∂FL/∂x by the formulas at the top of this file.
 pub fn by_hand(x: f64, y: f64) -> [f64; 2] {
     let (gamma, s) = (f64::from(GAMMA), 2.0 * y - 1.0);
     let alpha = f64::from(if y == 1.0 { ALPHA } else { 1.0 - ALPHA });
@@ -47,20 +45,21 @@ pub fn by_hand(x: f64, y: f64) -> [f64; 2] {
     [-scale * p.ln(), s * scale * (gamma * p * p.ln() + p - 1.0)]
 }
 
-/// The points printed: logits, and classes.
+/// The logits and classes of the printed points.
 pub const LOGITS: [f32; 8] = [-4.0, -1.0, 0.0, 2.0, -2.0, 0.0, 1.0, 4.0];
 pub const CLASSES: [f32; 8] = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
 
-/// The loss of some logits, and how it is computed.
+/// The loss of some logits, and the plan that computes it.
 pub struct Report {
     /// FL of each point.
     pub values: Vec<f64>,
-    /// ∂FL/∂x of each.
+    /// ∂FL/∂x of each point.
     pub gradient: Vec<f64>,
-    /// A step: the loss, its gradient into the buffer of gradients.
+    /// The plan of a step, which computes the loss and its gradient.
     pub plan: String,
-    /// Kernels of that step, and what they would be if nothing were fused.
+    /// The number of kernels for loss and gradient.
     pub kernels: usize,
+    /// The number of kernels for loss and gradient without fusion.
     pub unfused: usize,
 }
 
@@ -85,7 +84,7 @@ pub fn report(device: &Device) -> Result<Report> {
     })
 }
 
-/// Trains a linear classifier of tumours with the focal loss; returns how it went, and the accuracy on held-out ones.
+/// Trains a linear classifier of tumours with the focal loss. Returns the history and the accuracy on held-out samples.
 pub fn train(device: &Device) -> Result<(History, f64)> {
     let (mut train, mut test) = data::breast_cancer().stratified(0.8, 1)?;
     let norm = Normalise::features(&train);
@@ -98,7 +97,7 @@ pub fn train(device: &Device) -> Result<(History, f64)> {
     Ok((history, metrics::binary_accuracy(trainer.evaluate(&test)?.outputs.f(), &labels, 0.0)?))
 }
 
-/// The focal loss in tensor arithmetic: its values, its gradient, the kernels it becomes, and a training with it.
+/// Shows the focal loss in tensor arithmetic: its values, its gradient, its kernels, and a training with it.
 #[derive(Parser)]
 pub struct Args {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Gradient descent on functions of two numbers: no data, no network, only w ← w − η ∇f(w).
+//! Gradient descent on functions of two numbers. There is no data and no network, only w ← w − η ∇f(w).
 //!
 //! ```text
 //! bowl        f = ½ (x² + 10 y²)                     minimum 0 at (0, 0)
@@ -6,9 +6,9 @@
 //! Himmelblau  f = (x² + y − 11)² + (x + y² − 7)²     four minima, all 0
 //! ```
 //!
-//! Where f has a minimum, ∇f = 0: the first-order condition. So descent stops once ‖∇f‖ is below a tolerance. How fast,
-//! or whether at all, is up to the rate η. On the bowl each step multiplies x by 1 − η and y by 1 − 10 η; after k steps
-//! x = (1 − η)ᵏ x₀ and y = (1 − 10 η)ᵏ y₀. So η = 2/11 is the best rate, and from η = 2/10 on y does not shrink.
+//! At a minimum of f, ∇f = 0. This is the first-order condition. So descent stops when ‖∇f‖ is less than a tolerance. The rate η decides how
+//! fast descent gets there, and whether it gets there at all. On the bowl, each step multiplies x by 1 − η and y by 1 − 10 η. After k steps,
+//! x = (1 − η)ᵏ x₀ and y = (1 − 10 η)ᵏ y₀. So η = 2/11 is the best rate. For η ≥ 2/10, y does not shrink.
 
 mod common;
 
@@ -21,7 +21,7 @@ use downhill::{
 };
 use std::process::ExitCode;
 
-/// A function of x and y, applied to each element: a tensor of n is n points.
+/// A function of x and y, which is applied to each element. A tensor of n elements stands for n points.
 pub type Function = for<'g> fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g>;
 
 pub fn bowl<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Tensor<'g> {
@@ -34,15 +34,16 @@ pub fn himmelblau<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Tensor<'g> {
     (x.square() + y - 11.0).square() + (x + y.square() - 7.0).square()
 }
 
-/// Where Himmelblau's function is 0, to seven decimals: the roots of x² + y = 11, x + y² = 7.
+/// The minima of Himmelblau's function, to seven decimals. They are the roots of x² + y = 11, x + y² = 7.
 pub const MINIMA: [[f64; 2]; 4] = [[3.0, 2.0], [-2.8051181, 3.1313125], [-3.7793103, -3.2831860], [3.5844283, -1.8481265]];
 
 pub const BOWL_START: [f32; 2] = [10.0, 1.0];
-/// Too small, good, the best, the first that does not shrink y, too large.
+/// The rates for the bowl: too small, good, best, the smallest that does not shrink y, too large.
 pub const BOWL_RATES: [f64; 5] = [0.001, 0.1, 2.0 / 11.0, 0.2, 0.3];
 pub const ROSENBROCK_START: [f32; 2] = [-1.2, 1.0];
 
-/// How a descent goes: it looks at ∇f every `look` steps (a look waits for the device) and ends at the latest after `steps`.
+/// The limits of a descent. It checks ∇f every `look` steps, because each check waits for the device. It ends after `steps` steps at the
+/// latest.
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub steps: u64,
@@ -53,32 +54,32 @@ pub const BOWL: Limits = Limits { steps: 200, look: 10, tolerance: 1e-4 };
 pub const ROSENBROCK: Limits = Limits { steps: 12_000, look: 250, tolerance: 1e-3 };
 pub const HIMMELBLAU: Limits = Limits { steps: 500, look: 25, tolerance: 1e-3 };
 
-/// What came of a descent.
+/// The result of a descent.
 #[derive(Debug)]
 pub struct Descent {
     pub steps: u64,
-    /// f, summed over the points, whenever it was looked at: after so many steps.
+    /// The number of steps and the sum of f over the points, at each check.
     pub curve: Vec<(u64, f64)>,
-    /// The points, x and y of each.
+    /// x and y of each point.
     pub at: Vec<[f64; 2]>,
     /// f, summed over the points.
     pub f: f64,
     /// ‖∇f‖ over all points.
     pub gradient: f64,
-    /// Whether ‖∇f‖ came below the tolerance.
+    /// Whether ‖∇f‖ became less than the tolerance.
     pub stationary: bool,
-    /// Why it ended before, if it did: [`Error::Diverged`]. The points are then where the last finite step led.
+    /// The error [`Error::Diverged`], if it ended the descent. The points are then the result of the last finite step.
     pub diverged: Option<Error>,
 }
 
-/// Descends from the points `start`, an initial value for x and for y of each.
+/// Descends from several points. `start` initialises their x and their y.
 pub fn descend(device: &Device, f: Function, start: [Init; 2], points: usize, optimizer: Optimizer, limits: Limits) -> Result<Descent> {
     let g = Graph::training();
     let [x, y] = [("x", &start[0]), ("y", &start[1])].map(|(name, init)| g.param(name, [points], init.clone()));
-    // The gradient of a sum of functions, each of its own point, is that of each: the points do not feel each other.
+    // Each term of the sum depends on one point only. So each point has the gradient of its own f, and the points are independent.
     let f = f(x, y).sum_all();
     let mut trainer = Trainer::new(device, f, optimizer)?;
-    // f and ∇f where the trainer now is: this reads the weights that it trains.
+    // This function computes f and ∇f at the current points, because it reads the trainer's weights.
     let gradient: Vec<Tensor> = f.grad(&[x, y]);
     let norm = (gradient[0].square().sum_all() + gradient[1].square().sum_all()).sqrt();
     let mut look = trainer.compile(&[f, norm, x, y])?;
@@ -95,7 +96,7 @@ pub fn descend(device: &Device, f: Function, start: [Init; 2], points: usize, op
         for _ in 0..limits.look {
             trainer.step(&[])?;
         }
-        // A loss that is no longer finite is an error, and the weights stay where the last finite step led.
+        // A loss that is not finite is an error. The weights are then the weights after the last finite step.
         diverged = match trainer.loss() {
             Ok(_) => None,
             Err(error @ Error::Diverged { .. }) => Some(error),
@@ -104,29 +105,29 @@ pub fn descend(device: &Device, f: Function, start: [Init; 2], points: usize, op
     }
 }
 
-/// From one point.
+/// Descends from one point.
 pub fn descend_from(device: &Device, f: Function, start: [f32; 2], optimizer: impl Into<Optimizer>, limits: Limits) -> Result<Descent> {
     descend(device, f, start.map(Init::Constant), 1, optimizer.into(), limits)
 }
 
-/// From random points in [−5, 5]², all at once.
+/// Descends from random points in [−5, 5]², all at once.
 pub fn descend_from_many(device: &Device, f: Function, points: usize, rate: f64, limits: Limits) -> Result<Descent> {
     let anywhere = Init::Uniform { low: -5.0, high: 5.0 };
     descend(device, f, [anywhere.clone(), anywhere], points, Sgd::new(rate).into(), limits)
 }
 
-/// The minimum of [`MINIMA`] that is nearest to a point, and how far away.
+/// Returns the number of the minimum in [`MINIMA`] that is nearest to a point, and its distance.
 pub fn nearest(at: [f64; 2]) -> (usize, f64) {
     let far = MINIMA.map(|m| (m[0] - at[0]).hypot(m[1] - at[1]));
     (0..MINIMA.len()).map(|i| (i, far[i])).min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::NAN))
 }
 
-/// With an exponent only where it takes one.
+/// Formats a number, with an exponent only if it is very large or very small.
 fn number(x: f64) -> String {
     if x == 0.0 || (1e-4..1e6).contains(&x.abs()) { format!("{x:.6}") } else { format!("{x:.3e}") }
 }
 
-/// Prints a descent; returns its curve.
+/// Prints a descent and returns its curve.
 fn print(name: &str, d: &Descent) -> Series {
     let end = match &d.diverged {
         _ if d.stationary => "‖∇f‖ is below the tolerance".to_string(),
@@ -139,7 +140,7 @@ fn print(name: &str, d: &Descent) -> Series {
     Series::new(name, d.curve.iter().map(|&(step, f)| (step as f64, f)))
 }
 
-/// Gradient descent on functions of two numbers: rates too small, right and too large; a stop; local minima.
+/// Runs gradient descent on functions of two numbers: rates that are too small, right and too large, stopping, and local minima.
 #[derive(Parser)]
 pub struct Args {
     #[command(flatten)]

@@ -1,16 +1,16 @@
-//! A linear neuron learns prices from bills: y = w·x, no bias, identity activation, mean squared error.
+//! A linear neuron learns prices from bills: y = w·x, without a bias, with identity activation and mean squared error.
 //!
-//! A meal is some portions of fish, chips and ketchup; the till prints only the total. The prices are 5, 2 and 1. With
-//! n meals x, totals t and E(w) = 1/n Σ (w·x − t)²:
+//! A meal consists of portions of fish, chips and ketchup. The bill shows only the total. The prices are 5, 2 and 1. Let there be n meals x
+//! with totals t, and let E(w) = 1/n Σ (w·x − t)². Then
 //!
 //! ```text
 //! ∂E/∂wⱼ = 2/n Σ (w·x − t) xⱼ          ΔE/Δwⱼ = (E(w + h eⱼ) − E(w)) / h = ∂E/∂wⱼ + h · 1/n Σ xⱼ²
 //! ```
 //!
-//! The second formula is what nudging one weight by h shows: the gradient, and an error that grows with h because E is
-//! a parabola. In `f32` another error grows as h shrinks: E is known to some ε = 2⁻²⁴ of itself, so the quotient only
-//! to ε·E/h. Neither a large nor a tiny h is right. Nudging to both sides, (E(w + h) − E(w − h)) / 2h, is free of the
-//! first error (a parabola's chord has the slope of its middle), so there a larger h is the better one.
+//! The second formula describes a change of one weight by h. The quotient is the gradient plus an error that grows with h, because E is a
+//! parabola. In `f32`, a second error grows as h shrinks: E has a relative error of about ε = 2⁻²⁴, so the quotient has an error of about
+//! ε·E/h. So h must be neither too large nor too small. The difference to both sides, (E(w + h) − E(w − h)) / 2h, does not have the first
+//! error, because the chord of a parabola has the slope of the parabola at its middle. So a larger h is better there.
 
 mod common;
 
@@ -19,7 +19,7 @@ use common::plot::{self, Panel, Series};
 use downhill::{Device, Graph, Host, Result, Trainer, init::Init, layers::Linear, optim::Sgd};
 use std::{error::Error, process::ExitCode, sync::Arc};
 
-/// Portions of fish, chips and ketchup, and the bill. The last row is not learnt from.
+/// The portions of fish, chips and ketchup, and the bill. The last row is not used for training.
 const MEALS: [([f32; 3], f32); 7] = [
     ([2.0, 0.0, 1.0], 11.0),
     ([0.0, 2.0, 3.0], 7.0),
@@ -31,17 +31,17 @@ const MEALS: [([f32; 3], f32); 7] = [
 ];
 pub const UNSEEN: ([f32; 3], f32) = MEALS[SEEN];
 const SEEN: usize = 6;
-/// What each meal costs more when it is delivered: the bias.
+/// The price of delivery for each meal, which is the bias.
 const DELIVERY: f32 = 3.0;
 const START: [f32; 3] = [0.2, 1.4, 30.0];
-/// Gradient descent on a parabola needs a rate below 2/λ, λ the largest eigenvalue of 2/n Σ x xᵀ: here 7.6, with the
-/// bias 9.3. At 0.15 the slowest direction, of eigenvalue 0.28, shrinks by 4 % a step.
+/// The learning rate. Gradient descent on a parabola needs a rate less than 2/λ. λ is the largest eigenvalue of 2/n Σ x xᵀ, which is 7.6
+/// here, and 9.3 with the bias. At the rate 0.15, the slowest direction, with eigenvalue 0.28, shrinks by 4 % in each step.
 const RATE: f64 = 0.15;
 const STEPS: usize = 500;
-/// The rounding error of `f32`, relative: half the distance of two neighbours.
+/// The relative rounding error of `f32`, which is half the distance between neighbouring numbers.
 pub const EPSILON: f64 = f32::EPSILON as f64 / 2.0;
 
-/// The meals learnt from, with a fourth input of 1 where `ones`.
+/// Returns the training meals. If `ones`, each has a fourth input of 1.
 fn portions(ones: bool) -> Host {
     let rows: Vec<f32> = MEALS[..SEEN].iter().flat_map(|(x, _)| x.iter().copied().chain(ones.then_some(1.0))).collect();
     Host::new([SEEN, rows.len() / SEEN], rows)
@@ -50,16 +50,16 @@ fn bills(delivery: f32) -> Host {
     Host::new([SEEN, 1], MEALS[..SEEN].iter().map(|m| m.1 + delivery).collect())
 }
 
-/// ΔE/ΔW of one weight for a nudge of `h`.
+/// ΔE/Δw of one weight for a change by `h`.
 pub struct Nudge {
     pub h: f64,
     pub to_one_side: f64,
     pub to_both: f64,
-    /// What nudging to one side should show.
+    /// The value of `to_one_side` by the formula.
     pub by_hand: f64,
 }
 
-/// E at the start, its gradient, and what nudging the price of ketchup shows of it.
+/// E at the start, its gradient, and the quotients for changes of the price of ketchup.
 pub struct Start {
     pub loss: f64,
     pub loss_by_hand: f64,
@@ -69,7 +69,7 @@ pub struct Start {
 }
 
 pub fn start(device: &Device) -> Result<Start> {
-    // E as a function of the weights: they are the graph's input here, and the data is a constant.
+    // Here E is a function of the weights. The weights are the graph's input, and the data is a constant.
     let g = Graph::training();
     let (x, t) = (g.constant(portions(false)), g.constant(bills(0.0)));
     let w = g.input([1, 3]);
@@ -82,7 +82,7 @@ pub fn start(device: &Device) -> Result<Start> {
         Ok(f.run(&[Host::new([1, 3], w)])?[0].to_f64()[0])
     };
 
-    // The formulas at the head of this file, in f64.
+    // The formulas at the top of this file, in f64.
     let meals = MEALS[..SEEN].iter().map(|(x, t)| (x.map(f64::from), f64::from(*t)));
     let n = SEEN as f64;
     let (mut loss_by_hand, mut gradient_by_hand, mut mean_square) = (0.0, [0.0; 3], 0.0);
@@ -101,25 +101,25 @@ pub fn start(device: &Device) -> Result<Start> {
     Ok(Start { loss: at_start[0].to_f64()[0], loss_by_hand, gradient: at_start[1].to_f64(), gradient_by_hand, nudges })
 }
 
-/// Where the bias is.
+/// The kind of bias.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Bias {
     None,
-    /// A fourth weight, whose input is always 1.
+    /// The bias is a fourth weight, whose input is always 1.
     FourthInput,
-    /// The layer's own.
+    /// The bias is the bias parameter of the layer.
     OfLayer,
 }
 
-/// What training came to.
+/// The result of training.
 pub struct Trained {
-    /// The bias last, where there is one.
+    /// The weights. The bias comes last, if there is one.
     pub weights: Vec<f64>,
     /// E before each step.
     pub losses: Vec<f64>,
 }
 
-/// Trains from (0.2, 1.4, 30). With a bias the bills include delivery.
+/// Trains from the weights (0.2, 1.4, 30). With a bias, the bills include delivery.
 pub fn train(device: &Device, bias: Bias) -> Result<Trained> {
     let x = portions(bias == Bias::FourthInput);
     let t = bills(if bias == Bias::None { 0.0 } else { DELIVERY });
@@ -137,7 +137,7 @@ pub fn train(device: &Device, bias: Bias) -> Result<Trained> {
     Ok(Trained { weights: trainer.params().all()?.iter().flat_map(|(_, value)| value.to_f64()).collect(), losses })
 }
 
-/// Two linear layers, and the one that equals them.
+/// Two linear layers, and the single layer that equals them.
 pub struct Stack {
     /// W₂·(W₁·x) for every meal.
     pub two: Vec<f64>,
@@ -147,7 +147,7 @@ pub struct Stack {
     pub product: Vec<f64>,
 }
 
-/// Without an activation between them layers do not add up to more: W₂·(W₁·x) = (W₂·W₁)·x. By hand,
+/// Shows that two linear layers without an activation between them equal one layer: W₂·(W₁·x) = (W₂·W₁)·x. By hand,
 /// (2 1)·(2 0 1; 1 2 −1) = (4+1 0+2 2−1) = (5 2 1).
 pub fn stack(device: &Device) -> Result<Stack> {
     let g = Graph::inference();
@@ -160,7 +160,7 @@ pub fn stack(device: &Device) -> Result<Stack> {
     Ok(Stack { two: out[0].to_f64(), one: out[1].to_f64(), product: out[2].to_f64() })
 }
 
-/// Linear regression by gradient descent: prices learnt from bills.
+/// Learns prices from bills: linear regression by gradient descent.
 #[derive(Parser)]
 pub struct Args {
     #[command(flatten)]

@@ -1,10 +1,10 @@
-//! Trains a network to classify images, shows how good it is, and saves the weights.
+//! Trains a network to classify images, shows its accuracy, and saves the weights.
 //!
 //! ```text
-//! cargo run --release --example mnist                              # the digits that ship, on the best device
+//! cargo run --release --example mnist                              # the shipped digits, on the best device
 //! cargo run --release --example mnist -- --data fashion-mnist      # or a folder with the four IDX files
-//! cargo run --release --example mnist -- --model cnn               # convolutions, which see where a pixel is
-//! cargo run --release --example mnist -- --memory --profile        # what a step takes: bytes, and time
+//! cargo run --release --example mnist -- --model cnn               # a convolutional network
+//! cargo run --release --example mnist -- --memory --profile        # the memory and the time of a step
 //! cargo run --release --example mnist -- --batch 1024 --micro-batch 64   # a large batch in the memory of a small one
 //! ```
 
@@ -27,51 +27,51 @@ use std::{
     process::ExitCode,
 };
 
-/// Trains a network on images, evaluates it on others, and saves it.
+/// Trains a network on images, evaluates it on other images, and saves it.
 #[derive(Parser)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
-    /// An MNIST-style set: a folder of its four IDX files, or a name such as fashion-mnist [default: the digits that ship]
+    /// A data set in the style of MNIST: a folder with its four IDX files, or a name such as fashion-mnist [default: the shipped digits]
     #[arg(long, value_name = "DIR|NAME")]
     data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Prints at the end which kernels a GPU used, and why
+    /// Prints at the end the kernels that a GPU used, with reasons
     #[arg(long)]
     report: bool,
-    /// Linear layers, or convolutions before them
+    /// The network: linear layers only (mlp), or convolutions before them (cnn)
     #[arg(long, value_enum, default_value = "mlp")]
     model: Kind,
-    /// Normalises batches after each convolution
+    /// Applies batch norm after each convolution
     #[arg(long)]
     batch_norm: bool,
-    /// How often to go through the training images [default: 60 for the digits, else 5; cnn: 40, else 8]
+    /// The number of epochs [default: 60 for the digits, else 5; cnn: 40, else 8]
     #[arg(long)]
     epochs: Option<NonZeroUsize>,
-    /// Images of a step [default: 64 for the digits, else 1024; cnn: 32, else 128]
+    /// The number of images in a step [default: 64 for the digits, else 1024; cnn: 32, else 128]
     #[arg(long)]
     batch: Option<NonZeroUsize>,
-    /// Images that are computed at a time; the gradients of a step are added up [default: all of a step]
+    /// The number of images in a micro-batch. A step accumulates the gradients of its micro-batches [default: all images of a step]
     #[arg(long)]
     micro_batch: Option<NonZeroUsize>,
-    /// The learning rate [default: one that suits the optimizer]
+    /// The learning rate [default: depends on the optimizer]
     #[arg(long)]
     lr: Option<f64>,
-    /// Decides initial weights, shuffles, and which of the digits are held out
+    /// The seed of initial weights and shuffles, and of the choice of held-out digits
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[arg(long, value_enum, default_value = "adam")]
     optimizer: Rule,
-    /// Where the weights go, as safetensors
+    /// The safetensors file for the weights
     #[arg(long, value_name = "FILE", default_value = "mnist.safetensors", value_parser = common::new_file)]
     save: PathBuf,
-    /// Writes the results to this file, as one JSON object
+    /// Writes the results to this file as one JSON object
     #[arg(long, value_name = "FILE", value_parser = common::new_file)]
     json: Option<PathBuf>,
-    /// Prints the bytes of a step, by kind and by layer, and the largest batch that fits
+    /// Prints the memory of a step, by kind and by layer, and the largest batch that fits
     #[arg(long)]
     memory: bool,
-    /// Prints where the time of a step goes; with a file, writes a trace there, which ui.perfetto.dev opens
+    /// Prints where the time of a step goes. With a file, also writes a trace for ui.perfetto.dev
     #[arg(long, value_name = "TRACE.json", value_parser = common::new_file)]
     profile: Option<Option<PathBuf>>,
     #[command(flatten)]
@@ -109,12 +109,12 @@ impl Rule {
     }
 }
 
-/// What is learnt: two sets of images, one to train with and one held out, and the network for them.
+/// A task: training images, held-out images, and the network for them.
 struct Task {
     name: String,
     train: Dataset,
     test: Dataset,
-    /// Pixels of an image.
+    /// The height of an image in pixels.
     height: usize,
     width: usize,
     net: Net,
@@ -122,15 +122,15 @@ struct Task {
     batch: usize,
 }
 
-/// The network: convolutions, where there are any, then linear layers.
+/// The network: optional convolutions, then linear layers.
 #[derive(Clone)]
 struct Net {
-    /// Channels of each convolution.
+    /// The number of channels of each convolution.
     channels: Vec<usize>,
     batch_norm: bool,
-    /// Outputs of each linear layer.
+    /// The number of outputs of each linear layer.
     layers: Vec<usize>,
-    /// The share of pixels, and of hidden units, that a step leaves out: few images are soon learnt by heart.
+    /// The dropout probabilities of pixels and of hidden units. Dropout reduces overfitting to few images.
     dropout: (f32, f32),
 }
 
@@ -150,7 +150,7 @@ impl Task {
         if args.model == Kind::Mlp {
             (train, test) = (train.flat(), test.flat());
         }
-        // The held-out images are seen through the training images' mean and deviation, as an unknown one would be.
+        // Held-out images are normalised with the mean and deviation of the training images, like unknown images.
         let normalise = Normalise::overall(&train);
         normalise.apply(&mut train)?;
         normalise.apply(&mut test)?;
@@ -162,7 +162,7 @@ impl Task {
     fn trainer(&self, device: &Device, args: &Args) -> downhill::Result<Trainer> {
         let mut optimizer = args.optimizer.optimizer(args.lr);
         if args.model == Kind::Cnn {
-            // Small steps at the end gain the last percent.
+            // A small learning rate at the end improves the accuracy by about one percent.
             optimizer = optimizer.schedule(Schedule::cosine((self.epochs * self.train.len().div_ceil(self.batch)) as u64));
         }
         let net = self.net.clone();
@@ -171,11 +171,11 @@ impl Task {
     }
 }
 
-/// He's initial weights, which are for ReLU.
+/// He's initialiser for the weights of layers before ReLU.
 const RELU: Option<Init> = Some(Init::KaimingUniform { a: 0.0 });
 
 impl Net {
-    /// Of images `[n, 1, height, width]`, or of rows of pixels where there are no convolutions.
+    /// Computes the logits of images `[n, 1, height, width]`, or of rows of pixels if there are no convolutions.
     fn model<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
         let (pixels, hidden) = self.dropout;
         let mut x = x.dropout(pixels);
@@ -250,7 +250,7 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints where the time of a step goes. The steps are made by a trainer that is not used for anything else.
+/// Prints where the time of a step goes. A separate trainer makes the steps.
 fn profile(task: &Task, device: &Device, args: &Args, trace: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let mut trainer = task.trainer(device, args)?;
     let rows: Vec<usize> = (0..task.batch.min(task.train.len())).collect();
@@ -266,7 +266,7 @@ fn profile(task: &Task, device: &Device, args: &Args, trace: Option<&Path>) -> R
     Ok(())
 }
 
-/// A trainer that has learnt nothing predicts the same, to the last bit, once it has the saved weights.
+/// Loads the saved weights into a new trainer, and checks that its outputs are the same to the last bit.
 fn reload(task: &Task, trained: &Trainer, args: &Args, before: &Evaluation) -> Result<(), Box<dyn Error>> {
     let mut fresh = task.trainer(trained.device(), args)?;
     let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
@@ -291,7 +291,8 @@ fn show_some(task: &Task, evaluation: &Evaluation) -> downhill::Result<()> {
     let predicted = evaluation.predictions()?;
     let labels = task.test.labels();
     let (right, wrong): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&i| predicted[i] == labels[i]);
-    // Characters are about twice as high as wide: a small image takes two of them a pixel, a large one two pixels each.
+    // Characters are about twice as high as wide. So a pixel of a small image takes two characters, and a character shows two rows of
+    // pixels of a large image.
     let (across, down) = if task.width <= 16 { (2, 1) } else { (1, 2) };
     let columns = task.width * across;
     let beside = (100 / (columns + 2)).clamp(1, 4);
@@ -316,14 +317,14 @@ fn show_some(task: &Task, evaluation: &Evaluation) -> downhill::Result<()> {
     Ok(())
 }
 
-/// Row `y` of an image (with the ones below it up to `y + down`), each pixel as `across` characters from dark to bright.
+/// Returns the rows `y..y + down` of an image as text. Each pixel becomes `across` characters. Brighter pixels have denser characters.
 fn shades(image: &[f32], width: usize, y: usize, down: usize, across: usize) -> String {
     const SHADES: &[u8] = b" .:-=+*#%@";
     let (low, high) = image.iter().fold((f32::MAX, f32::MIN), |(l, h), &x| (l.min(x), h.max(x)));
     let rows: Vec<&[f32]> = image.chunks(width).skip(y).take(down).collect();
     let shade = |x: usize| {
         let mean = rows.iter().map(|row| row[x]).sum::<f32>() / rows.len() as f32;
-        // An image of one shade has no range; it is shown dark.
+        // An image of one shade has no range. It is shown dark.
         let level = (mean - low) / (high - low).max(f32::MIN_POSITIVE) * (SHADES.len() - 1) as f32;
         SHADES[(level.round() as usize).min(SHADES.len() - 1)] as char
     };

@@ -1,6 +1,7 @@
-//! One neuron, all of its calculus: a = σ(w·x + b) with binary cross-entropy, printed beside the formulas.
+//! All derivatives of one neuron. The neuron is a = σ(w·x + b) with binary cross-entropy. The example prints the library's numbers beside the
+//! numbers of the formulas.
 //!
-//! By the chain rule ∂L/∂z = ∂L/∂a · ∂a/∂z. With a sigmoid and this loss the product collapses:
+//! By the chain rule, ∂L/∂z = ∂L/∂a · ∂a/∂z. With a sigmoid and this loss, the product is simple:
 //!
 //! ```text
 //! z = w·x + b      a = σ(z) = 1 / (1 + e⁻ᶻ)      L = −(y ln a + (1 − y) ln(1 − a))
@@ -10,8 +11,8 @@
 //! ∂L/∂z = a − y                                  w ← w − η ∂L/∂w,  b ← b − η ∂L/∂b
 //! ```
 //!
-//! The library derives none of these by hand: it differentiates the graph. The column on the right is computed from
-//! the formulas in `f64`, from the start to the last step, without looking at the left one.
+//! The library does not contain these formulas. It differentiates the graph. The right column is computed by the formulas in `f64`, from the
+//! start to the last step, independently of the left column.
 
 mod common;
 
@@ -26,7 +27,7 @@ const W: [f64; 2] = [0.5, 0.75];
 const B: f64 = 0.25;
 const LEARNING_RATE: f64 = 0.5;
 
-/// The name of every number of a step, in the order of printing.
+/// The names of the numbers of a step, in the order of printing.
 pub const NAMES: [&str; 12] = ["z", "a", "L", "∂L/∂a", "∂a/∂z", "∂L/∂z", "∂L/∂w₁", "∂L/∂w₂", "∂L/∂b", "new w₁", "new w₂", "new b"];
 
 /// The numbers of one step, named by [`NAMES`].
@@ -45,7 +46,7 @@ pub fn train(device: &Device, steps: usize) -> Result<Vec<Step>> {
     let loss = a.bce(y);
     let mut trainer = Trainer::new(device, loss, Sgd::new(LEARNING_RATE))?;
 
-    // Any tensor of the graph can be looked at, and differentiated by any other: not by parameters only.
+    // Any tensor of the graph can be computed, and differentiated with respect to any other tensor, not only parameters.
     let params = g.param_tensors();
     let by = loss.grad(&[a, z, params[0], params[1]]);
     let a_by_z = a.grad(&[z])[0];
@@ -66,7 +67,7 @@ pub fn train(device: &Device, steps: usize) -> Result<Vec<Step>> {
     Ok(done)
 }
 
-/// The closed forms of the head of this file.
+/// Computes the numbers of a step by the formulas at the top of this file.
 fn step_by_hand(w: &mut [f64; 2], b: &mut f64) -> [f64; 12] {
     let z = w[0] * X[0] + w[1] * X[1] + *b;
     let a = 1.0 / (1.0 + (-z).exp());
@@ -78,14 +79,14 @@ fn step_by_hand(w: &mut [f64; 2], b: &mut f64) -> [f64; 12] {
     [z, a, loss, (a - Y) / (a * (1.0 - a)), a * (1.0 - a), a - Y, dw[0], dw[1], db, w[0], w[1], *b]
 }
 
-/// One sigmoid neuron with binary cross-entropy: every derivative beside its closed form.
+/// Trains one sigmoid neuron with binary cross-entropy and prints every derivative beside its closed form.
 #[derive(Parser)]
 pub struct Args {
     #[command(flatten)]
     device: common::DeviceArgs,
     #[command(flatten)]
     plot: plot::PlotArgs,
-    /// How many steps of gradient descent to show
+    /// The number of steps of gradient descent to show
     #[arg(long, default_value_t = 4)]
     steps: usize,
 }

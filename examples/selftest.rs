@@ -1,11 +1,10 @@
-//! Does this machine compute rightly? Every kernel on every device against the same in double precision.
+//! Tests whether this machine computes correctly. It compares every kernel on every device with a computation in double precision.
 //!
-//! A driver is a compiler that somebody wrote. This runs each kernel of this crate, forward and each gradient, on small
-//! tensors of awkward sizes, and prints how far the worst result was from the exact one, and how far it may be.
-//! On a terminal the last line says what is running; elsewhere stderr gets a line for each, and if a driver crashes or hangs,
-//! it does so in the last one.
+//! A GPU driver contains a compiler, which may have bugs. The self-test runs each kernel of this crate, forward and for each gradient, on small
+//! tensors of awkward sizes. It prints the largest error and the tolerance. On a terminal, the last line names the running case. Elsewhere,
+//! stderr gets a line for each case. If a driver crashes or hangs, the last line names the case.
 //!
-//! Exit codes: 0 all right, 1 something failed, 2 it could not be run.
+//! Exit codes: 0 all tests passed, 1 a test failed, 2 the self-test could not run.
 
 mod common;
 
@@ -21,34 +20,34 @@ use std::{
     process::ExitCode,
 };
 
-/// Does this machine compute rightly? Every kernel on every device against the same in double precision.
+/// Tests whether this machine computes correctly: every kernel on every device, compared with double precision.
 #[derive(Parser)]
 struct Args {
-    /// all (every GPU, software ones too, and the CPU), cpu, gpu (every GPU), or a part of an adapter's name
+    /// all (every GPU, including software GPUs, and the CPU), cpu, gpu (every GPU), or a part of an adapter's name
     #[arg(long, default_value = "all", value_name = "all|cpu|gpu|NAME")]
     device: String,
-    /// Only this op or optimizer; may be repeated
+    /// Tests only this op or optimizer. May be repeated
     #[arg(long, value_name = "NAME")]
     op: Vec<String>,
-    /// Without the large cases
+    /// Omits the large cases
     #[arg(long)]
     quick: bool,
-    /// Writes the reports to a file, a list with one of each device
+    /// Writes the reports to this file, as a list with one report for each device
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// GPUs with no more than WebGPU's default limits, and without optional features
+    /// Opens GPUs with WebGPU's default limits and without optional features
     #[arg(long)]
     webgpu_limits: bool,
-    /// GPUs without optional features (subgroups, timestamps)
+    /// Opens GPUs without optional features (subgroups, timestamps)
     #[arg(long)]
     no_features: bool,
-    /// GPUs with shaders that check their bounds
+    /// Compiles shaders with bounds checks
     #[arg(long)]
     checked: bool,
 }
 
 impl Args {
-    /// The devices asked for; a name and why where one does not open.
+    /// Opens the requested devices. If a device does not open, the result has its name and the reason.
     fn devices(&self) -> Result<Vec<Result<Device, String>>, Error> {
         let mut options = GpuOptions { software: true, checked: self.checked, choice: Choice::Expected, ..GpuOptions::default() };
         options.features = !(self.no_features || self.webgpu_limits);
@@ -76,11 +75,11 @@ impl Args {
     }
 }
 
-/// Says what comes next, and gets it out before that can crash.
+/// Prints the next case, and flushes the output before the case can crash.
 fn say(next: &Next) {
     let text = format!("{}/{} {} {}: {}", next.number + 1, next.of, next.op, next.kernel, next.case);
     let mut out = stderr().lock();
-    // What cannot be printed is not worth an error.
+    // A failure to print is ignored.
     let _ = match out.is_terminal() {
         true => write!(out, "\r\x1b[2K{}", text.chars().take(78).collect::<String>()),
         false => writeln!(out, "{text}"),

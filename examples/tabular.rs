@@ -1,4 +1,4 @@
-//! Four problems on real tables, five optimizers: how far each comes, how good that is, and how soon.
+//! Compares five optimizers on four problems with real tables: the loss that each reaches, the quality of its predictions, and its speed.
 //!
 //! | data          | task           | loss                      | held-out metric |
 //! |---------------|----------------|---------------------------|-----------------|
@@ -7,13 +7,13 @@
 //! | breast cancer | two classes    | binary cross-entropy      | accuracy        |
 //! | iris          | three classes  | categorical cross-entropy | accuracy        |
 //!
-//! Every model is one linear layer, so the losses are convex: there is one minimum, and optimizers differ in how soon
-//! they come near it, not in where they end. For the mean squared error it is printed beside: least squares has a
-//! closed form, the normal equations XᵀX w = Xᵀt.
+//! Every model is one linear layer, so the losses are convex and have one minimum. The optimizers differ in how soon they come near the minimum,
+//! not in where they end. For the mean squared error, the example also prints the minimum. Least squares has a closed form, the normal
+//! equations XᵀX w = Xᵀt.
 //!
-//! A column of a table is standardised by the mean and deviation of its training rows: columns in different units make
-//! a valley for which no one rate is right. Full-batch descent takes one step an epoch, the others one for 32 rows: its
-//! steps are fewer, and each costs as much as eleven of the others'.
+//! Each column of a table is standardised by the mean and the deviation of its training rows. Otherwise, columns in different units would need
+//! different learning rates. Full-batch descent makes one step in each epoch. The other optimizers make a step for every 32 rows. So full-batch
+//! descent makes fewer steps, and each of its steps costs as much as eleven steps of the others.
 
 mod common;
 
@@ -30,10 +30,10 @@ use std::{error::Error, process::ExitCode};
 pub const OPTIMIZERS: [&str; 5] = ["full batch", "mini-batch", "momentum", "RMSProp", "Adam"];
 const BATCH: usize = 32;
 const EPOCHS: usize = 60;
-/// Of full-batch descent.
+/// The number of epochs of full-batch descent.
 const FULL_EPOCHS: usize = 400;
 
-/// How good predictions are on rows that were held out.
+/// The metric of predictions on held-out rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
     R2,
@@ -51,12 +51,12 @@ impl Metric {
     }
 }
 
-/// The rows of a table to train with and those held out, standardised.
+/// The training rows and the held-out rows of a table, standardised.
 #[derive(Clone)]
 pub struct Table {
     train: Dataset,
     test: Dataset,
-    /// What the targets were standardised by, where they are measurements.
+    /// The standardisation of the targets, if they are measurements.
     scale: Option<Normalise>,
 }
 
@@ -74,13 +74,13 @@ impl Table {
     }
 }
 
-/// A table, a loss, and what to make of the predictions.
+/// A problem: a table, a loss and a metric.
 pub struct Problem {
     pub name: &'static str,
     pub table: Table,
     loss: for<'g> fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g>,
     pub metric: Metric,
-    /// The loss that counts as near the minimum.
+    /// A loss less than this counts as near the minimum.
     pub near: f64,
     /// The learning rate of each of [`OPTIMIZERS`].
     rates: [f64; 5],
@@ -126,16 +126,16 @@ pub fn problems() -> Result<[Problem; 4]> {
     ])
 }
 
-/// What one optimizer made of a problem.
+/// The result of one optimizer on a problem.
 pub struct Outcome {
-    /// On the training part, after so many steps: once an epoch.
+    /// The number of steps and the loss on the training part, after each epoch.
     pub curve: Vec<(usize, f64)>,
-    /// On the training part.
+    /// The final loss on the training part.
     pub loss: f64,
-    /// On the held-out part, in the units of the table.
+    /// The metric on the held-out part, in the units of the table.
     pub metric: f64,
     pub steps: usize,
-    /// After how many steps (looked at once an epoch) the loss on the training part was [`Problem::near`].
+    /// The number of steps until the loss on the training part reached [`Problem::near`]. The loss is checked after each epoch.
     pub steps_to_near: Option<usize>,
 }
 
@@ -153,7 +153,7 @@ impl Problem {
         let (epochs, batch) = if optimizer == 0 { (FULL_EPOCHS, train.len()) } else { (EPOCHS, BATCH) };
         let outputs = train.classes().max(1);
         let mut trainer = Trainer::for_data(device, train, move |x| x.linear("fc", outputs), self.loss, rule)?;
-        // Evaluated on the training part itself after each epoch: the steps' own losses are those of single batches.
+        // The model is evaluated on the training part after each epoch, because the losses of steps are losses of single batches.
         let history = trainer.fit(train, Fit::new().epochs(epochs).batch_size(batch).validation(train))?;
         let losses: Vec<f64> = history.epochs.iter().filter_map(|e| e.validation.map(|v| v.0)).collect();
 
@@ -183,15 +183,15 @@ impl Problem {
         })
     }
 
-    /// The least mean squared error that a linear layer can have on the training part, by the normal equations.
+    /// Computes the least mean squared error of a linear layer on the training part, by the normal equations.
     pub fn least_squares(&self) -> Result<f64> {
         let n = self.table.train.len();
         let (x, t) = self.table.train.batch(&(0..n).collect::<Vec<_>>())?;
         let (x, t, k) = (x.to_f64(), t.to_f64(), x.shape.last());
-        // X ends in a column of 1, for the bias, and in one of t, so that XᵀX has Xᵀt beside it.
+        // X ends with a column of 1 for the bias and a column of t. So XᵀX also contains Xᵀt.
         let x = |i: usize, j: usize| if j < k { x[i * k + j] } else { [1.0, t[i]][j - k] };
         let mut rows: Vec<Vec<f64>> = (0..=k).map(|a| (0..=k + 1).map(|b| (0..n).map(|i| x(i, a) * x(i, b)).sum()).collect()).collect();
-        // Gauss and Jordan; XᵀX needs no pivoting, being positive definite.
+        // Gauss-Jordan elimination. It needs no pivoting, because XᵀX is positive definite.
         for p in 0..=k {
             let pivot: Vec<f64> = rows[p].iter().map(|v| v / rows[p][p]).collect();
             for row in &mut rows {
@@ -205,7 +205,7 @@ impl Problem {
     }
 }
 
-/// Real tables, four losses, five optimizers.
+/// Compares five optimizers on real tables with four losses.
 #[derive(Parser)]
 pub struct Args {
     #[command(flatten)]

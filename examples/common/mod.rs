@@ -1,6 +1,6 @@
-//! What the examples share: the flags of a device, files to write, and errors that end as one line.
+//! Code that the examples share: the flags of a device, files to write, and errors that are printed as one line.
 
-// Each example uses a part of this.
+// Each example uses only a part of this module.
 #![allow(dead_code)]
 
 pub mod plot;
@@ -19,13 +19,13 @@ use std::{
 
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// best (a real GPU, else the CPU), cpu, gpu (software ones too), or a part of an adapter's name
+    /// best (a real GPU, else the CPU), cpu, gpu (including software GPUs), or a part of an adapter's name
     #[arg(long, default_value = "best", value_name = "best|cpu|gpu|NAME")]
     device: String,
-    /// How the kernels of a GPU are chosen: measured on it, expected to be fastest, or those that run everywhere
+    /// How to choose the kernels of a GPU: by measuring, by expected speed, or kernels that run everywhere
     #[arg(long, default_value = "measured", value_name = "measured|expected|portable", value_parser = choice)]
     kernels: Choice,
-    /// Measures nothing: the same as --kernels portable
+    /// Measures nothing, like --kernels portable
     #[arg(long, conflicts_with = "kernels")]
     no_tune: bool,
 }
@@ -40,7 +40,7 @@ fn choice(text: &str) -> Result<Choice, String> {
 }
 
 impl DeviceArgs {
-    /// Opens the device and prints what it is, its driver, and why it was chosen.
+    /// Opens the device and prints its name, its driver, and the reason for choosing it.
     pub fn open(&self) -> Result<Device> {
         let choice = if self.no_tune { Choice::Portable } else { self.kernels };
         let device = Device::parse_with(&self.device, &GpuOptions { choice, ..GpuOptions::default() })?;
@@ -50,7 +50,7 @@ impl DeviceArgs {
     }
 }
 
-/// A path to write to, for clap. That its folder is not there is better said before a training than after it.
+/// Parses a path to write to, for clap. A missing folder is an error before the training instead of after it.
 pub fn new_file(path: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(path);
     match path.parent() {
@@ -60,7 +60,7 @@ pub fn new_file(path: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The whole of an example's `main`: reads the flags and runs. What goes wrong ends as one line on stderr and exit code 2.
+/// Parses the flags and runs an example. An error is printed as one line on stderr and gives exit code 2.
 pub fn run<A: Parser, T>(example: impl FnOnce(A) -> Result<T, Box<dyn Error>>) -> ExitCode {
     let error = match A::try_parse() {
         Ok(args) => match example(args) {

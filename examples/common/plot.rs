@@ -1,4 +1,4 @@
-//! Curves of a training, as an SVG file.
+//! Draws curves of a training into an SVG file.
 
 use clap::Args;
 use downhill::History;
@@ -16,7 +16,7 @@ pub struct PlotArgs {
 }
 
 impl PlotArgs {
-    /// Draws the panels, beside and below each other, where `--plot` asks for it.
+    /// Draws the panels in a grid, if the flag `--plot` is given.
     pub fn draw(&self, title: &str, panels: impl FnOnce() -> Vec<Panel>) -> Result<(), Box<dyn Error>> {
         let Some(path) = &self.plot else { return Ok(()) };
         downhill::file::replace(path, svg(title, &panels())?.as_bytes())?;
@@ -29,7 +29,7 @@ impl PlotArgs {
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
-    /// Whether it is in the background, in the colour of the curve after it: many points, and noisy ones.
+    /// Whether the curve is drawn in the background, in the colour of the curve after it. It is for curves of many noisy points.
     pub faint: bool,
 }
 
@@ -37,26 +37,25 @@ impl Series {
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Series {
         Series { name: name.into(), points: points.into_iter().collect(), faint: false }
     }
-    /// A curve of the numbers of steps 1, 2, …
+    /// Makes a curve of the values at the steps 1, 2, …
     pub fn steps(name: impl Into<String>, values: impl IntoIterator<Item = f64>) -> Series {
         Series::new(name, (1..).map(f64::from).zip(values))
     }
 }
 
-/// Curves that share their axes. The vertical one is logarithmic where the values are positive and more than two
-/// decades apart.
+/// Curves that share their axes. The vertical axis is logarithmic if the values are positive and span more than two decades.
 pub struct Panel {
     pub title: String,
-    /// What is counted along the horizontal axis: steps, epochs.
+    /// The label of the horizontal axis: step or epoch.
     pub x: &'static str,
     pub y: &'static str,
     pub series: Vec<Series>,
 }
 
-/// The losses of [`downhill::Trainer::fit`], and the accuracies where it trained a classifier.
+/// Makes panels of the losses of [`downhill::Trainer::fit`] and, for a classifier, of the accuracies.
 pub fn history(history: &History) -> Vec<Panel> {
     let epochs = &history.epochs;
-    // The mean over an epoch belongs in its middle, what was measured after it at its end.
+    // The mean over an epoch is drawn at its middle. A value measured after the epoch is drawn at its end.
     let (middle, end) = (|epoch: usize| epoch as f64 - 0.5, |epoch: usize| epoch as f64);
     let steps = epochs.iter().flat_map(|e| {
         let n = e.losses.len() as f64;
@@ -76,25 +75,27 @@ pub fn history(history: &History) -> Vec<Panel> {
     panels.into_iter().filter(|panel| panel.series.iter().any(|s| !s.points.is_empty())).collect()
 }
 
-/// At most some thousand points, each the mean of as many neighbours.
+/// Reduces points to about a thousand. Each new point is the mean of an equal number of neighbours.
 fn fewer(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let mean = |run: &[(f64, f64)]| run.iter().fold((0.0, 0.0), |(x, y), p| (x + p.0 / run.len() as f64, y + p.1 / run.len() as f64));
     points.chunks(points.len().div_ceil(MOST).max(1)).map(mean).collect()
 }
 pub const MOST: usize = 2000;
 
-/// Pixels of a panel, and of the title above all panels.
+/// The width and the height of a panel in pixels.
 const SIZE: (usize, usize) = (640, 420);
+/// The height of the title above all panels in pixels.
 const TITLE: usize = 40;
-/// Pixels between a panel's edges and its curves: left, right, above and below.
+/// The pixels between a panel's edges and its curves: left, right, above and below.
 const MARGIN: [usize; 4] = [84, 28, 40, 56];
 const COLOURS: [&str; 6] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#e68214", "#6e6e6e"];
 const INK: &str = "#282828";
-/// Pixels of a line of the legend, and of a letter: where text ends is not known, so a letter is as wide as most of them.
+/// The height of a line of the legend in pixels.
 const LINE: usize = 20;
+/// The assumed width of a letter in pixels. The real width of a text is unknown.
 const LETTER: usize = 7;
 
-/// The text of the file: the same for the same panels.
+/// Returns the content of the SVG file. Equal panels give equal text.
 pub fn svg(title: &str, panels: &[Panel]) -> Result<String, Box<dyn Error>> {
     let columns = panels.len().clamp(1, 2);
     let rows = panels.len().div_ceil(columns).max(1);
@@ -111,13 +112,13 @@ pub fn svg(title: &str, panels: &[Panel]) -> Result<String, Box<dyn Error>> {
     Ok(out)
 }
 
-/// Text at a place, as these attributes say.
+/// Writes text at a position, with these attributes.
 fn text(out: &mut String, (x, y): (usize, usize), attributes: &str, text: &str) -> fmt::Result {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     writeln!(out, "<text x=\"{x}\" y=\"{y}\" {attributes}>{text}</text>")
 }
 
-/// A panel whose corner is there.
+/// Draws a panel whose upper left corner is at `left` and `top`.
 fn draw(out: &mut String, (left, top): (usize, usize), panel: &Panel) -> fmt::Result {
     let all = || panel.series.iter().flat_map(|s| s.points.iter().copied());
     let (low, high) = range(all().map(|p| p.1));
@@ -160,7 +161,7 @@ fn draw(out: &mut String, (left, top): (usize, usize), panel: &Panel) -> fmt::Re
         let points: Vec<(f64, f64)> = series.points.iter().map(|&(x, y)| (across(x), up(scale(y)))).collect();
         let pairs: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         writeln!(out, "<polyline points=\"{}\" fill=\"none\" {stroke}/>", pairs.join(" "))?;
-        // A line of one point would not be seen.
+        // A line of one point would be invisible.
         if !series.faint && points.len() <= 20 {
             for (x, y) in points {
                 writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>")?;
@@ -172,7 +173,7 @@ fn draw(out: &mut String, (left, top): (usize, usize), panel: &Panel) -> fmt::Re
         return Ok(());
     }
 
-    // The legend goes where the fewest points are.
+    // The legend is drawn where it covers the fewest points.
     let longest = legend.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
     let (width, height) = (longest * LETTER + 44, legend.len() * LINE + 8);
     let (right, bottom) = (to.saturating_sub(width + 6), below.saturating_sub(height + 6));
@@ -192,23 +193,23 @@ fn draw(out: &mut String, (left, top): (usize, usize), panel: &Panel) -> fmt::Re
     Ok(())
 }
 
-/// The smallest and the largest; 0 and 1 where there is nothing.
+/// Returns the smallest and the largest finite value, or 0 and 1 if there are none.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.filter(|v| v.is_finite()).fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
     if low <= high { (low, high) } else { (0.0, 1.0) }
 }
 
-/// An axis whose ticks are numbers that people would choose.
+/// An axis with round numbers as ticks.
 struct Axis {
     ticks: Vec<f64>,
-    /// That tell the ticks apart.
+    /// The number of decimals that distinguishes the ticks.
     decimals: usize,
     /// Whether values are exponents of ten.
     log: bool,
 }
 
 impl Axis {
-    /// Over these values, with ticks 1, 2 or 5 times a power of ten apart, and at least `least`.
+    /// Makes an axis for values in `low..=high`. The distance of ticks is 1, 2 or 5 times a power of ten, and at least `least`.
     fn new((low, high): (f64, f64), log: bool, least: f64) -> Axis {
         let span = if high > low { high - low } else { low.abs().max(1.0) };
         let power = 10f64.powf((span / 6.0).log10().floor());
@@ -218,7 +219,7 @@ impl Axis {
         let ticks = (0..=(last - first) as usize).map(|k| (first + k as f64) * step).collect();
         Axis { ticks, decimals: (-step.log10()).ceil().max(0.0) as usize, log }
     }
-    /// Where a value lies: 0 at the start of the axis, 1 at its end.
+    /// Returns the relative position of a value: 0 at the start of the axis, 1 at its end.
     fn part(&self, value: f64) -> f64 {
         let (start, end) = (self.ticks[0], self.ticks[self.ticks.len() - 1]);
         (value - start) / (end - start)

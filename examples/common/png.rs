@@ -1,13 +1,12 @@
-//! Images side by side, as a PNG file.
+//! Writes a grid of images to a PNG file.
 
 use downhill::Shape;
 use flate2::{Compression, Crc, write::ZlibEncoder};
 use std::{error::Error, io::Write, path::Path};
 
-/// Writes images as a grid of `columns`, a pixel of each as a square of `scale`, with lines of one pixel between them.
+/// Writes images as a grid with `columns` columns. Each pixel becomes a square of `scale` pixels. Lines of one pixel separate the images.
 ///
-/// `values` are images of shape `[1, height, width]` or, with colours, `[3, height, width]`, one after the other; what is outside of
-/// 0 to 1 is cut off.
+/// `values` has images of shape `[1, height, width]` or, with colours, `[3, height, width]`, one after the other. Values are clamped to 0..=1.
 pub fn grid(path: &Path, values: &[f32], image: Shape, columns: usize, scale: usize) -> Result<(), Box<dyn Error>> {
     let &[channels @ (1 | 3), height, width] = image.dims() else { return Err(format!("images of shape {image} cannot be drawn").into()) };
     let images: Vec<&[f32]> = values.chunks_exact(channels * height * width).collect();
@@ -29,7 +28,7 @@ pub fn grid(path: &Path, values: &[f32], image: Shape, columns: usize, scale: us
     Ok(downhill::file::replace(path, &encode(&bytes, across, down, channels)?)?)
 }
 
-/// The bytes of a PNG file: a signature, and three chunks.
+/// Returns the bytes of a PNG file, which are a signature and three chunks.
 fn encode(pixels: &[u8], across: usize, down: usize, channels: usize) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut chunk = |name: &[u8; 4], data: &[u8]| -> Result<(), Box<dyn Error>> {
@@ -41,13 +40,13 @@ fn encode(pixels: &[u8], across: usize, down: usize, channels: usize) -> Result<
         file.extend(sum.sum().to_be_bytes());
         Ok(())
     };
-    // Eight bits a channel, grey or colours; compression, filters and order of the one kind that there is, or of the simplest.
+    // Eight bits per channel, grey or colours, the only kinds of compression and filtering, and no interlacing.
     let mut header = [u32::try_from(across)?.to_be_bytes(), u32::try_from(down)?.to_be_bytes()].concat();
     header.extend([8, if channels == 1 { 0 } else { 2 }, 0, 0, 0]);
     chunk(b"IHDR", &header)?;
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
     for row in pixels.chunks(across * channels) {
-        // Each row begins with the number of its filter: none.
+        // Each row begins with the number of its filter. 0 stands for no filter.
         packed.write_all(&[0])?;
         packed.write_all(row)?;
     }
@@ -56,5 +55,5 @@ fn encode(pixels: &[u8], across: usize, down: usize, channels: usize) -> Result<
     Ok(file)
 }
 
-/// How bright the lines between images are.
+/// The brightness of the lines between images.
 const LINE: u8 = 96;
