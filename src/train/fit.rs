@@ -113,10 +113,9 @@ impl Trainer {
                             "The last micro-batch has the {left} remaining samples: choose a size that divides the batch size, and \
                              leave out the remaining samples of the last step with Fit::drop_last"
                         ),
-                        None => format!(
-                            "The last batch has the {left} remaining of the {} samples: leave them out with Fit::drop_last",
-                            cut.samples
-                        ),
+                        None => {
+                            format!("The last batch has only {left} of the {} samples: leave them out with Fit::drop_last", cut.samples)
+                        }
                     };
                     return Err(Error::Op { op, operands, why: format!("{why}. {advice}"), place });
                 }

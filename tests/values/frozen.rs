@@ -325,7 +325,7 @@ fn checkpoints(device: &Device) -> Check {
         // More, fewer and others than in the file.
         (
             &["fc1", "fc2"][..],
-            ["`optimizer.mean.fc2.bias` is in it", "frozen was fc1.weight fc1.bias and is fc1.weight fc1.bias fc2.weight fc2.bias now"],
+            ["it contains `optimizer.mean.fc2.bias`", "frozen was fc1.weight fc1.bias and is fc1.weight fc1.bias fc2.weight fc2.bias now"],
         ),
         (&[], ["parameter optimizer.mean.fc1.weight: not in ", "frozen was fc1.weight fc1.bias and is none now"]),
         (&["fc2"], ["parameter optimizer.mean.fc1.weight: not in ", "frozen was fc1.weight fc1.bias and is fc2.weight fc2.bias now"]),
