@@ -58,7 +58,7 @@ impl Dataset {
         let order = shuffled(n, seed, SPLIT);
         let mut by_class = order.clone();
         by_class.sort_by_key(|&r| labels[r]);
-        // The rows are sorted by class. Of these, `count` evenly spaced rows go to the first part.
+        // The rows are sorted by class. The first part gets `count` evenly spaced rows.
         let mut first = vec![false; n];
         for (i, &row) in by_class.iter().enumerate() {
             let share = |i: usize| (i as u128 * count as u128 / n as u128) as usize;
