@@ -8,7 +8,7 @@ use crate::shape::DType;
 use std::marker::PhantomData;
 
 /// Every range of a flat buffer starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
-pub const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// A WGSL file: its name in `shaders/` without the ending, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

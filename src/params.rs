@@ -38,7 +38,7 @@ impl Status {
 pub struct Range {
     /// The number of its piece of the flat buffers.
     pub piece: usize,
-    /// The first element within the piece, a multiple of [`ALIGN`].
+    /// The first element within the piece, a multiple of 64.
     pub start: usize,
     /// The number of elements.
     pub len: usize,
@@ -102,18 +102,18 @@ impl Layout {
         Ok(layout)
     }
     /// Returns the numbers of the pieces of state.
-    pub fn state_pieces(&self) -> ops::Range<usize> {
+    pub(crate) fn state_pieces(&self) -> ops::Range<usize> {
         self.pieces.len() - self.state..self.pieces.len()
     }
     /// Returns the parameters of a piece, in their order within the piece.
-    pub fn segments(&self, piece: usize) -> impl Iterator<Item = (usize, &Range)> {
+    pub(crate) fn segments(&self, piece: usize) -> impl Iterator<Item = (usize, &Range)> {
         let mut all: Vec<(usize, &Range)> = self.ranges.iter().enumerate().filter(|(_, r)| r.piece == piece).collect();
         all.sort_by_key(|(_, r)| r.start);
         all.into_iter()
     }
     /// Returns, for each parameter of a trained piece in order, the element at which it ends (with the gap behind it) and its
     /// group.
-    pub fn ends(&self, piece: usize) -> impl Iterator<Item = (usize, usize)> {
+    pub(crate) fn ends(&self, piece: usize) -> impl Iterator<Item = (usize, usize)> {
         self.segments(piece).filter_map(|(_, range)| match range.status {
             Status::Trained { group } => Some((range.start + range.len.next_multiple_of(ALIGN), group)),
             _ => None,
@@ -121,7 +121,7 @@ impl Layout {
     }
     /// Returns, for each run of neighbours of one group in a trained piece, the element at which it ends (with the gap behind
     /// it) and the group.
-    pub fn runs(&self, piece: usize) -> Vec<(usize, usize)> {
+    pub(crate) fn runs(&self, piece: usize) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for (end, group) in self.ends(piece) {
             match runs.last_mut() {
@@ -136,7 +136,7 @@ impl Layout {
         self.pieces.iter().sum()
     }
     /// Returns the number of elements of the trained pieces.
-    pub fn trained_elements(&self) -> usize {
+    pub(crate) fn trained_elements(&self) -> usize {
         self.pieces[..self.trained].iter().sum()
     }
 }

@@ -22,7 +22,7 @@ pub struct Key {
 }
 
 /// Returns four random words for a 128-bit counter and a 64-bit key, by ten rounds of Philox 4x32.
-pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+pub(crate) fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counter, key);
     for _ in 0..10 {
         let (p0, p1) = (0xD2511F53 * c0 as u64, 0xCD9E8D57 * c2 as u64);
@@ -33,7 +33,7 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 }
 
 /// Splits a 64-bit number into its low and its high word. The GPU takes a 64-bit number in this form.
-pub fn words(x: u64) -> [u32; 2] {
+pub(crate) fn words(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
 

@@ -128,7 +128,7 @@ impl Shape {
     }
     /// Returns the stride of a tensor of this shape along each axis of `out`. The stride is 0 along a repeated axis, and in the entries
     /// after the last axis. `self` must broadcast to `out`.
-    pub fn strides_in(&self, out: Shape) -> [usize; MAX_RANK] {
+    pub(crate) fn strides_in(&self, out: Shape) -> [usize; MAX_RANK] {
         let lead = out.rank() - self.rank();
         let (mut strides, mut step) = ([0; MAX_RANK], 1);
         for (axis, &d) in self.dims().iter().enumerate().rev() {

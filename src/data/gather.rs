@@ -17,7 +17,7 @@ impl Dataset {
         Ok((x, y))
     }
     /// Gathers a [`batch`](Dataset::batch) into existing tensors and reuses their memory.
-    pub fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
+    pub(crate) fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
         self.gather_augmented(rows, None, x, y)
     }
     /// Gathers a batch with augmented images. The seed and the step determine the random numbers.

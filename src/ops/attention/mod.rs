@@ -33,7 +33,7 @@ pub struct Attention {
 
 /// What a gradient is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub(crate) enum Of {
     /// The queries.
     Q,
     /// The keys.
@@ -44,7 +44,7 @@ pub enum Of {
 
 /// Its gradients: `[q | dy | l | δ]` `[.., n, d + e + 2]`, `[k | v]` `[.., m, d + e]` → that of the queries, keys or values.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionGrad {
+pub(crate) struct AttentionGrad {
     /// Which one.
     pub of: Of,
     /// Features of a query and of a key.

@@ -57,7 +57,7 @@ impl Expr {
         e
     }
     /// Its values in order; the last one is the result.
-    pub fn insts(&self) -> &[Inst] {
+    pub(crate) fn insts(&self) -> &[Inst] {
         &self.insts
     }
     /// Inputs it reads: one more than the largest number.
@@ -65,7 +65,7 @@ impl Expr {
         self.insts.iter().map(|i| if let Inst::Input(i) = i { i + 1 } else { 0 }).max().unwrap_or(0)
     }
     /// Whether it draws random numbers.
-    pub fn is_random(&self) -> bool {
+    pub(crate) fn is_random(&self) -> bool {
         self.insts.iter().any(|i| matches!(i, Inst::Random(_)))
     }
     /// Function calls in it.

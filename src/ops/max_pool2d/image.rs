@@ -84,7 +84,7 @@ pub(super) struct Image {
 
 impl Image {
     /// Elements of a window.
-    pub fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.rows.kernel * self.columns.kernel
     }
     /// Elements of a plane of x.
@@ -115,7 +115,7 @@ impl Image {
         best.expect("every window has an element")
     }
     /// The same for all windows of row `o`, tap by tap; without their taps where there is no room for them.
-    pub fn scan(&self, x: &[f32], o: usize, best: &mut [f32], taps: &mut [u32]) {
+    pub(crate) fn scan(&self, x: &[f32], o: usize, best: &mut [f32], taps: &mut [u32]) {
         let (rows, columns) = (self.rows, self.columns);
         best.fill(f32::NEG_INFINITY);
         let first = |q: usize| rows.inside(o).start * columns.kernel + columns.inside(q).start;
@@ -138,11 +138,11 @@ impl Image {
         }
     }
     /// Whether the windows are the plain ones of 2 by 2, one beside the other.
-    pub fn is_halved(&self) -> bool {
+    pub(crate) fn is_halved(&self) -> bool {
         [self.rows, self.columns].iter().all(|w| [w.kernel, w.stride, w.padding, w.dilation] == [2, 2, 0, 1] && w.out * 2 <= w.n)
     }
     /// Calls `put` with each of the windows of row `o`, their largest element and its tap, where the image is halved.
-    pub fn halve<Y>(&self, x: &[f32], o: usize, y: &mut [Y], put: impl Fn(&mut Y, f32, u32)) {
+    pub(crate) fn halve<Y>(&self, x: &[f32], o: usize, y: &mut [Y], put: impl Fn(&mut Y, f32, u32)) {
         let n = self.columns.n;
         let (a, b) = (&x[2 * o * n..][..n], &x[(2 * o + 1) * n..][..n]);
         wide(

@@ -23,20 +23,20 @@ use tensor::{images, large};
 
 /// The op: x `[.., h, w]` → `[.., oh, ow]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MaxPool2d {
+pub(crate) struct MaxPool2d {
     image: Image,
     index: bool,
 }
 
 /// What lies at a tap of each window: x `[.., h, w]`, taps u32 `[.., oh, ow]` → `[.., oh, ow]`, 0 for a tap outside of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MaxPool2dPick {
+pub(crate) struct MaxPool2dPick {
     image: Image,
 }
 
 /// Its gradient: dy `[.., oh, ow]`, taps u32 `[.., oh, ow]`, then the further inputs of the epilogue → `[.., h, w]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct MaxPool2dGrad {
+pub(crate) struct MaxPool2dGrad {
     image: Image,
     /// Applied to every element of the result, as that of [`MatMul`](super::matmul::MatMul).
     epilogue: Option<Expr>,

@@ -5,7 +5,7 @@ use crate::{kernel::Word, ops::max_pool2d::Windows};
 /// How `out` elements are made from `n` along an axis. The twin of `taps` in `shaders/resample.wgsl`, in whole numbers, so
 /// that both always agree about an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Along {
+pub(crate) struct Along {
     rule: Interpolation,
     pub(super) n: usize,
     pub(super) out: usize,
@@ -49,7 +49,7 @@ impl Along {
     ///
     /// # Errors
     /// A sentence, where `out` is 0 or the sizes are too large to multiply.
-    pub fn bins(n: usize, out: usize) -> Result<Along, String> {
+    pub(crate) fn bins(n: usize, out: usize) -> Result<Along, String> {
         Along { rule: Interpolation::Bins, n, out }.checked()
     }
     /// The element at `⌊o·n / out⌋`.

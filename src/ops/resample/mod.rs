@@ -1,13 +1,13 @@
 //! Images of another size: means of windows, resizing, flipping.
 //!
 //! `y[g,o,q] = Σ_i Σ_j H[o,i]·W[q,j]·x[g,i,j]`, where `H` and `W` are sparse: an output is made of a few neighbouring
-//! elements of each axis, as [`Along`] says. The gradient is the same with both transposed, so that one op is its own
+//! elements of each axis, as `Along` says. The gradient is the same with both transposed, so that one op is its own
 //! gradient's gradient.
 
 mod along;
 mod tensor;
 
-pub use along::Along;
+pub(crate) use along::Along;
 pub use tensor::{AvgPool, Upsample};
 
 use super::*;
@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 /// The op: x `[.., h, w]` → `[.., oh, ow]`, or, transposed, dy `[.., oh, ow]` → `[.., h, w]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Resample {
+pub(crate) struct Resample {
     /// Along the axis before the last.
     pub rows: Along,
     /// Along the last axis.
