@@ -6,7 +6,9 @@
 #[path = "../../examples/common/mod.rs"]
 mod common;
 mod kernels;
+mod page;
 mod peers;
+mod profile;
 mod readme;
 mod table;
 mod training;
@@ -52,6 +54,9 @@ struct Options {
     /// Measures nothing: writes the figures of README.md and docs/performance.md from the files in benches/results.
     #[arg(long)]
     readme: bool,
+    /// Measures nothing: writes the page `index.html` from the files in this folder, which `scripts/gpu.sh` has filled.
+    #[arg(long, value_name = "FOLDER")]
+    page: Option<PathBuf>,
     /// Portable kernels only, instead of those that are measured to be fastest.
     #[arg(long)]
     no_tune: bool,
@@ -62,8 +67,8 @@ struct Options {
 
 type Bench = fn(&mut Table, &On);
 
-/// All of them; the last three run only where they are asked for by name.
-const BENCHES: [(&str, Bench); 13] = [
+/// All benches. The last four run only if `--filter` names them.
+const BENCHES: [(&str, Bench); 14] = [
     ("matmul", kernels::matmul),
     ("attention", kernels::attention),
     ("conv2d", kernels::conv2d),
@@ -77,8 +82,9 @@ const BENCHES: [(&str, Bench); 13] = [
     ("scaling", training::scaling),
     ("accumulation", training::accumulation),
     ("peers", peers::peers),
+    ("profile", profile::profile),
 ];
-const ASKED_FOR: [&str; 3] = ["scaling", "accumulation", "peers"];
+const ASKED_FOR: [&str; 4] = ["scaling", "accumulation", "peers", "profile"];
 
 /// A device, and how much of it there is time for.
 struct On {
@@ -110,6 +116,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if options.readme {
         return readme::write();
+    }
+    if let Some(folder) = &options.page {
+        return page::write(folder);
     }
     let ms = Duration::from_millis;
     let budget = match options.quick {

@@ -45,7 +45,7 @@ fn fashion() -> Result<Dataset> {
     Dataset::new(x, [784], Target::labels(train.labels().to_vec(), 10))
 }
 
-fn cnn(x: Tensor<'_>) -> Tensor<'_> {
+pub fn cnn(x: Tensor<'_>) -> Tensor<'_> {
     let same = || Conv2d { padding: 1.into(), ..Conv2d::default() };
     let x = x.reshape([x.shape().dims()[0], 1, 28, 28]);
     let x = x.conv2d_with("conv1", 32, 3, same()).relu().max_pool2d(2);

@@ -45,7 +45,7 @@ pub fn write() -> Result<(), Box<dyn Error>> {
         let (_, tail) = rest.split_once(END).ok_or(format!("{name} has no end of the measured numbers"))?;
         file::replace(root.join(name), format!("{head}{START}{text}{END}{tail}").as_bytes())?;
     }
-    file::replace(root.join("benches/results/scaling.svg"), plot(&rows)?.as_bytes())?;
+    file::replace(root.join("benches/results/scaling.svg"), scaling(&rows)?.as_bytes())?;
     println!("README.md, docs/performance.md and benches/results/scaling.svg are up to date with {} rows", rows.len());
     Ok(())
 }
@@ -84,15 +84,15 @@ fn results(folder: &Path) -> Result<Vec<Value>, Box<dyn Error>> {
     Ok(all)
 }
 
-fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+pub fn text<'a>(row: &'a Value, key: &str) -> &'a str {
     row[key].as_str().unwrap_or_default()
 }
 
-fn ms(row: &Value, key: &str) -> String {
+pub fn ms(row: &Value, key: &str) -> String {
     row[key].as_f64().map_or("?".into(), |ms| if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") })
 }
 
-fn rate(row: &Value) -> String {
+pub fn rate(row: &Value) -> String {
     let known = [("samples_per_s", "samples/s"), ("gflops", "GFLOP/s"), ("gbps", "GB/s")];
     let found = known.into_iter().find_map(|(key, unit)| Some((row[key].as_f64()?, unit)));
     found.map_or(String::new(), |(x, unit)| if x < 100.0 { format!("{x:.1} {unit}") } else { format!("{x:.0} {unit}") })
@@ -136,7 +136,7 @@ fn section(rows: &[Value]) -> Result<String, Box<dyn Error>> {
 }
 
 /// Samples a second by batch size, a curve for each device.
-fn plot(rows: &[Value]) -> Result<String, Box<dyn Error>> {
+pub fn scaling(rows: &[Value]) -> Result<String, Box<dyn Error>> {
     let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for row in rows.iter().filter(|r| r["bench"] == "scaling") {
         let batch = text(row, "shape").strip_prefix("batch ").and_then(|n| n.parse::<f64>().ok());

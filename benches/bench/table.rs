@@ -195,23 +195,28 @@ impl Table {
             self.ratios.push((self.bench, m / median / 1e3));
         }
         println!("    {shape:<44} {:>9.4} ms {:>9.4} ms   {text:<18}{ratio}", median * 1e3, min * 1e3);
-        if let Some(file) = &mut self.json {
-            let mut object = json!({
-                "bench": self.bench, "device": self.device, "driver": self.driver, "shape": shape,
-                "median_ms": median * 1e3, "min_ms": min * 1e3, "date": self.date, "commit": self.commit,
-            });
-            if !key.is_empty() {
-                object[key] = json!(value);
-            }
-            for (key, value) in more.as_object().into_iter().flatten() {
-                object[key] = value.clone();
-            }
-            if let Err(error) = writeln!(file, "{object}") {
-                println!("    the JSON file cannot be written: {error}");
-                (self.failed, self.json) = (true, None);
-            }
+        let mut object = json!({ "shape": shape, "median_ms": median * 1e3, "min_ms": min * 1e3 });
+        if !key.is_empty() {
+            object[key] = json!(value);
         }
+        for (key, value) in more.as_object().into_iter().flatten() {
+            object[key] = value.clone();
+        }
+        self.write(object);
         Some(median)
+    }
+    /// Appends an object to the JSON file, with the bench, the device, the date and the commit.
+    pub fn write(&mut self, mut object: Value) {
+        let Some(file) = &mut self.json else { return };
+        let common =
+            [("bench", self.bench), ("device", &self.device), ("driver", &self.driver), ("date", &self.date), ("commit", &self.commit)];
+        for (key, value) in common {
+            object[key] = json!(value);
+        }
+        if let Err(error) = writeln!(file, "{object}") {
+            println!("    the JSON file cannot be written: {error}");
+            (self.failed, self.json) = (true, None);
+        }
     }
 }
 

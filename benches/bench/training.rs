@@ -23,7 +23,7 @@ pub fn mlp(x: Tensor<'_>) -> Tensor<'_> {
 }
 
 /// Of 28 × 28 pixels, in 10 classes: `n` samples of noise, as bytes.
-fn images(n: usize) -> Result<Dataset, Error> {
+pub fn images(n: usize) -> Result<Dataset, Error> {
     let labels = testing::fill(Shape::from([n]).of(DType::U32), &Fill::Labels(10), 5);
     let pixels = (0..n * 784).map(|i| (i as u32).wrapping_mul(0x9E37_79B9).to_be_bytes()[0]).collect();
     Dataset::bytes(pixels, [784], 1.0 / 255.0, Target::labels(labels.u().to_vec(), 10))

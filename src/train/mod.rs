@@ -377,7 +377,9 @@ impl Trainer {
     fn draft(&self, batch: usize) -> Result<Draft> {
         let (draft, kept) = self.model("step")?.draft(&self.device, batch, &self.update.groups.statuses)?;
         if kept != self.kept {
-            let why = format!("for {batch} samples its loss has other terms than for {SOME}; its terms must not depend on the batch size");
+            let why = format!(
+                "in a batch of {batch} its loss has other terms than in batches of another size; its terms must not depend on the batch size"
+            );
             return Err(Error::argument("model", why));
         }
         Ok(draft)
