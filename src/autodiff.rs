@@ -1,5 +1,5 @@
-//! Reverse-mode differentiation: it extends the graph by the nodes of the gradient. Contributions are summed and
-//! broadcasting is undone here, once for all ops.
+//! Reverse-mode differentiation. It adds the nodes of the gradient to the graph. This module sums the contributions to a gradient
+//! and reduces broadcast axes, so no op has to.
 
 use crate::{
     error::Place,
@@ -11,7 +11,8 @@ use crate::{
 use std::{collections::BTreeMap, panic::Location};
 
 impl Graph {
-    /// What a step computes for each parameter: the gradient of `loss`, or of state what it becomes; nothing for one that is frozen.
+    /// Returns the tensor that a step computes for each parameter. For a trained parameter it is the gradient of `loss`. For state
+    /// it is the new value. For a frozen parameter it is `None`.
     #[track_caller]
     pub(crate) fn param_grads<'g>(&'g self, loss: Tensor<'g>, is_frozen: impl Fn(usize) -> bool) -> Vec<Option<Tensor<'g>>> {
         let params = self.param_tensors();
@@ -32,7 +33,7 @@ impl Graph {
 }
 
 impl<'g> Tensor<'g> {
-    /// ∂self/∂x for each `x`, as tensors of the same graph. `self` must be a single number, such as a loss.
+    /// Returns ∂self/∂x for each `x`, as tensors of the same graph. `self` must be a single number, such as a loss.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -58,7 +59,7 @@ impl<'g> Tensor<'g> {
         self.vjp(one, x)
     }
 
-    /// Σ dy·∂self/∂x for each `x`: the gradient given the gradient `dy` of this tensor.
+    /// Returns Σ dy·∂self/∂x for each `x`. `dy` is the gradient of this tensor. It must have the shape of this tensor.
     #[track_caller]
     pub fn vjp(self, dy: Tensor<'g>, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
         let (graph, place) = (self.graph, Location::caller());
@@ -74,12 +75,13 @@ impl<'g> Tensor<'g> {
             return vec![graph.mistake("vjp", &[self, dy], why, Location::caller()); x.len()];
         }
         let nodes = graph.inner.borrow().nodes[..=self.id].to_vec();
-        // Only nodes between x and self get a gradient.
+        // Only nodes that `self` depends on and that depend on an `x` get a gradient.
         let mut depends = vec![false; nodes.len()];
         for (id, node) in nodes.iter().enumerate() {
             depends[id] = x.iter().any(|t| t.id == id) || node.inputs.iter().any(|&i| depends[i]);
         }
-        // What each use of a node adds to its gradient, and the place of that use; summed when all of them are known.
+        // The contributions of the uses of each node to its gradient, with the line of each use. They are summed when all of them
+        // are known.
         let mut parts: Vec<Vec<(Tensor, Place)>> = vec![Vec::new(); nodes.len()];
         let mut grads: Vec<Option<Tensor>> = vec![None; nodes.len()];
         grads[self.id] = Some(dy);
@@ -100,12 +102,12 @@ impl<'g> Tensor<'g> {
                 parts[input].push((copies.apart(id, || graph.part_of(node, || part.sum_to(nodes[input].shape))), node.place));
             }
         }
-        // What was made later than this tensor has no part in it.
+        // `self` cannot depend on nodes that were added after it. Their gradient is zero.
         let zeros = |t: &Tensor| graph.at(place, || graph.full(t.shape(), 0.0));
         x.iter().map(|t| grads.get(t.id).copied().flatten().unwrap_or_else(|| zeros(t))).collect()
     }
 
-    /// Undoes broadcasting: sums the axes along which `shape` was repeated to give this tensor's shape.
+    /// Undoes broadcasting. Sums along the axes that were repeated to get from `shape` to this tensor's shape.
     #[track_caller]
     pub(crate) fn sum_to(self, shape: Shape) -> Tensor<'g> {
         let full = self.shape();
@@ -113,7 +115,7 @@ impl<'g> Tensor<'g> {
             return self;
         }
         if shape.broadcast(full).is_none_or(|b| !b.same_dims(full)) {
-            // The gradient is of a smaller shape (a constant one): repeat it.
+            // The gradient is smaller than `shape`, because it is constant along an axis. Repeat it.
             return self.broadcast_to(shape);
         }
         let lead = full.rank() - shape.rank();
@@ -124,12 +126,14 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// The mistake in the gradients that an op's `vjp` returned for its inputs `x`, where its output is `y`, if there is one.
+/// Returns the mistake in the gradients that an op's `vjp` returned, or `None`. `x` are the op's inputs and `y` is its output.
 fn mistake(x: &[Tensor], y: Tensor, grads: &[Option<Tensor>]) -> Option<String> {
     if x.len() != grads.len() {
         let many = |n: usize, of: &str| format!("{n} {of}{}", if n == 1 { "" } else { "s" });
         let (returned, inputs) = (many(grads.len(), "gradient"), many(x.len(), "input"));
-        return Some(format!("its vjp returns {returned} for {inputs}: it must return one for each input, or None where there is none"));
+        return Some(format!(
+            "its vjp returns {returned} for {inputs}: it must return one gradient for each input, or None for an input without a gradient"
+        ));
     }
     let wrong = |(i, (x, grad)): (usize, (&Tensor, &Option<Tensor>))| {
         let (x, grad) = (*x, (*grad)?);
@@ -137,7 +141,7 @@ fn mistake(x: &[Tensor], y: Tensor, grads: &[Option<Tensor>]) -> Option<String> 
             return Some(format!("its vjp returns a tensor of another graph for input {i}"));
         }
         let (want, got) = (x.shape(), grad.shape());
-        // A mistake within the vjp is told already.
+        // A dead gradient comes from a mistake within the vjp, which is recorded already.
         let fits = grad.is_dead()
             || want.dtype() == DType::U32
             || (got.dtype() == DType::F32 && (repeats(got, want) || sums(got, want, y.shape())));
@@ -146,20 +150,23 @@ fn mistake(x: &[Tensor], y: Tensor, grads: &[Option<Tensor>]) -> Option<String> 
     x.iter().zip(grads).enumerate().find_map(wrong)
 }
 
-/// Whether `a` broadcasts to `b`.
+/// Returns true if `a` broadcasts to `b`.
 fn repeats(a: Shape, b: Shape) -> bool {
     a.broadcast(b).is_some_and(|both| both.same_dims(b))
 }
 
-/// Whether a gradient is of an input that the op repeated: the axes to be summed are those of the output.
+/// Returns true if `grad` can be the gradient of an input `x` that the op repeated. Each axis of `grad` must have the size of the
+/// same axis of `x` or of the output `y`.
 fn sums(grad: Shape, x: Shape, y: Shape) -> bool {
     let back = |s: Shape, k: usize| s.dims().iter().rev().nth(k).copied();
     repeats(x, grad) && (0..grad.rank()).all(|k| back(grad, k) == back(x, k) || back(grad, k) == back(y, k))
 }
 
-/// The sum of what the uses of a tensor add to its gradient. Where several of them are slices (the steps of a sequence), each
-/// gradient is zeros but for its own slice: those that do not overlap are put side by side instead of being added up, which
-/// costs the size of the tensor and not its square.
+/// Returns the sum of the contributions to the gradient of a tensor. `None` if there are no contributions.
+///
+/// The uses of a tensor may be slices, for example the steps of a sequence. The contribution of a slice is zero outside of the
+/// slice. Slices that do not overlap are concatenated instead of added. Concatenation costs time in proportion to the size of the
+/// tensor. Addition would cost one whole tensor for each slice.
 fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
     let pad = |t: Tensor| match &t.graph.inner.borrow().nodes.get(t.id)?.kind {
         NodeKind::Op(op) => op.as_pad().copied(),
@@ -175,7 +182,7 @@ fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
     axes.dedup();
     for axis in axes {
         loop {
-            // As many as lie one behind the other, from the front.
+            // Choose slices from the front. Each chosen slice begins behind the end of the slice before it.
             let mut row = padded(&parts, Some(axis));
             row.sort_by_key(|(_, pad)| pad.before);
             let (mut end, size) = (0, row.first().map_or(1, |&(i, _)| parts[i].0.shape().dims()[axis]));
@@ -221,7 +228,7 @@ fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
 mod tests {
     use crate::{Device, Graph, Host, Tensor, plan::Plan, plan::PlanOptions};
 
-    /// Slices that follow each other, overlap, leave gaps, lie along another axis, and a use of the whole.
+    /// The slices follow each other, overlap, leave gaps or lie along another axis. Some cases also use the whole tensor.
     #[test]
     fn slices_of_one_tensor() {
         for (slices, whole) in [
@@ -251,7 +258,7 @@ mod tests {
         }
     }
 
-    /// The gradient of t steps writes about as much as there is, not t times as much.
+    /// The gradient of t steps writes a small multiple of the input's size, not t times the input's size.
     #[test]
     fn steps_of_a_sequence_are_put_side_by_side() {
         let t = 50;

@@ -1,7 +1,7 @@
-//! The graph a model writes: nodes, and [`Tensor`], the handle to one.
+//! The graph that a model writes: its nodes, and [`Tensor`], the handle of a node.
 //!
-//! Building neither panics nor returns `Result`: the graph keeps the first mistake with the caller's `file:line`;
-//! whoever plans the graph gets it. After a mistake every op returns the same dead tensor.
+//! Building a graph neither panics nor returns `Result`. The graph records the first mistake with the caller's `file:line`. The
+//! function that plans the graph returns the mistake. After a mistake, every op returns the same dead tensor.
 
 use crate::{
     error::{Error, Place, Result},
@@ -12,53 +12,54 @@ use crate::{
 };
 use std::{cell::RefCell, collections::BTreeMap, fmt, ops::Range, panic::Location, sync::Arc};
 
-/// A tensor of a model that outlives a step, by name: a trained parameter, or state.
+/// A named tensor that a trainer stores between steps. It is a trained parameter, or it is state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamDef {
-    /// Unique, e.g. `fc1.weight`.
+    /// The unique name, for example `fc1.weight`.
     pub name: String,
-    /// `[out, in, …]` for weights, floats always.
+    /// The shape. A `weight` has the shape `[out, in, …]`. The elements are always floats.
     pub shape: Shape,
-    /// What it starts with.
+    /// The initial values.
     pub init: Init,
-    /// Whether weight decay applies by default: to matrices, not to biases and other vectors.
+    /// Whether weight decay applies by default. It applies to matrices, but not to biases and other vectors.
     pub decay: bool,
-    /// Whether the optimizer trains it; state is assigned instead (see [`Graph::state`]).
+    /// Whether the optimizer trains the tensor. The other tensors are state, and [`Graph::assign`] changes them.
     pub trained: bool,
 }
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Clone, Debug)]
 pub enum NodeKind {
     /// The i-th input of the graph.
     Input(usize),
     /// The i-th parameter.
     Param(usize),
-    /// A value known now.
+    /// A constant: its values are known while the graph is built.
     Constant(Arc<Host<f32>>),
     /// An op over earlier nodes.
     Op(Arc<dyn Op>),
 }
 
-/// One node: one output, of one shape.
+/// A node of a graph. It has one output.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it is.
+    /// The kind of the node.
     pub kind: NodeKind,
-    /// Numbers of the nodes that it reads, all smaller than its own.
+    /// The numbers of the nodes that this node reads. They are all smaller than the node's own number.
     pub inputs: Vec<usize>,
-    /// Of its output.
+    /// The shape of the output.
     pub shape: Shape,
-    /// The line of the user's program that made it.
+    /// The line of the user's program that made the node.
     pub place: Place,
-    /// The layer that it is part of, by the number of that layer's first parameter; `None` before the first layer.
+    /// The layer that the node belongs to. The layer is given as the number of its first parameter. `None` before the first layer.
     pub layer: Option<usize>,
-    /// Nodes that are equal but for this number stay apart: 0, or the number of a recomputation.
+    /// The number of the recomputation that made the node, or 0 for other nodes. Equal nodes become one node only if their `copy`
+    /// is equal, too.
     pub copy: u32,
 }
 
 impl Node {
-    /// Whether it is zeros that nothing was computed for: such as the gradient of what a loss does not depend on.
+    /// Returns true if the node is a fill with zeros. The gradient of a tensor that the loss does not depend on is such a fill.
     pub(crate) fn is_zeros(&self) -> bool {
         let map = if let NodeKind::Op(op) = &self.kind { op.as_map() } else { None };
         map.is_some_and(|map| map.expr == Expr::constant(0.0))
@@ -66,38 +67,40 @@ impl Node {
 }
 
 impl ParamDef {
-    /// The layer that it is of: its name up to the last dot.
+    /// Returns the layer that the parameter belongs to: its name up to the last dot.
     pub fn layer(&self) -> &str {
         self.name.rsplit_once('.').map_or(self.name.as_str(), |(layer, _)| layer)
     }
 }
 
-/// What a graph requires of an input, checked before a batch goes in.
+/// The requirements of a graph on one of its inputs. Each batch is checked against them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputDef {
-    /// Batch axis and all.
+    /// The shape, with the batch axis.
     pub shape: Shape,
-    /// What labels must be below; known once an op that takes them says so.
+    /// The upper limit of the labels. `None` as long as no op has set a limit.
     pub classes: Option<Below>,
 }
 
-/// What labels or indices must be below.
+/// The upper limit of labels or indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Below {
-    /// How many classes, or rows of a table, there are.
+    /// The number of classes, or the number of rows of a table. Each label must be smaller.
     pub count: usize,
-    /// The op that looks them up in a table, where they are indices.
+    /// The name of the op that looks up rows in a table. `None` if the values are labels of classes.
     pub table: Option<&'static str>,
-    /// The label whose rows a loss leaves out: it need not be below.
+    /// The label whose rows a loss ignores. This label may exceed the limit.
     pub ignored: Option<u32>,
 }
 
 impl Below {
-    /// Whether all of `values` are, or are ignored. The values are those of a tensor of these axes, whose
-    /// first one may be longer than it says; `width` neighbours are of one row.
+    /// Checks that each of `values` is below the limit or is the ignored label.
+    ///
+    /// The values belong to a tensor with the axes `dims`, but the first axis may be longer than `dims` says. A row has `width`
+    /// neighbouring values.
     ///
     /// # Errors
-    /// [`Error::Label`] or [`Error::Index`] for the first that is not.
+    /// [`Error::Label`] or [`Error::Index`] for the first value that is too large.
     pub(crate) fn check(self, values: &[u32], dims: &[usize], width: usize) -> Result<()> {
         let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| l as usize >= self.count && self.ignored != Some(l)) else {
             return Ok(());
@@ -118,30 +121,32 @@ pub(crate) struct Inner {
     pub nodes: Vec<Node>,
     pub params: Vec<ParamDef>,
     pub inputs: Vec<InputDef>,
-    /// What state becomes after a step: a node for each parameter that was assigned to.
+    /// The node of the next value of each state that `assign` was called for, by the number of the parameter.
     pub assigned: BTreeMap<usize, usize>,
-    /// What a weighted mean divides by: a node for each node that is such a mean.
+    /// The node of the divisor of each weighted mean, by the node of the mean.
     pub weights: BTreeMap<usize, usize>,
-    /// What is wrong with a run before the first step, where something is.
+    /// The error of running the graph before the first training step. `None` if such a run is allowed.
     pub untrained: Option<Error>,
-    /// What is wrong with training this, where something is.
+    /// The error of training the graph. `None` if training is allowed.
     pub untrainable: Option<Error>,
     pub error: Option<Error>,
-    /// The line that new nodes and mistakes are of, where it is not the one that adds them.
+    /// The line that new nodes and mistakes carry. `None` means the line of the caller.
     place: Option<Place>,
-    /// The layer that new nodes are part of, where it does not follow from their inputs.
+    /// The layer of new nodes. `None` means that the layer follows from the inputs of the node.
     layer: Option<Option<usize>>,
-    /// The parts that are recomputed for a gradient: what each [`Tensor::checkpoint`] added.
+    /// The regions that are recomputed for a gradient. Each call of [`Tensor::checkpoint`] adds the range of its nodes.
     pub regions: Vec<Range<usize>>,
-    /// The number of each recomputation: of that region, for the gradient of that node, of nodes of that number.
+    /// The number of each recomputation. The key is the region, the differentiated node and the `copy` of the nodes that are
+    /// copied.
     copies: BTreeMap<(usize, usize, u32), u32>,
-    /// The one that new nodes are of.
+    /// The number of the recomputation that new nodes belong to, or 0.
     copy: u32,
     streams: u32,
 }
 
 impl Inner {
-    /// What uses a parameter is part of that parameter's layer; anything else, of the latest layer that it follows.
+    /// Returns the layer of a new node. A node that reads a parameter belongs to the layer of that parameter. Any other node
+    /// belongs to the latest layer among the layers of its inputs.
     fn layer_of(&self, node: &Node) -> Option<usize> {
         if let NodeKind::Param(i) = node.kind {
             return self.params.iter().position(|p| p.layer() == self.params[i].layer());
@@ -154,10 +159,10 @@ impl Inner {
     }
 }
 
-/// What is wrong with tensors that are not of one graph.
+/// The message of an error about tensors of different graphs.
 pub(crate) const OTHER_GRAPH: &str = "the tensors belong to different graphs";
 
-/// What is wrong with a tensor of that size.
+/// Returns the reason why no tensor may have this shape, or `None` if a tensor may.
 fn size_mistake(shape: Shape) -> Option<&'static str> {
     let elements = shape.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     match elements {
@@ -167,8 +172,8 @@ fn size_mistake(shape: Shape) -> Option<&'static str> {
     }
 }
 
-/// The mistake of an op whose rule gives the shape `y`, if it makes one. Fusion relies on `as_map`, the gradient on `as_pad`, the plan of
-/// memory on `is_alias`, and the op may be a user's.
+/// Returns the mistake in an op whose shape rule gives `y` for inputs `x`, or `None`. Fusion relies on `as_map`, the gradient
+/// relies on `as_pad`, and the memory plan relies on `is_alias`. A user may have written the op, so these functions may be wrong.
 fn op_mistake(op: &dyn Op, x: &[Shape], y: Shape) -> Option<String> {
     if let Some(why) = size_mistake(y) {
         return Some(format!("the result is {y}: {why}"));
@@ -184,12 +189,12 @@ fn op_mistake(op: &dyn Op, x: &[Shape], y: Shape) -> Option<String> {
     (op.is_alias() && !alias).then(|| format!("its OpDef::is_alias is true, but {y} is not the memory of one input under another shape"))
 }
 
-/// Tensors or shapes, as errors show them.
+/// Returns the texts of tensors or shapes for an error.
 fn texts(operands: &[impl fmt::Display]) -> Vec<String> {
     operands.iter().map(|x| x.to_string()).collect()
 }
 
-/// A computation under construction.
+/// A graph of computations. A model writes it once, and a [`Device`](crate::Device) compiles it.
 ///
 /// ```
 /// use downhill::{Device, Graph, Host};
@@ -207,40 +212,44 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// A graph that trains: dropout drops.
+    /// Makes a graph for training. Dropout sets elements to zero in such a graph.
     pub fn training() -> Graph {
         Graph { inner: RefCell::default(), training: true }
     }
-    /// A graph that predicts: dropout passes everything. A trainer does not take one in which that makes a difference.
+    /// Makes a graph for prediction. Dropout passes all elements through in such a graph. A trainer refuses such a graph if one of
+    /// its layers works differently in training.
     pub fn inference() -> Graph {
         Graph { inner: RefCell::default(), training: false }
     }
-    /// Whether this graph trains. A trainer does not take an inference graph whose model asked this: the model does in it what it
-    /// does when it is used, not what it does in training.
+    /// Returns true if the graph is for training.
+    ///
+    /// A trainer refuses an inference graph if this method was called on it. The model may have branched on the answer, so its
+    /// computation may differ from the computation in training.
     #[track_caller]
     pub fn is_training(&self) -> bool {
         self.trains("is_training", &[] as &[Shape], Location::caller())
     }
-    /// The same, asked by an op or a layer.
+    /// Returns the same as [`is_training`](Graph::is_training). The caller is an op or a layer, and the error for a trainer names
+    /// it.
     pub(crate) fn trains(&self, op: &str, operands: &[impl fmt::Display], place: Place) -> bool {
         if !self.training {
-            let why = "in a graph made by Graph::inference it is not as in training; make the graph with Graph::training to train it";
+            let why = "it works differently in a graph made by Graph::inference; make the graph with Graph::training to train it";
             let error = Error::Op { op: op.to_string(), operands: texts(operands), why: why.into(), place };
             self.inner.borrow_mut().untrainable.get_or_insert(error);
         }
         self.training
     }
-    /// An input of floats, fed with every batch. Inputs are fed in the order of their creation.
+    /// Adds an input of floats. Every batch supplies its values. A batch lists the inputs in the order of their creation.
     #[track_caller]
     pub fn input(&self, shape: impl Into<Shape>) -> Tensor<'_> {
         self.input_of(shape.into().of(DType::F32))
     }
-    /// An input of labels or indices (`u32`).
+    /// Adds an input of labels or indices (`u32`).
     #[track_caller]
     pub fn labels(&self, shape: impl Into<Shape>) -> Tensor<'_> {
         self.input_of(shape.into().u32())
     }
-    /// An input of the shape and element type given.
+    /// Adds an input with the given shape and element type.
     #[track_caller]
     pub fn input_of(&self, shape: Shape) -> Tensor<'_> {
         let place = Location::caller();
@@ -254,15 +263,18 @@ impl Graph {
         };
         self.push(Node { kind: NodeKind::Input(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
     }
-    /// A trainable tensor. A name used before gives the same tensor (shared weights); its shape must be the same.
+    /// Returns the trainable parameter `name`. The first call creates the parameter. A later call with the same name returns the
+    /// same tensor, so layers can share it. A later call with another shape is a mistake.
     #[track_caller]
     pub fn param(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor<'_> {
         self.named("param", name, shape.into().of(DType::F32), init, Location::caller())
     }
-    /// A tensor that is kept and saved with the parameters but not trained: a running average, a count. PyTorch's buffers,
-    /// Keras' non-trainable weights. Without [`assign`](Graph::assign) it stays as it is.
+    /// Returns the state `name`: a tensor that is saved with the parameters but not trained, such as a running average or a count.
+    /// PyTorch calls it a buffer, and Keras calls it a non-trainable weight. The value changes only if [`assign`](Graph::assign)
+    /// sets it.
     ///
-    /// What comes back is its value as of this line: after an `assign` to that name, what was assigned.
+    /// The returned tensor has the value that the state has at this line. After a call of `assign` for this name, it is the
+    /// assigned value.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, init::Init, optim::Sgd};
@@ -284,10 +296,10 @@ impl Graph {
         let assigned = g.params.iter().position(|p| p.name == name).and_then(|i| g.assigned.get(&i));
         assigned.map_or(state, |&id| self.tensor(id))
     }
-    /// Sets a state to `value` after each step of a trainer, whose weights it thereby follows: not after a step that was not
-    /// finite. In an inference graph this does nothing. No gradient flows into it.
+    /// Sets the state `name` to `value` after each step of a trainer. `value` sees the parameters before the update of the step. A
+    /// step that is not finite assigns nothing. In an inference graph this method does nothing. No gradient flows into `value`.
     ///
-    /// A mistake: a name that is no [`state`](Graph::state) of this graph, a value of another shape.
+    /// It is a mistake if `name` is not a [`state`](Graph::state) of this graph, or if `value` has another shape.
     #[track_caller]
     pub fn assign<'g>(&'g self, name: &str, value: Tensor<'g>) {
         let (shape, place) = (value.shape(), Location::caller());
@@ -309,21 +321,21 @@ impl Graph {
         };
         self.mistake("assign", &[value], why, place);
     }
-    /// What `mean` divides its sum by, if it is a weighted mean: the sum of the weights. Then it counts for so much beside
-    /// those of other batches. See [`losses::weighted_mean`](crate::losses::weighted_mean).
+    /// Returns the number by which `mean` divides its sum, if `mean` is a weighted mean. This number is the sum of the weights. A
+    /// mean over several batches weighs each batch by it. See [`losses::weighted_mean`](crate::losses::weighted_mean).
     pub fn weight_of<'g>(&'g self, mean: Tensor<'g>) -> Option<Tensor<'g>> {
         let own = std::ptr::eq(mean.graph, self);
         let weight = self.inner.borrow().weights.get(&mean.id).copied();
         weight.filter(|_| own).map(|id| self.tensor(id))
     }
-    /// Notes that `mean` is a weighted mean and divides by `weight`.
+    /// Records that `mean` is a weighted mean that divides by `weight`.
     pub(crate) fn note_weight(&self, mean: Tensor, weight: Tensor) {
         if !mean.is_dead() && !weight.is_dead() {
             self.inner.borrow_mut().weights.insert(mean.id, weight.id);
         }
     }
-    /// Makes running this graph an error as long as no trainer has made a step on its parameters nor loaded them: for layers
-    /// whose state means nothing before. The first call counts.
+    /// Makes it an error to run this graph before a trainer has made a step or has loaded parameters. Layers call this method if
+    /// their state has no meaning before that. If several layers call it, the error describes the first call.
     pub fn require_step(&self, op: &str, operands: &[impl fmt::Display], why: String, place: Place) {
         let operands = texts(operands);
         let mut g = self.inner.borrow_mut();
@@ -336,7 +348,7 @@ impl Graph {
             return self.mistake(kind, &[shape], why.into(), place);
         }
         if name == "__metadata__" || name.starts_with("optimizer.") {
-            let why = format!("`{name}` is a name that files of weights and checkpoints keep for themselves; choose another");
+            let why = format!("files of weights and checkpoints reserve the name `{name}`; choose another name");
             return self.mistake(kind, &[shape], why, place);
         }
         let known = {
@@ -364,7 +376,7 @@ impl Graph {
             None => self.push(Node { kind: NodeKind::Param(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 }),
         }
     }
-    /// Values known now: class weights, a mask, a table.
+    /// Adds a constant, such as class weights, a mask or a table.
     #[track_caller]
     pub fn constant(&self, value: Host<f32>) -> Tensor<'_> {
         let place = Location::caller();
@@ -377,7 +389,7 @@ impl Graph {
         let shape = value.shape;
         self.push(Node { kind: NodeKind::Constant(Arc::new(value)), inputs: Vec::new(), shape, place, layer: None, copy: 0 })
     }
-    /// Applies an op. Every method of [`Tensor`] ends here; so does an op of your own.
+    /// Applies an op. Every method of [`Tensor`] that adds an op calls this method. Your own ops use it, too.
     #[track_caller]
     pub fn apply<'g>(&'g self, op: impl OpDef, x: &[Tensor<'g>]) -> Tensor<'g> {
         self.apply_at(Arc::new(op), x, Location::caller())
@@ -397,11 +409,12 @@ impl Graph {
             }
         }
     }
-    /// Notes that the labels in `t`, where they come from inputs, must be below `classes`. Constants are checked now.
+    /// Requires that the labels in `t` are below `classes`. Labels from inputs are checked with each batch. Constants are checked
+    /// at once.
     pub fn require_classes(&self, t: Tensor, classes: usize) {
         self.require(t, Below { count: classes, table: None, ignored: None });
     }
-    /// The same for whatever they are.
+    /// Requires that the labels or indices in `t` are below a limit.
     pub(crate) fn require(&self, t: Tensor, below: Below) {
         let mut g = self.inner.borrow_mut();
         let g = &mut *g;
@@ -410,7 +423,7 @@ impl Graph {
             match &node.kind {
                 NodeKind::Input(i) => {
                     let known = &mut g.inputs[*i].classes;
-                    // What one op ignores, others may see: they know what to do with it, or it shows as NaN.
+                    // An op may ignore a label that another op reads. The other op handles that label itself, or its result is NaN.
                     let ignored = known.and_then(|k| k.ignored).or(below.ignored);
                     let least = known.filter(|k| k.count <= below.count).unwrap_or(below);
                     *known = Some(Below { ignored, ..least });
@@ -420,7 +433,8 @@ impl Graph {
                         g.error.get_or_insert(error);
                     }
                 }
-                // Labels that are only moved are labels as before; where some are left out, the others need not be classes.
+                // An op that only moves labels passes the requirement on to its inputs. An op with fewer elements than its input
+                // leaves labels out. The labels that it leaves out need not be classes.
                 NodeKind::Op(_) => visit.extend(node.inputs.iter().filter(|&&i| {
                     let from = g.nodes[i].shape;
                     from.dtype() == DType::U32 && from.elements() <= node.shape.elements()
@@ -429,12 +443,12 @@ impl Graph {
             }
         }
     }
-    /// The first mistake made in this graph.
+    /// Returns the first mistake made in this graph.
     pub fn error(&self) -> Option<Error> {
         self.inner.borrow().error.clone()
     }
-    /// Keeps a mistake (the first one counts) and returns the dead tensor. For layers and losses with rules of their own. The operands are
-    /// tensors, so that the error names parameters, or shapes.
+    /// Records a mistake and returns the dead tensor. Only the first mistake of a graph is reported. Layers and losses with rules
+    /// of their own call this method. The operands are tensors or shapes. With tensors, the error names the parameters.
     pub fn mistake(&self, op: &str, operands: &[impl fmt::Display], why: String, place: Place) -> Tensor<'_> {
         let operands = texts(operands);
         let mut g = self.inner.borrow_mut();
@@ -442,7 +456,8 @@ impl Graph {
         g.error.get_or_insert(Error::Op { op: op.to_string(), operands, why, place });
         self.dead()
     }
-    /// A number for one stream of random numbers, new with each call and the same whenever the same graph is built.
+    /// Returns the number of a new stream of random numbers. Each call returns another number. Building the same graph again gives
+    /// the same numbers.
     pub(crate) fn stream(&self) -> u32 {
         let mut g = self.inner.borrow_mut();
         g.streams += 1;
@@ -451,7 +466,7 @@ impl Graph {
     pub(crate) fn check(&self) -> Result<()> {
         self.error().map_or(Ok(()), Err)
     }
-    /// Every parameter and state, in the order of their creation.
+    /// Returns every parameter and every state, in the order of their creation.
     pub fn param_tensors(&self) -> Vec<Tensor<'_>> {
         let g = self.inner.borrow();
         let node = |p: usize| g.nodes.iter().position(|n| matches!(n.kind, NodeKind::Param(i) if i == p));
@@ -471,8 +486,8 @@ impl Graph {
         g.nodes.push(Node { layer, place, copy, ..node });
         Tensor { graph: self, id: g.nodes.len() - 1 }
     }
-    /// Until what comes back is dropped, new nodes and mistakes are of the line of the caller, whatever adds them: `#[track_caller]`
-    /// alone does not reach into closures. Where one method of a user calls another, the first counts.
+    /// Makes new nodes and mistakes carry the line of the caller until the returned guard is dropped. `#[track_caller]` alone does
+    /// not reach into closures. If guards are nested, the line of the outermost guard counts.
     #[track_caller]
     pub(crate) fn line(&self) -> LineGuard<'_> {
         self.line_of(Location::caller())
@@ -483,19 +498,19 @@ impl Graph {
         g.place.get_or_insert(place);
         LineGuard { graph: self, before }
     }
-    /// Runs `f`; the nodes it adds bear `place` instead of the line that adds them.
+    /// Runs `f`. The nodes that `f` adds carry the line `place`.
     pub(crate) fn at<R>(&self, place: Place, f: impl FnOnce() -> R) -> R {
         let _line = self.line_of(place);
         f()
     }
-    /// Runs `f`; the nodes it adds bear the line of `node` and are part of its layer.
+    /// Runs `f`. The nodes that `f` adds carry the line of `node` and belong to its layer.
     pub(crate) fn part_of<R>(&self, node: &Node, f: impl FnOnce() -> R) -> R {
         let before = self.inner.borrow_mut().layer.replace(node.layer);
         let result = self.at(node.place, f);
         self.inner.borrow_mut().layer = before;
         result
     }
-    /// Runs `f`; the nodes it adds are of the recomputation that `key` is for, see [`Node::copy`].
+    /// Runs `f`. The nodes that `f` adds belong to the recomputation with the key `key`. See [`Node::copy`].
     pub(crate) fn as_copy<R>(&self, key: (usize, usize, u32), f: impl FnOnce() -> R) -> R {
         let before = {
             let mut g = self.inner.borrow_mut();
@@ -524,7 +539,7 @@ impl Drop for LineGuard<'_> {
     }
 }
 
-/// A handle to a node: copy it freely. Its methods are the ops.
+/// A handle of a node. It is `Copy`. Its methods are the ops.
 #[derive(Clone, Copy)]
 pub struct Tensor<'g> {
     pub(crate) graph: &'g Graph,
@@ -532,20 +547,20 @@ pub struct Tensor<'g> {
 }
 
 impl<'g> Tensor<'g> {
-    /// The graph this belongs to.
+    /// Returns the graph that this tensor belongs to.
     pub fn graph(self) -> &'g Graph {
         self.graph
     }
-    /// Its shape; `[]` after a mistake.
+    /// Returns the shape. After a mistake it is `[]`.
     pub fn shape(self) -> Shape {
         self.graph.inner.borrow().nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape)
     }
-    /// The line it was made on.
+    /// Returns the line of the user's program that made this tensor.
     #[track_caller]
     pub(crate) fn place(self) -> Place {
         self.graph.inner.borrow().nodes.get(self.id).map_or(Location::caller(), |n| n.place)
     }
-    /// The size of an axis, counted from the front or (negative) from the back.
+    /// Returns the size of an axis. A negative `axis` counts from the last axis. A missing axis is a mistake.
     #[track_caller]
     pub fn dim(self, axis: isize) -> usize {
         let (s, place) = (self.shape(), Location::caller());
@@ -557,15 +572,16 @@ impl<'g> Tensor<'g> {
             }
         }
     }
-    /// The first mistake made in this tensor's graph.
+    /// Returns the first mistake made in this tensor's graph.
     pub fn error(self) -> Option<Error> {
         self.graph.error()
     }
-    /// Whether both are the same node. Numbers of nodes alone say nothing: another graph has the same ones.
+    /// Returns true if both tensors are the same node of the same graph. The numbers of nodes alone do not tell, because every
+    /// graph counts from 0.
     pub(crate) fn is(self, other: Tensor) -> bool {
         std::ptr::eq(self.graph, other.graph) && self.id == other.id
     }
-    /// Whether this is a tensor at all, or what ops return after a mistake.
+    /// Returns true if this is the dead tensor, which ops return after a mistake.
     pub(crate) fn is_dead(self) -> bool {
         self.id == usize::MAX
     }
@@ -575,7 +591,7 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// Its shape, and before it the name of a parameter: `[64, 784]`, `fc2.weight [10, 512]`.
+/// Writes the shape. The name of a parameter comes first: `[64, 784]`, `fc2.weight [10, 512]`.
 impl fmt::Display for Tensor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let g = self.graph.inner.borrow();

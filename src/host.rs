@@ -1,4 +1,4 @@
-//! Tensors in host memory, and the float they hold: `f32` on the CPU device, `f64` in the oracle.
+//! Tensors in host memory, and their number types: `f32` on the CPU device, `f64` in the oracle.
 
 use crate::{
     error::{Error, Result},
@@ -7,23 +7,25 @@ use crate::{
 use bytemuck::{Pod, Zeroable, allocation::try_zeroed_vec};
 use std::{fmt, ops::AddAssign};
 
-/// The float of a CPU computation. Op authors write the reference once, generic over it.
+/// The number type of a computation on the CPU. An op has one reference implementation, generic over this type.
 pub trait Real: num_traits::Float + bytemuck::Pod + AddAssign + Send + Sync + fmt::Debug + fmt::Display + 'static {
-    /// The nearest value to `x`.
+    /// Returns the nearest value to `x`.
     fn of(x: f64) -> Self;
-    /// Exact in `f64`.
+    /// Converts to `f64`. The result is exact.
     fn f64(self) -> f64;
-    /// eˣ. In `f32` without calls or branches: loops of it vectorise.
+    /// Returns eˣ. For `f32` this function has no calls and no branches, so the compiler can vectorise loops over it.
     fn vexp(self) -> Self {
         self.exp()
     }
-    /// tanh x, likewise.
+    /// Returns tanh x. For `f32` this function has no calls and no branches, so the compiler can vectorise loops over it.
     fn vtanh(self) -> Self {
         self.tanh()
     }
-    /// eˣ of an exponent with more digits than `Self` has: where it is −50, its last digit of `f32` is 50 of the result.
+    /// Returns eˣ for an exponent that has more digits than `Self`. An exponent rounded to `f32` is not enough: near −50, one unit
+    /// in its last place changes the result by about 50 units in its last place.
     fn exp_of(x: f64) -> Self;
-    /// Φ(x), the distribution function of the normal distribution, and e^(−x²/2); both keep their digits where they are small.
+    /// Returns Φ(x), the distribution function of the normal distribution, and e^(−x²/2). Both results are precise even where they
+    /// are small.
     fn normal(self) -> (Self, Self);
 }
 
@@ -34,20 +36,21 @@ impl Real for f32 {
     fn f64(self) -> f64 {
         self as f64
     }
-    // The polynomials are those of Cephes (Moshier 1989), expf and tanhf: within two units in the last place.
+    // The polynomials come from Cephes (Moshier 1989), expf and tanhf. The error is below two units in the last place.
     #[inline(always)]
     fn vexp(self) -> f32 {
-        // To 0 and to infinity; NaN stays.
+        // The limits are where eˣ becomes infinity and 0. NaN passes through.
         let x = if self > 89.0 { 89.0 } else { self };
         let x = if x < -104.0 { -104.0 } else { x };
-        // x = n·ln 2 + r: such a large number has no room for a fraction, and n in its last bits.
+        // x = n·ln 2 + r. The large number ROUND leaves no bits for a fraction. So the sum rounds to a whole number, and n is in
+        // its last bits.
         const ROUND: f32 = 12_582_912.0;
         let shifted = x * std::f32::consts::LOG2_E + ROUND;
         let n = shifted - ROUND;
         let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
         let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 1.666_666_5e-1) * r + 0.5;
         let p = p * (r * r) + r + 1.0;
-        // 2ⁿ in two steps: the numbers below the smallest normal one are in range.
+        // 2ⁿ as a product of two powers, so that results below the smallest normal number are possible.
         let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
         p * power(n >> 1) * power(n.wrapping_sub(n >> 1))
@@ -62,13 +65,14 @@ impl Real for f32 {
     }
     #[inline(always)]
     fn exp_of(x: f64) -> f32 {
-        // To 0 and to infinity; NaN stays.
+        // Beyond these limits eˣ is infinity or 0. NaN passes through.
         let x = if x > 1e3 { 1e3 } else { x };
         let x = if x < -1e3 { -1e3 } else { x };
         let near = x as f32;
         near.vexp() * (1.0 + (x - near as f64) as f32)
     }
-    // Φ(−a)·2e^(a²/2) is a smooth function of t = 1/(1 + a/√8): t times a polynomial, a least-squares fit, relative error below 6e-8.
+    // Φ(−a)·2e^(a²/2) is a smooth function of t = 1/(1 + a/√8). Here it is t times a polynomial: a least-squares fit with a
+    // relative error below 6e-8.
     #[inline(always)]
     fn normal(self) -> (f32, f32) {
         const Q: [f32; 9] = [
@@ -101,15 +105,15 @@ impl Real for f64 {
         x.exp()
     }
     fn normal(self) -> (f64, f64) {
-        // erfc keeps its digits in the left tail, 1 + erf would not.
+        // 1 + erf would lose digits in the left tail. erfc does not.
         (0.5 * libm::erfc(self * -std::f64::consts::FRAC_1_SQRT_2), (-0.5 * self * self).exp())
     }
 }
 
-/// Memory for `n` numbers, all 0, which are `what`. Pages are mapped when they are first touched.
+/// Allocates `n` numbers, all 0. `what` describes them in the error. Memory pages are mapped when they are first touched.
 ///
 /// # Errors
-/// [`Error::Device`] where the host has not so much memory: a `Vec` would end the process.
+/// [`Error::Device`] if the host has not enough memory. (A `Vec` would end the process.)
 pub(crate) fn zeros<T: Zeroable>(what: &str, n: usize) -> Result<Vec<T>> {
     try_zeroed_vec(n).map_err(|()| {
         let bytes = (n as u64).saturating_mul(size_of::<T>() as u64);
@@ -118,10 +122,10 @@ pub(crate) fn zeros<T: Zeroable>(what: &str, n: usize) -> Result<Vec<T>> {
     })
 }
 
-/// A copy of numbers, which are `what`.
+/// Copies numbers. `what` describes them in the error.
 ///
 /// # Errors
-/// As [`zeros`].
+/// [`Error::Device`] if the host has not enough memory.
 pub(crate) fn copy<T: Pod>(what: &str, values: &[T]) -> Result<Vec<T>> {
     let mut copy = zeros(what, values.len())?;
     copy.copy_from_slice(values);
@@ -147,23 +151,24 @@ pub enum Data<T> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host<T = f32> {
-    /// Axes and element type.
+    /// The axes and the element type.
     pub shape: Shape,
     /// The elements, row-major.
     pub data: Data<T>,
 }
 
 impl<T: Real> Host<T> {
-    /// Floats in row-major order. A length that does not fit the shape is an error when the tensor is used.
+    /// Makes a tensor of floats from values in row-major order. If the number of values does not fit the shape, the first use of
+    /// the tensor returns an error.
     pub fn new(shape: impl Into<Shape>, data: Vec<T>) -> Self {
         Host { shape: shape.into().of(DType::F32), data: Data::Float(data) }
     }
-    /// Labels or indices in row-major order.
+    /// Makes a tensor of labels or indices from values in row-major order.
     pub fn labels(shape: impl Into<Shape>, data: Vec<u32>) -> Self {
         Host { shape: shape.into().u32(), data: Data::Index(data) }
     }
-    /// Of that shape and element type, all zero. Where there is no memory for so many elements it has none, which is an error when
-    /// the tensor is used, as any other number that does not fit the shape; [`try_zeros`](Host::try_zeros) says so at once.
+    /// Returns a tensor of zeros with this shape and element type. If there is not enough memory, the tensor has no elements, and
+    /// its first use returns an error. [`try_zeros`](Host::try_zeros) returns that error at once.
     pub fn zeros(shape: Shape) -> Self {
         let none = match shape.dtype() {
             DType::F32 => Data::Float(Vec::new()),
@@ -171,7 +176,7 @@ impl<T: Real> Host<T> {
         };
         Host::try_zeros(shape).unwrap_or(Host { shape, data: none })
     }
-    /// Returns a tensor of zeros of this shape and element type.
+    /// Returns a tensor of zeros with this shape and element type.
     ///
     /// ```
     /// use downhill::{Error, Host, Shape};
@@ -182,7 +187,7 @@ impl<T: Real> Host<T> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Device`] where there is no memory for so many elements.
+    /// [`Error::Device`] if there is not enough memory.
     pub fn try_zeros(shape: Shape) -> Result<Self> {
         let (what, n) = (format!("a tensor {shape}"), shape.elements());
         let data = match shape.dtype() {
@@ -191,21 +196,21 @@ impl<T: Real> Host<T> {
         };
         Ok(Host { shape, data })
     }
-    /// Returns the floats. A tensor of labels has none.
+    /// Returns the floats. The slice is empty for a tensor of labels.
     pub fn f(&self) -> &[T] {
         match &self.data {
             Data::Float(v) => v,
             Data::Index(_) => &[],
         }
     }
-    /// Returns the labels. A tensor of floats has none.
+    /// Returns the labels. The slice is empty for a tensor of floats.
     pub fn u(&self) -> &[u32] {
         match &self.data {
             Data::Float(_) => &[],
             Data::Index(v) => v,
         }
     }
-    /// Returns the number of stored elements, which may differ from the number in the shape.
+    /// Returns the number of stored elements. It may differ from the number of elements in the shape.
     pub fn len(&self) -> usize {
         match &self.data {
             Data::Float(v) => v.len(),
@@ -231,7 +236,7 @@ impl<T: Real> Host<T> {
         };
         Host { shape: self.shape, data }
     }
-    /// Whether this is a tensor of that shape: its own shape, its type of elements, and as many of them.
+    /// Returns true if this tensor has the shape and element type of `shape`, and stores that number of elements.
     pub fn fits(&self, shape: Shape) -> bool {
         let dtype = match self.data {
             Data::Float(_) => DType::F32,
@@ -239,15 +244,15 @@ impl<T: Real> Host<T> {
         };
         self.shape == shape && dtype == shape.dtype() && self.len() == shape.elements()
     }
-    /// `12 values` or `12 labels`, for errors.
+    /// Returns `12 values` or `12 labels`, for errors.
     pub(crate) fn content(&self) -> String {
         format!("{} {}", self.len(), if let Data::Float(_) = self.data { "values" } else { "labels" })
     }
-    /// As an input of a reference computation.
+    /// Returns this tensor as an input of a reference computation.
     pub fn view(&self) -> View<'_, T> {
         View { shape: self.shape, f: self.f(), u: self.u() }
     }
-    /// As the output of a reference computation.
+    /// Returns this tensor as the output of a reference computation.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
         let shape = self.shape;
         match &mut self.data {
@@ -257,10 +262,10 @@ impl<T: Real> Host<T> {
     }
 }
 
-/// An input of a reference computation: `f` holds floats, `u` labels; the other one is empty.
+/// An input of a reference computation. `f` holds floats, and `u` holds labels. One of the two is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a, T> {
-    /// Axes and element type.
+    /// The axes and the element type.
     pub shape: Shape,
     /// The floats, row-major.
     pub f: &'a [T],
@@ -268,10 +273,10 @@ pub struct View<'a, T> {
     pub u: &'a [u32],
 }
 
-/// The output of a reference computation; every element must be written.
+/// The output of a reference computation. The computation must write every element.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
-    /// Axes and element type.
+    /// The axes and the element type.
     pub shape: Shape,
     /// The floats, row-major.
     pub f: &'a mut [T],

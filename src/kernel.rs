@@ -1,25 +1,25 @@
 //! The data by which an op describes its kernels to the GPU side. This data contains no wgpu type.
 //!
-//! A [`Kernel`] is one way to compute an op: one or more [`Pass`]es over a WGSL file. The declarations that WGSL
-//! needs (the uniform `p`, the bindings, the constants) are written from this data, so that the Rust and the WGSL
-//! side cannot disagree; the file holds functions only. `shaders/README.md` has the conventions.
+//! A [`Kernel`] is one way to compute an op: one or more [`Pass`]es over a WGSL file. downhill writes the WGSL declarations (the
+//! uniform `p`, the bindings, the constants) from this data. So the Rust side and the WGSL side cannot disagree. The WGSL file
+//! holds functions only. `shaders/README.md` has the conventions.
 
 use crate::shape::DType;
 use std::marker::PhantomData;
 
-/// Every range of a flat buffer starts at a multiple of this many elements (256 bytes), so that it can be bound on any device.
+/// Every range of a flat buffer starts at a multiple of this number of elements (256 bytes). So every device can bind each range.
 pub(crate) const ALIGN: usize = 64;
 
-/// A WGSL file: its name in `shaders/` without the ending, and its text.
+/// A WGSL file: its name in `shaders/` without the extension, and its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
     /// The name in errors and in labels.
     pub name: &'static str,
-    /// WGSL, with `//!include` lines.
+    /// The WGSL text. It may have `//!include` lines.
     pub text: &'static str,
 }
 
-/// `source!("matmul")`: the file `shaders/matmul.wgsl`.
+/// Returns a WGSL file as a [`Source`]. `source!("matmul")` is the file `shaders/matmul.wgsl`.
 #[macro_export]
 macro_rules! source {
     ($name:literal) => {
@@ -28,11 +28,11 @@ macro_rules! source {
 }
 pub use source;
 
-/// Whether the WGSL of the type `T`, an op or an optimizer's rule, is compiled with checks.
+/// Whether the WGSL of the type `T` is compiled with checks. `T` is an op or the rule of an optimizer.
 ///
-/// With checks, WGSL reaches no memory outside of its bindings, whatever it does: an index is moved into its array, a division by
-/// zero has a result, every loop ends, and the memory of a workgroup starts as zeros. Checks take time on some drivers, so the library
-/// turns them off for its own ops and rules, and for them alone. An author who has proved a kernel can do the same:
+/// With checks, no WGSL can reach memory outside of its bindings. An index is moved into its array, a division by zero has a
+/// result, every loop ends, and the memory of a workgroup starts as zeros. Checks take time on some drivers. So downhill turns them
+/// off for its own ops and rules, and only for these. An author who has proved that a kernel is correct can do the same:
 ///
 /// ```
 /// # use downhill::{Shape, Tensor, kernel::{Caps, Kernel}, host::{Real, View, ViewMut}, ops::Case, rng::Key};
@@ -52,7 +52,7 @@ pub use source;
 /// }
 /// ```
 ///
-/// The promise is of one type: another op that takes over its kernels or its WGSL makes no promise by it.
+/// The promise covers one type. If another op uses the same kernels or the same WGSL, that op needs its own promise.
 pub struct Checks<T> {
     on: bool,
     of: PhantomData<fn(T)>,
@@ -65,11 +65,12 @@ impl<T> Checks<T> {
     /// The WGSL is compiled without checks, unless [`GpuOptions::checked`](crate::gpu::GpuOptions::checked) asks for them.
     ///
     /// # Safety
-    /// For all shapes that the op accepts, and for all contents of the inputs, whatever it returns as kernels (as WGSL, of a rule)
+    /// For all shapes that the op accepts and all contents of its inputs, every kernel that the op returns (or the WGSL that a rule
+    /// returns)
     /// - uses only indices inside of its bindings, its arrays and its vectors;
     /// - divides no integer by zero, nor the least integer by −1;
     /// - ends each of its loops;
-    /// - reads only those parts of the memory of a workgroup that it has written before.
+    /// - reads only those parts of workgroup memory that it has written before.
     pub const unsafe fn off() -> Checks<T> {
         Checks { on: false, of: PhantomData }
     }
@@ -83,12 +84,12 @@ impl<T> Checks<T> {
 pub enum Word {
     /// A `u32` in WGSL.
     U(u32),
-    /// An `f32` in WGSL, exact to the bit.
+    /// An `f32` in WGSL, with exactly these bits.
     F(f32),
 }
 
 impl From<usize> for Word {
-    /// Element counts fit: a tensor of more than `u32::MAX` elements is refused when the graph is planned.
+    /// Converts a number of elements. It fits, because a graph refuses a tensor of more than `u32::MAX` elements.
     fn from(x: usize) -> Word {
         Word::U(x as u32)
     }
@@ -104,10 +105,10 @@ impl From<f32> for Word {
     }
 }
 
-/// The tensor behind a binding.
+/// The tensor of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// The i-th input of the op (of an update: see [`crate::optim`]).
+    /// The i-th input of the op. [`crate::optim`] lists the inputs of an update.
     In(usize),
     /// The op's output.
     Out,
@@ -120,30 +121,31 @@ pub enum Which {
 pub enum Span {
     /// Every dispatch sees the whole tensor. A tensor above the device's binding limit is an error.
     Whole,
-    /// Every dispatch sees the whole tensor, and any unit may write to it: flags, for example, that a unit can only raise. So the
-    /// result does not depend on the number of dispatches.
+    /// Every dispatch sees the whole tensor, and any unit may write to it. The tensor holds flags that a unit can only raise, for
+    /// example. So the result does not depend on the number of dispatches.
     Flags,
-    /// Unit `u` touches exactly the elements `u·n .. (u+1)·n`. Where a binding would be too large, the pass is
-    /// dispatched several times, each over a range of units, and the shader sees only that range: it indexes
-    /// these tensors from 0, and adds `p.first` where it needs the unit's number in the whole.
+    /// Unit `u` touches exactly the elements `u·n .. (u+1)·n`. If the binding would be too large, the pass is dispatched several
+    /// times. Each dispatch computes a range of units and sees only their elements. Its shader indexes the tensor from 0. The
+    /// shader adds `p.first` if it needs the number of a unit in the whole pass.
     PerUnit(usize),
-    /// Unit `u` touches only elements of block `u / units`, which has `elements` of them: the images that the tiles of
-    /// an image lie in, say. Split as `PerUnit` is, between blocks: the shader sees the tensor from its first block on.
+    /// Unit `u` touches only elements of block `u / units`. A block has `elements` elements. For example, a block is an image, and
+    /// its units are the tiles of the image. A large tensor is split as for `PerUnit`, but only between blocks. The shader sees the
+    /// tensor from the first block of its dispatch.
     Blocks {
-        /// The number of units of a block.
+        /// The number of units in a block.
         units: usize,
-        /// The number of elements of a block. The last block of a tensor may have fewer.
+        /// The number of elements in a block. The last block of a tensor may have fewer.
         elements: usize,
     },
-    /// Unit `u` touches at most `chunk` elements from `u / chunks · line + u % chunks · chunk` on: pieces of lines that
-    /// need not be multiples of anything. Split as `PerUnit` is, but a window may start anywhere: the shader sees the
-    /// tensor from the last multiple of 64 elements at or before its first unit's start.
+    /// Unit `u` touches at most `chunk` elements, from element `u / chunks · line + u % chunks · chunk`. A line is cut into chunks.
+    /// The lengths need not be multiples of anything. A large tensor is split as for `PerUnit`, but a window may start at any unit.
+    /// The shader sees the tensor from a multiple of 64 elements: the last one that is not behind the start of the first unit.
     Lines {
-        /// The number of elements of a line.
+        /// The number of elements in a line.
         line: usize,
-        /// The number of units of a line.
+        /// The number of units in a line.
         chunks: usize,
-        /// The number of elements of a unit. The last unit of a line may have fewer.
+        /// The number of elements in a unit. The last unit of a line may have fewer.
         chunk: usize,
     },
 }
@@ -160,73 +162,75 @@ impl Span {
     }
 }
 
-/// One `@binding`: `var<storage, read> name: array<dtype>`, or `read_write` where it is written.
+/// One `@binding`. Its declaration is `var<storage, read> name: array<dtype>`, or `read_write` if the shader writes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bind {
     /// The variable's name in the shader.
     pub name: String,
-    /// The tensor behind it.
+    /// The tensor that is bound.
     pub which: Which,
     /// The element type of the tensor.
     pub dtype: DType,
     /// The part of the tensor that a dispatch sees.
     pub span: Span,
-    /// Whether the shader writes it.
+    /// Whether the shader writes the tensor.
     pub write: bool,
-    /// Whether the shader sees four elements as one, `array<vec4<f32>>`. Their number is a multiple of four, and so is
-    /// where a window of them starts.
+    /// Whether the shader sees the tensor as vectors of four elements, `array<vec4<f32>>`. The number of elements must be a
+    /// multiple of four. Each window must start at a multiple of four elements.
     pub vec4: bool,
 }
 
 impl Bind {
-    /// Input `i`, bound whole, read only.
+    /// Binds input `i` as a whole, read only.
     pub fn input(name: impl Into<String>, i: usize, dtype: DType) -> Bind {
         Bind { name: name.into(), which: Which::In(i), dtype, span: Span::Whole, write: false, vec4: false }
     }
-    /// The output, bound whole.
+    /// Binds the output as a whole. The shader writes it.
     pub fn output(name: impl Into<String>, dtype: DType) -> Bind {
         Bind { name: name.into(), which: Which::Out, dtype, span: Span::Whole, write: true, vec4: false }
     }
-    /// A scratch buffer of `f32`, bound whole, read only.
+    /// Binds a scratch buffer of `f32` as a whole, read only.
     pub fn scratch(name: impl Into<String>, index: usize) -> Bind {
         Bind { name: name.into(), which: Which::Scratch(index), dtype: DType::F32, span: Span::Whole, write: false, vec4: false }
     }
-    /// The same, written as well as read.
+    /// Returns this binding for a tensor that the shader reads and writes.
     pub fn written(self) -> Bind {
         Bind { write: true, ..self }
     }
-    /// The same, seen by the shader as vectors of four elements.
+    /// Returns this binding as vectors of four elements. See [`vec4`](Bind::vec4).
     pub fn vec4(self) -> Bind {
         Bind { vec4: true, ..self }
     }
-    /// The same, written by whichever unit has a flag to raise.
+    /// Returns this binding for flags. Any unit may raise a flag. See [`Span::Flags`].
     pub fn flags(self) -> Bind {
         Bind { span: Span::Flags, write: true, ..self }
     }
-    /// The same, of which unit `u` touches the elements `u·n .. (u+1)·n`.
+    /// Returns this binding for a tensor of which unit `u` touches the elements `u·n .. (u+1)·n`. See [`Span::PerUnit`].
     pub fn per_unit(self, n: usize) -> Bind {
         Bind { span: Span::PerUnit(n), ..self }
     }
-    /// The same, of which `units` units together touch a block of `elements` elements.
+    /// Returns this binding for a tensor of which `units` units together touch a block of `elements` elements. See
+    /// [`Span::Blocks`].
     pub fn blocks(self, units: usize, elements: usize) -> Bind {
         Bind { span: Span::Blocks { units, elements }, ..self }
     }
 }
 
-/// One dispatch (or several, see [`Span::PerUnit`]).
+/// One pass over the units of a kernel. It is one dispatch, or several dispatches (see [`Span::PerUnit`]).
 ///
-/// The shader sees `p.first` (the first unit of this dispatch), `p.units` (how many) and the `params` as fields of
-/// the uniform `p`, the `consts` as WGSL constants, and the `binds` in order. `lib/index.wgsl` turns the folded
-/// workgroup id back into one number.
+/// The shader sees `p.first` (the number of the first unit of this dispatch), `p.units` (the number of units of this dispatch) and
+/// the `params` as fields of the uniform `p`. It sees the `consts` as WGSL constants and the `binds` in order. A device limits the
+/// workgroups in one dimension, so a large dispatch is folded over three. `lib/index.wgsl` computes one number from the three
+/// numbers of a workgroup.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pass {
     /// The file with the entry point.
     pub source: Source,
-    /// `forward`, `grad_x`, …, with a suffix for a strategy.
+    /// The name of the entry point: `forward`, `grad_x`, …, with a suffix for a strategy.
     pub entry: &'static str,
-    /// WGSL constants. Each set of constants makes another pipeline, so constants are for flags and tile sizes.
+    /// WGSL constants. Each set of constants needs its own pipeline, so constants are for flags and tile sizes.
     pub consts: Vec<(&'static str, Word)>,
-    /// Fields of the uniform `p`, for sizes and numbers. Other values need no other pipeline.
+    /// Fields of the uniform `p`, for sizes and numbers. Other values use the same pipeline.
     pub params: Vec<(String, Word)>,
     /// Tensors, in the order of their bindings.
     pub binds: Vec<Bind>,
@@ -243,7 +247,7 @@ pub struct Pass {
 /// One way to compute an op.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
-    /// The strategy, e.g. `tiled`; it names the candidate in reports.
+    /// The name of the strategy, for example `tiled`. Reports use it as the name of the candidate.
     pub name: &'static str,
     /// The passes, in the order of their dispatches.
     pub passes: Vec<Pass>,
@@ -271,14 +275,14 @@ pub struct Caps {
     pub max_invocations: u32,
     /// True if the adapter runs on a CPU. Shared memory and barriers cost more there than they save.
     pub software: bool,
-    /// Invocations of every subgroup, where the device has subgroups and all of them are of one size. Where sizes differ this is `None`:
-    /// the order of a sum by subgroups would follow the size that the driver picks, and the bits of the sum too.
+    /// The number of invocations in every subgroup. `None` if the device has no subgroups, or if their sizes differ. With different
+    /// sizes, the driver would choose the order of a sum by subgroups, and so the bits of the sum.
     pub subgroups: Option<u32>,
 }
 
 impl Caps {
-    /// How many invocations a workgroup has that needs no particular number of them: a power of two, `most` of them if the device
-    /// allows so many.
+    /// Returns the number of invocations for a workgroup that needs no particular number. It is the largest power of two that
+    /// exceeds neither `most` nor the limit of the device.
     ///
     /// ```
     /// use downhill::kernel::Caps;
@@ -291,7 +295,7 @@ impl Caps {
 }
 
 impl Default for Caps {
-    /// WebGPU's default limits, on hardware, without optional features.
+    /// Returns WebGPU's default limits. The device is hardware and has no optional features.
     fn default() -> Caps {
         Caps {
             max_bindings: 8,

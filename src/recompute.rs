@@ -1,29 +1,32 @@
-//! Recomputation: the parts of a graph whose results are dropped after the forward pass and computed again for the gradient.
+//! Recomputation: activations of a part of the graph are dropped after the forward pass, and computed again for the gradient.
 //!
-//! A region is a range of nodes: those that one closure added. Regions lie inside of each other or apart. Where the reverse walk
-//! comes to a node of a region, it reads copies of the nodes of that region instead of the nodes themselves. The copies are made
-//! right there, so that they come behind all nodes of the gradient that arrives, and run as late.
+//! A region is a range of nodes: the nodes that one closure added. Two regions are either nested or disjoint. When the reverse walk
+//! reaches a node of a region, it reads copies of the region's nodes instead of the nodes themselves. The copies are made at that
+//! moment. They depend on the gradient that arrives there, so they run after it.
 
 use crate::graph::{Graph, Node, NodeKind, Tensor};
 use std::{collections::BTreeMap, ops::Range};
 
 impl<'g> Tensor<'g> {
-    /// `part(self)`, whose activations are dropped after the forward pass and computed again for the gradient: PyTorch's
-    /// `torch.utils.checkpoint`, Keras' and JAX's rematerialisation (Chen et al. 2016, [arXiv:1604.06174](https://arxiv.org/abs/1604.06174)).
+    /// Returns `part(self)`. The activations of `part` are dropped after the forward pass and computed again for the gradient.
+    /// PyTorch calls this `torch.utils.checkpoint`. Keras and JAX call it rematerialisation (Chen et al. 2016,
+    /// [arXiv:1604.06174](https://arxiv.org/abs/1604.06174)).
     ///
-    /// Values and gradients are the same to the bit as without, unless a driver rounds an expression otherwise where it is fused with
-    /// others; second derivatives are the same to rounding. The mask of every dropout is the same. The closure runs once, and a
-    /// running average advances once a step. The result may be anything, such as a tensor, or the output and the last state of a
-    /// recurrent layer. `part` may read other tensors as well: parameters are in memory anyway, and a result of another op that it captures
-    /// is an input of the part like `self`, which is kept. In a graph that no gradient is taken of, this does nothing. A mistake in
-    /// the part is the mistake of the op that makes it.
+    /// Values and gradients have the same bits with and without this method, except where a driver rounds a fused expression
+    /// differently. Second derivatives agree to rounding. Each dropout draws the same mask again. The closure runs once. A running
+    /// average advances once in a step.
+    ///
+    /// `part` may return anything: a tensor, or the output and the last state of a recurrent layer, for example. `part` may also
+    /// read tensors that it captures. A captured result of another op is an input of the part, as `self` is, and stays in memory.
+    /// Parameters are always in memory. Without a gradient this method changes nothing. A mistake in `part` is reported for the op
+    /// that made it.
     ///
     /// **Cost.** One more forward pass of the part, without the ops that no gradient needs.
     ///
-    /// **Gain.** In a model of n blocks, each of them a part, the inputs of the n blocks stay in memory, and the activations of one block
-    /// at a time. Without parts the activations of all n blocks stay. Parts may contain parts: groups of √n blocks, each group a part
-    /// and each block in it a part, keep about 2·√n inputs and the activations of one block, for two more forward passes.
-    /// [`Memory`](crate::plan::Memory) tells the bytes before anything runs.
+    /// **Gain.** Take a model of n blocks. Without parts, the activations of all n blocks stay in memory. If each block is a part,
+    /// the inputs of the n blocks stay in memory, and the activations of one block at a time. Parts can be nested. Let each group
+    /// of √n blocks be a part, and each block in a group a part, too. Then about 2·√n inputs stay in memory, and the activations of
+    /// one block. The cost is two more forward passes. [`Memory`](crate::plan::Memory) shows the bytes before anything runs.
     ///
     /// | MiB of activations on the CPU device | 4 blocks | 16 | 64 |
     /// |---|---|---|---|
@@ -34,7 +37,7 @@ impl<'g> Tensor<'g> {
     /// | each a part | 12 | 24 | 72 |
     /// | nested | 11 | 15 | 23 |
     ///
-    /// A step of such a transformer took 1.3 times as long with parts, and 1.5 times as long with nested ones, on two cores.
+    /// On two cores, a step of the transformer took 1.3 times as long with parts and 1.5 times as long with nested parts.
     ///
     /// ```
     /// use downhill::{Device, Graph, Tensor, losses, optim::Adam, plan::Memory};
@@ -60,21 +63,21 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// The copies that one walk makes.
+/// The copies that one reverse walk makes.
 pub(crate) struct Copies<'g> {
     graph: &'g Graph,
-    /// The tensor that is differentiated.
+    /// The node that is differentiated.
     of: usize,
-    /// Inner ones come before those that contain them.
+    /// The regions. An inner region comes before the regions that contain it.
     regions: Vec<Range<usize>>,
-    /// Of each node, the innermost region that it is in.
+    /// The innermost region that contains each node.
     region: Vec<Option<usize>>,
-    /// Of each region, the copy of each of its nodes.
+    /// The copy of each node of a region, by the number of the region.
     made: BTreeMap<usize, Vec<usize>>,
 }
 
 impl<'g> Copies<'g> {
-    /// For the gradient of `of`.
+    /// Starts a walk for the gradient of `of`.
     pub fn new(of: Tensor<'g>) -> Copies<'g> {
         let len = of.id + 1;
         let cut = |r: &Range<usize>| r.start.min(len)..r.end.min(len);
@@ -86,8 +89,8 @@ impl<'g> Copies<'g> {
         Copies { graph: of.graph, of: of.id, regions, region, made: BTreeMap::new() }
     }
 
-    /// Runs `f`, which adds the gradient of node `id`. The nodes that it adds do not become one with equal nodes of the forward pass,
-    /// which would have to stay in memory for it.
+    /// Runs `f`, which adds the gradient of node `id`. The new nodes are not merged with equal nodes of the forward pass. Merging
+    /// would force the forward pass to store the activations of those nodes.
     pub fn apart<R>(&self, id: usize, f: impl FnOnce() -> R) -> R {
         match self.region[id] {
             Some(region) => self.graph.as_copy((region, self.of, 0), f),
@@ -95,7 +98,7 @@ impl<'g> Copies<'g> {
         }
     }
 
-    /// The node that the gradient of node `user` reads instead of node `id`.
+    /// Returns the node that the gradient of node `user` reads instead of node `id`.
     pub fn read(&mut self, nodes: &[Node], user: usize, id: usize) -> usize {
         self.read_in(nodes, self.region[user], id)
     }
@@ -103,7 +106,7 @@ impl<'g> Copies<'g> {
     fn read_in(&mut self, nodes: &[Node], region: Option<usize>, id: usize) -> usize {
         let Some(region) = region else { return id };
         let range = self.regions[region].clone();
-        // Parameters and constants are in memory anyway.
+        // Parameters and constants stay in memory, so they need no copy.
         if !range.contains(&id) || !matches!(nodes[id].kind, NodeKind::Op(_)) {
             return self.read_in(nodes, self.around(region), id);
         }
@@ -113,7 +116,8 @@ impl<'g> Copies<'g> {
         self.made[&region][id - range.start]
     }
 
-    /// Copies the nodes of a region, which read what is around it: in another region that is a copy, too.
+    /// Copies the nodes of a region. An input from outside of the region is read as the enclosing region reads it, which may be a
+    /// copy, too.
     fn copy(&mut self, nodes: &[Node], region: usize) {
         let range = self.regions[region].clone();
         let mut copies: Vec<usize> = range.clone().collect();
@@ -133,7 +137,7 @@ impl<'g> Copies<'g> {
         self.made.insert(region, copies);
     }
 
-    /// The innermost region around a region.
+    /// Returns the innermost region that contains the region `region`.
     fn around(&self, region: usize) -> Option<usize> {
         let start = self.regions[region].start;
         (region + 1..self.regions.len()).find(|&r| self.regions[r].contains(&start))

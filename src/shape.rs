@@ -1,18 +1,18 @@
 //! Shapes, element types, the broadcast rule and the layout conventions.
 //!
-//! **Layout.** Every tensor is row-major and contiguous: the last axis is the one whose elements are neighbours.
-//! There are no strides and no views. A transpose is a flag of `matmul`, a reshape is another name for the same
-//! buffer, a permute is a kernel. Rows (axis 0) are samples; images are `[n, channels, height, width]`; weights of
-//! a layer are `[out, in]`, as PyTorch has them, so that its files load.
+//! **Layout.** Every tensor is row-major and contiguous. The elements of the last axis are neighbours in memory. There are no
+//! strides and no views. A transpose is a flag of `matmul`. A reshape is another name for the same buffer. A permute is a kernel.
+//! Axis 0 counts samples. Images have the shape `[n, channels, height, width]`. The parameter `weight` of a layer has the shape
+//! `[out, in]`, as in PyTorch, so PyTorch's files load.
 //!
-//! **Broadcasting** is NumPy's: shapes are aligned at their last axis, and an axis of 1 (or a missing one) repeats.
+//! **Broadcasting** follows NumPy. Shapes are aligned at their last axis. An axis of size 1 repeats, and so does a missing axis.
 
 use std::fmt;
 
-/// The most axes a tensor can have.
+/// The largest number of axes of a tensor.
 pub const MAX_RANK: usize = 6;
 
-/// What an element is. All arithmetic is `f32`; `u32` holds labels and indices.
+/// The type of an element. All arithmetic is `f32`. Labels and indices are `u32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum DType {
     /// Single precision.
@@ -68,7 +68,8 @@ impl Shape {
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank()]
     }
-    /// Returns the number of elements. A scalar has 1 element. The number is at most `usize::MAX`; a graph refuses a shape that large.
+    /// Returns the number of elements. A scalar has 1 element. A number above `usize::MAX` is returned as `usize::MAX`. A graph
+    /// refuses such a shape.
     pub fn elements(&self) -> usize {
         self.dims().iter().fold(1, |n, &d| n.saturating_mul(d))
     }

@@ -80,7 +80,7 @@ pub fn check() -> Check {
         (
             |x| x.graph().apply(Odd(Lie::TooFew), &[x.linear("fc", 2), param(x, "w", &[2])]),
             mse,
-            "odd: [n, 2] × w [2]: its vjp returns 1 gradient for 2 inputs: it must return one for each input, or None where there is none",
+            "odd: [n, 2] × w [2]: its vjp returns 1 gradient for 2 inputs: it must return one gradient for each input, or None for an input without a gradient",
         ),
         // The same mistake at no other size: then it says at which.
         (

@@ -89,7 +89,7 @@ fn text(error: Option<Error>, line: u32) -> Result<String, String> {
 
 /// Silent zeros, or gradients of something else, before.
 pub fn gradients() -> Check {
-    let returns = "it must return one for each input, or None where there is none";
+    let returns = "it must return one gradient for each input, or None for an input without a gradient";
     let floats = "the gradient must be floats of the shape of the input, [2, 3]";
     for (lie, want) in [
         (Lie::TooFew, format!("its vjp returns 1 gradient for 2 inputs: {returns}")),

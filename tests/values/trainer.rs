@@ -259,7 +259,7 @@ fn nothing_to_train(device: &Device) -> Check {
     Ok(())
 }
 
-/// What is not as in training is not to be trained.
+/// A model that works differently in training is refused.
 fn inference_graphs(device: &Device) -> Check {
     type Write = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
     let cases: [(&str, Write); 4] = [
