@@ -136,7 +136,7 @@ fn mistakes() -> Check {
         "permute: [2, 3]: ": |g| g.input([2, 3]).permute(&[]);
         "transpose: [3]: fewer than two axes": |g| g.input([3]).transpose();
         "unsqueeze: [1, 1, 1, 1, 1, 1]: more than 6 axes": |g| g.input([1; 6]).unsqueeze(0);
-        "unsqueeze: [2]: there is no place 3 for an axis": |g| g.input([2]).unsqueeze(3);
+        "unsqueeze: [2]: there is no position 3 for a new axis": |g| g.input([2]).unsqueeze(3);
         "squeeze: [2, 3]: axis 0 has size 2, not 1": |g| g.input([2, 3]).squeeze(0);
         "squeeze: [2, 3]: there is no axis 2": |g| g.input([2, 3]).squeeze(2);
         "concat: [2, 3] × [2, 4]: [2, 4] (input 1) differs from [2, 3] in more than axis 0": |g| g.input([2, 3]).concat(&[g.input([2, 4])], 0);
@@ -203,7 +203,7 @@ fn settings() -> Check {
         "class_weights: [2, 3]: got [2]: their shape must be [3]": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).class_weights(g.input([2])).mean();
         "class_weights: [2]: got [2]: only losses over classes have them": |g| losses::mse(g.input([2]), g.input([2])).class_weights(g.input([2])).mean();
         "sample_weights: [3] × [2]: weights of shape [3] are not those of a loss of shape [2]": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).sample_weights(g.input([3])).mean();
-        "one_hot: u32 [2]: there must be a class": |g| g.labels([2]).one_hot(0);
+        "one_hot: u32 [2]: the number of classes must be 1 or more": |g| g.labels([2]).one_hot(0);
         "one_hot: u32 [2]: 18446744073709551615 are more than": |g| g.labels([2]).one_hot(usize::MAX);
         "param: [0, 4]: an axis of size 0 holds nothing": |g| g.input([2, 4]).linear("fc", 0);
     })
@@ -658,7 +658,7 @@ fn parameter_names(device: &Device) -> Check {
         trainer.save(&path)?;
         trainer.load(&path)?;
     }
-    // But for those that files keep for themselves.
+    // Files reserve a few names.
     for name in ["__metadata__", "optimizer.m.w"] {
         let g = Graph::training();
         let error = Trainer::new(device, g.param(name, [1], Init::Ones).sum_all(), Sgd::new(0.1)).err();

@@ -1,7 +1,7 @@
-//! Where along an axis the largest (or smallest) element is.
+//! The position of the largest or smallest element along an axis.
 //!
-//! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`; where there are NaN, the first of them, as in PyTorch. And whether that is a
-//! given label, one for each row.
+//! `y[o,c] = min { i : x[o,i,c] = max_j x[o,j,c] }`. If there are NaN, the first NaN wins, as in PyTorch. The op `Correct` compares
+//! this position with a given label for each row.
 
 use super::{
     lines::{Can, Lines},
@@ -14,17 +14,17 @@ use crate::{
 use rayon::prelude::*;
 use std::panic::Location;
 
-/// The op.
+/// The op: the position of the largest or smallest element along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argmax {
-    /// Along which it looks, and which the output lacks.
+    /// The axis to search along. The output does not have this axis.
     pub axis: usize,
-    /// Look for the smallest instead.
+    /// Whether to find the smallest element instead of the largest.
     pub min: bool,
 }
 
 impl Argmax {
-    /// The index for a line.
+    /// Returns the position in the line with number `line`.
     fn line<T: Real>(&self, x: &View<T>, line: usize) -> u32 {
         let [_, n, inner] = x.shape.around(self.axis);
         let at = line / inner * n * inner + line % inner;
@@ -98,12 +98,13 @@ impl OpDef for Argmax {
     }
 }
 
-/// 1 where the label is the argmax of its row, and the row has no NaN, else 0: scores `[.., k]`, labels `[..]` → `[..]`.
+/// The op: scores `[.., k]`, labels `[..]` → `[..]`. The result is 1 if the label is the argmax of its row and the row has no NaN.
+/// Otherwise it is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Correct;
 
 impl Correct {
-    /// For a row.
+    /// Returns the result for one row.
     fn row<T: Real>(x: &[View<T>], row: usize) -> T {
         let k = x[0].shape.last();
         let at = Argmax { axis: x[0].shape.rank() - 1, min: false }.line(&x[0], row);
@@ -156,8 +157,11 @@ impl OpDef for Correct {
 }
 
 impl<'g> Tensor<'g> {
-    /// Of scores `[.., k]` and labels `[..]`, 1 for each row whose largest score is that of its label, else 0: the mean is the accuracy. As
-    /// `argmax(-1)` compared with the labels, in one kernel, but that a row with a NaN in it is never right. No gradient.
+    /// Returns 1 for each row whose largest score belongs to its label, and 0 for the other rows. The scores are `[.., k]`, the
+    /// labels and the result are `[..]`. The mean of the result is the accuracy.
+    ///
+    /// The result is `argmax(-1)` compared with the labels, in one kernel. But a row with a NaN is never correct. The op has no
+    /// gradient.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -168,13 +172,13 @@ impl<'g> Tensor<'g> {
     /// # Ok::<(), downhill::Error>(())
     /// ```
     ///
-    /// A mistake: labels of another shape than the rows.
+    /// It is a mistake if the shape of the labels is not the shape of the rows.
     #[track_caller]
     pub fn correct(self, labels: Tensor<'g>) -> Tensor<'g> {
         self.graph.apply(Correct, &[self, labels])
     }
-    /// The index of the largest element along `axis` (negative: from the back), as labels without that axis: the first of equal
-    /// ones, and the first NaN where there is one. No gradient.
+    /// Returns the index of the largest element along `axis`, as labels without that axis. A negative `axis` counts from the last
+    /// axis. Among equal elements the first one wins. If there are NaN, the first NaN wins. The op has no gradient.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -188,7 +192,7 @@ impl<'g> Tensor<'g> {
     pub fn argmax(self, axis: isize) -> Tensor<'g> {
         self.arg("argmax", axis, false)
     }
-    /// The index of the smallest element along `axis`; see [`Tensor::argmax`].
+    /// Returns the index of the smallest element along `axis`. See [`Tensor::argmax`].
     #[track_caller]
     pub fn argmin(self, axis: isize) -> Tensor<'g> {
         self.arg("argmin", axis, true)

@@ -1,4 +1,4 @@
-//! Test cases of ops: settings, shapes, and the values of inputs.
+//! Test cases of ops: settings, shapes and input values.
 
 use super::{Op, OpDef};
 use crate::{
@@ -8,29 +8,31 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// What a test puts into an input.
+/// The kind of values that a test puts into an input.
 #[derive(Clone, Debug)]
 pub enum Fill {
-    /// Floats spread over `lo..hi`, none of them near a kink at 0 or at ±1, no two the same.
+    /// Floats spread over `lo..hi`. No value is near a kink at 0, ±0.5 or ±1. Two values are equal only if they were moved away
+    /// from the same kink.
     Range(f64, f64),
     /// Labels `0..n`.
     Labels(usize),
 }
 
 impl Fill {
-    /// Floats in −1..2. Labels are 0 or 1: the least that any table has, if it has two rows.
+    /// Returns floats in −1..2 for every float input. Labels are 0 or 1, so that they fit every table with two rows. They are 0 if
+    /// an axis has size 1.
     pub(super) fn plain(x: &[Shape]) -> Vec<Fill> {
         let least = x.iter().flat_map(|s| s.dims()).min().map_or(1, |&d| d.min(2));
         let fill = |s: &Shape| if s.dtype() == DType::U32 { Fill::Labels(least) } else { Fill::Range(-1.0, 2.0) };
         x.iter().map(fill).collect()
     }
-    /// Floats for every input, those of input `i` over `lo..hi`.
+    /// Returns floats for every input. Input `i` has floats over `lo..hi`.
     pub(super) fn floats<const N: usize>(x: &[Shape], ranges: [(usize, f64, f64); N]) -> Vec<Fill> {
         let mut fills = Fill::plain(x);
         ranges.into_iter().for_each(|(i, lo, hi)| fills[i] = Fill::Range(lo, hi));
         fills
     }
-    /// Input 1 holds labels of `n` classes.
+    /// Returns floats for every input except input 1, which has labels of `n` classes.
     pub(super) fn labelled(x: &[Shape], n: usize) -> Vec<Fill> {
         let mut fills = Fill::plain(x);
         fills[1] = Fill::Labels(n);
@@ -41,45 +43,45 @@ impl Fill {
 /// One row of an op's test table.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What is special about it, e.g. `one row`, `past a tile`.
+    /// The special feature of the case, for example `one row` or `past a tile`.
     pub name: String,
     /// The op with the settings of this row.
     pub op: Arc<dyn Op>,
-    /// Shape and content of each input.
+    /// The shape of each input and the kind of its values.
     pub inputs: Vec<(Shape, Fill)>,
-    /// Whether gradients exist and are checked. Large cases leave the f64 central differences out by size.
+    /// Whether the op has gradients, which are checked. Large cases leave out the check against central differences in `f64`.
     pub gradient: bool,
 }
 
 impl Case {
-    /// Inputs as the op says ([`OpDef::fills`]), gradients checked.
+    /// Makes a case whose input values are those of [`OpDef::fills`]. Gradients are checked.
     pub fn new(name: impl Into<String>, op: impl OpDef, shapes: &[Shape]) -> Case {
         let typed = |(&s, fill): (&Shape, Fill)| (if matches!(fill, Fill::Labels(_)) { s.u32() } else { s }, fill);
         let inputs = shapes.iter().zip(OpDef::fills(&op, shapes)).map(typed).collect();
         Case { name: name.into(), op: Arc::new(op), inputs, gradient: true }
     }
-    /// Input `i` over `lo..hi`.
+    /// Fills input `i` with floats over `lo..hi`.
     pub fn range(mut self, i: usize, lo: f64, hi: f64) -> Case {
         self.inputs[i].1 = Fill::Range(lo, hi);
         self
     }
-    /// Input `i` holds labels of `n` classes.
+    /// Fills input `i` with labels of `n` classes.
     pub fn labels(mut self, i: usize, n: usize) -> Case {
         self.inputs[i] = (self.inputs[i].0.of(DType::U32), Fill::Labels(n));
         self
     }
-    /// No gradient: the op is flat (a comparison, an index).
+    /// Turns off the check of gradients. The op is flat: a comparison or an index.
     pub fn flat(mut self) -> Case {
         self.gradient = false;
         self
     }
-    /// The inputs, the same every time.
+    /// Returns the inputs. The same seed gives the same inputs.
     pub fn fill(&self, seed: u64) -> Vec<Host<f32>> {
         self.inputs.iter().enumerate().map(|(i, (shape, values))| fill(*shape, values, seed + i as u64)).collect()
     }
 }
 
-/// A tensor of the values that `fill` says, the same for the same seed.
+/// Returns a tensor with values of the kind `fill`. The same seed gives the same values.
 pub fn fill(shape: Shape, fill: &Fill, seed: u64) -> Host<f32> {
     let n = shape.elements();
     let mut random = vec![0.0f32; n];
@@ -90,14 +92,15 @@ pub fn fill(shape: Shape, fill: &Fill, seed: u64) -> Host<f32> {
             Host::labels(shape, labels)
         }
         Fill::Range(lo, hi) => {
-            // One value from each of n equal cells, in a random order: all different, none near another.
+            // Cut the range into n equal cells and take one value from the middle of each cell, in a random order. So all values
+            // differ, and none is close to another.
             let mut cells: Vec<usize> = (0..n).collect();
             for i in (1..n).rev() {
                 cells.swap(i, (random[i] * (i + 1) as f32) as usize);
             }
             let value = |(&cell, &r): (&usize, &f32)| {
                 let x = lo + (hi - lo) * (cell as f64 + 0.25 + 0.5 * f64::from(r)) / n as f64;
-                // Off the kinks of relu, clamp and their like.
+                // Move values away from the kinks of ops such as relu and clamp.
                 [-1.0, -0.5, 0.0, 0.5, 1.0].iter().fold(x, |x, kink| if (x - kink).abs() < 1e-2 { kink + 1e-2 } else { x }) as f32
             };
             Host::new(shape, cells.iter().zip(&random).map(value).collect())

@@ -1,5 +1,5 @@
-//! Checks of ops that need no device: methods and gradients against PyTorch, `cpu` against the reference, WGSL
-//! against naga.
+//! Checks of ops that need no device. Methods and gradients are compared with PyTorch, `cpu` is compared with the reference, and
+//! naga validates the WGSL.
 
 use super::*;
 use crate::{
@@ -26,18 +26,18 @@ fn tensor(v: &Value) -> Host<f64> {
     }
 }
 
-/// A list of sizes or axes among a row's arguments.
+/// Returns a list of sizes or axes among the arguments of a row.
 pub(crate) fn sizes(v: &Value) -> Vec<usize> {
     numbers(v).iter().map(|&x| x as usize).collect()
 }
 
-/// Axes of a row's arguments.
+/// Returns the axes among the arguments of a row.
 pub(crate) fn axes(args: &Value) -> Vec<isize> {
     numbers(&args["axes"]).iter().map(|&x| x as isize).collect()
 }
 
-/// Value and gradients of `method` on every golden row of `op`, in `f64`. PyTorch computed in `f64` from inputs that
-/// are `f32`s; constants of our graphs are `f32` (2⁻²⁴ relative), and values near 1e4 lose their last digits.
+/// Checks the value and the gradients of `method` on every golden row of `op`, in `f64`. PyTorch computed the rows in `f64` from
+/// inputs that are `f32`. Constants of our graphs are `f32`, with a relative error of 2⁻²⁴. Values near 1e4 lose their last digits.
 pub(crate) fn golden(op: &str, method: impl for<'g> Fn(&Value, &[Tensor<'g>]) -> Tensor<'g>) {
     let file: Value = serde_json::from_str(include_str!("../../tests/golden/ops.json")).expect("the golden file is JSON");
     let rows: Vec<&Value> = file["cases"].as_array().expect("`cases` is a list").iter().filter(|c| c["op"] == op).collect();
@@ -70,7 +70,7 @@ pub(crate) fn golden(op: &str, method: impl for<'g> Fn(&Value, &[Tensor<'g>]) ->
     }
 }
 
-/// Inputs of a case: well-spread numbers with some equal ones.
+/// Returns inputs of a case: well-spread numbers, some of them equal.
 fn fill(case: &Case) -> Vec<Host<f32>> {
     let value = |i: usize, k: usize| ((i * 7919 + k * 104_729) % 1009) as f64 / 1009.0;
     let input = |(k, (shape, fill)): (usize, &(Shape, Fill))| {
@@ -83,8 +83,8 @@ fn fill(case: &Case) -> Vec<Host<f32>> {
     case.inputs.iter().enumerate().map(input).collect()
 }
 
-/// Shape rule, and `cpu` against the `f64` reference, on every case of an op. An error of 2⁻²⁴ for each of the terms
-/// would be the worst of a plain sum in `f32`; ours are better.
+/// Checks the shape rule on every case of an op, and compares `cpu` with the `f64` reference. A plain sum in `f32` could have an
+/// error of 2⁻²⁴ for each term. The tolerance here is stricter.
 pub(crate) fn cpu<O: OpDef>() {
     for case in O::cases() {
         let x = fill(&case);
@@ -102,7 +102,7 @@ pub(crate) fn cpu<O: OpDef>() {
     }
 }
 
-/// Every kernel of every case, for several devices, is WGSL that naga accepts, and its bindings fit the tensors.
+/// Checks that naga accepts the WGSL of every kernel of every case, for several devices. Checks that the bindings fit the tensors.
 pub(crate) fn wgsl<O: OpDef>() {
     let small = Caps { max_bindings: 4, max_binding_bytes: 4096, max_workgroup_bytes: 2048, max_invocations: 64, ..Caps::default() };
     let software = Caps { software: true, subgroups: Some(8), ..Caps::default() };
@@ -119,7 +119,7 @@ pub(crate) fn wgsl<O: OpDef>() {
                         Which::Out => y.elements(),
                         Which::Scratch(i) => kernel.scratch[i],
                     };
-                    // The last unit may be ragged, but it must be there, and no more than it.
+                    // The last unit may be ragged. It must start inside of the tensor, and the tensor must not go on behind it.
                     let last = bind.span.start(pass.units - 1);
                     let (Span::PerUnit(n) | Span::Blocks { elements: n, .. } | Span::Lines { chunk: n, .. }) = bind.span else {
                         continue;

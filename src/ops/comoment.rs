@@ -1,5 +1,5 @@
-//! Σ a·(x − mean) over axes, in one reading of both: the gradient of what scales x − mean (see [`standardise`]), and with x divided by
-//! its spread that of a normalisation (see [`normalised`]).
+//! Σ a·(x − mean) over axes, in one reading of a and x. It is the gradient of a factor of x − mean (see [`standardise`]). With x
+//! divided by its spread, it is the gradient of a factor of a normalisation (see [`normalised`]).
 
 use super::{
     moments::{Over, Statistics, shapes},
@@ -11,23 +11,25 @@ use crate::{
     scratch,
 };
 
-/// Σ a·(x − mean): a, x `[b, c, n, inner]`, and perhaps a mean of the shape of the result.
+/// The op: Σ a·(x − mean). a and x are `[b, c, n, inner]`. A third input has the mean, in the shape of the result, or the
+/// statistics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comoment {
-    /// Over which axes.
+    /// The reduced axes.
     pub over: Over,
-    /// What x is taken about.
+    /// The number that is subtracted from x.
     pub about: About,
 }
 
-/// What x is taken about.
+/// The number that is subtracted from x.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum About {
-    /// 0.
+    /// 0: nothing is subtracted.
     Zero,
-    /// A mean, the third input.
+    /// A mean, which is the third input.
     Mean,
-    /// Its own mean, and divided by its own spread: the third input is [`Statistics`] of x with these settings.
+    /// The mean of x itself. The difference is divided by the spread of x. The third input is [`Statistics`] of x with these
+    /// settings.
     Own {
         /// See [`Statistics::centre`].
         centre: bool,
@@ -37,14 +39,14 @@ pub enum About {
 }
 
 impl About {
-    /// How many inputs there are.
+    /// Returns the number of inputs.
     fn inputs(self) -> usize {
         if self == About::Zero { 2 } else { 3 }
     }
 }
 
 impl Comoment {
-    /// A kernel that divides its passes so.
+    /// Returns the kernel with the portable or the fast division into lines.
     fn kernel(&self, x: Shape, fast: bool, caps: &Caps) -> Kernel {
         let (lines, left) = self.over.stages(x, fast, caps);
         let [_, c, _, inner] = self.over.sizes(x);
@@ -52,7 +54,7 @@ impl Comoment {
         let (mut passes, mut scratch) = (Vec::new(), Vec::new());
         let mut binds = vec![lines.full(Bind::input("a", 0, DType::F32)), lines.full(Bind::input("x", 1, DType::F32))];
         if self.about != About::Zero {
-            // It is read across lines.
+            // All lines read the mean, so it is bound whole.
             binds.push(Bind::input("mean", 2, DType::F32));
         }
         let to = |left: &[([usize; 3], usize)], scratch: &mut Vec<usize>| match left.first() {
@@ -143,7 +145,7 @@ impl OpDef for Comoment {
         3 * x[0].elements() as u64
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        // No sums near 0: rounding is all that is left of larger terms there.
+        // In a sum near 0, large terms cancel and only their rounding errors remain. These ranges avoid such sums.
         let mut fills = vec![Fill::Range(0.1, 2.0), Fill::Range(0.1, 2.0), Fill::Range(-1.0, 0.0)];
         fills.truncate(x.len());
         fills
@@ -163,7 +165,7 @@ impl OpDef for Comoment {
             let case = Case::new(name, Comoment { over, about }, &inputs);
             match about {
                 About::Zero | About::Mean => case,
-                // These are not the statistics of x, so that the gradient is none: that is checked with layers.
+                // The third input is not the statistics of x, so the op's gradient does not hold here. Tests of layers check it.
                 About::Own { .. } => case.flat(),
             }
         };
@@ -179,7 +181,7 @@ impl OpDef for Comoment {
 }
 
 impl<'g> Tensor<'g> {
-    /// Σ self·(x − mean) over the axes along which `kept` is repeated to give this shape; the result has the shape `kept`.
+    /// Returns Σ self·(x − mean) over the axes along which `kept` is repeated to get this shape. The result has the shape `kept`.
     #[track_caller]
     pub(crate) fn comoment(self, x: Tensor<'g>, mean: Option<Tensor<'g>>, kept: Shape) -> Tensor<'g> {
         let whole = |over: &Over, t: Tensor<'g>| t.reshape(over.kept(x.shape()));

@@ -1,4 +1,4 @@
-//! Tensors one after the other along an axis.
+//! Joins tensors along an axis.
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};
@@ -7,13 +7,13 @@ use std::panic::Location;
 /// The op: any number of inputs, joined along axis `axis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Concat {
-    /// Along which the inputs follow each other.
+    /// The axis along which the inputs follow each other.
     pub axis: usize,
 }
 
 impl<'g> Tensor<'g> {
-    /// This tensor and then `others`, one after the other along an axis, counted from the front or (negative) from the
-    /// back. A mistake: no such axis, or shapes that differ along another one.
+    /// Joins this tensor and `others` along an axis, one after the other. A negative `axis` counts from the last axis. It is a
+    /// mistake if there is no such axis, or if the shapes differ along another axis.
     ///
     /// ```
     /// use downhill::Graph;
@@ -93,7 +93,7 @@ impl OpDef for Concat {
                 step: false,
             }
         };
-        // A pass for each input: any number of them fits the limit of bindings.
+        // There is a pass for each input, so any number of inputs fits the limit of bindings.
         vec![Kernel { name: "flat", passes: x.iter().enumerate().map(pass).collect(), scratch: Vec::new() }]
     }
     fn flops(&self, _x: &[Shape], _y: Shape) -> u64 {

@@ -1,12 +1,12 @@
-//! Cross-entropy of logits and integer labels, one loss a row, and its gradient: each one kernel.
+//! Cross-entropy of logits and integer labels, one loss for each row, and its gradient. Each is one kernel.
 //!
-//! `y[r] = ln Σ_j e^x[r,j] − x[r, label[r]]`, `dx[r,j] = dy[r] · (softmax(x)[r,j] − [j = label[r]])`. Both subtract the
-//! row's maximum first and are right for logits of ±10⁴. Both add up the powers of the other classes apart from that of the label:
-//! the loss of a confident row is ln(1 + Σ of the others), and its gradient, p − 1, is −Σ of the others' p.
+//! `y[r] = ln Σ_j e^x[r,j] − x[r, label[r]]`, `dx[r,j] = dy[r] · (softmax(x)[r,j] − [j = label[r]])`. Both subtract the row's
+//! maximum first and are accurate for logits of ±10⁴. Both sum the powers of the other classes without the power of the label. So a
+//! confident row has the accurate loss ln(1 + Σ of the others). The gradient of its label, p − 1, is −Σ of the others' p.
 //!
-//! A row whose label is ignored has the loss 0 and the gradient 0, whatever its logits; a row whose dy is 0 has the gradient 0.
-//! A label that is neither a class nor ignored makes the row NaN. Users call it, with weights, smoothing and means,
-//! through [`crate::losses`].
+//! If the label of a row is ignored, the loss and the gradient of the row are 0 for all logits. If dy of a row is 0, its gradient
+//! is 0. If a label is neither a class nor ignored, its row is NaN. Users call this op through [`crate::losses`], which adds
+//! weights, smoothing and means.
 
 use super::{
     lines::{Can, Lines},
@@ -21,21 +21,21 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// The losses: logits `[.., k]`, labels `[..]` → `[..]`.
+/// The op of the losses: logits `[.., k]`, labels `[..]` → `[..]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CrossEntropy {
-    /// Rows of this label do not count.
+    /// The label that is ignored.
     pub ignored: Option<u32>,
 }
 
-/// The gradient: logits `[.., k]`, labels `[..]`, dy `[..]` → dx `[.., k]`.
+/// The op of the gradient: logits `[.., k]`, labels `[..]`, dy `[..]` → dx `[.., k]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CrossEntropyGrad {
-    /// As in the op.
+    /// The label that is ignored.
     pub ignored: Option<u32>,
 }
 
-/// Whether the shapes are those of logits and labels.
+/// Checks that the shapes are those of logits and labels.
 pub(super) fn check(x: Shape, labels: Shape) -> Result<(), String> {
     if x.rank() == 0 || x.dtype() != DType::F32 {
         return Err("the first input must be floats, one for each class along the last axis".into());
@@ -50,7 +50,7 @@ pub(super) fn check(x: Shape, labels: Shape) -> Result<(), String> {
     }
 }
 
-/// The largest logit m of a row, x − m of its label, and the sum of the other classes' e^(x − m), on the CPU device.
+/// Returns the largest logit m of a row, x − m for the label, and the sum of e^(x − m) over the other classes, on the CPU device.
 fn row(x: &[f32], label: u32) -> (f32, f32, f64) {
     let (m, others) = powers(x, |_| label as usize);
     (m, x.get(label as usize).map_or(f32::NAN, |&own| own - m), others)
@@ -61,8 +61,8 @@ fn loss(x: &[f32], label: u32, ignored: Option<u32>) -> f32 {
         return 0.0;
     }
     let (_, z, others) = row(x, label);
-    // z is exact where both are large and near each other. Where the label's logit is the largest, e^z − 1 is 0; where not, the sum
-    // of the others is at least 1.
+    // z is exact if the two logits are large and close to each other. If the label's logit is the largest, e^z − 1 is 0. Otherwise
+    // the sum of the others is at least 1.
     ((others + (f64::from(z.vexp()) - 1.0)) as f32).ln_1p() - z
 }
 
@@ -82,12 +82,12 @@ fn gradient(x: &[f32], label: u32, dy: f32, ignored: Option<u32>, dx: &mut [f32]
     }
 }
 
-/// Rows of one parallel task on the CPU device.
+/// Returns the number of rows in one parallel task on the CPU device.
 fn task(k: usize) -> usize {
     (8192 / k).max(1)
 }
 
-/// Kernels of one pass over the rows of x, with these bindings.
+/// Returns kernels of one pass over the rows of x. `binds` returns the bindings.
 fn kernels(x: Shape, caps: &Caps, entry: &'static str, ignored: Option<u32>, binds: impl Fn(&Lines) -> Vec<Bind>) -> Vec<Kernel> {
     let kernel = |lines: Lines| {
         let mut pass = lines.pass(source!("cross_entropy"), entry, binds(&lines));
@@ -144,7 +144,7 @@ impl OpDef for CrossEntropy {
             let rows = x.without(x.rank() - 1);
             Case::new(format!("{rows} rows of {}", x.last()), CrossEntropy::default(), &[x, rows])
         };
-        // One of the labels is ignored: a class, or none (filled with labels up to it).
+        // One label is ignored. It is a class, or it is above the classes. The labels go up to it.
         let ignoring = |rows: usize, k: usize, ignored: u32| {
             let op = CrossEntropy { ignored: Some(ignored) };
             Case::new(format!("{rows} rows of {k}, {ignored} ignored"), op, &[[rows, k].into(), [rows].into()])
@@ -193,7 +193,7 @@ impl OpDef for CrossEntropyGrad {
         let [x, labels, dy] = [x[0], x[1], x[2]];
         let (p, u) = (x.softmax(-1), d * dy.unsqueeze(-1));
         let dx = p * (u - (p * u).sum(&[-1], true));
-        // The labels are checked where the loss is made, which knows which are ignored.
+        // The loss checks the labels, because it knows which label is ignored. So no check is needed here.
         let ddy = (d * p).sum(&[-1], false) - d.graph.apply(Pick, &[d, labels]);
         let kept = self.ignored.map(|label| labels.is_not(label));
         let [dx, ddy] = [kept.map_or(dx, |k| k.unsqueeze(-1).where_(dx, 0.0)), kept.map_or(ddy, |k| k.where_(ddy, 0.0))];
@@ -244,7 +244,7 @@ impl OpDef for CrossEntropyGrad {
 }
 
 impl<'g> Tensor<'g> {
-    /// The cross-entropy of logits `[.., k]` and labels `[..]` below k, one for each row; 0 where a label is the one ignored.
+    /// Returns the cross-entropy of logits `[.., k]` and labels `[..]` below k, one for each row. It is 0 for the ignored label.
     #[track_caller]
     pub(crate) fn cross_entropy_rows(self, labels: Tensor<'g>, ignored: Option<u32>) -> Tensor<'g> {
         let y = self.graph.apply(CrossEntropy { ignored }, &[self, labels]);
@@ -253,10 +253,10 @@ impl<'g> Tensor<'g> {
         }
         y
     }
-    /// 1 where a label is another one than `label`, else 0.
+    /// Returns 1 for each label that differs from `label`, else 0.
     #[track_caller]
     pub(crate) fn is_not(self, label: u32) -> Tensor<'g> {
-        // Floats count exactly up to here. Beyond it there are no classes, but there may be the label to ignore.
+        // Floats represent all whole numbers up to this limit. There are no classes beyond it, but the ignored label may lie there.
         const EXACT: u32 = 1 << 24;
         if label < EXACT { self.ne(label as f32) } else { self.lt(EXACT as f32) }
     }

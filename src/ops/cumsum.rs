@@ -1,6 +1,6 @@
-//! Running sums along an axis.
+//! Cumulative sums along an axis.
 //!
-//! `y[o,i,c] = Σ_{k ≤ i} x[o,k,c]`, or `Σ_{k ≥ i} x[o,k,c]` in reverse, which is the gradient of the first.
+//! `y[o,i,c] = Σ_{k ≤ i} x[o,k,c]`, or `Σ_{k ≥ i} x[o,k,c]` in reverse. Each of the two is the gradient of the other.
 
 use super::*;
 use crate::{
@@ -10,17 +10,17 @@ use crate::{
 use rayon::prelude::*;
 use std::panic::Location;
 
-/// The op.
+/// The op: cumulative sums along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cumsum {
-    /// The axis along which it adds up.
+    /// The axis of the sums.
     pub axis: usize,
-    /// Add up from the last element to the first.
+    /// Whether the sum starts at the last element instead of the first.
     pub reverse: bool,
 }
 
 impl Cumsum {
-    /// The places along a line of `n` elements, in the order in which they are added.
+    /// Returns the positions along a line of `n` elements, in the order of the sum.
     fn order(&self, n: usize) -> impl Iterator<Item = usize> + use<> {
         let reverse = self.reverse;
         (0..n).map(move |i| if reverse { n - 1 - i } else { i })
@@ -51,7 +51,7 @@ impl OpDef for Cumsum {
             }
         }
     }
-    /// Sums are kept in `f64`, as PyTorch keeps them on a CPU, so that a long line loses no digits.
+    /// Computes the sums in `f64`, as PyTorch does on a CPU. So a long line loses no digits.
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
         let block = n * inner;
@@ -70,13 +70,13 @@ impl OpDef for Cumsum {
         });
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // x[k] is a term of every sum that comes after it.
+        // x[k] is a term of every later sum.
         vec![Some(dy.graph.apply(Cumsum { reverse: !self.reverse, ..*self }, &[dy]))]
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let sizes = x[0].around(self.axis);
         let mut ways = vec![Way::walk(sizes, caps)];
-        // A software adapter pays more for barriers than for a walk.
+        // On a software adapter, barriers cost more than a walk.
         if sizes[1] > SHORT && !caps.software {
             ways.push(Way::scan(sizes, caps));
         }
@@ -92,7 +92,7 @@ impl OpDef for Cumsum {
         };
         let both = |(dims, axis): (&[usize], usize)| [false, true].map(|reverse| case(dims, axis, reverse));
         let mut cases: Vec<Case> = [
-            // A number, a line, lines of one element, axes at the front, in the middle and at the back.
+            // A single number, a line, lines of one element, and axes at the front, in the middle and at the back.
             (&[1][..], 0),
             (&[13], 0),
             (&[7, 1], 1),
@@ -110,44 +110,46 @@ impl OpDef for Cumsum {
         .into_iter()
         .flat_map(both)
         .collect();
-        // Many lines; few long ones, which are cut into chunks; the last chunk short.
+        // Many lines; few long lines, which are cut into chunks; a short last chunk.
         cases.extend([case(&[2501, 13], 1, false), case(&[20_011], 0, false), case(&[20_011], 0, true)]);
         cases.extend([case(&[2, 5003, 3], 1, true), case(&[9001, 5], 0, false)]);
         cases
     }
 }
 
-/// Lines up to this long are only walked.
+/// The largest length of lines for which a scan is no candidate.
 const SHORT: usize = 32;
-/// Elements that an invocation of a scan adds up before it meets the others: `EACH` of the shader.
+/// The number of elements that an invocation of a scan adds up before the invocations combine their sums. The shader calls it
+/// `EACH`.
 const EACH: usize = 4;
-/// Neighbouring lines that a workgroup scans side by side, at most.
+/// The largest number of neighbouring lines that a workgroup scans side by side.
 const COLUMNS: usize = 32;
-/// With so many units of work any GPU is busy. Lines are cut into chunks where there are fewer.
+/// The number of units that keeps any GPU busy. If there are fewer lines, they are cut into chunks.
 const WALKS: usize = 8192;
 const SCANS: usize = 512;
-/// Chunks of a line, at most: each adds up the totals of those before it.
+/// The largest number of chunks of a line. Each chunk adds up the totals of all chunks before it.
 const CHUNKS: usize = 256;
 
-/// How `[outer, n, inner]` is divided among invocations.
+/// The division of `[outer, n, inner]` among invocations.
 struct Way {
     sizes: [usize; 3],
-    /// The invocations of a workgroup: so many neighbouring lines, times so many parts of each.
+    /// The number of invocations in a workgroup: `columns` neighbouring lines times the parts of each line.
     workgroup: usize,
     columns: usize,
-    /// Elements of a chunk; all of a line where lines are not cut.
+    /// The number of elements in a chunk. If lines are not cut, it is the length of a line.
     chunk: usize,
     scan: bool,
 }
 
 impl Way {
-    /// An invocation goes along a chunk of one line.
+    /// Returns the way in which each invocation walks along a chunk of one line.
     fn walk(sizes: [usize; 3], caps: &Caps) -> Way {
         let [outer, n, inner] = sizes;
         let chunks = (n / 64).min(WALKS / (outer * inner)).clamp(1, CHUNKS);
         Way { sizes, workgroup: caps.workgroup(64), columns: 1, chunk: n.div_ceil(chunks), scan: false }
     }
-    /// A workgroup goes along a chunk of some neighbouring lines, a tile of `EACH` elements for each invocation at a time.
+    /// Returns the way in which each workgroup moves along a chunk of neighbouring lines, one tile at a time. A tile has `EACH`
+    /// elements for each invocation.
     fn scan(sizes: [usize; 3], caps: &Caps) -> Way {
         let [outer, n, inner] = sizes;
         let most = caps.workgroup(256);
@@ -161,9 +163,9 @@ impl Way {
     fn kernel(&self, reverse: bool) -> Kernel {
         let [outer, n, inner] = self.sizes;
         let chunks = n.div_ceil(self.chunk);
-        // A workgroup of a scan is one unit; an invocation of a walk is one.
+        // A unit is a workgroup of a scan, or an invocation of a walk.
         let (across, per_group) = if self.scan { (inner.div_ceil(self.columns), 1) } else { (inner, self.workgroup) };
-        // All units of a block of lines, which is where a dispatch may be cut.
+        // The number of units of all lines with the same outer index. A dispatch may be split between outer indices.
         let units = chunks * across;
         let whole = |bind: Bind| bind.blocks(units, n * inner);
         let total = || Bind::scratch("total", 0).blocks(units, units / across * inner);
@@ -199,8 +201,8 @@ impl Way {
 }
 
 impl<'g> Tensor<'g> {
-    /// Sums of the elements up to each one along `axis` (negative: from the back): `y[i] = x[0] + … + x[i]`, in the shape of `self`.
-    /// As `torch.cumsum`. Its gradient adds up from the other end.
+    /// Returns the cumulative sums along `axis`: `y[i] = x[0] + … + x[i]`. A negative `axis` counts from the last axis. The result
+    /// has the shape of `self`. PyTorch calls it `torch.cumsum`. The gradient is the cumulative sum from the other end.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -211,7 +213,7 @@ impl<'g> Tensor<'g> {
     /// # Ok::<(), downhill::Error>(())
     /// ```
     ///
-    /// A mistake: an axis that is not there, labels.
+    /// It is a mistake if there is no such axis, or if the tensor has labels.
     #[track_caller]
     pub fn cumsum(self, axis: isize) -> Tensor<'g> {
         let x = self.shape();
@@ -252,7 +254,7 @@ mod tests {
         start(&|g| g.input([4, 3]).cumsum(2), "cumsum: [4, 3]: there is no axis 2 (src/ops/cumsum.rs:");
         start(&|g| g.labels([4]).cumsum(0), "cumsum: u32 [4]: takes floats, not labels (see to_f32) (src/ops/cumsum.rs:");
     }
-    /// Long lines are cut, and a scan is offered where there is hardware for it.
+    /// Long lines are cut. A scan is a candidate on hardware only.
     #[test]
     fn ways() {
         let kernels = |dims: &[usize], caps: Caps| {

@@ -1,9 +1,9 @@
-//! Rows of a table by index (an embedding, weights by class), and the gradient, which adds rows up by index.
+//! Looks up rows of a table by index (an embedding, or weights by class). Its gradient adds rows up by index.
 //!
-//! `y[i,j] = table[index[i], j]`; `dtable[r,j] = Σ_{i: index[i] = r} dy[i,j]`, added in the order of i.
+//! `y[i,j] = table[index[i], j]`. `dtable[r,j] = Σ_{i: index[i] = r} dy[i,j]`, added in the order of i.
 //!
-//! Indices that come from the host are checked before anything runs. One that is computed and names no row gives a row of NaN, so
-//! that the step is found not to be finite, and its gradient goes to no row.
+//! Indices from the host are checked before anything runs. An index that the graph computes may name no row. Its row of the result
+//! is NaN, so the step is not finite and training notices it. Its gradient goes to no row.
 
 use super::*;
 use crate::{
@@ -17,20 +17,20 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatherRows;
 
-/// Its gradient: dy `[.., d..]`, index `[..]` → `[rows, d..]`.
+/// The gradient: dy `[.., d..]`, index `[..]` → `[rows, d..]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScatterRows {
-    /// Rows of the table.
+    /// The number of rows of the table.
     pub rows: usize,
 }
 
-/// The row of a table that an index names, if there is one.
+/// Returns the row of a table that an index names, or `None` if there is no such row.
 fn row<T>(table: &[T], index: u32, cols: usize) -> Option<&[T]> {
     let start = (index as usize).checked_mul(cols)?;
     table.get(start..start + cols)
 }
 
-/// Fills `y` with the row that an index names.
+/// Fills `y` with the row that an index names, or with NaN.
 fn gather<T: Real>(y: &mut [T], table: &[T], index: u32) {
     match row(table, index, y.len()) {
         Some(row) => y.copy_from_slice(row),
@@ -38,7 +38,7 @@ fn gather<T: Real>(y: &mut [T], table: &[T], index: u32) {
     }
 }
 
-/// A pass whose unit is one invocation's.
+/// Returns a pass. Each unit is one invocation.
 fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
     let wg = caps.workgroup(256);
     Pass {
@@ -54,7 +54,8 @@ fn pass(entry: &'static str, params: &[(&str, usize)], binds: Vec<Bind>, units: 
     }
 }
 
-/// Columns that a lane of the gradient's second pass does at least, where that leaves neighbours enough to read together.
+/// The least number of columns that a lane computes in the gradient's second pass. It is less if there would not be enough
+/// neighbouring lanes to read memory together.
 const PER_LANE: usize = 8;
 
 impl OpDef for GatherRows {
@@ -95,11 +96,11 @@ impl OpDef for GatherRows {
         0
     }
     fn terms(&self, x: &[Shape]) -> usize {
-        // Of the gradient.
+        // For the gradient: all indices may name one row.
         x[1].elements()
     }
     fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
-        // Of the table, what is looked up.
+        // The op reads only the rows of the table that are looked up.
         x[1].bytes() + 2 * y.bytes()
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
@@ -145,7 +146,7 @@ impl OpDef for ScatterRows {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let cols = y.f.len() / self.rows;
-        // A range of rows for each thread, which adds what is its own.
+        // Each thread owns a range of rows and adds the gradients of these rows.
         let range = self.rows.div_ceil(rayon::current_num_threads());
         y.f.par_chunks_mut(range * cols).enumerate().for_each(|(k, y)| {
             y.fill(0.0);
@@ -165,7 +166,7 @@ impl OpDef for ScatterRows {
         let index = Bind::input("index", 1, DType::U32);
         let order = Bind { dtype: DType::U32, ..Bind::scratch("order", 0) };
         let sort = pass("sort", &params, vec![index.clone(), order.clone().written()], m, caps);
-        // A row belongs to some lanes, each of which looks for its start anew.
+        // A row belongs to several lanes. Each of them searches for the row's start.
         let lanes = cols.div_ceil(PER_LANE).max(cols.min(32)).next_power_of_two().min(wg);
         let binds = vec![Bind::input("dy", 0, DType::F32), index, order, Bind::output("dtable", DType::F32).per_unit(cols)];
         let mut sums = Pass { per_group: wg / lanes, ..pass("grad_table", &params, binds, self.rows, caps) };
@@ -202,12 +203,12 @@ impl OpDef for ScatterRows {
 }
 
 impl<'g> Tensor<'g> {
-    /// `y[i] = table[index[i]]`: this table `[v, d..]` and indices `[..]` below v give `[.., d..]`. Its gradient is
-    /// added up in the order of the indices.
+    /// Returns `y[i] = table[index[i]]`. This tensor is the table `[v, d..]`. The indices are `[..]`, and the result is
+    /// `[.., d..]`. The gradient of a row is added up in the order of the indices.
     ///
-    /// An index out of range is an error before anything runs where it comes from the host. One that the graph computes (by
-    /// [`argmax`](Tensor::argmax), say, or by [`slice`](Tensor::slice) from labels) gives a row of NaN, which ends training with
-    /// [`Error::Diverged`](crate::Error::Diverged), and adds to no row's gradient.
+    /// Each index must be below v. A wrong index from the host is an error before anything runs. The graph may compute a wrong
+    /// index, for example by [`argmax`](Tensor::argmax) or by a [`slice`](Tensor::slice) of labels. Then its row of the result is
+    /// NaN, and it adds to no row's gradient. In training, NaN ends in [`Error::Diverged`](crate::Error::Diverged).
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -221,7 +222,7 @@ impl<'g> Tensor<'g> {
     pub fn gather_rows(self, index: Tensor<'g>) -> Tensor<'g> {
         let y = self.graph.apply(GatherRows, &[self, index]);
         if !y.is_dead() {
-            // Of several axes, a number in all of them together would say little.
+            // With several axes, the error shows the position along each axis. A single number would not help.
             let table = (index.shape().rank() > 1).then_some("gather_rows");
             self.graph.require(index, Below { count: self.shape().dims()[0], table, ignored: None });
         }

@@ -1,34 +1,35 @@
-//! How kernels that work along one axis spread it over invocations: shared by `reduce`, `argmax`, `softmax`,
-//! `cross_entropy`, `moments` and `norm`. The WGSL side is `shaders/lib/lines.wgsl`.
+//! The division of work along one axis among invocations. `reduce`, `argmax`, `softmax`, `cross_entropy`, `moments` and `norm`
+//! share it. The WGSL side is `shaders/lib/lines.wgsl`.
 //!
-//! A tensor `[outer, n, inner]` is `outer · inner` *lines* of `n` elements. Neighbouring invocations should read
-//! neighbouring elements: along the line where `inner` is 1, across lines where it is not.
+//! A tensor `[outer, n, inner]` has `outer · inner` *lines* of `n` elements. Neighbouring invocations should read neighbouring
+//! elements: along the line if `inner` is 1, and across lines otherwise.
 //!
-//! * Portable: a workgroup is a block of COLUMNS neighbouring lines × LANES invocations for each of them, as many blocks as fit.
-//!   A short line gets one lane (no barrier, no idle lanes in a tree); a long one a whole workgroup.
-//! * Fast: four elements are loaded at once where sizes are multiples of four. Where there are subgroups of one size, a line along memory
-//!   belongs to one of them, or a long one to a workgroup of them. A software adapter never gets lanes that meet at barriers:
-//!   there those cost a pass over all invocations, and a load of four costs little more than one of a single number.
+//! * Portable: a workgroup has as many blocks as fit. A block is COLUMNS neighbouring lines with LANES invocations for each line. A
+//!   short line gets one lane, so there are no barriers and no idle lanes in a tree. A long line gets a whole workgroup.
+//! * Fast: four elements are loaded at once if the sizes are multiples of four. If all subgroups have one size, a line that is
+//!   contiguous in memory belongs to one subgroup, and a long line belongs to a workgroup of subgroups. On a software adapter, lanes
+//!   never meet at barriers, because each barrier costs a pass over all invocations. There, loading four numbers costs little more
+//!   than loading one.
 
 use crate::kernel::{Bind, Caps, Pass, Source, Span, Word};
 
-/// Lines up to this long are walked by one invocation.
+/// The largest length of lines that one invocation computes alone.
 const SHORT: usize = 32;
-/// Elements that each lane of a longer line does at least.
+/// The least number of elements for each lane of a longer line.
 const PER_LANE: usize = 8;
-/// A lane with more elements than this is worth cutting the line into chunks for, if there are few workgroups…
+/// If a lane has more elements than this, and there are fewer workgroups than GROUPS, the line is cut into chunks.
 const LONG: usize = 64;
-/// …fewer than this, which any GPU can run at once.
+/// The number of workgroups that any GPU can run at once.
 const GROUPS: usize = 1024;
-/// Elements (V) of a line that each lane keeps in registers, at most. On a software adapter more of them are slower than to read them
-/// again: they are memory, too.
+/// The largest number of elements (of type V) of a line that each lane stores in registers. On a software adapter, registers are
+/// memory, too. There it is faster to read further elements again.
 const KEEP: usize = 8;
 
-/// Invocations of a workgroup that does strips, and columns (V) of each, at most.
+/// The number of invocations in a workgroup that computes strips, and the largest number of columns (of type V) of each invocation.
 const STRIP: usize = 8;
 const STRIP_COLUMNS: usize = 16;
 
-/// What a line belongs to: see the libraries of these names.
+/// The group of invocations that a line belongs to. `shaders/lib` has a file for each of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Team {
     Lanes,
@@ -37,8 +38,8 @@ enum Team {
     Strip,
 }
 
-/// The division of `[outer, n, inner]`. It follows from the sizes and the device's limits, not from its speed. Sizes are counted
-/// in elements of the shader, `wide` numbers each.
+/// The division of `[outer, n, inner]`. It follows from the sizes and the limits of the device, not from the speed of the device.
+/// The sizes count elements of the shader. Each of them is `wide` numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Lines {
     outer: usize,
@@ -46,27 +47,27 @@ pub(crate) struct Lines {
     inner: usize,
     chunk: usize,
     wide: usize,
-    /// Whether those are of neighbouring lines.
+    /// Whether the `wide` numbers of an element belong to neighbouring lines.
     across: bool,
     team: Team,
     workgroup: usize,
     columns: usize,
     lanes: usize,
     keep: usize,
-    /// Whether all columns of a line number are one unit: then the pass can be split over units.
+    /// Whether all columns of a line number are one unit. Then the pass can be split between units.
     split: bool,
 }
 
-/// What a kernel can do.
+/// The abilities of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Can {
-    /// It sees whole lines, one number at a time.
+    /// The kernel reads whole lines, one number at a time.
     Single,
-    /// It sees whole lines, and can load four numbers of one at once.
+    /// The kernel reads whole lines, and can load four numbers of a line at once.
     Whole,
-    /// That, and the results of chunks of lines can be combined.
+    /// As `Whole`. In addition, the results of chunks of a line can be combined.
     Cut,
-    /// That, and four lines can be done at once.
+    /// As `Cut`. In addition, the kernel can compute four lines at once.
     CutAcross,
 }
 
@@ -74,19 +75,19 @@ impl Can {
     fn cut(self) -> bool {
         matches!(self, Can::Cut | Can::CutAcross)
     }
-    /// Whether an element of a line is read again.
+    /// Returns true if the kernel reads an element of a line more than once.
     fn again(self) -> bool {
         matches!(self, Can::Whole | Can::Cut)
     }
 }
 
 impl Lines {
-    /// Ways to divide a pass whose largest tensor has the size `[outer, n, inner]`, the portable one first.
+    /// Returns the ways to divide a pass whose largest tensor has the size `[outer, n, inner]`. The portable way comes first.
     pub fn all(sizes: [usize; 3], can: Can, caps: &Caps) -> Vec<Lines> {
         let all = [false, true].map(|fast| Lines::of(fast, sizes, can, caps));
         if all[0] == all[1] { all[..1].to_vec() } else { all.to_vec() }
     }
-    /// The portable way, or the one that is expected to be fastest.
+    /// Returns the portable way, or the way that is expected to be fastest.
     pub fn of(fast: bool, sizes: [usize; 3], can: Can, caps: &Caps) -> Lines {
         if fast { Lines::fast(sizes, can, caps) } else { Lines::portable(sizes, can, caps) }
     }
@@ -96,7 +97,7 @@ impl Lines {
         let side_by_side = |most: usize| inner.next_power_of_two().min(most).min(workgroup);
         let lanes_of = |columns: usize| if n <= SHORT { 1 } else { n.div_ceil(PER_LANE).next_power_of_two().min(workgroup / columns) };
         let lanes = lanes_of(side_by_side(32));
-        // Two loads of half the width are as good, and one dispatch is better than two.
+        // Two loads of half the width are as good as one load, and one dispatch is better than two dispatches.
         let lanes =
             if can.cut() && n > LONG * lanes && n <= LONG * lanes_of(side_by_side(16)) { lanes_of(side_by_side(16)) } else { lanes };
         let columns = inner.next_power_of_two().min(workgroup / lanes);
@@ -129,10 +130,10 @@ impl Lines {
             if !caps.software {
                 return quarter.cut(can, LONG * quarter.lanes, GROUPS, caps);
             }
-            // An invocation has many columns, so that memory is read in its order.
+            // An invocation has many columns, so that it reads memory in order.
             let each = quarter.inner.div_ceil(STRIP).min(STRIP_COLUMNS);
             let one = Lines { team: Team::Strip, workgroup: STRIP, columns: STRIP * each, lanes: 1, keep: each, ..quarter };
-            // A column has one running value, whose rounding errors add up.
+            // A column has one running value, and its rounding errors add up. So lines are cut earlier.
             return one.cut(can, LONG, n.div_ceil(2048).max(64), caps);
         }
         let wide = if n % 4 == 0 && n >= 16 && can != Can::Single { 4 } else { 1 };
@@ -157,7 +158,8 @@ impl Lines {
         one.cut(can, LONG * workgroup, GROUPS, caps)
     }
 
-    /// Cuts lines longer than `longest` into chunks if there are few workgroups, and any where a tensor is too large to be bound.
+    /// Cuts lines that are longer than `longest` into chunks if there are few workgroups. Cuts all lines if a tensor is too large
+    /// for one binding.
     fn cut(self, can: Can, longest: usize, most: usize, caps: &Caps) -> Lines {
         let Lines { outer, n, inner, wide, lanes, columns, .. } = self;
         let limit = (caps.max_binding_bytes / 4) as usize;
@@ -169,23 +171,23 @@ impl Lines {
                 chunk = n.div_ceil(most.div_ceil(groups)).max(2 * PER_LANE * lanes).next_multiple_of(lanes.max(64));
             }
             if !fits {
-                // One chunk must fit, wherever it starts.
+                // One chunk must fit in a binding, wherever the chunk starts.
                 chunk = chunk.min(limit.saturating_sub(63) / (inner * wide));
             }
         }
-        // A chunk of one element gets nowhere.
+        // Chunks of one element would not reduce anything.
         if !(2..n).contains(&chunk) {
             chunk = n;
         }
         let keep = if chunk == n || self.team == Team::Strip { self.keep } else { 0 };
         Lines { chunk, keep, split: inner <= columns || !fits, ..self }
     }
-    /// Units of a workgroup.
+    /// Returns the number of units in a workgroup.
     fn per_group(&self) -> usize {
         if self.team == Team::Strip { 1 } else { self.workgroup / (self.columns * self.lanes) }
     }
 
-    /// The name of a kernel that divides its work so.
+    /// Returns the name of a kernel with this division.
     pub fn name(&self) -> &'static str {
         match self.team {
             Team::Lanes if self.wide == 1 => "lines",
@@ -195,24 +197,24 @@ impl Lines {
             Team::Strip => "strips",
         }
     }
-    /// Chunks of a line.
+    /// Returns the number of chunks in a line.
     pub fn chunks(&self) -> usize {
         self.n.div_ceil(self.chunk)
     }
-    /// The most numbers of a line that one unit sees.
+    /// Returns the largest count of numbers of a line that one unit reads.
     pub fn chunk(&self) -> usize {
         self.chunk * if self.across { 1 } else { self.wide }
     }
-    /// The numbers of the last chunk of a line of `n`, as a share of those of the others.
+    /// Returns the length of the last chunk of a line of `n` numbers, as a fraction of the length of the other chunks.
     pub fn tail(&self, n: usize) -> f32 {
         (n - (self.chunks() - 1) * self.chunk()) as f32 / self.chunk() as f32
     }
-    /// The tensor `[outer, n, inner]`.
+    /// Binds the tensor `[outer, n, inner]`.
     pub fn full(&self, bind: Bind) -> Bind {
         let (line, chunk) = (self.n * self.inner * self.wide, self.chunk * self.inner * self.wide);
         self.bind(bind, Span::Lines { line, chunks: self.chunks(), chunk }, self.wide > 1)
     }
-    /// A tensor with one element for each chunk of each line, `[outer, chunks, inner]`.
+    /// Binds a tensor with one element for each chunk of each line, `[outer, chunks, inner]`.
     pub fn ones(&self, bind: Bind) -> Bind {
         let line = self.inner * if self.across { self.wide } else { 1 };
         self.bind(bind, Span::Lines { line, chunks: 1, chunk: line }, self.across)
@@ -220,7 +222,7 @@ impl Lines {
     fn bind(&self, bind: Bind, span: Span, vec4: bool) -> Bind {
         Bind { span: if self.split { span } else { Span::Whole }, vec4, ..bind }
     }
-    /// A pass over these lines, for a shader that includes `lib/lines` and has a function `entry` of a line.
+    /// Returns a pass over these lines. Its shader includes `lib/lines` and has a function `entry` that computes one line.
     pub fn pass(&self, source: Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
         let tiles = self.inner.div_ceil(self.columns);
         let (groups, rounds) = if self.split { (1, tiles) } else { (tiles, 1) };

@@ -1,7 +1,7 @@
 //! ln Σ eˣ along an axis: a smooth maximum.
 //!
-//! `y = m + ln Σ e^(x − m)` with `m = max x`, which keeps every power in range and is left out of the sum, as in softmax. Its
-//! gradient is the softmax.
+//! `y = m + ln Σ e^(x − m)` with `m = max x`. Subtracting m keeps every power in range. As in softmax, the term of the maximum
+//! itself is exactly 1 and is left out of the sum. The gradient of this op is the softmax.
 
 use super::{
     lines::{Can, Lines},
@@ -15,10 +15,10 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// The op: x → the same with `axis` of size 1.
+/// The op. The output has the shape of x, but `axis` has size 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSumExp {
-    /// Over which the powers are added up.
+    /// The axis of the sum.
     pub axis: usize,
 }
 
@@ -48,7 +48,8 @@ impl OpDef for LogSumExp {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let [_, n, inner] = x[0].shape.around(self.axis);
         if inner == 1 && n > 2 * TASK {
-            // Long: a task is a part of a line, and the results are put together like elements.
+            // Long lines: a task is a part of a line. The result of a part has the form of an element, so a second `line` combines
+            // the parts.
             return scratch::with(n.div_ceil(TASK), |parts: &mut [f32]| {
                 for (x, y) in x[0].f.chunks(n).zip(&mut *y.f) {
                     x.par_chunks(TASK).zip(&mut *parts).for_each(|(x, part)| *part = line(x, 1));
@@ -63,7 +64,7 @@ impl OpDef for LogSumExp {
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // Where all elements are −∞, no change of one of them matters.
+        // If all elements are −∞, a small change of one of them changes nothing. The gradient is 0 there.
         let nothing = y.lt(f32::MIN);
         vec![Some(nothing.where_(0.0, x[0].softmax(self.axis as isize) * dy))]
     }
@@ -73,7 +74,7 @@ impl OpDef for LogSumExp {
             let (mut passes, mut scratch) = (Vec::new(), Vec::new());
             let (mut n, mut from) = (all, Which::In(0));
             loop {
-                // Results of chunks are put together like elements.
+                // The result of a chunk has the form of an element. So the next pass combines the chunks like elements.
                 let lines = Lines::of(fast, [outer, n, inner], Can::Cut, caps);
                 let to = if lines.chunks() == 1 { Which::Out } else { Which::Scratch(scratch.len()) };
                 let binds = [

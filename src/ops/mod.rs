@@ -301,7 +301,7 @@ mod tests {
         }
     }
 
-    /// An op that the list lacks would be compiled with checks, and be slow without a word.
+    /// An op that is missing in the list would be compiled with checks. It would be slow, and nothing would report it.
     #[test]
     fn every_op_is_in_the_list() {
         let mut found = BTreeSet::new();

@@ -1,8 +1,8 @@
-//! Second moments over axes, in one reading of the tensor: variance, standard deviation, and all that normalisation over
-//! a batch needs (see [`normalised`]).
+//! Second moments over axes, in one reading of the tensor: the variance, the standard deviation, and all statistics that
+//! normalisation over a batch needs (see [`normalised`]).
 //!
-//! They reduce one block of adjacent axes or, with `lead`, the first axes as well: `[b, c, n, inner]` over b and n. So
-//! the statistics of the channels of `[n, c, h, w]` need no permuted copy.
+//! An op reduces one block of adjacent axes. With `lead` it also reduces the first axes: `[b, c, n, inner]` is reduced over b and
+//! n. So the statistics of the channels of `[n, c, h, w]` need no permuted copy.
 
 use super::{
     lines::{Can, Lines},
@@ -21,16 +21,17 @@ use std::panic::Location;
 /// The axes that are reduced: `..lead` and `start..end`. They stay, with size 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Over {
-    /// How many of the first axes; 0 for none.
+    /// The number of first axes that are reduced. It may be 0.
     pub lead: usize,
     /// The first axis of the block.
     pub start: usize,
-    /// The first one behind it.
+    /// The first axis behind the block.
     pub end: usize,
 }
 
 impl Over {
-    /// For these axes; `None` where they are more than one block and another at the front.
+    /// Returns the axes as an `Over`. Returns `None` if they are not one block of adjacent axes, or one block and another block
+    /// that starts at axis 0.
     pub fn new(mut axes: Vec<usize>) -> Option<Over> {
         axes.sort_unstable();
         let cut = (1..axes.len()).find(|&i| axes[i] != axes[i - 1] + 1).unwrap_or(0);
@@ -40,27 +41,27 @@ impl Over {
         let front = lead.first().is_none_or(|&a| a == 0);
         (adjacent && front).then_some(Over { lead: lead.len(), start, end: start + block.len() })
     }
-    /// For the axes along which a tensor of the shape `kept` is repeated to give `x`.
+    /// Returns the axes along which a tensor of the shape `kept` is repeated to get the shape `x`.
     pub fn repeated(x: Shape, kept: Shape) -> Option<Over> {
         let front = x.rank().checked_sub(kept.rank())?;
         Over::new((0..x.rank()).filter(|&a| a < front || kept.dims()[a - front] != x.dims()[a]).collect())
     }
-    /// The shape of the result.
+    /// Returns the shape of the result.
     pub fn kept(&self, x: Shape) -> Shape {
         (0..self.lead).chain(self.start..self.end).fold(x, |s, a| s.with(a, 1))
     }
-    /// `[b, c, n, inner]`.
+    /// Returns `[b, c, n, inner]`.
     pub(super) fn sizes(&self, x: Shape) -> [usize; 4] {
         let product = |d: &[usize]| d.iter().product::<usize>();
         let d = x.dims();
         let (b, c) = (product(&d[..self.lead]), product(&d[self.lead..self.start]));
         match [b, c, product(&d[self.start..self.end]), product(&d[self.end..])] {
-            // Over b alone, channels are the columns.
+            // A reduction over b alone is a reduction over rows. Channels and the inner axes are the columns.
             [b, c, 1, inner] => [1, 1, b, c * inner],
             sizes => sizes,
         }
     }
-    /// Elements that are reduced to one.
+    /// Returns the number of elements that are reduced to one element.
     pub fn count(&self, x: Shape) -> usize {
         x.elements() / self.kept(x).elements()
     }
@@ -68,14 +69,15 @@ impl Over {
         let fits = self.lead <= self.start && self.start <= self.end && self.end <= x.rank();
         if fits { Ok(()) } else { Err(format!("there are no axes ..{} and {}..{}", self.lead, self.start, self.end)) }
     }
-    /// For each element of the result, by the definition, the sum of what `f` gives for an element and that number.
+    /// Returns a sum for each element of the result, by the definition. `f` gets the number of an element of x and the number of
+    /// the result, and returns the term.
     pub(super) fn plain(&self, x: Shape, f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
         let [b, c, n, inner] = self.sizes(x);
         let at = |k: usize, o: usize, i: usize| ((o * c + k / inner) * n + i) * inner + k % inner;
         (0..c * inner).map(|k| (0..b).flat_map(|o| (0..n).map(move |i| (o, i))).map(|(o, i)| f(at(k, o, i), k)).sum()).collect()
     }
-    /// The same for the CPU device, with several sums; `f` gets the elements of x and a, and the number of the result, and `put` that
-    /// number and its sums.
+    /// Computes K sums for each element of the result, for the CPU device. `f` gets an element of x, the same element of a, and the
+    /// number of the result, and returns the K terms. `put` gets the number of the result and its K sums.
     pub(super) fn fast<const K: usize>(
         &self,
         shape: Shape,
@@ -85,7 +87,8 @@ impl Over {
         mut put: impl FnMut(usize, [f64; K]),
     ) {
         let [b, c, n, inner] = self.sizes(shape);
-        // A block is some rows of a line number; a task is some blocks. Rows enough that partial sums are few.
+        // A block is a number of rows of one line. A task is a number of blocks. A block has enough rows to make the partial sums
+        // few.
         let rows = (LIGHT_TASK / inner).clamp(16, n.max(16)).min(n);
         let blocks = n.div_ceil(rows);
         let task = (LIGHT_TASK / (rows * inner)).max(1);
@@ -119,8 +122,9 @@ impl Over {
             all.iter().enumerate().for_each(|(k, &sums)| put(k, sums));
         });
     }
-    /// The lines `[b·c, n, inner]` of the first pass, and what is left to reduce then: the chunks of a line, and the b lines
-    /// of a channel, each with the most elements that one of its parts stands for.
+    /// Returns the lines `[b·c, n, inner]` of the first pass, and the reductions that remain after it. They reduce the chunks of a
+    /// line, and the b lines of a channel. The number beside each reduction is the largest number of elements that one of its parts
+    /// stands for.
     pub(super) fn stages(&self, x: Shape, fast: bool, caps: &Caps) -> (Lines, Vec<([usize; 3], usize)>) {
         let [b, c, n, inner] = self.sizes(x);
         let lines = Lines::of(fast, [b * c, n, inner], Can::Cut, caps);
@@ -129,7 +133,8 @@ impl Over {
     }
 }
 
-/// The sums that `f` says over pairs of elements, in eight running values that need not wait for each other.
+/// Returns K sums over pairs of elements. `f` returns the terms of a pair. Each sum has eight running values that do not depend on
+/// each other, so the CPU adds them in parallel.
 pub(super) fn sums<const K: usize>(x: &[f32], a: &[f32], f: impl Fn(f32, f32) -> [f64; K]) -> [f64; K] {
     let mut run = [[0.0; 8]; K];
     let blocks = (x.chunks_exact(8), a.chunks_exact(8));
@@ -147,7 +152,7 @@ pub(super) fn sums<const K: usize>(x: &[f32], a: &[f32], f: impl Fn(f32, f32) ->
     sum
 }
 
-/// What a kernel of this file gives; see shaders/moments.wgsl.
+/// The result of a kernel of this file. See shaders/moments.wgsl.
 #[derive(Clone, Copy)]
 enum Give {
     Variance,
@@ -155,13 +160,13 @@ enum Give {
     Statistics,
 }
 
-/// A kernel that divides its first pass so. `scale` is what its last pass has for the roots.
+/// Returns the kernel with the portable or the fast division into lines. The last pass uses `scale` for the roots.
 fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: bool, caps: &Caps) -> Kernel {
     let [b, c, n, inner] = over.sizes(x);
     let lines = Lines::of(fast, [b * c, n, inner], Can::Cut, caps);
     let (parts, tail) = (lines.chunks(), lines.tail(n));
     let count = b as f32 * ((parts - 1) as f32 + tail);
-    // Whether squares that underflow are a part of the result: not of a variance, nor beside an eps.
+    // Whether squares that underflow matter for the result. They do not matter for a variance, nor beside an eps.
     let small = match give {
         Give::Variance => false,
         Give::Std => true,
@@ -180,7 +185,7 @@ fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: boo
         Give::Statistics => Bind::output("y", DType::F32),
         _ => lines.ones(Bind::output("y", DType::F32)),
     };
-    // A pass over windows cannot write four tensors that are one.
+    // The output is four tensors in one. A pass that is split into windows cannot write it.
     let windows = matches!(give, Give::Statistics) && x.bytes() > caps.max_binding_bytes;
     if b * parts == 1 && !windows {
         return Kernel::one(lines.name(), pass(&lines, "forward", vec![full, result(&lines)]));
@@ -194,10 +199,11 @@ fn kernel(give: Give, over: &Over, centre: bool, scale: f32, x: Shape, fast: boo
     Kernel { name: lines.name(), passes: vec![first, second], scratch: vec![b * c * parts * inner; 3] }
 }
 
-/// Puts mean and mean square deviation of each result, in `f64`; without `centre` the mean is 0.
+/// Computes the mean and the mean square deviation of each result in `f64`, and passes them to `put`. The mean is 0 if `centre` is
+/// false.
 fn exactly(over: &Over, centre: bool, shape: Shape, v: &[f32], mut put: impl FnMut(usize, (f64, f64))) {
     let ([_, _, n, inner], count) = (over.sizes(shape), over.count(shape) as f64);
-    // Deviations from the first element: exact in f64, and one reading gives both sums.
+    // Subtract the first element from each element. The difference is exact in f64, and one reading gives both sums.
     let first = |k: usize| if centre { f64::from(v[k / inner * n * inner + k % inner]) } else { 0.0 };
     scratch::with(over.kept(shape).elements(), |from: &mut [f64]| {
         from.iter_mut().enumerate().for_each(|(k, from)| *from = first(k));
@@ -213,7 +219,7 @@ fn exactly(over: &Over, centre: bool, shape: Shape, v: &[f32], mut put: impl FnM
     });
 }
 
-/// The same by the definition.
+/// Returns the mean and the mean square deviation of each result, by the definition.
 fn plainly<T: Real>(over: &Over, centre: bool, shape: Shape, v: &[T]) -> Vec<(f64, f64)> {
     let n = over.count(shape) as f64;
     let mut mean = over.plain(shape, |at, _| v[at].f64());
@@ -222,19 +228,20 @@ fn plainly<T: Real>(over: &Over, centre: bool, shape: Shape, v: &[T]) -> Vec<(f6
     mean.into_iter().zip(square).map(|(m, s)| (m, s / n)).collect()
 }
 
-/// Σ (x − mean)² / (n − `correction`), the mean being that of the same elements, or its square root.
+/// The op: Σ (x − mean)² / (n − `correction`), or its square root. The mean is the mean of the same n elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variance {
-    /// Over which axes.
+    /// The reduced axes.
     pub over: Over,
-    /// What n is corrected by: 1 for the unbiased estimate.
+    /// The number that is subtracted from n. 1 gives the unbiased estimate.
     pub correction: usize,
-    /// The standard deviation, which is finite where the variance overflows and not 0 where that underflows.
+    /// Whether the result is the standard deviation. It is finite even if the variance overflows, and not 0 even if the variance
+    /// underflows.
     pub root: bool,
 }
 
 impl Variance {
-    /// n / (n − correction).
+    /// Returns n / (n − correction).
     fn corrected(&self, x: Shape) -> f64 {
         let n = self.over.count(x);
         n as f64 / (n - self.correction) as f64
@@ -272,10 +279,10 @@ impl OpDef for Variance {
         exactly(&self.over, true, x[0].shape, x[0].f, |k, (_, square)| y.f[k] = self.finish(square, x[0].shape) as f32);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // Σ (x − mean) = 0: what flows through the mean vanishes, whatever x is.
+        // Σ (x − mean) = 0, so the gradient through the mean vanishes for every x.
         let scale = 4.0 / (self.over.count(x[0].shape()) - self.correction) as f32;
         let factor = if self.root {
-            // 0 where nothing is spread, as in PyTorch.
+            // If all elements are equal, the gradient is 0, as in PyTorch.
             let none = y.eq(0.0);
             none.where_(0.0, dy / none.where_(1.0, y)) * scale
         } else {
@@ -314,21 +321,21 @@ impl OpDef for Variance {
     }
 }
 
-/// All that normalisation needs, one number of each for a result: mean / 4, what its rounding to `f32` left of it, 4 / √(v + eps), and
-/// v, the mean square deviation; `[4, results]`.
+/// The op: all statistics that normalisation needs. The result is `[4, results]`. Its rows are mean / 4, the error of rounding mean
+/// / 4 to `f32`, 4 / √(v + eps), and v. v is the mean square deviation.
 ///
-/// A quarter, because a difference of two numbers may overflow, a quarter of it does not.
+/// The mean is divided by 4 because a difference of two numbers may overflow, but a quarter of the difference does not.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistics {
-    /// Over which axes.
+    /// The reduced axes.
     pub over: Over,
-    /// Whether deviations are from the mean; else from 0.
+    /// Whether deviations are measured from the mean. Otherwise they are measured from 0.
     pub centre: bool,
-    /// What keeps the third one finite.
+    /// The number that is added to v. It keeps the third row finite.
     pub eps: f32,
 }
 
-/// [`Statistics`] as tensors that broadcast to x.
+/// The rows of [`Statistics`] as tensors that broadcast to x.
 pub(super) struct Rows<'g> {
     pub mean: Tensor<'g>,
     pub rest: Tensor<'g>,
@@ -337,19 +344,19 @@ pub(super) struct Rows<'g> {
 }
 
 impl<'g> Rows<'g> {
-    /// Of a tensor that [`Statistics`] gave.
+    /// Splits the output of [`Statistics`].
     pub fn of(all: Tensor<'g>, kept: Shape) -> Rows<'g> {
         let row = |i: usize| all.slice(0, i, i + 1).reshape(kept);
         Rows { mean: row(0), rest: row(1), r: row(2), variance: row(3) }
     }
-    /// (x − mean) / 4.
+    /// Returns (x − mean) / 4.
     pub fn deviation(&self, x: Tensor<'g>) -> Tensor<'g> {
         x * 0.25 - self.mean - self.rest
     }
 }
 
 impl Statistics {
-    /// The four numbers of result k.
+    /// Writes the four numbers of result k.
     fn write<T: Real>(&self, k: usize, (mean, square): (f64, f64), y: &mut [T]) {
         let n = y.len() / 4;
         let all = [mean / 4.0, 0.0, 4.0 / (square + f64::from(self.eps)).sqrt(), square];
@@ -380,7 +387,7 @@ impl OpDef for Statistics {
         let (kept, n) = (self.over.kept(x[0].shape()), self.over.count(x[0].shape()) as f32);
         let (rows, d) = (Rows::of(y, kept), Rows::of(dy, kept));
         let deviation = rows.deviation(x[0]);
-        // r' = −r³·(x − mean)/n, in the quarters that there are.
+        // r' = −r³·(x − mean)/n, in quarters.
         let through_r = deviation * rows.r * (rows.r * (rows.r * d.r) * (-0.25 / n));
         let through_v = deviation * (d.variance * (8.0 / n));
         let dx = through_r + through_v;
@@ -406,11 +413,11 @@ impl OpDef for Statistics {
     }
 }
 
-/// Shapes, and the axes that are reduced.
+/// Shapes and the axes that are reduced.
 pub(super) fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
     vec![
         (&[1], 0, 0, 1),
-        // Along: short lines, at and around the lanes of a workgroup, cut into chunks.
+        // Along the axis: short lines, lines at and around the lanes of a workgroup, lines cut into chunks.
         (&[7, 31], 0, 1, 2),
         (&[5, 33], 0, 1, 2),
         (&[3, 257], 0, 1, 2),
@@ -419,7 +426,7 @@ pub(super) fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
         (&[67, 37], 0, 0, 1),
         (&[1_031, 70], 0, 0, 1),
         (&[3, 33, 5], 0, 1, 2),
-        // Channels: over the batch and over what is behind the channels.
+        // Channels: over the batch and over the axes behind the channels.
         (&[5, 3, 7], 1, 2, 3),
         (&[2, 7, 5, 13], 1, 2, 4),
         (&[67, 1, 3], 1, 2, 3),
@@ -434,14 +441,15 @@ pub(super) fn shapes() -> Vec<(&'static [usize], usize, usize, usize)> {
 }
 
 impl<'g> Tensor<'g> {
-    /// Σ (x − mean)² / (n − `correction`) over the n elements along `axes`. A correction of 1 gives the unbiased
-    /// estimate. A mean far from 0 does no harm. See [`Tensor::sum`].
+    /// Returns the variance Σ (x − mean)² / (n − `correction`) over the n elements along `axes`. A correction of 1 gives the
+    /// unbiased estimate. The result is accurate even if the mean is far from 0. See [`Tensor::sum`] for the axes and `keepdim`. It
+    /// is a mistake if n is not larger than `correction`.
     #[track_caller]
     pub fn variance(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
         self.spread("variance", axes, correction, keepdim, Location::caller())
     }
-    /// The square root of the [variance](Tensor::variance), also where that leaves the range of `f32`. Its gradient is 0 where it is
-    /// 0 itself, as in PyTorch.
+    /// Returns the standard deviation: the square root of the [variance](Tensor::variance). It is correct even if the variance
+    /// exceeds the range of `f32`. If the standard deviation is 0, its gradient is 0, as in PyTorch.
     #[track_caller]
     pub fn std(self, axes: &[isize], correction: usize, keepdim: bool) -> Tensor<'g> {
         self.spread("std", axes, correction, keepdim, Location::caller())
@@ -453,7 +461,7 @@ impl<'g> Tensor<'g> {
         let y = match Over::new(reduced.clone()) {
             Some(over) => self.graph.apply_at(Arc::new(op(over)), &[self], place),
             None => {
-                // Brought together, at the end.
+                // Permute the reduced axes to the end, where they are one block.
                 reduced.sort_unstable();
                 let kept: Vec<usize> = (0..x.rank()).filter(|a| !reduced.contains(a)).collect();
                 let t = self.graph.at(place, || self.permute(&[&kept[..], &reduced].concat()));
@@ -464,13 +472,14 @@ impl<'g> Tensor<'g> {
         };
         y.drop_axes(axes, keepdim)
     }
-    /// (self − mean) / 4 over these axes, and what rounding left in that mean is taken off as well.
+    /// Returns (self − mean) / 4 over these axes. It also subtracts the rounding error of the mean.
     pub(super) fn quarter_deviation(self, over: Over) -> Tensor<'g> {
-        // Of any eps: without one the third number may be infinite, and gradients of this have 0 times that.
+        // The eps has no influence on this result. With eps = 0 the third row could be infinite, and gradients would multiply it by
+        // 0.
         let all = self.graph.apply(Statistics { over, centre: true, eps: 1.0 }, &[self]);
         Rows::of(all, over.kept(self.shape())).deviation(self)
     }
-    /// Axes from the front; `None` after a mistake in them, which is noted as one of `name`.
+    /// Returns the axes, counted from the front. If `axes` are wrong, records a mistake of the op `name` and returns `None`.
     fn named_axes(self, name: &str, axes: &[isize], place: Place) -> Option<Vec<usize>> {
         Some(self.blocks(name, axes, place)?.into_iter().flatten().collect())
     }

@@ -1,7 +1,7 @@
-//! Normalisation over the last axes, what layer, group, instance and RMS normalisation are made of, and its gradient.
+//! Normalisation over the last axes, and its gradient. Layer, group, instance and RMS normalisation use it.
 //!
-//! `y = (x − m)·r`, `r = 1 / √(mean (x − m)² + eps)`, each mean over all axes from `start` on; m is the mean of x, or 0
-//! without `centre`. The gradient is `dx = r·(dy − mean dy − y·mean(dy·y))`, the second term only with `centre`.
+//! `y = (x − m)·r` with `r = 1 / √(mean (x − m)² + eps)`. Each mean is over all axes from `start` on. m is the mean of x, or 0
+//! without `centre`. The gradient is `dx = r·(dy − mean dy − y·mean(dy·y))`. Without `centre` the term `mean dy` is missing.
 
 use super::{
     lines::{Can, Lines},
@@ -15,32 +15,32 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// What both ops share.
+/// The settings of both ops.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormOptions {
-    /// The first of the axes that are normalised over.
+    /// The first of the normalised axes. The normalised axes are the last ones.
     pub start: usize,
     /// Whether the mean is subtracted.
     pub centre: bool,
-    /// What keeps r finite.
+    /// The number that is added to the variance. It keeps r finite.
     pub eps: f32,
 }
 
-/// The op.
+/// The op of the normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm(pub NormOptions);
 
-/// Its gradient: dy, x → dx. Statistics are computed again from x, which costs less than to keep them.
+/// The op of the gradient: dy, x → dx. It computes the statistics again from x, which costs less than storing them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormGrad(pub NormOptions);
 
-/// Longer lines are reduced by several workgroups: see [`Tensor::normalise`].
+/// Lines that are longer than this are reduced by several workgroups. See [`Tensor::normalise`].
 const LONG: usize = 1 << 15;
-/// The same where elements cannot be loaded by fours: a software adapter ends an invocation's loops after 65,535 rounds, and
-/// lib/spread goes through a line up to five times.
+/// The same limit for lines whose elements cannot be loaded four at a time. A software adapter ends an invocation's loops after
+/// 65,535 rounds, and lib/spread goes through a line up to five times.
 const LONG_ODD: usize = 1 << 13;
 
-/// Of one line: `y = (x − first − shift)·r`.
+/// The statistics of one line: `y = (x − first − shift)·r`.
 struct Line {
     first: f64,
     shift: f64,
@@ -54,11 +54,11 @@ impl Line {
 }
 
 impl NormOptions {
-    /// The elements of a line.
+    /// Returns the number of elements in a line.
     fn line(&self, x: Shape) -> usize {
         x.dims()[self.start..].iter().product()
     }
-    /// The axes, for methods of [`Tensor`].
+    /// Returns the axes for methods of [`Tensor`].
     fn axes(&self, x: Shape) -> Vec<isize> {
         (self.start..x.rank()).map(|a| a as isize).collect()
     }
@@ -72,16 +72,17 @@ impl NormOptions {
             _ => Ok(x),
         }
     }
-    /// From the sums of x − first and of its square.
+    /// Returns the statistics of a line from the sums of x − first and of its square.
     fn finish(&self, first: f64, [s, q]: [f64; 2], n: usize) -> Line {
         let shift = if self.centre { s / n as f64 } else { 0.0 };
         Line { first, shift, r: 1.0 / (larger(q / n as f64 - shift * shift, 0.0) + f64::from(self.eps)).sqrt() }
     }
-    /// Deviations from the first element are exact in f64: one reading is enough for both sums.
+    /// Returns the number that is subtracted from each element first. The difference from the first element is exact in f64, so one
+    /// reading gives both sums.
     fn first(&self, x: &[f32]) -> f64 {
         if self.centre { f64::from(x[0]) } else { 0.0 }
     }
-    /// The definition: mean, and r.
+    /// Returns the mean and r, by the definition.
     fn statistics<T: Real>(&self, x: &[T]) -> (f64, f64) {
         let n = x.len() as f64;
         let m = if self.centre { x.iter().map(|x| x.f64()).sum::<f64>() / n } else { 0.0 };
@@ -100,11 +101,11 @@ impl NormOptions {
         };
         Lines::all([x.elements() / n, n, 1], Can::Whole, caps).into_iter().map(kernel).collect()
     }
-    /// The same as an op whose results are tensors.
+    /// Returns the op that computes the same statistics as a tensor.
     fn own(&self, x: Shape) -> Statistics {
         Statistics { over: Over { lead: 0, start: self.start, end: x.rank() }, centre: self.centre, eps: self.eps }
     }
-    /// Sizes at and around what lines are divided by; `n = 2` has gradients of rounding errors only.
+    /// Returns sizes at and around the division of lines. `n = 2` is left out, because its gradients are rounding errors only.
     fn shapes() -> Vec<(&'static [usize], usize)> {
         vec![
             (&[1], 0),
@@ -175,13 +176,13 @@ impl OpDef for Norm {
         let mut cases = Vec::new();
         for (dims, start) in NormOptions::shapes() {
             cases.push(case(dims, start, true, 1e-5));
-            // Of one element y is ±1, and with a small eps its gradient is a rounding error.
+            // In a line of one element y is ±1. With a small eps its gradient is a rounding error.
             cases.push(case(dims, start, false, if dims.ends_with(&[1]) { 0.5 } else { 1e-5 }));
         }
         cases.push(case(&[5, 67], 1, true, 0.3));
-        // The mean is 4,000 standard deviations from 0, and its rounding is a part of the tolerance's size.
+        // The mean is 4,000 standard deviations from 0. Its rounding error has the size of the tolerance.
         cases.push(case(&[3, 257], 1, true, 1e-5).range(0, 4096.0, 4100.0));
-        // Two elements are ±1, whatever they are; many lines.
+        // A line of two elements is always ±1. The second case has many lines.
         cases.push(case(&[5, 2], 1, true, 1e-5).flat());
         cases.push(case(&[20_011, 3], 1, true, 1e-2).flat());
         cases
@@ -230,7 +231,7 @@ impl OpDef for NormGrad {
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, g: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // For each line Σ g·dx = n·r·(c − a·b), with a = mean(g·y), b = mean(dy·y), and c the covariance of g and dy.
+        // For each line Σ g·dx = n·r·(c − a·b). Here a = mean(g·y), b = mean(dy·y), and c is the covariance of g and dy.
         let (rule, graph, (dy, x)) = (self.0, g.graph, (x[0], x[1]));
         let (axes, kept) = (rule.axes(x.shape()), rule.kept(x.shape()));
         let (y, r) = (graph.apply(Norm(rule), &[x]), rule.own(x.shape()).r(x) * 0.25);
@@ -268,10 +269,9 @@ impl OpDef for NormGrad {
 }
 
 impl<'g> Tensor<'g> {
-    /// (x − m) / √(mean (x − m)² + eps) over the axes from `start` on, m being the mean, or 0 without `centre`.
+    /// Returns (x − m) / √(mean (x − m)² + eps) over the axes from `start` on. m is the mean, or 0 without `centre`.
     ///
-    /// Long lines, of which there are seldom many, go through statistics of their own, so that they occupy more than one
-    /// workgroup each.
+    /// Long lines are seldom many. So they use statistics that occupy more than one workgroup for each line.
     #[track_caller]
     pub(crate) fn normalise(self, rule: NormOptions) -> Tensor<'g> {
         let shape = self.shape();

@@ -1,6 +1,7 @@
-//! Normalisation over the tensor's own statistics, where those are tensors: of a batch, or of lines that are long. `y = (x − mean) / √(v + eps)·w`
-//! is elementwise code, which fuses with what is around it. Only its gradient is one op's business: by way of mean and variance it would
-//! be r³ times (x − mean)², which leaves the range of `f32`; with `ŷ = (x − mean)·r` it is `r·w·(dy − mean dy − ŷ·mean(dy·ŷ))`.
+//! Normalisation over the tensor's own statistics, which are tensors: statistics of a batch, or of long lines.
+//! `y = (x − mean) / √(v + eps)·w` is elementwise code, which fuses with its neighbours. Only its gradient needs one op. Through
+//! mean and variance, the gradient would be r³ times (x − mean)², which exceeds the range of `f32`. With `ŷ = (x − mean)·r` the
+//! gradient is `r·w·(dy − mean dy − ŷ·mean(dy·ŷ))`.
 
 use super::{
     comoment::{About, Comoment},
@@ -9,7 +10,7 @@ use super::{
     *,
 };
 
-/// The op: y, x, and w where there is one. Its value is y, computed elsewhere; it knows how that depends on the others.
+/// The op: y, x and, optionally, w. Its value is y, which is computed elsewhere. Its gradient goes to x and w.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalised {
     map: Map,
@@ -17,7 +18,7 @@ pub struct Normalised {
 }
 
 impl Normalised {
-    /// Of y that was normalised by these.
+    /// Makes the op for a y that was normalised by these statistics.
     pub fn new(own: Statistics) -> Normalised {
         Normalised { map: Map::new(Expr::call(Fun::Identity, &[Inst::Input(0)])), own }
     }
@@ -52,7 +53,7 @@ impl OpDef for Normalised {
     fn cases() -> Vec<Case> {
         let own = Statistics { over: Over { lead: 0, start: 1, end: 2 }, centre: true, eps: 0.1 };
         let (x, w) = (Shape::from([5, 7]), Shape::from([5, 1]));
-        // Here y has nothing to do with the others: the gradient is checked with layers.
+        // Here y does not depend on x and w, so the gradient cannot be checked. Tests of layers check it.
         let case = |name: &str, inputs: &[Shape]| Case::new(name, Normalised::new(own), inputs).flat();
         vec![case("plain", &[x, x]), case("scaled", &[x, x, w])]
     }
@@ -62,33 +63,33 @@ impl Statistics {
     fn rows<'g>(self, x: Tensor<'g>) -> Rows<'g> {
         Rows::of(x.graph.apply(self, &[x]), self.over.kept(x.shape()))
     }
-    /// 4 / √(v + eps).
+    /// Returns 4 / √(v + eps).
     pub(super) fn r<'g>(self, x: Tensor<'g>) -> Tensor<'g> {
         self.rows(x).r
     }
-    /// ŷ = (x − mean) / √(v + eps).
+    /// Returns ŷ = (x − mean) / √(v + eps).
     pub(super) fn normalised<'g>(self, x: Tensor<'g>) -> Tensor<'g> {
         self.scaled(x, None)
     }
-    /// ŷ·w.
+    /// Returns ŷ·w.
     fn scaled<'g>(self, x: Tensor<'g>, w: Option<Tensor<'g>>) -> Tensor<'g> {
         let rows = self.rows(x);
         let deviation = if self.centre { rows.deviation(x) } else { x * 0.25 };
-        // Of small tensors first.
+        // Multiply the small tensors first.
         let y = deviation * w.map_or(rows.r, |w| rows.r * w);
         let inputs: Vec<Tensor> = [y, x].into_iter().chain(w).collect();
         x.graph.apply(Normalised::new(self), &inputs)
     }
-    /// Σ dy·ŷ.
+    /// Returns Σ dy·ŷ.
     fn slope<'g>(self, x: Tensor<'g>, dy: Tensor<'g>) -> Tensor<'g> {
         let op = Comoment { over: self.over, about: About::Own { centre: self.centre, eps: self.eps } };
         x.graph.apply(op, &[dy, x, x.graph.apply(self, &[x])])
     }
-    /// The gradient for x where dy is that for ŷ·w.
+    /// Returns the gradient for x. dy is the gradient of ŷ·w.
     pub(super) fn gradient<'g>(self, x: Tensor<'g>, dy: Tensor<'g>, w: Option<Tensor<'g>>) -> Tensor<'g> {
         let (rows, part) = (self.rows(x), 1.0 / self.over.count(x.shape()) as f32);
         let kept = self.over.kept(x.shape());
-        // ŷ·mean(dy·ŷ) with what belongs to a result put together first.
+        // ŷ·mean(dy·ŷ). The factors with the shape of the statistics are multiplied first.
         let slope = rows.r * (self.slope(x, dy) * part);
         let scale = rows.r * w.map_or(x.graph.scalar(0.25), |w| w * 0.25);
         if !self.centre {
@@ -100,7 +101,8 @@ impl Statistics {
 }
 
 impl<'g> Tensor<'g> {
-    /// self normalised over these axes and scaled by w; then mean and variance, for running ones.
+    /// Returns this tensor normalised over these axes and scaled by w. Then returns the mean and the variance, for running
+    /// averages.
     pub(crate) fn normalise_over(self, axes: Vec<usize>, eps: f32, w: Option<Tensor<'g>>) -> (Tensor<'g>, [Tensor<'g>; 2]) {
         let over = Over::new(axes).expect("all axes but the second one are a block, or one and the first");
         let own = Statistics { over, centre: true, eps };

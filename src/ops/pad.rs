@@ -1,4 +1,4 @@
-//! Zeros, or what else belongs there, before and after along an axis.
+//! Adds zeros, or other elements, before and after a tensor along an axis.
 
 use super::*;
 use std::panic::Location;
@@ -6,30 +6,31 @@ use std::panic::Location;
 /// The op: `before` zeros, the input, `after` zeros along axis `axis`. Its kernel is in `shaders/slice.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pad {
-    /// Along which the zeros are put.
+    /// The axis along which zeros are added.
     pub axis: usize,
-    /// Zeros in front of the input.
+    /// The number of zeros in front of the input.
     pub before: usize,
-    /// Zeros behind it.
+    /// The number of zeros behind the input.
     pub after: usize,
 }
 
-/// What [`Tensor::pad_with`] puts beside a tensor: PyTorch's modes. Of the elements `1 2 3 4`, with 2 before and 2 after:
+/// The elements that [`Tensor::pad_with`] adds. They are PyTorch's modes. The examples show the elements `1 2 3 4` with 2 added
+/// before and 2 added after them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PadMode {
-    /// This number.
+    /// All added elements are this number.
     Constant(f32),
-    /// `3 2 1 2 3 4 3 2`: mirrored at the first and the last element, which are not repeated.
+    /// `3 2 1 2 3 4 3 2`. The tensor is mirrored at the first and the last element, which are not repeated.
     Reflect,
-    /// `1 1 1 2 3 4 4 4`.
+    /// `1 1 1 2 3 4 4 4`. The first and the last element are repeated.
     Replicate,
-    /// `3 4 1 2 3 4 1 2`.
+    /// `3 4 1 2 3 4 1 2`. The tensor is continued from its other end.
     Circular,
 }
 
 impl<'g> Tensor<'g> {
-    /// This tensor with `before` zeros in front of it and `after` zeros behind it along an axis, counted from the front or
-    /// (negative) from the back. A mistake: no such axis.
+    /// Adds `before` zeros in front of this tensor and `after` zeros behind it, along an axis. A negative `axis` counts from the
+    /// last axis. It is a mistake if there is no such axis.
     #[track_caller]
     pub fn pad(self, axis: isize, before: usize, after: usize) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -39,8 +40,10 @@ impl<'g> Tensor<'g> {
             None => self.graph.mistake("pad", &[self], format!("there is no axis {axis}"), place),
         }
     }
-    /// [`pad`](Tensor::pad) with something else than zeros; images take it twice, for rows and for columns. A mistake
-    /// besides: more elements than there are to take, which are `n − 1` of an axis of n for [`PadMode::Reflect`] and n for
+    /// Adds elements as [`pad`](Tensor::pad) does, but by `mode` instead of zeros. To pad an image, call it for the rows and for
+    /// the columns.
+    ///
+    /// It is also a mistake to add too many elements. An axis of n elements has `n − 1` elements for [`PadMode::Reflect`] and n for
     /// [`PadMode::Circular`].
     ///
     /// ```

@@ -1,4 +1,5 @@
-//! Long sums cut into parts: a first pass writes the sums of each part to scratch, a second one adds those in order.
+//! Long sums that are cut into parts. The first pass writes the sums of each part to scratch memory. The second pass adds these
+//! sums in order.
 
 use super::map::{Expr, epilogue};
 use crate::{
@@ -6,8 +7,8 @@ use crate::{
     shape::{DType, Shape},
 };
 
-/// The kernel whose first pass writes `count` parts of `size` elements to scratch 0. The second one applies the epilogue, whose
-/// further inputs are the op's from the third on.
+/// Returns a kernel of two passes. Its first pass writes `count` parts of `size` elements to scratch 0. Its second pass adds the
+/// parts and applies the epilogue. The further inputs of the epilogue are the op's inputs from the third on.
 pub fn kernel(
     name: &'static str,
     first: Pass,

@@ -1,4 +1,4 @@
-//! Axes in another order.
+//! Permutes axes.
 
 use super::*;
 use crate::{
@@ -12,18 +12,19 @@ use std::panic::Location;
 /// The op: axis `i` of the output is axis `dims[i]` of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Permute {
-    /// Every axis of the input once.
+    /// The axis of the input for each axis of the output. Each axis of the input appears once.
     pub dims: Vec<usize>,
 }
 
 impl<'g> Tensor<'g> {
-    /// The axes in another order: axis `i` of the result is axis `dims[i]` of this tensor. A mistake: `dims` does not name
-    /// every axis once. A product with a transposed matrix needs no permute: see [`Tensor::matmul_t`].
+    /// Returns the tensor with its axes in another order. Axis `i` of the result is axis `dims[i]` of this tensor. It is a mistake
+    /// if `dims` does not name every axis once. To multiply by a transposed matrix, use [`Tensor::matmul_t`], which needs no
+    /// permute.
     #[track_caller]
     pub fn permute(self, dims: &[usize]) -> Tensor<'g> {
         self.apply(Permute { dims: dims.to_vec() })
     }
-    /// The last two axes swapped. A mistake: fewer than two axes.
+    /// Returns the tensor with its last two axes swapped. It is a mistake if there are fewer than two axes.
     #[track_caller]
     pub fn transpose(self) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -39,7 +40,7 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// An axis of the output: its size, and how far apart its elements are in the input.
+/// An axis of the output: its size, and the distance of its elements in the input.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Axis {
     size: usize,
@@ -47,8 +48,8 @@ struct Axis {
 }
 
 impl Permute {
-    /// The axes of the output, as few as possible: axes that are neighbours on both sides count as one. At least one. They are put
-    /// into `axes`, and come back.
+    /// Returns the axes of the output, but as few as possible, and at least one. Axes that are neighbours in the input and in the
+    /// output are joined to one axis. The result lies in `axes`.
     fn axes<'a>(&self, x: Shape, axes: &'a mut [Axis; MAX_RANK]) -> &'a [Axis] {
         let (strides, mut count) = (x.strides_in(x), 0);
         *axes = [Axis { size: 1, stride: 1 }; MAX_RANK];
@@ -66,7 +67,7 @@ impl Permute {
     }
 }
 
-/// Fills rows of the last axis: within one, the elements of `x` are equally far apart.
+/// Fills `y` row by row along the last axis. The elements of a row have a constant distance in `x`.
 fn rows<E: Copy + Send + Sync>(axes: &[Axis], x: &[E], y: &mut [E]) {
     let (last, outer) = axes.split_last().expect("axes() gives at least one");
     let per_task = (TASK / last.size).max(1);

@@ -1,9 +1,9 @@
-//! The element of each row that a label names, and labels as one-hot rows.
+//! Picks the element of each row that a label names. Also turns labels into one-hot rows.
 //!
-//! `y[r] = x[r, label[r]]`; `one_hot(label)[r,j] = [j = label[r]]`, which is elementwise and has no kernel of its own.
+//! `y[r] = x[r, label[r]]`. `one_hot(label)[r,j] = [j = label[r]]` is elementwise and has no kernel of its own.
 //!
-//! Labels that come from the host are checked before anything runs. One that is computed and names no class gives NaN, so that the
-//! step is found not to be finite.
+//! Labels from the host are checked before anything runs. A label that the graph computes may name no class. Its result is NaN, so
+//! the step is not finite and training notices it.
 
 use super::{cross_entropy::check, gather_rows::GatherRows, *};
 use crate::{
@@ -31,7 +31,7 @@ impl OpDef for Pick {
         }
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // Of a class that does not exist, no part of x is the gradient: 0.
+        // A label that names no class picks no element of x. So the gradient of that row is 0.
         vec![Some(is_class(x[1], x[0].shape().last()) * dy.unsqueeze(-1)), None]
     }
     fn kernels(&self, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
@@ -54,7 +54,7 @@ impl OpDef for Pick {
         vec![Kernel::one("rows", pass)]
     }
     fn bytes(&self, x: &[Shape], y: Shape) -> u64 {
-        // One of each row.
+        // The op reads one element of each row.
         x[1].bytes() + 2 * y.bytes()
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
@@ -70,14 +70,14 @@ impl OpDef for Pick {
     }
 }
 
-/// `[.., classes]`: 1 at the label and 0 elsewhere.
+/// Returns rows `[.., classes]` that are 1 at the label and 0 elsewhere.
 #[track_caller]
 fn is_class<'g>(labels: Tensor<'g>, classes: usize) -> Tensor<'g> {
     let numbers = labels.graph.constant(Host::new([classes], (0..classes).map(|i| i as f32).collect()));
     labels.unsqueeze(-1).eq(numbers)
 }
 
-/// Whether these are the labels of an input or a constant, in their order: the host has checked those.
+/// Returns true if the labels are those of an input or a constant, in the same order. The host has checked such labels.
 fn is_checked(labels: Tensor) -> bool {
     let (graph, mut id) = (labels.graph.inner.borrow(), labels.id);
     loop {
@@ -90,10 +90,10 @@ fn is_checked(labels: Tensor) -> bool {
 }
 
 impl<'g> Tensor<'g> {
-    /// `y[r] = x[r, labels[r]]`: x `[.., k]` and labels `[..]` below k give `[..]`.
+    /// Returns `y[r] = x[r, labels[r]]`. x is `[.., k]`, the labels are `[..]`, and the result is `[..]`.
     ///
-    /// A label that names no class is an error before anything runs where it comes from the host; one that the graph computes gives
-    /// NaN, which ends training with [`Error::Diverged`](crate::Error::Diverged).
+    /// Each label must be below k. A wrong label from the host is an error before anything runs. If the graph computes a wrong
+    /// label, the result is NaN. In training, NaN ends in [`Error::Diverged`](crate::Error::Diverged).
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -111,8 +111,8 @@ impl<'g> Tensor<'g> {
         }
         y
     }
-    /// Labels `[..]` below `classes` as rows `[.., classes]` that are 1 at the label and 0 elsewhere. A computed label that names no
-    /// class gives a row of NaN.
+    /// Returns rows `[.., classes]` for labels `[..]`. A row is 1 at its label and 0 elsewhere. A wrong label from the host is an
+    /// error before anything runs. If the graph computes a wrong label, its row is NaN.
     #[track_caller]
     pub fn one_hot(self, classes: usize) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -121,8 +121,8 @@ impl<'g> Tensor<'g> {
         }
         let why = match (s.dtype(), classes) {
             (DType::F32, _) => "takes labels, not floats".to_string(),
-            (_, 0) => "there must be a class".to_string(),
-            // Floats count exactly up to here.
+            (_, 0) => "the number of classes must be 1 or more".to_string(),
+            // Floats represent all whole numbers up to this limit.
             (_, n) if n > 1 << 24 => format!("{n} are more than 16,777,216 classes"),
             _ => String::new(),
         };
@@ -134,7 +134,7 @@ impl<'g> Tensor<'g> {
         if is_checked(self) {
             return rows;
         }
-        // 1, or NaN where there is no such class.
+        // Each element is 1, or NaN if there is no such class.
         let ones = self.graph.full(Shape::from([classes]), 1.0);
         rows * self.graph.apply(GatherRows, &[ones, self]).unsqueeze(-1)
     }

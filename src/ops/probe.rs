@@ -1,26 +1,26 @@
-//! What a device does at best, as ops: nothing to build models from, but what [`Device::peaks`](crate::Device::peaks) measures.
+//! Ops that measure the best speed of a device. Models do not use them. [`Device::peaks`](crate::Device::peaks) does.
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};
 
-/// The op: see the variants.
+/// The op. Each variant measures one speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// `[a, b]` → `y [invocations]`, each the sum of twelve c, which started as different numbers and became a·c + b, four times a
-    /// round.
+    /// `[a, b]` → `y [invocations]`. Each invocation has twelve numbers c, which start with different values. A round replaces each
+    /// c by a·c + b, four times. The result is the sum of the twelve c.
     MultiplyAdd {
-        /// Elements of y.
+        /// The number of elements of y.
         invocations: usize,
-        /// How long each is worked at.
+        /// The number of rounds.
         rounds: usize,
     },
     /// y = x.
     Copy,
 }
 
-/// How many c there are.
+/// The number of c in an invocation.
 const CHAINS: usize = 12;
-/// How often a round changes each.
+/// The number of changes of each c in a round.
 const TIMES: usize = 4;
 
 impl OpDef for Probe {
@@ -31,7 +31,7 @@ impl OpDef for Probe {
             (_, [x]) if x.dtype() != DType::F32 => Err("takes floats, not labels".into()),
             (Probe::MultiplyAdd { invocations, .. }, [x]) if x.elements() == 2 => Ok(Shape::from([invocations])),
             (Probe::Copy, [x]) => Ok(*x),
-            _ => Err("takes one tensor; of two numbers, to multiply and to add".into()),
+            _ => Err("takes one tensor; `MultiplyAdd` takes a tensor of two numbers".into()),
         }
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {

@@ -1,11 +1,12 @@
-//! Products of matrices on the CPU device.
+//! Matrix products on the CPU device.
 //!
-//! A tile of y stays in registers along k. What it reads is packed into panels beforehand, in the order in which it is read, in
-//! blocks that stay in the caches (Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication").
+//! A tile of y stays in registers along k. The operands are packed into panels first, in the order in which a tile reads them. The
+//! blocks of panels fit the caches (Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication").
 //!
-//! An element is one chain of fused multiply-adds for each block of k, and the blocks follow from k alone: its bits do not
-//! depend on the number of threads or, where the machine has fused multiply-adds, on its vectors; nor on the other sizes, but
-//! that few dot products of what lies in memory in order are taken as such, without packing.
+//! An element is one chain of fused multiply-adds for each block of k. The lengths of the blocks depend on k alone. So the bits of
+//! an element do not depend on the number of threads or on the other sizes. They do not depend on the width of the vectors if the
+//! machine has fused multiply-adds. There is one exception: a few dot products of operands that lie in memory in order are computed
+//! directly, without packing.
 
 use crate::{scratch, simd::Vectors};
 use rayon::prelude::*;
@@ -19,7 +20,7 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows that are `pitch` apart.
+    /// Returns a matrix whose rows have a distance of `pitch` elements.
     pub fn rows(data: &'a [f32], pitch: usize) -> Matrix<'a> {
         Matrix { data, strides: [pitch, 1] }
     }
@@ -29,33 +30,34 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// The longest block of k: a panel of it stays in a core's first cache.
+/// The longest block of k. A panel of this length stays in a core's first-level cache.
 const DEPTH: usize = 288;
-/// Floats of b that are packed at a time: they stay in a cache that all cores share.
+/// The number of floats of b that are packed at a time. They stay in the cache that all cores share.
 const PACKED: usize = 1 << 20;
-/// Tiles below each other in a block of y: their panels stay in a core's second cache.
+/// The largest number of tiles below each other in a block of y. Their panels stay in a core's second-level cache.
 const TILES: usize = 16;
-/// Blocks of y for each thread, so that all threads end at about the same time.
+/// The number of blocks of y for each thread. With several blocks, all threads end at about the same time.
 const BLOCKS: usize = 4;
-/// Multiplications that are not worth waking another thread.
+/// Below this number of multiplications, waking another thread does not pay.
 const SMALL: usize = 1 << 19;
 
-/// Who computes a product.
+/// The threads that compute a product.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// This thread: the others do the same for other matrices.
+    /// This thread only. The other threads compute other products.
     This,
-    /// All threads, if it is worth it.
+    /// All threads, if the product is large enough.
     All,
 }
 
-/// y = scale·a·b, or y += scale·a·b where `add`, for `a [m, k]`, `b [k, n]` and y of m rows that are `pitch` apart.
+/// Computes y = scale·a·b, or y += scale·a·b if `add` is true. The operands are `a [m, k]` and `b [k, n]`. The m rows of y have a
+/// distance of `pitch` elements.
 pub fn product(sizes: [usize; 3], scale: f32, [a, b]: [Matrix; 2], y: &mut [f32], pitch: usize, add: bool, by: By) {
     Gemm::new(sizes, scale, [a, b], y, pitch, add).run(threads(sizes, by), &|_, _| {});
 }
 
-/// y = a·b. `finish` gets every part of y once its sums are there, while it is in cache: the number of its first element in
-/// y, and the elements.
+/// Computes y = a·b. `finish` is called for every part of y when its sums are complete, while the part is in cache. `finish` gets
+/// the number of the part's first element in y, and the elements.
 pub fn product_then([m, k, n]: [usize; 3], [a, b]: [Matrix; 2], y: &mut [f32], by: By, finish: &(dyn Fn(usize, &mut [f32]) + Sync)) {
     Gemm::new([m, k, n], 1.0, [a, b], y, n, false).run(threads([m, k, n], by), finish);
 }
@@ -64,7 +66,7 @@ fn threads([m, k, n]: [usize; 3], by: By) -> usize {
     if by == By::This || m * k * n < SMALL { 1 } else { rayon::current_num_threads() }
 }
 
-/// A product. y is written through a pointer, because blocks of it are not slices.
+/// A product. It writes y through a pointer, because blocks of y are not slices.
 struct Gemm<'a> {
     sizes: [usize; 3],
     scale: f32,
@@ -76,11 +78,10 @@ struct Gemm<'a> {
     vectors: Vectors,
 }
 
-// SAFETY: the pointer is that of a slice that is borrowed as long as the job lives, and `run` gives every thread blocks of its
-// own.
+// SAFETY: the pointer belongs to a slice that is borrowed while the job lives. `run` gives every thread its own blocks of y.
 unsafe impl Sync for Gemm<'_> {}
 
-/// What a thread does at a time: a block of y, over some of k.
+/// The work of a thread at a time: a block of y, over a part of k.
 struct Block<'a> {
     rows: Range<usize>,
     columns: Range<usize>,
@@ -89,7 +90,7 @@ struct Block<'a> {
     panels: &'a [f32],
 }
 
-/// A tile of y, and what becomes of it.
+/// A tile of y, and how its sums are stored.
 struct Tile {
     y: *mut f32,
     pitch: usize,
@@ -105,7 +106,7 @@ impl<'a> Gemm<'a> {
         assert!(n <= pitch, "the rows of y do not overlap");
         Gemm { sizes, scale, a, b, y: y.as_mut_ptr(), pitch, add, vectors: Vectors::get() }
     }
-    /// Rows and columns of a tile.
+    /// Returns the number of rows and columns of a tile.
     fn tile(&self) -> [usize; 2] {
         match self.vectors {
             #[cfg(target_arch = "x86_64")]
@@ -115,11 +116,12 @@ impl<'a> Gemm<'a> {
             Vectors::Plain => plain::TILE,
         }
     }
-    /// How long the blocks of k are.
+    /// Returns the length of the blocks of k.
     fn step(&self) -> usize {
         self.sizes[1].div_ceil(self.sizes[1].div_ceil(DEPTH))
     }
-    /// Whether nothing is worth packing: rows of a and columns of b lie in memory in order, and are read but a few times.
+    /// Returns true if packing does not pay. The rows of a and the columns of b lie in memory in order, and they are read only a
+    /// few times.
     fn is_dots(&self) -> bool {
         let [m, _, n] = self.sizes;
         [self.a.strides[1], self.b.strides[0]] == [1, 1] && (m < 4 || m * n <= 256)
@@ -131,7 +133,7 @@ impl<'a> Gemm<'a> {
             let part = Block { rows: 0..m, columns: i * across..((i + 1) * across).min(n), depth: 0..k, panels: &[] };
             for (j, i) in part.columns.clone().flat_map(|j| (0..m).map(move |i| (j, i))) {
                 let sum = self.scale * dot(&self.a.data[i * self.a.strides[0]..][..k], &self.b.data[j * self.b.strides[1]..][..k]);
-                // SAFETY: inside of y, as `new` has checked; these columns are this thread's.
+                // SAFETY: `new` has checked that the element is inside of y. These columns belong to this thread.
                 let y = unsafe { &mut *self.y.add(i * self.pitch + j) };
                 *y = if self.add { *y + sum } else { sum };
             }
@@ -143,10 +145,10 @@ impl<'a> Gemm<'a> {
             return self.dots(threads, finish);
         }
         let ([m, k, n], [rows, columns], step) = (self.sizes, self.tile(), self.step());
-        // What is packed at a time: so many columns, and so much of k.
+        // The number of columns, and the part of k, that are packed at a time.
         let wide = (PACKED / step / columns * columns).min(n.next_multiple_of(columns));
         let deep = ((PACKED / wide / step).max(1) * step).min(k);
-        // Blocks of so many rows; where those are too few for all threads, of some of the columns.
+        // The number of rows of a block. If there are too few blocks for all threads, a block has only a part of the columns.
         let wanted = if threads == 1 { 1 } else { BLOCKS * threads };
         let tall = m.div_ceil(rows).div_ceil(wanted).clamp(1, TILES) * rows;
         let down = m.div_ceil(tall);
@@ -179,7 +181,7 @@ impl<'a> Gemm<'a> {
             }
         });
     }
-    /// A panel of b from column `left` on.
+    /// Packs the panel of b that starts at column `left`.
     fn pack(&self, left: usize, depth: &Range<usize>, panel: &mut [f32]) {
         let [deep, along] = self.b.strides;
         let (x, count) = (&self.b.data[depth.start * deep + left * along..], self.sizes[2] - left);
@@ -210,23 +212,23 @@ impl<'a> Gemm<'a> {
         let (count, len) = if columns == self.pitch { (1, rows * columns) } else { (rows, columns) };
         for i in 0..count {
             let first = (part.rows.start + i) * self.pitch + part.columns.start;
-            // SAFETY: inside of y, as `new` has checked; this block is this thread's.
+            // SAFETY: `new` has checked that the block is inside of y. This block belongs to this thread.
             finish(first, unsafe { std::slice::from_raw_parts_mut(self.y.add(first), len) });
         }
     }
 }
 
-/// All of them, by so many threads.
+/// Calls `f` for each item, with `threads` threads.
 fn each<I: IndexedParallelIterator>(threads: usize, all: I, f: impl Fn(I::Item) + Sync + Send) {
-    // One task is done here and now: no other thread is woken.
+    // With one thread everything is one task, which this thread does. No other thread wakes up.
     let least = if threads == 1 { usize::MAX } else { 1 };
     all.with_min_len(least).for_each(f);
 }
 
-/// Sums of a dot product that do not wait for each other.
+/// The number of running sums of a dot product. They do not depend on each other, so the CPU adds them in parallel.
 const SUMS: usize = 32;
 
-/// Σ a[i]·b[i].
+/// Returns Σ a[i]·b[i].
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     match Vectors::get() {
         // SAFETY: the machine has these vectors.
@@ -239,7 +241,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
 }
 
-/// `panel[p · W + i] = x[i · along + p · deep]` for i below `count`, else 0.
+/// Sets `panel[p · W + i] = x[i · along + p · deep]` for i below `count`, and 0 for the other i.
 #[inline(always)]
 fn pack<const W: usize>(x: &[f32], along: usize, deep: usize, count: usize, panel: &mut [f32]) {
     let (count, panel) = (count.min(W), panel.as_chunks_mut::<W>().0);
@@ -247,11 +249,12 @@ fn pack<const W: usize>(x: &[f32], along: usize, deep: usize, count: usize, pane
         panel.iter_mut().enumerate().for_each(|(p, to)| to.copy_from_slice(&x[p * deep..][..W]));
     } else if deep == 1 {
         assert!((count - 1) * along + panel.len() <= x.len());
-        // Four by four, so that whole vectors are read and written.
+        // Copies four by four elements at a time, so that whole vectors are read and written.
         let (full, fours) = (count / 4 * 4, panel.len() / 4 * 4);
         for p in (0..fours).step_by(4) {
             for i in (0..full).step_by(4) {
-                // SAFETY: i + 3 < count and p + 3 < panel.len(): inside of the panel, and of x by the assertion.
+                // SAFETY: i + 3 < count and p + 3 < panel.len(). So the elements are inside of the panel and, by the assertion,
+                // inside of x.
                 unsafe { transpose(x.as_ptr().add(i * along + p), along, panel.as_mut_ptr().cast::<f32>().add(p * W + i), W) };
             }
         }
@@ -268,10 +271,10 @@ fn pack<const W: usize>(x: &[f32], along: usize, deep: usize, count: usize, pane
     }
 }
 
-/// `to[q · rows + i] = x[i · along + q]` for i and q below 4.
+/// Sets `to[q · rows + i] = x[i · along + q]` for i and q below 4.
 #[inline(always)]
 unsafe fn transpose(x: *const f32, along: usize, to: *mut f32, rows: usize) {
-    // SAFETY: the caller gives pointers to that much; every x86-64 has these vectors.
+    // SAFETY: the caller's pointers reach that far. Every x86-64 machine has these vectors.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         use std::arch::x86_64::*;
@@ -286,8 +289,8 @@ unsafe fn transpose(x: *const f32, along: usize, to: *mut f32, rows: usize) {
     }
 }
 
-/// The kernels for one kind of vectors: how many rows a tile has and half of that, and how many floats a vector; a tile has two
-/// columns of vectors, or one at an edge.
+/// The kernels for one kind of vector. The three numbers are the rows of a tile, half of the rows, and the floats of a vector. A
+/// tile has two columns of vectors, or one column at an edge.
 macro_rules! kernels {
     ($(#[$enable:meta])* $name:ident, [$rows:literal, $half:literal, $lanes:literal], $splat:path, $load:path, $store:path, $fused:path, $multiply:path, $add:path) => {
         mod $name {
@@ -341,7 +344,7 @@ macro_rules! kernels {
                         let b = &b[(start - part.depth.start) * COLUMNS..][..depth * COLUMNS];
                         for (a, row) in packed.chunks(ROWS * depth).zip(part.rows.clone().step_by(ROWS)) {
                             let size = [(part.rows.end - row).min(ROWS), (part.columns.end - column).min(COLUMNS)];
-                            // SAFETY: of this thread's block of y, which `Gemm::new` has checked.
+                            // SAFETY: `y` is in this thread's block of y, which `Gemm::new` has checked.
                             let y = unsafe { job.y.add(row * job.pitch + column) };
                             let to = Tile { y, pitch: job.pitch, scale: job.scale, add: job.add || start > 0 };
                             match (size[0] <= $half, size[1] <= $lanes) {
@@ -360,7 +363,7 @@ macro_rules! kernels {
                     // SAFETY: the caller gives that many rows and columns of y.
                     return unsafe { sums::<R, V>(a, b, to) };
                 }
-                // At an edge, by way of a whole tile.
+                // At an edge, compute a whole tile and copy a part of it.
                 let mut whole = [0.0; ROWS * COLUMNS];
                 // SAFETY: a whole tile has that many rows and columns.
                 unsafe { sums::<R, V>(a, b, Tile { y: whole.as_mut_ptr(), pitch: COLUMNS, scale: 1.0, add: false }) };
@@ -373,7 +376,7 @@ macro_rules! kernels {
                     }
                 }
             }
-            /// The first R rows of V vectors of a tile.
+            /// Computes the first R rows of V vectors of a tile.
             $(#[$enable])*
             unsafe fn sums<const R: usize, const V: usize>(a: &[f32], b: &[f32], to: Tile) {
                 let mut sums = [[$splat(0.0); V]; R];
@@ -438,7 +441,7 @@ kernels!(plain, [12, 6, 4], four::splat, four::load, four::store, four::fused, f
 #[cfg(not(target_arch = "aarch64"))]
 kernels!(plain, [6, 3, 4], four::splat, four::load, four::store, four::fused, four::multiply, four::add);
 
-/// Four floats: a vector on every machine that has vectors.
+/// Four floats. This is a vector on every machine that has vectors.
 mod four {
     /// Whether a fused multiply-add is one instruction on every machine of this kind.
     const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
@@ -479,7 +482,7 @@ mod tests {
         shape::Shape,
     };
 
-    /// Every kind of vectors that this machine has.
+    /// Returns every kind of vector that this machine has.
     fn all() -> Vec<Vectors> {
         match Vectors::get() {
             #[cfg(target_arch = "x86_64")]
@@ -490,7 +493,8 @@ mod tests {
         }
     }
 
-    /// Sizes at, below and above tiles and blocks, each side transposed or not, scaled and added, in a larger y.
+    /// The sizes are at, below and above tiles and blocks. Each operand is transposed or not. The result is scaled, added, and part
+    /// of a larger y.
     #[test]
     fn products() {
         let sizes =
@@ -528,7 +532,7 @@ mod tests {
                     );
                 }
             }
-            // The bits do not depend on vectors that have fused multiply-adds, or on threads.
+            // The bits do not depend on threads, nor on the kind of vector if it has fused multiply-adds.
             results[1..].windows(2).for_each(|two| assert_eq!(two[0], two[1]));
             assert_eq!(run(Vectors::get(), 5), results[results.len() - 1]);
         }

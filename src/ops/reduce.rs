@@ -1,7 +1,7 @@
-//! Sums, means, maxima and minima over axes, and the method `logsumexp`, whose op works along one.
+//! Sums, means, maxima and minima over axes. The method `logsumexp` is here, too; its op reduces one axis.
 //!
-//! `y[o,c] = fold_i x[o,i,c]`, where `i` runs over one block of adjacent axes, `o` over those before it and `c` over
-//! those behind it. Other sets of axes are reduced one block after the other, the last one first.
+//! `y[o,c] = fold_i x[o,i,c]`. `i` runs over one block of adjacent axes, `o` over the axes before the block, and `c` over the axes
+//! behind it. Axes that are not adjacent form several blocks. They are reduced one after the other, the last block first.
 
 use super::{
     lines::{Can, Lines},
@@ -18,33 +18,33 @@ use crate::{
 use rayon::prelude::*;
 use std::{ops::Range, panic::Location};
 
-/// How elements are put together. Extrema are NaN where an element is.
+/// The operation that combines elements. An extremum is NaN if one of the elements is NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {
     /// Σ x.
     Sum,
     /// Σ x / n.
     Mean,
-    /// The largest.
+    /// The largest element.
     Max,
-    /// The smallest.
+    /// The smallest element.
     Min,
 }
 
 /// Reduces the adjacent axes `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reduce {
-    /// How the elements are put together.
+    /// The operation that combines the elements.
     pub fold: Fold,
     /// The first axis that is reduced.
     pub start: usize,
-    /// The first one after those.
+    /// The first axis behind the reduced axes.
     pub end: usize,
-    /// The reduced axes stay, with size 1.
+    /// Whether the reduced axes stay, with size 1.
     pub keepdim: bool,
 }
 
-/// The larger, or NaN where one is.
+/// Returns the larger number. Returns NaN if one of the numbers is NaN.
 pub(super) fn larger(a: f64, b: f64) -> f64 {
     if a >= b || a.is_nan() { a } else { b }
 }
@@ -53,14 +53,14 @@ fn smaller(a: f64, b: f64) -> f64 {
 }
 
 impl Fold {
-    /// The word users call it by.
+    /// Returns the name of the method.
     fn name(self) -> &'static str {
         ["sum", "mean", "max", "min"][self as usize]
     }
     fn adds(self) -> bool {
         matches!(self, Fold::Sum | Fold::Mean)
     }
-    /// Where folding starts.
+    /// Returns the value that folding starts from.
     fn neutral(self) -> f64 {
         match self {
             Fold::Sum | Fold::Mean => 0.0,
@@ -78,7 +78,7 @@ impl Fold {
     fn finish(self, a: f64, n: usize) -> f64 {
         if self == Fold::Mean { a / n as f64 } else { a }
     }
-    /// Folds the rows of `x [m, a.len()]`, each `pitch` elements behind the one before, into `a`.
+    /// Folds the rows of `x [m, a.len()]` into `a`. Each row starts `pitch` elements behind the start of the row before it.
     fn rows(self, x: &[f32], pitch: usize, a: &mut [f64]) {
         // The choice is made outside of the loops, so that they vectorise.
         match self {
@@ -94,7 +94,7 @@ fn rows(x: &[f32], pitch: usize, a: &mut [f64], neutral: f64, fold: impl Fn(f64,
         #[inline(always)]
         || match (&mut *a, pitch) {
             ([a], 1) => {
-                // Running values need not wait for each other.
+                // 32 running values do not depend on each other, so the CPU computes them in parallel.
                 let mut run = [neutral; 32];
                 let (blocks, rest) = x.as_chunks::<32>();
                 for block in blocks {
@@ -114,12 +114,12 @@ fn rows(x: &[f32], pitch: usize, a: &mut [f64], neutral: f64, fold: impl Fn(f64,
 }
 
 impl Reduce {
-    /// `[outer, n, inner]`.
+    /// Returns `[outer, n, inner]`.
     fn sizes(&self, x: Shape) -> [usize; 3] {
         let d = x.dims();
         [&d[..self.start], &d[self.start..self.end], &d[self.end..]].map(|d| d.iter().product())
     }
-    /// The output's shape with the reduced axes kept.
+    /// Returns the shape of the output if the reduced axes stay.
     fn kept(&self, x: Shape) -> Shape {
         (self.start..self.end).fold(x, |s, axis| s.with(axis, 1))
     }
@@ -157,7 +157,7 @@ impl OpDef for Reduce {
         let write = |y: &mut [f32], a: &[f64]| y.iter_mut().zip(a).for_each(|(y, &a)| *y = fold.finish(a, n) as f32);
         let size = n * inner;
         if inner >= COLUMNS {
-            // Wide: a task is some columns.
+            // A line has many columns: a task is a block of columns.
             for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
                 y.par_chunks_mut(COLUMNS).enumerate().for_each(|(k, y)| {
                     let mut a = [fold.neutral(); COLUMNS];
@@ -166,7 +166,7 @@ impl OpDef for Reduce {
                 });
             }
         } else if size >= 2 * LIGHT_TASK {
-            // Long: a task is some rows, and the results are folded in order.
+            // The reduced axes are long: a task is a block of rows. The results of the tasks are folded in order.
             let (task, parts) = (LIGHT_TASK / inner * inner, size.div_ceil(LIGHT_TASK / inner * inner));
             scratch::with(parts * inner, |parts: &mut [f64]| {
                 for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
@@ -178,7 +178,7 @@ impl OpDef for Reduce {
                 }
             });
         } else {
-            // Many: a task is some of the outer indices.
+            // There are many outer indices: a task is a block of outer indices.
             let outer = (LIGHT_TASK / size).max(1);
             x[0].f.par_chunks(outer * size).zip(y.f.par_chunks_mut(outer * inner)).for_each(|(x, y)| {
                 scratch::with(inner, |a: &mut [f64]| {
@@ -223,7 +223,7 @@ impl OpDef for Reduce {
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         match self.fold.adds() {
             true => Fill::plain(x),
-            // Without equal numbers, which `Fill` makes near the kinks of other ops.
+            // `Fill` makes equal numbers near the kinks of other ops. This range avoids equal numbers.
             false => Fill::floats(x, [(0, -0.9, 0.9)]),
         }
     }
@@ -237,7 +237,7 @@ impl OpDef for Reduce {
         for fold in [Fold::Sum, Fold::Mean, Fold::Max, Fold::Min] {
             cases.push(case(fold, &[], 0..0, false));
             cases.push(case(fold, &[1], 0..1, false));
-            // Short lines, one lane each: along, and across with columns at and around a block.
+            // Short lines, one lane for each line. Along the lines, and across with column counts at and around a block.
             cases.push(case(fold, &[7, 31], 1..2, true));
             cases.push(case(fold, &[2, 3, 257], 1..2, false));
             cases.push(case(fold, &[3, 5, 2, 11], 1..3, false));
@@ -245,11 +245,11 @@ impl OpDef for Reduce {
             cases.push(case(fold, &[5, 33], 1..2, false));
             cases.push(case(fold, &[67, 37], 0..1, true));
             cases.push(case(fold, &[2, 101, 33], 1..2, false));
-            // Cut into chunks, a ragged last one: along, across, and with an outer axis.
+            // Lines cut into chunks, the last one ragged. Along, across, and with an outer axis.
             cases.push(case(fold, &[20_011], 0..1, false));
             cases.push(case(fold, &[1_031, 70], 0..1, false));
             cases.push(case(fold, &[2, 17_011], 1..2, false));
-            // Four at a time: along, across with a ragged last strip, rows that are taken together.
+            // Four elements at a time. Along, across with a ragged last strip, and rows that are combined.
             cases.push(case(fold, &[5, 260], 1..2, false));
             cases.push(case(fold, &[2, 37, 12], 1..2, true));
             cases.push(case(fold, &[67, 4], 0..1, true));
@@ -262,21 +262,21 @@ impl OpDef for Reduce {
         for columns in [1, 31, 32, 33, 255, 256, 257] {
             cases.push(case(Fold::Sum, &[65, columns], 0..1, false));
         }
-        // Many workgroups; a long cut.
+        // Many workgroups, and a long line that is cut.
         cases.push(case(Fold::Max, &[2_053, 1, 129], 1..2, false));
         cases.push(case(Fold::Sum, &[1 << 18], 0..1, false));
         cases
     }
 }
 
-/// The portable kernel and the fast one, if that is another.
+/// Returns the portable kernel and the fast kernel. Returns one kernel if both are equal.
 pub(super) fn distinct(kernel: impl Fn(bool) -> Kernel) -> Vec<Kernel> {
     let [portable, fast] = [false, true].map(kernel);
     if portable == fast { vec![portable] } else { vec![portable, fast] }
 }
 
-/// The passes that fold `x [outer, n, inner]` to `y`. Chunks of long lines go through scratch buffers, which are added to
-/// those that there are.
+/// Appends the passes that fold `x [outer, n, inner]` to `y`. Long lines are cut into chunks, and the results of the chunks go
+/// through new scratch buffers at the end of `scratch`.
 pub(super) fn fold_passes(
     fold: Fold,
     [outer, all, inner]: [usize; 3],
@@ -287,10 +287,11 @@ pub(super) fn fold_passes(
     scratch: &mut Vec<usize>,
 ) {
     let mut n = all;
-    // Sums of chunks are divided by a power of two, lest one overflows whose total does not.
+    // The sum of a chunk may overflow although the total does not. So sums of chunks are divided by a power of two.
     let mut divided = 1.0;
     loop {
-        // Rows of a number of columns that is no multiple of four: some of them together are one row that is.
+        // If the number of columns is no multiple of four, two or four rows together can be one row whose length is a multiple of
+        // four.
         let rows = if fast && caps.software && inner > 1 && n > 4096 {
             [1, 2, 4].into_iter().find(|k| inner * k % 4 == 0 && n % k == 0)
         } else {
@@ -331,7 +332,7 @@ pub(super) fn fold_passes(
     }
 }
 
-/// Adjacent blocks of axes, ascending, or what is wrong with them.
+/// Returns the blocks of adjacent axes, in ascending order, or the reason why `axes` are wrong.
 fn blocks(x: Shape, axes: &[isize]) -> Result<Vec<Range<usize>>, String> {
     if let &[axis] = axes
         && x.is_scalar_along(axis)
@@ -364,7 +365,8 @@ impl<'g> Tensor<'g> {
         let Some(blocks) = self.blocks(fold.name(), axes, place) else { return self.graph.dead() };
         let x = self.shape();
         if blocks.len() > 1 && !fold.adds() {
-            // Equal extrema must share the gradient over all axes at once: bring those together, at the end.
+            // Equal extrema must share the gradient over all axes at once. So permute the reduced axes to the end, where they are
+            // one block.
             let (gone, kept): (Vec<usize>, Vec<usize>) = (0..x.rank()).partition(|a| blocks.iter().any(|b| b.contains(a)));
             let t = self.graph.at(place, || self.permute(&[&kept[..], &gone].concat()));
             let y = t.graph.apply_at(Arc::new(Reduce { fold, start: kept.len(), end: x.rank(), keepdim: false }), &[t], place);
@@ -376,7 +378,8 @@ impl<'g> Tensor<'g> {
         };
         blocks.into_iter().rev().fold(self, reduce)
     }
-    /// The blocks of adjacent axes, ascending; `None` after a mistake in them, which is noted as one of `name`.
+    /// Returns the blocks of adjacent axes, in ascending order. If `axes` are wrong, records a mistake of the op `name` and returns
+    /// `None`.
     pub(super) fn blocks(self, name: &str, axes: &[isize], place: Place) -> Option<Vec<Range<usize>>> {
         let x = self.shape();
         let found = match x.dtype() {
@@ -389,8 +392,11 @@ impl<'g> Tensor<'g> {
     fn all_axes(self) -> Vec<isize> {
         (0..self.shape().rank() as isize).collect()
     }
-    /// Σ over `axes` (negative ones count from the back), which stay with size 1 if `keepdim`. Sums are accurate: a
-    /// tree on the GPU, `f64` on the CPU. A mistake: an axis that does not exist, or is named twice.
+    /// Returns the sum over `axes`. A negative axis counts from the last axis. The reduced axes stay with size 1 if `keepdim` is
+    /// true.
+    ///
+    /// Sums are accurate: a GPU adds in a tree, and the CPU adds in `f64`. It is a mistake if an axis does not exist or is named
+    /// twice.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -406,43 +412,44 @@ impl<'g> Tensor<'g> {
     pub fn sum(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         self.reduce(Fold::Sum, axes, keepdim)
     }
-    /// The mean over `axes`; see [`Tensor::sum`].
+    /// Returns the mean over `axes`. See [`Tensor::sum`] for the arguments.
     #[track_caller]
     pub fn mean(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         self.reduce(Fold::Mean, axes, keepdim)
     }
-    /// The maximum over `axes`, NaN where an element is; equal maxima share the gradient, as in PyTorch's `amax`. See
-    /// [`Tensor::sum`].
+    /// Returns the maximum over `axes`. The maximum is NaN if an element is NaN. Equal maxima share the gradient, as in PyTorch's
+    /// `amax`. See [`Tensor::sum`] for the arguments.
     #[track_caller]
     pub fn max(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         self.reduce(Fold::Max, axes, keepdim)
     }
-    /// The minimum over `axes`; see [`Tensor::max`].
+    /// Returns the minimum over `axes`. See [`Tensor::max`].
     #[track_caller]
     pub fn min(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         self.reduce(Fold::Min, axes, keepdim)
     }
-    /// The sum of all elements, a tensor of shape `[]`.
+    /// Returns the sum of all elements. The shape is `[]`.
     #[track_caller]
     pub fn sum_all(self) -> Tensor<'g> {
         self.sum(&self.all_axes(), false)
     }
-    /// The mean of all elements, a tensor of shape `[]`.
+    /// Returns the mean of all elements. The shape is `[]`.
     #[track_caller]
     pub fn mean_all(self) -> Tensor<'g> {
         self.mean(&self.all_axes(), false)
     }
-    /// The largest of all elements, a tensor of shape `[]`.
+    /// Returns the largest element. The shape is `[]`. See [`Tensor::max`].
     #[track_caller]
     pub fn max_all(self) -> Tensor<'g> {
         self.max(&self.all_axes(), false)
     }
-    /// The smallest of all elements, a tensor of shape `[]`.
+    /// Returns the smallest element. The shape is `[]`. See [`Tensor::max`].
     #[track_caller]
     pub fn min_all(self) -> Tensor<'g> {
         self.min(&self.all_axes(), false)
     }
-    /// ln Σ eˣ over `axes`, without overflow; −∞ where all elements are. See [`Tensor::sum`].
+    /// Returns ln Σ eˣ over `axes`, without overflow. The result is −∞ if all elements are −∞. See [`Tensor::sum`] for the
+    /// arguments.
     #[track_caller]
     pub fn logsumexp(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         let _line = self.graph.line();
@@ -455,7 +462,7 @@ impl<'g> Tensor<'g> {
         });
         y.drop_axes(axes, keepdim)
     }
-    /// Removes `axes`, which are of size 1 and have been checked, unless they are kept.
+    /// Removes `axes` unless `keepdim` is true. The axes must have size 1. The caller has checked that they exist.
     #[track_caller]
     pub(super) fn drop_axes(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
         let s = self.shape();
@@ -489,7 +496,7 @@ mod tests {
         checks::wgsl::<Reduce>();
     }
 
-    /// Value and gradient of `y(x)` for the rows of `x`.
+    /// Returns the value and the gradient of `f(x)`.
     fn run(x: Host<f64>, f: impl for<'g> Fn(Tensor<'g>) -> Tensor<'g>) -> [Vec<f64>; 2] {
         let g = Graph::training();
         let input = g.input_of(x.shape);
@@ -511,7 +518,7 @@ mod tests {
 
     #[test]
     fn equal_extrema_share() {
-        // Three of them: two in one row of the last axis, one in the other.
+        // Three equal elements: two in one row of the last axis, one in the other row.
         let x = Host::new([2, 1, 3], vec![5.0, 1.0, 5.0, 0.0, 5.0, 2.0]);
         let third = 1.0 / 3.0;
         let shared = [third, 0.0, third, 0.0, third, 0.0];

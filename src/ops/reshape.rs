@@ -1,32 +1,33 @@
-//! The same elements under another shape: an alias, without a kernel.
+//! Gives the same elements another shape. The op is an alias, without a kernel.
 
 use super::*;
 use crate::shape::MAX_RANK;
 use std::panic::Location;
 
-/// The op: the input's memory with the shape `to`.
+/// The op: the memory of the input with the shape `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reshape {
-    /// As many elements as the input has.
+    /// The new shape. It has the same number of elements as the input.
     pub to: Shape,
 }
 
 impl<'g> Tensor<'g> {
-    /// The same elements in the same order under another shape. A mistake: another number of elements.
+    /// Returns the same elements in the same order with another shape. It is a mistake if the new shape has another number of
+    /// elements.
     #[track_caller]
     pub fn reshape(self, to: impl Into<Shape>) -> Tensor<'g> {
         let to = to.into();
-        // Nothing to do, and no node that would stand between two that fuse.
+        // If the shape is the same, no node is added. A node would separate two nodes that could fuse.
         if self.shape().same_dims(to) { self } else { self.apply(Reshape { to }) }
     }
-    /// `[n, ..] → [n, rest]`: every sample as one row.
+    /// Returns `[n, ..]` as `[n, rest]`: each sample becomes one row.
     #[track_caller]
     pub fn flatten(self) -> Tensor<'g> {
         let s = self.shape();
         let n = s.dims().first().copied().unwrap_or(1);
         self.reshape([n, s.elements() / n.max(1)])
     }
-    /// A new axis of size 1 before axis `axis`; −1 puts it last.
+    /// Inserts a new axis of size 1 before axis `axis`. −1 puts the new axis last.
     #[track_caller]
     pub fn unsqueeze(self, axis: isize) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -35,7 +36,7 @@ impl<'g> Tensor<'g> {
         }
         let at = if axis < 0 { axis + s.rank() as isize + 1 } else { axis };
         if !(0..=s.rank() as isize).contains(&at) {
-            return self.graph.mistake("unsqueeze", &[self], format!("there is no place {axis} for an axis"), place);
+            return self.graph.mistake("unsqueeze", &[self], format!("there is no position {axis} for a new axis"), place);
         }
         let mut dims = s.dims().to_vec();
         dims.insert(at as usize, 1);
@@ -44,7 +45,7 @@ impl<'g> Tensor<'g> {
             None => self.graph.mistake("unsqueeze", &[self], format!("more than {MAX_RANK} axes"), place),
         }
     }
-    /// Without axis `axis`, which must be of size 1.
+    /// Removes axis `axis`. It is a mistake if its size is not 1.
     #[track_caller]
     pub fn squeeze(self, axis: isize) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -63,7 +64,7 @@ impl OpDef for Reshape {
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
         let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        // Counted without overflow: the graph has not checked the new shape yet.
+        // Count without overflow, because the graph has not checked the new shape yet.
         match self.to.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d)) {
             Some(n) if n == x.elements() => Ok(self.to.of(x.dtype())),
             Some(0) => Err(format!("{} elements do not fill {}: an axis of size 0 holds nothing", x.elements(), self.to.of(DType::F32))),
@@ -120,7 +121,7 @@ mod tests {
         start(|g| g.input([2, 3]).reshape([4, 2]), "reshape: [2, 3]: 6 elements do not fill [4, 2], which has 8 (");
         start(|g| g.input([2]).reshape([usize::MAX, 2]), "reshape: [2]: 2 elements do not fill [");
         start(|g| g.input([2, 3]).squeeze(-1), "squeeze: [2, 3]: axis -1 has size 3, not 1 (");
-        start(|g| g.input([2, 3]).unsqueeze(4), "unsqueeze: [2, 3]: there is no place 4 for an axis (");
+        start(|g| g.input([2, 3]).unsqueeze(4), "unsqueeze: [2, 3]: there is no position 4 for a new axis (");
         start(|g| g.input([1; 6]).unsqueeze(0), "unsqueeze: [1, 1, 1, 1, 1, 1]: more than 6 axes (");
         let g = Graph::training();
         assert_eq!(g.input([2, 3]).unsqueeze(-1).shape().dims(), [2, 3, 1]);

@@ -1,4 +1,4 @@
-//! A range of an axis.
+//! Takes a range of an axis.
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};
@@ -7,17 +7,17 @@ use std::panic::Location;
 /// The op: elements `start..end` of axis `axis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slice {
-    /// Along which it is cut.
+    /// The axis that is cut.
     pub axis: usize,
-    /// The first element that stays.
+    /// The first element of the result.
     pub start: usize,
-    /// The first one that does not.
+    /// The first element behind the result.
     pub end: usize,
 }
 
 impl<'g> Tensor<'g> {
-    /// Elements `start..end` of an axis, counted from the front or (negative) from the back. A mistake: no such axis, an
-    /// empty range, or one that ends past the axis. The gradient is that of the result between zeros.
+    /// Returns the elements `start..end` of an axis. A negative `axis` counts from the last axis. The gradient is the gradient of
+    /// the result, with zeros around it. It is a mistake if there is no such axis, or if the range is empty or ends past the axis.
     #[track_caller]
     pub fn slice(self, axis: isize, start: usize, end: usize) -> Tensor<'g> {
         let (s, place) = (self.shape(), Location::caller());
@@ -29,7 +29,8 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// The kernel of `slice` and `pad`: rows of `x` without their first `skip` elements, after `zeros` zeros.
+/// Returns the kernel of `slice` and `pad`. A row of y starts with `zeros` zeros. Then follows a row of `x` without its first
+/// `skip` elements.
 pub(super) fn kernel([x_row, y_row]: [usize; 2], skip: usize, zeros: usize, y: Shape, caps: &Caps) -> Kernel {
     let wg = caps.workgroup(256);
     let params = [("x_row", x_row), ("y_row", y_row), ("skip", skip), ("zeros", zeros)];

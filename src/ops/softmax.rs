@@ -1,8 +1,9 @@
 //! Softmax and its logarithm along an axis.
 //!
-//! `y = e^(x − m) / Σ e^(x − m)` with `m = max x`, each along the axis; the logarithm is `x − m − ln Σ e^(x − m)`. The
-//! maximum makes no difference but keeps every power in range. It is left out of the sum, `ln Σ = ln(1 + Σ of the others)`:
-//! beside it, the others would lose the digits that the logarithm of a probability near 1 is made of.
+//! `y = e^(x − m) / Σ e^(x − m)` with `m = max x`, along the axis. The logarithm is `x − m − ln Σ e^(x − m)`. Subtracting the
+//! maximum does not change the result, but it keeps every power in range. The power of the maximum itself is left out of the sum:
+//! `ln Σ = ln(1 + Σ of the others)`. Added to 1, the others would lose digits, and the logarithm of a probability near 1 needs
+//! these digits.
 
 use super::{
     lines::{Can, Lines},
@@ -17,16 +18,16 @@ use crate::{
 use rayon::prelude::*;
 use std::panic::Location;
 
-/// The op.
+/// The op: softmax along an axis, or its logarithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Softmax {
-    /// Along which the results sum to 1.
+    /// The axis along which the results sum to 1.
     pub axis: usize,
-    /// The logarithm of it.
+    /// Whether the result is the logarithm.
     pub log: bool,
 }
 
-/// The definition of a line: its largest element m, and Σ e^(x − m) − 1, which is the sum without e^(m − m).
+/// Returns the largest element m of a line and Σ e^(x − m) − 1, by the definition. The second number is the sum without e^(m − m).
 pub(super) fn defined(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let m = x.clone().fold(f64::NEG_INFINITY, larger);
     let top = x.clone().position(|x| x == m);
@@ -35,7 +36,7 @@ pub(super) fn defined(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
 }
 
 impl Softmax {
-    /// One block `[n, inner]`, on the CPU device.
+    /// Computes one block `[n, inner]` on the CPU device.
     fn block(&self, x: &[f32], y: &mut [f32], inner: usize) {
         for c in 0..inner {
             let (x, y) = (&x[c..], &mut y[c..]);
@@ -53,12 +54,12 @@ impl Softmax {
     }
 }
 
-/// Both, NaN where one is.
+/// Returns the larger number. Returns NaN if one of the numbers is NaN.
 fn larger<T: Real>(m: T, x: T) -> T {
     if m >= x || m.is_nan() { m } else { x }
 }
 
-/// m = max x of every `inner`-th element, Σ e^(x − m) and its logarithm, on the CPU device.
+/// Returns m = max x over every `inner`-th element, Σ e^(x − m) and the logarithm of this sum, on the CPU device.
 pub(super) fn ends(x: &[f32], inner: usize) -> (f32, f64, f32) {
     let top = |m: f32| x.iter().step_by(inner).position(|&x| x == m).unwrap_or(usize::MAX);
     let (m, rest) = match inner {
@@ -66,18 +67,18 @@ pub(super) fn ends(x: &[f32], inner: usize) -> (f32, f64, f32) {
         _ => {
             let m = x.iter().step_by(inner).fold(f32::NEG_INFINITY, |m, &x| larger(m, x));
             let without = top(m);
-            // In f64: lines can be long.
+            // The sum is in f64 because lines can be long.
             let others = x.iter().step_by(inner).enumerate().filter(|&(i, _)| i != without);
             (m, others.map(|(_, &x)| f64::from((x - m).vexp())).sum())
         }
     };
-    // That of the largest: of an infinite one, e^(∞ − ∞).
+    // The power of the largest element. If that element is infinite, it is e^(∞ − ∞), which is NaN.
     let own = if m.is_finite() { 1.0 } else { f64::NAN };
     (m, rest + own, ((rest + (own - 1.0)) as f32).ln_1p())
 }
 
-/// The largest element m of a line, NaN where one is, and Σ e^(x − m) without the element whose number `without` has for m, on the
-/// CPU device. In `f64` because lines can be long.
+/// Returns the largest element m of a line and Σ e^(x − m), on the CPU device. m is NaN if an element is NaN. The sum leaves out
+/// the element at position `without(m)`. The sum is in `f64` because lines can be long.
 pub(super) fn powers(x: &[f32], without: impl FnOnce(f32) -> usize) -> (f32, f64) {
     let (blocks, rest) = x.as_chunks::<LANES>();
     let (mut most, mut sums) = ([f32::NEG_INFINITY; LANES], [0.0f64; LANES]);
@@ -96,7 +97,8 @@ pub(super) fn powers(x: &[f32], without: impl FnOnce(f32) -> usize) -> (f32, f64
             let (before, after) = blocks.split_at((without / LANES).min(blocks.len()));
             before.iter().for_each(|block| add(&mut sums, block, m));
             after.iter().skip(1).for_each(|block| add(&mut sums, block, m));
-            // The block with the element left out, and what fills no block; e^−∞ is 0.
+            // Then the block with the element that is left out, and the elements that fill no block. Unused places hold −∞, because
+            // e^−∞ is 0.
             let special = after.first().map_or(&[][..], |block| block);
             for (block, first) in [(special, before.len()), (rest, blocks.len())] {
                 if !block.is_empty() {
@@ -113,7 +115,7 @@ pub(super) fn powers(x: &[f32], without: impl FnOnce(f32) -> usize) -> (f32, f64
     )
 }
 
-/// Running values that do not wait for each other.
+/// The number of running values. They do not depend on each other, so the CPU computes them in parallel.
 const LANES: usize = 16;
 
 #[inline(always)]
@@ -195,7 +197,7 @@ impl OpDef for Softmax {
             cases.push(case(&[5, 260], 1, log));
             cases.push(case(&[3, 8228], 1, log));
             cases.push(case(&[7, 11], 1, log).range(0, 9990.0, 1e4));
-            // So far apart that gradients are 0 in f32.
+            // The elements are so far apart that the gradients are 0 in f32.
             cases.push(case(&[7, 11], 1, log).range(0, -1e4, 1e4).flat());
         }
         cases
@@ -203,7 +205,8 @@ impl OpDef for Softmax {
 }
 
 impl<'g> Tensor<'g> {
-    /// eˣ / Σ eˣ along `axis` (negative: from the back), stable for any finite x (Bridle 1990).
+    /// Returns eˣ / Σ eˣ along `axis` (Bridle 1990). A negative `axis` counts from the last axis. The result is stable for any
+    /// finite x.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -217,7 +220,7 @@ impl<'g> Tensor<'g> {
     pub fn softmax(self, axis: isize) -> Tensor<'g> {
         self.softmax_of("softmax", axis, false)
     }
-    /// ln softmax(x) = x − ln Σ eˣ along `axis`, stable for any finite x; see [`Tensor::softmax`].
+    /// Returns ln softmax(x) = x − ln Σ eˣ along `axis`. It is stable for any finite x. See [`Tensor::softmax`].
     #[track_caller]
     pub fn log_softmax(self, axis: isize) -> Tensor<'g> {
         self.softmax_of("log_softmax", axis, true)

@@ -1,13 +1,13 @@
-//! The gradient of softmax and of its logarithm.
+//! The gradients of softmax and of its logarithm.
 //!
-//! They are `y·(dy − Σ y·dy)` and `dy − e^y·Σ dy`, and have 1 − p in them, which has no digits left where p is near 1. Only one p of
-//! a line can be above ½, the heavy one: for it, 1 − p is the sum of the others, or −(e^y − 1). So sums are of the others, written
-//! Σ', and a is of the heavy one, 0 where there is none:
+//! They are `y·(dy − Σ y·dy)` and `dy − e^y·Σ dy`. Both contain 1 − p, which has no digits left if p is near 1. In each line, at
+//! most one p can be above ½. It is called the heavy element. For it, 1 − p is the sum of the other p, or −(e^y − 1). So the sums
+//! run over the other elements, written Σ'. `a.dy` is the dy of the heavy element, or 0 if no element is heavy:
 //!
 //! * softmax: `y·((dy − a.dy) + (a.dy·Σ' y − Σ' y·dy))`
-//! * its logarithm: `dy − e^y·(Σ' dy + a.dy)`, and of the heavy one itself `−dy·(e^y − 1) − e^y·Σ' dy`
+//! * the logarithm: `dy − e^y·(Σ' dy + a.dy)`, and for the heavy element itself `−dy·(e^y − 1) − e^y·Σ' dy`
 //!
-//! A line whose dy are 0 has the gradient 0, whatever y: nothing depends on it.
+//! If all dy of a line are 0, the gradient of the line is 0 for every y.
 
 use super::{
     lines::{Can, Lines},
@@ -20,27 +20,27 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// The op: y of [`Softmax`](super::softmax::Softmax), dy → dx.
+/// The op: y from [`Softmax`](super::softmax::Softmax), dy → dx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SoftmaxGrad {
-    /// As in the op.
+    /// See [`Softmax::axis`](super::softmax::Softmax::axis).
     pub axis: usize,
-    /// As in the op.
+    /// See [`Softmax::log`](super::softmax::Softmax::log).
     pub log: bool,
 }
 
-/// Running values that do not wait for each other.
+/// The number of running values. They do not depend on each other, so the CPU computes them in parallel.
 const LANES: usize = 16;
 
-/// A power above which there can be no other in the line, and its logarithm.
+/// A bound for the heavy element, and a bound for its logarithm. Only one element of a line can exceed it.
 const HEAVY: (f64, f64) = (0.5625, -0.5625);
 
-/// a·b, 0 where a is: what nothing depends on says nothing, not even NaN.
+/// Returns a·b. Returns 0 if a is 0, even if b is NaN or infinite.
 fn times<T: Real>(a: T, b: T) -> T {
     if a == T::zero() { a } else { a * b }
 }
 
-/// Σ f(y, dy) over every `inner`-th element, in `f64` because lines can be long.
+/// Returns Σ f(y, dy) over every `inner`-th element. The sum is in `f64` because lines can be long.
 fn sum(y: &[f32], dy: &[f32], inner: usize, f: impl Fn(f32, f32) -> f64) -> f64 {
     if inner > 1 {
         return y.iter().zip(dy).step_by(inner).map(|(&y, &d)| f(y, d)).sum();
@@ -59,7 +59,7 @@ fn sum(y: &[f32], dy: &[f32], inner: usize, f: impl Fn(f32, f32) -> f64) -> f64 
     )
 }
 
-/// Whether one of every `inner`-th element is above `at`.
+/// Returns true if any of every `inner`-th element is above `at`.
 fn some(y: &[f32], inner: usize, at: f32) -> bool {
     if inner > 1 {
         return y.iter().step_by(inner).any(|&y| y > at);
@@ -70,7 +70,7 @@ fn some(y: &[f32], inner: usize, at: f32) -> bool {
     )
 }
 
-/// f(y, dy) as every `inner`-th element of dx.
+/// Writes f(y, dy) to every `inner`-th element of dx.
 fn write(y: &[f32], dy: &[f32], dx: &mut [f32], inner: usize, f: impl Fn(f32, f32) -> f32) {
     if inner > 1 {
         return dx.iter_mut().zip(y.iter().zip(dy)).step_by(inner).for_each(|(dx, (&y, &d))| *dx = f(y, d));
@@ -82,16 +82,16 @@ fn write(y: &[f32], dy: &[f32], dx: &mut [f32], inner: usize, f: impl Fn(f32, f3
 }
 
 impl SoftmaxGrad {
-    /// Above which a y is heavy.
+    /// Returns the bound above which an element of y is heavy.
     fn at(&self) -> f64 {
         if self.log { HEAVY.1 } else { HEAVY.0 }
     }
-    /// One block `[n, inner]` of y, dy and dx, on the CPU device.
+    /// Computes one block `[n, inner]` of dx from y and dy, on the CPU device.
     fn block(&self, y: &[f32], dy: &[f32], dx: &mut [f32], inner: usize) {
         let at = self.at() as f32;
         for c in 0..inner {
             let (y, dy, dx) = (&y[c..], &dy[c..], &mut dx[c..]);
-            // Most lines have none, or one.
+            // Most lines have no heavy element, or one.
             let heavy = some(y, inner, at).then(|| (0..y.len()).step_by(inner).filter(|&i| y[i] > at));
             let of_heavy: f64 = heavy.clone().into_iter().flatten().map(|i| f64::from(dy[i])).sum();
             if self.log {
@@ -112,7 +112,7 @@ impl SoftmaxGrad {
             }
         }
     }
-    /// The same of plain ops: what second derivatives are made of.
+    /// Returns the gradient in plain ops. Second derivatives use it.
     fn plain<'g>(&self, y: Tensor<'g>, dy: Tensor<'g>) -> Tensor<'g> {
         let axis = [self.axis as isize];
         let heavy = y.gt(self.at() as f32);
@@ -169,13 +169,13 @@ impl OpDef for SoftmaxGrad {
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // Of copies: the gradient may depend on the result, and that path is not ours to walk.
+        // Copy the inputs. dy may depend on y, and this gradient must not include that dependence.
         let [y, dy] = [x[0] * 1.0, x[1] * 1.0];
         self.plain(y, dy).vjp(d, &[y, dy]).into_iter().map(Some).collect()
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         let kernel = |lines: Lines| {
-            // What a kernel of lines can keep in registers is called x.
+            // The lines library stores the tensor named x in registers. So y is bound as x.
             let binds = vec![Bind::input("x", 0, DType::F32), Bind::input("dy", 1, DType::F32), Bind::output("dx", DType::F32)];
             let mut pass = lines.pass(source!("softmax"), "grad", binds.into_iter().map(|bind| lines.full(bind)).collect());
             pass.consts.extend([("LOG", u32::from(self.log).into()), ("HEAVY", (self.at() as f32).into())]);
@@ -193,11 +193,12 @@ impl OpDef for SoftmaxGrad {
         let case = |dims: &[usize], axis, log| {
             let x = Shape::new(dims).expect("at most six axes");
             let name = format!("of {}softmax {x} over {axis}", if log { "log_" } else { "" });
-            // Some of the results are heavy, as one of a line can be.
+            // Some of the results are heavy. A line can have one heavy element.
             let (lo, hi) = if log { (-4.0, -0.1) } else { (0.01, 0.6) };
             Case::new(name, SoftmaxGrad { axis, log }, &[x, x]).range(0, lo, hi)
         };
-        // Of so many, some are so near to HEAVY that a central difference steps over it.
+        // In a large case, some elements are so close to HEAVY that a central difference would step over it. So these ranges stay
+        // below HEAVY.
         let mut cases = vec![case(&[20_011, 3], 1, false).range(0, 0.01, 0.5), case(&[1_031, 1, 129], 1, true).range(0, -4.0, -0.6)];
         for log in [false, true] {
             let sizes: [(&[usize], usize); 9] = [

@@ -1,19 +1,19 @@
-//! `y = (x − mean)·scale`, where mean and scale are broadcast: an elementwise expression, which fuses like any other, but
-//! whose gradient for the scale, Σ dy·(x − mean), is one reduction without the product in memory.
+//! `y = (x − mean)·scale`, with mean and scale broadcast. It is an elementwise expression, which fuses as any other. But its
+//! gradient for the scale, Σ dy·(x − mean), is one reduction, without the product in memory.
 
 use super::{
     map::{Expr, Fun, Inst, Map, Sub},
     *,
 };
 
-/// The op: x, scale and, where there is one, mean.
+/// The op: x, scale and, optionally, mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standardise {
     map: Map,
 }
 
 impl Standardise {
-    /// With a mean, or with 0 in its place.
+    /// Makes the op with a mean, or with 0 instead of a mean.
     pub fn new(mean: bool) -> Standardise {
         let of = |f, b| Expr::call(f, &[Inst::Input(0), Inst::Input(b)]);
         let centred = of(Fun::Sub, 1);
@@ -42,7 +42,7 @@ impl OpDef for Standardise {
         let (scale, mean) = (x[1], x.get(2).copied());
         let dscale = dy.comoment(x[0], mean, scale.shape());
         let dmean = mean.map(|m| match m.shape().same_dims(scale.shape()) {
-            // The sum is that of a bias behind this, too.
+            // A bias behind this op needs the same sum.
             true => -(dy.sum_to(m.shape()) * scale),
             false => -(dy * scale),
         });
@@ -55,7 +55,7 @@ impl OpDef for Standardise {
         Some(&self.map)
     }
     fn terms(&self, x: &[Shape]) -> usize {
-        // Of the gradient.
+        // For the gradient of the scale.
         x[0].elements() / x[1].elements()
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
@@ -73,7 +73,7 @@ impl OpDef for Standardise {
             case(&[5, 7, 3], &[5, 1, 3], Some(&[5, 1, 3])),
             case(&[3, 2, 5, 2], &[3, 1, 5, 1], Some(&[1, 5, 1])),
         ];
-        // Of channels, in front and in the middle; of columns.
+        // Scales of channels, at the front and in the middle, and scales of columns.
         for kept in [&[3, 1, 1][..], &[1, 3, 1, 1], &[5, 3, 1, 1], &[7, 11], &[5, 3, 7, 11]] {
             cases.push(case(&[5, 3, 7, 11], kept, None));
             cases.push(case(&[5, 3, 7, 11], kept, Some(kept)));
@@ -83,7 +83,7 @@ impl OpDef for Standardise {
 }
 
 impl<'g> Tensor<'g> {
-    /// (self − mean)·scale.
+    /// Returns (self − mean)·scale.
     #[track_caller]
     pub(crate) fn standardise(self, scale: Tensor<'g>, mean: Option<Tensor<'g>>) -> Tensor<'g> {
         let inputs: Vec<Tensor> = [self, scale].into_iter().chain(mean).collect();

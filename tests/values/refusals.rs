@@ -390,11 +390,11 @@ fn refused() -> Check {
         ),
         (
             |g| g.input([1, 1, 4]).max_pool1d_with(2, MaxPool { padding: [2], ..MaxPool::default() }),
-            "max_pool1d: [1, 1, 4]: window 0 lies beside all of the 4 elements: a smaller padding or dilation would do",
+            "max_pool1d: [1, 1, 4]: window 0 contains none of the 4 elements; use a smaller padding or dilation",
         ),
         (
             |g| g.input([1, 1, 4]).avg_pool1d_with(2, AvgPool { padding: [3], count_include_pad: false, ..AvgPool::default() }),
-            "avg_pool1d: [1, 1, 4]: window 0 lies beside all of the 4 elements",
+            "avg_pool1d: [1, 1, 4]: window 0 contains none of the 4 elements",
         ),
         (
             // The first window reaches an element, one in the middle steps over all of them.
@@ -402,7 +402,7 @@ fn refused() -> Check {
                 let options = MaxPool { stride: Some([1, 1]), padding: [4, 0], dilation: [4, 1], ..MaxPool::default() };
                 g.input([1, 1, 2, 1]).max_pool2d_with([2, 1], options)
             },
-            "max_pool2d: [1, 1, 2, 1]: window 2 lies beside all of the 2 elements",
+            "max_pool2d: [1, 1, 2, 1]: window 2 contains none of the 2 elements",
         ),
         (|g| g.input([3]).dropout(1.5), "dropout: [3]: p = 1.5 is not in 0..=1"),
         (|g| g.input([3]).sum(&[0, -1], false), "sum: [3]: axis -1 is named twice"),
@@ -446,7 +446,7 @@ fn nothing() -> Check {
     ];
     for (i, f) in table.into_iter().enumerate() {
         let text = message(f);
-        let told = ["size 0", "holds nothing", "must be a class", "size is 0"].iter().any(|words| text.contains(words));
+        let told = ["size 0", "holds nothing", "classes must be 1 or more", "size is 0"].iter().any(|words| text.contains(words));
         assert!(told && text.contains("(tests/values/refusals.rs:"), "{i}: {text}");
     }
     // Nor has a data set no samples, or samples of nothing.

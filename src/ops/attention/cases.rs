@@ -1,4 +1,4 @@
-//! Test cases: sizes around the tiles (4, 8, 16, 32, 64 rows and columns; 8 and 16 terms; 8 columns a lane).
+//! Test cases with sizes around the tiles (4, 8, 16, 32, 64 rows and columns; 8 and 16 terms; 8 columns for each lane).
 
 use super::*;
 
@@ -33,10 +33,10 @@ pub(super) fn forward() -> Vec<Case> {
     let scaled = |causal| Attention { causal, scale: Some(0.3) };
     cases.push(case(&[2, 2], [6, 5, 8, 4], scaled(false)));
     cases.push(case(&[3, 2], [70, 34, 5, 3], scaled(true)));
-    // e^s overflows; the weights are still of several keys.
+    // e^s overflows, but several keys still have weight.
     let all = |case: Case, size: f64| case.range(0, -size, size).range(1, -size, size);
     cases.push(all(case(&[2], [6, 7, 16, 5], scaled(false)), 6.0));
-    // One key has all the weight, and gradients are 0.
+    // One key has all the weight, and the gradients are 0.
     cases.push(all(case(&[], [5, 67, 4, 3], plain), 40.0).flat());
     cases.push(case(&[65_537], [1, 2, 1, 1], plain).flat());
     cases
@@ -52,7 +52,7 @@ pub(super) fn grad() -> Vec<Case> {
         };
         cases.push(case(&[], [1, 1, 1, 1], false));
         cases.push(case(&[2, 2], [5, 3, 2, 4], true));
-        // Gradients of gradients are made of plain ops: no more of them.
+        // Gradients of these gradients use plain ops, which other tests check. So these cases are flat.
         cases.push(case(&[2], [3, 18, 5, 1], true).flat());
         cases.push(case(&[], [65, 34, 9, 17], true).flat());
         cases.push(case(&[], [33, 67, 3, 5], false).flat());

@@ -1,4 +1,4 @@
-//! Attention on the CPU device: blocks of rows, each by a few matrix products, all of them in parallel.
+//! Attention on the CPU device. Each block of rows takes a few matrix products. All blocks run in parallel.
 
 use super::{AttentionGrad, AttentionSizes, Of};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// Rows of a block: it holds so many times all columns at once.
+/// The number of rows in a block. The block stores its scores for all columns at once.
 const BLOCK: usize = 64;
 
 /// See [`super::Attention`].
@@ -25,7 +25,7 @@ pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&
                 let (p, hidden) = p.split_at_mut(s.seen(causal, first + r));
                 hidden.fill(0.0);
                 let top = p.iter().fold(f32::NEG_INFINITY, |m, &x| if m >= x || m.is_nan() { m } else { x });
-                // Lines can be long.
+                // Lines can be long, so the sum is in f64.
                 let mut total = 0.0f64;
                 for p in p {
                     *p = (*p - top).vexp();
@@ -47,7 +47,7 @@ pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&
 pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], y: &mut [f32]) {
     let AttentionSizes { n, m, d, e, .. } = s;
     let (wide_a, wide_b) = (d + e + 2, d + e);
-    // Rows are what the gradient is of.
+    // The rows belong to the input whose gradient is computed.
     let ((rows_n, rows_w), (cols_n, cols_w)) = match op.of {
         Of::Q => ((n, wide_a), (m, wide_b)),
         Of::K | Of::V => ((m, wide_b), (n, wide_a)),
@@ -55,7 +55,7 @@ pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], 
     let (width, from) = if op.of == Of::V { (e, d) } else { (d, 0) };
     let block = |batch: usize, first: usize, y: &mut [f32]| {
         let rows = y.len() / width;
-        // The columns that any of these rows has a weight for.
+        // The columns that have a weight for any row of the block.
         let (start, end) = match op.of {
             Of::Q => (0, s.seen(op.causal, first + rows - 1)),
             Of::K | Of::V => (if op.causal { first } else { 0 }, n),
@@ -66,7 +66,7 @@ pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], 
         let seen = end - start;
         let (row, col) = (batch * rows_n + first, batch * cols_n + start);
         let (r, c) = if op.of == Of::Q { (&a[row * rows_w..], &b[col * cols_w..]) } else { (&b[row * rows_w..], &a[col * cols_w..]) };
-        // l and scale · δ of the queries that have a part in this block.
+        // l and scale · δ of the queries that take part in this block.
         let queries = if op.of == Of::Q { first..first + rows } else { start..end };
         let sizes = [rows * seen, rows * seen, queries.len(), queries.len()];
         scratch::with(sizes.iter().sum(), |numbers: &mut [f32]| {
@@ -82,7 +82,7 @@ pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], 
                 (*l, *delta) = (stats[0], op.scale * stats[1]);
             }
             for (i, t) in t.chunks_mut(seen).enumerate() {
-                // Columns that do not see this row.
+                // The columns without a weight for this row.
                 let hidden = match op.of {
                     _ if !op.causal => 0..0,
                     Of::Q => s.seen(true, first + i)..seen,

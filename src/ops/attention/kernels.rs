@@ -1,23 +1,25 @@
-//! The kernels of [`Attention`] and [`AttentionGrad`]: `tiled`, whose sizes follow from the device's limits, and
-//! `rows` for software adapters.
+//! The kernels of [`Attention`] and [`AttentionGrad`]. The kernel `tiled` takes its sizes from the limits of the device. The kernel
+//! `rows` is for software adapters.
 
 use super::*;
 use crate::kernel::{Bind, Pass, source};
 
-/// Columns of the output that one invocation owns of each of its rows, at most.
+/// The largest number of columns of the output that one invocation computes in each of its rows.
 const COLS: usize = 8;
 
-/// What is multiplied with what: `rows · colsᵀ` gives scores, and weights made of them `· values` the output.
+/// The operands of the two products. `rows · colsᵀ` gives scores. The scores become weights, and weights `· values` gives the
+/// output.
 struct Sides {
     rows: (usize, usize, usize),
     cols: (usize, usize, usize),
     values: (usize, usize, usize),
-    /// Columns of the output.
+    /// The number of columns of the output.
     width: usize,
 }
 
-/// Invocations of a workgroup as rows × columns, each of which does 4 × 4 scores; how many terms of a product lie in
-/// workgroup memory at once; columns of the output that an invocation owns. Few different ones: each is a pipeline.
+/// Returns the sizes of a tile. A workgroup has rows × columns invocations, and each invocation computes 4 × 4 scores. The third
+/// number is the number of terms of a product in workgroup memory at once. The fourth number is the number of output columns of an
+/// invocation. Each set of sizes is a pipeline, so there are few sets.
 fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 4] {
     let bytes = |&[tr, tc, slab]: &[usize; 3]| 4 * (4 * tc * (4 * tr + 1) + slab * (4 * tr + 1) + slab * (4 * tc + 1));
     let fits = |t: &[usize; 3]| t[0] * t[1] <= caps.max_invocations as usize && bytes(t) <= caps.max_workgroup_bytes as usize;
@@ -28,7 +30,7 @@ fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 4] {
     [tr, tc, slab, width.div_ceil(tc).next_power_of_two().min(COLS)]
 }
 
-/// The candidates. The flags: causal; the gradient is of the queries; of the values.
+/// Returns the candidates. The flags are: the attention is causal; the gradient is for the queries; the gradient is for the values.
 fn kernels(entries: [&'static str; 2], s: AttentionSizes, sides: &Sides, flags: [usize; 3], scale: f32, caps: &Caps) -> Vec<Kernel> {
     let [tr, tc, slab, per_lane] = tile(sides.rows.1, sides.cols.1, sides.width, caps);
     let consts = vec![("TR", tr.into()), ("TC", tc.into()), ("SLAB", slab.into()), ("COLS", per_lane.into())];
@@ -42,7 +44,7 @@ fn kernels(entries: [&'static str; 2], s: AttentionSizes, sides: &Sides, flags: 
     kernels
 }
 
-/// What both strategies have; a unit is a block of the output.
+/// Returns the pass that both strategies share. A unit is a block of the output.
 fn pass(s: AttentionSizes, sides: &Sides, [block, chunk]: [usize; 2], flags: [usize; 3], scale: f32) -> Pass {
     let &Sides { rows, cols, values, width } = sides;
     let (blocks, chunks) = (rows.1.div_ceil(block), width.div_ceil(chunk));
@@ -90,7 +92,7 @@ pub(super) fn forward(op: &Attention, s: AttentionSizes, caps: &Caps) -> Vec<Ker
 
 pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, caps: &Caps) -> Vec<Kernel> {
     let (a, b) = ((0, s.n, s.d + s.e + 2), (1, s.m, s.d + s.e));
-    // Rows are what the gradient is of; the weights are those of the other side's rows.
+    // The rows belong to the input whose gradient is computed. The weights multiply rows of the other tensor.
     let (rows, cols) = if op.of == Of::Q { (a, b) } else { (b, a) };
     let (from, width) = if op.of == Of::V { (s.d, s.e) } else { (0, s.d) };
     let sides = Sides { rows, cols, values: (cols.0, cols.2, from), width };

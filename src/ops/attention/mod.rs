@@ -1,14 +1,15 @@
-//! Scaled dot-product attention, by an online softmax: nothing of the size queries × keys is ever stored.
+//! Scaled dot-product attention with an online softmax. No tensor of the size queries × keys is ever stored.
 //!
-//! With scores `s[i,j] = scale · Σ_c q[i,c] · k[j,c]`, over the keys j that query i sees: `y[i,:] = Σ_j e^(s[i,j] − l[i]) · v[j,:]`
-//! with `l[i] = ln Σ_j e^s[i,j]`. The op's output holds y and, as one more column, l: from it the gradients know every
-//! weight `p[i,j] = e^(s[i,j] − l[i])` again without a second softmax. With `δ[i] = Σ_c dy[i,c] · y[i,c]` they are
+//! The score of query i and key j is `s[i,j] = scale · Σ_c q[i,c] · k[j,c]`. With `l[i] = ln Σ_j e^s[i,j]` the result is
+//! `y[i,:] = Σ_j e^(s[i,j] − l[i]) · v[j,:]`. The sums run over the keys j that query i sees. The op's output holds y and, as one
+//! more column, l. From l the gradients compute every weight `p[i,j] = e^(s[i,j] − l[i])` without a second softmax. With
+//! `δ[i] = Σ_c dy[i,c] · y[i,c]` the gradients are
 //!
 //! * `dv[j,:] = Σ_i p[i,j] · dy[i,:]`
 //! * `t[i,j] = scale · p[i,j] · (dy[i,:]·v[j,:] − δ[i])`, `dq[i,:] = Σ_j t[i,j] · k[j,:]`, `dk[j,:] = Σ_i t[i,j] · q[i,:]`
 //!
-//! and a gradient of l itself only changes δ. All three read two tensors, in which rows of what belongs together lie side by
-//! side: `[q | dy | l | δ]` and `[k | v]`. So they need no more bindings than any device has.
+//! A gradient of l only changes δ. Each of the three gradients reads two tensors, `[q | dy | l | δ]` and `[k | v]`. In them, the
+//! numbers of one query or one key lie side by side in one row. So a gradient needs few bindings, and every device has enough.
 //!
 //! Sources: Vaswani et al. 2017, eq. 1; Milakov & Gimelshein 2018 (the online softmax); Rabe & Staats 2021; Dao et al. 2022,
 //! algorithm 1 and appendix B.2 (the tiles and the gradient).
@@ -21,17 +22,18 @@ mod tests;
 
 use super::*;
 
-/// The op: queries `[.., n, d]`, keys `[.., m, d]`, values `[.., m, e]` → `[.., n, e + 1]`, whose last column is l. Also the
-/// options of [`Tensor::scaled_dot_product_attention`].
+/// The op: queries `[.., n, d]`, keys `[.., m, d]`, values `[.., m, e]` → `[.., n, e + 1]`. The last column is l. The fields are
+/// also the options of [`Tensor::scaled_dot_product_attention`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Attention {
-    /// Query i sees the keys 0..=i alone (both counted from 0, whatever their numbers: PyTorch's `is_causal`).
+    /// Whether query i sees the keys 0..=i only. Queries and keys are both counted from 0, even if their numbers differ, as with
+    /// PyTorch's `is_causal`.
     pub causal: bool,
-    /// What scores are multiplied by; 1/√d without one.
+    /// The factor of the scores. `None` means 1/√d.
     pub scale: Option<f32>,
 }
 
-/// What a gradient is of.
+/// The input that a gradient belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Of {
     /// The queries.
@@ -42,23 +44,24 @@ pub(crate) enum Of {
     V,
 }
 
-/// Its gradients: `[q | dy | l | δ]` `[.., n, d + e + 2]`, `[k | v]` `[.., m, d + e]` → that of the queries, keys or values.
+/// The gradients: `[q | dy | l | δ]` `[.., n, d + e + 2]`, `[k | v]` `[.., m, d + e]` → the gradient of the queries, keys or
+/// values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct AttentionGrad {
-    /// Which one.
+    /// The input that the gradient belongs to.
     pub of: Of,
-    /// Features of a query and of a key.
+    /// The number of features of a query and of a key.
     pub d: usize,
-    /// As in the op.
+    /// See [`Attention::causal`].
     pub causal: bool,
-    /// What scores are multiplied by.
+    /// The factor of the scores.
     pub scale: f32,
 }
 
 /// The sizes of both ops.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct AttentionSizes {
-    /// Products of the leading axes: batch and heads.
+    /// The product of the leading axes: batch and heads.
     batch: usize,
     n: usize,
     m: usize,
@@ -67,18 +70,18 @@ struct AttentionSizes {
 }
 
 impl AttentionSizes {
-    /// The keys that query `i` sees are `0..seen(i)`.
+    /// Returns the number of keys that query `i` sees. They are the first keys.
     fn seen(&self, causal: bool, i: usize) -> usize {
         if causal { self.m.min(i + 1) } else { self.m }
     }
-    /// Floating-point operations of products over `terms` columns for every pair of a query and a key that it sees.
+    /// Returns the floating-point operations of products over `terms` columns, for every pair of a query and a key that it sees.
     fn flops(&self, causal: bool, terms: usize) -> u64 {
         let pairs = if causal { (0..self.n).map(|i| self.seen(true, i)).sum() } else { self.n * self.m };
         2 * (self.batch * pairs * terms) as u64
     }
 }
 
-/// The last two axes, and the shape of the others.
+/// Returns the shape of the leading axes and the sizes of the last two axes. Returns `None` if `x` is not a matrix of floats.
 fn matrix(x: Shape) -> Option<(Shape, usize, usize)> {
     match x.dims() {
         [lead @ .., r, c] if x.dtype() == DType::F32 => Some((Shape::new(lead)?, *r, *c)),
@@ -168,12 +171,12 @@ impl OpDef for Attention {
         s.flops(self.causal, s.d + s.e)
     }
     fn terms(&self, x: &[Shape]) -> usize {
-        // Of a gradient: each weight's has the sum over e in it.
+        // For a gradient: the gradient of each weight contains a sum over e.
         let s = self.known_sizes(x);
         s.m * s.e + s.d
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        // Scores as large as with the usual scale, whatever the scale is.
+        // Choose the inputs so that the scores are as large as with the usual scale.
         let d = x[0].last() as f64;
         let size = (f64::from(self.scale(x[0].last())) * d.sqrt()).abs().max(1e-6).sqrt().recip() * 2.0;
         Fill::floats(x, [(0, -size, size), (1, -size, size), (2, -2.0, 2.0)])
@@ -196,7 +199,7 @@ impl AttentionGrad {
     fn known_sizes(&self, x: &[Shape]) -> AttentionSizes {
         self.sizes(x).expect("shape() accepted these shapes when the graph was built")
     }
-    /// The same of plain ops, with all the weights in memory: what second derivatives are made of.
+    /// Returns the gradient in plain ops, with all weights in memory. Second derivatives use it.
     fn plain<'g>(&self, rows: Tensor<'g>, cols: Tensor<'g>) -> Tensor<'g> {
         let s = self.known_sizes(&[rows.shape(), cols.shape()]);
         let (d, e) = (s.d, s.e);
@@ -205,7 +208,7 @@ impl AttentionGrad {
         let [k, v] = [(0, d), (d, d + e)].map(|(from, to)| cols.slice(-1, from, to));
         let mut exponent = q.matmul_t(k, false, true) * self.scale - l;
         if self.causal {
-            // e^-10000 is 0 in f64 as well.
+            // e^-10000 is 0, even in f64.
             exponent = causal_mask(rows.graph, s.n, s.m).where_(exponent, -1e4);
         }
         let p = exponent.exp();
@@ -218,7 +221,7 @@ impl AttentionGrad {
     }
 }
 
-/// 1 where query i sees key j, else 0.
+/// Returns 1 if query i sees key j, else 0.
 fn causal_mask(graph: &crate::graph::Graph, n: usize, m: usize) -> Tensor<'_> {
     let seen = |at: usize| f32::from(u8::from(at % m <= at / m));
     graph.constant(Host::new([n, m], (0..n * m).map(seen).collect()))
@@ -259,7 +262,7 @@ impl OpDef for AttentionGrad {
         cpu::grad(self, self.known_sizes(&[x[0].shape, x[1].shape]), x[0].f, x[1].f, y.f);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // Of copies: one input may depend on the other, and that path is not ours to walk.
+        // Copy the inputs. One input may depend on the other one, and this gradient must not include that dependence.
         let [rows, cols] = [x[0] * 1.0, x[1] * 1.0];
         self.plain(rows, cols).vjp(dy, &[rows, cols]).into_iter().map(Some).collect()
     }
@@ -275,7 +278,7 @@ impl OpDef for AttentionGrad {
         s.d + s.e + if self.of == Of::Q { s.m } else { s.n }
     }
     fn fills(&self, _x: &[Shape]) -> Vec<Fill> {
-        // Scores, and what is subtracted from them, whose powers are near 1.
+        // Choose scores, and the numbers subtracted from them, whose powers are near 1.
         let size = (f64::from(self.scale) * (self.d as f64).sqrt()).abs().max(1.0).sqrt().recip() / 2.0;
         vec![Fill::Range(-size, size); 2]
     }
@@ -285,14 +288,17 @@ impl OpDef for AttentionGrad {
 }
 
 impl<'g> Tensor<'g> {
-    /// softmax(q·kᵀ·scale)·v: for these queries `[.., n, d]`, keys `[.., m, d]` and values `[.., m, e]`, whose leading axes
-    /// (batch, heads) are the same, the means of the values `[.., n, e]` with weights by how well query and key agree (Vaswani
-    /// et al. 2017, eq. 1). The scale is 1/√d where `options` have none. With `causal`, query i sees the keys j ≤ i alone, both
-    /// counted from 0 also where n ≠ m, as PyTorch's `is_causal` does.
+    /// Returns softmax(q·kᵀ·scale)·v. `self` is the queries q (Vaswani et al. 2017, eq. 1).
     ///
-    /// Memory grows with n + m, not n·m, forward and backward (Dao et al. 2022).
+    /// The queries are `[.., n, d]`, the keys are `[.., m, d]`, the values are `[.., m, e]`, and the result is `[.., n, e]`. The
+    /// leading axes (batch, heads) must be equal. Each row of the result is a weighted mean of the values. The weight of a key says
+    /// how well the key agrees with the query. The scale is 1/√d unless `options` sets it. With `causal`, query i sees the keys j ≤
+    /// i only. Queries and keys are both counted from 0, even if n ≠ m, as with PyTorch's `is_causal`.
     ///
-    /// A mistake: fewer than two axes, features, keys and values or leading axes that do not fit, a scale that is not finite.
+    /// Memory grows with n + m and not with n·m, forward and backward (Dao et al. 2022).
+    ///
+    /// It is a mistake if a tensor has fewer than two axes, if the features, the numbers of keys and values or the leading axes do
+    /// not fit, or if the scale is not finite.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, ops::attention::Attention};

@@ -35,7 +35,7 @@ fn mistakes() {
     assert!(g.error().unwrap().to_string().contains("must be floats"));
 }
 
-/// The op agrees with matrix products and a softmax, also in its second derivatives, where one input depends on another.
+/// The op agrees with matrix products and a softmax. Second derivatives agree, too, even if one input depends on another.
 #[test]
 fn plain() {
     use crate::{ops::fill, oracle::interpret, plan::ir::Ir};
@@ -59,7 +59,7 @@ fn plain() {
         });
         for (k, (ours, plain)) in ours.iter().zip(&plain).enumerate() {
             for (a, b) in ours.f().iter().zip(plain.f()) {
-                // The sums are of f32 constants in both.
+                // The sums use f32 constants in both.
                 assert!((a - b).abs() <= 1e-9 * (1.0 + b.abs()), "derivative {k}: {a}, not {b}");
             }
         }

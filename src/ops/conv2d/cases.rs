@@ -1,12 +1,12 @@
-//! Shapes to test: the same convolutions for the three ops.
+//! The shapes to test. The three ops use the same convolutions.
 
 use super::*;
 use map::{Fun, Inst, Sub};
 
-/// A convolution: images `[n, c, h, w]`, output channels, kernel, stride, padding, dilation, groups.
+/// A convolution: its name, images `[n, c, h, w]`, output channels, kernel, stride, padding, dilation, groups.
 struct ConvRow(&'static str, [usize; 4], usize, [usize; 2], [usize; 2], [usize; 4], [usize; 2], usize);
 
-/// What no padding, and stride or dilation 1, are.
+/// No padding; a stride or dilation of 1.
 const NONE: [usize; 4] = [0; 4];
 const ONE: [usize; 2] = [1; 2];
 
@@ -37,8 +37,8 @@ const ROWS: [ConvRow; 24] = [
     ConvRow("rows of images", [7, 4, 1, 37], 5, [1, 5], [1, 2], [0, 0, 2, 2], ONE, 1),
 ];
 
-/// Too large for central differences: many images, in windows where bindings are small; and more groups than a dispatch
-/// has workgroups along one axis, with one channel and with several.
+/// Cases that are too large for central differences. There are many images, which small bindings see in windows. There are more
+/// groups than the number of workgroups in one dimension of a dispatch, with one channel and with several.
 const LARGE: [ConvRow; 4] = [
     ConvRow("many images", [133, 1, 12, 12], 3, [3, 3], [2, 2], [1, 0, 1, 0], ONE, 1),
     ConvRow("many small images", [1031, 2, 4, 4], 4, [2, 2], [2, 2], NONE, ONE, 2),
@@ -63,13 +63,14 @@ fn each(case: impl Fn(&str, Geometry, ConvSizes) -> Case) -> Vec<Case> {
     ROWS.iter().map(row).chain(LARGE.iter().map(row).map(Case::flat)).collect()
 }
 
-/// relu(y + bias of each channel).
+/// Returns relu(y + bias of each channel).
 fn bias_relu() -> Expr {
     let sum = Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]);
     Expr::call(Fun::Relu, &[Inst::Input(0)]).compose(&[Sub::Expr(&sum, &[0, 1])])
 }
 
-/// With an epilogue: a bias, what has the shape of the result (in windows too), and numbers that depend on the place.
+/// Returns cases with an epilogue: a bias, a tensor of the result's shape (in windows, too), and random numbers that depend on the
+/// position.
 fn fused(op: impl Fn(&ConvRow, Option<Expr>) -> (Case, Shape)) -> Vec<Case> {
     let add = Expr::call(Fun::Add, &[Inst::Input(0), Inst::Input(1)]);
     let noise = Expr::call(Fun::Add, &[Inst::Input(0), Inst::Random(7)]);

@@ -1,8 +1,8 @@
-//! Convolutions on the CPU device: `im2col` in blocks that stay in cache, and products of matrices.
+//! Convolutions on the CPU device: `im2col` in blocks that stay in cache, and matrix products.
 //!
-//! For some rows of an image, the pixels under each tap of the kernel are laid out as the rows of a matrix `columns
-//! [c·kh·kw, pixels]`. Then y = w · columns; columns = wᵀ · dy, added up into dx; and dw = dy · columnsᵀ. Channels on
-//! their own (a depthwise convolution) have no products worth the name, and go row by row.
+//! For some rows of an image, the pixels under each tap of the kernel become the rows of a matrix `columns [c·kh·kw, pixels]`. Then
+//! y = w · columns. The columns of dx are wᵀ · dy, and they are added up into dx. dw = dy · columnsᵀ. If a group has few channels
+//! (a depthwise convolution), matrix products do not pay. Such a group is computed row by row.
 
 use super::{ConvSizes, Geometry};
 use crate::{
@@ -12,22 +12,23 @@ use crate::{
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Floats of one block of columns: a share of a core's second-level cache. But no fewer pixels than these, or w would be read
-/// for too few of them.
+/// The number of floats in one block of columns: a share of a core's second-level cache. A block has at least PIXELS pixels, so
+/// that each reading of w serves enough pixels.
 const BLOCK: usize = 1 << 15;
 const PIXELS: usize = 64;
 
-/// Sums that are made of the images in parallel; and how many floats they may take together.
+/// The largest number of partial sums over images that are computed in parallel, and the largest number of floats that they may
+/// take together.
 const PARTS: usize = 16;
 const PARTS_FLOATS: usize = 1 << 22;
 
-/// One group of one image, and what is the same for all of them.
+/// The product of one group of one image, with the settings that all groups and images share.
 struct GroupProducts<'a> {
     g: &'a Geometry,
     s: &'a ConvSizes,
-    /// Rows of y whose columns are one block.
+    /// The number of rows of y whose columns are one block.
     rows: usize,
-    /// The columns are the image as it is.
+    /// Whether the columns are the image itself.
     plain: bool,
     by: By,
 }
@@ -39,12 +40,12 @@ impl<'a> GroupProducts<'a> {
         let by = if tasks < rayon::current_num_threads() { By::All } else { By::This };
         GroupProducts { g, s, rows, plain, by }
     }
-    /// Floats of a block of columns.
+    /// Returns the number of floats in a block of columns.
     fn floats(&self) -> usize {
         if self.plain { 0 } else { self.s.taps() * self.pitch(self.rows * self.s.map[1]) }
     }
-    /// Floats from one row of columns of so many pixels to the next: an odd number of vectors, so that rows are not all in the
-    /// same sets of a cache.
+    /// Returns the distance between rows of columns with `pixels` pixels, in floats. It is an odd number of vectors, so that the
+    /// rows do not all use the same sets of a cache.
     fn pitch(&self, pixels: usize) -> usize {
         pixels.next_multiple_of(8) | 8
     }
@@ -52,8 +53,8 @@ impl<'a> GroupProducts<'a> {
         let (all, rows) = (self.s.map[0], self.rows);
         (0..all).step_by(rows).map(move |i| i..(i + rows).min(all))
     }
-    /// For each tap and each of the rows `rows` of y: where its pixels are in the columns, and where in the image, if
-    /// any of them are.
+    /// Calls `f` for each tap and each of the rows `rows` of y. `f` gets the position in the columns, and the columns of y inside
+    /// of the image with their position in the image, or `None`.
     fn lines(&self, rows: &Range<usize>, mut f: impl FnMut(usize, Option<(Range<usize>, usize)>)) {
         let (g, s) = (self.g, self.s);
         let ([h, wide], [kh, kw], ow) = (s.image, s.kernel, s.map[1]);
@@ -71,7 +72,7 @@ impl<'a> GroupProducts<'a> {
             }
         }
     }
-    /// The columns of these rows.
+    /// Fills the columns of these rows.
     fn gather(&self, x: &[f32], rows: &Range<usize>, columns: &mut [f32]) {
         let (stride, ow) = (self.g.stride[1], self.s.map[1]);
         self.lines(rows, |to, from| {
@@ -86,7 +87,7 @@ impl<'a> GroupProducts<'a> {
             }
         });
     }
-    /// Adds the columns of these rows to the pixels that they are of.
+    /// Adds the columns of these rows to their pixels.
     fn scatter(&self, columns: &[f32], rows: &Range<usize>, dx: &mut [f32]) {
         let stride = self.g.stride[1];
         self.lines(rows, |at, to| {
@@ -98,14 +99,15 @@ impl<'a> GroupProducts<'a> {
             }
         });
     }
-    /// Rows `rows` of the image that y is, as a matrix of o rows.
+    /// Returns the rows `rows` of the image y as a matrix with o rows.
     fn map_of<'b>(&self, y: &'b [f32], rows: &Range<usize>) -> Matrix<'b> {
         Matrix::rows(&y[rows.start * self.s.map[1]..], self.s.map[0] * self.s.map[1])
     }
     fn pixels(&self, rows: &Range<usize>) -> usize {
         rows.len() * self.s.map[1]
     }
-    /// For the rows of every tap, channel by channel: (row of w, pixels of y, pixels of x from the first on).
+    /// Calls `f` for the rows of every tap, channel by channel. `f` gets the position in w, the pixels of y, and the position of
+    /// the first pixel of x.
     fn direct(&self, mut f: impl FnMut(usize, Range<usize>, usize)) {
         let (g, s) = (self.g, self.s);
         for o in 0..s.o {
@@ -124,12 +126,12 @@ impl<'a> GroupProducts<'a> {
     }
 }
 
-/// Every element of a kernel of c channels, in order.
+/// Returns the channel, row and column of every element of a kernel with c channels, in order.
 fn taps(c: usize, kh: usize, kw: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     (0..c * kh * kw).map(move |t| (t / (kh * kw), t / kw % kh, t % kw))
 }
 
-/// The columns of y whose pixel under column b of the kernel is inside of the image.
+/// Returns the columns of y for which column b of the kernel lies inside of the image.
 fn inside(g: &Geometry, s: &ConvSizes, b: usize) -> Range<usize> {
     let (at, left, stride) = (b * g.dilation[1], g.padding[2], g.stride[1]);
     let start = left.saturating_sub(at).div_ceil(stride);
@@ -137,7 +139,7 @@ fn inside(g: &Geometry, s: &ConvSizes, b: usize) -> Range<usize> {
     start.min(end)..end
 }
 
-/// So few output channels a group that products of matrices do not pay.
+/// Returns true if a group has so few channels that matrix products do not pay.
 fn is_direct(s: &ConvSizes) -> bool {
     s.o * s.c <= 4
 }
@@ -204,13 +206,14 @@ pub fn grad_x(g: &Geometry, s: &ConvSizes, dy: &[f32], w: &[f32], dx: &mut [f32]
     });
 }
 
-/// The images are shared out into parts, whose number follows from the sizes alone, and the parts' sums are added in order.
+/// Computes dw. The images are divided into parts. The number of parts follows from the sizes only. The sums of the parts are added
+/// in order.
 pub fn grad_w(g: &Geometry, s: &ConvSizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let ([image, map], size) = ([s.image, s.map].map(|d| d[0] * d[1]), s.o * s.taps());
     let parts = (PARTS_FLOATS / (size * s.groups)).clamp(2, PARTS).min(s.n);
     let images = s.n.div_ceil(parts);
     let (plan, taps) = (GroupProducts::new(g, s, parts * s.groups), s.taps());
-    // Group by group, so that a part's sum is one block of memory.
+    // A part holds its groups one after the other, so that its sum is one block of memory.
     let part = |columns: &mut [f32], k: usize, dw: &mut [f32]| {
         let (part, group) = (k / s.groups, k % s.groups);
         dw.fill(0.0);

@@ -1,5 +1,6 @@
-//! The kernels of the three ops: one invocation an element (portable, and for groups of few channels), tiles (hardware), and
-//! blocks in the registers of a subgroup (software adapters). `shaders/lib/conv.wgsl` says how the three ops are one.
+//! The kernels of the three ops. `direct` has one invocation for each element: it is portable, and serves groups of few channels.
+//! Tiles are for hardware. Blocks in the registers of a subgroup are for software adapters. `shaders/lib/conv.wgsl` describes how
+//! one shader computes the three ops.
 
 use super::*;
 use crate::{
@@ -7,7 +8,7 @@ use crate::{
     ops::parts,
 };
 
-/// Which of the three; `MODE` in WGSL.
+/// The op that a kernel computes. WGSL calls it `MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Forward,
@@ -15,37 +16,40 @@ pub enum Mode {
     GradW,
 }
 
-/// A group of so few rows (channels of the result) has no use for tiles.
+/// If a group has at most this number of rows (channels of the result), tiles do not pay.
 const FEW: usize = 2;
 
-/// A sum over pixels is shared out until there are so many workgroups, but a share has at least so many terms.
+/// A sum over pixels is divided into shares until there are GROUPS workgroups. A share has at least SHARE terms.
 const GROUPS: usize = 1024;
 const SHARE: usize = 256;
 
-/// Workgroups that keep the processors of a large device busy: tiles are not made larger where there would be fewer.
+/// The number of workgroups that keeps a large device busy. A tile size is not chosen if it would give fewer.
 const BUSY: usize = 128;
 
-/// Tiles in workgroup memory: rows, columns, and both that an invocation owns.
+/// The tiles in workgroup memory: rows, columns, and the rows and columns of each invocation.
 const TILES: [[usize; 3]; 5] = [[16, 16, 4], [32, 64, 4], [64, 64, 4], [64, 128, 8], [128, 128, 8]];
 
-/// On a software adapter a few are enough for its threads, but a share reads no more elements than caches hold.
+/// For software adapters: the number of workgroups that keeps the threads busy, and the largest number of elements that a share may
+/// read, because caches hold no more.
 const SOFTWARE_GROUPS: usize = 32;
 const CACHED: usize = 1 << 17;
 
-/// Invocations that share one element of dw in the portable kernel.
+/// The number of invocations that share one element of dw in the portable kernel.
 const DIRECT_PARTS: usize = 128;
 
-/// Elements of scratch, where fewer parts would do.
+/// The largest number of scratch elements, unless more parts are needed.
 const SCRATCH: usize = 1 << 20;
 
-/// How much of the batch is a block, so that a dispatch can see some blocks alone: see [`Span::Blocks`](crate::kernel::Span::Blocks).
+/// The division of the batch into blocks of images, so that a dispatch can see some blocks alone. See
+/// [`Span::Blocks`](crate::kernel::Span::Blocks).
 struct Blocks {
     images: usize,
     count: usize,
 }
 
 impl Blocks {
-    /// All images if their tensors can be bound whole, else as many as fit; in multiples of 256 bytes.
+    /// Returns one block of all images if their tensors can be bound whole. Otherwise a block has as many images as fit, and its
+    /// tensors are multiples of 256 bytes.
     fn new(s: &ConvSizes, caps: &Caps) -> Blocks {
         let images = [s.x(), s.y()].map(|t| t.elements() / s.n);
         let most = images.map(|e| (caps.max_binding_bytes / 4) as usize / e).into_iter().min().unwrap_or(0);
@@ -55,23 +59,24 @@ impl Blocks {
     }
 }
 
-/// The numbers of one op. Group, row and image: how many elements are from one to the next, in the tensors `a`, `b` and
-/// the result.
+/// The numbers of one op. A number for a group, a row or an image is the distance to the next one, in elements, in the tensors `a`
+/// and `b` and in the result.
 struct ConvFrame<'a> {
     mode: Mode,
     g: &'a Geometry,
     s: &'a ConvSizes,
     blocks: Blocks,
-    /// Rows of the result of one group, its columns for a block of images (in one phase), and phases or parts.
+    /// The rows of the result of one group, the columns of the result for a block of images (in one phase), and the number of
+    /// phases or parts.
     m: usize,
     columns: usize,
     parts: usize,
-    /// Terms that a part of grad_w adds up.
+    /// The number of terms that a part of grad_w adds up.
     share: usize,
 }
 
 impl ConvFrame<'_> {
-    /// Elements of an image of x, and of y.
+    /// Returns the number of elements in an image of x, and in an image of y.
     fn images(&self) -> [usize; 2] {
         [self.s.x(), self.s.y()].map(|t| t.elements() / self.s.n)
     }
@@ -81,7 +86,7 @@ impl ConvFrame<'_> {
         let ([image_x, image_y], taps, images) = (self.images(), s.taps(), self.blocks.images);
         let [tap_h, tap_w] = tap_steps(g);
         let weights = s.o * taps;
-        // Rows and groups of a, groups of b, rows and groups of the result, then blocks of each.
+        // The rows and groups of a, the groups of b, the rows and groups of the result, and then the blocks of each.
         let (row_a, group_a, group_b, row_y, group_y) = match self.mode {
             Mode::Forward => (taps, weights, s.c * h * w, oh * ow, s.o * oh * ow),
             Mode::GradX => (kh * kw, weights, s.o * oh * ow, h * w, s.c * h * w),
@@ -144,7 +149,7 @@ impl ConvFrame<'_> {
         .map(|(name, size)| (name.to_string(), size.into()))
         .to_vec()
     }
-    /// A pass of `units` units for each block. Tensors with a batch are split between blocks of images.
+    /// Returns a pass with `units` units for each block. Tensors with a batch axis are split between blocks of images.
     fn pass(&self, source: Source, entry: &'static str, units: usize, per_group: usize, to: Bind) -> Pass {
         let [block_x, block_y] = self.images().map(|image| image * self.blocks.images);
         let x = |name: &str, i| Bind::input(name, i, DType::F32).blocks(units, block_x);
@@ -168,7 +173,7 @@ impl ConvFrame<'_> {
             step: false,
         }
     }
-    /// One workgroup for each tile of `tile` results.
+    /// Returns a pass with one workgroup for each tile. A tile has the rows and columns `tile`.
     fn tiles(&self, source: Source, entry: &'static str, tile: [usize; 2], to: Bind) -> Pass {
         let [tiles_m, tiles_n] = [self.m.div_ceil(tile[0]), self.columns.div_ceil(tile[1])];
         let mut pass = self.pass(source, entry, tiles_m * tiles_n * self.s.groups * self.parts, 1, to);
@@ -182,7 +187,7 @@ impl ConvFrame<'_> {
         pass.consts.extend(consts.map(|(name, value)| (name, value.into())));
         pass
     }
-    /// A lane owns so many columns.
+    /// Returns a pass in which a lane computes `columns` columns.
     fn rows(&self, rows: usize, columns: usize, lanes: usize, epilogue: bool, to: Bind) -> Pass {
         let mut pass = self.tiles(source!("conv2d_rows"), "rows", [rows, columns * lanes], to);
         let consts = [("LANES", lanes), ("ROWS", rows), ("COLUMNS", columns * lanes), ("EPILOGUE", usize::from(epilogue))];
@@ -191,12 +196,13 @@ impl ConvFrame<'_> {
     }
 }
 
-/// Elements of one part's results in scratch: so many that every block of them may start a window.
+/// Returns the number of elements for the results of one part in scratch memory. It is a multiple of 256 bytes, so that a window
+/// may start at every part.
 fn part_elements(s: &ConvSizes) -> usize {
     s.w().elements().next_multiple_of(ALIGN)
 }
 
-/// Taps from one that meets a pixel of x to the next that does.
+/// Returns the distance between neighbouring taps that meet the same pixel of x, along each axis.
 fn tap_steps(g: &Geometry) -> [usize; 2] {
     let gcd = |mut a: usize, mut b: usize| {
         while b > 0 {
@@ -207,18 +213,20 @@ fn tap_steps(g: &Geometry) -> [usize; 2] {
     [0, 1].map(|i| g.stride[i] / gcd(g.stride[i], g.dilation[i]))
 }
 
-/// Pixels of x that no two taps of one place meet, along each axis.
+/// Returns the number of phases along each axis. The pixels of a phase have the same position modulo the stride, so the same taps
+/// meet them.
 fn phases(g: &Geometry, s: &ConvSizes) -> [usize; 2] {
     [0, 1].map(|i| g.stride[i].min(s.image[i]))
 }
 
-/// Bytes of two slabs of so many terms, and of where those are.
+/// Returns the bytes of workgroup memory for two slabs of `slab` terms and the positions of these terms.
 fn tile_bytes(m: usize, n: usize, slab: usize) -> usize {
     2 * slab * (4 * (m + n) + 16)
 }
 
-/// The sizes of tiles that the device allows and that are no more than twice as large as the result, the best one last: the largest
-/// of which there are enough. The others are the better the nearer they are. `count` says how many workgroups there would be.
+/// Returns the tile sizes that the device allows and that are less than twice as large as the result. The best size comes last. It
+/// is the largest size that gives enough workgroups. The other sizes are in order of their distance from the best size, the
+/// farthest first. `count` returns the number of workgroups for the rows and columns of a tile.
 fn tiles(m: usize, n: usize, caps: &Caps, count: impl Fn(usize, usize) -> usize) -> Vec<(&'static str, &'static [usize; 3])> {
     let fits = |&&[tile_m, tile_n, per]: &&[usize; 3]| {
         let allowed = tile_m * tile_n / (per * per) <= caps.max_invocations as usize
@@ -236,11 +244,11 @@ fn tiles(m: usize, n: usize, caps: &Caps, count: impl Fn(usize, usize) -> usize)
         [64, ..] => "tiles_64x128",
         _ => "tiles_128",
     };
-    // With the portable one these are four candidates.
+    // These three sizes and the portable kernel are four candidates.
     order.into_iter().rev().take(3).rev().map(|i| (name(sizes[i]), sizes[i])).collect()
 }
 
-/// Lanes of a subgroup, on a software adapter that has them.
+/// Returns the number of lanes in a subgroup, if this is a software adapter with subgroups.
 fn lanes(caps: &Caps) -> Option<usize> {
     match caps.subgroups {
         Some(lanes @ 4..=32) if caps.software => Some(lanes as usize),
@@ -252,7 +260,7 @@ fn block_rows(m: usize, lanes: usize) -> usize {
     m.next_power_of_two().clamp(lanes, 32.max(lanes))
 }
 
-/// The kernels whose result is images: forward and grad_x.
+/// Returns the kernels whose result is images: forward and grad_x.
 pub fn images(mode: Mode, g: &Geometry, s: &ConvSizes, epilogue: &Option<Expr>, rest: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
     let blocks = Blocks::new(s, caps);
     let (m, columns, parts) = match mode {
@@ -263,7 +271,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &ConvSizes, epilogue: &Option<Expr>, 
         _ => (s.o, blocks.images * s.map[0] * s.map[1], 1),
     };
     let frame = ConvFrame { mode, g, s, blocks, m, columns, parts, share: 0 };
-    // The epilogue sees images as the kernel does: from the window's first block on.
+    // The epilogue sees images as the kernel does: from the first block of the window.
     let finish = |mut pass: Pass| {
         let mut code = epilogue::code_in(epilogue, 2, rest, y, "p.first / p.block_units * p.block_y", pass.binds[2].span);
         let result = pass.binds.pop();
@@ -294,7 +302,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &ConvSizes, epilogue: &Option<Expr>, 
     kernels
 }
 
-/// The kernels of grad_w: the sum over pixels in shares, and the sum of those.
+/// Returns the kernels of grad_w. The sum over pixels is divided into shares, and a second pass adds the shares.
 pub fn grad_w(g: &Geometry, s: &ConvSizes, caps: &Caps) -> Vec<Kernel> {
     let (all, part) = (s.w().elements(), part_elements(s));
     let frame = |parts: usize, share: usize| {
@@ -303,7 +311,7 @@ pub fn grad_w(g: &Geometry, s: &ConvSizes, caps: &Caps) -> Vec<Kernel> {
     };
     let blocks = Blocks::new(s, caps);
     let terms = blocks.images * s.map[0] * s.map[1];
-    // Scratch must fit in a binding.
+    // The scratch memory must fit in a binding.
     let most = ((caps.max_binding_bytes / 4) as usize / part / blocks.count).max(1);
     let shares = |tiles: usize, groups: usize| {
         let parts = (groups / (tiles * blocks.count)).clamp(1, terms.div_ceil(SHARE)).min(most);

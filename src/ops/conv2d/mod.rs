@@ -1,9 +1,9 @@
-//! Convolutions of images, and their two gradients. One of these is the transposed convolution.
+//! Convolutions of images, and their two gradients. One of the gradients is the transposed convolution.
 //!
-//! `y[n,o,i,j] = Σ_{c,a,b} x[n, c, i·s − top + a·d, j·s − left + b·d] · w[o,c,a,b]`, where `x` is 0 outside of the image,
-//! `s` is the stride and `d` the dilation; with groups, each group of output channels sees its own group of input
-//! channels. The sum over all `y·dy` is linear in each of `x`, `w` and `dy`, and its three derivatives are the three
-//! ops, so that the gradients of each are made of the other two.
+//! `y[n,o,i,j] = Σ_{c,a,b} x[n, c, i·s − top + a·d, j·s − left + b·d] · w[o,c,a,b]`. `x` is 0 outside of the image, `s` is the
+//! stride, and `d` is the dilation. With groups, each group of output channels sees its own group of input channels. The sum of all
+//! `y·dy` is linear in `x`, in `w` and in `dy`. Its three derivatives are the three ops. So the gradients of each op use the other
+//! two ops.
 
 mod cases;
 mod cpu;
@@ -17,45 +17,47 @@ pub use options::{Convolution, Padding, Pair};
 use super::*;
 use map::{Expr, Map, epilogue};
 
-/// How a kernel moves over an image.
+/// The movement of a kernel over an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
-    /// Pixels from one place of the kernel to the next: down, right.
+    /// The distance in pixels between neighbouring positions of the kernel: down, right.
     pub stride: [usize; 2],
-    /// Pixels from one element of the kernel to the next.
+    /// The distance in pixels between neighbouring elements of the kernel: down, right.
     pub dilation: [usize; 2],
-    /// Zeros around the image: top, bottom, left, right.
+    /// The zeros around the image: top, bottom, left, right.
     pub padding: [usize; 4],
-    /// Groups of channels, each convolved on its own.
+    /// The number of groups of channels. Each group is convolved on its own.
     pub groups: usize,
 }
 
 /// The convolution: x `[n, c, h, w]`, w `[out, c / groups, kh, kw]`, then the further inputs of the epilogue → y `[n, out, oh, ow]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dOp {
-    /// How the kernel moves.
+    /// The movement of the kernel.
     pub geometry: Geometry,
-    /// Applied to every element of the result, which is its input 0; its inputs 1, 2, … are the op's inputs 2, 3, ….
+    /// The expression that is applied to every element of the result. Its input 0 is the result. Its inputs 1, 2, … are the op's
+    /// inputs 2, 3, ….
     pub epilogue: Option<Expr>,
 }
 
-/// Its gradient for `x`, and the transposed convolution: dy `[n, out, oh, ow]`, w, then the further inputs of the epilogue → dx.
+/// The gradient of the convolution for `x`, which is also the transposed convolution: dy `[n, out, oh, ow]`, w, then the further
+/// inputs of the epilogue → dx.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dGradX {
-    /// How the kernel moves over `x`.
+    /// The movement of the kernel over `x`.
     pub geometry: Geometry,
-    /// Height and width of `x`.
+    /// The height and the width of `x`.
     pub image: [usize; 2],
-    /// As that of [`Conv2dOp`].
+    /// The expression that is applied to every element of the result. See [`Conv2dOp::epilogue`].
     pub epilogue: Option<Expr>,
 }
 
-/// Its gradient for `w`: x, dy → dw.
+/// The gradient of the convolution for `w`: x, dy → dw.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dGradW {
-    /// How the kernel moves over `x`.
+    /// The movement of the kernel over `x`.
     pub geometry: Geometry,
-    /// Height and width of the kernel.
+    /// The height and the width of the kernel.
     pub kernel: [usize; 2],
 }
 
@@ -64,10 +66,10 @@ pub struct Conv2dGradW {
 struct ConvSizes {
     n: usize,
     groups: usize,
-    /// Channels of one group of x, and of one of y.
+    /// The number of channels in one group of x, and in one group of y.
     c: usize,
     o: usize,
-    /// Height and width of x, of the kernel and of y.
+    /// The height and the width of x, of the kernel and of y.
     image: [usize; 2],
     kernel: [usize; 2],
     map: [usize; 2],
@@ -83,7 +85,7 @@ impl ConvSizes {
     fn y(&self) -> Shape {
         Shape::from([self.n, self.groups * self.o, self.map[0], self.map[1]])
     }
-    /// Elements of the kernels of one output channel.
+    /// Returns the number of kernel elements of one output channel.
     fn taps(&self) -> usize {
         self.c * self.kernel[0] * self.kernel[1]
     }
@@ -92,15 +94,15 @@ impl ConvSizes {
     }
 }
 
-/// `5 × 3`, or the width alone where there is but one axis.
+/// Returns `5 × 3`, or the width alone if users see one axis.
 fn by([h, w]: [usize; 2], flat: bool) -> String {
     if flat { w.to_string() } else { format!("{h} × {w}") }
 }
 
-/// Pixels along one axis, with padding: kernels count them in 32 bits, below 0 too.
+/// The largest number of pixels along one axis, with padding. Kernels count pixels in 32 bits, and the positions may be negative.
 const MOST: usize = 1 << 30;
 
-/// The four sizes of an image or a weight.
+/// Returns the four sizes of an image or a weight.
 fn four(shape: Shape, what: &str, axes: &str) -> Result<[usize; 4], String> {
     if shape.dtype() != DType::F32 {
         return Err(format!("{what} holds labels; `to_f32` makes floats of them"));
@@ -109,7 +111,7 @@ fn four(shape: Shape, what: &str, axes: &str) -> Result<[usize; 4], String> {
 }
 
 impl Geometry {
-    /// A sentence for settings that no convolution has.
+    /// Checks the settings. The error is a sentence.
     fn check(&self, flat: bool) -> Result<(), String> {
         for (name, value) in [("stride", self.stride), ("dilation", self.dilation)] {
             if value.contains(&0) {
@@ -121,15 +123,15 @@ impl Geometry {
         }
         if self.groups == 0 { Err("there are no 0 groups: 1 is a plain convolution".into()) } else { Ok(()) }
     }
-    /// Pixels that a kernel reaches over.
+    /// Returns the number of pixels that a kernel reaches over, along each axis.
     fn span(&self, kernel: [usize; 2]) -> [usize; 2] {
         [0, 1].map(|i| self.dilation[i] * (kernel[i] - 1) + 1)
     }
-    /// An image with its padding.
+    /// Returns the size of an image with its padding.
     fn padded(&self, image: [usize; 2]) -> [usize; 2] {
         [image[0] + self.padding[0] + self.padding[1], image[1] + self.padding[2] + self.padding[3]]
     }
-    /// Height and width of the result.
+    /// Returns the height and the width of the result.
     fn map(&self, image: [usize; 2], kernel: [usize; 2], flat: bool) -> Result<[usize; 2], String> {
         let (span, padded) = (self.span(kernel), self.padded(image));
         if padded[0] > MOST || padded[1] > MOST {
@@ -142,7 +144,7 @@ impl Geometry {
         }
         Ok([0, 1].map(|i| (padded[i] - span[i]) / self.stride[i] + 1))
     }
-    /// Sizes from the shapes of x and w. `flat` says that users see one axis of an image.
+    /// Returns the sizes for the shapes of x and w. `flat` says that users see one axis of an image.
     fn sizes(&self, x: Shape, w: Shape, flat: bool) -> Result<ConvSizes, String> {
         let [image_axes, weight_axes] = match flat {
             true => ["[n, channels, length]", "[out, channels / groups, length]"],
@@ -170,12 +172,13 @@ impl Geometry {
     fn known(&self, x: Shape, w: Shape) -> ConvSizes {
         self.sizes(x, w, false).expect("shape() accepted these shapes when the graph was built")
     }
-    /// For each output row (or column, with `axis` 1) that a tap at `tap` reads inside of the image: both.
+    /// Returns each output row (or column, with `axis` 1) for which the tap at `tap` lies inside of the image, and the row of the
+    /// image that the tap reads.
     fn meets(&self, axis: usize, tap: usize, s: &ConvSizes) -> impl Iterator<Item = (usize, usize)> {
         let (at, pad, stride, size) = (tap * self.dilation[axis], self.padding[2 * axis], self.stride[axis], s.image[axis]);
         (0..s.map[axis]).filter_map(move |i| (i * stride + at).checked_sub(pad).filter(|&p| p < size).map(|p| (i, p)))
     }
-    /// The definition of all three: `f(x, w, y)` for the elements of every product.
+    /// Calls `f(x, w, y)` with the positions of the elements of every product. It is the definition of all three ops.
     fn products(&self, s: &ConvSizes, mut f: impl FnMut(usize, usize, usize)) {
         let ([h, wide], [oh, ow], [kh, kw]) = (s.image, s.map, s.kernel);
         for (n, out, c) in (0..s.n).flat_map(|n| (0..s.groups * s.o).flat_map(move |o| (0..s.c).map(move |c| (n, o, c)))) {

@@ -1,10 +1,10 @@
-//! What users say to a convolution, and the methods of [`Tensor`] that take the weight as a tensor.
+//! The options of a convolution, and the methods of [`Tensor`] that take the weight as a tensor.
 
 use super::*;
 use crate::error::Place;
 use std::panic::Location;
 
-/// Height and width: `3` is `[3, 3]`.
+/// A height and a width. `3` is `[3, 3]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pair(pub [usize; 2]);
 
@@ -19,16 +19,16 @@ impl From<[usize; 2]> for Pair {
     }
 }
 
-/// Zeros around an image. `1.into()` puts one on every side, `[1, 2].into()` one above and below, two left and right; along one axis
-/// `[1, 2].into()` is one on the left and two on the right.
+/// The zeros around an image. `1.into()` adds one zero on every side. `[1, 2].into()` adds one above and below, and two on the left
+/// and on the right. Along one axis, `[1, 2].into()` adds one on the left and two on the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Padding {
-    /// So many that the result has the size of the image: dilation · (kernel − 1) along each axis, of which the second half has
-    /// one more where the number is odd. As in PyTorch, for stride 1 alone.
+    /// The result has the size of the image. Each axis gets dilation · (kernel − 1) zeros. If this number is odd, the bottom or
+    /// right side gets one more. As in PyTorch, the stride must be 1.
     Same,
-    /// One number for each axis of an image, on both of its sides: height, width. Where there is one axis: left, right.
+    /// One number for each axis of an image, for both of its sides: height, width. For one axis: left, right.
     Pair([usize; 2]),
-    /// Top, bottom, left, right. Where there is one axis the last two count; the first two must then be 0, or equal to them.
+    /// Top, bottom, left, right. For one axis, the last two numbers count. The first two must then be 0 or equal to the last two.
     Sides([usize; 4]),
 }
 
@@ -53,16 +53,17 @@ impl From<[usize; 4]> for Padding {
     }
 }
 
-/// How a kernel moves over `D` axes. The default is PyTorch's: stride 1, no padding, dilation 1, one group.
+/// The movement of a kernel over `D` axes. The default is PyTorch's: stride 1, no padding, dilation 1, one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Convolution<const D: usize> {
-    /// Pixels from one place of the kernel to the next.
+    /// The distance in pixels between neighbouring positions of the kernel.
     pub stride: [usize; D],
-    /// Zeros around the image.
+    /// The zeros around the image.
     pub padding: Padding,
-    /// Pixels from one element of the kernel to the next.
+    /// The distance in pixels between neighbouring elements of the kernel.
     pub dilation: [usize; D],
-    /// Groups of channels, each convolved on its own. As many as there are channels: a depthwise convolution.
+    /// The number of groups of channels. Each group is convolved on its own. With one group for each channel, it is a depthwise
+    /// convolution.
     pub groups: usize,
 }
 
@@ -73,7 +74,7 @@ impl<const D: usize> Default for Convolution<D> {
 }
 
 impl Convolution<1> {
-    /// The same over images of height 1, or what is wrong with its padding.
+    /// Returns this convolution for images of height 1. The error says what is wrong with the padding.
     fn of_rows(self) -> Result<Convolution<2>, String> {
         let padding = match self.padding {
             Padding::Same => Padding::Same,
@@ -90,7 +91,7 @@ impl Convolution<1> {
 }
 
 impl Convolution<2> {
-    /// With the padding of a kernel of that size, or what is wrong with it.
+    /// Returns the geometry for a kernel of the given size. The error says what is wrong.
     fn geometry(self, kernel: [usize; 2], flat: bool) -> Result<Geometry, String> {
         let sides = match self.padding {
             Padding::Sides(sides) => sides,
@@ -113,7 +114,7 @@ impl Convolution<2> {
     }
 }
 
-/// Height and width of a weight.
+/// Returns the height and the width of a weight.
 fn kernel(w: Shape, flat: bool) -> Result<[usize; 2], String> {
     match (w.dims(), flat) {
         (&[_, _, h, w], false) => Ok([h, w]),
@@ -123,12 +124,14 @@ fn kernel(w: Shape, flat: bool) -> Result<[usize; 2], String> {
 }
 
 impl<'g> Tensor<'g> {
-    /// The convolution (as everywhere in this field, the cross-correlation) of images `[n, c, h, w]` with a weight
-    /// `[out, c / groups, kh, kw]`: `y[n,o,i,j] = Σ_{c,a,b} x[n, c, i·s − top + a·d, j·s − left + b·d] · w[o,c,a,b]`, `[n, out, oh, ow]`
-    /// with `oh = (h + top + bottom − d·(kh − 1) − 1) / s + 1`, rounded down. The layer is [`conv2d`](Tensor::conv2d).
+    /// Convolves images `[n, c, h, w]` with a weight `[out, c / groups, kh, kw]`. As everywhere in this field, it is the
+    /// cross-correlation: `y[n,o,i,j] = Σ_{c,a,b} x[n, c, i·s − top + a·d, j·s − left + b·d] · w[o,c,a,b]`.
     ///
-    /// A mistake: not four axes, a kernel larger than the padded image, groups that do not divide the channels, channels
-    /// of input and weight that differ, a stride or dilation of 0.
+    /// The result is `[n, out, oh, ow]` with `oh = (h + top + bottom − d·(kh − 1) − 1) / s + 1`, rounded down. The layer with its
+    /// own parameters is [`conv2d`](Tensor::conv2d).
+    ///
+    /// It is a mistake if a tensor has not four axes, if the kernel is larger than the padded image, if the groups do not divide
+    /// the channels, if the channels of input and weight differ, or if the stride or the dilation is 0.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, ops::conv2d::{Convolution, Padding}};
@@ -147,14 +150,13 @@ impl<'g> Tensor<'g> {
     pub fn convolve2d(self, w: Tensor<'g>, options: Convolution<2>) -> Tensor<'g> {
         self.convolve("conv2d", w, options, [self, w], Location::caller())
     }
-    /// The convolution along the last axis of `[n, c, length]` with a weight `[out, c / groups, k]`; see
-    /// [`convolve2d`](Tensor::convolve2d).
+    /// Convolves `[n, c, length]` along the last axis with a weight `[out, c / groups, k]`. See [`convolve2d`](Tensor::convolve2d).
     #[track_caller]
     pub fn convolve1d(self, w: Tensor<'g>, options: Convolution<1>) -> Tensor<'g> {
         let y = self.convolve_rows(w, options, Location::caller());
         if y.is_dead() { y } else { y.squeeze(2) }
     }
-    /// The same with the result still an image, `[n, out, 1, length]`.
+    /// Returns the result of [`convolve1d`](Tensor::convolve1d) as an image, `[n, out, 1, length]`.
     pub(crate) fn convolve_rows(self, w: Tensor<'g>, options: Convolution<1>, place: Place) -> Tensor<'g> {
         let row = |t: Tensor<'g>| match *t.shape().dims() {
             [a, b, c] if !t.is_dead() => t.graph.at(place, || t.reshape(Shape::from([a, b, 1, c]).of(t.shape().dtype()))),
@@ -166,7 +168,7 @@ impl<'g> Tensor<'g> {
             Err(why) => self.graph.mistake("conv1d", &[self, w], why, place),
         }
     }
-    /// Both of them: what the user called it, and the tensors that the user gave it.
+    /// Computes both convolutions. `name` is the method that the user called, and `given` are the tensors that the user passed.
     pub(crate) fn convolve(self, name: &str, w: Tensor<'g>, options: Convolution<2>, given: [Tensor<'g>; 2], place: Place) -> Tensor<'g> {
         let flat = name == "conv1d";
         if self.is_dead() || w.is_dead() {
@@ -182,13 +184,16 @@ impl<'g> Tensor<'g> {
             Err(why) => self.graph.mistake(name, &given, why, place),
         }
     }
-    /// The transposed convolution of images `[n, c, h, w]` with a weight `[c, out / groups, kh, kw]`: the gradient of a
-    /// [`convolve2d`](Tensor::convolve2d) with these options for its input. Each element of x is multiplied with the kernel and added
-    /// to the result at `stride` times its place: `[n, out, oh, ow]` with `oh = (h − 1)·s − top − bottom + d·(kh − 1) + 1 +
-    /// output_padding`. Of the sizes whose convolution is h × w, an output padding takes a larger one; Dumoulin & Visin 2016, §4.
+    /// Computes the transposed convolution of images `[n, c, h, w]` with a weight `[c, out / groups, kh, kw]`. It is the gradient
+    /// of a [`convolve2d`](Tensor::convolve2d) with these options for its input. Each element of x is multiplied by the kernel, and
+    /// the products are added to the result at `stride` times the position of the element.
     ///
-    /// A mistake, beside those of `convolve2d`: padding [`Same`](Padding::Same), an output padding that is below neither the stride nor
-    /// the dilation of its axis, a result without elements.
+    /// The result is `[n, out, oh, ow]` with `oh = (h − 1)·s − top − bottom + d·(kh − 1) + 1 + output_padding`. Several sizes of
+    /// images give h × w under the convolution. A larger output padding chooses a larger size among them (Dumoulin & Visin 2016,
+    /// §4).
+    ///
+    /// The mistakes are those of `convolve2d`. It is also a mistake if the padding is [`Same`](Padding::Same), if the output
+    /// padding of an axis is below neither its stride nor its dilation, or if the result has no elements.
     ///
     /// ```
     /// use downhill::{Graph, ops::conv2d::Convolution};
@@ -214,8 +219,8 @@ impl<'g> Tensor<'g> {
 }
 
 impl Convolution<2> {
-    /// The op, and rows and columns of zeros that are to be put behind its input: an output padding of a whole stride or more is
-    /// what they make.
+    /// Returns the op, and the numbers of rows and columns of zeros to append to its input. They make up for an output padding of a
+    /// whole stride or more.
     fn transposed(self, x: Shape, w: Shape, output_padding: [usize; 2]) -> Result<(Conv2dGradX, [usize; 2]), String> {
         if self.padding == Padding::Same {
             return Err("padding `Same` is not for a transposed convolution; `Padding::Sides` gives the zeros of each side".into());

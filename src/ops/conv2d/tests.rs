@@ -10,7 +10,7 @@ fn wgsl() {
 
 type Model = for<'g> fn(&'g Graph) -> Tensor<'g>;
 
-/// What `f` is told, which must begin with `text`.
+/// Checks that the error of `f` begins with `text`.
 fn told(f: Model, text: &str) {
     let g = Graph::training();
     assert!(f(&g).is_dead());
@@ -130,7 +130,7 @@ fn mistakes_in_transposed_ones() {
     );
 }
 
-/// A convolution, its bias and an activation are one step.
+/// A convolution, its bias and an activation are one step of the plan.
 #[test]
 fn bias_and_activation_are_one_kernel() {
     let g = Graph::training();

@@ -1,4 +1,4 @@
-//! Expressions as WGSL: a function `map` that other kernels call, with the bindings and sizes it needs.
+//! Expressions as WGSL: a function `map` that kernels call, with the bindings and sizes that it needs.
 
 use super::{expr::Expr, expr::Inst};
 use crate::{
@@ -7,26 +7,29 @@ use crate::{
 };
 use std::fmt::Write;
 
-/// A generated `fn map(i: u32, x0: f32, …) -> f32`, the value of element `i` of this dispatch.
+/// A generated function `fn map(i: u32, x0: f32, …) -> f32`. It returns the value of element `i` of a dispatch.
 #[derive(Debug)]
 pub struct Code {
-    /// The function, and the includes that it calls.
+    /// The text of the function, and the includes that it needs.
     pub text: String,
-    /// Fields of `p` that it reads.
+    /// The fields of `p` that the function reads.
     pub params: Vec<(String, Word)>,
-    /// Tensors that it reads, `e0`, `e1`, …
+    /// The tensors that the function reads: `e0`, `e1`, …
     pub binds: Vec<Bind>,
-    /// Whether it reads `step`, for random numbers.
+    /// Whether the function reads `step`, for random numbers.
     pub step: bool,
 }
 
 impl Code {
-    /// Inputs 0 to `given` of `expr` are arguments of the function; the others are read from bindings, which are the
-    /// op's inputs from `first` on and have the shapes `x`. `out` is the shape of the result.
+    /// Generates the function of `expr`.
     ///
-    /// `i` is the element's number in the window of the output that a dispatch sees, and `origin` is WGSL for the number
-    /// of its first element in the whole. With `given` = 0 a unit of the pass is an element. Otherwise `map` is an
-    /// epilogue, and inputs of the output's shape are bound whole: a pass that can be split must bind them as its output.
+    /// The first `given` inputs of `expr` are arguments of the function. The others are read from bindings. These bindings are the
+    /// op's inputs from number `first` on, and their shapes are `x`. `out` is the shape of the result.
+    ///
+    /// A dispatch sees a window of the output. `i` is the number of an element in this window. `origin` is the WGSL for the number
+    /// of the window's first element in the whole output. With `given` = 0, a unit of the pass is an element. Otherwise `map` is an
+    /// epilogue, and inputs of the output's size are bound whole. If the pass can be split, its author must bind them as the output
+    /// is bound.
     pub fn new(expr: &Expr, given: usize, first: usize, x: &[Shape], out: Shape, origin: &str) -> Code {
         let mut code = Code { text: String::new(), params: Vec::new(), binds: Vec::new(), step: expr.is_random() };
         let axes = Axes::new(x, out);
@@ -59,8 +62,8 @@ impl Code {
         code
     }
 
-    /// The same as `fn map4(i: u32) -> vec4<f32>`, the values of elements 4·i to 4·i + 3, where every input gives those by one load;
-    /// a unit of the pass is four elements.
+    /// Generates `fn map4(i: u32) -> vec4<f32>`, which returns the values of the elements 4·i to 4·i + 3. A unit of the pass is
+    /// four elements. Returns `None` if one load of some input does not give its four values.
     pub fn fours(expr: &Expr, x: &[Shape], out: Shape) -> Option<Code> {
         let mut code = Code { text: String::new(), params: Vec::new(), binds: Vec::new(), step: expr.is_random() };
         let axes = Axes::new(x, out);
@@ -80,7 +83,7 @@ impl Code {
                 (_, Some(1)) => (format!("({}) / 4u", axes.index(k, &mut code.params)), bind.vec4()),
                 _ => (axes.index(k, &mut code.params), bind),
             };
-            // A vector converts to one of floats, a number is repeated.
+            // A vector is converted to floats. A single number is repeated.
             let load = format!("e{k}[{index}]");
             let _ = match bind.vec4 {
                 true => writeln!(loads, "    let x{k} = vec4<f32>({load});"),
@@ -106,7 +109,7 @@ impl Code {
     }
 }
 
-/// The body of a function of `expr`: one value after the other.
+/// Writes the body of a function that computes `expr`, one value after the other.
 fn values(t: &mut String, expr: &Expr, input: &dyn Fn(usize) -> String) {
     for (v, inst) in expr.insts().iter().enumerate() {
         let value = match *inst {
@@ -123,7 +126,7 @@ fn values(t: &mut String, expr: &Expr, input: &dyn Fn(usize) -> String) {
     let _ = writeln!(t, "    return v{};\n}}", expr.insts().len() - 1);
 }
 
-/// A literal for exactly these bits. WGSL forbids infinities and NaN as constants, so those are made at run time.
+/// Returns a literal with exactly these bits. WGSL forbids infinities and NaN as constants, so they are made at run time.
 fn constant(bits: u32) -> String {
     let x = f32::from_bits(bits);
     match x.is_finite() {
@@ -135,7 +138,7 @@ fn constant(bits: u32) -> String {
 /// The axes of an output, as few as the broadcast inputs allow.
 struct Axes {
     dims: Vec<usize>,
-    /// By input, by axis; empty where the input needs no coordinates.
+    /// The strides by input and axis. They are empty if the input needs no coordinates.
     strides: Vec<Vec<usize>>,
 }
 
@@ -162,7 +165,7 @@ impl Axes {
         }
         axes
     }
-    /// WGSL for the coordinates of element g along the axes, last axis first.
+    /// Writes WGSL for the coordinates of element g along the axes, the last axis first.
     fn coordinates(&self, t: &mut String) {
         let last = self.dims.len().saturating_sub(1);
         for axis in (0..self.dims.len()).rev() {

@@ -1,4 +1,4 @@
-//! Expressions on the CPU device: some elements at a time, one instruction for all of them after the other.
+//! Expressions on the CPU device. A block of elements is computed at a time, one instruction after the other.
 
 use super::{Expr, Inst};
 use crate::{
@@ -9,15 +9,15 @@ use crate::{
     simd,
 };
 
-/// Elements that are evaluated at once: enough to vectorise, few enough to stay in cache.
+/// The number of elements in a block: enough to vectorise, and few enough to stay in cache.
 const BLOCK: usize = 512;
 
-/// Elements of an output that caches have no room for.
+/// The size of an output, in elements, that no cache can hold.
 const LARGE: usize = 1 << 23;
 
 impl Expr {
-    /// Evaluates elements `first..first + y.len()` of an output of that shape. With `own`, input 0 is what stands in `y`, and `x`
-    /// are the other inputs.
+    /// Computes the elements `first..first + y.len()` of an output of the shape `shape`. With `own`, input 0 is the old value in
+    /// `y`, and `x` are the other inputs.
     pub(super) fn eval(&self, x: &[View<f32>], own: bool, shape: Shape, first: usize, y: &mut [f32], key: Key) {
         let insts = self.insts();
         let view = |k: usize| match insts[k] {
@@ -25,7 +25,7 @@ impl Expr {
             Inst::Input(i) => Some(&x[i]),
             _ => None,
         };
-        // What lies in memory as the output does is read where it is.
+        // An input with the size of the output is read in place.
         let plain = |k: usize| view(k).filter(|v| v.f.len() == shape.elements());
         let number = |k: usize| match (insts[k], view(k)) {
             (Inst::Const(bits), _) => Some(f32::from_bits(bits)),
@@ -74,7 +74,7 @@ impl Expr {
     }
 }
 
-/// Elements `at..` of `x`, broadcast to `shape`.
+/// Loads the elements from `at` on of `x`, which is broadcast to `shape`.
 fn load(x: &View<f32>, at: usize, out: &mut [f32], shape: Shape) {
     let get = |i: usize| if x.f.is_empty() { x.u[i] as f32 } else { x.f[i] };
     if x.shape.elements() == shape.elements() {
@@ -83,7 +83,7 @@ fn load(x: &View<f32>, at: usize, out: &mut [f32], shape: Shape) {
             f => out.copy_from_slice(&f[at..][..out.len()]),
         };
     }
-    // Walk rows of the last axis: within one, elements are neighbours or all the same.
+    // Go through the rows of the last axis. In a row, the elements of `x` are neighbours or all the same.
     let (last, columns) = (shape.last(), x.shape.last());
     let (mut done, mut g) = (0, at);
     while done < out.len() {

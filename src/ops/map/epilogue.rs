@@ -1,7 +1,7 @@
-//! What ops share whose kernels apply elementwise code to their results before they store them ([`MatMul`], convolutions).
+//! Helpers of ops whose kernels apply elementwise code to their results before they store them ([`MatMul`], convolutions).
 //!
-//! Such an op has an `epilogue`: input 0 is the op's own result, and inputs 1, 2, … are those that the op has behind its
-//! own ones.
+//! Such an op has an `epilogue`. Input 0 of the epilogue is the op's own result. The inputs 1, 2, … of the epilogue follow the op's
+//! own inputs.
 //!
 //! [`MatMul`]: crate::ops::matmul::MatMul
 
@@ -15,7 +15,7 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// Checks how many inputs an op of `own` inputs got.
+/// Checks the number of inputs of an op that has `own` inputs of its own.
 pub fn count(epilogue: &Option<Expr>, own: usize, given: usize) -> Result<(), String> {
     let need = own + epilogue.as_ref().map_or(0, |e| e.arity().max(1) - 1);
     if given == need { Ok(()) } else { Err(format!("takes {need} inputs, not {given}")) }
@@ -29,21 +29,22 @@ pub fn fits(rest: &[Shape], y: Shape) -> Result<(), String> {
     }
 }
 
-/// Applies the epilogue to the results in `y`: the definition.
+/// Applies the epilogue to the results in `y`, by its definition.
 pub fn reference<T: Real>(epilogue: &Option<Expr>, rest: &[View<T>], y: &mut ViewMut<T>, key: Key) {
     if let Some(epilogue) = epilogue {
         epilogue.reference(rest, true, y, key);
     }
 }
 
-/// Applies the epilogue to the results in `y`, which are the elements `first..` of an output of that shape, on the CPU device.
+/// Applies the epilogue to the results in `y`, on the CPU device. They are the elements from `first` on of an output of the shape
+/// `shape`.
 pub fn finish(epilogue: &Option<Expr>, rest: &[View<f32>], shape: Shape, first: usize, y: &mut [f32], key: Key) {
     if let Some(epilogue) = epilogue {
         epilogue.eval(rest, true, shape, first, y, key);
     }
 }
 
-/// [`finish`] for all of an output, by all threads.
+/// Applies [`finish`] to all of an output, with all threads.
 pub fn finish_all(epilogue: &Option<Expr>, rest: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
     if epilogue.is_some() {
         let shape = y.shape;
@@ -51,7 +52,7 @@ pub fn finish_all(epilogue: &Option<Expr>, rest: &[View<f32>], y: &mut ViewMut<f
     }
 }
 
-/// The epilogue that does the same as `first` and `map` after it.
+/// Returns the epilogue that does the same as `first` followed by `map`.
 pub fn after(first: &Option<Expr>, map: &Map) -> Expr {
     let Some(first) = first else { return map.expr.clone() };
     let (own, all): (usize, Vec<usize>) = (first.arity().max(1), (0..first.arity()).collect());
@@ -60,12 +61,13 @@ pub fn after(first: &Option<Expr>, map: &Map) -> Expr {
     map.expr.compose(&subs)
 }
 
-/// Nothing, in the place of an epilogue.
+/// Returns the epilogue that changes nothing.
 pub fn identity() -> Expr {
     Expr::call(Fun::Identity, &[Inst::Input(0)])
 }
 
-/// WGSL `fn map(i: u32, x0: f32) -> f32`: the epilogue, or the identity. The op has `own` inputs of its own.
+/// Returns WGSL `fn map(i: u32, x0: f32) -> f32`: the epilogue, or the identity if there is none. The op has `own` inputs of its
+/// own.
 pub fn code(epilogue: &Option<Expr>, own: usize, rest: &[Shape], y: Shape, origin: &str) -> Code {
     match epilogue {
         Some(epilogue) => Code::new(epilogue, 1, own, rest, y, origin),
@@ -76,7 +78,7 @@ pub fn code(epilogue: &Option<Expr>, own: usize, rest: &[Shape], y: Shape, origi
     }
 }
 
-/// [`code`] for a pass that may be split: inputs of the output's shape are bound as the output is.
+/// Returns [`code`] for a pass that may be split. Inputs with the output's size are bound with `span`, as the output is.
 pub fn code_in(epilogue: &Option<Expr>, own: usize, rest: &[Shape], y: Shape, origin: &str, span: Span) -> Code {
     let mut code = code(epilogue, own, rest, y, origin);
     for (bind, _) in code.binds.iter_mut().zip(rest).filter(|(_, shape)| shape.elements() == y.elements()) {
@@ -85,7 +87,7 @@ pub fn code_in(epilogue: &Option<Expr>, own: usize, rest: &[Shape], y: Shape, or
     code
 }
 
-/// Operations on each element.
+/// Returns the number of operations on each element.
 pub fn calls(epilogue: &Option<Expr>) -> usize {
     epilogue.as_ref().map_or(0, Expr::calls)
 }

@@ -1,4 +1,4 @@
-//! Elementwise expressions: straight-line code over the inputs, without repeated subexpressions.
+//! Elementwise expressions. An expression is straight-line code over the inputs, without repeated subexpressions.
 
 use super::fun::Fun;
 use crate::{
@@ -8,45 +8,45 @@ use crate::{
 };
 use std::fmt;
 
-/// One value of an expression; later ones refer to earlier ones by index.
+/// One value of an expression. A later value refers to earlier values by index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Inst {
     /// The element of input `i`.
     Input(usize),
     /// A constant, by its bits.
     Const(u32),
-    /// A uniform random number in [0, 1), of the stream given; see [`crate::rng`].
+    /// A uniform random number in [0, 1) from the stream with this number. See [`crate::rng`].
     Random(u32),
-    /// A function of earlier values; places beyond its arity are 0.
+    /// A function of earlier values. Places beyond the function's arity are 0.
     Call(Fun, [usize; 3]),
 }
 
-/// An elementwise expression; its value is that of the last instruction.
+/// An elementwise expression. The last instruction gives its value.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Expr {
     insts: Vec<Inst>,
 }
 
-/// What an input of an expression becomes when it is [composed](Expr::compose).
+/// The replacement of an input when an expression is [composed](Expr::compose).
 pub enum Sub<'a> {
     /// Input `i` of the new expression.
     Input(usize),
-    /// The value of another expression, whose input `j` is input `map[j]` of the new one.
+    /// The value of another expression. Input `j` of that expression is input `map[j]` of the new expression.
     Expr(&'a Expr, &'a [usize]),
 }
 
 const ONE: Inst = Inst::Const(1f32.to_bits());
 
 impl Expr {
-    /// A number.
+    /// Returns the expression of a constant.
     pub fn constant(value: f32) -> Expr {
         Expr { insts: vec![Inst::Const(value.to_bits())] }
     }
-    /// Uniform random numbers in [0, 1), of that stream.
+    /// Returns the expression of uniform random numbers in [0, 1) from the stream `stream`.
     pub fn random(stream: u32) -> Expr {
         Expr { insts: vec![Inst::Random(stream)] }
     }
-    /// `fun` of inputs and constants.
+    /// Returns the expression that calls `fun` with inputs and constants.
     pub fn call(fun: Fun, args: &[Inst]) -> Expr {
         let mut e = Expr { insts: Vec::new() };
         let mut at = [0; 3];
@@ -56,23 +56,23 @@ impl Expr {
         e.push(Inst::Call(fun, at));
         e
     }
-    /// Its values in order; the last one is the result.
+    /// Returns the values in order. The last value is the result.
     pub(crate) fn insts(&self) -> &[Inst] {
         &self.insts
     }
-    /// Inputs it reads: one more than the largest number.
+    /// Returns the number of inputs: one more than the largest number of an input.
     pub fn arity(&self) -> usize {
         self.insts.iter().map(|i| if let Inst::Input(i) = i { i + 1 } else { 0 }).max().unwrap_or(0)
     }
-    /// Whether it draws random numbers.
+    /// Returns true if the expression draws random numbers.
     pub(crate) fn is_random(&self) -> bool {
         self.insts.iter().any(|i| matches!(i, Inst::Random(_)))
     }
-    /// Function calls in it.
+    /// Returns the number of function calls.
     pub fn calls(&self) -> usize {
         self.insts.iter().filter(|i| matches!(i, Inst::Call(..))).count()
     }
-    /// This expression with every input replaced. Equal subexpressions become one.
+    /// Returns this expression with every input replaced. Equal subexpressions become one.
     pub fn compose(&self, subs: &[Sub]) -> Expr {
         let mut out = Expr { insts: Vec::new() };
         let values: Vec<usize> = subs
@@ -86,9 +86,9 @@ impl Expr {
         for inst in &self.insts {
             let v = match *inst {
                 Inst::Input(i) => values[i],
-                // Composed, a name for the same value is nothing.
+                // The value of these functions is their argument, so a composed expression needs no call.
                 Inst::Call(Fun::Identity | Fun::Detach, [a, ..]) => at[a],
-                // Gradients start as 1.
+                // Gradients start as 1, and a factor of 1 changes nothing.
                 Inst::Call(Fun::Mul, [a, b, _]) if out.insts[at[a]] == ONE => at[b],
                 Inst::Call(Fun::Mul, [a, b, _]) if out.insts[at[b]] == ONE => at[a],
                 Inst::Call(f, args) => out.push(Inst::Call(f, args.map(|a| at.get(a).copied().unwrap_or(0)))),
@@ -96,7 +96,7 @@ impl Expr {
             };
             at.push(v);
         }
-        // The value is the last instruction; where it was shared or is a bare input it may stand earlier.
+        // The last instruction must be the value. But the value may be shared or a bare input, and stand earlier.
         let last = at[at.len() - 1];
         out.finish(last)
     }
@@ -113,7 +113,7 @@ impl Expr {
         at[at.len() - 1]
     }
     fn push(&mut self, inst: Inst) -> usize {
-        // Arguments beyond the arity are zeroed so that equal calls compare equal.
+        // Set the places beyond the arity to zero, so that equal calls compare equal.
         let inst = match inst {
             Inst::Call(f, mut a) => {
                 a[f.arity()..].fill(0);
@@ -126,7 +126,7 @@ impl Expr {
             self.insts.len() - 1
         })
     }
-    /// Keeps what `last` needs, in order, with `last` at the end.
+    /// Returns the instructions that `last` needs, in order. `last` is the last of them.
     fn finish(&self, last: usize) -> Expr {
         let mut needed = vec![false; self.insts.len()];
         needed[last] = true;
@@ -157,8 +157,8 @@ impl Expr {
             }
         }
     }
-    /// The definition: every element of `y`, one after the other, each by one instruction after the other. With `own`, input 0 is what
-    /// stands in `y`, and `x` are the other inputs.
+    /// Computes every element of `y` by the definition: one element after the other, one instruction after the other. With `own`,
+    /// input 0 is the old value in `y`, and `x` are the other inputs.
     pub(in crate::ops) fn reference<T: Real>(&self, x: &[View<T>], own: bool, y: &mut ViewMut<T>, key: Key) {
         let (shape, mut values) = (y.shape, Vec::with_capacity(self.insts.len()));
         for (at, y) in y.f.iter_mut().enumerate() {
@@ -177,7 +177,7 @@ impl Expr {
     }
 }
 
-/// Element `at` of `x`, broadcast to `shape`.
+/// Returns element `at` of `x`, which is broadcast to `shape`.
 fn element<T: Real>(x: &View<T>, shape: Shape, at: usize) -> T {
     let (mut rest, mut from, mut step) = (at, 0, 1);
     for (&d, &own) in shape.dims().iter().rev().zip(x.shape.dims().iter().rev()) {
@@ -188,7 +188,7 @@ fn element<T: Real>(x: &View<T>, shape: Shape, at: usize) -> T {
     if x.f.is_empty() { T::of(f64::from(x.u[from])) } else { x.f[from] }
 }
 
-/// `relu(add(x0, x1))`.
+/// Writes nested calls, for example `relu(add(x0, x1))`.
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let mut texts: Vec<String> = Vec::new();
@@ -208,7 +208,7 @@ impl fmt::Display for Expr {
 
 impl fmt::Debug for Expr {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        // One line per value: the nested text repeats what is shared and can grow without bound.
+        // Write one line for each value. A nested text repeats shared parts and can grow without bound.
         for (i, inst) in self.insts.iter().enumerate() {
             match *inst {
                 Inst::Input(n) => write!(f, "v{i}=x{n};")?,

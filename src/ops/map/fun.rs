@@ -1,5 +1,5 @@
-//! The functions that elementwise expressions are made of. One line each in the table below; the WGSL twin is
-//! `f_<name>` in `shaders/lib/map.wgsl`; the gradient is one line in [`Fun::vjp`].
+//! The functions of elementwise expressions. Each function is one line in the table below. Its WGSL is `f_<name>` in
+//! `shaders/lib/map.wgsl`. Its gradient is one line in [`Fun::vjp`].
 
 use crate::{graph::Tensor, host::Real, simd::wide};
 
@@ -19,19 +19,19 @@ macro_rules! functions {
         impl Fun {
             /// Every function.
             pub const ALL: &'static [Fun] = &[$(Fun::$name),*];
-            /// Its name: of the method, and after `f_` of the WGSL function.
+            /// Returns the name of the method. The name of the WGSL function is the same with `f_` before it.
             pub fn name(self) -> &'static str {
                 match self { $(Fun::$name => $text),* }
             }
-            /// How many arguments it takes, one to three.
+            /// Returns the number of arguments: one, two or three.
             pub fn arity(self) -> usize {
                 match self { $(Fun::$name => [$(stringify!($arg)),*].len()),* }
             }
-            /// Its value; arguments beyond the arity are ignored.
+            /// Returns the value. Arguments beyond the arity are ignored.
             pub fn value<T: Real>(self, args: [T; 3]) -> T {
                 match self { $(Fun::$name => { let [$($arg),*, ..] = args; $value })* }
             }
-            /// `y[i] = f(a[i], b[i], c[i])`, for the CPU device. All slices that the arity counts are as long as `y`.
+            /// Computes `y[i] = f(a[i], b[i], c[i])` for the CPU device. Each slice that is an argument has the length of `y`.
             pub(super) fn eval(self, y: &mut [f32], a: &[f32], b: &[f32], c: &[f32]) {
                 use num_traits::{One, Zero};
                 type T = f32;
@@ -52,11 +52,11 @@ macro_rules! functions {
 
 functions! {
     Identity "identity" (a) = a;
-    /// a, as a constant for the gradient.
+    /// The gradient treats the result as a constant.
     Detach "detach" (a) = a;
     Neg "neg" (a) = -a;
     Abs "abs" (a) = a.abs();
-    /// -1, 0 or 1.
+    /// The value is −1, 0 or 1.
     Sign "sign" (a) = if a > T::zero() { T::one() } else if a < T::zero() { -T::one() } else { a };
     Exp "exp" (a) = a.vexp();
     Expm1 "expm1" (a) = a.exp_m1();
@@ -70,19 +70,19 @@ functions! {
     Cos "cos" (a) = a.cos();
     Tanh "tanh" (a) = a.vtanh();
     Sigmoid "sigmoid" (a) = sigmoid(a);
-    /// σ(a)·σ(−a), the gradient of σ. From its value, as y(1 − y), it would have no digits left where y is near 1.
+    /// This is the gradient of σ: σ(a)·σ(−a). If y is near 1, the form y(1 − y) has no digits left.
     SigmoidGrad "sigmoid_grad" (a) = sigmoid(a) * sigmoid(-a);
     Relu "relu" (a) = if a <= T::zero() { T::zero() } else { a };
     Silu "silu" (a) = at_least(a, -FAR) * sigmoid(a);
     SiluGrad "silu_grad" (a) = product_grad(a, (-a.abs()).vexp(), T::one());
-    /// ln(1 + eᵃ).
+    /// The value is ln(1 + eᵃ).
     Softplus "softplus" (a) = softplus(a);
-    /// ln σ(a) = −ln(1 + e⁻ᵃ).
+    /// The value is ln σ(a) = −ln(1 + e⁻ᵃ).
     LogSigmoid "log_sigmoid" (a) = -softplus(-a);
-    /// a·Φ(a), Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 1).
+    /// This is a·Φ(a). Φ is the distribution function of the normal distribution (Hendrycks & Gimpel 2016, eq. 1).
     Gelu "gelu" (a) = at_least(a, -FAR) * a.normal().0;
     GeluGrad "gelu_grad" (a) = gelu_grad(a);
-    /// The tanh approximation of gelu (Hendrycks & Gimpel 2016, section 2).
+    /// This is the tanh approximation of gelu (Hendrycks & Gimpel 2016, section 2).
     GeluTanh "gelu_tanh" (a) = at_least(a, -FAR) * logistic(a, gelu_exp(a)).0;
     GeluTanhGrad "gelu_tanh_grad" (a) = gelu_tanh_grad(a);
     Add "add" (a, b) = a + b;
@@ -98,17 +98,17 @@ functions! {
     Le "le" (a, b) = bool(a <= b);
     Gt "gt" (a, b) = bool(a > b);
     Ge "ge" (a, b) = bool(a >= b);
-    /// a where a > 0, else b·a.
+    /// The value is a if a > 0, else b·a.
     LeakyRelu "leaky_relu" (a, b) = if a > T::zero() { a } else { b * a };
-    /// a where a > 0, else b·(eᵃ − 1) (Clevert, Unterthiner & Hochreiter 2015, eq. 16).
+    /// The value is a if a > 0, else b·(eᵃ − 1) (Clevert, Unterthiner & Hochreiter 2015, eq. 16).
     Elu "elu" (a, b) = if a > T::zero() { a } else { b * a.exp_m1() };
-    /// −(b ln a + (1 − b) ln(1 − a)), each logarithm at least −100.
+    /// The value is −(b ln a + (1 − b) ln(1 − a)). Each logarithm is limited to at least −100.
     Bce "bce" (a, b) = -(b * at_least(a.ln(), -100.0) + (T::one() - b) * at_least((-a).ln_1p(), -100.0));
-    /// ln(1 + eᵃ) − ab, as a sum without a difference: the loss of a logit a for the target b.
+    /// The value is ln(1 + eᵃ) − ab, computed as a sum without a difference. It is the loss of a logit a for the target b.
     BceWithLogits "bce_with_logits" (a, b) = bce_with_logits(a, b);
-    /// min(max(a, b), c); NaN where one of them is.
+    /// The value is min(max(a, b), c). It is NaN if one of the three is NaN.
     Clamp "clamp" (a, b, c) = clamp(a, b, c);
-    /// b where a ≠ 0, else c.
+    /// The value is b if a ≠ 0, else c.
     Where "where" (a, b, c) = if a != T::zero() { b } else { c };
 }
 
@@ -121,7 +121,7 @@ fn bool<T: Real>(b: bool) -> T {
     if b { T::one() } else { T::zero() }
 }
 
-/// NaN stays NaN.
+/// Returns the larger of `a` and `low`. NaN stays NaN.
 fn at_least<T: Real>(a: T, low: f64) -> T {
     if a < T::of(low) { T::of(low) } else { a }
 }
@@ -131,27 +131,28 @@ fn clamp<T: Real>(a: T, low: T, high: T) -> T {
     if a > high || high.is_nan() { high } else { a }
 }
 
-/// So far out every sigmoid is 0 or 1, in `f64` too. There a factor is cut off that would make a NaN of a 0.
+/// Beyond ±FAR every sigmoid is 0 or 1, even in `f64`. Factors are limited to this range, because an infinite factor times 0 would
+/// be NaN.
 const FAR: f64 = 1e4;
 
 fn within<T: Real>(a: T) -> T {
     clamp(a, T::of(-FAR), T::of(FAR))
 }
 
-/// σ(u) and σ(−u) from e^−|u|, where u has the sign of `a`: each has all its digits, however small it is.
+/// Returns σ(u) and σ(−u), computed from e = e^−|u|. u has the sign of `a`. Both are accurate even if they are very small.
 #[inline(always)]
 fn logistic<T: Real>(a: T, e: T) -> (T, T) {
     let (large, small) = (T::one() / (T::one() + e), e / (T::one() + e));
     if a >= T::zero() { (large, small) } else { (small, large) }
 }
 
-/// By e^−|a|, which never overflows.
+/// Returns σ(a), computed from e^−|a|, which never overflows.
 pub(in crate::ops) fn sigmoid<T: Real>(a: T) -> T {
     let e = (-a.abs()).vexp();
     (if a >= T::zero() { T::one() } else { e }) / (T::one() + e)
 }
 
-/// The gradient of a·σ(u), σ(u)(1 + a·u'·σ(−u)), from e^−|u| and u'.
+/// Returns the gradient of a·σ(u): σ(u)(1 + a·u'·σ(−u)). e is e^−|u|, and du is u'.
 #[inline(always)]
 fn product_grad<T: Real>(a: T, e: T, du: T) -> T {
     let (p, q) = logistic(a, e);
@@ -163,7 +164,7 @@ fn softplus<T: Real>(a: T) -> T {
 }
 
 fn bce_with_logits<T: Real>(a: T, b: T) -> T {
-    // What is lost on the wrong side; 0·∞ where nothing is on it.
+    // `wrong` is the share of the target on the other side. If it is 0, its product with an infinite a would be NaN.
     let wrong = if a > T::zero() { T::one() - b } else { b };
     (-a.abs()).vexp().ln_1p() + if wrong == T::zero() { wrong } else { a.abs() * wrong }
 }
@@ -174,7 +175,7 @@ fn gelu_grad<T: Real>(a: T) -> T {
     cdf + within(a) * e * T::of(FRAC_1_SQRT_TAU)
 }
 
-/// e^−|2u| for u = √(2/π)(a + k·a³), of which tanh u = 2σ(2u) − 1 is made.
+/// Returns e^−|2u| for u = √(2/π)(a + k·a³). From it follows tanh u = 2σ(2u) − 1.
 #[inline(always)]
 fn gelu_exp<T: Real>(a: T) -> T {
     let a = a.f64().abs();
@@ -188,8 +189,8 @@ fn gelu_tanh_grad<T: Real>(a: T) -> T {
 }
 
 impl Fun {
-    /// The gradient for each argument, from the arguments, the value `y` and the gradient `dy` of the value. Where
-    /// `y` serves as well as the arguments it is used: then the arguments need not be kept until the backward pass.
+    /// Returns the gradient of each argument, from the arguments, the value `y` and the gradient `dy` of the value. The formulas
+    /// use `y` instead of the arguments where they can. Then the arguments need not be stored until the backward pass.
     pub(super) fn vjp<'g>(self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> [Option<Tensor<'g>>; 3] {
         let (a, b, c) = (x[0], *x.get(1).unwrap_or(&x[0]), *x.get(2).unwrap_or(&x[0]));
         let one = |d: Tensor<'g>| [Some(d), None, None];
@@ -203,7 +204,7 @@ impl Fun {
             Fun::Ln => one(dy / a),
             Fun::Log1p => one(dy / (a + 1.0)),
             Fun::Sqrt => one(dy * 0.5 / y),
-            // |a|, because of the sign at −0.
+            // |a| instead of a, because of the sign at −0.
             Fun::Rsqrt => one(dy * -0.5 * y / a.abs()),
             Fun::Square => one(dy * 2.0 * a),
             Fun::Reciprocal => one(-(dy * y) * y),
@@ -223,14 +224,14 @@ impl Fun {
             Fun::Softplus => one(dy * a.sigmoid()),
             Fun::LogSigmoid => one(dy * (-a).sigmoid()),
             Fun::Gelu => one(dy * a.call(Fun::GeluGrad)),
-            // Cut off where e^(−½a²) has long been 0: a² may be infinite.
+            // a² may be infinite. So a is limited to a range beyond which e^(−½a²) is 0 anyway.
             Fun::GeluGrad => {
                 let square = a.clamp(-100.0, 100.0).square();
                 one(dy * (2.0 - square) * (square * -0.5).exp() * FRAC_1_SQRT_TAU as f32)
             }
             Fun::GeluTanh => one(dy * a.call(Fun::GeluTanhGrad)),
             Fun::GeluTanhGrad => {
-                // u = √(2/π)(a + k a³), t = tanh u: the second derivative of ½a(1 + t).
+                // The second derivative of ½a(1 + t), where t = tanh u and u = √(2/π)(a + k a³).
                 let (s, k, a) = (GELU.0 as f32, GELU.1 as f32, a.clamp(-100.0, 100.0));
                 let u = (a + a * a.square() * k) * s;
                 let (du, sech2) = ((a.square() * (3.0 * k) + 1.0) * s, (u * 2.0).call(Fun::SigmoidGrad) * 4.0);
@@ -240,12 +241,13 @@ impl Fun {
             Fun::Sub => two(dy, -dy),
             Fun::Mul => two(dy * b, dy * a),
             Fun::Div => two(dy / b, -dy * y / b),
-            // a⁰ is 1 and 0ᵇ is 0 whatever a and b > 0 are, and aᵇ = 0 does not grow: without these the products would be 0·∞.
+            // a⁰ is 1 for every a, and 0ᵇ is 0 for every b > 0. If aᵇ underflows to 0, its gradient is 0. The products would be 0·∞
+            // in these cases.
             Fun::Pow => {
                 let flat = a.eq(0.0) * b.ge(0.0) + a.gt(0.0) * y.eq(0.0);
                 two(b.eq(0.0).where_(0.0, dy * b * a.pow(b - 1.0)), flat.where_(0.0, dy * y * a.ln()))
             }
-            // A tie gives half to each, and NaN all to both, as PyTorch has it.
+            // At a tie, each side gets half of the gradient. If one side is NaN, both sides get all of it, as in PyTorch.
             Fun::Maximum => {
                 let all = a.eq(b).where_(dy * 0.5, dy);
                 two(a.lt(b).where_(0.0, all), a.gt(b).where_(0.0, all))
@@ -256,25 +258,25 @@ impl Fun {
             }
             Fun::Detach | Fun::Sign | Fun::Eq | Fun::Ne | Fun::Lt | Fun::Le | Fun::Gt | Fun::Ge => [None; 3],
             Fun::LeakyRelu => two(a.gt(0.0).where_(dy, dy * b), a.gt(0.0).where_(0.0, dy * a)),
-            // From eᵃ, of which y + b would keep few digits where a is far below 0. Above 0 it may be infinite, and is 1.
+            // Use eᵃ. The form y + b has few digits if a is far below 0. If a is above 0, eᵃ may be infinite, so use 1 there.
             Fun::Elu => {
                 let below = a.le(0.0);
                 let slope = below.where_(a, 0.0).exp();
                 two(below.where_(dy * b * slope, dy), below.where_(dy * a.expm1(), 0.0))
             }
-            // The slope stays finite at 0 and 1, as PyTorch's does. ln(1 − a) − ln a is that of their quotient near ½.
+            // The slope stays finite at 0 and 1, as in PyTorch. Near ½, compute ln(1 − a) − ln a as the logarithm of the quotient.
             Fun::Bce => {
                 let logit = a.ln().maximum(-100.0) - (-a).log1p().maximum(-100.0);
                 let near = (a - 0.5).abs().lt(0.2);
                 let small = near.where_((a * 2.0 - 1.0) / (1.0 - a), 0.0).log1p();
                 two(dy * (a - b) / (a * (1.0 - a)).maximum(1e-12), -dy * near.where_(small, logit))
             }
-            // σ(a) − b, where neither that is near 0 nor that it is near 1 may cost digits.
+            // σ(a) − b. One form keeps the digits of a small difference for |a| < 1, the other form for larger |a|.
             Fun::BceWithLogits => {
                 let (near, far) = ((0.5 - b) + (a * 0.5).tanh() * 0.5, (1.0 - b) * a.sigmoid() - b * (-a).sigmoid());
                 two(dy * a.abs().lt(1.0).where_(near, far), -dy * a)
             }
-            // The gradient passes within the limits and at them, and nowhere where they are crossed.
+            // The gradient passes if a is within the limits or equal to one. It passes nowhere if the limits are crossed.
             Fun::Clamp => {
                 let (low, high) = (a.lt(b) * b.le(c), a.gt(c) + b.gt(c));
                 [Some((a.ge(b) * a.le(c)).where_(dy, 0.0)), Some(low.where_(dy, 0.0)), Some(high.where_(dy, 0.0))]

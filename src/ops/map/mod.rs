@@ -1,7 +1,7 @@
-//! Elementwise ops with broadcasting: one op, whatever the expression.
+//! Elementwise ops with broadcasting. There is one op for all expressions.
 //!
-//! `y[i] = f(x0[i], x1[i], …)`, every `x` broadcast to the shape of `y`. The graph holds one function a node; the
-//! planner composes neighbours into one expression, hence one kernel.
+//! `y[i] = f(x0[i], x1[i], …)`. Every `x` is broadcast to the shape of `y`. A node of the graph holds one function. The planner
+//! composes neighbouring nodes into one expression, which becomes one kernel.
 
 mod code;
 mod cpu;
@@ -25,9 +25,9 @@ use rayon::prelude::*;
 /// The elementwise op.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Map {
-    /// What is computed for each element.
+    /// The expression that is computed for each element.
     pub expr: Expr,
-    /// The output's shape where the inputs do not give it (random numbers).
+    /// The shape of the output if it does not follow from the inputs, as for random numbers.
     pub fixed: Option<Shape>,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Debug for Map {
 }
 
 impl Map {
-    /// An expression whose inputs give the output's shape.
+    /// Makes the op of an expression. The output's shape follows from the inputs.
     pub fn new(expr: Expr) -> Map {
         Map { expr, fixed: None }
     }
@@ -75,8 +75,8 @@ impl OpDef for Map {
         y.f.par_chunks_mut(TASK).enumerate().for_each(|(k, y)| self.expr.eval(x, false, shape, k * TASK, y, key));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // A graph is differentiated before it is fused, so nearly always this is one call of inputs and constants. An
-        // expression of more is written out, one node a value, and gone through backwards.
+        // A graph is differentiated before it is fused. So the expression is nearly always one call with inputs and constants. A
+        // larger expression is written out with one node for each value, and differentiated backwards.
         let (insts, graph) = (self.expr.insts(), y.graph);
         let apply = |expr, fixed, x: &[Tensor<'g>]| graph.apply(Map { expr, fixed }, x);
         let mut values: Vec<Tensor> = Vec::with_capacity(insts.len());
@@ -101,7 +101,7 @@ impl OpDef for Map {
                 (Some(d), Inst::Call(f, at)) => {
                     let args: Vec<Tensor> = at[..f.arity()].iter().map(|&a| values[a]).collect();
                     for (&a, d) in at[..f.arity()].iter().zip(f.vjp(&args, values[k], d)) {
-                        // Constants and random numbers have none.
+                        // Constants and random numbers have no gradient.
                         if let (Some(d), Inst::Input(_) | Inst::Call(..)) = (d, insts[a]) {
                             add(&mut inner[a], d);
                         }
@@ -146,7 +146,7 @@ impl OpDef for Map {
         (!x.is_empty()).then(|| Arc::new(Map { expr: (1..x.len()).fold(one, more), fixed: self.fixed }) as Arc<dyn Op>)
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        // Past the kinks at ±1.
+        // The range goes beyond the kinks at ±1.
         let wide = |fill| if let Fill::Range(..) = fill { Fill::Range(-2.0, 2.0) } else { fill };
         Fill::plain(x).into_iter().map(wide).collect()
     }

@@ -1,10 +1,10 @@
-//! The methods of [`Tensor`] that are elementwise, the operators, and the op's test cases.
+//! The elementwise methods of [`Tensor`], the operators, and the op's test cases.
 
 use super::*;
 use crate::{graph::Graph, ops::max_pool2d::no_images, shape::Shape};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// A tensor or a number: what the second operand of an elementwise method can be.
+/// The second operand of an elementwise method: a tensor or a number.
 #[derive(Clone, Copy)]
 pub enum Operand<'g> {
     Tensor(Tensor<'g>),
@@ -42,24 +42,24 @@ fn call<'g>(graph: &'g Graph, fun: Fun, args: &[Operand<'g>]) -> Tensor<'g> {
 }
 
 impl Graph {
-    /// A number as a tensor of shape `[]`; it takes part in fusion and costs no memory.
+    /// Returns a number as a tensor of shape `[]`. The number becomes part of fused kernels and takes no memory.
     #[track_caller]
     pub fn scalar(&self, value: f32) -> Tensor<'_> {
         self.apply(Map::new(Expr::constant(value)), &[])
     }
-    /// A tensor filled with one number.
+    /// Returns a tensor of the given shape whose elements are all `value`.
     #[track_caller]
     pub fn full(&self, shape: impl Into<Shape>, value: f32) -> Tensor<'_> {
         self.apply(Map { expr: Expr::constant(value), fixed: Some(shape.into().of(DType::F32)) }, &[])
     }
-    /// Uniform random numbers in [0, 1), new with every step: Philox 4x32-10 (Salmon et al. 2011) keyed by the seed,
-    /// the step, this call and the element, the same on every device.
+    /// Returns uniform random numbers in [0, 1). Each step draws new numbers. The generator is Philox 4x32-10 (Salmon et al. 2011).
+    /// The numbers depend on the seed, the step, this call and the element. They are the same on every device.
     #[track_caller]
     pub fn uniform(&self, shape: impl Into<Shape>) -> Tensor<'_> {
         self.apply(Map { expr: Expr::random(self.stream()), fixed: Some(shape.into().of(DType::F32)) }, &[])
     }
-    /// Standard normal random numbers, new with every step: Box and Muller's transform (1958),
-    /// √(−2 ln(1 − u)) cos(2πv), of two calls of [`uniform`](Graph::uniform).
+    /// Returns standard normal random numbers. Each step draws new numbers. They are √(−2 ln(1 − u)) cos(2πv) of two calls of
+    /// [`uniform`](Graph::uniform) (Box & Muller 1958).
     ///
     /// ```
     /// use downhill::{Device, Graph};
@@ -90,37 +90,37 @@ macro_rules! unary {
 }
 
 unary! {
-    /// The same values; for models that name an activation.
+    /// Returns the same values. Models use it as the name of an activation.
     identity = Identity;
-    /// The same values as a constant: no gradient flows back through them.
+    /// Returns the same values as a constant. No gradient flows through it.
     detach = Detach;
-    /// |x|; gradient sign(x), 0 at 0.
+    /// Returns |x|. The gradient is sign(x), and 0 at 0.
     abs = Abs;
-    /// −1, 0 or 1; no gradient.
+    /// Returns −1, 0 or 1: the sign of x. There is no gradient.
     sign = Sign;
-    /// eˣ.
+    /// Returns eˣ.
     exp = Exp;
-    /// eˣ − 1, exact for small x.
+    /// Returns eˣ − 1. It is accurate for small x.
     expm1 = Expm1;
-    /// Natural logarithm; NaN below 0.
+    /// Returns the natural logarithm. It is NaN for x < 0.
     ln = Ln;
-    /// ln(1 + x), exact for small x.
+    /// Returns ln(1 + x). It is accurate for small x.
     log1p = Log1p;
-    /// √x; NaN below 0.
+    /// Returns √x. It is NaN for x < 0.
     sqrt = Sqrt;
-    /// 1 / √x.
+    /// Returns 1 / √x.
     rsqrt = Rsqrt;
-    /// x².
+    /// Returns x².
     square = Square;
-    /// 1 / x.
+    /// Returns 1 / x.
     reciprocal = Reciprocal;
-    /// sin x, x in radians.
+    /// Returns sin x. x is in radians.
     sin = Sin;
-    /// cos x, x in radians.
+    /// Returns cos x. x is in radians.
     cos = Cos;
-    /// tanh x = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
+    /// Returns tanh x = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
     tanh = Tanh;
-    /// σ(x) = 1 / (1 + e⁻ˣ).
+    /// Returns σ(x) = 1 / (1 + e⁻ˣ).
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -131,17 +131,18 @@ unary! {
     /// # Ok::<(), downhill::Error>(())
     /// ```
     sigmoid = Sigmoid;
-    /// max(x, 0); gradient 0 at 0, as PyTorch has it.
+    /// Returns max(x, 0). The gradient at 0 is 0, as in PyTorch.
     relu = Relu;
-    /// x·σ(x) (Elfwing, Uchibe & Doya 2017).
+    /// Returns x·σ(x) (Elfwing, Uchibe & Doya 2017).
     silu = Silu;
-    /// ln(1 + eˣ), without overflow.
+    /// Returns ln(1 + eˣ), without overflow.
     softplus = Softplus;
-    /// ln σ(x) = −ln(1 + e⁻ˣ), without overflow.
+    /// Returns ln σ(x) = −ln(1 + e⁻ˣ), without overflow.
     log_sigmoid = LogSigmoid;
-    /// x·Φ(x), Φ the distribution function of the normal distribution (Hendrycks & Gimpel 2016).
+    /// Returns x·Φ(x). Φ is the distribution function of the normal distribution (Hendrycks & Gimpel 2016).
     gelu = Gelu;
-    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), gelu's approximation (Hendrycks & Gimpel 2016).
+    /// Returns ½x(1 + tanh(√(2/π)(x + 0.044715x³))). This is the tanh approximation of [`gelu`](Tensor::gelu) (Hendrycks & Gimpel
+    /// 2016).
     gelu_tanh = GeluTanh;
 }
 
@@ -156,23 +157,23 @@ macro_rules! binary {
 }
 
 binary! {
-    /// The larger of the two, with broadcasting; at a tie each side gets half the gradient.
+    /// Returns the larger of the two operands, with broadcasting. At a tie each operand gets half of the gradient.
     maximum = Maximum;
-    /// The smaller of the two, with broadcasting; at a tie each side gets half the gradient.
+    /// Returns the smaller of the two operands, with broadcasting. At a tie each operand gets half of the gradient.
     minimum = Minimum;
-    /// x^y with broadcasting; NaN for x < 0 unless y is a whole number. See also [`Tensor::powf`].
+    /// Returns x^y, with broadcasting. It is NaN for x < 0 unless y is a whole number. See also [`Tensor::powf`].
     pow = Pow;
-    /// 1 where equal, else 0; no gradient. Labels and floats compare by value.
+    /// Returns 1 if the operands are equal, else 0. There is no gradient. Labels and floats compare by value.
     eq = Eq;
-    /// 1 where different, else 0; no gradient.
+    /// Returns 1 if the operands differ, else 0. There is no gradient.
     ne = Ne;
-    /// 1 where smaller, else 0; no gradient.
+    /// Returns 1 if this operand is smaller than `other`, else 0. There is no gradient.
     lt = Lt;
-    /// 1 where smaller or equal, else 0; no gradient.
+    /// Returns 1 if this operand is smaller than or equal to `other`, else 0. There is no gradient.
     le = Le;
-    /// 1 where larger, else 0; no gradient.
+    /// Returns 1 if this operand is larger than `other`, else 0. There is no gradient.
     gt = Gt;
-    /// 1 where larger or equal, else 0; no gradient.
+    /// Returns 1 if this operand is larger than or equal to `other`, else 0. There is no gradient.
     ge = Ge;
 }
 
@@ -181,10 +182,10 @@ impl<'g> Tensor<'g> {
     pub(super) fn call(self, fun: Fun) -> Tensor<'g> {
         call(self.graph, fun, &[self.into()])
     }
-    /// x^p for a fixed p; NaN for x < 0 unless p is a whole number.
+    /// Returns x^p for a fixed p. It is NaN for x < 0 unless p is a whole number.
     #[track_caller]
     pub fn powf(self, p: f32) -> Tensor<'g> {
-        // The common powers are products and roots: faster, and exact to the last bit or two.
+        // The common powers are products and roots, which are faster and accurate to the last bit or two.
         match p {
             0.5 => self.sqrt(),
             -0.5 => self.rsqrt(),
@@ -195,28 +196,28 @@ impl<'g> Tensor<'g> {
             _ => call(self.graph, Fun::Pow, &[self.into(), p.into()]),
         }
     }
-    /// x limited to `min..=max`, as min(max(x, `min`), `max`): `max` where `min` is above it, NaN where one of the three is. The
-    /// gradient passes within the limits and at them.
+    /// Returns min(max(x, `min`), `max`): x limited to `min..=max`. If `min` exceeds `max`, the result is `max`. If one of the
+    /// three is NaN, the result is NaN. The gradient passes where x is within the limits or equal to a limit.
     #[track_caller]
     pub fn clamp(self, min: f32, max: f32) -> Tensor<'g> {
         call(self.graph, Fun::Clamp, &[self.into(), min.into(), max.into()])
     }
-    /// x where x > 0, else `slope`·x (Maas, Hannun & Ng 2013). PyTorch's slope is 0.01.
+    /// Returns x for x > 0, else `slope`·x (Maas, Hannun & Ng 2013). PyTorch's default slope is 0.01.
     #[track_caller]
     pub fn leaky_relu(self, slope: f32) -> Tensor<'g> {
         call(self.graph, Fun::LeakyRelu, &[self.into(), slope.into()])
     }
-    /// x where x > 0, else `alpha`·(eˣ − 1) (Clevert, Unterthiner & Hochreiter 2015, eq. 16). PyTorch's alpha is 1.
+    /// Returns x for x > 0, else `alpha`·(eˣ − 1) (Clevert, Unterthiner & Hochreiter 2015, eq. 16). PyTorch's default alpha is 1.
     #[track_caller]
     pub fn elu(self, alpha: f32) -> Tensor<'g> {
         call(self.graph, Fun::Elu, &[self.into(), alpha.into()])
     }
-    /// `a` where this tensor is not 0, else `b`, with broadcasting. No gradient flows to the condition.
+    /// Returns `a` for each element of this tensor that is not 0, else `b`, with broadcasting. No gradient flows to this tensor.
     #[track_caller]
     pub fn where_(self, a: impl Into<Operand<'g>>, b: impl Into<Operand<'g>>) -> Tensor<'g> {
         call(self.graph, Fun::Where, &[self.into(), a.into(), b.into()])
     }
-    /// Repeated along missing axes and those of size 1, to `shape`.
+    /// Broadcasts this tensor to `shape`. Missing axes and axes of size 1 are repeated. It is a mistake if the shapes do not fit.
     #[track_caller]
     pub fn broadcast_to(self, shape: impl Into<Shape>) -> Tensor<'g> {
         let (s, to) = (self.shape(), shape.into().of(DType::F32));
@@ -229,32 +230,35 @@ impl<'g> Tensor<'g> {
         }
         self.apply(Map { expr: Expr::call(Fun::Identity, &[Inst::Input(0)]), fixed: Some(to) })
     }
-    /// [`losses::bce`](crate::losses::bce) of each element: one function, so that its gradient is that of the definition at
-    /// 0 and 1 too, where the logarithms' own would be 0/0.
+    /// Returns [`losses::bce`](crate::losses::bce) of each element. It is one function, because the gradients of its logarithms
+    /// would give 0/0 at 0 and at 1.
     #[track_caller]
     pub(crate) fn bce_each(self, y: Tensor<'g>) -> Tensor<'g> {
         call(self.graph, Fun::Bce, &[self.into(), y.into()])
     }
-    /// [`losses::bce_with_logits`](crate::losses::bce_with_logits) of each element: one function, because a sum of others
-    /// would lose the digits of a small loss.
+    /// Returns [`losses::bce_with_logits`](crate::losses::bce_with_logits) of each element. It is one function, because a sum of
+    /// other functions would lose the digits of a small loss.
     #[track_caller]
     pub(crate) fn bce_with_logits_each(self, y: Tensor<'g>) -> Tensor<'g> {
         call(self.graph, Fun::BceWithLogits, &[self.into(), y.into()])
     }
-    /// Labels as floats.
+    /// Returns labels as floats.
     #[track_caller]
     pub fn to_f32(self) -> Tensor<'g> {
         self.identity()
     }
-    /// In training, zeroes each element with probability `p` and scales the others by 1 / (1 − p); p = 1 leaves zeros. The identity in
-    /// an inference graph (Srivastava et al. 2014, inverted). The mask is that of [`Graph::uniform`]; it is recomputed in
-    /// the backward pass, not stored.
+    /// Sets each element to zero with probability `p` in training, and multiplies the others by 1 / (1 − p) (Srivastava et al.
+    /// 2014, inverted). With p = 1 all elements are zero. In an inference graph the method changes nothing. It is a mistake if `p`
+    /// is not in 0..=1.
+    ///
+    /// The mask comes from [`Graph::uniform`]. The backward pass computes the mask again, so the mask is not stored.
     #[track_caller]
     pub fn dropout(self, p: f32) -> Tensor<'g> {
         self.drop_out("dropout", p, self.shape())
     }
-    /// [`dropout`](Tensor::dropout) of whole channels of images `[n, channels, height, width]`, whose neighbouring pixels
-    /// tell too much of each other (Tompson et al. 2014). A mistake besides: another number of axes.
+    /// Drops whole channels of images `[n, channels, height, width]` (Tompson et al. 2014). Neighbouring pixels are strongly
+    /// correlated, so dropping single pixels would have little effect. See [`dropout`](Tensor::dropout). It is also a mistake if
+    /// the tensor has not four axes.
     #[track_caller]
     pub fn dropout2d(self, p: f32) -> Tensor<'g> {
         let x = self.shape();
@@ -263,7 +267,7 @@ impl<'g> Tensor<'g> {
         }
         self.drop_out("dropout2d", p, x.with(2, 1).with(3, 1))
     }
-    /// One random number for each element of `mask`, which broadcasts.
+    /// Draws one random number for each element of the shape `mask`, which broadcasts to this tensor's shape.
     #[track_caller]
     fn drop_out(self, name: &str, p: f32, mask: Shape) -> Tensor<'g> {
         if !(0.0..=1.0).contains(&p) {
@@ -272,11 +276,11 @@ impl<'g> Tensor<'g> {
         if p == 0.0 || self.is_dead() || !self.graph.trains(name, &[self], std::panic::Location::caller()) {
             return self;
         }
-        // With p = 1 nothing is left to be scaled, and no infinity is multiplied by 0.
+        // With p = 1 no element is scaled. A scale of 0 avoids infinity times 0.
         let scale = if p < 1.0 { 1.0 / (1.0 - p) } else { 0.0 };
         self.graph.uniform(mask).ge(p).where_(self * scale, 0.0)
     }
-    /// Another name of [`detach`](Tensor::detach), that of Keras, TensorFlow and JAX.
+    /// Returns the same as [`detach`](Tensor::detach). Keras, TensorFlow and JAX use this name.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};

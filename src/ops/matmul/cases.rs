@@ -1,9 +1,9 @@
-//! Shapes to test.
+//! The shapes to test.
 
 use super::*;
 use map::{Fun, Inst, Sub};
 
-/// All four flags at every size, sizes around a tile, the ways to batch, and epilogues.
+/// All four combinations of flags at every size, sizes around a tile, the ways to batch, and epilogues.
 pub fn cases() -> Vec<Case> {
     let product = |ta: bool, tb: bool, a: &[usize], m: usize, k: usize, n: usize, b: &[usize]| {
         let shape = |batch: &[usize], r: usize, c: usize, t: bool| {
@@ -29,18 +29,19 @@ pub fn cases() -> Vec<Case> {
         cases.push(product(ta, tb, &[2, 1, 3, 1], 3, 2, 2, &[2, 1, 3]));
     }
 
-    // Past the largest tile, with rows that can be loaded four at a time, and sums in parts. The gradients are products as well.
+    // Sizes beyond the largest tile, with rows that are loaded four numbers at a time, and sums in parts. They are flat, because
+    // the gradients are products as well.
     for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
         cases.push(product(ta, tb, &[], 132, 36, 140, &[]).flat());
         cases.push(product(ta, tb, &[], 30, 520, 31, &[]).flat());
     }
-    // Heads, and single rows and columns.
+    // Thin products: attention heads, single rows and single columns.
     cases.push(product(false, true, &[], 67, 200, 10, &[]).flat());
     cases.push(product(true, false, &[], 10, 200, 67, &[]).flat());
     cases.push(product(false, true, &[], 1, 200, 70, &[]).flat());
     cases.push(product(false, false, &[], 1, 200, 70, &[]).flat());
     cases.push(product(true, true, &[], 70, 200, 1, &[]).flat());
-    // Where bindings are small: windows of rows, of columns, of parts, and of products. The last one cannot be split.
+    // Small bindings: windows of rows, of columns, of parts and of products. The last product cannot be split.
     cases.push(product(false, true, &[], 1000, 50, 20, &[]).flat());
     cases.push(product(false, true, &[], 1, 50, 1000, &[]).flat());
     cases.push(product(true, false, &[], 20, 1500, 30, &[]).flat());
@@ -48,7 +49,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(product(false, false, &[40, 3], 15, 10, 16, &[1, 3]).flat());
     cases.push(product(false, true, &[], 44, 1100, 36, &[]).flat());
 
-    // More products than a dispatch has workgroups along one dimension.
+    // More products than the number of workgroups in one dimension of a dispatch.
     let many = [[65_537, 1, 2], [65_537, 2, 1]].map(Shape::from);
     cases.push(Case::new("65,537 products", MatMul::default(), &many).flat());
 

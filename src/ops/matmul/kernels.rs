@@ -1,4 +1,4 @@
-//! The kernels of [`MatMul`]. Each file in `shaders/` says for which shapes and devices it is; here they are put in order.
+//! The kernels of [`MatMul`]. Each file in `shaders/` states its shapes and devices. This file puts the kernels in order.
 
 use super::*;
 use crate::{
@@ -6,35 +6,35 @@ use crate::{
     ops::parts,
 };
 
-/// So few rows or columns are no use for tiles.
+/// With at most this number of rows or columns, tiles do not pay.
 const FEW: usize = 16;
 
-/// Workgroups that keep the processors of a large device busy: sums are cut into parts until there are so many, and tiles are
-/// not made larger where there would be fewer.
+/// The number of workgroups that keeps a large device busy. Sums are cut into parts until there are this many workgroups. A tile
+/// size is not chosen if it would give fewer.
 const GROUPS: usize = 128;
 
-/// A part of a sum has at least so many terms; where an invocation of its own adds them up, fewer will do.
+/// The least number of terms in a part of a sum. It is smaller if a single invocation adds them up.
 const SHARE: usize = 256;
 const THIN_SHARE: usize = 64;
 
-/// On a software adapter: workgroups that are enough for its threads, and terms that are walked from row to row of a matrix
-/// before caches are full.
+/// For software adapters: the number of workgroups that keeps the threads busy, and the number of rows of a matrix that the caches
+/// hold.
 const THREADS: usize = 16;
 const CACHED: usize = 256;
 
-/// Parts that sums are cut into, at most.
+/// The largest number of parts of a sum.
 const MOST_PARTS: usize = 64;
 
-/// Rows of tiles that are walked column by column.
+/// The number of rows of tiles that form a band. The tiles of a band are computed column by column.
 const WALK: usize = 8;
 
-/// Tiles in workgroup memory: rows, columns, and both that an invocation owns.
+/// The tiles in workgroup memory: rows, columns, and the rows and columns of each invocation.
 const TILES: [[usize; 3]; 5] = [[16, 16, 4], [32, 32, 4], [64, 64, 4], [128, 64, 8], [128, 128, 8]];
 
-/// Candidates of one product, at most: a device's choice among them takes time.
+/// The largest number of candidates of one product. Measuring them takes time.
 const MOST: usize = 5;
 
-/// In ascending order of the speed that is expected of them on such a device.
+/// Returns the candidates in ascending order of their expected speed on the device.
 pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Kernel> {
     let f = Frame { op, d: op.known_dims(x[0], x[1]), rest: &x[2..], y, caps };
     let (m, n) = (f.d.m, f.d.n);
@@ -53,7 +53,7 @@ pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Ke
         kernels.extend(f.dot_subgroup());
     }
     if let Some(lanes) = f.lanes() {
-        // Workgroup memory is no use there.
+        // Workgroup memory does not help on a software adapter.
         kernels = if few { kernels.pop().into_iter().collect() } else { Vec::new() };
         let dot = kernels.pop_if(|_| m.min(n) <= 4 && f.dots());
         kernels.push(f.rows(4, lanes));
@@ -67,28 +67,28 @@ pub(super) fn kernels(op: &MatMul, x: &[Shape], y: Shape, caps: &Caps) -> Vec<Ke
     kernels
 }
 
-/// One product, and what it is computed on.
+/// One product and its device.
 struct Frame<'a> {
     op: &'a MatMul,
     d: Dims,
-    /// Further inputs of the epilogue.
+    /// The further inputs of the epilogue.
     rest: &'a [Shape],
     y: Shape,
     caps: &'a Caps,
 }
 
-/// How a kernel divides its work.
+/// The division of a kernel's work.
 struct Division {
-    /// Rows and columns of outputs that a unit computes.
+    /// The rows and columns of outputs that a unit computes.
     block: [usize; 2],
-    /// Units of a workgroup.
+    /// The number of units in a workgroup.
     per_group: usize,
-    /// Parts that the sums are cut into, if that may be.
+    /// The number of parts that the sums are cut into, if they may be cut.
     parts: usize,
 }
 
 impl Frame<'_> {
-    /// A kernel: its pass and, where sums are cut into parts, one that adds those.
+    /// Returns a kernel. It has one pass, and a second pass that adds the parts if sums are cut into parts.
     fn kernel(&self, name: &'static str, source: Source, entry: &'static str, consts: &[(&'static str, usize)], work: Division) -> Kernel {
         let d = &self.d;
         let (blocks_m, blocks_n) = (d.m.div_ceil(work.block[0]), d.n.div_ceil(work.block[1]));
@@ -97,12 +97,12 @@ impl Frame<'_> {
         let parts = Parts::new(self, work.parts);
         let cut = parts.count > 1;
 
-        // As far as windows of so many rows can be bound, wherever they start.
+        // A band has at most this many rows of tiles, so that its window can be bound wherever the window starts.
         let most = (self.caps.max_binding_bytes / 4) as usize / (ALIGN * work.block[0] * d.k.max(d.n));
         let walk = if work.block[1] == 1 || d.m == 1 { 1 } else { WALK.min(most).min(blocks_m).max(1) };
 
-        // Blocks of tensors that a dispatch can see alone: parts of the sums, products of a batch, tiles of a single row, or rows of
-        // tiles.
+        // The blocks of the tensors that a dispatch can see alone: parts of the sums, products of a batch, tiles of a single row,
+        // or rows of tiles.
         let (units, [block_a, block_b, block_y]) = match () {
             _ if cut => (tiles, [parts.along_a, parts.along_b, parts.size]),
             _ if products > 1 => {
@@ -173,14 +173,14 @@ impl Frame<'_> {
         }
     }
 
-    /// One invocation an output.
+    /// Returns the kernel with one invocation for each output.
     fn naive(&self) -> Kernel {
         let lanes = self.caps.workgroup(256);
         let work = Division { block: [1, 1], per_group: lanes, parts: 1 };
         self.kernel("naive", source!("matmul"), "forward", &[("LANES", lanes), ("ROWS", 1)], work)
     }
 
-    /// One invocation for one column of a few rows.
+    /// Returns the kernel with one invocation for one column of a few rows.
     fn thin(&self) -> Kernel {
         let (d, lanes) = (&self.d, self.caps.workgroup(64));
         let rows = d.m.div_ceil(d.m.div_ceil(8));
@@ -190,16 +190,16 @@ impl Frame<'_> {
         self.kernel("thin", source!("matmul"), "forward", &[("LANES", lanes), ("ROWS", rows)], work)
     }
 
-    /// Whether the terms of a row of `a` and of a column of `b` are neighbours in memory, and not few.
+    /// Returns true if the terms of a row of `a` and of a column of `b` are neighbours in memory, and there are at least 32 terms.
     fn dots(&self) -> bool {
         let (op, d) = (self.op, &self.d);
         (!op.transpose_a || d.m == 1) && (op.transpose_b || d.n == 1) && d.k >= 32
     }
-    /// Rows and columns of outputs that lanes share the terms of.
+    /// Returns the rows and columns of the outputs whose terms are shared by the same lanes.
     fn dot_block(&self) -> [usize; 2] {
         [self.d.m, self.d.n].map(|size| size.next_power_of_two().min(4))
     }
-    /// Terms shared out among lanes that add up in workgroup memory.
+    /// Returns the kernel whose lanes share the terms of an output. The lanes add their sums in workgroup memory.
     fn dot(&self) -> Kernel {
         let block @ [rows, columns] = self.dot_block();
         let lanes = self.caps.workgroup(64).min((self.caps.max_workgroup_bytes as usize / (4 * rows * columns)).max(1));
@@ -207,7 +207,7 @@ impl Frame<'_> {
         let consts = [("LANES", lanes), ("ROWS", rows), ("COLUMNS", columns)];
         self.kernel("dot", source!("matmul_dot"), "forward_dot", &consts, Division { block, per_group: 1, parts: 1 })
     }
-    /// Terms shared out among the lanes of a subgroup.
+    /// Returns the kernel whose terms are shared by the lanes of a subgroup.
     fn dot_subgroup(&self) -> Option<Kernel> {
         let lanes = self.caps.subgroups?;
         let block @ [rows, columns] = self.dot_block();
@@ -221,7 +221,7 @@ impl Frame<'_> {
         ))
     }
 
-    /// The sizes of tiles that the device allows, and that are no more than twice as large as the matrix.
+    /// Returns the tile sizes that the device allows and that are less than twice as large as the matrix.
     fn fitting(&self) -> impl Iterator<Item = &'static [usize; 3]> {
         let (m, n, caps) = (self.d.m, self.d.n, self.caps);
         let fits = move |&&[tile_m, tile_n, per]: &&[usize; 3]| {
@@ -234,8 +234,9 @@ impl Frame<'_> {
     fn count(&self, [tile_m, tile_n, _]: &[usize; 3]) -> usize {
         self.d.batch.elements() * self.d.m.div_ceil(*tile_m) * self.d.n.div_ceil(*tile_n)
     }
-    /// The best size is the largest one of which there are enough; with sums in parts only where small tiles would be the choice
-    /// else. It is behind the others, which are the better the nearer they are.
+    /// Returns the kernels with tiles. The best size comes last. It is the largest size that gives enough workgroups. Sums in parts
+    /// count only if otherwise a small tile would be the choice. The other sizes are in order of their distance from the best size,
+    /// the farthest first.
     fn all_tiles(&self) -> Vec<Kernel> {
         let sizes: Vec<_> = self.fitting().collect();
         let enough = |size| self.count(size) >= GROUPS;
@@ -245,18 +246,18 @@ impl Frame<'_> {
         let mut order: Vec<usize> = (0..sizes.len()).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(i.abs_diff(best)), i));
         let mut kernels: Vec<Kernel> = order.iter().map(|&i| self.tiles(sizes[i], GROUPS)).collect();
-        // The best one without parts, too.
+        // The best size without parts is a candidate, too.
         kernels.extend(sizes.get(best).map(|size| self.tiles(size, 0)));
         let end = kernels.len();
         kernels.swap(end - 2, end - 1);
         kernels.dedup();
         kernels
     }
-    /// Parts of the sums until there are so many workgroups.
+    /// Returns the number of parts of the sums that gives at least `groups` workgroups.
     fn tile_parts(&self, size: &[usize; 3], groups: usize) -> usize {
         groups.div_ceil(self.count(size)).min(self.d.k / SHARE)
     }
-    /// Tiles in workgroup memory, with sums in parts until there are so many workgroups.
+    /// Returns the kernel with tiles in workgroup memory. Sums are cut into parts until there are `groups` workgroups.
     fn tiles(&self, size: &[usize; 3], groups: usize) -> Kernel {
         let &[tile_m, tile_n, per] = size;
         let name = match size {
@@ -281,19 +282,20 @@ impl Frame<'_> {
         kernel
     }
 
-    /// Lanes of a subgroup, on a software adapter that has them.
+    /// Returns the number of lanes in a subgroup, if this is a software adapter with subgroups.
     fn lanes(&self) -> Option<usize> {
         match self.caps.subgroups {
             Some(lanes @ 4..=32) if self.caps.software => Some(lanes as usize),
             _ => None,
         }
     }
-    /// Blocks in the registers of one subgroup, without workgroup memory: for software adapters. A lane owns so many columns.
+    /// Returns the kernel for software adapters. Its blocks are in the registers of one subgroup, without workgroup memory. A lane
+    /// computes `columns` columns.
     fn rows(&self, columns: usize, lanes: usize) -> Kernel {
         let (op, d) = (self.op, &self.d);
         let rows = d.m.next_power_of_two().clamp(lanes, 32.max(lanes));
         let block = [rows, columns * lanes];
-        // Parts for threads, and for caches.
+        // Parts give work to all threads, and keep the data of a part in the caches.
         let strided = op.transpose_a || !op.transpose_b;
         let parts =
             (THREADS / (d.m.div_ceil(block[0]) * d.n.div_ceil(block[1]))).min(d.k / SHARE).max(if strided { d.k / CACHED } else { 1 });
@@ -304,7 +306,8 @@ impl Frame<'_> {
     }
 }
 
-/// WGSL for four neighbouring elements of a matrix from element `at` on, of which `left` are in the matrix; the others are 0.
+/// Returns WGSL that loads four neighbouring elements of a matrix from position `at`. `left` of them are in the matrix. The others
+/// are 0.
 fn four(name: &str, vec4: bool) -> String {
     let head = format!("fn four_{name}(at: u32, left: u32) -> vec4<f32> {{\n    var v = vec4<f32>();\n");
     let body = match vec4 {
@@ -314,20 +317,21 @@ fn four(name: &str, vec4: bool) -> String {
     format!("{head}{body}    return v;\n}}\n")
 }
 
-/// The parts that sums are cut into. How many there are follows from sizes and limits alone.
+/// The parts that sums are cut into. Their number depends on sizes and limits only.
 struct Parts {
     count: usize,
-    /// Terms of a part.
+    /// The number of terms in a part.
     share: usize,
-    /// Elements of its results in scratch.
+    /// The number of elements of a part's results in scratch memory.
     size: usize,
-    /// Elements of a part in `a` and `b`; 0 where they are not neighbours.
+    /// The number of elements of a part in `a` and in `b`. It is 0 if they are not neighbours.
     along_a: usize,
     along_b: usize,
 }
 
 impl Parts {
-    /// As many parts as are wanted, but not more scratch than what is read; and at least so many that each can be bound.
+    /// Returns the wanted number of parts, with two corrections. The scratch memory must not exceed the memory that is read. There
+    /// are enough parts that each can be bound.
     fn new(f: &Frame, wanted: usize) -> Parts {
         let (op, d) = (f.op, &f.d);
         let elements = (f.caps.max_binding_bytes / 4) as usize;
@@ -337,7 +341,7 @@ impl Parts {
             return none;
         }
         let [row_a, row_b] = [if op.transpose_a { d.m } else { 0 }, if op.transpose_b { 0 } else { d.n }];
-        // Terms of which the larger side can be bound.
+        // The number of terms for which the larger operand can be bound.
         let bound = (row_a.max(row_b) * d.k > elements).then(|| elements / row_a.max(row_b) / ALIGN * ALIGN);
         let least = bound.map_or(1, |terms| d.k.div_ceil(terms.max(1)));
         let most = (elements / size).min(((d.m + d.n) * d.k / size).min(MOST_PARTS).max(least));
@@ -345,7 +349,7 @@ impl Parts {
         let share = d.k.div_ceil(count).next_multiple_of(ALIGN);
         let share = bound.filter(|&terms| terms > 0).map_or(share, |terms| share.min(terms));
         let count = d.k.div_ceil(share);
-        // A part that is not whole would not be what is promised; and sums of too many parts would not be bound.
+        // If there is one part, no sum is cut. If there are too many parts, their results cannot be bound.
         if count <= 1 || count * size > elements {
             return none;
         }

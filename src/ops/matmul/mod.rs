@@ -1,8 +1,7 @@
-//! Matrix products, batched, with either side transposed, and with an elementwise epilogue.
+//! Matrix products: batched, with either operand transposed, and with an elementwise epilogue.
 //!
-//! `y[…, i, j] = Σ_p a[…, i, p] · b[…, p, j]`. A transposed side is read transposed where it lies: nothing is copied.
-//! The planner hands elementwise code that follows a product to its kernel, which applies it to the sums before
-//! they are stored.
+//! `y[…, i, j] = Σ_p a[…, i, p] · b[…, p, j]`. A transposed operand is read in place, without a copy. If elementwise code follows a
+//! product, the planner gives it to the product's kernel. The kernel applies it to the sums before it stores them.
 
 mod cases;
 mod kernels;
@@ -19,18 +18,21 @@ use std::panic::Location;
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatMul {
-    /// `a` is `[.., k, m]`.
+    /// Whether `a` is `[.., k, m]`.
     pub transpose_a: bool,
-    /// `b` is `[.., n, k]`.
+    /// Whether `b` is `[.., n, k]`.
     pub transpose_b: bool,
-    /// Applied to every element of the product, which is its input 0; its inputs 1, 2, … are the op's inputs 2, 3, ….
+    /// The expression that is applied to every element of the product. Its input 0 is the product. Its inputs 1, 2, … are the op's
+    /// inputs 2, 3, ….
     pub epilogue: Option<Expr>,
 }
 
 impl<'g> Tensor<'g> {
-    /// The matrix product `[.., m, k] × [.., k, n] → [.., m, n]`; the axes before the last two are batch axes and
-    /// broadcast. A vector `[k]` on the left is a row, one on the right a column, without that axis in the result, as in NumPy and
-    /// PyTorch. A mistake: a scalar, inner dimensions or batch axes that do not fit.
+    /// Returns the matrix product `[.., m, k] × [.., k, n] → [.., m, n]`. The axes before the last two are batch axes and
+    /// broadcast.
+    ///
+    /// A vector `[k]` on the left is a row, and a vector on the right is a column. The result has no axis for a vector, as in NumPy
+    /// and PyTorch. It is a mistake if an operand is a scalar, or if inner dimensions or batch axes do not fit.
     ///
     /// ```
     /// use downhill::Graph;
@@ -55,28 +57,29 @@ impl<'g> Tensor<'g> {
         let y = if column { y.squeeze(-1) } else { y };
         if row { y.squeeze(if column { -1 } else { -2 }) } else { y }
     }
-    /// [`Tensor::matmul`] with the last two axes of either side swapped: `[.., k, m]` where `transpose_a`, `[.., n, k]`
-    /// where `transpose_b`. Both sides must have two axes.
+    /// Returns [`Tensor::matmul`] with the last two axes of either operand swapped. This tensor is `[.., k, m]` if `transpose_a`,
+    /// and `b` is `[.., n, k]` if `transpose_b`. Both operands must have at least two axes.
     #[track_caller]
     pub fn matmul_t(self, b: Tensor<'g>, transpose_a: bool, transpose_b: bool) -> Tensor<'g> {
         self.graph.apply(MatMul { transpose_a, transpose_b, epilogue: None }, &[self, b])
     }
 }
 
-/// The sizes of a product. Where every `a` meets one and the same `b`, the batch is folded into the rows.
+/// The sizes of a product. If all `a` are multiplied by the same `b`, the batch is folded into the rows.
 #[derive(Clone, Debug, PartialEq)]
 struct Dims {
     m: usize,
     n: usize,
     k: usize,
-    /// The batch axes, and how many matrices apart their neighbours are in `a` and `b`; 0 where a matrix repeats.
+    /// The batch axes. The fields `a` and `b` have the distance of neighbours along each batch axis, counted in matrices. The
+    /// distance is 0 if a matrix repeats.
     batch: Shape,
     a: [usize; MAX_RANK],
     b: [usize; MAX_RANK],
 }
 
 impl Dims {
-    /// For product `i` of the batch: the first elements of its `a` and its `b`.
+    /// Returns the positions of the first elements of `a` and `b` for product `i` of the batch.
     fn start(&self, i: usize) -> (usize, usize) {
         let (mut rest, mut a, mut b) = (i, 0, 0);
         for (axis, &d) in self.batch.dims().iter().enumerate().rev() {
@@ -116,7 +119,8 @@ impl MatMul {
     }
 }
 
-/// Below this many multiplications the matrices of a batch are shared out among the threads, above it each of them is.
+/// Below this number of multiplications for each product, the threads share the products of a batch. Above it, they share each
+/// product.
 const SMALL: usize = 1 << 17;
 
 impl OpDef for MatMul {
@@ -128,7 +132,7 @@ impl OpDef for MatMul {
         let (a, b) = (x[0].dims(), x[1].dims());
         let m = if self.transpose_a { a[a.len() - 1] } else { a[a.len() - 2] };
         let n = if self.transpose_b { b[b.len() - 2] } else { b[b.len() - 1] };
-        // The batch axes broadcast as they are once the last two are those of the output on both sides.
+        // Give both operands the last two axes of the output. Then broadcasting concerns the batch axes only.
         let last = |s: Shape| s.with(s.rank() - 2, m).with(s.rank() - 1, n);
         let y = last(x[0]).broadcast(last(x[1])).expect("dims() broadcast the batch axes");
         epilogue::fits(&x[2..], y)?;
@@ -141,7 +145,7 @@ impl OpDef for MatMul {
             let (a, b) = d.start(i);
             let (a, b) = (&x[0].f[a..][..m * k], &x[1].f[b..][..k * n]);
             let a = |i: usize, p: usize| if self.transpose_a { a[p * m + i] } else { a[i * k + p] };
-            // The rows [k, n] of b, so that the innermost loop below walks neighbours.
+            // The rows of b as [k, n], so that the innermost loop reads neighbours.
             let b: Vec<T> = match self.transpose_b {
                 true => (0..k * n).map(|e| b[e % n * k + e / n]).collect(),
                 false => b.to_vec(),
@@ -181,12 +185,12 @@ impl OpDef for MatMul {
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let (a, b) = (x[0], x[1]);
-        // y = a·b: da = dy·bᵀ and db = aᵀ·dy; a transposed side turns its own equation round.
+        // For y = a·b: da = dy·bᵀ and db = aᵀ·dy. If an operand is transposed, its gradient is transposed, too.
         let da = match self.transpose_a {
             false => dy.matmul_t(b, false, !self.transpose_b),
             true => b.matmul_t(dy, self.transpose_b, true),
         };
-        // One b for a whole batch: its gradient is one product over all rows, not a sum of many.
+        // If a whole batch shares one b, the gradient of b is one product over all rows instead of a sum of many products.
         let shared = b.shape().rank() == 2 && a.shape().rank() > 2 && !self.transpose_a;
         let rows = |t: Tensor<'g>| if shared { t.reshape([t.shape().elements() / t.shape().last(), t.shape().last()]) } else { t };
         let (a, dy) = (rows(a), rows(dy));
@@ -210,7 +214,7 @@ impl OpDef for MatMul {
         let flag = |on, name| if on { name } else { "" };
         (format!("{}{}", flag(self.transpose_a, " aᵀ"), flag(self.transpose_b, " bᵀ")), &x[..2])
     }
-    /// The planner calls this only where `map` has the shape of the product.
+    /// The planner calls this method only if `map` has the shape of the product.
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(MatMul { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }

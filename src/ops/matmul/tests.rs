@@ -11,7 +11,7 @@ fn golden() {
     checks::golden("matmul", |args, x| x[0].matmul_t(x[1], args["transpose_a"] == true, args["transpose_b"] == true));
 }
 
-/// Numbers that no two elements share, exact in `f32`.
+/// Returns numbers that are exact in `f32` and differ from each other.
 fn ramp(shape: Shape, seed: usize) -> Host<f64> {
     let n = shape.elements();
     Host::new(shape, (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f64 / 512.0 - 2.0).collect())
@@ -25,7 +25,7 @@ fn wgsl() {
 #[test]
 fn an_epilogue_follows_an_epilogue() {
     let call = |f, args: &[usize]| Map::new(Expr::call(f, &args.iter().map(|&i| Inst::Input(i)).collect::<Vec<_>>()));
-    // ((a·b) + c) / d − (a·b + c), built in two steps; the product's position among the arguments must not matter.
+    // ((a·b) + c) / d − (a·b + c), built in two steps. The result must not depend on the product's position among the arguments.
     let first = OpDef::with_epilogue(&op(false, false), &call(Fun::Add, &[1, 0])).unwrap();
     let fused = first.with_epilogue(&call(Fun::Div, &[0, 1])).unwrap().with_epilogue(&call(Fun::Sub, &[1, 0])).unwrap();
     let x = [[2, 3], [3, 2], [1, 2], [2, 1], [2, 2]].map(|s| ramp(Shape::from(s), s[0]));
@@ -63,7 +63,8 @@ fn mistakes_say_what_does_not_fit() {
     start(message(s(&[2, 3, 4]), s(&[5, 4, 3]), false), "matmul: [2, 3, 4] × [5, 4, 3]: batch axes [2] and [5] do not broadcast");
 }
 
-/// What is tried of a product, and with how many parts: the portable one first, the one that is expected fastest last.
+/// The candidates of a product, and their numbers of parts. The portable one comes first. The one that is expected to be the
+/// fastest comes last.
 #[test]
 fn candidates() {
     let hardware =
@@ -79,7 +80,7 @@ fn candidates() {
         let parts = |k: &Kernel| k.scratch.first().map_or(String::new(), |&all| format!("/{}", all / (m * n)));
         kernels.iter().map(|k| format!("{}{}", k.name, parts(k))).collect::<Vec<_>>().join(" ")
     };
-    // Layers of a perceptron: forward, dW; and its head.
+    // Layers of a perceptron: forward, dW and the last layer.
     assert_eq!(list([1024, 784, 512], false, true, &hardware), "naive tiles_128/2 tiles_32 tiles_128x64/2 tiles_64");
     assert_eq!(list([512, 1024, 784], true, false, &hardware), "naive tiles_64/2 tiles_128/3 tiles_128x64 tiles_128x64/3");
     assert_eq!(list([512, 65_536, 784], true, false, &hardware), "naive tiles_64/2 tiles_128x64/3 tiles_128 tiles_128/5");

@@ -1,4 +1,4 @@
-//! The windows that an image is covered with.
+//! The windows that cover an image.
 
 use super::*;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 use std::ops::Range;
 
-/// Windows along one axis.
+/// The windows along one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Windows {
     pub(in crate::ops) n: usize,
@@ -19,11 +19,12 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows of `kernel` elements, `dilation` apart, over `n` elements and `padding` more on each side; each starts
-    /// `stride` behind the one before. With `ceil` the last one may reach past the padding, but not start behind `n`.
+    /// Returns the windows over `n` elements with `padding` more elements on each side. A window has `kernel` elements with a
+    /// distance of `dilation`. Each window starts `stride` elements behind the start of the window before it. With `ceil` the last
+    /// window may reach past the padding, but it must not start behind the `n` elements.
     ///
     /// # Errors
-    /// A sentence, where a number is 0 or a window has no element; that is allowed with `empty`.
+    /// A sentence, if a number is 0, or if a window contains no element. The flag `empty` allows windows without elements.
     pub fn new(
         n: usize,
         kernel: usize,
@@ -47,35 +48,36 @@ impl Windows {
         if padded > i32::MAX as usize {
             return Err(format!("{n} elements with padding {padding} are more than an axis can hold"));
         }
-        // What moves past the end at once, or never moves, may as well do so by less.
+        // A stride or a dilation beyond the padded size has the same effect as the padded size.
         let (stride, dilation) = (stride.min(padded), dilation.min(padded));
         let mut out = (padded - span) / stride + 1;
         if ceil && !(padded - span).is_multiple_of(stride) && out * stride < n + padding {
             out += 1;
         }
         let windows = Windows { n, out, kernel, stride, padding, dilation };
-        // A window that starts among the elements has the one there. Of those before them the first is the farthest away, but between
-        // taps with gaps the elements of any may lie. If one starts behind them, then so does the last.
+        // A window that starts at one of the `n` elements contains that element. A window that starts before them may miss them.
+        // The first window is the farthest away, but with gaps between the taps, any of the first windows may miss them. If any
+        // window starts behind the `n` elements, the last window does.
         let before = if dilation > 1 { padding.div_ceil(stride) } else { 1 };
         let all = (0..out).take(before).chain([out - 1]);
         match all.take_while(|_| !empty).find(|&o| windows.inside(o).is_empty()) {
-            Some(o) => Err(format!("window {o} lies beside all of the {n} elements: a smaller padding or dilation would do")),
+            Some(o) => Err(format!("window {o} contains none of the {n} elements; use a smaller padding or dilation")),
             None => Ok(windows),
         }
     }
-    /// The taps of window `o` that lie inside.
+    /// Returns the taps of window `o` that lie inside of the image.
     pub(super) fn inside(&self, o: usize) -> Range<usize> {
         let start = o * self.stride;
         let first = self.padding.saturating_sub(start).div_ceil(self.dilation);
         first..(self.n + self.padding).saturating_sub(start).div_ceil(self.dilation).min(self.kernel)
     }
-    /// The element at a tap of window `o`, if it lies inside.
+    /// Returns the element at a tap of window `o`, or `None` if the tap lies outside.
     pub(super) fn at(&self, o: usize, tap: usize) -> Option<usize> {
         (o * self.stride + tap * self.dilation).checked_sub(self.padding).filter(|&i| i < self.n)
     }
 }
 
-/// Windows of an image: the last two axes of a tensor.
+/// The windows of an image. The image is the last two axes of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Image {
     pub rows: Windows,
@@ -83,15 +85,15 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Elements of a window.
+    /// Returns the number of elements in a window.
     pub(crate) fn taps(&self) -> usize {
         self.rows.kernel * self.columns.kernel
     }
-    /// Elements of a plane of x.
+    /// Returns the number of elements in a plane of x.
     pub fn plane(&self) -> usize {
         self.rows.n * self.columns.n
     }
-    /// The shape of y, with that of x for `transposed`, from that of the other.
+    /// Returns the shape of y for the shape of x. With `transposed`, returns the shape of x for the shape of y.
     pub fn shape(&self, x: Shape, transposed: bool) -> Result<Shape, String> {
         let (n, out) = ([self.rows.n, self.columns.n], [self.rows.out, self.columns.out]);
         let (from, to) = if transposed { (out, n) } else { (n, out) };
@@ -100,7 +102,7 @@ impl Image {
         }
         Ok(x.with(x.rank() - 2, to[0]).with(x.rank() - 1, to[1]))
     }
-    /// The largest element of window `w` of a plane, and its tap.
+    /// Returns the largest element of window `w` of a plane, and its tap.
     pub fn largest<T: Real>(&self, x: &[T], w: usize) -> (T, usize) {
         let (o, q) = (w / self.columns.out, w % self.columns.out);
         let mut best: Option<(T, usize)> = None;
@@ -114,7 +116,7 @@ impl Image {
         }
         best.expect("every window has an element")
     }
-    /// The same for all windows of row `o`, tap by tap; without their taps where there is no room for them.
+    /// Finds the largest element of each window of row `o`, and its tap, tap by tap. If `taps` is empty, the taps are not stored.
     pub(crate) fn scan(&self, x: &[f32], o: usize, best: &mut [f32], taps: &mut [u32]) {
         let (rows, columns) = (self.rows, self.columns);
         best.fill(f32::NEG_INFINITY);
@@ -137,11 +139,11 @@ impl Image {
             }
         }
     }
-    /// Whether the windows are the plain ones of 2 by 2, one beside the other.
+    /// Returns true if the windows have 2 by 2 elements, lie side by side and have no padding.
     pub(crate) fn is_halved(&self) -> bool {
         [self.rows, self.columns].iter().all(|w| [w.kernel, w.stride, w.padding, w.dilation] == [2, 2, 0, 1] && w.out * 2 <= w.n)
     }
-    /// Calls `put` with each of the windows of row `o`, their largest element and its tap, where the image is halved.
+    /// Calls `put` for each window of row `o` with its largest element and the tap. The image must be [halved](Image::is_halved).
     pub(crate) fn halve<Y>(&self, x: &[f32], o: usize, y: &mut [Y], put: impl Fn(&mut Y, f32, u32)) {
         let n = self.columns.n;
         let (a, b) = (&x[2 * o * n..][..n], &x[(2 * o + 1) * n..][..n]);
@@ -159,7 +161,7 @@ impl Image {
             },
         );
     }
-    /// A plane of dx from those of dy and of the taps, where the image is halved.
+    /// Computes a plane of dx from a plane of dy and a plane of taps. The image must be [halved](Image::is_halved).
     pub fn double(&self, dy: &[f32], taps: &[u32], dx: &mut [f32]) {
         let (n, out) = (self.columns.n, self.columns.out);
         for ((dx, dy), taps) in dx.chunks_mut(2 * n).zip(dy.chunks(out).take(self.rows.out)).zip(taps.chunks(out)) {
@@ -179,7 +181,7 @@ impl Image {
         }
         dx[2 * self.rows.out * n..].fill(0.0);
     }
-    /// A pass of which each unit is an element that is written.
+    /// Returns a pass whose units are the written elements.
     pub fn pass(&self, entry: &'static str, binds: Vec<Bind>, units: usize, caps: &Caps) -> Pass {
         let wg = caps.workgroup(256);
         let (r, c) = (self.rows, self.columns);
@@ -208,7 +210,7 @@ impl Image {
     }
 }
 
-/// Each of `x` that is larger than the best so far (or the first NaN), and `tap`, where it came from.
+/// Updates `best` with each larger element of `x`, or with the first NaN. Updates `taps` with the tap of that element.
 fn keep<'a>(best: &mut [f32], taps: &mut [u32], x: impl Iterator<Item = &'a f32>, tap: u32) {
     let stays = |best: f32, x: f32| best >= x || best.is_nan();
     if taps.is_empty() {

@@ -1,7 +1,8 @@
 //! The largest element of each window of an image.
 //!
-//! `y[g,o,q] = max x[g, o·s + a·d − p, q·s + b·d − p]` over the taps `(a, b)` of the kernel, without those outside of the image.
-//! Its gradient goes by the number of the tap that won, which is an op of its own: then no window is looked through twice.
+//! `y[g,o,q] = max x[g, o·s + a·d − p, q·s + b·d − p]` over the taps `(a, b)` of the kernel that lie inside of the image. The
+//! gradient needs the number of the tap with the largest element. A second op computes these taps, so that the gradient need not
+//! search the windows again.
 
 mod image;
 mod tensor;
@@ -28,17 +29,18 @@ pub(crate) struct MaxPool2d {
     index: bool,
 }
 
-/// What lies at a tap of each window: x `[.., h, w]`, taps u32 `[.., oh, ow]` → `[.., oh, ow]`, 0 for a tap outside of the image.
+/// The op that reads one tap of each window: x `[.., h, w]`, taps u32 `[.., oh, ow]` → `[.., oh, ow]`. The result is 0 for a tap
+/// outside of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct MaxPool2dPick {
     image: Image,
 }
 
-/// Its gradient: dy `[.., oh, ow]`, taps u32 `[.., oh, ow]`, then the further inputs of the epilogue → `[.., h, w]`.
+/// The gradient of the pool: dy `[.., oh, ow]`, taps u32 `[.., oh, ow]`, then the further inputs of the epilogue → `[.., h, w]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct MaxPool2dGrad {
     image: Image,
-    /// Applied to every element of the result, as that of [`MatMul`](super::matmul::MatMul).
+    /// The expression that is applied to every element of the result, as in [`MatMul`](super::matmul::MatMul).
     epilogue: Option<Expr>,
 }
 
@@ -102,7 +104,7 @@ impl OpDef for MaxPool2d {
         (y.elements() * self.image.taps()) as u64
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        // Far from the kinks that other ops have: there `Fill` makes equal numbers.
+        // `Fill` makes equal numbers near the kinks of other ops. This range is far from these kinks.
         Fill::floats(x, [(0, 1.5, 5.5)])
     }
     fn cases() -> Vec<Case> {
@@ -155,7 +157,7 @@ impl OpDef for MaxPool2dPick {
         0
     }
     fn terms(&self, _x: &[Shape]) -> usize {
-        // Of the gradient.
+        // For the gradient: this number of windows can contribute to an element.
         self.image.taps()
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
@@ -201,7 +203,7 @@ impl OpDef for MaxPool2dGrad {
         pass.params.append(&mut code.params);
         vec![Kernel::one("elements", Pass { code: code.text, step: code.step, ..pass })]
     }
-    /// The planner calls this only where `map` has the shape of the result.
+    /// The planner calls this method only if `map` has the shape of the result.
     fn with_epilogue(&self, map: &Map) -> Option<Arc<dyn Op>> {
         Some(Arc::new(MaxPool2dGrad { epilogue: Some(epilogue::after(&self.epilogue, map)), ..self.clone() }))
     }
@@ -221,9 +223,9 @@ impl OpDef for MaxPool2dGrad {
     fn cases() -> Vec<Case> {
         let case = |(name, _, y, image): (String, Shape, Shape, Image)| Case::new(name, MaxPool2dGrad { image, epilogue: None }, &[y, y]);
         let mut cases: Vec<Case> = images().into_iter().map(case).collect();
-        // Written in several windows where bindings are small: the gradient of this gradient would not fit.
+        // Small bindings are written in several windows. The case is flat, because the gradient of this gradient would not fit.
         cases.push(case(large()).flat());
-        // As the gradient of an activation before the pool: with values of the result's shape, in those windows too.
+        // The gradient of an activation before the pool: the epilogue reads values of the result's shape, in several windows, too.
         for (name, x, y, image) in [images().swap_remove(1), large()] {
             let op = MaxPool2dGrad { image, epilogue: Some(Expr::call(Fun::Mul, &[Inst::Input(0), Inst::Input(1)])) };
             cases.push(Case::new(format!("{name}, epilogue"), op, &[y, y, x]).flat());
@@ -233,7 +235,7 @@ impl OpDef for MaxPool2dGrad {
 }
 
 impl MaxPool2dGrad {
-    /// Plane `g` of dx.
+    /// Computes plane `g` of dx.
     fn plane<T: Real>(&self, x: &[View<T>], dx: &mut [T], g: usize) {
         let Image { rows, columns } = self.image;
         dx.fill(T::zero());
@@ -277,7 +279,7 @@ mod tests {
         let mut y = Host::<f32>::zeros(Shape::from([1, 2]));
         OpDef::cpu(&MaxPool2d { image, index: false }, &[narrow.view()], &mut y.view_mut(), Key::default());
         assert!(y.f()[0] == 3.0 && y.f()[1].is_nan());
-        // The way of the CPU device for windows of 2 by 2.
+        // The method of the CPU device for windows of 2 by 2.
         let image = MaxPool::default().image(Shape::from([2, 6]), [2, 2]).unwrap();
         let mut y = Host::<f32>::zeros(Shape::from([1, 3]));
         OpDef::cpu(&MaxPool2d { image, index: false }, &[narrow.view()], &mut y.view_mut(), Key::default());

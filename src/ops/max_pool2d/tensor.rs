@@ -1,19 +1,20 @@
-//! The methods of [`Tensor`] that take maxima, and the op's test cases.
+//! The methods of [`Tensor`] for maximum pooling, and the op's test cases.
 
 use super::*;
 use crate::ops::conv2d::Pair;
 use std::panic::Location;
 
-/// What `max_pool1d_with` (`N` = 1) and `max_pool2d_with` (`N` = 2) are given.
+/// The options of `max_pool1d_with` (`N` = 1) and `max_pool2d_with` (`N` = 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPool<const N: usize> {
-    /// How far each window is from the one before; the kernel's size without one.
+    /// The distance from the start of one window to the start of the next. `None` means the size of the kernel.
     pub stride: Option<[usize; N]>,
-    /// Elements on each side that count as −∞; so many that each window still reaches an element.
+    /// The number of elements that are added on each side. They count as −∞. Each window must still contain an element of the
+    /// image.
     pub padding: [usize; N],
-    /// How far the elements of a window are apart.
+    /// The distance between neighbouring elements of a window.
     pub dilation: [usize; N],
-    /// Rounds the output's size up instead of down: the last window may reach past the padding.
+    /// Whether the size of the output is rounded up instead of down. The last window may then reach past the padding.
     pub ceil_mode: bool,
 }
 
@@ -32,7 +33,8 @@ impl MaxPool<2> {
     }
 }
 
-/// Why `x` is no batch of images `[n, channels, height, width]`, or of lines, of floats.
+/// Returns the reason why `x` is not a batch of images `[n, channels, height, width]` (or of lines, if `rank` is 3) of floats.
+/// Returns `None` if it is.
 pub(in crate::ops) fn no_images(x: Shape, rank: usize) -> Option<String> {
     match (x.dtype(), rank) {
         (DType::U32, _) => Some("takes floats, not labels (see to_f32)".into()),
@@ -43,10 +45,11 @@ pub(in crate::ops) fn no_images(x: Shape, rank: usize) -> Option<String> {
 }
 
 impl<'g> Tensor<'g> {
-    /// The largest element of each window of `kernel` rows and columns, without overlap: `[n, c, h, w]` to `[n, c, ⌊h /
-    /// kernel⌋, ⌊w / kernel⌋]`. Rows and columns that fill no window are left out. The gradient goes to the first maximum of
-    /// a window (row by row); a NaN is the result wherever it is in the window. A mistake: a kernel of 0, or one larger than
-    /// the image.
+    /// Returns the largest element of each window of `kernel` rows and columns. The windows do not overlap. `[n, c, h, w]` becomes
+    /// `[n, c, ⌊h / kernel⌋, ⌊w / kernel⌋]`. Rows and columns that fill no window are left out.
+    ///
+    /// The gradient goes to the first maximum of a window, row by row. If a window contains NaN, its result is NaN. It is a mistake
+    /// if the kernel is 0 or larger than the image.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -60,9 +63,12 @@ impl<'g> Tensor<'g> {
     pub fn max_pool2d(self, kernel: impl Into<Pair>) -> Tensor<'g> {
         self.max_pool2d_with(kernel, MaxPool::default())
     }
-    /// [`max_pool2d`](Tensor::max_pool2d) with options: sizes are `⌊(h + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`, as
-    /// PyTorch has it. Mistakes besides: a stride or dilation of 0, a padding with which a window lies
-    /// beside all elements (it may be more than half of the kernel, as in ONNX).
+    /// Computes [`max_pool2d`](Tensor::max_pool2d) with options. The result has
+    /// `⌊(h + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1` rows, as in PyTorch, and a number of columns by the same
+    /// formula.
+    ///
+    /// It is also a mistake if the stride or the dilation is 0, or if a window contains no element of the image because of the
+    /// padding. The padding may be more than half of the kernel, as in ONNX.
     #[track_caller]
     pub fn max_pool2d_with(self, kernel: impl Into<Pair>, options: MaxPool<2>) -> Tensor<'g> {
         let Pair(kernel) = kernel.into();
@@ -73,12 +79,12 @@ impl<'g> Tensor<'g> {
             Err(why) => self.graph.mistake("max_pool2d", &[self], why, Location::caller()),
         }
     }
-    /// [`max_pool2d`](Tensor::max_pool2d) along one axis: `[n, c, length]` to `[n, c, ⌊length / kernel⌋]`.
+    /// Computes [`max_pool2d`](Tensor::max_pool2d) along one axis. `[n, c, length]` becomes `[n, c, ⌊length / kernel⌋]`.
     #[track_caller]
     pub fn max_pool1d(self, kernel: usize) -> Tensor<'g> {
         self.max_pool1d_with(kernel, MaxPool::default())
     }
-    /// [`max_pool1d`](Tensor::max_pool1d) with options.
+    /// Computes [`max_pool1d`](Tensor::max_pool1d) with options. See [`max_pool2d_with`](Tensor::max_pool2d_with).
     #[track_caller]
     pub fn max_pool1d_with(self, kernel: usize, options: MaxPool<1>) -> Tensor<'g> {
         let MaxPool { stride, padding: [padding], dilation: [dilation], ceil_mode } = options;
@@ -92,7 +98,7 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// An image and windows to test: name, x, y, the windows.
+/// Returns a test image: its name, the shapes of x and y, and the windows.
 fn image(x: &[usize], kernel: [usize; 2], options: MaxPool<2>) -> (String, Shape, Shape, Image) {
     let x = Shape::new(x).expect("at most six axes");
     let image = options.image(x, kernel).expect("the windows fit");
@@ -103,24 +109,24 @@ fn image(x: &[usize], kernel: [usize; 2], options: MaxPool<2>) -> (String, Shape
     (name, x, image.shape(x, false).expect("the windows fit"), image)
 }
 
-/// One of more than 16,384 elements.
+/// Returns a test image with more than 16,384 elements.
 pub(super) fn large() -> (String, Shape, Shape, Image) {
     image(&[1, 131, 127], [2, 2], MaxPool::default())
 }
 
-/// All that is tested with gradients.
+/// Returns the test images whose gradients are tested.
 pub(super) fn images() -> Vec<(String, Shape, Shape, Image)> {
     let plain = MaxPool::<2>::default();
     let (one, two) = (MaxPool { stride: Some([1, 1]), ..plain }, MaxPool { stride: Some([2, 2]), ..plain });
     vec![
         image(&[1, 1, 1, 1], [1, 1], plain),
         image(&[2, 3, 8, 6], [2, 2], plain),
-        image(&[1, 1, 7, 5], [2, 2], plain), // leaves a row and a column out
+        image(&[1, 1, 7, 5], [2, 2], plain), // a row and a column are left out
         image(&[1, 2, 7, 5], [2, 2], MaxPool { ceil_mode: true, ..plain }),
         image(&[3, 1, 5, 7], [3, 3], MaxPool { padding: [1, 1], ..one }),
         image(&[1, 3, 11, 13], [3, 3], MaxPool { padding: [1, 1], ..two }),
         image(&[2, 1, 9, 10], [2, 1], MaxPool { stride: Some([3, 5]), ..plain }), // stride > kernel
-        image(&[2, 2, 5, 4], [5, 4], plain),                                      // all of it
+        image(&[2, 2, 5, 4], [5, 4], plain),                                      // one window covers the image
         image(&[1, 1, 4, 9], [4, 5], MaxPool { stride: Some([3, 2]), padding: [2, 1], ..plain }),
         image(&[1, 2, 9, 10], [3, 2], MaxPool { padding: [1, 1], dilation: [2, 3], ..one }),
         image(&[1, 1, 10, 11], [2, 3], MaxPool { padding: [1, 1], dilation: [3, 2], ceil_mode: true, ..two }),
@@ -153,7 +159,7 @@ mod tests {
         start(message(x, [2, 2], MaxPool { dilation: [1, 0], ..plain }), "[1, 3, 4, 6]: dilation 0 should be at least 1");
         start(
             message(x, [3, 3], MaxPool { padding: [1, 3], ..plain }),
-            "[1, 3, 4, 6]: window 0 lies beside all of the 6 elements: a smaller padding or dilation would do",
+            "[1, 3, 4, 6]: window 0 contains none of the 6 elements; use a smaller padding or dilation",
         );
         start(message(x, [7, 2], plain), "[1, 3, 4, 6]: a kernel of 7 is larger than 4 elements with padding 0");
         start(
@@ -162,14 +168,14 @@ mod tests {
         );
         start(
             message(x, [2, 2], MaxPool { padding: [1, 0], dilation: [5, 1], ..plain }),
-            "[1, 3, 4, 6]: window 0 lies beside all of the 4 elements: a smaller padding or dilation would do",
+            "[1, 3, 4, 6]: window 0 contains none of the 4 elements; use a smaller padding or dilation",
         );
         let huge = usize::MAX;
         start(
             message(x, [huge, 1], MaxPool { padding: [huge / 2, 0], ..plain }),
             &format!("[1, 3, 4, 6]: 4 elements with padding {} are more than an axis can hold", huge / 2),
         );
-        // Far strides and dilations that nothing comes of are none.
+        // Strides and dilations beyond the image have no effect.
         let far = MaxPool { stride: Some([huge, huge]), dilation: [1, huge], ceil_mode: true, ..plain };
         assert_eq!(Graph::training().input_of(x).max_pool2d_with([4, 1], far).shape(), Shape::from([1, 3, 1, 1]));
         let line = |x: Shape| Graph::training().input_of(x).max_pool1d(5).error().unwrap().to_string();

@@ -1,8 +1,8 @@
-//! The arithmetic of one step, by element; its WGSL twin is `shaders/lib/cell.wgsl`.
+//! The arithmetic of one step, for one element. `shaders/lib/cell.wgsl` has the same arithmetic in WGSL.
 
 use crate::{graph::Tensor, host::Real, ops::map::sigmoid};
 
-/// Which recurrent layer, with PyTorch's order of gates.
+/// The kind of recurrent layer. The gates have PyTorch's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cell {
     /// Gates i, f, g, o: `c' = σ(f)·c + σ(i)·tanh(g)`, `h' = σ(o)·tanh(c')`.
@@ -12,36 +12,37 @@ pub enum Cell {
 }
 
 impl Cell {
-    /// The layer's name.
+    /// Returns the name of the layer.
     pub fn name(self) -> &'static str {
         match self {
             Cell::Lstm => "lstm",
             Cell::Gru => "gru",
         }
     }
-    /// How many gates.
+    /// Returns the number of gates.
     pub fn gates(self) -> usize {
         match self {
             Cell::Lstm => 4,
             Cell::Gru => 3,
         }
     }
-    /// The state's parts, each of the hidden size.
+    /// Returns the number of parts of the state. Each part has the hidden size.
     pub fn states(self) -> usize {
         match self {
             Cell::Lstm => 2,
             Cell::Gru => 1,
         }
     }
-    /// What a step leaves, each of the hidden size: the state, then what its gradient needs.
+    /// Returns the number of parts of a step's result. Each part has the hidden size. The state comes first, then the numbers that
+    /// the gradient needs.
     pub(super) fn parts(self) -> usize {
         match self {
             Cell::Lstm => 6,
             Cell::Gru => 5,
         }
     }
-    /// The first part of a gradient that came through the weights of the state. The GRU's gate n has another argument from the
-    /// input than from the state, and its gradient comes before the others.
+    /// Returns the first part of a gradient that goes through the matrix of the state. For the GRU's gate n, the input and the
+    /// state have separate arguments. The gradient of its input argument comes before the other parts.
     pub(super) fn first(self) -> usize {
         match self {
             Cell::Lstm => 0,
@@ -49,7 +50,7 @@ impl Cell {
         }
     }
 
-    /// One step of one sample: `x` comes from the input, `u` from the state `before`.
+    /// Computes one step of one sample. `x` comes from the input, and `u` comes from the state in `before`.
     pub(super) fn forward<T: Real>(self, x: &[T], u: &[T], before: &[T], after: &mut [T]) {
         let h = after.len() / self.parts();
         let sum = |gate: usize, j: usize| x[gate * h + j] + u[gate * h + j];
@@ -71,8 +72,8 @@ impl Cell {
         }
     }
 
-    /// The gradient of one step of one sample: `dy` is that of all of `after`, `dh` what the next step adds through the
-    /// weights, `past_w` what it adds past them.
+    /// Computes the gradient of one step of one sample. `dy` is the gradient of all parts of `after`. `dh` and `past_w` come from
+    /// the next step: `dh` through the matrix of the state, `past_w` not through it.
     pub(super) fn backward<T: Real>(self, before: &[T], after: &[T], dy: &[T], dh: &[T], past_w: Option<&[T]>, out: &mut [T]) {
         let h = dh.len();
         let one = T::one();
@@ -103,7 +104,7 @@ impl Cell {
         }
     }
 
-    /// [`backward`](Cell::backward) of a whole batch, in tensor arithmetic.
+    /// Computes [`backward`](Cell::backward) of a whole batch, in tensor arithmetic.
     pub(super) fn backward_of<'g>(
         self,
         before: Tensor<'g>,

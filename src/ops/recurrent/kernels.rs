@@ -1,20 +1,22 @@
-//! The kernels: a pass for each step, and the test cases.
+//! The kernels, with one pass for each step, and the test cases.
 
 use super::*;
 use crate::kernel::{Bind, Pass, Word, source};
 
-/// A step's product `[n, k] × [k, columns]`: the left side is read from the tensor that the steps write.
+/// The product of a step, `[n, k] × [k, columns]`. The left operand is in the tensor that the steps write.
 struct Product {
     entry: [&'static str; 2],
-    /// Numbers between the rows of the left side, and before the first of them.
+    /// The distance between the rows of the left operand, and the position of its first row, in elements.
     row: usize,
     first: usize,
     k: usize,
-    /// Which element of the hidden size a tile's columns hold: one in four, the gates of one element being neighbours; or each.
+    /// The number of columns that belong to one element of the hidden size. Forward it is 4: the gates of one element are
+    /// neighbours. Backward it is 1.
     per_column: usize,
 }
 
-/// Candidates for all steps in order: `bind` is what they read and write, `product` the product of each of them.
+/// Returns the candidates for all steps, in the order `order`. `binds` are the tensors that the steps read and write. `product(k)`
+/// is the product of step k.
 fn candidates(d: SequenceSizes, binds: &[Bind], order: &[usize], product: impl Fn(usize) -> Product, caps: &Caps) -> Vec<Kernel> {
     let pass = |k: usize, rows: usize, columns: usize| {
         let (p, step) = (product(k), d.step(k));
@@ -38,7 +40,7 @@ fn candidates(d: SequenceSizes, binds: &[Bind], order: &[usize], product: impl F
         };
         (pass, p.entry[1])
     };
-    // A step waits for the one before it: small tiles, so that all of the device has something to do.
+    // A step waits for the step before it. Small tiles give work to the whole device.
     let tile = if caps.max_invocations >= 64 { 32 } else { 16 };
     let slab = [16, 8, 4].into_iter().find(|slab| 2 * slab * (tile + 1) * 4 <= caps.max_workgroup_bytes as usize).unwrap_or(2);
     let tiled = |&k: &usize| {
@@ -101,7 +103,7 @@ pub(super) fn backward(d: SequenceSizes, caps: &Caps) -> Vec<Kernel> {
         entry: ["backward_tiled", "backward_rows"],
         row: d.t * size,
         first: d.step((k + 1).min(d.t - 1)).time * size + d.cell.first() * d.h,
-        // Behind the last step nothing comes.
+        // No step follows the last step, so its product has no terms.
         k: if k + 1 < d.t { d.gates() } else { 0 },
         per_column: 1,
     };
@@ -109,7 +111,7 @@ pub(super) fn backward(d: SequenceSizes, caps: &Caps) -> Vec<Kernel> {
     candidates(d, &binds, &order, product, caps)
 }
 
-/// Both cells in both directions: batch, steps and hidden size of 1, around a tile, and prime.
+/// Both cells in both directions. The batch, the steps and the hidden size are 1, around a tile, or prime.
 pub(super) fn cases(case: impl Fn(Cell, bool, usize, usize, usize) -> Case) -> Vec<Case> {
     let mut cases = Vec::new();
     for cell in [Cell::Lstm, Cell::Gru] {

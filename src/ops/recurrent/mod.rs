@@ -1,10 +1,10 @@
-//! Recurrent layers: LSTM and GRU over a whole sequence, one op forward and one backward.
+//! Recurrent layers: LSTM and GRU over a whole sequence. There is one op forward and one op backward.
 //!
-//! A step is one dispatch: the product of the last state with the weights, and the cell's arithmetic on its sums. The op
-//! is given what does not depend on the state (`x·Wᵀ` of all steps, one large product), and it keeps the gates, so that
-//! nothing is computed twice. Its gradient is a sequence of steps too; that of the weights is one product over all of
-//! them. (With an op for each step, the graph would grow with the sequence, and so would the number of contributions to
-//! each gradient.)
+//! A step is one dispatch. It multiplies the last state by the matrix of the state, and applies the cell's arithmetic to the sums.
+//! `x·Wᵀ` does not depend on the state, so it is computed before, for all steps in one large product. The op stores the gates for
+//! its gradient, so nothing is computed twice. The gradient is a sequence of steps, too. The gradient of the matrix is one product
+//! over all steps. (With one op for each step, the graph and the number of contributions to each gradient would grow with the
+//! sequence.)
 //!
 //! Sources: Hochreiter & Schmidhuber 1997 with the forget gate of Gers, Schmidhuber & Cummins 2000 (LSTM); Cho et al. 2014 (GRU).
 
@@ -19,35 +19,38 @@ use crate::scratch;
 pub use cell::Cell;
 use rayon::prelude::*;
 
-/// The op. With h the hidden size, S = h (2h for the LSTM, which has a cell state) and G gates:
-/// `x [n, t, G·h]`, the part of the gates' arguments that comes from the input; `w [G·h, h]` and `b [G·h]`, by which the state adds
-/// to it; `s [n, S]`, the state before the first step → `y [n, t + 1, P·h]`.
+/// The op. h is the hidden size, and G is the number of gates. S = h for the GRU. S = 2h for the LSTM, which also has a cell state.
 ///
-/// Place 0 of `y` holds `s` (where `reverse`, place t does), the others the result of each step: the state, then what its
-/// gradient needs. LSTM: h, c, i, f, g, o, so P = 6. GRU: h, r, z, n and `u = W_hn·h + b_hn`, so P = 5.
+/// `x [n, t, G·h]` is the part of the gates' arguments that comes from the input. `w [G·h, h]` and `b [G·h]` give the part that
+/// comes from the state. `s [n, S]` is the state before the first step. The result is `y [n, t + 1, P·h]`.
+///
+/// Place 0 of `y` holds `s` (place t if `reverse` is true). The other places hold the results of the steps: the state, and then the
+/// numbers that the gradient needs. LSTM: h, c, i, f, g, o, so P = 6. GRU: h, r, z, n and `u = W_hn·h + b_hn`, so P = 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecurrentOp {
-    /// Which arithmetic.
+    /// The arithmetic of a step.
     pub cell: Cell,
-    /// From the last step to the first.
+    /// Whether the steps run from the last place to the first.
     pub reverse: bool,
 }
 
-/// Its gradient for the gates' arguments: the op's `y [n, t + 1, P·h]` and `w [G·h, h]`, and `dy` like `y` → `d [n, t, 5h]`.
+/// The op of the gradient of the gates' arguments. `y [n, t + 1, P·h]` is the op's output, `w` is `[G·h, h]`, and `dy` has the
+/// shape of `y`. The result is `d [n, t, 5h]`.
 ///
-/// LSTM: di, df, dg, do. GRU: dn, dr, dz, du. Both: then what reaches the state before a step other than through `w`.
+/// LSTM: di, df, dg, do. GRU: dn, dr, dz, du. The fifth part of both is the gradient of the state before the step, without the part
+/// that comes through `w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecurrentGrad {
-    /// Which arithmetic.
+    /// The arithmetic of a step.
     pub cell: Cell,
-    /// From the last step to the first.
+    /// Whether the steps run from the last place to the first.
     pub reverse: bool,
 }
 
-/// The parts of a gradient, each of h numbers.
+/// The number of parts of a gradient. Each part has h numbers.
 const D_PARTS: usize = 5;
 
-/// The sizes of a sequence, and the order of its steps.
+/// The sizes of a sequence and the order of its steps.
 #[derive(Clone, Copy, Debug)]
 struct SequenceSizes {
     cell: Cell,
@@ -57,7 +60,7 @@ struct SequenceSizes {
     h: usize,
 }
 
-/// One step: the place of its input in `x`, and in `y` of the state before it and of its result.
+/// The places of one step: its input in `x`, the state before it in `y`, and its result in `y`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct SequenceStep {
     time: usize,
@@ -66,26 +69,26 @@ struct SequenceStep {
 }
 
 impl SequenceSizes {
-    /// Step k of `0..t`.
+    /// Returns the places of step k of `0..t`.
     fn step(&self, k: usize) -> SequenceStep {
         match self.reverse {
             false => SequenceStep { time: k, before: k, after: k + 1 },
             true => SequenceStep { time: self.t - 1 - k, before: self.t - k, after: self.t - 1 - k },
         }
     }
-    /// The place of the first state.
+    /// Returns the place of the first state.
     fn start(&self) -> usize {
         if self.reverse { self.t } else { 0 }
     }
-    /// Numbers of one place of `y`.
+    /// Returns the count of numbers in one place of `y`.
     fn place(&self) -> usize {
         self.cell.parts() * self.h
     }
-    /// The gates' numbers of one step.
+    /// Returns the count of numbers of all gates in one step.
     fn gates(&self) -> usize {
         self.cell.gates() * self.h
     }
-    /// Numbers of one sample in `y`.
+    /// Returns the count of numbers of one sample in `y`.
     fn row(&self) -> usize {
         (self.t + 1) * self.place()
     }
@@ -95,7 +98,7 @@ impl SequenceSizes {
         to.fill(T::zero());
         to[..s.len()].copy_from_slice(s);
     }
-    /// Of one sample's `y`: the place before a step, and that after it.
+    /// Returns the place before a step and the place after it, in `y` of one sample.
     fn places<'a, T>(&self, y: &'a mut [T], step: SequenceStep) -> (&'a [T], &'a mut [T]) {
         let size = self.place();
         let (low, high) = y.split_at_mut(step.before.max(step.after) * size);
@@ -104,7 +107,7 @@ impl SequenceSizes {
             false => (&high[..size], &mut low[step.after * size..][..size]),
         }
     }
-    /// Of one sample's `d`: a step, and the one whose input it made.
+    /// Returns the gradient of step k in `d` of one sample, and the gradient of step k + 1, which read the result of step k.
     fn gradients<'a, T>(&self, d: &'a mut [T], k: usize) -> (&'a mut [T], Option<&'a [T]>) {
         let (size, at) = (D_PARTS * self.h, self.step(k).time);
         if k + 1 == self.t {
@@ -133,7 +136,8 @@ impl RecurrentGrad {
     }
 }
 
-/// Samples of one parallel task on the CPU device: each thread takes some through the whole sequence, and waits for no other.
+/// Returns the number of samples in one parallel task on the CPU device. A thread takes its samples through the whole sequence and
+/// does not wait for other threads.
 fn task(n: usize) -> usize {
     n.div_ceil(rayon::current_num_threads()).min(64)
 }
@@ -202,12 +206,13 @@ impl OpDef for RecurrentOp {
         let (n, t, h) = (dims.n, dims.t, dims.h);
         let d = y.graph.apply(RecurrentGrad { cell, reverse }, &[y, x[1], dy]);
         let part = |from: usize, to: usize| d.slice(2, from * h, to * h);
-        // For the gates' arguments, in the order of `x`; and for what the state adds to them.
+        // dx is the gradient of the gates' arguments, in the order of `x`. du is the gradient of the part that the state adds to
+        // them.
         let (dx, du) = match cell {
             Cell::Lstm => (part(0, 4), part(0, 4)),
             Cell::Gru => (part(1, 3).concat(&[part(0, 1)], 2), part(1, 4)),
         };
-        // The states before each step, in the order of the steps' places.
+        // The states before each step, in the order of the places of the steps.
         let before = usize::from(reverse);
         let states = y.slice(2, 0, h).slice(1, before, before + t).reshape([n * t, h]);
         let rows = du.reshape([n * t, dims.gates()]);
@@ -222,7 +227,8 @@ impl OpDef for RecurrentOp {
                 Cell::Lstm => through_w.concat(&[past_w], 1),
                 Cell::Gru => through_w + past_w,
             };
-        // Written as broadcasting is undone: where both biases are there, their gradients are one sum.
+        // This sum has the same form as the sum that undoes broadcasting. So if a layer has both biases, their equal gradients
+        // become one node.
         let db = rows.sum(&[0], true).reshape([dims.gates()]);
         vec![Some(dx), Some(dw), Some(db), Some(ds)]
     }
@@ -234,11 +240,11 @@ impl OpDef for RecurrentOp {
         (d.n * d.t * (d.gates() * 2 * d.h + 4 * d.gates())) as u64
     }
     fn terms(&self, x: &[Shape]) -> usize {
-        // Of the gradient: in each step so many.
+        // For the gradient: each step adds this number of terms.
         x[0].dims()[1] * x[1].dims()[0]
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        // As layers start: a state neither grows nor dies out.
+        // Values as in the first step of training, so that a state neither grows nor vanishes.
         let w = 1.0 / (x[1].last() as f64).sqrt();
         Fill::floats(x, [(1, -w, w)])
     }
@@ -312,9 +318,10 @@ impl OpDef for RecurrentGrad {
             });
         });
     }
-    /// That of the definition, written out step by step: a second derivative of a recurrent layer is rare, and its graph may be long.
+    /// Returns the gradient of the definition, step by step. Its graph may be long, but second derivatives of recurrent layers are
+    /// rare.
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
-        // Other names for the inputs, so that one of them is not taken for a function of another one.
+        // Rename the inputs, so that autodiff does not treat one input as a function of another.
         let x: Vec<Tensor> = x.iter().map(|x| x.identity()).collect();
         self.written_out(&x).vjp(d, &x).into_iter().map(Some).collect()
     }
@@ -329,7 +336,7 @@ impl OpDef for RecurrentGrad {
         x[0].dims()[1] * x[1].dims()[0]
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        // Gates and states are below 1. With larger ones, or larger weights, the gradient would grow from step to step.
+        // Gates and states are below 1. With larger values or a larger `w`, the gradient would grow from step to step.
         let w = 1.0 / (x[1].last() as f64).sqrt();
         Fill::floats(x, [(0, -0.9, 0.9), (1, -w, w), (2, -2.0, 2.0)])
     }
@@ -343,7 +350,7 @@ impl OpDef for RecurrentGrad {
 }
 
 impl RecurrentGrad {
-    /// The op in tensor arithmetic, one step after the other.
+    /// Returns the op in tensor arithmetic, one step after the other.
     fn written_out<'g>(&self, x: &[Tensor<'g>]) -> Tensor<'g> {
         let &[y, w, dy] = x else { unreachable!("shape() takes three inputs") };
         let (n, h) = (y.shape().dims()[0], w.shape().last());

@@ -1,9 +1,9 @@
-//! One axis of a resampling: which elements an output is made of, and in what proportion.
+//! One axis of a resampling: the elements that an output is made of, and their weights.
 
 use crate::{kernel::Word, ops::max_pool2d::Windows};
 
-/// How `out` elements are made from `n` along an axis. The twin of `taps` in `shaders/resample.wgsl`, in whole numbers, so
-/// that both always agree about an index.
+/// The rule that makes `out` elements from `n` elements along an axis. `taps` in `shaders/resample.wgsl` is the same rule. Both use
+/// whole numbers, so they always agree on an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Along {
     rule: Interpolation,
@@ -13,17 +13,18 @@ pub(crate) struct Along {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Interpolation {
-    /// The mean of a window; `counted`: of its padding too.
+    /// The mean of a window. With `counted`, the padding counts, too.
     Window { kernel: usize, stride: usize, padding: usize, counted: bool },
-    /// The mean of a part, when the axis is cut into `out` of them.
+    /// The axis is cut into `out` parts. An output is the mean of a part.
     Bins,
-    /// The point `(a·o + b) / d`, not below 0: the element before it, or its two neighbours in proportion.
+    /// The point `(a·o + b) / d`, or 0 if it is negative. The output is the element before the point or, with `linear`, the
+    /// weighted mean of its two neighbours.
     Point { a: usize, b: isize, d: usize, linear: bool },
-    /// From the back.
+    /// The elements in reverse order.
     Flip,
 }
 
-/// The elements `first..end`, the first of them with `weight`, each other one with `other`.
+/// The elements `first..end`. The first element has the weight `weight`. The others have the weight `other`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Taps {
     pub first: usize,
@@ -33,36 +34,37 @@ pub(super) struct Taps {
 }
 
 impl Taps {
-    /// Elements and their weights.
+    /// Returns the elements and their weights.
     pub fn iter(self) -> impl Iterator<Item = (usize, f64)> {
         (self.first..self.end).map(move |i| (i, if i == self.first { self.weight } else { self.other }))
     }
 }
 
 impl Along {
-    /// The mean of each window; with `counted` its padding takes part, as zeros.
+    /// Returns the rule for the mean of each window. With `counted`, the padding counts as zeros.
     pub fn mean(windows: Windows, counted: bool) -> Along {
         let Windows { n, out, kernel, stride, padding, .. } = windows;
         Along { rule: Interpolation::Window { kernel, stride, padding, counted }, n, out }
     }
-    /// The means of `out` parts, from `⌊o·n / out⌋` to before `⌈(o + 1)·n / out⌉`.
+    /// Returns the rule for the means of `out` parts. Part o is `⌊o·n / out⌋ .. ⌈(o + 1)·n / out⌉`.
     ///
     /// # Errors
-    /// A sentence, where `out` is 0 or the sizes are too large to multiply.
+    /// A sentence, if `out` is 0 or the product of the sizes is too large.
     pub(crate) fn bins(n: usize, out: usize) -> Result<Along, String> {
         Along { rule: Interpolation::Bins, n, out }.checked()
     }
-    /// The element at `⌊o·n / out⌋`.
+    /// Returns the rule for the element at `⌊o·n / out⌋`.
     ///
     /// # Errors
-    /// As [`Along::bins`].
+    /// See [`Along::bins`].
     pub fn nearest(n: usize, out: usize) -> Result<Along, String> {
         Along { rule: Interpolation::Point { a: n, b: 0, d: out, linear: false }, n, out }.checked()
     }
-    /// The two elements nearest to `(o + ½)·n / out − ½`, or, with `corners`, to `o·(n − 1) / (out − 1)`, in proportion.
+    /// Returns the rule for the weighted mean of the two elements nearest to `(o + ½)·n / out − ½`. With `corners`, the point is
+    /// `o·(n − 1) / (out − 1)`.
     ///
     /// # Errors
-    /// As [`Along::bins`].
+    /// See [`Along::bins`].
     pub fn linear(n: usize, out: usize, corners: bool) -> Result<Along, String> {
         let (a, b, d) = match corners {
             true if out < 2 => (0, 0, 1),
@@ -71,15 +73,15 @@ impl Along {
         };
         Along { rule: Interpolation::Point { a, b, d, linear: true }, n, out }.checked()
     }
-    /// The same elements, from the back.
+    /// Returns the rule for the same elements in reverse order.
     pub fn flip(n: usize) -> Along {
         Along { rule: Interpolation::Flip, n, out: n }
     }
-    /// The same elements.
+    /// Returns the rule that changes nothing.
     pub fn same(n: usize) -> Along {
         Along { rule: Interpolation::Window { kernel: 1, stride: 1, padding: 0, counted: false }, n, out: n }
     }
-    /// Indices are computed in 32 bits.
+    /// Checks the sizes. The shader computes indices in 32 bits.
     fn checked(self) -> Result<Along, String> {
         match self.n.saturating_mul(self.out) {
             0 => Err("an output of size 0 holds nothing".into()),
@@ -87,7 +89,7 @@ impl Along {
             _ => Ok(self),
         }
     }
-    /// What output `o` is made of.
+    /// Returns the elements that output `o` is made of, with their weights.
     pub(super) fn taps(&self, o: usize) -> Taps {
         let (n, out) = (self.n, self.out);
         let even = |first, end, count: usize| Taps { first, end, weight: 1.0 / count as f64, other: 1.0 / count as f64 };
@@ -112,11 +114,11 @@ impl Along {
             Interpolation::Flip => even(n - 1 - o, n - o, 1),
         }
     }
-    /// The number of elements that an output is made of, at most.
+    /// Returns the largest number of elements that an output is made of.
     pub(super) fn most(&self) -> usize {
         (0..self.out).map(|o| self.taps(o)).map(|t| t.end - t.first).max().unwrap_or(1)
     }
-    /// What it is, for errors.
+    /// Returns the name of the rule, for errors.
     pub(super) fn called(&self) -> &'static str {
         match self.rule {
             Interpolation::Window { .. } => "avg_pool2d",
@@ -125,7 +127,7 @@ impl Along {
             Interpolation::Flip => "flip",
         }
     }
-    /// The number of the rule in the shader, and `a`, `b` and `d` there.
+    /// Returns the number of the rule in the shader, and the values of `a`, `b` and `d` there.
     pub(super) fn words(&self) -> (u32, [Word; 3]) {
         let (rule, [a, d], b) = match self.rule {
             Interpolation::Window { kernel, stride, padding, counted } => (u32::from(counted), [stride, kernel], padding as isize),

@@ -1,8 +1,8 @@
-//! Images of another size: means of windows, resizing, flipping.
+//! Resamples images: means of windows, resizing, flipping.
 //!
-//! `y[g,o,q] = Σ_i Σ_j H[o,i]·W[q,j]·x[g,i,j]`, where `H` and `W` are sparse: an output is made of a few neighbouring
-//! elements of each axis, as `Along` says. The gradient is the same with both transposed, so that one op is its own
-//! gradient's gradient.
+//! `y[g,o,q] = Σ_i Σ_j H[o,i]·W[q,j]·x[g,i,j]`. The matrices `H` and `W` are sparse: an output is made of a few neighbouring
+//! elements of each axis. `Along` gives these elements. The gradient is the same sum with both matrices transposed. So the gradient
+//! of the gradient is the op itself.
 
 mod along;
 mod tensor;
@@ -18,18 +18,18 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// The op: x `[.., h, w]` → `[.., oh, ow]`, or, transposed, dy `[.., oh, ow]` → `[.., h, w]`.
+/// The op: x `[.., h, w]` → `[.., oh, ow]`. Transposed: dy `[.., oh, ow]` → `[.., h, w]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Resample {
-    /// Along the axis before the last.
+    /// The rule for the axis before the last.
     pub rows: Along,
-    /// Along the last axis.
+    /// The rule for the last axis.
     pub columns: Along,
-    /// The gradient of it instead.
+    /// Whether this is the gradient.
     pub transposed: bool,
 }
 
-/// An element that an output is made of, with its weight.
+/// An element that an output is made of, and its weight.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Tap {
@@ -40,7 +40,7 @@ struct Tap {
 /// The elements that each output of an axis is made of.
 #[derive(Clone, Copy)]
 struct TapTable<'a> {
-    /// Of each output the first of its taps; then the number of all.
+    /// The position of the first tap of each output, and then the number of all taps.
     starts: &'a [u32],
     taps: &'a [Tap],
 }
@@ -51,7 +51,7 @@ impl TapTable<'_> {
         let pairs = move |o: usize| along.taps(o).iter().map(move |(i, w)| if transposed { (i, o, w) } else { (o, i, w) });
         let count: usize = (0..along.out).map(|o| along.taps(o).iter().count()).sum();
         scratch::with(rows + 2 + 2 * count, |words: &mut [u32]| {
-            // Each start stands one place farther back than it should, until the taps are there.
+            // While the taps are filled in, each start is stored one place further back.
             let (starts, taps) = words.split_at_mut(rows + 2);
             let taps: &mut [Tap] = bytemuck::cast_slice_mut(taps);
             starts.fill(0);
@@ -74,7 +74,7 @@ impl TapTable<'_> {
 }
 
 impl Resample {
-    /// The number of elements that an output is made of, about at most.
+    /// Returns an upper bound, approximately, for the number of elements that an output is made of.
     fn most(&self) -> usize {
         let most = |a: Along| if self.transposed { a.most() * a.out.div_ceil(a.n) } else { a.most() };
         most(self.rows) * most(self.columns)
@@ -85,7 +85,7 @@ impl OpDef for Resample {
     const NAME: &'static str = "resample";
 
     fn called(&self) -> &'static str {
-        // One axis may stay as it is.
+        // One of the two axes may be unchanged.
         let [rows, columns] = [self.rows, self.columns].map(|a| a.called());
         if rows == "avg_pool2d" { columns } else { rows }
     }
@@ -119,7 +119,7 @@ impl OpDef for Resample {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let (width, to_width) = (x[0].shape.last(), y.shape.last());
         let plane = if self.transposed { self.rows.out } else { self.rows.n } * width;
-        // Along the columns of x first, whole rows at a time, then along the rows.
+        // First add up whole rows of x, then combine columns.
         let line = |rows: TapTable, columns: TapTable, k: usize, y: &mut [f32], sum: &mut [f32]| {
             let x = &x[0].f[k / rows.rows() * plane..][..plane];
             sum.fill(0.0);
@@ -195,7 +195,7 @@ mod tests {
                 for o in 0..along.out {
                     let taps = along.taps(o);
                     let sum: f64 = taps.iter().map(|(_, w)| w).sum();
-                    // With counted padding it may be less, down to nothing.
+                    // With counted padding the sum may be smaller, down to 0.
                     let whole = !format!("{along:?}").contains("counted: true");
                     assert!((taps.first < taps.end || !whole) && taps.end <= along.n, "{along:?}: {taps:?}");
                     assert!(sum <= 1.0 + 1e-12 && (!whole || sum >= 1.0 - 1e-12), "{along:?}: {sum}");

@@ -1,20 +1,21 @@
-//! The methods of [`Tensor`] that resample, and the op's test cases.
+//! The methods of [`Tensor`] that resample images, and the op's test cases.
 
 use super::*;
 use crate::ops::conv2d::Pair;
 use crate::ops::max_pool2d::{Windows, no_images};
 use std::panic::Location;
 
-/// What `avg_pool1d_with` (`N` = 1) and `avg_pool2d_with` (`N` = 2) are given.
+/// The options of `avg_pool1d_with` (`N` = 1) and `avg_pool2d_with` (`N` = 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AvgPool<const N: usize> {
-    /// How far each window is from the one before; the kernel's size without one.
+    /// The distance from the start of one window to the start of the next. `None` means the size of the kernel.
     pub stride: Option<[usize; N]>,
-    /// Zeros on each side. Where they do not count, each window must reach an element.
+    /// The number of zeros that are added on each side. If they do not count in the mean, each window must contain an element of
+    /// the image.
     pub padding: [usize; N],
-    /// Rounds the output's size up instead of down: the last window may reach past the padding.
+    /// Whether the size of the output is rounded up instead of down. The last window may then reach past the padding.
     pub ceil_mode: bool,
-    /// Whether the zeros of the padding count in the mean. Without it the mean is of what lies inside of the image.
+    /// Whether the zeros of the padding count in the mean. Otherwise the mean is over the elements inside of the image.
     pub count_include_pad: bool,
 }
 
@@ -24,15 +25,15 @@ impl<const N: usize> Default for AvgPool<N> {
     }
 }
 
-/// Where the values between the elements of an image come from.
+/// The interpolation between the elements of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upsample {
-    /// From the element at `⌊o·h / oh⌋`.
+    /// Takes the element at `⌊o·h / oh⌋`.
     Nearest,
-    /// From the four around a point, in proportion to how near they are.
+    /// Takes the weighted mean of the four elements around a point. A nearer element has a larger weight.
     Bilinear {
-        /// The first and the last element stay where they are, and what is between is spread evenly. Without it, PyTorch's
-        /// default, elements are squares whose outer edges stay where they are.
+        /// Whether the first and the last element stay at the ends, and the points between them are spread evenly. Without it,
+        /// which is PyTorch's default, elements are squares, and the outer edges of the image stay at the ends.
         align_corners: bool,
     },
 }
@@ -47,8 +48,9 @@ impl Upsample {
 }
 
 impl<'g> Tensor<'g> {
-    /// The mean of each window of `kernel` rows and columns, without overlap: `[n, c, h, w]` to `[n, c, ⌊h / kernel⌋, ⌊w /
-    /// kernel⌋]`. Rows and columns that fill no window are left out. A mistake: a kernel of 0, or one larger than the image.
+    /// Returns the mean of each window of `kernel` rows and columns. The windows do not overlap. `[n, c, h, w]` becomes
+    /// `[n, c, ⌊h / kernel⌋, ⌊w / kernel⌋]`. Rows and columns that fill no window are left out. It is a mistake if the kernel is 0
+    /// or larger than the image.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host};
@@ -62,20 +64,22 @@ impl<'g> Tensor<'g> {
     pub fn avg_pool2d(self, kernel: impl Into<Pair>) -> Tensor<'g> {
         self.avg_pool2d_with(kernel, AvgPool::default())
     }
-    /// [`avg_pool2d`](Tensor::avg_pool2d) with options: sizes are `⌊(h + 2·padding − kernel) / stride⌋ + 1`, as PyTorch has
-    /// it. Mistakes besides: a stride of 0, a mean without the padding of a window that lies in it wholly (the padding may be
-    /// more than half of the kernel, as in ONNX; where it counts such a mean is 0).
+    /// Computes [`avg_pool2d`](Tensor::avg_pool2d) with options. The result has `⌊(h + 2·padding − kernel) / stride⌋ + 1` rows, as
+    /// in PyTorch, and a number of columns by the same formula.
+    ///
+    /// It is also a mistake if the stride is 0. The padding may be more than half of the kernel, as in ONNX, so a window may lie
+    /// wholly in the padding. Its mean is 0 if the padding counts. Otherwise such a window is a mistake.
     #[track_caller]
     pub fn avg_pool2d_with(self, kernel: impl Into<Pair>, options: AvgPool<2>) -> Tensor<'g> {
         let Pair(kernel) = kernel.into();
         self.resample("avg_pool2d", 4, |k, n| mean(n, kernel[k], options.stride.map(|s| s[k]), options.padding[k], &options))
     }
-    /// [`avg_pool2d`](Tensor::avg_pool2d) along one axis: `[n, c, length]` to `[n, c, ⌊length / kernel⌋]`.
+    /// Computes [`avg_pool2d`](Tensor::avg_pool2d) along one axis. `[n, c, length]` becomes `[n, c, ⌊length / kernel⌋]`.
     #[track_caller]
     pub fn avg_pool1d(self, kernel: usize) -> Tensor<'g> {
         self.avg_pool1d_with(kernel, AvgPool::default())
     }
-    /// [`avg_pool1d`](Tensor::avg_pool1d) with options.
+    /// Computes [`avg_pool1d`](Tensor::avg_pool1d) with options. See [`avg_pool2d_with`](Tensor::avg_pool2d_with).
     #[track_caller]
     pub fn avg_pool1d_with(self, kernel: usize, options: AvgPool<1>) -> Tensor<'g> {
         self.resample("avg_pool1d", 3, |k, n| match k {
@@ -83,18 +87,18 @@ impl<'g> Tensor<'g> {
             _ => mean(n, kernel, options.stride.map(|[s]| s), options.padding[0], &options),
         })
     }
-    /// The means of `[oh, ow]` parts of each image: `[n, c, h, w]` to `[n, c, oh, ow]`, whatever h and w are. Part `i` of the
-    /// rows goes from `⌊i·h / oh⌋` to before `⌈(i + 1)·h / oh⌉`, as in PyTorch: neighbours share a row where they do not fit.
-    /// A mistake: an output of size 0.
+    /// Returns the means of `[oh, ow]` parts of each image. `[n, c, h, w]` becomes `[n, c, oh, ow]` for every h and w. Part `i` has
+    /// the rows `⌊i·h / oh⌋ .. ⌈(i + 1)·h / oh⌉`, as in PyTorch. If `oh` does not divide h, neighbouring parts may share a row. It is a
+    /// mistake if an output size is 0.
     #[track_caller]
     pub fn adaptive_avg_pool2d(self, size: [usize; 2]) -> Tensor<'g> {
         match size {
-            // Its kernel sums up long lines with all invocations.
+            // The kernel of `mean` uses all invocations for a long line.
             [1, 1] if no_images(self.shape(), 4).is_none() => self.mean(&[2, 3], true),
             _ => self.resample("adaptive_avg_pool2d", 4, |k, n| Along::bins(n, size[k])),
         }
     }
-    /// The mean of each channel of each image: `[n, c, h, w]` to `[n, c]` (Lin, Chen & Yan 2013, section 3.2).
+    /// Returns the mean of each channel of each image. `[n, c, h, w]` becomes `[n, c]` (Lin, Chen & Yan 2013, section 3.2).
     #[track_caller]
     pub fn global_avg_pool2d(self) -> Tensor<'g> {
         match no_images(self.shape(), 4) {
@@ -103,8 +107,8 @@ impl<'g> Tensor<'g> {
             Some(why) => self.graph.mistake("global_avg_pool2d", &[self], why, Location::caller()),
         }
     }
-    /// Images of another size, larger or smaller: `[n, c, h, w]` to `[n, c, oh, ow]`. PyTorch's `interpolate`, without its
-    /// smoothing where it makes them smaller. A mistake: an output of size 0.
+    /// Resizes images: `[n, c, h, w]` becomes `[n, c, oh, ow]`. The images may grow or shrink. PyTorch calls it `interpolate`.
+    /// There is no antialiasing if images shrink. It is a mistake if an output size is 0.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, ops::resample::Upsample};
@@ -120,12 +124,13 @@ impl<'g> Tensor<'g> {
     pub fn upsample(self, mode: Upsample, size: [usize; 2]) -> Tensor<'g> {
         self.resample("upsample", 4, |k, n| mode.along(n, size[k]))
     }
-    /// [`upsample`](Tensor::upsample) to `factor` times the size.
+    /// Resizes images to `factor` times their size. See [`upsample`](Tensor::upsample).
     #[track_caller]
     pub fn upsample_by(self, mode: Upsample, factor: usize) -> Tensor<'g> {
         self.resample("upsample_by", 4, |_, n| mode.along(n, n.saturating_mul(factor)))
     }
-    /// The elements along `axis` (negative: from the back) in the opposite order. A mistake: no such axis.
+    /// Reverses the order of the elements along `axis`. A negative `axis` counts from the last axis. It is a mistake if there is no
+    /// such axis.
     #[track_caller]
     pub fn flip(self, axis: isize) -> Tensor<'g> {
         let (x, place) = (self.shape(), Location::caller());
@@ -140,7 +145,8 @@ impl<'g> Tensor<'g> {
             None => self.graph.mistake("flip", &[self], format!("there is no axis {axis}"), place),
         }
     }
-    /// Along the last two of `rank` axes; `along` is given 0 for the first of them, 1 for the other, and the size.
+    /// Resamples the last two of `rank` axes. `along` gets 0 for the axis before the last and 1 for the last axis, and the size of
+    /// the axis.
     #[track_caller]
     fn resample(self, name: &str, rank: usize, along: impl Fn(usize, usize) -> Result<Along, String>) -> Tensor<'g> {
         let (x, place) = (self.shape(), Location::caller());
@@ -161,7 +167,7 @@ fn mean<const N: usize>(n: usize, kernel: usize, stride: Option<usize>, padding:
     Ok(Along::mean(Windows::new(n, kernel, stride.unwrap_or(kernel), padding, 1, o.ceil_mode, counted)?, counted))
 }
 
-/// Pairs of axes to test.
+/// Returns pairs of axes to test.
 pub(super) fn sizes() -> Vec<[Along; 2]> {
     let window = |n, kernel, stride, padding, ceil, counted| {
         Along::mean(Windows::new(n, kernel, stride, padding, 1, ceil, counted).expect("the windows fit"), counted)
@@ -179,7 +185,7 @@ pub(super) fn sizes() -> Vec<[Along; 2]> {
         [window(5, 5, 5, 0, false, true), window(4, 4, 4, 0, false, true)],
         [window(4, 4, 3, 2, true, true), window(9, 5, 2, 1, true, false)],
         [window(97, 3, 2, 1, true, false), window(67, 2, 1, 1, true, true)],
-        // More padding than half of a kernel; windows in it wholly.
+        // The padding is more than half of a kernel. Some windows lie wholly in the padding.
         [window(4, 3, 2, 2, false, false), window(5, 4, 1, 3, true, true)],
         [window(3, 2, 2, 3, false, true), window(4, 3, 1, 5, false, true)],
         [Along::flip(3), Along::same(37)],
@@ -198,7 +204,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (k, [rows, columns]) in sizes().into_iter().enumerate() {
         for transposed in [false, true] {
-            // Several planes, but not where they are large.
+            // Several planes, but one plane if the image is large.
             let lead = [[1, 1], [2, 3], [3, 1]][if rows.n * columns.n > 1000 { 0 } else { k % 3 }];
             let op = Resample { rows, columns, transposed };
             let size = if transposed { [rows.out, columns.out] } else { [rows.n, columns.n] };
@@ -208,7 +214,7 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(format!("{what}{} {k}, {x} to {to:?}", OpDef::called(&op)), op, &[x]));
         }
     }
-    // Written in several windows where bindings are small: their gradients would not fit.
+    // Small bindings are written in several windows. The cases are flat, because their gradients would not fit.
     let linear = |n, out| Along::linear(n, out, false).expect("not 0");
     let large = Resample { rows: linear(31, 131), columns: linear(37, 127), transposed: false };
     cases.push(Case::new("upsample [31, 37] to [131, 127]", large, &[Shape::from([31, 37])]).flat());
@@ -237,7 +243,7 @@ mod tests {
         let stride = AvgPool { stride: Some([1, 0]), ..plain };
         message(x, &|x| x.avg_pool2d_with([2, 2], stride), "avg_pool2d: [1, 3, 4, 6]: stride 0 should be at least 1 (");
         let padding = AvgPool { padding: [3, 0], count_include_pad: false, ..plain };
-        message(x, &|x| x.avg_pool2d_with([3, 2], padding), "avg_pool2d: [1, 3, 4, 6]: window 0 lies beside all of the 4 elements: a");
+        message(x, &|x| x.avg_pool2d_with([3, 2], padding), "avg_pool2d: [1, 3, 4, 6]: window 0 contains none of the 4 elements; u");
         message(x, &|x| x.avg_pool1d(2), "avg_pool1d: [1, 3, 4, 6]: takes [n, channels, length]: give it these axes by");
         message(x, &|x| x.adaptive_avg_pool2d([0, 3]), "adaptive_avg_pool2d: [1, 3, 4, 6]: an output of size 0 holds nothing (");
         message(Shape::from([4, 6]), &|x| x.adaptive_avg_pool2d([1, 1]), "adaptive_avg_pool2d: [4, 6]: takes images");
