@@ -1,6 +1,6 @@
 // argmax — y[o,c] = the smallest i with x[o,i,c] = max_i x[o,i,c]; of x with NaN, the first NaN
 //   x [outer, n, inner]     y u32 [outer, inner]
-// Each lane finds the first largest of its elements; the largest of those is put together, then the smallest place of it.
+// Each lane finds the first largest of its elements. Then the lanes join their values: first the largest, then its smallest place.
 // argmin is argmax of −x.
 // forward_correct — y[r] = 1 if label[r] is the argmax of row r and that has no NaN, else 0
 //   x [rows, k]     labels u32 [rows]     y [rows]
@@ -16,7 +16,7 @@ fn largest(t: Line) -> u32 {
     var at = 0u;
     for (var k = 0u; k < share(t); k++) {
         let v = x_of(t, k) * SIGN;
-        // What is not larger does not change it; neither does a second NaN.
+        // A number that is not larger does not change `best`. A second NaN does not either.
         if !same(larger(best, v), best) {
             best = v;
             at = number(t, k);
@@ -35,7 +35,7 @@ fn forward(t: Line) {
 fn forward_correct(t: Line) {
     let at = largest(t);
     if writes(t) {
-        // In a row with NaN it is one of them.
+        // In a row with NaN, the largest is a NaN.
         y[t.out] = f32(at == labels[t.out] && !is_nan(x[t.first + at]));
     }
 }

@@ -3,14 +3,15 @@
 // attention_grad — with t[i,j] = scale · p[i,j] · (dy[i,:]·v[j,:] − δ[i]):  dq = t·k,  dk = tᵀ·q,  dv = pᵀ·dy
 //   a = [q | dy | l | δ] [batch, n, d + e + 2]   b = [k | v] [batch, m, d + e]   dq [batch, n, d]   dk [batch, m, d]   dv [batch, m, e]
 //
-// All of them are one scheme: a tile of scores is `rows`·`cols`ᵀ; it is turned into weights; weights·`values` are added
-// to the output. `rows` are q (forward), a (dq) or b (dk, dv), of which a workgroup has 4·TR; it walks along `cols`, k,
-// b or a, in tiles of 4·TC, and nothing of the size n·m is ever stored. `values` are v, or columns of `cols`.
+// All kernels share one scheme. A tile of scores is `rows`·`cols`ᵀ. The kernel turns scores into weights and adds weights·`values`
+// to the output. `rows` are q (forward), a (dq) or b (dk, dv). A workgroup has 4·TR rows and walks along `cols` (k, b or a) in
+// tiles of 4·TC. So no tensor of the size n·m is stored. `values` are v, or columns of `cols`.
 //
-// Scores are blocked for workgroup memory and registers (Volkov & Demmel 2008): a tile is computed from slabs of SLAB terms of all
-// its rows and columns, and an invocation computes 4 × 4 scores, TR rows and TC columns apart. It owns COLS columns, TC apart, of its four rows of the output, in registers; a wide output is several units.
-// Forward, the largest score so far of each row is known to all: where it grows, what has been added up shrinks by e^(old −
-// new), so that no power overflows. Each invocation adds up the powers of its own scores; the sums meet at the end.
+// Scores are blocked for workgroup memory and registers (Volkov & Demmel 2008). A tile is computed from slabs of SLAB terms of all
+// its rows and columns. An invocation computes 4 × 4 scores, TR rows and TC columns apart. It holds COLS columns, TC apart, of its
+// four rows of the output in registers. A wide output is several units.
+// Forward, all invocations know the largest score so far of each row. If it grows, the sums so far are multiplied by e^(old − new), so
+// that no power overflows. Each invocation adds the powers of its own scores. The sums are added at the end.
 // Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao et al. 2022,
 // "FlashAttention", algorithms 1 and 4.
 //!include lib/index
@@ -19,13 +20,13 @@
 const WG = TR * TC;
 const TILE_R = 4u * TR;
 const TILE_C = 4u * TC;
-// Rows of a slab, one longer than a tile: neighbours that load along a row then hit different banks.
+// The length of a row of a slab. It is one more than a tile, so that neighbours that load along a row read different banks.
 const ROW_R = TILE_R + 1u;
 const ROW_C = TILE_C + 1u;
 const WIDTH = COLS * TC;
 // Rows of `values` that fit into a slab.
 const DEPTH = min(SLAB / 2u, TILE_C);
-// The score of a pair that does not see each other: no score is less.
+// The score of a pair that does not see each other. No score is less.
 const HIDDEN = -3.40282347e38;
 
 var<workgroup> slab_r: array<f32, SLAB * ROW_R>;
@@ -117,7 +118,7 @@ fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, a
     workgroupBarrier();
 }
 
-// For each of an invocation's four rows, what a step of a reduction over the TC invocations of that row reads.
+// The values that a step of a reduction reads: for each of an invocation's four rows, over the TC invocations of the row.
 fn across(r: u32, k: u32) -> vec4<f32> {
     return vec4<f32>(slab_c[r * TC + k], slab_c[(r + TR) * TC + k], slab_c[(r + 2u * TR) * TC + k], slab_c[(r + 3u * TR) * TC + k]);
 }

@@ -1,16 +1,16 @@
 // attention_rows — attention and attention_grad of attention.wgsl, for adapters that are a CPU in disguise
 //
 // As in matmul_rows.wgsl there are no barriers and no workgroup memory: one subgroup of LANES invocations is the whole
-// workgroup and has ROWS rows of the output. A lane owns four columns, LANES apart, of all rows of a tile of scores, and
-// then four columns of the output; what another lane has (an element of `rows`, a weight) the subgroup hands round. The loop
-// over `cols` in tiles of 4·LANES, scores, weights, sums, and the online softmax are those of attention.wgsl.
-// Rows and columns beyond the edges are computed from the last one; their weights are 0, and they are not stored.
+// workgroup and computes ROWS rows of the output. A lane owns four columns, LANES apart, of all rows of a tile of scores, and
+// then four columns of the output. The subgroup broadcasts values of other lanes: an element of `rows`, or a weight. The loop
+// over `cols` in tiles of 4·LANES, the scores, weights and sums, and the online softmax are those of attention.wgsl.
+// Rows and columns beyond the edges are computed from the last one. Their weights are 0, and they are not stored.
 //!include lib/index
 //!include lib/map
 
 const PARTS = ROWS / LANES;
 const TILE = 4u * LANES;
-// The score of a pair that does not see each other: no score is less.
+// The score of a pair that does not see each other. No score is less.
 const HIDDEN = -3.40282347e38;
 
 // The columns of this lane.
@@ -84,7 +84,7 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
             top[r] = max(before, subgroupMax(max(max(x.x, x.y), max(x.z, x.w))));
             let shrink = f_exp(before - top[r]);
             s[r] = select(vec4<f32>(), exp4(x - top[r]), seen);
-            // Of this lane's columns; the lanes' sums meet at the end.
+            // The sum over this lane's columns. The sums of the lanes are added at the end.
             total[r] = total[r] * shrink + s[r].x + s[r].y + s[r].z + s[r].w;
             sums[r] *= shrink;
         }

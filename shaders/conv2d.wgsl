@@ -1,7 +1,7 @@
 // conv2d        y[n,o,i,j]  = map(Σ_{c,u,v} x[n, c, i·s − top + u·d, j·s − left + v·d] · w[o,c,u,v])
 // conv2d_grad_x dx[n,c,·,·] = map(Σ of the dy · w that x had a part in)        conv2d_grad_w dw[o,c,u,v] = Σ of the dy · x
 //   x [n, groups · c, h, w]   w [groups · o, c, kh, kw]   y [n, groups · o, oh, ow]; x is 0 outside of the image
-// `map` is the elementwise code that follows, generated; the identity where there is none.
+// `map` is the elementwise code that follows, generated. Without such code it is the identity.
 //
 // `direct` runs on any device, whatever the shape, and is for groups of so few channels (a depthwise convolution) that a tile
 // would be nearly empty. Not yet timed on hardware.

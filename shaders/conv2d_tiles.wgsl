@@ -1,16 +1,16 @@
 // conv2d_tiles — the sums of conv2d.wgsl, by tiles in workgroup memory: for hardware, and groups of more than a few channels
 //
 // All three are products of matrices that are made while they are read: see lib/conv. Tiles as in matmul_tiles: one workgroup computes
-// TILE_M × TILE_N results of one group (and one phase or part), as lib/tile says; large tiles with 8 × 8 results an invocation
-// where there are enough of them to keep all processors busy. An invocation fetches vectors of four columns, the same ones in all
-// slabs, whose digits it finds once; those of the terms are found by a few lanes while a slab is multiplied, and handed round
-// in workgroup memory. So there is no division in the loop that all lanes run. The next slab is fetched before this one is
-// multiplied, so that memory has that long to answer.
+// TILE_M × TILE_N results of one group (and one phase or part), see lib/tile. Tiles are large, with 8 × 8 results for each invocation,
+// if there are enough tiles to keep all processors busy. An invocation fetches vectors of four columns. The columns are the same in all
+// slabs, so it computes their digits once. A few lanes compute the digits of the terms while a slab is multiplied, and share them in
+// workgroup memory. So the loop that all lanes run has no division. The next slab is fetched before this slab is multiplied, which
+// hides the latency of memory.
 //
-// dw has few elements, each of which is a sum over all pixels of all images: that sum is cut into `parts` shares, each with results
-// of its own in scratch, which sum_parts adds in order. How many shares follows from the sizes alone.
-// Source: convolution as a product of matrices made on the fly is that of Chetlur et al. 2014, "cuDNN: Efficient primitives for
-// deep learning". Not yet timed on hardware.
+// dw has few elements, and each is a sum over all pixels of all images. The sum is cut into `parts` shares. Each share has its own
+// results in scratch, and sum_parts adds them in order. The number of shares depends only on the sizes.
+// Source: Chetlur et al. 2014, "cuDNN: Efficient primitives for deep learning", compute a convolution as a product of matrices made on
+// the fly. Not yet timed on hardware.
 //!include lib/index
 //!include lib/conv
 //!include lib/tile
@@ -18,14 +18,14 @@
 const VECS_A = TILE_M / 4u;
 const VECS_B = TILE_N / 4u;
 
-// Vectors that an invocation fetches for a slab. Those of b are all of the same four columns.
+// The number of vectors that an invocation fetches for a slab. All vectors of b are of the same four columns.
 const FETCHES_A = (SLAB * VECS_A + WG - 1u) / WG;
 const FETCHES_B = (SLAB * VECS_B + WG - 1u) / WG;
 
-// Where the terms of the slab that is fetched are, and of the one after it.
+// The places of the terms of the slab that is fetched, and of the slab after it.
 var<workgroup> terms: array<vec4<u32>, 2u * SLAB>;
 
-// Four rows of one term; what is beyond an edge is 0.
+// Four rows of one term. Elements beyond an edge are 0.
 fn four_a(start: u32, row: u32, term: vec4<u32>, inside: bool) -> vec4<f32> {
     var v = vec4<f32>();
     for (var t = 0u; t < 4u; t++) {
@@ -51,7 +51,7 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
     let group = rest % p.groups;
     let part = rest / p.groups;
     let all = work(part, images_of(block));
-    // The phases of a stride are not all of one size.
+    // The phases of a stride may have different sizes.
     if column >= all.columns.count {
         return;
     }
@@ -72,7 +72,7 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
     var next_a: array<vec4<f32>, FETCHES_A>;
     var next_b: array<vec4<f32>, FETCHES_B>;
     var slab = 1u;
-    // The first time there is nothing to multiply yet, and the last time nothing more to fetch.
+    // The first round multiplies nothing, and the last round fetches nothing.
     for (var first = all.first; first < all.end + SLAB; first += SLAB) {
         if first > all.first {
             for (var f = 0u; f < FETCHES_A; f++) {
@@ -88,7 +88,7 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
                 }
             }
             workgroupBarrier();
-            // Of the slab after the one that is fetched below.
+            // The places of the slab after the slab that is fetched below.
             for (var q = lane; q < SLAB; q += WG) {
                 terms[slab * SLAB + q] = place(all.terms, first + SLAB + q);
             }

@@ -18,7 +18,7 @@ fn chunk_of(u: u32, columns: u32, c: u32) -> Chunk {
     return Chunk(u / p.across / p.chunks, k, u % p.across * columns + c, start, min(start + p.chunk, p.n));
 }
 
-// Where element i of the order of addition lies.
+// The place of element i in the order of addition.
 fn place(t: Chunk, i: u32) -> u32 {
     return (t.o * p.n + select(i, p.n - 1u - i, REVERSE == 1u)) * p.inner + t.c;
 }
@@ -72,7 +72,8 @@ fn forward_chunks(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups)
 
 var<workgroup> sums: array<f32, WG>;
 
-// Of the numbers that the lanes of each column have: the sum before this lane's, and the sum of all. All invocations must call it.
+// Adds the numbers of the lanes of each column. Returns the sum over the lanes before this lane, and the sum over all lanes.
+// All invocations must call it.
 fn scanned(v: f32, lane: u32) -> vec2<f32> {
     var sum = v;
     for (var d = COLUMNS; d < WG; d *= 2u) {
@@ -99,7 +100,7 @@ fn chunk_of_group(u: u32, lane: u32) -> Chunk {
     return chunk_of(min(u, p.units - 1u), COLUMNS, lane % COLUMNS);
 }
 
-// Whether this workgroup has such a unit, and its columns such a line.
+// Returns whether unit u exists, and whether the column is a line of the tensor.
 fn is_there(t: Chunk, u: u32) -> bool {
     return u < p.units && t.c < p.inner;
 }

@@ -1,17 +1,17 @@
-// feed — y[r, …] = the sample order[s + r] of a data set that lies on the device, where s is the place of the batch's first sample
+// feed — y[r, …] = the sample order[s + r] of a data set on the device. s is the place of the batch's first sample in the order.
 //   order [len]: the epoch's order of samples
-//   data: a piece of the data set, p.rows samples from p.start on, p.width numbers each; bytes (BYTES = 1) are four to a word,
-//         behind the 256 numbers that they mean, so that the host and every driver round alike
+//   data: a piece of the data set, p.rows samples from p.start on, p.width numbers each; bytes (BYTES = 1) lie four to a word,
+//         behind a table of the 256 numbers that they stand for, so that the host and every driver round alike
 //   y [batch, …]
-// Everything is words here: what is copied is never computed with. One invocation does EACH numbers of one sample, and leaves
-// them alone where the sample is in another piece.
-// `augmented` reads an image [c, height, across] shifted by up to p.pad in both directions, then mirrored, as the random words of
-// (seed, step, place in the batch) say: the twin of src/data/augment.rs.
+// All data is copied as words, without arithmetic. One invocation copies EACH numbers of one sample. It writes nothing if the sample
+// is in another piece.
+// `augmented` shifts an image [c, height, across] by up to p.pad in both directions and then mirrors it. The random words of
+// (seed, step, place in the batch) give shift and mirroring. src/data/augment.rs computes the same on the host.
 //!include lib/index
 //!include lib/philox
 
 const TABLE = 256u;
-// The random stream; those of a graph's nodes count from 1.
+// The number of the random stream. The streams of a graph's nodes count from 1.
 const STREAM = 0xffffffffu;
 
 fn sample(row: u32) -> u32 {
@@ -33,7 +33,7 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec
     }
     let unit = p.first + i;
     let parts = p.width / EACH;
-    // Of a sample before this piece that is a large number.
+    // For a sample before this piece, the difference wraps to a large number.
     let row = sample(unit / parts) - p.start;
     if row >= p.rows {
         return;
@@ -80,7 +80,7 @@ fn augmented(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: v
             right = p.across - 1u - right;
         }
         right += shift;
-        // What is left of the image, or above it, is a large number.
+        // A place left of the image, or above it, wraps to a large number.
         var word = 0u;
         if right < p.across && down < p.height {
             word = number(start + right);

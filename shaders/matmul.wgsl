@@ -1,6 +1,6 @@
 // matmul — y[…,i,j] = map(Σ_q a[…,i,q] · b[…,q,j])
 //   a [batch, m, k], or [batch, k, m] where TA     b [batch, k, n], or [batch, n, k] where TB     y [batch, m, n]
-// `map` is the elementwise code that follows the product, generated; the identity where there is none. lib/product says
+// `map` is the elementwise code that follows the product, generated. Without such code it is the identity. lib/product says
 // which outputs and which terms a unit is for, in every kernel of matmul.
 //
 // An invocation computes one column of ROWS rows, and neighbours neighbouring columns: no workgroup memory, no subgroups.

@@ -6,8 +6,8 @@
 // computes ROWS × COLUMNS outputs in registers: a lane owns every LANES-th column of all rows. For each term it loads its elements
 // of b, and one element of a for every LANES rows, which the subgroup hands round: (ROWS + COLUMNS)/LANES loads serve
 // ROWS · COLUMNS/LANES multiplications. The loops over rows and columns have constant bounds, so that drivers unroll them.
-// Where a walk along the terms goes from row to row of a matrix, long sums are cut into parts: then all tiles walk the same few
-// rows before the next, and caches hold those. Rows and columns beyond the edges are computed from the last one and not stored.
+// If a walk along the terms goes from row to row of a matrix, long sums are cut into parts. Then all tiles walk the same few
+// rows before the next rows, and caches hold these rows. Rows and columns beyond the edges are computed from the last one and not stored.
 //!include lib/index
 //!include lib/product
 
@@ -23,7 +23,7 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let w = work(unit, ROWS, COLUMNS);
     let column = w.column + lane;
 
-    // Where the next elements are.
+    // The places of the next elements.
     var from_a: array<u32, PARTS_A>;
     for (var i = 0u; i < PARTS_A; i++) {
         from_a[i] = w.a + at_a(min(w.row + i * LANES + lane, p.m - 1u), w.first);

@@ -1,17 +1,18 @@
 // matmul_tiles — the product of matmul.wgsl, by tiles in workgroup memory: for hardware, and rows and columns in tens at least
 //   a [batch, m, k], or [batch, k, m] where TA     b [batch, k, n], or [batch, n, k] where TB     y [batch, m, n]
 //
-// One workgroup computes one tile of TILE_M × TILE_N outputs, as lib/tile says: small tiles with 4 × 4 outputs an invocation
-// where there are few tiles, large ones with 8 × 8 where there are enough to keep all processors busy. Each element is read from memory once a tile.
-// An invocation fetches blocks of 4 × 4 elements, four neighbours in memory at once: by `four_a` and `four_b`, which are
-// generated, and one load where the rows of the matrix are multiples of four. It turns a block round where the terms are
-// the neighbours. The blocks of the next slab are fetched before this one is multiplied, so that memory has that long to answer.
+// One workgroup computes one tile of TILE_M × TILE_N outputs, see lib/tile. Tiles are small, with 4 × 4 outputs for each invocation, if
+// there are few tiles. They are large, with 8 × 8 outputs, if there are enough tiles to keep all processors busy. A tile reads each
+// element from memory once.
+// An invocation fetches blocks of 4 × 4 elements, four neighbours in memory at once. It uses `four_a` and `four_b`, which are generated.
+// They are one load if the rows of the matrix are multiples of four. It transposes a block if the terms are neighbours in memory. The
+// blocks of the next slab are fetched before this slab is multiplied, which hides the latency of memory.
 // Not yet timed on hardware.
 //!include lib/index
 //!include lib/product
 //!include lib/tile
 
-// Blocks of 4 × 4 of both slabs, and how many of them an invocation fetches.
+// The number of 4 × 4 blocks in both slabs, and the number that an invocation fetches.
 const BLOCKS_A = TILE_M * SLAB / 16u;
 const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
 const FETCHES = (BLOCKS + WG - 1u) / WG;
@@ -38,7 +39,7 @@ fn fetch(w: Work, q: u32, e: u32) -> Block {
     return by_term_b(w.b + j, q + f / (TILE_N / 4u) * 4u, w.end, p.n - min(j, p.n));
 }
 
-// Four terms of the rows from `start` on, of which `left` are in the matrix. What is beyond an edge is 0.
+// Four terms of the rows from `start` on. `left` of the rows are in the matrix. Elements beyond an edge are 0.
 fn by_term_a(start: u32, q: u32, end: u32, left: u32) -> Block {
     var block = Block();
     for (var t = 0u; t < 4u; t++) {
@@ -84,7 +85,7 @@ fn turned(b: Block) -> Block {
     return Block(array<vec4<f32>, 4>(t[0], t[1], t[2], t[3]));
 }
 
-// Puts block number e where `multiply` looks for it.
+// Stores block number e in the place that `multiply` reads.
 fn put(slab: u32, e: u32, block: Block) {
     if e < BLOCKS_A {
         let vec = select(e / (SLAB / 4u), e % (TILE_M / 4u), TA == 1u);

@@ -3,7 +3,7 @@
 // index — t[g,o,q] = a·K_W + b of the first such maximum, in the order of a, then b; of x with NaN, the first NaN
 // pick — y[g,o,q] = x at tap t[g,o,q] of the window, 0 outside of x
 // grad_x — dx[g,i,j] = map(Σ dy[g,o,q] of the windows whose tap t[g,o,q] is at i,j, added in the order of o, then q); `map` is the
-// elementwise code that follows, generated; the identity where there is none
+// elementwise code that follows, generated. Without such code it is the identity
 // One invocation for each element that is written; windows that overlap read from cache. grad_x owns an element of dx and looks
 // at the indices of the few windows that reach it, so no sum needs atomics and no maximum is looked for again.
 //!include lib/index

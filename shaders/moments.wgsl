@@ -1,26 +1,26 @@
 // moments — over the elements b, i of each channel and column, with their mean m (0 without CENTRE) and mean square deviation v:
 //   GIVE 0  y[c,j] = v · n / (n − correction);   1  the root of that
-//        2  y[.., c,j] = m/4, what its rounding left of it, 4/√(v + eps), v: four tensors, one behind the other
-//   grad_scale: y[c,j] = Σ_{b,i} a[b,c,i,j] · (x[b,c,i,j] − mean[c,j]);  OWN = 1: what stands in `mean` is such four tensors, and
-//   the second factor (x − m) / √(v + eps)
+//        2  y[.., c,j] = m/4, the rounding error of m/4, 4/√(v + eps), v: four tensors, one behind the other
+//   grad_scale: y[c,j] = Σ_{b,i} a[b,c,i,j] · (x[b,c,i,j] − mean[c,j]);  OWN = 1: `mean` holds the four tensors of GIVE 2, and
+//   the second factor is (x − m) / √(v + eps)
 //   x, a [b, c, n, inner]     mean, y [c, inner], or four of these
-// Lines [b·c, n, inner] are reduced. Where long lines are cut or a channel is more than one line (b > 1), the results are
-// parts, which another pass reduces. A part is a number near the mean of its elements, what
-// that leaves of the mean, and the root of the mean square deviation (Chan, Golub & LeVeque 1979, eq. 2.1): nothing is lost where the
-// mean is far from 0, and nothing leaves the range of f32. A line is gone through twice for that, the second time from registers or
-// cache. All of it is divided by 4, so that differences do not overflow either.
+// Lines [b·c, n, inner] are reduced. If long lines are cut, or a channel is more than one line (b > 1), the results are parts, which
+// another pass reduces. A part has three numbers: a number near the mean of its elements, the rest of the mean, and the root of the mean
+// square deviation (Chan, Golub & LeVeque 1979, eq. 2.1). So the result is accurate even if the mean is far from 0, and no number leaves
+// the range of f32. A line is read twice, the second time from registers or cache. All numbers are divided by 4, so that differences do
+// not overflow.
 //!include lib/spread
 
 const VARIANCE = 0u;
 const STATISTICS = 2u;
 
-// A part, of a line.
+// Returns the part of a line.
 fn moments(t: Line) -> vec3<f32> {
     keep_x(t);
     let len = f32(max(t.len * WIDE, 1u));
     var m = 0.0;
     if CENTRE == 1u {
-        // Of equal numbers it is exact.
+        // The mean of equal numbers is exact.
         let pivot = first_v(x[t.first]);
         var s = zero_v();
         for (var k = 0u; k < share(t); k++) {
@@ -53,8 +53,8 @@ fn moments(t: Line) -> vec3<f32> {
     return vec3(m, rest, sqrt(larger(means.x - rest * rest, 0.0))) * 0.25;
 }
 
-// Part i of a line of parts, which are the chunks of each of the lines of a channel: where it is, and what it counts for. The last chunk
-// of a line may have fewer elements, and counts for p.tail.
+// The place and the weight of part i in a line of parts. The parts are the chunks of the lines of a channel. The last chunk of a line may
+// have fewer elements, and its weight is p.tail.
 struct Part {
     at: u32,
     weight: f32,
@@ -70,9 +70,9 @@ fn deviation(at: u32, near: vec2<f32>) -> f32 {
     return (x[at] - near.x) + (x_rest[at] - near.y);
 }
 
-// Of a line of parts what `moments` is of a line.
+// Computes from a line of parts the results that `moments` computes from a line.
 fn of_parts(t: Line) -> vec3<f32> {
-    // Means as deviations from the first one, lest their sum round.
+    // Means are added as deviations from the first mean, so that their sum rounds less.
     let line = t.column / p.within;
     let first = select(0u, line * (p.parts - 1u) * p.within + t.column, t.real);
     let near = vec2(x[first], x_rest[first]);
@@ -111,7 +111,7 @@ fn write_all(t: Line, z: vec3<f32>) {
         y[t.out] = select(root, root * root, GIVE == VARIANCE);
         return;
     }
-    // p.none is 0, but no compiler knows: it must not take the rest for 0.
+    // p.none is 0, but compilers do not know this. So they cannot replace the rest by 0.
     let near = bitcast<f32>(bitcast<u32>(z.x + z.y) ^ p.none);
     let first = abs(z.x) >= abs(z.y);
     let at = t.out;
@@ -139,7 +139,7 @@ fn mean_place(t: Line) -> u32 {
     return select(0u, at / p.inner / p.chunks % p.c * p.inner + at % p.inner, t.real);
 }
 
-// What a is multiplied by.
+// The factor of a.
 fn factor(v: V, m: vec3<f32>) -> V {
     if OWN == 1u {
         return ((v * 0.25 - m.x) - m.y) * m.z;

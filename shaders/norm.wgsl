@@ -1,16 +1,15 @@
 // norm — y[o,i] = (x[o,i] − m) · r,  m = mean_i x[o,i] (0 without CENTRE),  r = 1 / √(mean_i (x[o,i] − m)² + eps)
 //   grad_x: dx = r · (dy − mean dy − y · mean(dy · y)), the second term only with CENTRE
 //   x, dy, y [outer, n]     (Ba, Kiros & Hinton 2016, eq. 3; without the mean Zhang & Sennrich 2019, eq. 4)
-// Each line is gone through three times by its lanes: for the mean, for the deviations from it (so that a mean far from 0 does
-// no harm), and to write; the second and third time it comes from registers, or from cache. The gradient computes the same
-// statistics again, along with its own two sums. A line whose sums overflow, or whose squares underflow where eps does not hide it,
-// is done again by lib/spread.
+// The lanes of a line read it three times: for the mean, for the deviations from the mean, and to write. Deviations are accurate even if
+// the mean is far from 0. The second and third reading are from registers or from cache. The gradient computes the statistics again,
+// with its own two sums. lib/spread computes a line again if its sums overflow, or if its squares underflow and eps does not hide it.
 //!include lib/spread
 
-// A larger r means that squares may have been lost: with an eps of 10^-29 or more there is none.
+// A larger r means that squares may have been lost. With an eps of 10^-29 or more, no r is larger.
 const MOST_R = 3e14;
 
-// The mean, but for what its rounding leaves; exact where all elements are equal.
+// The mean, apart from its rounding error. It is exact if all elements are equal.
 fn mean_of(t: Line, len: f32) -> f32 {
     if CENTRE == 0u {
         return 0.0;
@@ -25,7 +24,7 @@ fn mean_of(t: Line, len: f32) -> f32 {
     return pivot + lanes_sum(sum_v(s)) / len;
 }
 
-// What the mean left, and r, from the means of x − m and of its square.
+// The rounding error of the mean, and r, from the mean of x − m and the mean of its square.
 fn rest_and_r(rest: f32, square: f32) -> vec2<f32> {
     let c = select(0.0, rest, CENTRE == 1u);
     return vec2(c, 1.0 / sqrt(larger(square - c * c, 0.0) + p.eps));
@@ -116,7 +115,7 @@ fn grad_x(t: Line) {
     }
 }
 
-// The same for a line of which lib/spread has to be asked; dy is scaled as well.
+// The gradient of a line that needs lib/spread. dy is scaled too.
 fn grad_of_spread(t: Line, len: f32) {
     let z = spread_of(t);
     let r = inverse_root(z.root, p.root_eps * z.scale);

@@ -1,9 +1,9 @@
-// probe — what the device does at best; not an op of the library, but what its kernels are measured against.
+// probe — measures the best speed of the device. The speed of the library's kernels is compared with it. It is no op of the library.
 //   x [2], the numbers a and b; or [n]   y [n]
-// multiply_add  y[i] = Σ_k c_k, where each of twelve c_k becomes a·c_k + b, four times a round. They depend on nothing but themselves,
-//               so that the device always has work, and need no more registers than a CPU's vectors have. The values come from a
-//               buffer and end in one: no compiler can leave anything out.
-// copy          y[i] = x[i], four elements for each invocation, whose neighbours do neighbours.
+// multiply_add  y[i] = Σ_k c_k, where each of twelve c_k becomes a·c_k + b, four times a round. Each depends only on itself,
+//               so that the device always has work. They fit into the vector registers of a CPU. The values come from a buffer and
+//               go to a buffer, so no compiler can remove the work.
+// copy          y[i] = x[i], four elements for each invocation. Neighbouring invocations copy neighbouring elements.
 //!include lib/index
 
 @compute @workgroup_size(WG)

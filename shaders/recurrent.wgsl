@@ -3,9 +3,9 @@
 //   backward  dh[r,j] = Σ_q d[r,q] · w[q,j], d the next step's gradient; then the cell's gradient
 //   w [GATES·h, h]   the left side lies in y, which the steps write: row r from p.a_first + r · p.a_row on, p.k numbers
 //
-// Sums are blocked for workgroup memory and registers (Volkov & Demmel 2008): a workgroup computes TILE rows × TILE columns from slabs
-// of SLAB terms, and an invocation 4 × 4 of them, SIDE = TILE / 4 apart. Forward, a tile's columns are the gates of SIDE elements, so that an invocation's four
-// columns are the gates of one element (of which a GRU has three), and it applies the cell to its sums.
+// Sums are blocked for workgroup memory and registers (Volkov & Demmel 2008). A workgroup computes TILE rows × TILE columns from slabs
+// of SLAB terms. An invocation computes 4 × 4 of these sums, SIDE = TILE / 4 apart. Forward, a tile's columns are the gates of SIDE
+// elements. So an invocation's four columns are the gates of one element (a GRU has three gates), and it applies the cell to its sums.
 //!include lib/index
 //!include lib/cell
 
@@ -109,7 +109,7 @@ fn backward_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
 }
 
-// The state before the first step, in its place in y; zeros for the rest of the place.
+// Writes the state before the first step to its place in y, and zeros to the rest of the place.
 @compute @workgroup_size(SIZE)
 fn start(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = group_index(group, groups) * SIZE + lane;

@@ -1,8 +1,8 @@
 // recurrent_rows — the steps of recurrent.wgsl, for adapters that are a CPU in disguise; as matmul_rows.wgsl is to matmul_tiles.wgsl
 //
-// One subgroup of LANES invocations computes ROWS rows in registers: a lane owns four columns of all of them. Forward, these
-// are the gates of one element (three for a GRU); backward, four elements LANES apart. For each q it loads its elements
-// of w, and one element of the left side for every LANES rows, which the subgroup hands round.
+// One subgroup of LANES invocations computes ROWS rows in registers. A lane owns four columns of all rows. Forward, the columns
+// are the gates of one element (three for a GRU). Backward, they are four elements, LANES apart. For each q a lane loads its elements
+// of w, and one element of the left side for every LANES rows. The subgroup broadcasts the elements of the left side.
 // Rows and columns beyond the edges are computed from the last one and not stored.
 //!include lib/index
 //!include lib/cell
@@ -47,7 +47,7 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let j = unit % p.tiles_n * LANES + lane;
     let column = min(j, p.h - 1u);
     var sums = product(row, column + vec4<u32>(0u, p.h, 2u * p.h, 3u * p.h), lane);
-    // Not unrolled: the cell would be there ROWS times.
+    // This loop is not unrolled, because the code of the cell would be repeated ROWS times.
     let rows = select(0u, min(ROWS, p.n - row), j < p.h);
     for (var i = 0u; i < rows; i++) {
         cell_forward(row + i, j, sums[i]);

@@ -1,10 +1,10 @@
 // reduce — y[o,c] = Σ_i x[o,i,c] / divisor, mean_i, max_i, or min_i
 //   x [outer, n, inner]     y [outer, inner], or [outer, chunks, inner] in the first pass of a long reduction
-// Each line is folded by its lanes, four running values each, whose results are then put together: an order fixed by the
-// shapes alone, and short chains of additions, so rounding errors stay small. Long lines with few outputs are cut into chunks,
-// whose results another pass reduces: sums, each divided by a power of two so that none overflows, or means. Where a sum overflows,
-// whoever writes the result goes through the line again, with elements of a smaller unit: the result may be finite. MAX and MIN
-// start from the line's first element (WGSL has no infinity) and keep NaN.
+// The lanes of a line fold it with four running values each. Then the values are joined. Only the shapes fix the order of additions.
+// The chains of additions are short, so rounding errors stay small. Long lines with few outputs are cut into chunks, and another pass
+// reduces the results of the chunks. These are means, or sums, each divided by a power of two so that no sum overflows. If a sum
+// overflows, the invocation that writes the result reads the line again in smaller units, because the result may be finite. MAX and
+// MIN start from the line's first element, because WGSL has no infinity. They return NaN if an element is NaN.
 //!include lib/lines
 
 const SUM = 0u;
@@ -13,10 +13,10 @@ const MAX = 2u;
 const MIN = 3u;
 const ADDS = KIND == SUM || KIND == MEAN;
 
-// 2^-32: no sum of so small elements overflows. It is exact for all that matters to one that does.
+// 2^-32. No sum of elements times 2^-32 overflows. The scaling is exact for all elements that matter to a sum that overflows.
 const UNIT = 2.3283064365386963e-10;
 
-// The element at i. The minimum is the maximum of −x, negated; means are those of deviations.
+// The element at i. The minimum is the maximum of −x, negated. For a mean, it is the deviation from the pivot.
 fn load(i: u32, pivot: R) -> V {
     if KIND == MIN {
         return -x[i];
@@ -34,8 +34,8 @@ fn fold(a: V, b: V) -> V {
     return larger_v(a, b);
 }
 
-// What a mean is taken about: the first element, so that the mean of equal numbers is exact; or 0, where two others are so
-// different that the deviations of most would be larger, and round more, than they are.
+// The number that a mean subtracts from the elements first. It is the first element, so that the mean of equal numbers is exact.
+// It is 0 if two other elements are so different that most deviations would be larger than the elements, and round more.
 fn pivot_of(first: u32, len: u32) -> R {
     if KIND != MEAN {
         return zero_r();
@@ -56,7 +56,7 @@ fn forward(t: Line) {
     var b = a;
     var c = a;
     var d = a;
-    // Four loads are under way at once.
+    // Four loads run at the same time.
     let step = t.lanes * p.inner;
     var i = t.lane;
     var at = t.first + i * p.inner;
@@ -83,7 +83,7 @@ fn forward(t: Line) {
     }
 }
 
-// The result for a line of which v is the fold.
+// Returns the result for a line from its fold v.
 fn finished(v: R, first: u32, len: u32, pivot: R) -> R {
     if ADDS && !all(finite_r(v)) {
         return in_units(first, len, pivot);
@@ -91,7 +91,7 @@ fn finished(v: R, first: u32, len: u32, pivot: R) -> R {
     return result(v, len, pivot);
 }
 
-// The same where nothing overflowed.
+// Returns the result for a line if nothing overflowed.
 fn result(v: R, len: u32, pivot: R) -> R {
     if KIND == MIN {
         return -v;
@@ -107,7 +107,7 @@ fn result(v: R, len: u32, pivot: R) -> R {
 
 fn count(len: u32) -> f32 { return f32(len * WIDE / WIDE_OUT); }
 
-// The sum or the mean of a line, by elements of a smaller unit.
+// Returns the sum or the mean of a line, computed in smaller units.
 fn in_units(first: u32, len: u32, pivot: R) -> R {
     var s = zero_v();
     for (var block = 0u; block < len; block += 64u) {
@@ -124,8 +124,8 @@ fn in_units(first: u32, len: u32, pivot: R) -> R {
     return sum_v(s) / (p.divisor * UNIT);
 }
 
-// The mean of a line of means: those of chunks, of which the last one may have fewer elements. So its means, those from p.full on, count
-// for less than one, for p.tail; p.count is the sum of what all count for.
+// Returns the mean of a line of means of chunks. The last chunk may have fewer elements, so its means, from p.full on, have the weight
+// p.tail, which is less than 1. p.count is the sum of all weights.
 fn forward_of_parts(t: Line) {
     let pivot = pivot_of(t.first, t.len);
     var s = zero_r();
@@ -156,7 +156,7 @@ fn forward_strip(t: Line) {
     if !t.real {
         return;
     }
-    // Beyond the last column it is read again, and not written.
+    // A lane beyond the last column reads the last column again and writes nothing.
     let most = p.inner - 1u - t.column;
     for (var k = 0u; k < KEEP; k++) {
         kept_x[k] = zero_v();
@@ -184,7 +184,7 @@ fn forward_strip(t: Line) {
     if !again {
         return;
     }
-    // A loop of its own: with a loop in it no compiler unrolls it, and kept_x would not be in registers.
+    // This is a separate loop. No compiler unrolls a loop that contains a loop, and then kept_x would not be in registers.
     for (var k = 0u; k * WG <= most && k < KEEP; k++) {
         if !all(finite_r(y[t.out + k * WG])) {
             let first = t.first + k * WG;

@@ -3,10 +3,10 @@
 // grad — dx = y·(dy − Σ_i y·dy), of the logarithm dx = dy − e^y·Σ_i dy; y is called x here
 //   x, dy, dx [outer, n, inner]
 // log_sum — y[o,c] = m + ln s
-//   y [outer, inner], or [outer, chunks, inner] of a long line, whose chunks' results another pass puts together
-// Each line is read by its lanes for what they add up, and again to write: from registers, or from cache.
-// The largest elements are added up apart from the others, in `log_powers` and where y is above HEAVY (then there is no other such in
-// the line): ln s and 1 − p are sums of the others where those are small. See src/ops/softmax.rs.
+//   y [outer, inner], or [outer, chunks, inner] for a long line, whose chunks' results another pass joins
+// The lanes of a line read it for the sums, and again to write. The second reading is from registers or from cache.
+// The largest elements are added separately from the others, in `log_powers` and if y is above HEAVY (only one element of a line can
+// be). If the others are small, ln s and 1 − p are accurate as sums of the others. See src/ops/softmax.rs.
 //!include lib/powers
 
 fn forward(t: Line) {
@@ -74,7 +74,7 @@ fn log_sum(t: Line) {
     }
 }
 
-// a·b, 0 where a is: what nothing depends on says nothing, not even NaN.
+// a·b, or 0 if a is 0. If nothing depends on b, the product is 0 even if b is NaN.
 fn times(a: V, b: V) -> V { return select(a * b, V(0.0), a == V(0.0)); }
 
 fn grad(t: Line) {

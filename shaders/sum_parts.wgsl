@@ -1,7 +1,7 @@
 // sum_parts — y[i] = map(Σ_s part[s,i]), in order: the second pass of kernels that cut long sums into parts
 //   part [parts, size]   y [at most size]
-// `map` is the elementwise code that follows, generated; the identity where there is none.
-// One invocation an element; neighbours read neighbours.
+// `map` is the elementwise code that follows, generated. Without such code it is the identity.
+// One invocation computes one element. Neighbouring invocations read neighbouring elements.
 //!include lib/index
 
 @compute @workgroup_size(LANES)

@@ -1,4 +1,4 @@
-// across4 — four neighbouring lines at once: V is what a kernel loads, R what it has for each four lines. See lib/scalar.
+// across4 — a kernel reads four neighbouring lines at once. V is the type of a load, R of the results of four lines. See lib/scalar.
 //!include lib/map
 //!include lib/vec4
 alias R = vec4<f32>;

@@ -1,4 +1,4 @@
-// along4 — four neighbours along a line at once: V is what a kernel loads, R what it has for each line. See lib/scalar.
+// along4 — a kernel reads four neighbours along a line at once. V is the type of a load, R the type of a line's result. See lib/scalar.
 //!include lib/map
 //!include lib/vec4
 alias R = f32;

@@ -5,7 +5,7 @@
 // p.time is the step's place in x and in the gradient, p.before and p.after those of its states. FORWARD, GATES: constants.
 //!include lib/map
 
-// u: what the state adds to the gates, without b.
+// u: the state's part of the gates, without b.
 fn cell_forward(r: u32, j: u32, u: vec4<f32>) {
     let h = p.h;
     let x_at = (r * p.t + p.time) * GATES * h + j;
@@ -37,7 +37,7 @@ fn cell_forward(r: u32, j: u32, u: vec4<f32>) {
     }
 }
 
-// through_w: what the next step's gradient adds through the weights.
+// through_w: the part of the next step's gradient that comes through the weights.
 fn cell_backward(r: u32, j: u32, through_w: f32) {
     let h = p.h;
     let parts = GATES + 2u;

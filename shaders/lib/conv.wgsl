@@ -1,4 +1,4 @@
-// What the kernels of convolutions share: how the sums are walked.
+// The walk along the sums, which the kernels of convolutions share.
 //
 // All three ops are sums over products of an element of `a` and one of `b`,
 //   forward   a = w, b = x:    y[o; n,i,j]  = Σ_{c,u,v} w · x        grad_x   a = w, b = dy:   dx[c; n,i,j] = Σ_{o,u,v} w · dy
@@ -82,7 +82,7 @@ fn phase(first: u32, size: u32, stride: u32, dilation: u32, pad: u32, kernel: u3
     return Phase((size - first + stride - 1u) / stride, tap, (last - tap + tap_step - 1u) / tap_step, u32(start));
 }
 
-// What there is to do in part `part` with that many images: a phase of grad_x (MODE 1), a share of the terms of grad_w (MODE 2).
+// Returns the work of part `part` for `images` images: a phase of grad_x (MODE 1), or a share of the terms of grad_w (MODE 2).
 fn work(part: u32, images: u32) -> Work {
     if MODE == 0u {
         return Work(pixels(images), taps(), 0u, p.taps);

@@ -1,5 +1,5 @@
-// lanes — lines for LANES invocations each (a power of two), COLUMNS neighbouring lines side by side, so that neighbouring
-// invocations read neighbouring elements. A fixed tree puts the lanes' values together; it costs a barrier a level.
+// lanes — LANES invocations (a power of two) compute a line. COLUMNS neighbouring lines lie side by side, so that neighbouring
+// invocations read neighbouring elements. A fixed tree joins the values of the lanes, with one barrier for each level.
 //   consts WG, COLUMNS, LANES
 @compute @workgroup_size(WG)
 fn lines(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) index: u32) {
@@ -15,7 +15,7 @@ var<workgroup> part: array<R, WG>;
 var<workgroup> part_index: array<u32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 
-// The sum of v over the lanes of each line; every lane gets it. All invocations must call it, as those below.
+// The sum of v over the lanes of each line. Every lane gets it. All invocations must call this function and the functions below.
 fn lanes_sum(v: R) -> R {
     if LANES == 1u {
         return v;
@@ -51,7 +51,7 @@ fn lanes_sums(v: vec4<f32>) -> vec4<f32> {
     return parts[local - lane * COLUMNS];
 }
 
-// The same for the maximum, NaN where there is one.
+// The maximum of v over the lanes of each line, or NaN if a value is NaN.
 fn lanes_max(v: R) -> R {
     if LANES == 1u {
         return v;
@@ -69,7 +69,7 @@ fn lanes_max(v: R) -> R {
     return part[local - lane * COLUMNS];
 }
 
-// The same for the smallest of numbers of elements.
+// The smallest of several indices of elements over the lanes of each line.
 fn lanes_first(v: u32) -> u32 {
     if LANES == 1u {
         return v;

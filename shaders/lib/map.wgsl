@@ -1,7 +1,7 @@
 // The elementwise functions: f_<name> is the twin of the line of that name in src/ops/map/fun.rs.
 //
-// exp, ln and what is made of them are computed here by range reduction and a short series instead of by the built-in
-// functions: WGSL lets those be wrong by many units in the last place (and sin and cos by 2^-11), and drivers differ.
+// exp, ln and functions made of them are computed here by range reduction and a short series instead of by the built-in
+// functions. WGSL allows built-in functions errors of many units in the last place (and sin and cos 2^-11), and drivers differ.
 // With these, every device gives the same answer to a few units in the last place. Elementwise kernels wait for
 // memory, so the few extra operations cost next to nothing.
 //!include lib/nan
@@ -52,14 +52,14 @@ fn exact_product(a: f32, b: f32) -> vec2<f32> {
     let x = a * b;
     return vec2<f32>(x, ((ah * bh - x) + ah * bl + al * bh) + al * bl);
 }
-// a + b = x + y likewise, for |a| >= |b| or a = 0. Without max compilers (Mesa's) take (a + b) - a for b.
+// a + b = x + y exactly, for |a| >= |b| or a = 0. Without max compilers (Mesa's) take (a + b) - a for b.
 fn exact_sum(a: f32, b: f32) -> vec2<f32> {
     let x = max(a + b, -3.40282347e38);
     return vec2<f32>(x, b - (x - a));
 }
 
-// x = 2^n m with m in [√½, √2], for positive x: m and n. What is below the smallest normal number goes by its integer, because
-// a device may take it for 0.
+// x = 2^n m with m in [√½, √2], for positive x: m and n. A number below the smallest normal number is read as
+// an integer, because a device may treat it as 0.
 fn power_of_two(x: f32) -> vec2<f32> {
     let raw = bitcast<u32>(x);
     let small = raw < 0x800000u;
@@ -147,7 +147,7 @@ fn quarter_turns(x: f32) -> Turn {
     let below = (m >> 16u) * (last >> 16u) + (((m >> 16u) * (last & 0xffffu)) >> 16u) + (((m & 0xffffu) * (last >> 16u)) >> 16u);
     let low = m * middle + below;
     let high = m * shifted(w.x, w.y, shift) + high_product(m, middle) + u32(low < below);
-    // Quarters, and what is left over, from -1/2 to 1/2 of one: its size, to the last of the 64 bits.
+    // The number of quarters, and the rest from -1/2 to 1/2 of a quarter. The size of the rest is exact to the last of the 64 bits.
     let rest = (high << 2u) | (low >> 30u);
     let minus = bitcast<u32>(bitcast<i32>(rest) >> 31u);
     let r = f32(i32(rest ^ minus)) * 4294967296.0 + f32(i32(((low << 2u) ^ minus) >> 1u)) * 2.0;
@@ -198,7 +198,7 @@ fn f_tanh(x: f32) -> f32 {
     return with_sign(-q / (q + 2.0), x);
 }
 fn f_relu(x: f32) -> f32 { return select(x, 0.0, x <= 0.0); }
-// Where σ is 0 the factor is cut off: infinity would make a NaN of it.
+// If σ is 0, the factor is bounded. Otherwise −infinity · 0 would be NaN.
 fn f_silu(x: f32) -> f32 { return at_least(x, -200.0) * f_sigmoid(x); }
 // The gradient of x σ(u) from e^-|u| and u'.
 fn product_grad(x: f32, e: f32, du: f32) -> f32 {
@@ -276,7 +276,7 @@ fn f_ge(a: f32, b: f32) -> f32 { return f32(a >= b); }
 fn f_leaky_relu(a: f32, b: f32) -> f32 { return select(b * a, a, a > 0.0); }
 fn f_elu(a: f32, b: f32) -> f32 { return select(b * f_expm1(a), a, a > 0.0); }
 fn f_bce(p: f32, y: f32) -> f32 { return -(y * at_least(f_ln(p), -100.0) + (1.0 - y) * at_least(f_log1p(-p), -100.0)); }
-// The second term is what is lost on the wrong side; 0·∞ where nothing is on it.
+// The second term is the loss on the wrong side. It would be 0·∞ if the target has no share there.
 fn f_bce_with_logits(a: f32, b: f32) -> f32 {
     let wrong = select(b, 1.0 - b, a > 0.0);
     return f_log1p(f_exp(-abs(a))) + select(abs(a) * wrong, 0.0, wrong == 0.0);

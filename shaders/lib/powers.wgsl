@@ -1,7 +1,7 @@
-// powers — m = max x, and Σ e^(x − m) of a line without its element number `without`: what softmax is made of. Subtracting the
-// maximum keeps every power in range. Beside a power of 1, the sum of the others would lose the digits of a small loss, so the
-// caller adds the one left out. A line that is not in registers is read once: the sum is kept for the maximum so far, and scaled
-// when that grows (Milakov & Gimelshein 2018, arXiv:1805.02867). The maximum starts from the lowest number, so that −∞ − m is
+// powers — m = max x, and Σ e^(x − m) of a line without its element number `without`. Softmax needs both. Subtracting the
+// maximum keeps every power in range. Adding a power of 1 to the sum of the others would lose the digits of a small loss, so the
+// caller adds the power of `without`. A line that is not in registers is read once: the sum refers to the maximum so far, and is scaled
+// when the maximum grows (Milakov & Gimelshein 2018, arXiv:1805.02867). The maximum starts from the lowest number, so that −∞ − m is
 // never −∞ + ∞.
 //!include lib/lines
 const LOWEST = -3.40282347e38;

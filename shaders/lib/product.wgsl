@@ -1,7 +1,7 @@
-// work — what a unit of a matrix product is for: one tile of outputs of one product of a batch, or of one part of the sums.
-//   p.tiles, p.tiles_m, p.tiles_n    tiles of a product, in a column and in a row of them; where the sums are cut into parts, there is one product
-//   p.walk                  rows of tiles that are walked column by column before the next: what they read of b stays in caches
-//   p.share, p.terms        terms from one part to the next, and at most so many in each; 0 and all of them where there are no parts
+// work — a unit of a matrix product: one tile of outputs of one product of a batch, or of one part of the sums.
+//   p.tiles, p.tiles_m, p.tiles_n    tiles of a product, in a column and in a row. If the sums are cut into parts, there is one product
+//   p.walk                  rows of tiles that are walked column by column before the next rows, so that their part of b stays in caches
+//   p.share, p.terms        terms from one part to the next; the largest number of terms in a part. Without parts: 0 and all terms
 //   p.size                  elements from one product (or part) to the next in y
 //   p.block_units, p.block_a, p.block_b, p.block_y    where tensors are seen in windows: units of a block, and its elements in
 //                           each tensor, 0 in those that are seen whole. A window starts with a block.
@@ -42,7 +42,7 @@ fn batch_starts(i: u32) -> vec2<u32> {
     return vec2<u32>(c0 * p.a0 + c1 * p.a1 + c2 * p.a2 + c3 * p.a3, c0 * p.b0 + c1 * p.b1 + c2 * p.b2 + c3 * p.b3);
 }
 
-// Of an element of a in row i, or of b in column j, at term q: its place behind the matrix's start.
+// The place, from the start of the matrix, of the element of a in row i at term q, or of b in column j at term q.
 fn at_a(i: u32, q: u32) -> u32 {
     return select(i * p.k + q, q * p.m + i, TA == 1u);
 }

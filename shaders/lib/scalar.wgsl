@@ -1,4 +1,4 @@
-// scalar — a kernel along an axis sees one element at a time: V is what it loads, R what it has for each line.
+// scalar — a kernel along an axis reads one element at a time. V is the type of a load, and R the type of the result of a line.
 // lib/along4 and lib/across4 have the same names for four elements at once.
 //!include lib/map
 alias V = f32;
@@ -16,9 +16,9 @@ fn alike(a: R, b: R) -> bool { return sign(a) == sign(b) && abs(a) * 0.5 <= abs(
 fn first_v(v: V) -> R { return v; }
 fn max_v(v: V) -> R { return v; }
 fn exp_v(v: V) -> V { return f_exp(v); }
-// e^v - 1 where it cancels.
+// e^v - 1, accurate for small v.
 fn expm1_near_0_v(v: V) -> V { return expm1_near_0(v); }
-// The numbers of the elements of V number i.
+// The indices of the elements in the i-th V.
 fn numbers(i: u32) -> VU { return i; }
-// The number of v that is number i of a line.
+// The element of v that belongs to index i of a line.
 fn pick_v(v: V, i: u32) -> f32 { return v; }

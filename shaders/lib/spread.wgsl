@@ -1,10 +1,10 @@
 // spread — mean and spread of a line whose squares, or whose sum, leave the range of f32: its elements are scaled by a power of
-// two first. Whoever calls it goes through the whole line alone, so that there is no barrier: such lines are rare. Loops are short
-// and few, because a software adapter may go through their bodies once, with all lanes masked, where nobody calls it.
+// two first. The invocation that calls it reads the whole line alone, without a barrier, because such lines are rare. Loops are short
+// and few, because a software adapter may run their bodies once, with all lanes masked, even if no invocation calls it.
 //   const CENTRE: 0 for the spread about 0
 //!include lib/lines
 
-// Of x·scale: a number near the mean, what that leaves of the mean, and the root of the mean square deviation.
+// Statistics of x·scale: a number near the mean, the rest of the mean, and the root of the mean square deviation.
 struct Spread {
     scale: f32,
     near: f32,
@@ -41,7 +41,7 @@ fn spread_of(t: Line) -> Spread {
     let len = f32(t.len * WIDE);
     var near = 0.0;
     if CENTRE == 1u {
-        // Deviations from the first element, as everywhere: of equal numbers their mean is exact.
+        // Deviations from the first element. For equal numbers their mean is exact.
         let pivot = first_v(x[t.first]) * scale;
         var s = zero_v();
         for (var i = 0u; i < t.len; i++) {

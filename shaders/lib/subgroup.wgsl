@@ -1,4 +1,4 @@
-// subgroup — lines for a subgroup each, whatever its size: ROWS lines a workgroup, which has as many subgroups or more.
+// subgroup — each subgroup, of any size, computes lines. A workgroup computes ROWS lines and has at least ROWS subgroups.
 //   consts WG, ROWS
 @compute @workgroup_size(WG)
 fn lines(
@@ -15,7 +15,7 @@ fn lines(
     }
 }
 
-// The sum of v over the lanes of each line; every lane gets it.
+// The sum of v over the lanes of each line. Every lane gets it.
 fn lanes_sum(v: R) -> R {
     return subgroupAdd(v);
 }
@@ -25,12 +25,12 @@ fn lanes_sums(v: vec4<f32>) -> vec4<f32> {
     return subgroupAdd(v);
 }
 
-// The maximum, NaN where there is one: the built-in maximum may drop it, the sum does not.
+// The maximum, or NaN if a value is NaN. The built-in maximum may ignore NaN, but the sum does not.
 fn lanes_max(v: R) -> R {
     return select(subgroupMax(v), subgroupAdd(v), subgroupAny(is_nan(v)));
 }
 
-// The smallest of numbers of elements.
+// The smallest of several indices of elements.
 fn lanes_first(v: u32) -> u32 {
     return subgroupMin(v);
 }

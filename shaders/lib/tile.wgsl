@@ -1,4 +1,4 @@
-// Tiles of products in workgroup memory: what kernels that multiply slab by slab share.
+// Tiles of products in workgroup memory. Kernels that multiply slab by slab share this code.
 //   TILE_M, TILE_N      rows and columns of outputs that a workgroup computes       SLAB   terms between two barriers
 //   PER_M, PER_N        those that an invocation owns, multiples of four
 //

@@ -1,4 +1,4 @@
-// vec4 — what lib/along4 and lib/across4 share.
+// vec4 — code that lib/along4 and lib/across4 share.
 alias V = vec4<f32>;
 alias VU = vec4<u32>;
 const WIDE = 4u;

@@ -1,5 +1,5 @@
-// workgroup — lines for a workgroup each. Its subgroups put together what their lanes have, and every invocation then what they have:
-// two barriers, whatever the size of the workgroup.
+// workgroup — each workgroup computes a line. Each subgroup joins the values of its lanes. Then every invocation joins the values of the
+// subgroups. This takes two barriers for any size of the workgroup.
 //   const WG
 @compute @workgroup_size(WG)
 fn lines(
@@ -19,12 +19,12 @@ fn lines(
 var<private> leads: bool;
 var<private> subgroup: u32;
 var<private> subgroups: u32;
-// As many as there are subgroups of one invocation.
+// One place for each subgroup. There are at most WG subgroups, of one invocation each.
 var<workgroup> part: array<R, WG>;
 var<workgroup> part_index: array<u32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 
-// The sum of v over the lanes of each line; every lane gets it. All invocations must call it, as those below.
+// The sum of v over the lanes of each line. Every lane gets it. All invocations must call this function and the functions below.
 fn lanes_sum(v: R) -> R {
     let mine = subgroupAdd(v);
     workgroupBarrier();
@@ -54,7 +54,7 @@ fn lanes_sums(v: vec4<f32>) -> vec4<f32> {
     return sum;
 }
 
-// The maximum, NaN where there is one: the built-in maximum may drop it, the sum does not.
+// The maximum, or NaN if a value is NaN. The built-in maximum may ignore NaN, but the sum does not.
 fn lanes_max(v: R) -> R {
     let mine = select(subgroupMax(v), subgroupAdd(v), subgroupAny(is_nan(v)));
     workgroupBarrier();
@@ -69,7 +69,7 @@ fn lanes_max(v: R) -> R {
     return most;
 }
 
-// The smallest of numbers of elements.
+// The smallest of several indices of elements.
 fn lanes_first(v: u32) -> u32 {
     let mine = subgroupMin(v);
     workgroupBarrier();

@@ -1,7 +1,7 @@
-// accumulate — sum ← keep·sum + add·micro: the mean over micro-batches, each as much as it weighs, after every one of them
+// accumulate — sum ← keep·sum + add·micro. After every micro-batch, the sum is the weighted mean over the micro-batches so far.
 //   micro [n]   sum [n]   loss [1]   weight [1]   guard (src/optim/guard.rs)
-// `weigh` comes first, one invocation: keep = W / (W + w), add = w / (W + w), W ← W + w, where w is what this micro-batch weighs
-// and W what those before it do. The mean of their losses is kept in the same way.
+// `weigh` runs first, with one invocation: keep = W / (W + w), add = w / (W + w), W ← W + w. Here w is the weight of this micro-batch,
+// and W the sum of the weights of the micro-batches before it. `weigh` computes the mean of their losses with the same formula.
 // The check ends the step and sets W to 0.
 //!include lib/index
 
@@ -18,14 +18,14 @@ fn weigh(@builtin(local_invocation_index) lane: u32) {
     let before = bitcast<f32>(guard[WEIGHT_SUM]);
     let mine = weight[0];
     let all = before + mine;
-    // Where none weighs anything yet, the latest counts alone: a penalty on parameters has its gradient all the same.
+    // If all weights so far are 0, only the latest micro-batch counts. Its gradient may come from a penalty on parameters.
     var keep = 0.0;
     var add = 1.0;
     if all != 0.0 {
         keep = before / all;
         add = mine / all;
     }
-    // Before the first one the guard holds the loss of the step before.
+    // Before the first micro-batch the guard holds the loss of the previous step.
     var mean = add * loss[0];
     if before != 0.0 {
         mean = keep * bitcast<f32>(guard[LOSS_SUM]) + mean;
@@ -44,7 +44,7 @@ fn accumulate(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: 
     }
     let keep = bitcast<f32>(guard[KEEP]);
     let mine = bitcast<f32>(guard[ADD]) * micro[i];
-    // Of the first one, the sum holds whatever it held.
+    // Before the first micro-batch, the sum still holds the values of an earlier step.
     if keep == 0.0 {
         sum[i] = mine;
     } else {

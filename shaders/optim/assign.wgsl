@@ -1,12 +1,12 @@
-// assign — state = value, after a step that counts; trial — stops the step where that would not be finite, but is
+// assign — state = value, after a good step. trial — stops the step if a state that is finite would become not finite.
 //   state [n]   value [n], which the step computed   guard (src/optim/guard.rs)
 // One invocation per element. refuse.wgsl is put before this file.
-// Between micro-batches there is no trial: then `assign` leaves such a number out and says so to the check, which stops the step.
+// Between micro-batches there is no trial. Then `assign` does not write such a number and sets a flag, so that the check stops the step.
 //!include lib/index
 
 const ASSIGNED: u32 = 4u;
 
-// Whether the number would become one that is not finite.
+// Returns whether the new number is not finite, although the old number is.
 fn breaks(i: u32) -> bool {
     return !finite_bits(bitcast<u32>(value[i])) && finite_bits(bitcast<u32>(state[i]));
 }
@@ -14,7 +14,7 @@ fn breaks(i: u32) -> bool {
 @compute @workgroup_size(WG)
 fn assign(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = group_index(id, n) * WG + lane;
-    // A loss or gradient that was not finite, now or earlier: the state stays as it is.
+    // If a loss or gradient was not finite, in this step or earlier, the state does not change.
     if i >= p.units || guard[0] != 0u {
         return;
     }
@@ -28,7 +28,7 @@ fn assign(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
 @compute @workgroup_size(WG)
 fn trial(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = group_index(id, n) * WG + lane;
-    // Nothing is added to what is known of a bad step.
+    // After a bad step the guard does not change.
     if i < p.units && guard[7] != 0u && guard[7] != LOOK && breaks(i) {
         refuse(ASSIGNED);
     }

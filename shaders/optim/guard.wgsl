@@ -1,23 +1,23 @@
 // guard — norm = sqrt(Σ g²),  factor = min(1, max_norm / (norm + 1e-6)),  and: are the loss and every g finite?
 //   partials [count, 3]   guard: halt, factor, norm, largest, scale, near, strict, trial, … (src/optim/guard.rs), then a total of each piece
-// One workgroup adds up the partials of a piece of the gradients into its total; after the last piece it adds up
+// One workgroup adds up the partials of a piece of the gradients into the piece's total. After the last piece it adds up
 // the totals and decides. join.wgsl and `step_loss` are put before this file.        Pascanu, Mikolov and Bengio 2013
 
 const LOSS: u32 = 1u;
 const GRADIENT: u32 = 2u;
 const UPDATE: u32 = 3u;
-// 2^60: from here on an update may overflow.
+// 2^60. With numbers of this size or more, an update may overflow.
 const FAR: f32 = 1152921504606846976.0;
 // 2^-36 and 2^36, 2^-120 and 2^120.
 const FEW: f32 = 1.4551915228366852e-11;
 const MANY: f32 = 68719476736.0;
 const SCALE: f32 = 7.52316384526264e-37;
 const BACK: f32 = 1329227995784915872903807060280344576.0;
-// Where the totals start, what the micro-batches of the step weigh, and their mean loss.
+// The index of the first total, of the sum of the weights of the step's micro-batches, and of their mean loss.
 const TOTALS: u32 = 64u;
 const WEIGHT_SUM: u32 = 14u;
 const LOSS_SUM: u32 = 17u;
-// Whether a micro-batch would have made state of the model overflow.
+// The index of the flag that a micro-batch sets if it would make state of the model overflow.
 const ASSIGNED: u32 = 12u;
 const LOOK: u32 = 3u;
 
@@ -45,7 +45,7 @@ fn check(@builtin(local_invocation_index) lane: u32) {
     }
     guard[7] = 0u;
     guard[WEIGHT_SUM] = 0u;
-    // The first bad step stays on record.
+    // The guard keeps the number of the first bad step.
     if (guard[0] != 0u) {
         return;
     }
@@ -59,9 +59,9 @@ fn check(@builtin(local_invocation_index) lane: u32) {
         guard[7] = select(LOOK, 0u, cause == UPDATE);
         return;
     }
-    // norm = root · 2^(84·(class − 1)), which a float may be too small for.
+    // norm = root · 2^(84·(class − 1)), which may exceed the largest float.
     let root = sqrt(total.x);
-    // By the bits: a limit below the smallest normal float may be taken as 0.
+    // This compares the bits, because a device may treat a limit below the smallest normal float as 0.
     let clips = bitcast<u32>(p.max_norm) != 0u;
     var norm = root;
     var factor = 1.0;
@@ -70,7 +70,7 @@ fn check(@builtin(local_invocation_index) lane: u32) {
         norm = root * UP;
         if (clips && p.max_norm * DOWN < root) {
             let ratio = p.max_norm / root;
-            // The factor is ratio · 2^-84; below 2^-120 it comes in two parts.
+            // The factor is ratio · 2^-84. A factor below 2^-120 is split into two factors.
             if (ratio >= FEW) {
                 factor = ratio * DOWN;
             } else {
@@ -90,10 +90,10 @@ fn check(@builtin(local_invocation_index) lane: u32) {
     guard[2] = bitcast<u32>(norm);
     guard[3] = bitcast<u32>(total.z);
     guard[4] = bitcast<u32>(scale);
-    // What is clipped to less is less.
+    // Gradients that are clipped to FAR or less are not far.
     let far = root >= select(FAR, FAR * DOWN, total.y == LARGE) && total.y != SMALL && !(clips && p.max_norm <= FAR)
         && !(p.max_value > 0.0 && p.max_value <= FAR);
     guard[7] = 1u + (u32(far) | guard[5] | guard[6]);
-    // The update says so again.
+    // The update sets this flag again if a number is near overflow.
     guard[5] = 0u;
 }

@@ -1,8 +1,9 @@
 // join — sums of squares of numbers from the smallest float to the largest, or of some that are not finite
-// A sum is (s, class, largest magnitude): s · 4^(84·(class − 1)), so that nothing overflows and nothing is lost. PLAIN is what it says; numbers below 2^-44
-// are taken times 2^84 (SMALL, and what has no number but 0), those from 2^44 on times 2^-84 (LARGE). Powers of two round nothing.
+// A sum is (s, class, largest magnitude). Its value is s · 4^(84·(class − 1)), so that nothing overflows or underflows. In the class PLAIN,
+// numbers are not scaled. In the class SMALL, numbers below 2^-44 are multiplied by 2^84; a sum of zeros has this class too. In the class
+// LARGE, numbers from 2^44 on are multiplied by 2^-84. Multiplying by a power of two rounds nothing.
 // After Blue 1978, "A portable Fortran program to find the Euclidean norm of a vector".
-// Finite is tested on the bits: compilers may take it that floats are never NaN.
+// The bits show whether a number is finite, because compilers may assume that floats are never NaN.
 
 const SMALL: f32 = 0.0;
 const PLAIN: f32 = 1.0;
@@ -22,7 +23,7 @@ fn magnitude(x: vec4<f32>) -> vec4<u32> {
     return bitcast<vec4<u32>>(x) & vec4(0x7fffffffu);
 }
 
-// a + b. A class is 2^168 times the one below: of two classes below, nothing is left.
+// a + b. The squares of a class are 2^168 times those of the class below, so a sum of a lower class is too small to count.
 fn join(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
     let below = select(0.0, DOWN, abs(a.y - b.y) < 1.5);
     let same = a.y == b.y;
@@ -31,7 +32,7 @@ fn join(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
     return vec3(x + y, max(a.y, b.y), max(a.z, b.z));
 }
 
-// All lanes' values joined in a fixed tree; in lane 0.
+// Joins the values of all lanes in a fixed tree. Lane 0 has the result.
 fn join_lanes(mine: vec3<f32>, lane: u32) -> vec3<f32> {
     sums[lane] = mine;
     workgroupBarrier();

@@ -1,10 +1,11 @@
 // norms — ‖w‖, ‖g‖ and ‖direction(w, g)‖ of each parameter of a piece, and the ratio that the rule takes from them
 //   params [n]   grads [n]   the rule's states, [n] each   guard, its tables and rows (`Control` in src/optim/guard.rs)
 //   partials [cells + parameters, 6]: of w, g and direction, a sum of squares and its class (join.wgsl)
-// `add_up`: one workgroup for each CELL elements of the piece; it adds up what each parameter has there, so that no sum crosses from one
-// parameter to the next. From cell to cell or from one parameter to the next the sum of their numbers grows: that is the place of the partial.
-// `ratios`: one workgroup for each parameter joins its partials, in a fixed tree, and writes the row. Nothing else is written: the trial
-// and the update compute the directions again.
+// `add_up` has one workgroup for each CELL elements of the piece. It makes one partial for each parameter in the cell, so that no sum crosses
+// from one parameter to the next. The place of a partial is the number of the cell plus the number of the parameter. This sum grows from
+// cell to cell and from parameter to parameter, so no two partials share a place.
+// `ratios` has one workgroup for each parameter. It joins the partials in a fixed tree and writes the row. Directions are not stored: the
+// trial and the update compute them again.
 // Put before this file: join.wgsl, piece.wgsl, the rule's functions and its `State`.                  You, Gitman and Ginsburg 2017
 //!include lib/index
 
@@ -81,7 +82,7 @@ fn add_up(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
     }
 }
 
-// A class is 2^84 times the one below. What is below the smallest normal float counts as 0.
+// A class is 2^84 times the class below. A number below the smallest normal float counts as 0.
 fn norm_of(total: vec3<f32>) -> f32 {
     let root = sqrt(total.x);
     if (total.y == SMALL) {
@@ -93,7 +94,7 @@ fn norm_of(total: vec3<f32>) -> f32 {
     return select(MOST, min(root, MOST_DOWN) * UP, total.y == LARGE);
 }
 
-// All partials of one kind, of `count` cells from `at` on.
+// Joins all partials of one kind, for `count` cells from `at` on.
 fn total_of(at: u32, count: u32, lane: u32) -> f32 {
     var mine = vec3(0.0, SMALL, 0.0);
     for (var k = lane; k < count; k += WG) {
@@ -120,7 +121,7 @@ fn ratios(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
     let count = (end - 1u) / (CELL / 4u) - cell + 1u;
     let at = 6u * (cell + row);
     let all = Norms(total_of(at, count, lane), total_of(at + 2u, count, lane), total_of(at + 4u, count, lane));
-    // After a bad step the rows are those of the last good one.
+    // After a bad step the rows of the last good step remain.
     if (lane != 0u || guard[0] != 0u) {
         return;
     }
@@ -129,7 +130,7 @@ fn ratios(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
     guard[to] = bitcast<u32>(all.weight);
     guard[to + 1u] = bitcast<u32>(all.gradient);
     guard[to + 2u] = bitcast<u32>(all.direction);
-    // One that is below the smallest normal float is 0, and one that is not finite the largest.
+    // A ratio below the smallest normal float becomes 0. A ratio that is not finite becomes the largest float.
     let bits = bitcast<u32>(found);
     guard[to + 3u] = select(bitcast<u32>(MOST), select(0u, bits, (bits & 0x7fffffffu) >= 0x00800000u), finite(found));
 }

@@ -1,8 +1,8 @@
-// piece — what kernels know of four neighbouring elements of a piece: whose they are, their hyperparameters, their gradients
-// Tables are behind the guard (`Control` in src/optim/guard.rs): where parameters and groups end, and hyperparameters [rows, groups, 8].
-// Generated before this file: `group_of`, the group of four elements, and `limited`, which clips each of them.
+// piece — the parameter, the group, the hyperparameters and the gradients of four neighbouring elements of a piece
+// The tables lie behind the guard (`Control` in src/optim/guard.rs): the ends of parameters and groups, and hyperparameters
+// [rows, groups, 8]. Generated before this file: `group_of`, the group of four elements, and `limited`, which clips four gradients.
 
-// a + t·(b − a), exact at both ends, as PyTorch's has it.
+// a + t·(b − a), exact at both ends, like PyTorch's `lerp`.
 fn lerp(a: f32, b: f32, t: f32) -> f32 {
     return select(a + t * (b - a), b - (b - a) * (1.0 - t), t >= 0.5);
 }
@@ -11,7 +11,7 @@ fn number(at: u32) -> f32 {
     return bitcast<f32>(guard[at]);
 }
 
-// The first row of a table of ends and numbers that ends behind these four elements.
+// The first row, in a table of ends and numbers, whose end lies behind these four elements.
 fn row_of(four: u32, table: u32, count: u32) -> u32 {
     var low = 0u;
     var high = count - 1u;
@@ -26,13 +26,13 @@ fn row_of(four: u32, table: u32, count: u32) -> u32 {
     return low;
 }
 
-// Its number.
+// The number of the parameter or group that owns these four elements.
 fn owner(four: u32, table: u32, count: u32) -> u32 {
     return guard[table + 2u * row_of(four, table, count) + 1u];
 }
 
-// What is the same for many elements: hyperparameters, and what gradients are multiplied by. The second of these is 1, but where the
-// first would be too small for a float.
+// The values that many elements share: hyperparameters and the two factors of the gradients. The second factor is 1 unless the
+// first factor alone would be too small for a float.
 struct Same {
     h: array<f32, 8>,
     factor: f32,

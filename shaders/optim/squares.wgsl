@@ -1,7 +1,8 @@
 // squares — partials[chunk] = Σ g² over the CHUNK gradients of each chunk: a sum, its class and the largest magnitude
 //   grads [len]   partials [chunks, 3]                                                          (join.wgsl, put before this file)
-// Four gradients a load: a piece of the flat buffers is a multiple of that. One workgroup per chunk; its lanes stride over it, then a
-// tree. A lane adds plain squares, and looks at the largest bits meanwhile; only where those say that squares are lost it does so again.
+// Each load reads four gradients, because the size of a piece is a multiple of four. One workgroup computes one chunk: its lanes stride
+// over the chunk, and a tree adds their results. A lane adds plain squares and finds the largest bits. It adds again, with scaled
+// squares, only if the largest bits show that squares overflowed or underflowed.
 //!include lib/index
 
 @compute @workgroup_size(WG)

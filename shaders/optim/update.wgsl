@@ -1,14 +1,15 @@
 // update — one step of an optimizer over one piece of the flat buffers, all groups of parameters at once
 //   params [n]   grads [n]   guard (src/optim/guard.rs)   the rule's states, [n] each
-// `update` makes the step. `trial`, before it, does nothing in nearly all steps: where a number may overflow it computes the same, writes
-// none of it, and stops the step if one would. After a bad step it flags the parameters whose gradients are not finite.
-// Generated before this file: `State`, and of four elements `States`, `load`, `store`, `squares`, `compare` for the
-// states that are kept; `group_of`, the group of four elements; `limited`, which clips each of them; `ratio_of` and `scaled`, their ratio and a
-// direction times it. Put before it: the rule's `direction` and `apply`, piece.wgsl and refuse.wgsl.
-// Bound by memory: an invocation does four neighbours, each tensor by one load.
+// `update` makes the step. `trial` runs before it and does nothing in nearly all steps. If a number may overflow, `trial` computes the
+// update without writing it, and stops the step if a number overflows. After a bad step it flags the parameters whose gradients are not
+// finite.
+// Generated before this file: `State`; for four elements, `States` and the functions `load`, `store`, `squares` and `compare` of the
+// stored states; `group_of`, the group of four elements; `limited`, which clips four gradients; `ratio_of`, the ratio of four elements;
+// `scaled`, a direction times the ratio. Put before this file: the rule's `direction` and `apply`, piece.wgsl and refuse.wgsl.
+// Memory limits the speed, so an invocation updates four neighbouring elements, with one load for each tensor.
 //!include lib/index
 
-// (2^60)²: no number is above 2^60 where the sum of squares is not above this.
+// (2^60)². If a sum of squares is at most this, no number is above 2^60.
 const FAR: u32 = 0x7b800000u;
 const WEIGHT: u32 = 0u;
 
@@ -16,7 +17,7 @@ fn magnitude(x: vec4<f32>) -> vec4<u32> {
     return bitcast<vec4<u32>>(x) & vec4(0x7fffffffu);
 }
 
-// Whether one of four numbers was finite and is not any more.
+// Returns whether one of four numbers was finite before and is not finite now.
 fn overflows(was: vec4<f32>, is: vec4<f32>) -> bool {
     return any((magnitude(is) >= vec4(0x7f800000u)) & (magnitude(was) < vec4(0x7f800000u)));
 }
@@ -47,18 +48,18 @@ fn stepped(i: u32, w: vec4<f32>, s: States, all: Same, r: f32) -> New {
 @compute @workgroup_size(WG)
 fn update(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = group_index(id, n) * WG + lane;
-    // Before anything ends the kernel: software drivers read what is the same for all invocations once, as long as all of them run.
+    // This comes before any return. Software drivers read a value that all invocations share only once, as long as all of them run.
     let four = p.first + min(i, p.units - 1u);
     let all = same(four);
     let r = ratio_of(four);
-    // A step that is not finite, now or earlier: the weights stay as they are.
+    // If this step or an earlier step was not finite, the weights do not change.
     if (guard[0] != 0u || i >= p.units) {
         return;
     }
     let next = stepped(i, params[i], load(i), all, r);
     params[i] = next.w;
     store(i, next.states);
-    // By the bits, which see infinity and NaN as well.
+    // This compares the bits, so that infinity and NaN count as well.
     if (bitcast<u32>(dot(next.w, next.w) + squares(next.states)) > FAR) {
         guard[5] = 1u;
     }
