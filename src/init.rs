@@ -1,10 +1,10 @@
 //! Initialisers, which compute the initial values of parameters.
 //!
-//! The initial values of a parameter depend only on the seed and on the parameter's name and shape. So adding a layer does not change
-//! the initial values of other layers.
+//! The initial values of a parameter depend only on the seed and on the parameter's name and shape. So adding a layer does not
+//! change the initial values of other layers.
 //!
-//! Weights are `[out, in, …]`. Let `field` be the product of the other axes, which is 1 for a linear layer and the kernel's area for a
-//! convolution. Then `fan_in = in · field` and `fan_out = out · field`.
+//! Weights are `[out, in, …]`. Let `field` be the product of the other axes, which is 1 for a linear layer and the kernel's
+//! area for a convolution. Then `fan_in = in · field` and `fan_out = out · field`.
 
 use crate::{
     error::{Error, Result},
@@ -46,8 +46,8 @@ pub enum Init {
         /// The standard deviation.
         std: f32,
     },
-    /// Uniform in ±gain·√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16). The gain is 1 for linear layers and sigmoid, 5/3 for tanh
-    /// and √2 for ReLU.
+    /// Uniform in ±gain·√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16). The gain is 1 for linear layers and sigmoid,
+    /// 5/3 for tanh and √2 for ReLU.
     XavierUniform {
         /// The factor that compensates for the activation after the layer.
         gain: f32,
@@ -57,7 +57,8 @@ pub enum Init {
         /// The factor that compensates for the activation after the layer.
         gain: f32,
     },
-    /// Uniform in ±√(6 / ((1 + a²)·fan_in)) (He et al. 2015, eq. 15). `a` is the slope of the activation below 0, which is 0 for ReLU.
+    /// Uniform in ±√(6 / ((1 + a²)·fan_in)) (He et al. 2015, eq. 15). `a` is the slope of the activation below 0, which is 0
+    /// for ReLU.
     KaimingUniform {
         /// The slope of the activation below 0.
         a: f32,
@@ -67,11 +68,11 @@ pub enum Init {
         /// The slope of the activation below 0.
         a: f32,
     },
-    /// Uniform in ±1/√fan_in. PyTorch's `Linear` and `Conv2d` initialise their weights so (`KaimingUniform` with a = √5). They initialise
-    /// their biases by a `Uniform` in ±1/√fan_in of the weight.
+    /// Uniform in ±1/√fan_in. PyTorch's `Linear` and `Conv2d` initialise their weights so (`KaimingUniform` with a = √5). They
+    /// initialise their biases by a `Uniform` in ±1/√fan_in of the weight.
     FanIn,
-    /// `gain` times a random matrix with orthonormal rows, or orthonormal columns if there are fewer columns than rows (Saxe, McClelland &
-    /// Ganguli 2013). The rows are the axis `out`, and the columns are all other axes.
+    /// `gain` times a random matrix with orthonormal rows, or orthonormal columns if there are fewer columns than rows (Saxe,
+    /// McClelland & Ganguli 2013). The rows are the axis `out`, and the columns are all other axes.
     Orthogonal {
         /// The length of the orthogonal vectors.
         gain: f32,
@@ -154,11 +155,12 @@ impl Init {
     }
 }
 
-/// Returns a random `rows` × `cols` matrix, row-major, with orthonormal rows, or orthonormal columns if there are fewer columns than rows.
+/// Returns a random `rows` × `cols` matrix, row-major, with orthonormal rows, or orthonormal columns if there are fewer columns
+/// than rows.
 ///
-/// Gram-Schmidt on normal vectors gives a uniform distribution over orthogonal matrices. The modified form subtracts from every later
-/// vector its projection onto each finished vector. The later vectors do not depend on each other, so the subtractions run in parallel.
-/// In `f64` the error is about ε·κ. This is about 1e-11 for matrices of normal numbers, so one pass is enough.
+/// Gram-Schmidt on normal vectors gives a uniform distribution over orthogonal matrices. The modified form subtracts from every
+/// later vector its projection onto each finished vector. The later vectors do not depend on each other, so the subtractions
+/// run in parallel. In `f64` the error is about ε·κ. This is about 1e-11 for matrices of normal numbers, so one pass is enough.
 fn orthogonal(rows: usize, cols: usize, stream: &mut Stream, what: &str) -> Result<Vec<f64>> {
     let (n, len) = (rows.min(cols), rows.max(cols));
     let mut q: Vec<f64> = host::zeros(what, n * len)?;
@@ -203,7 +205,8 @@ mod tests {
         Shape::new(dims).unwrap()
     }
 
-    /// Checks that values are uniform in ±`bound`: none exceeds the bound, the largest is near the bound, and the variance is bound²/3.
+    /// Checks that values are uniform in ±`bound`: none exceeds the bound, the largest is near the bound, and the variance is
+    /// bound²/3.
     fn check_uniform(v: &[f32], bound: f64, what: &str) {
         let n = v.len() as f64;
         let largest = v.iter().fold(0.0f64, |m, &x| m.max(x.abs() as f64));

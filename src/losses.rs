@@ -1,12 +1,12 @@
 //! Losses, as functions of tensors.
 //!
 //! Each function returns a [`Loss`], which has the loss of every sample or element. Options such as
-//! [`sample_weights`](Loss::sample_weights) change it. Then [`mean`](Loss::mean), [`sum`](Loss::sum) or [`none`](Loss::none) reduces it.
-//! The methods with the same names on [`Tensor`] return the means. Values and gradients are PyTorch's.
+//! [`sample_weights`](Loss::sample_weights) change it. Then [`mean`](Loss::mean), [`sum`](Loss::sum) or [`none`](Loss::none)
+//! reduces it. The methods with the same names on [`Tensor`] return the means. Values and gradients are PyTorch's.
 //!
-//! **A sample with weight 0 counts as absent.** Its loss and its gradient are exactly 0, even if the model's output for it is infinite or
-//! NaN. A sample with an [ignored](Loss::ignore_index) label is absent too. If all samples are absent, the mean and its gradient are 0.
-//! PyTorch returns NaN in these cases.
+//! **A sample with weight 0 counts as absent.** Its loss and its gradient are exactly 0, even if the model's output for it is
+//! infinite or NaN. A sample with an [ignored](Loss::ignore_index) label is absent too. If all samples are absent, the mean and
+//! its gradient are 0. PyTorch returns NaN in these cases.
 //!
 //! ```
 //! use downhill::{Device, Graph, Host, losses};
@@ -104,22 +104,23 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
     })
 }
 
-/// Returns the binary cross-entropy of probabilities `p` in 0..1: −(y ln p + (1 − y) ln(1 − p)). Each logarithm is at least −100. The
-/// gradient is (p − y) / max(p(1 − p), 10⁻¹²), which is finite at 0 and 1. For logits, [`bce_with_logits`] is more accurate.
+/// Returns the binary cross-entropy of probabilities `p` in 0..1: −(y ln p + (1 − y) ln(1 − p)). Each logarithm is at least
+/// −100. The gradient is (p − y) / max(p(1 − p), 10⁻¹²), which is finite at 0 and 1. For logits, [`bce_with_logits`] is more
+/// accurate.
 #[track_caller]
 pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("bce", p, y, 0.0, |p, y, _| p.bce_each(y))
 }
 
-/// Returns the binary cross-entropy of logits: ln(1 + eˣ) − xy. It equals [`bce`] of σ(x) and is stable for any x. The loss and its
-/// gradient σ(x) − y are accurate even if they are small, for example 2.06·10⁻⁹ for x = 20, y = 1.
+/// Returns the binary cross-entropy of logits: ln(1 + eˣ) − xy. It equals [`bce`] of σ(x) and is stable for any x. The loss and
+/// its gradient σ(x) − y are accurate even if they are small, for example 2.06·10⁻⁹ for x = 20, y = 1.
 #[track_caller]
 pub fn bce_with_logits<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
     each("bce_with_logits", x, y, 0.0, |x, y, _| x.bce_with_logits_each(y))
 }
 
-/// Returns the Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p). It is 0 where q = 0, even
-/// if `log_p` is −∞. It is NaN where q < 0.
+/// Returns the Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p). It is 0 where
+/// q = 0, even if `log_p` is −∞. It is NaN where q < 0.
 #[track_caller]
 pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
     each("kl_div", log_p, q, 0.0, |log_p, q, _| {
@@ -128,15 +129,15 @@ pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
     })
 }
 
-/// Returns the categorical cross-entropy of logits `[…, classes]` and integer labels `[…]`: ln Σₖ e^xₖ − x_y. One kernel computes it.
-/// It is stable for logits of any size.
+/// Returns the categorical cross-entropy of logits `[…, classes]` and integer labels `[…]`: ln Σₖ e^xₖ − x_y. One kernel
+/// computes it. It is stable for logits of any size.
 #[track_caller]
 pub fn cross_entropy<'g>(logits: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
     Loss::new(PerSample::CrossEntropy { logits, labels })
 }
 
-/// Returns the categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ. 0 · ln 0 is 0,
-/// so a class with the logit −∞ and the target 0 adds nothing to the loss.
+/// Returns the categorical cross-entropy of logits and target probabilities, both `[…, classes]`: −Σₖ tₖ ln softmax(x)ₖ. 0 · ln
+/// 0 is 0, so a class with the logit −∞ and the target 0 adds nothing to the loss.
 #[track_caller]
 pub fn cross_entropy_soft<'g>(logits: Tensor<'g>, target: Tensor<'g>) -> Loss<'g> {
     let shapes = [logits.shape(), target.shape()];
@@ -153,11 +154,11 @@ pub fn nll<'g>(log_p: Tensor<'g>, labels: Tensor<'g>) -> Loss<'g> {
     Loss::new(PerSample::Nll { log_p, labels })
 }
 
-/// Returns the weighted mean `sum` / `weight`. Both tensors have one element. `weight` is the sum of the weights. If `weight` is 0, the mean
-/// and its gradient are 0.
+/// Returns the weighted mean `sum` / `weight`. Both tensors have one element. `weight` is the sum of the weights. If `weight`
+/// is 0, the mean and its gradient are 0.
 ///
-/// The graph remembers `weight` ([`Graph::weight_of`](crate::Graph::weight_of)). So a trainer can compute the mean over the samples of
-/// several batches. [`Loss`] uses this function for its means. Use it for your own weighted losses.
+/// The graph remembers `weight` ([`Graph::weight_of`](crate::Graph::weight_of)). So a trainer can compute the mean over the
+/// samples of several batches. [`Loss`] uses this function for its means. Use it for your own weighted losses.
 ///
 /// ```
 /// use downhill::{Device, Graph, Host, losses::weighted_mean};
@@ -186,15 +187,17 @@ impl<'g> Loss<'g> {
     pub fn label_smoothing(mut self, epsilon: f32) -> Loss<'g> {
         let fits = matches!(self.rule, PerSample::CrossEntropy { .. } | PerSample::SoftCrossEntropy { .. });
         if !fits || !(0.0..=1.0).contains(&epsilon) {
-            let why = if fits { format!("epsilon is {epsilon}, but must be in 0..=1") } else { "only cross-entropy has it".into() };
+            let why =
+                if fits { format!("epsilon is {epsilon}, but must be in 0..=1") } else { "only cross-entropy has this option".into() };
             self.rule = self.mistake("label_smoothing", why);
         }
         Loss { smoothing: epsilon, ..self }
     }
     /// Ignores samples with this label, in a loss with labels. The mean is the mean over the other samples.
     ///
-    /// `label` may be a number that is no class, for example `u32::MAX`. The check of labels then accepts this number. `label` may also be a
-    /// class that should not be learned, for example padding. PyTorch's default of −100 is not possible, because labels are `u32`.
+    /// `label` may be a number that is no class, for example `u32::MAX`. The check of labels then accepts this number. `label`
+    /// may also be a class that should not be learned, for example padding. PyTorch's default of −100 is not possible, because
+    /// labels are `u32`.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, losses};
@@ -215,13 +218,13 @@ impl<'g> Loss<'g> {
         };
         // Up to this number of classes, an `f32` represents each label exactly. The weights of samples need this.
         if classes.is_none_or(|k| k > 1 << 24) {
-            let why = if classes.is_none() { "only losses on labels have it" } else { "there are more than 16,777,216 classes" };
+            let why = if classes.is_none() { "only losses on labels have this option" } else { "there are more than 16,777,216 classes" };
             self.rule = self.mistake("ignore_index", why.into());
         }
         Loss { ignored: Some(label), ..self }
     }
-    /// Sets a weight for each class, `[classes]`, in a loss over classes. With labels, the mean divides by the sum of the labels' weights. With
-    /// target probabilities, the mean divides by the number of samples.
+    /// Sets a weight for each class, `[classes]`, in a loss over classes. With labels, the mean divides by the sum of the
+    /// labels' weights. With target probabilities, the mean divides by the number of samples.
     #[track_caller]
     pub fn class_weights(mut self, weights: Tensor<'g>) -> Loss<'g> {
         let classes = match self.rule {
@@ -231,13 +234,13 @@ impl<'g> Loss<'g> {
             }
         };
         if classes.is_none_or(|k| weights.shape().dims() != [k]) {
-            let want = classes.map_or("only losses over classes have them".to_string(), |k| format!("their shape must be [{k}]"));
+            let want = classes.map_or("only losses over classes have class weights".to_string(), |k| format!("their shape must be [{k}]"));
             self.rule = self.mistake("class_weights", format!("got {}: {want}", weights.shape()));
         }
         Loss { classes: Some(weights), ..self }
     }
-    /// Sets a weight for each sample. `weights` has the shape of the unreduced loss or of its first axes. The mean divides by the sum of the
-    /// weights.
+    /// Sets a weight for each sample. `weights` has the shape of the unreduced loss or of its first axes. The mean divides by
+    /// the sum of the weights.
     #[track_caller]
     pub fn sample_weights(self, weights: Tensor<'g>) -> Loss<'g> {
         Loss { samples: Some(weights), ..self }
@@ -286,7 +289,7 @@ impl<'g> Loss<'g> {
         let Some(samples) = self.samples.filter(|_| !matches!(self.rule, PerSample::Dead(_))) else { return self.each(None) };
         let (shape, given) = (self.shape(), samples.shape());
         if !shape.dims().starts_with(given.dims()) {
-            let why = format!("weights of shape {given} are not those of a loss of shape {shape}, nor of its first axes");
+            let why = format!("weights of shape {given} fit neither a loss of shape {shape} nor its first axes");
             return (samples.graph().mistake("sample_weights", &[samples.to_string(), shape.to_string()], why, Location::caller()), None);
         }
         let w = (given.rank()..shape.rank()).fold(samples, |w, _| w.unsqueeze(-1));
@@ -294,8 +297,8 @@ impl<'g> Loss<'g> {
         (weigh(each, w), Some(weights.map_or(w, |c| c * w)))
     }
 
-    /// Returns the loss of each sample, weighted by its class, and these weights. `there` is 0 for absent samples. Their inputs are replaced
-    /// by zeros, unless the gradient of the loss handles absent samples itself.
+    /// Returns the loss of each sample, weighted by its class, and these weights. `there` is 0 for absent samples. Their inputs
+    /// are replaced by zeros, unless the gradient of the loss handles absent samples itself.
     #[track_caller]
     fn each(self, there: Option<Tensor<'g>>) -> (Tensor<'g>, Option<Tensor<'g>>) {
         let eps = self.smoothing;

@@ -93,8 +93,8 @@ impl Stream {
         let [k0, k1, ..] = philox([lo, hi, 0, 0], words(seed));
         Stream { key: [k0, k1], block: 0, words: [0; 4], used: 4 }
     }
-    /// Draws a standard normal number, by Box and Muller's transform in `f64`. The `libm` crate gives the same bits on every system; the
-    /// libraries of systems do not.
+    /// Draws a standard normal number, by Box and Muller's transform in `f64`. The `libm` crate gives the same bits on every
+    /// system; the libraries of systems do not.
     pub fn normal(&mut self) -> f64 {
         use rand::RngExt;
         // 1 - u lies in (0, 1], where the logarithm is finite.

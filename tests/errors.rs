@@ -1,5 +1,5 @@
-//! What bad input gets: a typed error that names the op, the shapes and the line, or the row, the limit, the file; before
-//! any step runs. Nothing a user can do panics.
+//! Bad input gives a typed error before any step runs. The error names the op, the shapes and the line, or the row, the limit or
+//! the file. No mistake of a user makes the library panic.
 
 #[path = "errors/any_batch.rs"]
 mod any_batch;
@@ -199,10 +199,10 @@ fn settings() -> Check {
         "huber: [2] × [2]: delta is NaN": |g| g.input([2]).huber(g.input([2]), f32::NAN);
         "label_smoothing: [2, 3]: epsilon is 1.5, but must be in 0..=1": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).label_smoothing(1.5).mean();
         "label_smoothing: [2, 3]: epsilon is NaN": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).label_smoothing(f32::NAN).mean();
-        "label_smoothing: [2]: only cross-entropy has it": |g| losses::mse(g.input([2]), g.input([2])).label_smoothing(0.1).mean();
+        "label_smoothing: [2]: only cross-entropy has this option": |g| losses::mse(g.input([2]), g.input([2])).label_smoothing(0.1).mean();
         "class_weights: [2, 3]: got [2]: their shape must be [3]": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).class_weights(g.input([2])).mean();
-        "class_weights: [2]: got [2]: only losses over classes have them": |g| losses::mse(g.input([2]), g.input([2])).class_weights(g.input([2])).mean();
-        "sample_weights: [3] × [2]: weights of shape [3] are not those of a loss of shape [2]": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).sample_weights(g.input([3])).mean();
+        "class_weights: [2]: got [2]: only losses over classes have class weights": |g| losses::mse(g.input([2]), g.input([2])).class_weights(g.input([2])).mean();
+        "sample_weights: [3] × [2]: weights of shape [3] fit neither a loss of shape [2]": |g| losses::cross_entropy(g.input([2, 3]), g.labels([2])).sample_weights(g.input([3])).mean();
         "one_hot: u32 [2]: the number of classes must be 1 or more": |g| g.labels([2]).one_hot(0);
         "one_hot: u32 [2]: 18446744073709551615 are more than": |g| g.labels([2]).one_hot(usize::MAX);
         "param: [0, 4]: an axis of size 0 holds nothing": |g| g.input([2, 4]).linear("fc", 0);
@@ -328,7 +328,7 @@ fn optimizers() -> Check {
         (Sgd::new(0.1).clip_norm(1.0).clip_value(1e-60), "Sgd: the value to clip to is 0.000"),
         (Sgd::new(0.1).freeze(["a"]), "Sgd: every parameter is frozen"),
         (Sgd::new(0.1).freeze(["b"]), "Sgd: freeze names `b`, and there is no parameter or layer of that name; the names are a.weight"),
-        (Sgd::new(0.1).group(|_| false, GroupOptions::default()), "Sgd: group 0 (in the order of the calls) has no parameter"),
+        (Sgd::new(0.1).group(|_| false, GroupOptions::default()), "Sgd: group 0 (counted from 0) has no parameter"),
         (Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: nan, ..Default::default() }), "Sgd: the lr_scale of a group is NaN"),
         (Sgd::new(0.1).group(|_| true, GroupOptions { weight_decay: Some(nan), ..Default::default() }), "Sgd: the weight decay is NaN"),
         (Sgd::new(0.1).schedule(Schedule::step(0, 0.5)), ""),
@@ -435,7 +435,7 @@ fn inputs(device: &Device) -> Check {
     assert!(trainer.loss()?.is_finite() && weights(&trainer)? != before);
     assert!((f.run(&[good_x, good_y])?[0].f()[0] - 1.6).abs() < 1.0);
     expect("no outputs", device.compile(&[]).err(), &["outputs: a plan needs at least one"])?;
-    // What needs data says how to get there.
+    // A function that needs a trainer for data says how to make one.
     let some = data::iris();
     let text = "this trainer was made of one graph; make it with Trainer::for_data";
     expect("fit", trainer.fit(&some, Fit::new()).err(), &["fit: ", text])?;
@@ -509,7 +509,7 @@ fn trainer_losses(device: &Device) -> Check {
     let g = Graph::training();
     let y = g.input([1, 3]).linear("fc", 4).argmax(-1);
     expect("labels", Trainer::new(device, y, Sgd::new(0.1)).err(), &["loss: u32 [1]: a loss is one number, a float", "(tests/errors.rs:"])?;
-    // Of a model and a loss as functions: when the trainer is made, not at the first step.
+    // If model and loss are functions, making the trainer returns the error. It does not wait for the first step.
     let data = data::iris();
     let make = |k: u32| {
         Trainer::for_data(
@@ -560,7 +560,7 @@ fn batches(device: &Device) -> Check {
     expect("0", trainer.fit(&data, Fit::new().batch_size(0)).err(), &["batch size: must be at least 1"])?;
     expect("evaluation", trainer.set_evaluation_batch(0).err(), &["evaluation batch: must be at least 1"])?;
     assert!(trainer.fit(&data, Fit::new().epochs(0))?.epochs.is_empty());
-    // Where there are fewer samples than that, they are one batch.
+    // If the batch size exceeds the number of samples, all samples are one batch.
     for size in [150, 151, usize::MAX] {
         assert_eq!(trainer.fit(&data, Fit::new().batch_size(size))?.epochs[0].losses.len(), 1);
     }
@@ -852,7 +852,7 @@ fn limits(device: &Device) -> Check {
     )?;
     let gather = over(&|g| g.param("table", [20_000, 2], Init::Zeros).gather_rows(g.labels([3])));
     expect("gather_rows", gather, &["gather_rows table [20000, 2] × u32 [3] → [3, 2] (tests/errors.rs:", "needs 160000, ", &bound])?;
-    // What splits is no error: see tests/ops.rs. But no buffer can hold this.
+    // A tensor that can be split is no error: see tests/ops.rs. But no buffer can hold this tensor.
     let most = common::inner(device).max_buffer_bytes();
     let large = format!("needs 20000000, but this device's limit is {most}: ");
     let here = |text: &str, line: u32| format!("{text} (tests/errors.rs:{line})");

@@ -22,12 +22,13 @@ pub(crate) const BUDGET: Duration = Duration::from_millis(250);
 
 /// The rule that chooses the kernel of an op with several kernels.
 ///
-/// * `Measured`: the device runs the candidates when a graph is compiled. Each candidate runs twice on a small problem. Its results
-///   must agree with the op's definition in `f64` within the tolerance of [`testing::distance`](crate::testing::distance). Then the
-///   device times the candidate on a larger problem, with up to five measurements. The candidate with the smallest median time is
-///   chosen. The option [`GpuOptions::budget`](crate::gpu::GpuOptions::budget) limits the time for all measurements of a graph. If
-///   the budget is spent, the kernel that is expected to be fastest is chosen. The next run of the program measures the rest. Ops of
-///   one class share a choice. A class consists of the op, its settings, its candidates and its sizes. Sizes above 8 are rounded to
+/// * `Measured`: the device runs the candidates when a graph is compiled. Each candidate runs twice on a small problem. Its
+///   results must agree with the op's definition in `f64` within the tolerance of
+///   [`testing::distance`](crate::testing::distance). Then the device times the candidate on a larger problem, with up to five
+///   measurements. The candidate with the smallest median time is chosen. The option
+///   [`GpuOptions::budget`](crate::gpu::GpuOptions::budget) limits the time for all measurements of a graph. If the budget is
+///   spent, the kernel that is expected to be fastest is chosen. The next run of the program measures the rest. Ops of one
+///   class share a choice. A class consists of the op, its settings, its candidates and its sizes. Sizes above 8 are rounded to
 ///   a power of two.
 /// * `Expected`: the kernel that the op's author expects to be fastest on this kind of device. Nothing is measured.
 /// * `Portable`: the kernel that runs everywhere, without optional features such as subgroups. Nothing is measured.
@@ -41,14 +42,13 @@ pub(crate) const BUDGET: Duration = Duration::from_millis(250);
 /// **Determinism.** The same kernels give the same bits.
 ///
 /// * The choice for a class does not change while a device is open.
-/// * With `Measured`, two runs of a program use the same kernels if every candidate was measured before and the folder still exists.
-///   Every candidate was measured if [`Chosen::is_complete`](crate::gpu::Chosen::is_complete) is true for every class of
-///   [`Gpu::choices`](crate::gpu::Gpu::choices). Before that, or after the folder was deleted, a run may use other kernels than the
-///   run before. Then the results of the two runs differ by rounding.
-/// * With `Expected` or `Portable`, two runs always use the same kernels, because the choice depends on no clock and no file. Use one
-///   of these two rules if each run must give the same bits:
+/// * With `Measured`, two runs of a program use the same kernels if every candidate was measured before and the folder still
+///   exists. Every candidate was measured if [`Chosen::is_complete`](crate::gpu::Chosen::is_complete) is true for every class
+///   of [`Gpu::choices`](crate::gpu::Gpu::choices). Before that, or after the folder was deleted, a run may use other kernels
+///   than the run before. Then the results of the two runs differ by rounding.
+/// * With `Expected` or `Portable`, two runs always use the same kernels, because the choice depends on no clock and no file.
+///   Use one of these two rules if each run must give the same bits:
 ///   `GpuOptions { choice: Choice::Expected, ..GpuOptions::default() }`.
-///   them where each run has to give the same bits: `GpuOptions { choice: Choice::Expected, ..GpuOptions::default() }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Choice {
     /// The candidate that was fastest on this device, among the candidates with correct results.

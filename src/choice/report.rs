@@ -156,7 +156,7 @@ impl fmt::Display for ChoiceReport {
             return write!(f, "none: nothing was measured");
         }
         self.classes.iter().try_for_each(|chosen| writeln!(f, "{chosen}"))?;
-        write!(f, "Times are those of problems of the class that may be smaller than yours.")
+        write!(f, "The times were measured on problems of the same class, which may be smaller than yours.")
     }
 }
 

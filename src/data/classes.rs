@@ -24,7 +24,7 @@ pub(super) fn infer(files: &[(&Path, &[u32])], few: usize) -> Result<usize> {
         _ => format!("the classes {first} to {}", odd - 1),
     };
     let why = format!(
-        "{classes} classes (0 to {}), and {missing} of them without a sample: row {row}, from 0, has the label {odd}, and no row is of {left_out}",
+        "{classes} classes (0 to {}), and {missing} of them without a sample: row {row} (counted from 0) has the label {odd}, and no row has {left_out}",
         classes - 1
     );
     if 2 * missing > classes && classes > few {
@@ -68,12 +68,15 @@ mod tests {
         for (labels, want) in [
             (
                 &[9, 8, 6, 5, 4, 3, 2, 1, 0][..],
-                "10 classes (0 to 9), and 1 of them without a sample: row 1, from 0, has the label 8, and no row is of class 7.",
+                "10 classes (0 to 9), and 1 of them without a sample: row 1 (counted from 0) has the label 8, and no row has class 7.",
             ),
-            (&[2, 1], "3 classes (0 to 2), and 1 of them without a sample: row 1, from 0, has the label 1, and no row is of class 0."),
+            (
+                &[2, 1],
+                "3 classes (0 to 2), and 1 of them without a sample: row 1 (counted from 0) has the label 1, and no row has class 0.",
+            ),
             (
                 &[0, 3, 3],
-                "4 classes (0 to 3), and 2 of them without a sample: row 1, from 0, has the label 3, and no row is of the classes 1 to 2.",
+                "4 classes (0 to 3), and 2 of them without a sample: row 1 (counted from 0) has the label 3, and no row has the classes 1 to 2.",
             ),
         ] {
             let told = told(labels);
@@ -109,12 +112,12 @@ mod tests {
             (
                 &[0, 1, 2, 255, 3, 4, 5, 6, 7, 8, 9][..],
                 10,
-                "256 classes (0 to 255), and 245 of them without a sample: row 3, from 0, has the label 255, and no row is of the classes 10 to 254",
+                "256 classes (0 to 255), and 245 of them without a sample: row 3 (counted from 0) has the label 255, and no row has the classes 10 to 254",
             ),
             (
                 &[9],
                 0,
-                "10 classes (0 to 9), and 9 of them without a sample: row 0, from 0, has the label 9, and no row is of the classes 0 to 8",
+                "10 classes (0 to 9), and 9 of them without a sample: row 0 (counted from 0) has the label 9, and no row has the classes 0 to 8",
             ),
             (&[0, 1, u32::MAX], 10, "4294967296 classes (0 to 4294967295), and 4294967293 of them without a sample"),
         ] {
@@ -126,7 +129,8 @@ mod tests {
         let files: [(&Path, &[u32]); 2] = [(Path::new("first"), &[0, 1]), (Path::new("second"), &[1, 40])];
         let e = infer(&files, 0).unwrap_err();
         assert!(
-            e.to_string().starts_with("second: 41 classes (0 to 40), and 38 of them without a sample: row 1, from 0, has the label 40"),
+            e.to_string()
+                .starts_with("second: 41 classes (0 to 40), and 38 of them without a sample: row 1 (counted from 0) has the label 40"),
             "{e}"
         );
     }

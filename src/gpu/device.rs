@@ -347,8 +347,8 @@ impl Gpu {
         }
     }
 
-    /// Runs `make` and turns a wgpu error inside `make` into an error of this call. The reason in the error begins with `what`. `make`
-    /// runs at once, because an error scope belongs to a thread. The returned future may be awaited on another thread.
+    /// Runs `make` and turns a wgpu error inside `make` into an error of this call. The reason in the error begins with `what`.
+    /// `make` runs at once, because an error scope belongs to a thread. The returned future may be awaited on another thread.
     pub(crate) fn scoped<'a, T, F: FnOnce(&wgpu::Device) -> T>(
         &'a self,
         what: &str,

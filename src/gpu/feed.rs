@@ -150,7 +150,7 @@ impl Resident {
     /// device fails.
     pub fn set_order(&self, samples: &[usize]) -> Result<()> {
         if samples.len() > self.len || samples.iter().any(|&s| s >= self.len) {
-            return Err(Error::argument("order", format!("it names samples that the {} on the device are not", self.len)));
+            return Err(Error::argument("order", format!("it names samples beyond the {} samples on the device", self.len)));
         }
         let mut words = lock(&self.words);
         words.clear();

@@ -131,7 +131,7 @@ impl<'g> Tensor<'g> {
         let (n, t, e, s) = match (self.shape().dims(), memory.shape().dims()) {
             (&[n, t, e], &[m, s, f]) if (n, e) == (m, f) => (n, t, e, s),
             (&[_, _, _], &[_, _, _]) => {
-                let why = "what is attended to has another number of samples or features than the input".to_string();
+                let why = "the memory has another number of samples or features than the input".to_string();
                 return g.mistake("multi_head_attention", &given, why, place);
             }
             _ => return g.mistake("multi_head_attention", &given, "takes sequences [n, places, features]".into(), place),
@@ -271,7 +271,7 @@ mod tests {
                 let options = MultiHeadAttention { memory: Some(g.input([2, 3, 8])), ..MultiHeadAttention::default() };
                 g.input([2, 5, 6]).multi_head_attention_with("a", 2, options)
             },
-            "multi_head_attention: [2, 5, 6] × [2, 3, 8]: what is attended to has another number",
+            "multi_head_attention: [2, 5, 6] × [2, 3, 8]: the memory has another number",
         );
         told(|g| g.input([5, 6]).transformer_encoder_layer("a", 2, 8), "transformer_encoder_layer: [5, 6]: takes sequences");
     }

@@ -3,7 +3,7 @@
 use super::{Hyper, MAX_STATES, Rule, State, require, require_eps};
 use crate::{error::Result, host::Real, kernel::Source};
 
-/// Divides each gradient by the root of the sum of its squares so far.
+/// Adagrad. It divides each gradient by the root of the sum of its squares so far.
 ///
 /// ```text
 /// g ← g + λ·w

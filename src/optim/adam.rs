@@ -6,7 +6,7 @@ use crate::{error::Result, host::Real, kernel::Source};
 /// Adam, with weight decay as an L2 penalty on the loss. See [`AdamOf`].
 pub type Adam = AdamOf<false>;
 
-/// Adam with decoupled weight decay, 0.01 by default. See [`AdamOf`].
+/// Adam with decoupled weight decay, which is 0.01 by default. See [`AdamOf`].
 pub type AdamW = AdamOf<true>;
 
 /// Divides a running mean of the gradient by the root of a running mean of its square. Both means are corrected for their start

@@ -4,7 +4,7 @@ use super::{MAX_STATES, Optimizer};
 use crate::{error::Error, kernel::ALIGN, params::Layout, plan::ROWS, simd::wide, threads::TASK};
 use std::ops::Range;
 
-/// The most that a number may be for an update to be surely finite (see [`Optimizer::is_bounded`]): 2⁶⁰.
+/// 2⁶⁰. If all numbers are at most this large, an update is finite for certain. See [`Optimizer::is_bounded`].
 pub(super) const FAR: f32 = (1u64 << 60) as f32;
 
 /// The result of the check of a step, and the sums over its micro-batches. On a GPU the guard is a buffer of these words; on
@@ -19,7 +19,7 @@ pub(super) const FAR: f32 = (1u64 << 60) as f32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Guard {
-    /// 0, or the number of the first bad step (from 0) plus 1.
+    /// 0, or the number of the first bad step plus 1. Steps count from 0.
     pub halt: u32,
     /// The factor that clips the gradients. It is applied after [`scale`](Guard::scale).
     pub factor: f32,
@@ -61,47 +61,54 @@ impl Default for Guard {
 
 /// The number of words reserved for the guard on the device. Some are unused.
 pub(crate) const GUARD: usize = 64;
-/// The word of the guard that says whether numbers may be [`near`](Guard::near) overflow.
+/// The index of the word [`near`](Guard::near).
 pub(crate) const NEAR: usize = 5;
 /// The word of the guard that says whether every step needs a trial.
 pub(crate) const STRICT: usize = 6;
-/// The words that say how large gradients were: [`norm`](Guard::norm) and [`largest`](Guard::largest).
+/// The indices of the words [`norm`](Guard::norm) and [`largest`](Guard::largest).
 pub(crate) const NORMS: Range<usize> = 2..4;
-/// The word for the [`weight`](Guard::weight) of micro-batches.
+/// The index of the word [`weight`](Guard::weight).
 pub(crate) const WEIGHT: usize = 14;
-/// Words for each piece of the gradients: a sum of squares, its class, the largest magnitude.
+/// The number of words for each piece of the gradients: a sum of squares, its class and the largest magnitude.
 pub(super) const TOTAL: usize = 3;
-/// Words for each parameter: the three [`Norms`](super::Norms) and the ratio.
+/// The number of words for each parameter: the three [`Norms`](super::Norms) and the ratio.
 pub(crate) const ROW: usize = 4;
 
-/// The layout of the buffer that all steps of an update share, in words: the [`Guard`]; what each piece of the gradients adds up to; a flag
-/// for each parameter, whether its gradient was not finite; a row for each of its norms and its ratio (see [`Trust`](super::Trust)); then tables.
-/// Each piece has one of where its parameters end, and one of where neighbours of one group do, in fours of elements, each with the
-/// number of the parameter or group. Last come the hyperparameters of the steps of a submit, a row for each group.
+/// The layout of the control buffer, which all steps of an update share. A device may allow few bindings for a kernel, so all
+/// data lies in one buffer. In words, the buffer has:
 ///
-/// All in one buffer, because a device may have few bindings for a kernel.
+/// 1. the [`Guard`];
+/// 2. [`TOTAL`] words for each piece of the gradients;
+/// 3. a flag for each parameter, which is set if its gradient was not finite;
+/// 4. a row of norms and ratio for each parameter (see [`Trust`](super::Trust));
+/// 5. for each piece, a table of the ends of parameters, with the number of each parameter;
+/// 6. for each piece, a table of the ends of runs, with the number of each group. A run is a series of neighbouring parameters
+///    of one group;
+/// 7. the hyperparameters of each step of a submit, a row for each group.
+///
+/// The tables count in fours of elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
-    /// Where the flags start.
+    /// The start of the flags.
     pub flags: usize,
-    /// Where the rows of norms and ratios start.
+    /// The start of the rows of norms and ratios.
     pub rows: usize,
-    /// Where the table of parameters starts, and its rows, for each trained piece.
+    /// For each trained piece, the start and the number of rows of the table of parameters.
     pub segments: Vec<(usize, usize)>,
-    /// The same of groups.
+    /// For each trained piece, the start and the number of rows of the table of runs.
     pub runs: Vec<(usize, usize)>,
-    /// Where the hyperparameters start.
+    /// The start of the hyperparameters.
     pub hyper: usize,
-    /// All tables, from the first on.
+    /// The content of all tables.
     pub tables: Vec<u32>,
-    /// Steps of a submit, for each of which there is a row of hyperparameters for each group: fewer where a kernel cannot bind them all.
+    /// The largest number of steps in a submit. It is smaller if a kernel cannot bind the hyperparameters of more steps.
     pub steps: usize,
-    /// All words.
+    /// The total number of words.
     pub words: usize,
 }
 
 impl Control {
-    /// The layout for a model whose parameters are of so many groups, on a device that can bind so many bytes.
+    /// Makes the layout for a model with `groups` parameter groups, on a device that can bind `max_binding_bytes` bytes.
     pub fn new(layout: &Layout, groups: usize, max_binding_bytes: u64) -> Control {
         let flags = GUARD + TOTAL * layout.trained.max(1);
         let rows = flags + layout.ranges.len();
@@ -121,10 +128,11 @@ impl Control {
     }
 }
 
-/// PyTorch's `clip_grad_norm_` has the same, so that a norm of 0 divides.
+/// The number added to the norm, so that dividing by a norm of 0 is possible. PyTorch's `clip_grad_norm_` adds the same number.
 const CLIP_EPS: f32 = 1e-6;
 
-/// Gradients are multiplied by this first where the factor is below it; what is lost of small ones then is below the smallest float.
+/// Gradients are multiplied by this number first if the factor is less than this number. Gradients that this makes too small
+/// for a float would be below the smallest float after clipping anyway.
 const SCALE: f32 = 1.0 / (1u128 << 120) as f32;
 
 /// The limits of gradient clipping. The norm is limited first, then each element.
@@ -136,7 +144,7 @@ pub struct Clip {
     pub value: Option<f32>,
 }
 
-/// Some gradients on the CPU: Σ g² and the largest magnitude.
+/// Σ g² and the largest magnitude of gradients on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Squares {
     pub sum: f64,
@@ -164,7 +172,7 @@ impl Guard {
         match (loss.is_finite(), squares.sum.is_finite()) {
             (false, _) => return self.stop(step, 1, 3),
             (true, false) => return self.stop(step, 2, 3),
-            // Between micro-batches.
+            // State overflowed in an earlier micro-batch of the step.
             (true, true) if self.over[MAX_STATES + 1] != 0 => return self.stop(step, 3, 0),
             (true, true) => self.cause = 0,
         }
@@ -198,16 +206,18 @@ impl Guard {
             self.stop(step, 3, self.trial);
         }
     }
-    /// Adds a micro-batch that weighs so much, with its loss, to those before it: what sums are to be multiplied by follows.
+    /// Adds the weight and the loss of a micro-batch to the sums. Sets the factors by which gradients are accumulated.
     pub(crate) fn weigh(&mut self, weight: f32, loss: f32) {
         let all = self.weight + weight;
-        // Where none weighs anything yet, the latest counts alone: a penalty on parameters has its gradient all the same.
+        // If all weights so far are 0, only the latest micro-batch counts. Its gradient need not be 0, for example because of a
+        // penalty on parameters.
         (self.keep, self.add) = if all == 0.0 { (0.0, 1.0) } else { (self.weight / all, weight / all) };
-        // Before the first one there is the loss of the step before.
+        // Before the first micro-batch, `self.loss` is the loss of the previous step.
         self.loss = if self.weight == 0.0 { 0.0 } else { self.keep * self.loss } + self.add * loss;
         self.weight = all;
     }
-    /// The error to end with, if a step was bad; `loss` is that step's, `parameter` the first one whose gradient was not finite.
+    /// Returns the error of the first bad step, if there was one. `loss` is the loss of this step, and `parameter` the first
+    /// parameter whose gradient was not finite.
     pub fn error(&self, loss: f32, parameter: Option<String>, optimizer: &Optimizer) -> Option<Error> {
         let names = optimizer.states().into_iter().map(|s| format!("the optimizer's state `{}`", s.name));
         let names = std::iter::once("a weight".to_string()).chain(names).zip(self.over);
@@ -222,8 +232,8 @@ impl Guard {
     }
 }
 
-/// Σ x² and the largest magnitude, by all threads, in an order that follows from the number of elements alone. The sum is finite if and
-/// only if every x is: squares of `f32` are far from the largest `f64`.
+/// Computes Σ x² and the largest magnitude with all threads. The order of additions depends only on the number of elements. The
+/// sum is finite if and only if every x is finite, because squares of `f32` are far below the largest `f64`.
 pub(crate) fn squares(x: &[f32]) -> Squares {
     if x.len() > TASK {
         let (a, b) = x.split_at((x.len() / 2).next_multiple_of(TASK));
@@ -233,7 +243,7 @@ pub(crate) fn squares(x: &[f32]) -> Squares {
     const LANES: usize = 32;
     let (mut sums, mut tops) = ([0.0f64; LANES], [0u32; LANES]);
     let (chunks, rest) = x.as_chunks::<LANES>();
-    // Of magnitudes the bits have the order.
+    // The bits of magnitudes, as integers, have the order of the magnitudes.
     let top = |x: f32| x.to_bits() & 0x7fff_ffff;
     wide(
         #[inline(always)]

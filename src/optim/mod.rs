@@ -58,9 +58,9 @@ impl State {
 /// An update rule: it computes a direction for each element, and applies the direction to the weight.
 ///
 /// ```text
-/// u ← r · direction(w, g, s, h)          each of them may renew the states s
+/// u ← r · direction(w, g, s, h)          direction and apply may both change the states s
 /// w ← apply(w, u, s, h)
-/// r = ratio(‖w‖, ‖g‖, ‖direction‖, h)     of each parameter; 1 unless the rule HAS_RATIO
+/// r = ratio(‖w‖, ‖g‖, ‖direction‖, h)     one number for each parameter; 1 unless the rule HAS_RATIO
 /// ```
 ///
 /// The rule's WGSL file defines the same functions: `fn direction(w: f32, g: f32, s: ptr<function, State>, h: array<f32, 8>) ->
@@ -77,11 +77,11 @@ impl State {
 /// Checkpoints store the options of a rule as its `Debug` text. So the `Debug` text must show all options; a derived `Debug`
 /// does.
 pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
-    /// The optimizer's name.
+    /// The name of the optimizer.
     const NAME: &'static str;
     /// Whether the WGSL is compiled with checks. See [`Checks`].
     const CHECKS: Checks<Self> = Checks::ON;
-    /// The WGSL file.
+    /// Returns the WGSL file.
     fn source() -> Source;
     /// Returns all states of the rule, at most [`MAX_STATES`].
     fn states(&self) -> Vec<State>;

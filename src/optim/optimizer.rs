@@ -25,7 +25,7 @@ impl Default for GroupOptions {
     }
 }
 
-/// The settings that the parameters of one group share.
+/// The settings that all parameters of a group share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     /// The factor by which the optimizer's learning rate is multiplied.
@@ -272,14 +272,13 @@ impl Optimizer {
         }
         if let Some(i) = used.iter().position(|used| !used) {
             let why = format!(
-                "group {i} (in the order of the calls) has no parameter: none matches, or earlier groups take them; the names are {}",
+                "group {i} (counted from 0) has no parameter: no name matches, or earlier groups match them; the names are {}",
                 names()
             );
             return Err(Error::argument(self.name(), why));
         }
         if groups.settings.is_empty() {
-            let why =
-                format!("every parameter is frozen, so that there is nothing to train; leave one of them out; the names are {}", names());
+            let why = format!("every parameter is frozen, so there is nothing to train; leave one of them out; the names are {}", names());
             return Err(Error::argument(self.name(), why));
         }
         Ok(groups)

@@ -115,7 +115,7 @@ impl Curve {
                 let fits = (0.0..=1.0).contains(&warm)
                     && [div, final_div].iter().all(|x| x.is_finite() && *x > 0.0)
                     && ends.iter().all(|x| ok(*x));
-                (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive, and so the factors that they make")
+                (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive, 1/div and 1/(div·final_div) finite")
             }
         };
         // A straight line of 0 steps is at its end at once, so a warm-up of 0 steps has no effect. Any other curve of 0 steps

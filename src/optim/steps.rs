@@ -11,25 +11,31 @@ use crate::{
 /// The number of elements that one workgroup adds up.
 const CHUNK: usize = 4096;
 
-/// Words of a partial sum of the norms: of each of three, a sum of squares and its class.
+/// The number of words of a partial sum of the norms. Each of the three norms has a sum of squares and its class.
 const PARTIAL: usize = 6;
 
 /// The number of groups of four elements that one invocation of the trial reads. A trial that is not needed then starts only a
 /// few workgroups.
 const EACH: usize = 16;
 
-// Numbers of the inputs of what a rule works on.
+// The numbers of the inputs of a rule's kernels.
 const WEIGHTS: usize = 0;
 const GRADS: usize = 1;
 const GUARD: usize = 2;
 const STATES: usize = 3;
 
 impl Optimizer {
-    /// All that happens between the gradients and the new weights, in its order: for each piece of `layout` the sum over micro-batches
-    /// (where this is of micro-batches, each of which weighs the number at `micro`), the check, the norms of its parameters (where the rule has a
-    /// ratio), the trials, the update, and the assignment of state.
-    /// `groups` are rows of hyperparameters, `loss` is where the loss lies, and state is assigned to where something `assigns`.
-    /// Without `caps` these are steps of the CPU device.
+    /// Returns the steps between the gradients and the new weights, in order. For each piece of `layout` they are:
+    ///
+    /// 1. the accumulation of a micro-batch, if `micro` is set;
+    /// 2. the check;
+    /// 3. the norms of the parameters, if the rule has a ratio;
+    /// 4. the trials of the assignment of state and of the update;
+    /// 5. the update;
+    /// 6. the assignment of state, if `assigns`.
+    ///
+    /// `groups` is the number of parameter groups. `loss` is the location of the loss, and `micro` the location of the
+    /// micro-batch's weight. Without `caps`, the steps are for the CPU device.
     pub fn steps(&self, layout: &Layout, groups: usize, assigns: bool, loss: Loc, micro: Option<Loc>, caps: Option<&Caps>) -> Vec<Step> {
         let (trained, state) = (0..layout.trained, if assigns { layout.state_pieces() } else { 0..0 });
         let control = Control::new(layout, groups, caps.map_or(u64::MAX, |caps| caps.max_binding_bytes));
@@ -38,10 +44,10 @@ impl Optimizer {
         if micro.is_some() {
             steps.extend(trained.clone().map(|piece| of.accumulate(piece)));
         }
-        // The CPU device knows the squares when it has the gradients.
+        // The CPU device has the sums of squares already when it has the gradients.
         let checked = if caps.is_some() { trained.clone() } else { 0..1 };
         steps.extend(checked.map(|piece| of.check(piece)));
-        // Its update finds the ratios as well.
+        // The update of the CPU device computes the ratios too.
         let measured = if self.has_ratio() && caps.is_some() { trained.clone() } else { 0..0 };
         steps.extend(measured.map(|piece| of.norms(piece)));
         steps.extend(state.clone().map(|piece| of.assign(true, piece)));
@@ -74,7 +80,7 @@ impl Steps<'_> {
         let trial = if matches!(update, Update::Try | Update::TryAssign) { "trial of " } else { "" };
         let label = format!("update {trial}{name} piece {piece} [{}]", self.layout.pieces.get(piece).unwrap_or(&0));
         let (layer, work, output) = (String::new(), Work::Update(update, piece), self.control());
-        // Steps without the rule are the library's own.
+        // Steps without code of the rule contain only WGSL of the library.
         let unchecked = !matches!(update, Update::Norms | Update::Try | Update::Apply) || self.optimizer.rule.is_unchecked();
         Step { phase, label, layer, work, inputs, output, scratch: Vec::new(), kernel, unchecked }
     }
@@ -101,7 +107,7 @@ impl Steps<'_> {
     /// Computes the norm of the gradients. With the last piece, it decides whether the step counts.
     fn check(&self, piece: usize) -> Step {
         let mut inputs = vec![self.piece(Flat::Grads, piece), self.control()];
-        // Of micro-batches the guard has the mean.
+        // With micro-batches, the guard has the mean loss.
         let loss = match self.micro {
             None => "fn step_loss() -> f32 {\n    return loss[0];\n}\n",
             Some(_) => "fn step_loss() -> f32 {\n    return bitcast<f32>(guard[LOSS_SUM]);\n}\n",
@@ -149,12 +155,12 @@ impl Steps<'_> {
         self.step(Phase::Check, Update::Check, "guard", piece, inputs, kernel)
     }
 
-    /// What a rule works on: weights, gradients, the guard, states.
+    /// Returns the inputs of a rule's kernels: weights, gradients, the control buffer and states.
     fn of_rule(&self, piece: usize) -> Vec<(Loc, Shape)> {
         let flats = (0..self.optimizer.states().len()).map(Flat::State).map(|state| self.piece(state, piece));
         [self.piece(Flat::Weights, piece), self.piece(Flat::Grads, piece), self.control()].into_iter().chain(flats).collect()
     }
-    /// Where piece.wgsl finds what.
+    /// Returns the positions of the tables in the control buffer, for piece.wgsl.
     fn tables(&self, piece: usize) -> Vec<(String, Word)> {
         let limit = Word::F(self.optimizer.clip().value.unwrap_or(f32::MAX));
         let ((segments, segment_count), (runs, run_count)) = (self.control.segments[piece], self.control.runs[piece]);
@@ -174,10 +180,10 @@ impl Steps<'_> {
         params.chain([("limit".to_string(), limit)]).collect()
     }
 
-    /// The rule, and piece.wgsl with what it needs.
+    /// Returns the code of the rule, and piece.wgsl with the functions that it needs.
     fn code(&self, piece: usize) -> String {
         let rule = &self.optimizer.rule;
-        // Where all of a piece is of one group, nothing is to be looked up for each element.
+        // If all parameters of a piece belong to one group, no table is needed.
         let group = match self.layout.runs(piece)[..] {
             [(_, group)] => format!("{group}u"),
             _ => "owner(i, p.runs, p.run_count)".into(),
@@ -196,7 +202,7 @@ impl Steps<'_> {
             let (cells, segments) = (len.div_ceil(cell), self.control.segments[piece].1);
             let each = |name, i| Bind::input(name, i, DType::F32).per_unit(cell).vec4();
             let (guard, partials) = (Bind::input("guard", GUARD, DType::U32), Bind::scratch("partials", 0));
-            // Each place of the partials is written by one workgroup.
+            // Each element of the partials is written by one workgroup only.
             let mut binds = vec![each("params", WEIGHTS), each("grads", GRADS), guard.clone(), partials.clone().flags()];
             binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
             let mut params = self.tables(piece);
@@ -217,7 +223,7 @@ impl Steps<'_> {
     fn apply(&self, trial: bool, piece: usize) -> Step {
         let (rule, kept) = (&self.optimizer.rule, self.optimizer.states());
         let kernel = self.caps.map(|caps| {
-            // A unit is four elements, of one parameter.
+            // A unit is four elements of one parameter.
             let each = |name, i| Bind { write: !trial, ..Bind::input(name, i, DType::F32).per_unit(4).vec4() };
             let mut binds = vec![
                 each("params", WEIGHTS),
@@ -245,7 +251,7 @@ impl Steps<'_> {
         self.step(phase, update, rule.name(), piece, self.of_rule(piece), kernel)
     }
 
-    /// Sets a piece of state to what it becomes, or tries to, which writes the guard alone.
+    /// Assigns the next values to a piece of state, or makes a trial of the assignment. The trial writes only the guard.
     fn assign(&self, trial: bool, piece: usize) -> Step {
         let inputs = vec![self.piece(Flat::Weights, piece), self.piece(Flat::Next, piece), self.control()];
         let kernel = self.caps.map(|caps| {
@@ -266,7 +272,7 @@ impl Steps<'_> {
     }
 }
 
-/// The ratio of four elements, and a direction times it.
+/// The WGSL functions for the ratio of four elements and for a direction times the ratio.
 const SCALED: &str = "fn ratio_of(four: u32) -> f32 {
     return number(p.rows + 4u * owner(four, p.segments, p.segment_count) + 3u);
 }
@@ -274,7 +280,7 @@ fn scaled(u: f32, r: f32) -> f32 {
     return r * u;
 }
 ";
-/// The same of a rule that has none.
+/// The WGSL functions of a rule without a ratio.
 const UNSCALED: &str = "fn ratio_of(four: u32) -> f32 {
     return 1.0;
 }
@@ -283,10 +289,10 @@ fn scaled(u: f32, r: f32) -> f32 {
 }
 ";
 
-/// Elements that one workgroup adds up, a multiple of `grain`. Where a piece is larger than a binding, the dispatch is split at multiples of 64
-/// such chunks.
+/// Returns the number of elements that one workgroup sums. It is a multiple of `grain`. If a piece is larger than a binding,
+/// the dispatch is split at multiples of 64 such chunks.
 fn chunk(caps: &Caps, grain: usize) -> usize {
-    // On a software adapter the tree that ends a chunk costs more than another 15 chunks of loads.
+    // On a software adapter, the tree sum at the end of a chunk costs more than the loads of another 15 chunks.
     let most = if caps.software { 16 * CHUNK } else { CHUNK };
     (caps.max_binding_bytes / 256).clamp(64, most as u64) as usize / grain * grain
 }
@@ -297,8 +303,8 @@ fn pass(caps: &Caps, source: crate::kernel::Source, entry: &'static str, binds: 
     Pass { source, entry, consts, params: Vec::new(), binds, code: String::new(), units: 1, per_group: 1, step: false }
 }
 
-/// `State`; and for four elements at once `States`, `load`, `store`; `squares`, their sum; `compare`, which refuses what
-/// overflows.
+/// Writes the WGSL code for the states of a rule: the struct `State`, the struct `States` of four elements, and functions.
+/// `load` and `store` read and write four elements. `squares` sums their squares. `compare` refuses states that overflow.
 fn state_code(states: &[State]) -> String {
     if states.is_empty() {
         // WGSL has no empty struct.

@@ -10,11 +10,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-/// [`Rule`] as an object. Implemented for every rule; never by hand.
+/// [`Rule`] as a trait object. It is implemented for every rule and must not be implemented by hand.
 pub(super) trait AnyRule: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
     fn source(&self) -> Source;
-    /// Whether its WGSL is compiled without checks.
+    /// Returns whether the WGSL is compiled without checks.
     fn is_unchecked(&self) -> bool;
     fn states(&self) -> Vec<State>;
     fn lr(&self) -> f64;
@@ -79,25 +79,28 @@ impl<R: Rule> AnyRule for R {
 }
 
 impl Optimizer {
-    /// Whether a step with these hyperparameters, a row for each group, overflows nothing where all numbers are at most 2⁶⁰.
+    /// Returns whether a step with these hyperparameters cannot overflow if all numbers are at most 2⁶⁰. `hyper` has a row for
+    /// each group.
     pub(crate) fn is_bounded(&self, hyper: &[Hyper]) -> bool {
         let far = f64::from(FAR);
         hyper.iter().all(|h| {
             let (weight, states) = self.rule.grow(far, far, [far; MAX_STATES], h);
-            // What is not a number is not below anything.
+            // A NaN fails the comparison, so it counts as too large.
             states.into_iter().chain([weight]).all(|size| size <= 2f64.powi(126))
         })
     }
 
-    /// Whether its rule has a [`ratio`](Rule::ratio), so that parameters are updated one by one.
+    /// Returns whether the rule has a [`ratio`](Rule::ratio). Parameters are then updated one by one.
     pub(crate) fn has_ratio(&self) -> bool {
         self.rule.has_ratio()
     }
 
-    /// One step over one piece on the CPU: gradients are clipped as the guard says, and `states` are those of
-    /// [`states`](Optimizer::states). Every element is computed on its own, so the result does not depend on the number of threads.
+    /// Makes one step over one piece on the CPU. The guard has the factors that clip the gradients. `states` has the buffers of
+    /// [`states`](Optimizer::states). Every element is computed separately, so the result does not depend on the number of
+    /// threads.
     ///
-    /// For a rule with a ratio each run is one parameter, whose norms and ratio are put into `trusts`. Without one, nothing is.
+    /// For a rule with a ratio, each run is one parameter, and `trusts` gets its norms and ratio. For other rules, `trusts`
+    /// becomes empty.
     pub(crate) fn update(
         &self,
         settings: Settings,
@@ -112,7 +115,8 @@ impl Optimizer {
         jobs(self, todo, w, g, states, &|job| self.rule.run_f32(job), &|job, h| self.rule.trust_f32(job, h));
     }
 
-    /// The trial of it (see [`Guard`]): what would overflow, in the order of [`Guard::over`], the weights in bit 0. Nothing is changed.
+    /// Makes a trial of a step (see [`Guard`]). Nothing is changed. Returns a bit for each kind of number that would overflow,
+    /// in the order of [`Guard::over`]. Bit 0 is for the weights.
     pub(crate) fn try_update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) -> u32 {
         let found = AtomicU32::new(0);
         let todo = Todo { settings, clipped: self.clipped(guard), found: &found, trusts: None };
@@ -120,8 +124,8 @@ impl Optimizer {
         found.into_inner()
     }
 
-    /// The update in double precision, with gradients multiplied by `factor`: the definition. The norms and ratios of a rule with a
-    /// ratio come back.
+    /// Makes the update in double precision, with gradients multiplied by `factor`. This is the reference for the devices.
+    /// Returns the norms and ratios of a rule with a ratio.
     pub(crate) fn update_f64(&self, settings: Settings, factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) -> Vec<Trust> {
         let clipped = Clipped { scale: 1.0, factor, limit: self.clip().value.map_or(f64::INFINITY, f64::from) };
         let mut trusts = Vec::new();
@@ -139,12 +143,12 @@ impl Optimizer {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Bounds {
     weight: f64,
-    /// By the rule's states, those that are not kept as well.
+    /// A bound for each state of the rule, including states that are not stored.
     states: [f64; MAX_STATES],
 }
 
 impl Default for Bounds {
-    /// Of numbers from outside.
+    /// Returns the bounds of numbers that were set from outside, which are infinite.
     fn default() -> Bounds {
         Bounds::all(f64::INFINITY)
     }
@@ -154,24 +158,24 @@ impl Bounds {
     fn all(size: f64) -> Bounds {
         Bounds { weight: size, states: [size; MAX_STATES] }
     }
-    /// Of these pieces of weights and of the states that are kept.
+    /// Returns the bounds of the given pieces of weights and of the stored states.
     pub fn of<'a>(weights: impl Iterator<Item = &'a [f32]>, kept: impl Iterator<Item = &'a [Vec<f32>]>, optimizer: &Optimizer) -> Bounds {
         let (weight, mut kept) = (weights.map(largest).fold(0.0, f64::max), kept);
         let mut state = |is_kept| if is_kept { kept.next().into_iter().flatten().map(|x| largest(x)).fold(0.0, f64::max) } else { 0.0 };
         Bounds { weight, states: optimizer.kept.map(&mut state) }
     }
-    /// Whether one of them is above [`FAR`], or is no number.
+    /// Returns whether a bound exceeds [`FAR`] or is NaN.
     pub fn are_near(&self) -> bool {
         !self.states.iter().chain([&self.weight]).all(|&size| size <= f64::from(FAR))
     }
-    /// Whether none of these is larger than those.
+    /// Returns whether no bound exceeds the bound in `most`.
     #[cfg(test)]
     pub fn within(&self, most: &Bounds) -> bool {
         self.weight <= most.weight && self.states.iter().zip(most.states).all(|(is, most)| *is <= most)
     }
-    /// What they can be after a step with gradients of at most `g`.
+    /// Returns the bounds after a step with gradients of at most `g`.
     pub fn after(&self, optimizer: &Optimizer, g: f64, hyper: &[Hyper]) -> Bounds {
-        // In each step every number is rounded some times.
+        // A margin for the roundings of each number in a step.
         const ROUNDED: f64 = 1.0 + 1e-5;
         let larger = |a: f64, b: f64| if a > b || a.is_nan() { a } else { b };
         let mut all = Bounds::all(0.0);
@@ -179,7 +183,7 @@ impl Bounds {
             let (weight, states) = optimizer.rule.grow(g * ROUNDED, self.weight, self.states, h);
             all.weight = larger(all.weight, weight * ROUNDED);
             for (k, (all, state)) in all.states.iter_mut().zip(states).enumerate() {
-                // One that is not kept is 0 again.
+                // A state that is not stored is 0 again in the next step.
                 *all = larger(*all, if optimizer.kept[k] { state * ROUNDED } else { 0.0 });
             }
         }
@@ -189,7 +193,7 @@ impl Bounds {
 
 /// Returns the largest magnitude. It is infinite or NaN if a number is.
 fn largest(x: &[f32]) -> f64 {
-    // Twice the bits are those of the magnitude, and in their order.
+    // Shifting the bits to the left removes the sign. As integers, the results have the order of the magnitudes.
     let top = |x: &[f32]| x.iter().fold(0, |top: u32, x| top.max(x.to_bits() << 1));
     let top = x
         .par_chunks(CHUNK)
@@ -207,7 +211,7 @@ fn largest(x: &[f32]) -> f64 {
 /// The number of elements that one thread processes at a time.
 pub(super) const CHUNK: usize = 1 << 14;
 
-/// Elements whose unkept states are kept on the stack.
+/// The number of elements in a block. The zeros in place of states that are not stored lie on the stack for one block.
 pub(super) const BLOCK: usize = 512;
 
 /// Clips gradients: factor·(scale·g), limited to magnitudes of at most `limit`.
@@ -221,28 +225,28 @@ struct Clipped<T> {
 /// The settings of the elements of a piece.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
-    /// A row for each group.
+    /// The hyperparameters, a row for each group.
     pub hyper: &'a [Hyper],
-    /// Where neighbours of one group end, and which group that is.
+    /// The end of each run of elements of one group, and the number of the group.
     pub runs: &'a [(usize, usize)],
 }
 
-/// What to do with a piece.
+/// The work to do on a piece.
 struct Todo<'a, T> {
     settings: Settings<'a>,
     clipped: Clipped<T>,
     found: &'a AtomicU32,
-    /// Where norms and ratios go, if they are wanted.
+    /// The vector for norms and ratios, if they are wanted.
     trusts: Option<&'a mut Vec<Trust>>,
 }
 
-/// Some neighbouring elements of one group.
+/// Neighbouring elements of one group.
 pub(super) struct Elements<'a, T> {
     pub hyper: [T; 8],
-    /// Of the parameter that they are of, where the rule has one.
+    /// The ratio of the parameter, if the rule has a ratio. Otherwise 1.
     ratio: T,
     clipped: Clipped<T>,
-    /// Of a trial: what would overflow.
+    /// In a trial, the bits of the numbers that would overflow.
     found: &'a AtomicU32,
     w: &'a mut [T],
     g: &'a [T],
@@ -250,7 +254,7 @@ pub(super) struct Elements<'a, T> {
 }
 
 impl<'a, T: Real> Elements<'a, T> {
-    /// The first `n` elements, which are gone from this one then.
+    /// Removes and returns the first `n` elements.
     fn split_off(&mut self, n: usize) -> Elements<'a, T> {
         Elements {
             hyper: self.hyper,
@@ -265,15 +269,15 @@ impl<'a, T: Real> Elements<'a, T> {
     pub fn len(&self) -> usize {
         self.w.len()
     }
-    /// Two parts of more than [`CHUNK`] elements.
+    /// Splits more than [`CHUNK`] elements into two parts.
     pub fn halves(mut self) -> (Elements<'a, T>, Elements<'a, T>) {
         (self.split_off((self.len() / 2).next_multiple_of(CHUNK)), self)
     }
-    /// The same elements once more.
+    /// Borrows the same elements again.
     fn again(&mut self) -> Elements<'_, T> {
         Elements { w: &mut *self.w, states: self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s)), ..*self }
     }
-    /// In parts, by all threads.
+    /// Runs `run` on parts of the elements, with all threads.
     fn run_all(self, run: &(impl Fn(Elements<T>) + Sync)) {
         if self.len() <= CHUNK {
             return run(self);
@@ -281,8 +285,9 @@ impl<'a, T: Real> Elements<'a, T> {
         let (a, b) = self.halves();
         rayon::join(|| a.run_all(run), || b.run_all(run));
     }
-    /// All elements, [`BLOCK`] at a time: what their gradients are still to be multiplied by, weights, gradients, states.
-    /// States that are not kept are blocks of zeros, so that loops over elements have no branches.
+    /// Calls `each` for every block of [`BLOCK`] elements. Its arguments are the factor that the gradients must still be
+    /// multiplied by, the weights, the gradients and the states. States that are not stored are blocks of zeros, so that loops
+    /// over elements have no branches.
     #[inline(always)]
     pub fn blocks(self, mut each: impl FnMut(T, &mut [T], &[T], [&mut [T]; MAX_STATES])) {
         let Elements { clipped: Clipped { scale, mut factor, limit }, w, g, mut states, .. } = self;
@@ -290,7 +295,7 @@ impl<'a, T: Real> Elements<'a, T> {
         let mut scaled = [T::zero(); BLOCK];
         let (plain, all) = (scale == T::one() && limit == T::of(f64::INFINITY), factor);
         if !plain {
-            // It is in the gradients then.
+            // The gradients below already contain the factor.
             factor = T::one();
         }
         for (b, (w, mut g)) in w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).enumerate() {
@@ -306,7 +311,8 @@ impl<'a, T: Real> Elements<'a, T> {
     }
 }
 
-/// Cuts a piece into jobs where the group changes, and runs them. A rule with a ratio has a job for each parameter, which `trust` measures first.
+/// Splits a piece into jobs where the group changes, and runs them. For a rule with a ratio, each job is one parameter, and
+/// `trust` computes its norms and ratio first.
 fn jobs<T: Real>(
     optimizer: &Optimizer,
     todo: Todo<T>,
@@ -332,7 +338,7 @@ fn jobs<T: Real>(
     }
 }
 
-/// One job, or its trial.
+/// Runs one job, or its trial.
 fn run<R: Rule, T: Real>(job: Elements<T>, trial: bool) {
     let (h, ratio, found, kept) = (job.hyper, job.ratio, job.found, job.states.each_ref().map(Option::is_some));
     let mut seen = 0;
@@ -349,13 +355,13 @@ fn run<R: Rule, T: Real>(job: Elements<T>, trial: bool) {
     }
 }
 
-/// Bits of weights and of all states as bits of weights and of the states that are kept.
+/// Removes the bits of states that are not stored.
 fn dense(seen: u32, kept: [bool; MAX_STATES]) -> u32 {
     let kept = (0..MAX_STATES).filter(|&k| kept[k]);
     kept.enumerate().fold(seen & 1, |bits, (to, k)| bits | ((seen >> (k + 1)) & 1) << (to + 1))
 }
 
-/// This block of a state, or of zeros in its place.
+/// Returns the block `range` of a state, or zeros if the state is not stored.
 fn part<'a, T: Real>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK], range: &Range<usize>) -> &'a mut [T] {
     match state {
         Some(s) => &mut s[range.clone()],
@@ -366,7 +372,7 @@ fn part<'a, T: Real>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK],
     }
 }
 
-/// What would overflow in one block, weights and states: a bit each.
+/// Computes one block without changing it. Returns a bit for the weights and for each state that would overflow.
 fn attempt<R: Rule, T: Real>(h: &[T; 8], factors: [T; 2], w: &[T], g: &[T], [s0, s1, s2]: [&mut [T]; MAX_STATES]) -> u32 {
     let (n, was) = (g.len(), [w, s0, s1, s2]);
     let mut is = [[T::zero(); BLOCK]; MAX_STATES + 1];
@@ -377,8 +383,8 @@ fn attempt<R: Rule, T: Real>(h: &[T; 8], factors: [T; 2], w: &[T], g: &[T], [s0,
     (0..=MAX_STATES).fold(0, |bits, k| bits | u32::from(over(k)) << k)
 }
 
-/// One block, with what gradients and directions are multiplied by. On its own, so that the compiler knows that the slices do not overlap,
-/// and vectorises.
+/// Updates one block. The gradients are multiplied by `factor` and the directions by `ratio`. It is a separate function, so
+/// that the compiler knows that the slices do not overlap, and vectorises the loop.
 #[inline(never)]
 fn block<R: Rule, T: Real>(h: &[T; 8], [factor, ratio]: [T; 2], w: &mut [T], g: &[T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
     let n = w.len();

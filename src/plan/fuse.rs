@@ -73,9 +73,10 @@ fn maps(ir: &Ir, max_inputs: usize) -> Ir {
             at[id] = Some(out.push(Node { inputs, ..node.clone() }));
             continue;
         };
-        // Take in all pending inputs; where that is too much, the ones with the most inputs are computed on their own.
-        // Random numbers are numbered by their element, so they cannot move into a larger shape; and what reads many tensors
-        // would be computed over and over there, and take up bindings that larger expressions need.
+        // The expression takes in all pending inputs. If it would become too large, the inputs that read the most tensors are
+        // computed separately. Random numbers are numbered by their element, so a random expression cannot move into a larger
+        // shape. An expression that reads many tensors stays outside of a larger shape too. There, it would be computed many
+        // times and would use bindings that larger expressions need.
         let fits = |i: &usize| {
             let stays = pending[*i].as_ref().is_some_and(|p| p.expr.is_random() || p.inputs.len() > 2);
             at[*i].is_none() && (!stays || ir.nodes[*i].shape.same_dims(node.shape))
@@ -154,8 +155,8 @@ fn inlinable(ir: &Ir) -> Vec<bool> {
         let Some(map) = ir.map(id) else { return false };
         let same = |c: usize| ir.nodes[c].shape.same_dims(ir.nodes[id].shape);
         if ir.outputs.contains(&id) || !consumers[id].iter().all(|&c| ir.map(c).is_some()) {
-            // Something needs the values in memory. A number or a fill may still be written into the expressions too,
-            // but then nothing is saved.
+            // An output, or a consumer that is not elementwise, needs the values in memory. Computing them in the expressions
+            // as well would save nothing.
             return false;
         }
         let all_same = consumers[id].iter().all(|&c| same(c));
@@ -165,14 +166,14 @@ fn inlinable(ir: &Ir) -> Vec<bool> {
             (0, false) => true,
             (0, true) => all_same,
             _ if distinct.len() == 1 => all_same || (!map.expr.is_random() && cheap(&map.expr)),
-            // Recomputed by each consumer: only where that reads no more than the result would.
+            // Each consumer computes the node itself only if the node reads one tensor. Reading its result would cost the same.
             (arity, _) => all_same && arity == 1 && cheap(&map.expr),
         }
     };
     (0..ir.nodes.len()).map(decide).collect()
 }
 
-/// Whether an expression has few operations, and no slow one.
+/// Returns whether an expression has few operations and no slow operation.
 fn cheap(expr: &Expr) -> bool {
     let long = |f: &Fun| {
         !matches!(
@@ -225,8 +226,8 @@ fn epilogues(ir: &Ir, max_inputs: usize) -> Ir {
             if let Some(fused) = op.with_epilogue(&Map { expr, fixed: None }) {
                 let others = node.inputs.iter().enumerate().filter(|&(i, _)| i != k).map(|(_, &n)| n);
                 let inputs: Vec<usize> = before.inputs.iter().copied().chain(others).collect();
-                // An op from outside may return any op, such as one of this crate, whose kernels run without checks. One that does not take
-                // these inputs is not used.
+                // An op from outside of this crate may return any op, also an op of this crate, whose kernels run without checks.
+                // An op that does not take these inputs is not used.
                 let shapes: Vec<Shape> = inputs.iter().map(|&i| out.nodes[i].shape).collect();
                 if fused.shape(&shapes) != Ok(node.shape) {
                     continue;

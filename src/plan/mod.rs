@@ -300,7 +300,10 @@ impl Draft {
         let fits = |(grad, param): (&Option<Tensor>, &ParamDef)| grad.is_none_or(|grad| grad.shape() == param.shape);
         let all_fit = grads.len() == params.len() && grads.iter().zip(&params).all(fits);
         if !grads.is_empty() && !all_fit {
-            return Err(Error::argument("gradients", "a plan needs one for each parameter, in their order and of their shapes, or none"));
+            return Err(Error::argument(
+                "gradients",
+                "a plan needs a gradient for each parameter, in the order and shapes of the parameters, or no gradients",
+            ));
         }
         let ir = Ir::new(graph, &all);
         // The output takes one binding, and random numbers take no other. The remaining bindings are for inputs.

@@ -233,7 +233,7 @@ impl fmt::Display for Report {
         let (cases, not_run) = self.rows.iter().fold((0, 0), |(cases, not), row| (cases + row.cases, not + row.not_run));
         writeln!(f)?;
         writeln!(f, "ULP       largest |got − want| in units in the last place, 2⁻²³ · (|want| + mean |want|), at the case that")?;
-        writeln!(f, "          comes nearest to what is allowed: 16 + 2·√(terms that are added up)")?;
+        writeln!(f, "          comes nearest to the tolerance: 16 + 2·√(number of terms in a sum)")?;
         writeln!(f, "relative  largest |got − want| / |want|, of the elements not below the mean")?;
         writeln!(f)?;
         for row in self.rows.iter().filter(|row| row.not_run > 0) {

@@ -1,5 +1,5 @@
-//! Checkpoints. A checkpoint holds parameters, the optimizer's states and options, and the number of steps. Training resumed from it
-//! continues as if it had never been interrupted.
+//! Checkpoints. A checkpoint holds parameters, the optimizer's states and options, and the number of steps. Training resumed
+//! from it continues as if it had never been interrupted.
 
 use super::{
     Trainer,
@@ -15,11 +15,11 @@ use std::{collections::BTreeMap, path::Path};
 impl Trainer {
     /// Saves parameters, state, the optimizer's states and options, the number of steps and the seed to a safetensors file.
     ///
-    /// Training that continues after [`load`](Trainer::load) has exactly the parameters of training without a break. Frozen parameters have no
-    /// optimizer states. The file does not contain micro-batches that wait for their step.
+    /// Training that continues after [`load`](Trainer::load) has exactly the parameters of training without a break. Frozen
+    /// parameters have no optimizer states. The file does not contain micro-batches that wait for their step.
     ///
-    /// The file is [replaced](crate::file::replace) whole or not at all. A reader finds this checkpoint or the previous one, even after a
-    /// crash. Equal trainers write equal bytes.
+    /// The file is [replaced](crate::file::replace) whole or not at all. A reader finds this checkpoint or the previous one,
+    /// even after a crash. Equal trainers write equal bytes.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -42,18 +42,18 @@ impl Trainer {
         info.extend(self.options().into_iter().map(|(name, value)| (option(&name), value)));
         write(path.as_ref(), &tensors, &info)
     }
-    /// Loads a checkpoint that [`save`](Trainer::save) wrote, and continues from it. If any part of the file does not fit, the trainer is
-    /// unchanged.
+    /// Loads a checkpoint that [`save`](Trainer::save) wrote, and continues from it. If any part of the file does not fit, the
+    /// trainer is unchanged.
     ///
-    /// The trainer uses its own optimizer with its own options. Learning rate and schedule may differ from those in the file. If another
-    /// option differs (a momentum, a weight decay, the norm to clip to), a warning is logged through the crate `log`. A warning is also
-    /// logged if other parameters were frozen and the optimizer has no states.
+    /// The trainer uses its own optimizer with its own options. Learning rate and schedule may differ from those in the file.
+    /// If another option differs (a momentum, a weight decay, the norm to clip to), a warning is logged through the crate
+    /// `log`. A warning is also logged if other parameters were frozen and the optimizer has no states.
     ///
     /// # Errors
     /// - The file is missing or is no checkpoint.
-    /// - The file is of another model or optimizer. It lacks a tensor that the trainer needs, or has a tensor that the trainer has no place
-    ///   for. Examples are a momentum for an optimizer without momentum, and the states of a parameter that is frozen now.
-    ///   [`Params::load`](super::Params::load) loads the parameters alone.
+    /// - The file is of another model or optimizer. It lacks a tensor that the trainer needs, or has a tensor that the trainer
+    ///   has no place for. Examples are a momentum for an optimizer without momentum, and the states of a parameter that is
+    ///   frozen now. [`Params::load`](super::Params::load) loads the parameters alone.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = read(path)?;

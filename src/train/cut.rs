@@ -11,8 +11,8 @@ pub(super) struct Cut {
     pub steps: usize,
     /// The number of samples in all steps together.
     pub samples: usize,
-    /// The number of samples in a micro-batch. The last micro-batch of a step has the remaining samples. `None` where steps are not
-    /// divided.
+    /// The number of samples in a micro-batch. The last micro-batch of a step has the remaining samples. `None` where steps are
+    /// not divided.
     pub micro: Option<usize>,
     /// Whether a single remaining sample joins the micro-batch before it.
     pub joins: bool,
@@ -45,8 +45,8 @@ impl Cut {
         let rest = (left > joined).then_some(left);
         (0..whole).map(move |k| if k + 1 == whole { size + joined } else { size }).chain(rest)
     }
-    /// Returns the division for a model that accepts no batch of one sample. A single remaining sample joins the micro-batch or the step
-    /// before it.
+    /// Returns the division for a model that accepts no batch of one sample. A single remaining sample joins the micro-batch or
+    /// the step before it.
     pub fn joined(self) -> Cut {
         let last = self.step(self.steps - 1).len();
         Cut { joins: true, steps: self.steps - usize::from(last == 1 && self.steps > 1), ..self }

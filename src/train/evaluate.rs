@@ -21,21 +21,21 @@ use std::{ops::Range, sync::Arc, time::Instant};
 pub struct Evaluation {
     /// The loss over all samples.
     ///
-    /// A loss that is a mean over samples is averaged over batches, weighted by the number of samples in each batch. A weighted mean
-    /// divides by the sum of the weights of all batches. The loss does not depend on the batch size if it is a sum of such means, each
-    /// optionally times a number.
+    /// A loss that is a mean over samples is averaged over batches, weighted by the number of samples in each batch. A weighted
+    /// mean divides by the sum of the weights of all batches. The loss does not depend on the batch size if it is a sum of such
+    /// means, each optionally times a number.
     pub loss: f64,
-    /// The share of labels that the model predicts, for a classifier. A classifier is a model for labels `[n, …]` whose output is
-    /// `[n, …, classes]` at any batch size. A row of scores that contains a NaN predicts nothing. Labels that the loss ignores do not
-    /// count.
+    /// The share of labels that the model predicts, for a classifier. A classifier is a model for labels `[n, …]` whose output
+    /// is `[n, …, classes]` at any batch size. A row of scores that contains a NaN predicts nothing. Labels that the loss
+    /// ignores do not count.
     pub accuracy: Option<f64>,
     /// The model's outputs for all samples, `[n, …]`. The outputs of several batches are joined.
     ///
-    /// - One axis grows with the number of samples: the outputs are concatenated along this axis. For `[4·n, 3]` the result has the rows
-    ///   of all batches, for `[time, n, classes]` all sequences.
+    /// - One axis grows with the number of samples: the outputs are concatenated along this axis. For `[4·n, 3]` the result has
+    ///   the rows of all batches, for `[time, n, classes]` all sequences.
     /// - No axis grows, so an output describes a whole batch: the result is the mean of the outputs, weighted by samples.
-    /// - More than one axis grows: one batch gives its own output. Several batches give one vector `[count]`, which concatenates the
-    ///   flattened outputs.
+    /// - More than one axis grows: one batch gives its own output. Several batches give one vector `[count]`, which
+    ///   concatenates the flattened outputs.
     pub outputs: Host<f32>,
     /// The seconds that the evaluation took.
     pub seconds: f64,
@@ -54,8 +54,8 @@ impl Evaluation {
 /// The default limit of the batch size in evaluation and prediction.
 pub(super) const MOST: usize = 1024;
 
-/// The most bytes that an evaluation plan may take if its batch is larger than every training batch. The amount is negligible beside
-/// the memory of training.
+/// The most bytes that an evaluation plan may take if its batch is larger than every training batch. The amount is negligible
+/// beside the memory of training.
 const SMALL: u64 = 4 << 20;
 /// The most bytes that an evaluation plan may take if the trainer has made no step.
 const UNTRAINED: u64 = 256 << 20;
@@ -85,8 +85,8 @@ struct Run {
     samples: usize,
 }
 
-/// A function that receives the outputs of each batch: the model's output and the reported numbers, their description, and the number
-/// of samples.
+/// A function that receives the outputs of each batch: the model's output and the reported numbers, their description, and the
+/// number of samples.
 type Each<'a> = &'a mut (dyn FnMut(Vec<Host<f32>>, &Tracked, usize) -> Result<()> + Send);
 
 /// Reads the collected outputs and passes them to `each`, batch by batch.
@@ -123,8 +123,8 @@ impl Trainer {
         Ok(Evaluation { loss, accuracy, outputs: outputs.join(), seconds: started.elapsed().as_secs_f64() })
     }
 
-    /// Sets the batch size of [`evaluate`](Trainer::evaluate), [`predict`](Trainer::predict) and validation. It changes results by
-    /// rounding only.
+    /// Sets the batch size of [`evaluate`](Trainer::evaluate), [`predict`](Trainer::predict) and validation. It changes results
+    /// by rounding only.
     ///
     /// By default the trainer chooses a size of at most 1,024:
     /// - After training, it takes the largest training batch, or a larger batch whose plan takes at most 4 MiB. With
@@ -142,8 +142,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Computes the model's outputs `[n, …]` for samples `[n, …]`, in inference mode. [`Evaluation::outputs`] describes how the outputs of
-    /// several batches are joined.
+    /// Computes the model's outputs `[n, …]` for samples `[n, …]`, in inference mode. [`Evaluation::outputs`] describes how the
+    /// outputs of several batches are joined.
     pub fn predict(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
         pollster::block_on(self.predict_async(x))
     }
@@ -180,8 +180,9 @@ impl Trainer {
         Ok(outputs.join())
     }
 
-    /// Runs the inference graph on `n` samples, batch by batch. `batch` returns the inputs for a range of rows, unless the data lies on
-    /// the device. `each` receives the outputs, in order. A GPU collects the outputs of many batches before they are read.
+    /// Runs the inference graph on `n` samples, batch by batch. `batch` returns the inputs for a range of rows, unless the data
+    /// lies on the device. `each` receives the outputs, in order. A GPU collects the outputs of many batches before they are
+    /// read.
     async fn infer(
         &mut self,
         n: usize,
@@ -237,7 +238,8 @@ impl Trainer {
             }
         }
     }
-    /// Halves `size` until the plan of a batch is small enough. A batch no larger than the largest training batch is always small enough.
+    /// Halves `size` until the plan of a batch is small enough. A batch no larger than the largest training batch is always
+    /// small enough.
     fn small_enough(&mut self, mut size: usize) -> usize {
         let trained = self.plans.iter().filter_map(|(key, _)| key.samples()).max();
         let (least, most) = trained.map_or((1, UNTRAINED), |batch| (batch, small(self.budget)));
@@ -263,8 +265,8 @@ impl Trainer {
         let plan = self.model("evaluate")?.inference(&self.device, batch)?.0.lower(&self.device.plan_options());
         engine::plan_bytes(&self.device, &plan, None)
     }
-    /// On a GPU, returns a buffer that collects the outputs of `batches` batches, or of fewer batches if the buffer would be too large.
-    /// Reuses the existing buffer if it is large enough.
+    /// On a GPU, returns a buffer that collects the outputs of `batches` batches, or of fewer batches if the buffer would be
+    /// too large. Reuses the existing buffer if it is large enough.
     async fn collected(&mut self, batch: usize, batches: usize) -> Result<Option<Arc<Collected>>> {
         let Some(gpu) = self.device.as_gpu().cloned() else { return Ok(None) };
         let f = &mut self.inference(batch).await?.0;

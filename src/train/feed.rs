@@ -60,8 +60,8 @@ pub(super) struct EpochRun<'a, 'f> {
 }
 
 impl Trainer {
-    /// Uploads the data sets `wanted` to the device, in order, while they fit into `most` bytes together. Data sets that are already
-    /// there stay. All other data sets are dropped.
+    /// Uploads the data sets `wanted` to the device, in order, while they fit into `most` bytes together. Data sets that are
+    /// already there stay. All other data sets are dropped.
     pub(super) async fn hold(&mut self, wanted: &[&Dataset], mut most: u64) {
         let keep = |held: &Held| wanted.iter().any(|data| held.id.is(data.id()));
         let (kept, gone): (Vec<Held>, Vec<Held>) = self.held.drain(..).partition(keep);
@@ -155,7 +155,8 @@ impl Trainer {
         };
         let new = || (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
         if self.device.as_gpu().is_none() {
-            // A step uses every core, so another thread would not help. Batches are gathered directly into the inputs of the plan.
+            // A step uses every core, so another thread would not help. Batches are gathered directly into the inputs of the
+            // plan.
             let (mut no_x, mut no_y) = new();
             let mut write = |engine: &mut Engine, _: usize, k: usize| {
                 let mut inputs = engine.inputs().iter_mut();
@@ -166,7 +167,8 @@ impl Trainer {
         }
         let (full, filled) = mpsc::sync_channel::<Result<(Host<f32>, Host<f32>)>>(READY);
         let (back, empty) = mpsc::channel();
-        // The closure owns its end of the channel. When the steps end, with or without an error, the channel closes and the thread ends.
+        // The closure owns its end of the channel. When the steps end, with or without an error, the channel closes and the
+        // thread ends.
         thread::scope(move |scope| {
             scope.spawn(move || {
                 for drawn in draws {
@@ -189,8 +191,8 @@ impl Trainer {
         })
     }
 
-    /// Runs the steps of an epoch. `write` writes each batch into the inputs of the plan. Without `write`, each step fetches its batch on
-    /// the device.
+    /// Runs the steps of an epoch. `write` writes each batch into the inputs of the plan. Without `write`, each step fetches
+    /// its batch on the device.
     async fn walk(&mut self, course: EpochRun<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
         let EpochRun { fit, progress, epoch, steps, parts, .. } = course;
         let fed = write.is_none();

@@ -17,8 +17,8 @@ use crate::{
 use std::time::Instant;
 
 impl Trainer {
-    /// Trains the model on a data set for the given number of epochs. After an error, [`history`](Trainer::history) has the epochs that
-    /// were complete.
+    /// Trains the model on a data set for the given number of epochs. After an error, [`history`](Trainer::history) has the
+    /// epochs that were complete.
     ///
     /// ```
     /// use downhill::{Device, Error, Fit, Trainer, data, optim::Sgd};
@@ -39,8 +39,8 @@ impl Trainer {
     /// - The data does not fit the model.
     /// - The batch size is 0, a micro-batch is larger than a step, or the memory limit is too small.
     /// - The model does not accept the last batch of an epoch. See [`Fit::drop_last`].
-    /// - [`Error::Diverged`] at the first step whose loss or gradient is not finite. The parameters then have the values of the last finite
-    ///   step.
+    /// - [`Error::Diverged`] at the first step whose loss or gradient is not finite. The parameters then have the values of the
+    ///   last finite step.
     pub fn fit(&mut self, data: &Dataset, fit: Fit) -> Result<History> {
         pollster::block_on(self.fit_async(data, fit))
     }
@@ -90,7 +90,8 @@ impl Trainer {
         let forgotten = self.forget_micro();
         result.and(forgotten).map(|()| self.history.clone())
     }
-    /// Returns the reports of the last call of [`fit`](Trainer::fit). If the call failed, they cover the epochs that were complete.
+    /// Returns the reports of the last call of [`fit`](Trainer::fit). If the call failed, they cover the epochs that were
+    /// complete.
     pub fn history(&self) -> &History {
         &self.history
     }

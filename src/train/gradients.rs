@@ -9,7 +9,8 @@ use crate::{
 };
 
 impl Trainer {
-    /// Returns the gradient of a parameter in the last step, and waits for the step. It is the gradient of all micro-batches together.
+    /// Returns the gradient of a parameter in the last step, and waits for the step. It is the gradient of all micro-batches
+    /// together.
     ///
     /// # Errors
     /// The trainer has no parameter of this name, or the name is of a state or a frozen parameter, which have no gradient.
@@ -18,8 +19,9 @@ impl Trainer {
         let (flat, range) = (pollster::block_on(self.store.read_grads())?, self.store.layout().ranges[i]);
         Ok(Host::new(self.params[i].shape, flat[range.piece][range.of()].to_vec()))
     }
-    /// Returns each trained parameter's norms in the last step and the trust ratio that follows from them, and waits for the step. The norms
-    /// are measured before the update. The result is empty for an optimizer whose rule has no [`ratio`](crate::optim::Rule::ratio).
+    /// Returns each trained parameter's norms in the last step and the trust ratio that follows from them, and waits for the
+    /// step. The norms are measured before the update. The result is empty for an optimizer whose rule has no
+    /// [`ratio`](crate::optim::Rule::ratio).
     ///
     /// # Errors
     /// The device fails.
@@ -32,11 +34,11 @@ impl Trainer {
         let named = self.params.iter().map(|param| param.name.clone()).zip(all);
         Ok(named.zip(trained).filter(|(_, trained)| *trained).map(|(row, _)| row).collect())
     }
-    /// Makes one step of the optimizer with the given gradients instead of the gradients of the loss. The gradients may be means over
-    /// several machines or batches, or come from another program.
+    /// Makes one step of the optimizer with the given gradients instead of the gradients of the loss. The gradients may be
+    /// means over several machines or batches, or come from another program.
     ///
-    /// A parameter that is not named has the gradient 0. The step is an ordinary step for schedules, clipping and the check that all numbers
-    /// are finite. The loss in its report is NaN. [`step_again`](Trainer::step_again) repeats the step.
+    /// A parameter that is not named has the gradient 0. The step is an ordinary step for schedules, clipping and the check
+    /// that all numbers are finite. The loss in its report is NaN. [`step_again`](Trainer::step_again) repeats the step.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, init::Init, optim::Sgd};
@@ -49,8 +51,8 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// A name or a shape does not fit the trainer, or the device fails. A gradient that is not finite gives [`Error::Diverged`], from the call
-    /// that reads the reports.
+    /// A name or a shape does not fit the trainer, or the device fails. A gradient that is not finite gives
+    /// [`Error::Diverged`], from the call that reads the reports.
     pub fn apply_gradients(&mut self, gradients: &[(&str, Host<f32>)]) -> Result<()> {
         self.no_part("apply_gradients")?;
         let layout = self.store.layout();

@@ -53,10 +53,10 @@ const LEFT: u64 = 10;
 impl Trainer {
     /// Returns the bytes that training on batches of `batch` samples takes, by kind and by layer.
     ///
-    /// The sum includes everything that this trainer has on the device now: data sets, and cached plans of other batch sizes and of
-    /// evaluation (the latest four of each). A trainer made from one graph always uses the batch size of the graph. This method plans a
-    /// step, but allocates and measures nothing. Where a kernel has not been chosen yet, it assumes the kernel that it expects to be
-    /// fastest.
+    /// The sum includes everything that this trainer has on the device now: data sets, and cached plans of other batch sizes
+    /// and of evaluation (the latest four of each). A trainer made from one graph always uses the batch size of the graph. This
+    /// method plans a step, but allocates and measures nothing. Where a kernel has not been chosen yet, it assumes the kernel
+    /// that it expects to be fastest.
     ///
     /// # Errors
     /// The batch is empty, or the model does not accept its size. [`Error::Limit`] if a step would exceed a limit of the device.
@@ -69,8 +69,8 @@ impl Trainer {
     /// Returns the bytes that training in micro-batches of `micro` samples takes, by kind and by layer. See
     /// [`Fit::micro_batch`](crate::Fit::micro_batch) and [`accumulate`](Trainer::accumulate).
     ///
-    /// The sum does not depend on the number of micro-batches in a step. It includes the plan of one micro-batch and a second buffer of
-    /// gradients.
+    /// The sum does not depend on the number of micro-batches in a step. It includes the plan of one micro-batch and a second
+    /// buffer of gradients.
     ///
     /// # Errors
     /// The errors of [`memory`](Trainer::memory), and a loss that [`accumulate`](Trainer::accumulate) refuses.
@@ -117,16 +117,16 @@ impl Trainer {
         let (fed, data) = (self.fed(), self.held.iter().map(Held::bytes).sum());
         engine::memory(&self.device, plan, &self.store.layout(), &self.update, plan.outputs.len(), fed, data)
     }
-    /// Returns the largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and the limits of the device. `None`
-    /// stands for nine tenths of the memory that the device reports. The size is computed from plans of several sizes. Nothing is
-    /// allocated.
+    /// Returns the largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and the limits of the device.
+    /// `None` stands for nine tenths of the memory that the device reports. The size is computed from plans of several sizes.
+    /// Nothing is allocated.
     ///
     /// The memory of `fit` is the sum of:
     /// - [`memory`](Trainer::memory), which includes the data sets that lie on the device now;
     /// - a second plan, for the last batch of an epoch;
-    /// - three times the plan of an evaluation batch: the plan of full batches, the plan of the last batch, and the outputs. The batch is of
-    ///   the same size as in training, or of the size [set](Trainer::set_evaluation_batch). A real evaluation may use larger batches if they
-    ///   take a few MiB at most.
+    /// - three times the plan of an evaluation batch: the plan of full batches, the plan of the last batch, and the outputs.
+    ///   The batch is of the same size as in training, or of the size [set](Trainer::set_evaluation_batch). A real evaluation
+    ///   may use larger batches if they take a few MiB at most.
     ///
     /// ```
     /// use downhill::{Device, Trainer, data, optim::Adam};
@@ -154,8 +154,8 @@ impl Trainer {
             None => self.device.memory_bytes().map(|all| all - all / LEFT).ok_or_else(unknown)?,
         };
         let need = |batch: usize| self.fit_bytes(batch);
-        // Some layers accept no batch of one sample, so the search starts at two. If two samples exceed a limit, one sample may still fit.
-        // Any other error at two samples is a mistake in the model.
+        // Some layers accept no batch of one sample, so the search starts at two. If two samples exceed a limit, one sample may
+        // still fit. Any other error at two samples is a mistake in the model.
         let first = match need(SOME) {
             Err(Error::Limit { .. }) => (1, need(1)?),
             other => (SOME, other?),
@@ -168,19 +168,20 @@ impl Trainer {
     }
 }
 
-/// Returns the largest batch size, at most `most`, whose bytes fit into the budget. `first` is a batch size and its bytes, from which the
-/// search starts. `None` where not even one sample fits.
+/// Returns the largest batch size, at most `most`, whose bytes fit into the budget. `first` is a batch size and its bytes, from
+/// which the search starts. `None` where not even one sample fits.
 fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64, most: usize) -> Option<usize> {
     let (mut low, mut used) = if first.1 <= budget { first } else { (1, need(1).unwrap_or(first.1)) };
     if used > budget {
         return None;
     }
-    // A batch size that does not fit, and its bytes. The bytes are `None` if the plan exceeds a limit or a tensor has too many elements.
+    // A batch size that does not fit, and its bytes. The bytes are `None` if the plan exceeds a limit or a tensor has too many
+    // elements.
     let mut high: Option<(usize, Option<u64>)> = if low < first.0 { Some((first.0, None)) } else { most.checked_add(1).map(|n| (n, None)) };
     let mut slope = 0.0;
     for round in 0.. {
-        // Memory grows nearly linearly with the batch size. The next size is the point where the line meets the budget. If a limit
-        // comes first, bisection finds it.
+        // Memory grows nearly linearly with the batch size. The next size is the point where the line meets the budget. If a
+        // limit comes first, bisection finds it.
         if let Some((batch, Some(bytes))) = high {
             slope = (bytes - used) as f64 / (batch - low) as f64;
         }
@@ -205,8 +206,8 @@ fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64
 }
 
 impl Trainer {
-    /// Returns the largest size of a micro-batch for which training with the batches of `cut` fits into `bytes`. `None` where whole
-    /// batches fit. `validation` is the number of samples evaluated after each epoch.
+    /// Returns the largest size of a micro-batch for which training with the batches of `cut` fits into `bytes`. `None` where
+    /// whole batches fit. `validation` is the number of samples evaluated after each epoch.
     pub(super) fn fitting(&self, bytes: u64, cut: &Cut, validation: Option<usize>) -> Result<Option<usize>> {
         let inference = |samples: usize| match self.inference_bytes(samples) {
             // Evaluation then uses smaller batches.

@@ -1,10 +1,10 @@
 //! Metrics of predictions. All metrics are computed in `f64`.
 //!
-//! A prediction that is not finite is an error, as in scikit-learn. Scores may be infinite, because a masked class has the score −∞.
-//! Scores may not be NaN.
+//! A prediction that is not finite is an error, as in scikit-learn. Scores may be infinite, because a masked class has the
+//! score −∞. Scores may not be NaN.
 //!
-//! `scores` is the model's output `[n, classes]`, row-major: logits, log-probabilities or probabilities. The predicted class is the class
-//! with the largest score. If several classes have the largest score, the first of them is predicted.
+//! `scores` is the model's output `[n, classes]`, row-major: logits, log-probabilities or probabilities. The predicted class is
+//! the class with the largest score. If several classes have the largest score, the first of them is predicted.
 
 use crate::{
     data::{check_finite, check_labels},
@@ -34,8 +34,8 @@ pub fn argmax(scores: &[f32], classes: usize) -> Result<Vec<u32>> {
 /// ```
 ///
 /// # Errors
-/// The errors of [`argmax`]. [`Error::Label`] for a label that is not less than `classes`. [`Error::Argument`] if the number of rows and
-/// the number of labels differ, or are 0.
+/// The errors of [`argmax`]. [`Error::Label`] for a label that is not less than `classes`. [`Error::Argument`] if the number of
+/// rows and the number of labels differ, or are 0.
 pub fn accuracy(scores: &[f32], classes: usize, labels: &[u32]) -> Result<f64> {
     top_k(scores, classes, labels, 1)
 }
@@ -58,12 +58,12 @@ pub fn top_k(scores: &[f32], classes: usize, labels: &[u32], k: usize) -> Result
     Ok(hits as f64 / labels.len() as f64)
 }
 
-/// Returns the share of rows that a model with one output predicts correctly. A score greater than `threshold` predicts 1. Any other
-/// score predicts 0. The threshold is 0.5 for probabilities and 0.0 for logits. Targets are 0.0 or 1.0.
+/// Returns the share of rows that a model with one output predicts correctly. A score greater than `threshold` predicts 1. Any
+/// other score predicts 0. The threshold is 0.5 for probabilities and 0.0 for logits. Targets are 0.0 or 1.0.
 ///
 /// # Errors
-/// [`Error::Argument`] if the lengths differ or are 0, or the threshold is NaN. [`Error::NonFinite`] if a score is NaN or a target is
-/// not finite.
+/// [`Error::Argument`] if the lengths differ or are 0, or the threshold is NaN. [`Error::NonFinite`] if a score is NaN or a
+/// target is not finite.
 pub fn binary_accuracy(scores: &[f32], targets: &[f32], threshold: f32) -> Result<f64> {
     check_lengths("binary_accuracy", scores, targets)?;
     check_scores(scores, 1)?;
@@ -93,9 +93,9 @@ pub fn rmse(predictions: &[f32], targets: &[f32]) -> Result<f64> {
     Ok((sum(predictions, targets, |d| d * d) / targets.len() as f64).sqrt())
 }
 
-/// Returns the coefficient of determination, R² = 1 − Σ(y − t)² / Σ(t − mean t)². Perfect predictions have R² = 1. Predictions as good
-/// as the mean of the targets have R² = 0. If all targets are equal, the result is 1 for perfect predictions and 0 otherwise, as in
-/// scikit-learn.
+/// Returns the coefficient of determination, R² = 1 − Σ(y − t)² / Σ(t − mean t)². Perfect predictions have R² = 1. Predictions
+/// as good as the mean of the targets have R² = 0. If all targets are equal, the result is 1 for perfect predictions and 0
+/// otherwise, as in scikit-learn.
 ///
 /// # Errors
 /// [`Error::Argument`] if the lengths differ or are 0. [`Error::NonFinite`] for a number that is not finite.
@@ -112,8 +112,8 @@ pub fn r2(predictions: &[f32], targets: &[f32]) -> Result<f64> {
 
 /// A confusion matrix, which counts the rows by true class and predicted class.
 ///
-/// `Display` prints a table with a row for each true class and a column for each predicted class. The last column has the recall of each
-/// true class. The last row has the precision of each predicted class.
+/// `Display` prints a table with a row for each true class and a column for each predicted class. The last column has the
+/// recall of each true class. The last row has the precision of each predicted class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfusionMatrix {
     classes: usize,
@@ -146,7 +146,8 @@ impl ConfusionMatrix {
     pub fn classes(&self) -> usize {
         self.classes
     }
-    /// Returns the number of rows of class `label` that were predicted as class `predicted`. It is 0 for a class that does not exist.
+    /// Returns the number of rows of class `label` that were predicted as class `predicted`. It is 0 for a class that does not
+    /// exist.
     pub fn count(&self, label: usize, predicted: usize) -> u64 {
         match label < self.classes && predicted < self.classes {
             true => self.counts[label * self.classes + predicted],
@@ -157,7 +158,8 @@ impl ConfusionMatrix {
     pub fn accuracy(&self) -> f64 {
         (0..self.classes).map(|c| self.count(c, c)).sum::<u64>() as f64 / self.counts.iter().sum::<u64>() as f64
     }
-    /// Returns the share of correct rows among the rows that were predicted as `class`. `None` where no row was predicted as `class`.
+    /// Returns the share of correct rows among the rows that were predicted as `class`. `None` where no row was predicted as
+    /// `class`.
     pub fn precision(&self, class: usize) -> Option<f64> {
         share(self.count(class, class), (0..self.classes).map(|label| self.count(label, class)).sum())
     }
@@ -276,8 +278,8 @@ mod tests {
             assert!((r2(&y, &t).unwrap() - (1.0 - 3.0 / (2.0 / 3.0))).abs() < 1e-6);
             assert!((mae(&y, &t).unwrap() / f64::from(scale) - 1.0).abs() < 1e-6);
         }
-        // These targets are far from 0, and neighbouring floats are 128 apart. The squared residual is 128². The squares about the mean
-        // add up to 2 · 128².
+        // These targets are far from 0, and neighbouring floats are 128 apart. The squared residual is 128². The squares about
+        // the mean add up to 2 · 128².
         assert_eq!(r2(&[1.7e9, 1.7e9, 1.7e9 + 128.0], &[1.7e9 - 128.0, 1.7e9, 1.7e9 + 128.0]).unwrap(), 0.5);
         // An `f32` sum would lose the second number, because the first is much larger.
         assert_eq!(mae(&[1e8, 1.0], &[0.0, 0.0]).unwrap(), 50000000.5);

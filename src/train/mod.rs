@@ -69,23 +69,25 @@ pub struct StepReport {
     pub step: u64,
     /// The loss of the batch, measured before the step's update.
     pub loss: f32,
-    /// The share of the batch's labels that the model predicted before the step's update. `None` where the model is no classifier, or
-    /// the loss ignores every label of the batch.
+    /// The share of the batch's labels that the model predicted before the step's update. `None` where the model is no
+    /// classifier, or the loss ignores every label of the batch.
     pub accuracy: Option<f32>,
-    /// The number of samples in the batch, summed over its micro-batches. For a graph of your own, the size of the first axis of the
-    /// first input.
+    /// The number of samples in the batch, summed over its micro-batches. For a graph of your own, the size of the first axis
+    /// of the first input.
     pub samples: usize,
-    /// The norm of the gradient before clipping, over all trained parameters together. [`clip_norm`](Optimizer::clip_norm) bounds this
-    /// norm. The gradient is the gradient of the whole batch. The norm is infinite where it exceeds the largest `f32`.
+    /// The norm of the gradient before clipping, over all trained parameters together. [`clip_norm`](Optimizer::clip_norm)
+    /// bounds this norm. The gradient is the gradient of the whole batch. The norm is infinite where it exceeds the largest
+    /// `f32`.
     pub grad_norm: f32,
-    /// The largest magnitude of an element of the gradient, before clipping. [`clip_value`](Optimizer::clip_value) bounds this magnitude.
+    /// The largest magnitude of an element of the gradient, before clipping. [`clip_value`](Optimizer::clip_value) bounds this
+    /// magnitude.
     pub grad_max: f32,
 }
 
 /// Trains a model on a device.
 ///
-/// There are two ways to make a trainer. [`Trainer::new`] takes the loss of a graph of your own. Such a trainer makes one step at a
-/// time. [`Trainer::for_data`] takes the model as a function. Such a trainer works at any batch size and also offers
+/// There are two ways to make a trainer. [`Trainer::new`] takes the loss of a graph of your own. Such a trainer makes one step
+/// at a time. [`Trainer::for_data`] takes the model as a function. Such a trainer works at any batch size and also offers
 /// [`fit`](Trainer::fit), [`evaluate`](Trainer::evaluate) and [`predict`](Trainer::predict).
 ///
 /// ```
@@ -159,11 +161,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Makes a trainer for the parameters of a graph. Its steps reduce `loss`, which must be a single number. The graph may be dropped
-    /// afterwards.
+    /// Makes a trainer for the parameters of a graph. Its steps reduce `loss`, which must be a single number. The graph may be
+    /// dropped afterwards.
     ///
-    /// Some parameters may have no influence on the loss. A warning names them (crate [`log`], level `warn`). Training changes them by
-    /// weight decay alone.
+    /// Some parameters may have no influence on the loss. A warning names them (crate [`log`], level `warn`). Training changes
+    /// them by weight decay alone.
     ///
     /// # Errors
     /// - The graph has a mistake. The error names the line of the first mistake.
@@ -190,8 +192,8 @@ impl Trainer {
     }
     /// Makes a trainer for a model that is a function. Its steps reduce `loss(output, target)`.
     ///
-    /// `model` maps a batch `[n, …]` of samples of `data` to the output. The target is the batch's labels or values, `[n, …]`. If `data`
-    /// has no target, the target is the model's input.
+    /// `model` maps a batch `[n, …]` of samples of `data` to the output. The target is the batch's labels or values, `[n, …]`.
+    /// If `data` has no target, the target is the model's input.
     ///
     /// ```
     /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
@@ -209,8 +211,9 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// The errors of [`Trainer::new`]. `for_data` tries the model with a few samples, before any batch size is known. The shapes in an
-    /// error therefore name the batch size `n`: `matmul: [n, 784] × fc2.weight [10, 512]: inner dimensions 784 and 512 differ`.
+    /// The errors of [`Trainer::new`]. `for_data` tries the model with a few samples, before any batch size is known. The
+    /// shapes in an error therefore name the batch size `n`: `matmul: [n, 784] × fc2.weight [10, 512]: inner dimensions 784 and
+    /// 512 differ`.
     pub fn for_data(
         device: &Device,
         data: &Dataset,
@@ -283,8 +286,8 @@ impl Trainer {
             gone: Counters::default(),
         })
     }
-    /// Sets the seed and initialises the parameters again. The seed decides initial values, shuffles and dropout. A new trainer has
-    /// seed 0.
+    /// Sets the seed and initialises the parameters again. The seed decides initial values, shuffles and dropout. A new trainer
+    /// has seed 0.
     pub fn seed(mut self, seed: u64) -> Result<Trainer> {
         self.store.reset(&self.params, Some(&self.update), seed)?;
         (self.seed, self.step, self.epoch) = (seed, 0, 0);
@@ -303,11 +306,11 @@ impl Trainer {
     pub fn lr(&self) -> f64 {
         self.update.optimizer.lr(self.step + 1)
     }
-    /// Sets the optimizer's base learning rate, from the next step on. The [`Schedule`](crate::optim::Schedule) and the scales of groups
-    /// multiply this rate.
+    /// Sets the optimizer's base learning rate, from the next step on. The [`Schedule`](crate::optim::Schedule) and the scales
+    /// of groups multiply this rate.
     ///
-    /// After [`Error::Diverged`], training can go on with a smaller rate. A checkpoint does not contain the rate. Set it again after
-    /// loading a checkpoint.
+    /// After [`Error::Diverged`], training can go on with a smaller rate. A checkpoint does not contain the rate. Set it again
+    /// after loading a checkpoint.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::{Schedule, Sgd}};
@@ -330,8 +333,8 @@ impl Trainer {
     pub fn params(&self) -> Params<'_> {
         Params::new(self)
     }
-    /// Returns counts of the work done on a GPU so far: steps, submits, dispatches, bytes and waits. The counts cover training and
-    /// inference together. `None` on the CPU device.
+    /// Returns counts of the work done on a GPU so far: steps, submits, dispatches, bytes and waits. The counts cover training
+    /// and inference together. `None` on the CPU device.
     pub fn counters(&self) -> Option<Counters> {
         self.device.as_gpu()?;
         let plans = self.plans.iter().filter_map(|(_, p)| p.engine.gpu()).map(|exec| exec.counters());
@@ -424,11 +427,12 @@ impl Trainer {
     }
 }
 
-/// The batch size that a model is tried with. It is not 1, because at batch size 1 a loss that was not reduced is a single number too.
+/// The batch size that a model is tried with. It is not 1, because at batch size 1 a loss that was not reduced is a single
+/// number too.
 const SOME: usize = 2;
 
-/// The largest number of plans cached for training, and for inference. An epoch needs two plans, one for full batches and one for the
-/// last batch. The cache has room for two epochs of different batch sizes.
+/// The largest number of plans cached for training, and for inference. An epoch needs two plans, one for full batches and one
+/// for the last batch. The cache has room for two epochs of different batch sizes.
 const PLANS: usize = 4;
 
 /// Checks that training can minimise the loss: it is one float, and its graph is a training graph without mistakes.
@@ -456,8 +460,8 @@ fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor, statuses: &
     Draft::new(outputs, &gradients(loss, statuses)?.0, &device.plan_options())
 }
 
-/// Returns the tensor that a step computes for each parameter: a gradient, or the next value of a state. Also returns the names of
-/// the trained parameters that the loss does not depend on.
+/// Returns the tensor that a step computes for each parameter: a gradient, or the next value of a state. Also returns the names
+/// of the trained parameters that the loss does not depend on.
 #[track_caller]
 fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Tensor<'g>>>, Vec<String>)> {
     check_loss(loss)?;
@@ -472,7 +476,7 @@ fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Te
     };
     if trained == idle.len() && trained > 0 {
         let why = format!(
-            "it depends on no {}parameter ({}), so that there is nothing to train; compute it from the model's output",
+            "it depends on no {}parameter ({}), so there is nothing to train; compute it from the model's output",
             if statuses.contains(&Status::Frozen) { "trained " } else { "" },
             idle.join(", ")
         );

@@ -48,9 +48,9 @@ impl TargetKind {
     }
 }
 
-/// Properties of the model's output. `Model::new` finds them once by writing the model for two batch sizes and comparing the shapes of
-/// the outputs. One batch size would not be enough, because two axes may have the same size by chance. For example, `n` may equal
-/// `time` in `[time, n, classes]`.
+/// Properties of the model's output. `Model::new` finds them once by writing the model for two batch sizes and comparing the
+/// shapes of the outputs. One batch size would not be enough, because two axes may have the same size by chance. For example,
+/// `n` may equal `time` in `[time, n, classes]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Facts {
     /// Whether the output has one score for each class of each label.
@@ -174,8 +174,8 @@ impl Model {
     }
 }
 
-/// Returns the share of labels that are predicted. If the loss ignores a label, such labels do not count, and the second tensor is the
-/// number of labels that count.
+/// Returns the share of labels that are predicted. If the loss ignores a label, such labels do not count, and the second tensor
+/// is the number of labels that count.
 fn accuracy<'g>(scores: Tensor<'g>, labels: Tensor<'g>, ignored: Option<u32>) -> Accuracy<'g> {
     let right = scores.correct(labels);
     let Some(ignored) = ignored else { return (right.mean_all(), None) };

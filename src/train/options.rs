@@ -29,8 +29,8 @@ pub enum Event<'a> {
 pub struct Epoch {
     /// The number of the epoch within this call of `fit`. The first epoch is 1.
     pub epoch: usize,
-    /// The mean loss over all samples of the epoch, averaged like [`Evaluation::loss`](super::Evaluation::loss). Each step's loss is
-    /// measured before its update.
+    /// The mean loss over all samples of the epoch, averaged like [`Evaluation::loss`](super::Evaluation::loss). Each step's
+    /// loss is measured before its update.
     pub loss: f64,
     /// The share of labels that the model predicted before the update of each step, for a classifier. See
     /// [`Evaluation::accuracy`](super::Evaluation::accuracy).
@@ -117,8 +117,9 @@ impl<'a> Fit<'a> {
     }
     /// Sets the number of samples in a step. 32 by default.
     ///
-    /// The last batch of an epoch has the remaining samples. A data set smaller than `batch` is one batch. Some models accept no batch of
-    /// one sample, batch norm for example. If a single sample remains for such a model, the batch before takes the sample too.
+    /// The last batch of an epoch has the remaining samples. A data set smaller than `batch` is one batch. Some models accept
+    /// no batch of one sample, batch norm for example. If a single sample remains for such a model, the batch before takes the
+    /// sample too.
     pub fn batch_size(self, batch: usize) -> Self {
         Fit { batch, ..self }
     }
@@ -140,8 +141,8 @@ impl<'a> Fit<'a> {
     pub fn accumulate(self, k: usize) -> Self {
         Fit { accumulate: k, ..self }
     }
-    /// Divides each step into micro-batches of `n` samples. The last micro-batch has the remaining samples. The activations of a step then
-    /// take the memory of `n` samples.
+    /// Divides each step into micro-batches of `n` samples. The last micro-batch has the remaining samples. The activations of
+    /// a step then take the memory of `n` samples.
     ///
     /// The step equals the step on the whole batch up to rounding, with two exceptions. Dropout draws different masks. Batch norm
     /// normalises over a micro-batch.
@@ -150,18 +151,18 @@ impl<'a> Fit<'a> {
     }
     /// Limits training to `bytes` of the device's memory. `fit` chooses the largest micro-batch that fits.
     ///
-    /// The limit covers the parameters, the gradients, the optimizer's states, the plans, the data on the device and the evaluation of the
-    /// [`validation`](Fit::validation) data. The sizes tried are the largest size that fits, and ⌊batch / k⌋ for k = 1, 2, …. Sizes
-    /// ⌊batch / k⌋ leave few samples over, and remaining samples need a plan of their own. The size never exceeds
-    /// [`micro_batch`](Fit::micro_batch), nor the batch size where [`accumulate`](Fit::accumulate) is set.
+    /// The limit covers the parameters, the gradients, the optimizer's states, the plans, the data on the device and the
+    /// evaluation of the [`validation`](Fit::validation) data. The sizes tried are the largest size that fits, and ⌊batch / k⌋
+    /// for k = 1, 2, …. Sizes ⌊batch / k⌋ leave few samples over, and remaining samples need a plan of their own. The size
+    /// never exceeds [`micro_batch`](Fit::micro_batch), nor the batch size where [`accumulate`](Fit::accumulate) is set.
     ///
     /// The data goes to the device if it takes at most half of `bytes` and a micro-batch still fits beside it.
     /// [`Trainer::micro_memory`](crate::Trainer::micro_memory) returns the memory that a micro-batch size takes.
     pub fn memory(self, bytes: u64) -> Self {
         Fit { memory: Some(bytes), ..self }
     }
-    /// Sets whether an epoch leaves out the samples after its last full batch. A data set smaller than a batch is still one batch.
-    /// `false` by default.
+    /// Sets whether an epoch leaves out the samples after its last full batch. A data set smaller than a batch is still one
+    /// batch. `false` by default.
     pub fn drop_last(self, drop_last: bool) -> Self {
         Fit { drop_last, ..self }
     }
@@ -169,8 +170,8 @@ impl<'a> Fit<'a> {
     pub fn shuffle(self, shuffle: bool) -> Self {
         Fit { shuffle, ..self }
     }
-    /// Sets whether to show progress on the standard error. `false` by default. A terminal shows a bar with epoch, loss, accuracy,
-    /// samples per second and remaining time. Any other output gets plain lines.
+    /// Sets whether to show progress on the standard error. `false` by default. A terminal shows a bar with epoch, loss,
+    /// accuracy, samples per second and remaining time. Any other output gets plain lines.
     pub fn progress(self, progress: bool) -> Self {
         Fit { progress, ..self }
     }
@@ -184,19 +185,20 @@ impl<'a> Fit<'a> {
     }
     /// Sets the largest number of bytes that training and validation data may take on a GPU. 2 GiB by default.
     ///
-    /// A data set that fits is uploaded once. It stays there for later calls with the same data, and steps then upload nothing. Bytes are
-    /// stored as bytes. Data larger than the device can bind is divided into several buffers.
+    /// A data set that fits is uploaded once. It stays there for later calls with the same data, and steps then upload nothing.
+    /// Bytes are stored as bytes. Data larger than the device can bind is divided into several buffers.
     ///
-    /// If a data set does not fit, or the limit is 0, another thread prepares the next batches during a step. The results are the same to
-    /// the bit.
+    /// If a data set does not fit, or the limit is 0, another thread prepares the next batches during a step. The results are
+    /// the same to the bit.
     pub fn resident(self, most_bytes: u64) -> Self {
         Fit { resident: most_bytes, ..self }
     }
-    /// Sets how many steps, or micro-batches of steps, one submit to a GPU has: 1 to 64. It has an effect only if the data lies on the GPU.
+    /// Sets how many steps, or micro-batches of steps, one submit to a GPU has: 1 to 64. It has an effect only if the data lies
+    /// on the GPU.
     ///
-    /// By default, a submit has enough steps to take about ten milliseconds, by the measured time of earlier steps. A submit has fewer
-    /// steps if a kernel cannot bind the settings of all of them. Thousands of groups have this effect, for example. The results are the
-    /// same to the bit.
+    /// By default, a submit has enough steps to take about ten milliseconds, by the measured time of earlier steps. A submit
+    /// has fewer steps if a kernel cannot bind the settings of all of them. Thousands of groups have this effect, for example.
+    /// The results are the same to the bit.
     pub fn steps_per_submit(self, steps: usize) -> Self {
         Fit { steps_per_submit: Some(steps), ..self }
     }

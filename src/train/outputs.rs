@@ -12,8 +12,8 @@ pub(super) struct Outputs {
     /// The shape of the joined output so far.
     shape: Option<Shape>,
     batches: usize,
-    /// The numbers of the joined output. Each index of the axes before the joined axis has a vector of its own, so that the vector can
-    /// grow.
+    /// The numbers of the joined output. Each index of the axes before the joined axis has a vector of its own, so that the
+    /// vector can grow.
     lines: Vec<Vec<f32>>,
     /// For [`Join::Mean`]: Σ samples·output.
     sums: Vec<f64>,

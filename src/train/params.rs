@@ -77,16 +77,17 @@ impl<'a> Params<'a> {
         store.mark_trained();
         Ok(())
     }
-    /// Saves all values to a safetensors file, which PyTorch and others can read. The file is [replaced](crate::file::replace) whole or not
-    /// at all. Equal values give equal bytes.
+    /// Saves all values to a safetensors file, which PyTorch and others can read. The file is [replaced](crate::file::replace)
+    /// whole or not at all. Equal values give equal bytes.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), &self.all()?, &BTreeMap::new())
     }
-    /// Loads all values from a safetensors file. If a value is missing or has another shape, nothing is changed. Other tensors in the file
-    /// are ignored. Values need not be finite. `f16` and `bf16` values are converted exactly. `f64` values are rounded.
+    /// Loads all values from a safetensors file. If a value is missing or has another shape, nothing is changed. Other tensors
+    /// in the file are ignored. Values need not be finite. `f16` and `bf16` values are converted exactly. `f64` values are
+    /// rounded.
     ///
     /// # Errors
     /// - The file is missing or is no safetensors file.
@@ -119,8 +120,8 @@ pub(super) fn split(params: &[ParamDef], ranges: &[crate::params::Range], flat: 
     params.iter().zip(ranges).map(part).collect()
 }
 
-/// Writes a safetensors file. Tensors are in the given order and the metadata is sorted by name, so equal contents give equal bytes. The
-/// crate `safetensors` cannot do this, because it stores the metadata in a `HashMap`.
+/// Writes a safetensors file. Tensors are in the given order and the metadata is sorted by name, so equal contents give equal
+/// bytes. The crate `safetensors` cannot do this, because it stores the metadata in a `HashMap`.
 pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMap<String, String>) -> Result<()> {
     let (mut header, mut end) = (Map::new(), 0);
     if !info.is_empty() {

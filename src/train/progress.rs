@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest time between two updates of the loss on the bar. Each update costs a read-back, but no step waits for the read-back.
+/// The shortest time between two updates of the loss on the bar. Each update costs a read-back, but no step waits for the
+/// read-back.
 const RENEW: Duration = Duration::from_millis(500);
 
 pub(super) struct Progress {

@@ -13,13 +13,14 @@ use std::mem;
 const REPORTS: usize = 4096;
 
 impl Trainer {
-    /// Returns the loss of the last step, and waits for the step. Steps of [`fit`](Trainer::fit) count too. The loss is NaN before the first
-    /// step, and after a step with [given gradients](Trainer::apply_gradients).
+    /// Returns the loss of the last step, and waits for the step. Steps of [`fit`](Trainer::fit) count too. The loss is NaN
+    /// before the first step, and after a step with [given gradients](Trainer::apply_gradients).
     ///
     /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) if a loss or a gradient was not finite. No update was made from this step on, so the
-    /// parameters have the values of the last finite step. Training can continue, for example with a smaller learning rate
-    /// ([`set_lr`](Trainer::set_lr)). The error is returned once. After that, the last step is the last finite step.
+    /// [`Error::Diverged`](crate::Error::Diverged) if a loss or a gradient was not finite. No update was made from this step
+    /// on, so the parameters have the values of the last finite step. Training can continue, for example with a smaller
+    /// learning rate ([`set_lr`](Trainer::set_lr)). The error is returned once. After that, the last step is the last finite
+    /// step.
     pub fn loss(&mut self) -> Result<f32> {
         pollster::block_on(self.loss_async())
     }
@@ -28,8 +29,8 @@ impl Trainer {
         self.collect().await?;
         Ok(self.loss)
     }
-    /// Returns the reports of the steps since the last call, and waits for the steps. Steps of [`fit`](Trainer::fit) count too. At most the
-    /// latest 4,096 reports are stored.
+    /// Returns the reports of the steps since the last call, and waits for the steps. Steps of [`fit`](Trainer::fit) count too.
+    /// At most the latest 4,096 reports are stored.
     ///
     /// # Errors
     /// The errors of [`loss`](Trainer::loss).
@@ -64,8 +65,8 @@ impl Trainer {
             false => Ok(()),
         }
     }
-    /// Makes room in the ring for `count` more batches. It requests one half of the ring, while the batches write the other half. The
-    /// previous request has arrived long before, because fewer steps than half a ring are ever running.
+    /// Makes room in the ring for `count` more batches. It requests one half of the ring, while the batches write the other
+    /// half. The previous request has arrived long before, because fewer steps than half a ring are ever running.
     pub(super) async fn make_room(&mut self, count: usize) -> Result<()> {
         if self.unread.len() + count <= RING / 2 {
             return Ok(());
@@ -140,7 +141,8 @@ impl Trainer {
             None => Ok(()),
         }
     }
-    /// Handles a step that was not finite. This step and all later steps changed nothing, so the trainer acts as if it had not made them.
+    /// Handles a step that was not finite. This step and all later steps changed nothing, so the trainer acts as if it had not
+    /// made them.
     async fn diverged(&mut self, guard: Guard, step: u64, loss: f32) -> Result<()> {
         self.reports.drain(..self.reports.len().saturating_sub(REPORTS));
         self.unread.clear();

@@ -20,8 +20,8 @@ impl Trainer {
     /// [`accumulate`](Trainer::accumulate), the batch is the last micro-batch of the step.
     ///
     /// # Errors
-    /// An input does not fit the graph, a label is not less than the number of classes, the data contains NaN or infinity, or the device
-    /// fails.
+    /// An input does not fit the graph, a label is not less than the number of classes, the data contains NaN or infinity, or
+    /// the device fails.
     pub fn step(&mut self, batch: &[Host<f32>]) -> Result<()> {
         pollster::block_on(self.step_async(batch))
     }
@@ -33,13 +33,13 @@ impl Trainer {
         };
         self.advance(key, false).await
     }
-    /// Adds a micro-batch to the next step. [`step`](Trainer::step) adds the last micro-batch and makes the update. The update uses the
-    /// gradient of the mean loss over the samples of all micro-batches. Micro-batches may have different sizes:
+    /// Adds a micro-batch to the next step. [`step`](Trainer::step) adds the last micro-batch and makes the update. The update
+    /// uses the gradient of the mean loss over the samples of all micro-batches. Micro-batches may have different sizes:
     ///
     /// g = Σ nⱼ·gⱼ / Σ nⱼ, or Σ wⱼ·gⱼ / Σ wⱼ for a [weighted mean](crate::losses::weighted_mean) that divides by wⱼ.
     ///
-    /// A loss that is a sum over samples is treated as a mean. As in PyTorch, each micro-batch draws its own dropout masks and updates the
-    /// running averages of batch norm. The step's [report](super::StepReport) covers all micro-batches.
+    /// A loss that is a sum over samples is treated as a mean. As in PyTorch, each micro-batch draws its own dropout masks and
+    /// updates the running averages of batch norm. The step's [report](super::StepReport) covers all micro-batches.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
@@ -56,8 +56,8 @@ impl Trainer {
     /// ```
     ///
     /// # Errors
-    /// The errors of [`step`](Trainer::step). Also a loss with means of several kinds, because the gradients of its micro-batches do not add
-    /// up to the gradient of the batch.
+    /// The errors of [`step`](Trainer::step). Also a loss with means of several kinds, because the gradients of its
+    /// micro-batches do not add up to the gradient of the batch.
     pub fn accumulate(&mut self, batch: &[Host<f32>]) -> Result<()> {
         pollster::block_on(self.accumulate_async(batch))
     }
@@ -110,7 +110,7 @@ impl Trainer {
         self.no_part("step_again")?;
         match self.last {
             Some(Batch::Micro(_)) => {
-                Err(Error::argument("step_again", "the last step had several micro-batches, and the device has only the last one"))
+                Err(Error::argument("step_again", "the last step had several micro-batches, but the device has only the last micro-batch"))
             }
             Some(key) => pollster::block_on(self.advance(key, false)),
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
@@ -128,8 +128,9 @@ impl Trainer {
         match self.micro {
             0 => Ok(()),
             n => {
-                let why =
-                    format!("micro-batches are accumulated ({n} so far), and wait for their step; complete it first, by Trainer::step");
+                let why = format!(
+                    "micro-batches are accumulated ({n} so far) and wait for their step; complete the step first, with Trainer::step"
+                );
                 Err(Error::argument(what, why))
             }
         }
@@ -139,9 +140,9 @@ impl Trainer {
         self.make_room(1).await?;
         self.run(key, false, [(more, 0)])
     }
-    /// Runs batches in one submit. Each item of `batches` is a pair: whether `more` micro-batches of the same step follow, and the position
-    /// of the first sample in the order of the epoch. If `fed`, each batch fetches its samples from this position on. Otherwise there is one
-    /// batch, which has been written into the inputs. The ring must have room for all batches.
+    /// Runs batches in one submit. Each item of `batches` is a pair: whether `more` micro-batches of the same step follow, and
+    /// the position of the first sample in the order of the epoch. If `fed`, each batch fetches its samples from this position
+    /// on. Otherwise there is one batch, which has been written into the inputs. The ring must have room for all batches.
     pub(super) fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
         self.rows.clear();
         let (mut step, mut micro) = (self.step, self.micro);
@@ -157,11 +158,13 @@ impl Trainer {
         (self.step, self.micro, self.last, self.fed) = (step, micro, Some(key), fed);
         Ok(())
     }
-    /// Measures where the time of a step goes. The profile has the time of each kernel, the time of the host, and the fraction of the
-    /// device's [peaks](crate::Device::peaks) that each kernel reaches. The device's own clock measures the kernels, where there is one.
+    /// Measures where the time of a step goes. The profile has the time of each kernel, the time of the host, and the fraction
+    /// of the device's [peaks](crate::Device::peaks) that each kernel reaches. The device's own clock measures the kernels,
+    /// where there is one.
     ///
-    /// The method makes `steps` training steps without clocks and then `steps` training steps with clocks, for comparison. All of them use
-    /// the batch of the last step. They are ordinary steps: they change the parameters, they are counted, and their losses are reported.
+    /// The method makes `steps` training steps without clocks and then `steps` training steps with clocks, for comparison. All
+    /// of them use the batch of the last step. They are ordinary steps: they change the parameters, they are counted, and their
+    /// losses are reported.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::Adam};

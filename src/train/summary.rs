@@ -20,8 +20,9 @@ struct SummaryRow {
 }
 
 impl Trainer {
-    /// Returns a table of the model at batch size `batch`. It lists each layer with its output shape, its parameters and the FLOPs of a
-    /// forward pass. The last line has the memory of a step. A trainer made from one graph always uses the batch size of the graph.
+    /// Returns a table of the model at batch size `batch`. It lists each layer with its output shape, its parameters and the
+    /// FLOPs of a forward pass. The last line has the memory of a step. A trainer made from one graph always uses the batch
+    /// size of the graph.
     ///
     /// # Errors
     /// The model does not accept a batch of this size.
@@ -49,8 +50,8 @@ impl Trainer {
         text += &format!("memory: {} ({})\n", size(memory.total()), kinds.join(", "));
         text
     }
-    /// Returns the plan of the last step as text, with a line for each kernel. If the data lies on the device, the kernels that fetch a
-    /// batch come first. The update comes last. The text is empty before the first step of a trainer made by
+    /// Returns the plan of the last step as text, with a line for each kernel. If the data lies on the device, the kernels that
+    /// fetch a batch come first. The update comes last. The text is empty before the first step of a trainer made by
     /// [`for_data`](Trainer::for_data).
     pub fn plan_text(&self) -> String {
         let last = self.last.or_else(|| self.plans.iter().map(|(key, _)| key).last());

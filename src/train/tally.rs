@@ -1,8 +1,8 @@
 //! Means over several batches. They equal the means over one batch of all samples.
 //!
-//! A mean over samples is averaged over batches, weighted by the number of samples. A weighted mean Σ m·w / Σ w needs two separate
-//! sums, Σ m·w and Σ w. So this module splits a loss into its terms. If the loss is a sum of terms, each times a number, every weighted
-//! mean is a term of its own. The rest of the loss is treated as one mean over samples.
+//! A mean over samples is averaged over batches, weighted by the number of samples. A weighted mean Σ m·w / Σ w needs two
+//! separate sums, Σ m·w and Σ w. So this module splits a loss into its terms. If the loss is a sum of terms, each times a
+//! number, every weighted mean is a term of its own. The rest of the loss is treated as one mean over samples.
 
 use crate::{
     error::{Error, Result},
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 /// Describes the numbers that a batch reports. The first number is the loss. The others belong to metrics and weighted means.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tracked {
-    /// For a classifier: the index of the share of labels predicted. If the loss ignores a label, also the index of the number of labels
-    /// that count.
+    /// For a classifier: the index of the share of labels predicted. If the loss ignores a label, also the index of the number
+    /// of labels that count.
     accuracy: Option<(usize, Option<usize>)>,
     /// The weighted means in the loss.
     terms: Vec<Term>,
@@ -54,11 +54,12 @@ impl Tracked {
         }
         (kept, outputs)
     }
-    /// Returns the index of the output that is the weight of a micro-batch. `None` where the weight is the number of samples. `places`
-    /// are the locations of the outputs. Equal outputs have the same location.
+    /// Returns the index of the output that is the weight of a micro-batch. `None` where the weight is the number of samples.
+    /// `places` are the locations of the outputs. Equal outputs have the same location.
     ///
     /// # Errors
-    /// The loss is not one single mean over the batch. The gradients of micro-batches then do not add up to the gradient of the batch.
+    /// The loss is not one single mean over the batch. The gradients of micro-batches then do not add up to the gradient of the
+    /// batch.
     pub fn weight(&self, places: &[(Loc, Shape)]) -> Result<Option<usize>> {
         let Some(first) = self.terms.first() else { return Ok(None) };
         if self.rest || self.terms.iter().any(|term| places[term.weight].0 != places[first.weight].0) {
@@ -141,8 +142,8 @@ impl Tally {
     }
 }
 
-/// Finds the weighted means in a loss. Each comes with its factor and the tensor of its weight. Also returns whether other terms of the
-/// loss depend on the batch.
+/// Finds the weighted means in a loss. Each comes with its factor and the tensor of its weight. Also returns whether other
+/// terms of the loss depend on the batch.
 fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     let graph = loss.graph();
     let (mut found, mut rest) = (Vec::new(), false);
@@ -151,8 +152,8 @@ fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     }
     let varies = varies(graph, loss.id);
     let forms = forms(graph, loss.id);
-    // The factor of each node that is a term or contains terms. The walk starts at the loss. Each node has a larger number than its
-    // inputs, so the largest number comes next.
+    // The factor of each node that is a term or contains terms. The walk starts at the loss. Each node has a larger number than
+    // its inputs, so the largest number comes next.
     let mut factors = BTreeMap::from([(loss.id, 1.0)]);
     while let Some((id, factor)) = factors.pop_last() {
         let tensor = graph.tensor(id);

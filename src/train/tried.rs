@@ -3,12 +3,13 @@
 use super::SOME;
 use crate::error::Error;
 
-/// The batch sizes at which an error is compared. Two sizes determine a line. The third size shows whether the numbers lie on the line.
+/// The batch sizes at which an error is compared. Two sizes determine a line. The third size shows whether the numbers lie on
+/// the line.
 const AT: [usize; 3] = [SOME, 3, 5];
 
-/// Rewrites the error that a model gives for [`SOME`] samples, so that it holds for `n` samples. Sizes that grow with the batch become
-/// `n`, `2n` or `n + 1`. `at` returns the error for another batch size. If the errors differ in other ways, the text names the batch size
-/// that the model was tried with.
+/// Rewrites the error that a model gives for [`SOME`] samples, so that it holds for `n` samples. Sizes that grow with the batch
+/// become `n`, `2n` or `n + 1`. `at` returns the error for another batch size. If the errors differ in other ways, the text
+/// names the batch size that the model was tried with.
 pub(super) fn told_for_any(error: Error, at: impl Fn(usize) -> Option<Error>) -> Error {
     let Error::Op { op, operands, why, place } = error else { return error };
     let texts = |error| match error {
@@ -31,8 +32,8 @@ pub(super) fn told_for_any(error: Error, at: impl Fn(usize) -> Option<Error>) ->
     }
 }
 
-/// Merges three texts that differ in numbers alone. Each such number must be a·n + b for the batch size n. Returns `None` for other
-/// differences.
+/// Merges three texts that differ in numbers alone. Each such number must be a·n + b for the batch size n. Returns `None` for
+/// other differences.
 fn in_terms_of_n(texts: [&str; 3]) -> Option<String> {
     let [a, b, c] = texts.map(words);
     if [b.len(), c.len()] != [a.len(); 2] {

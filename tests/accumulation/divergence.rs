@@ -196,7 +196,7 @@ pub fn mixed(device: &Device) -> Check {
     let part = |k: usize| rows(&data, 16 * k..16 * (k + 1));
     a.accumulate(&part(0)?)?;
     a.accumulate(&part(1)?)?;
-    let wait = "micro-batches are accumulated (2 so far), and wait for their step; complete it first, by Trainer::step";
+    let wait = "micro-batches are accumulated (2 so far) and wait for their step; complete the step first, with Trainer::step";
     says(a.fit(&data, Fit::new()), &format!("fit: {wait}"))?;
     says(a.fit(&data, Fit::new().memory(1 << 30)), &format!("fit: {wait}"))?;
     says(a.apply_gradients(&[("fc2.bias", Host::new([10], vec![1.0; 10]))]), &format!("apply_gradients: {wait}"))?;
@@ -217,8 +217,8 @@ pub fn mixed(device: &Device) -> Check {
     b.step(&part(2)?)?;
     assert!(weights(&a)? == weights(&b)? && before != weights(&a)?);
     assert_eq!((a.take_reports()?, a.steps()), (b.take_reports()?, 1));
-    says(a.step_again(), "step_again: the last step had several micro-batches, and the device has only the last one")?;
-    // A profile is of the last micro-batch, as steps of their own.
+    says(a.step_again(), "step_again: the last step had several micro-batches, but the device has only the last micro-batch")?;
+    // A profile measures the last micro-batch, as if it were a whole step.
     a.profile(1)?;
     assert_eq!(a.take_reports()?.iter().map(|r| (r.step, r.samples)).collect::<Vec<_>>(), [(1, 16), (2, 16)]);
     a.step(&part(3)?)?;

@@ -67,7 +67,7 @@ fn floats(data: &Dataset) -> &[f32] {
     }
 }
 
-/// What wrote it, the text, how it is read, features and labels.
+/// The program that wrote the text, the text, the way to read it, features and labels.
 type Table = (&'static str, &'static str, How, &'static [f32], &'static [u32]);
 
 /// As the programs write them without being told otherwise: each text is what NumPy 2.4, pandas 3.1 and R 4 wrote.
@@ -302,7 +302,7 @@ fn padded() -> Check {
 }
 
 fn gaps() -> Check {
-    // Labels as IDX and as CSV: both ways of inferring the number of classes. What is warned of is tested where it is said.
+    // Labels as IDX and as CSV: both ways of inferring the number of classes. Other tests check the warnings.
     let both = |labels: &[u8], classes: Option<usize>| -> Result<[Result<Dataset, Error>; 2], std::io::Error> {
         let x = File::new(idx_file(8, &[labels.len() as u32, 1], labels))?;
         let y = File::new(idx_file(8, &[labels.len() as u32], labels))?;
@@ -319,7 +319,7 @@ fn gaps() -> Check {
     let odd = [&digits[..77], &[255], &digits].concat();
     for data in both(&odd, None)? {
         let e = data.err().ok_or("one odd label made 256 classes")?;
-        let want = "256 classes (0 to 255), and 245 of them without a sample: row 77, from 0, has the label 255, and no row is of the classes 10 to 254";
+        let want = "256 classes (0 to 255), and 245 of them without a sample: row 77 (counted from 0) has the label 255, and no row has the classes 10 to 254";
         assert!(matches!(e, Error::Format { .. }) && e.to_string().contains(want), "{e}");
     }
     // Who says how many there are is believed.
@@ -353,7 +353,7 @@ fn gaps() -> Check {
     put("t10k", &odd)?;
     let e = data::mnist(folder.path()).err().ok_or("one odd label made 256 classes")?;
     assert!(matches!(&e, Error::Format { path, .. } if path.ends_with("t10k-labels-idx1-ubyte")), "{e}");
-    assert!(e.to_string().contains("row 77, from 0, has the label 255"), "{e}");
+    assert!(e.to_string().contains("row 77 (counted from 0) has the label 255"), "{e}");
     Ok(())
 }
 
@@ -397,7 +397,7 @@ fn limits() -> Check {
     Ok(())
 }
 
-/// What is announced takes no memory; only what comes does.
+/// The sizes in a header allocate no memory. Only data that follows does.
 fn headers() -> Check {
     for (dims, kind) in [(&[u32::MAX, 1 << 20][..], 8), (&[u32::MAX], 8), (&[1 << 31], 0x0E), (&[1 << 20, 1 << 20], 9)] {
         let bytes = idx_file(kind, dims, &[1, 2, 3]);

@@ -65,7 +65,7 @@ fn pytorch(device: &Device) -> Check {
         let start = trainer.params().all()?;
         (0..20).try_for_each(|step| trainer.step(&batch(step)))?;
         let losses: Vec<f64> = trainer.take_reports()?.iter().map(|r| f64::from(r.loss)).collect();
-        // What twenty steps of sums over samples and layers round.
+        // The tolerance covers the rounding of twenty steps of sums over samples and layers.
         testing::close(&losses, &numbers(&case["losses"]), 20 * 64).map_err(|e| format!("{what}: {e}"))?;
         for (name, before) in start {
             let after = trainer.params().get(&name)?;
@@ -90,7 +90,7 @@ fn layers(range: std::ops::RangeInclusive<usize>) -> Vec<String> {
     range.map(|k| format!("fc{k}")).collect()
 }
 
-/// What a step computes.
+/// The work of a step.
 struct Work {
     /// Products of matrices.
     products: usize,
@@ -111,7 +111,8 @@ fn work(trainer: &Trainer) -> Result<Work, Box<dyn std::error::Error>> {
 }
 
 fn plans(device: &Device) -> Check {
-    // Of a layer: forward, the gradient of its weights, and but for the first that of its input.
+    // Each layer needs three products: forward, the gradient of its weights and the gradient of its input. The first layer has no
+    // gradient of its input.
     let all = work(&chain(device, Adam::new(0.1))?)?;
     assert_eq!((all.products, &all.grads), (3 * DEEP - 1, &(0..2 * DEEP).collect()));
     let product = 2.0 * 64f64.powi(3) / 1e6;
@@ -119,7 +120,7 @@ fn plans(device: &Device) -> Check {
     for k in 1..DEEP {
         let still = chain(device, Adam::new(0.1).freeze(layers(1..=k)))?;
         let Work { products, lines, mflop, grads } = work(&still)?;
-        // Their backward pass is gone: no gradient of a weight, none of an input.
+        // Frozen layers have no backward pass: no gradient of a weight and no gradient of an input.
         assert_eq!((products, grads), (3 * DEEP - 1 - 2 * k, (2 * k..2 * DEEP).collect()), "{k} layers:\n{}", still.plan_text());
         assert!(lines + 3 <= before, "{k} layers: {lines} lines after {before}");
         let saved = all.mflop - mflop;
@@ -127,7 +128,7 @@ fn plans(device: &Device) -> Check {
         assert!(still.summary(64)?.contains(&format!("({} of them frozen)", k * 65 * 64)));
         before = lines;
     }
-    // In the middle a layer saves its own gradient alone, the last one likewise.
+    // Freezing a layer in the middle, or the last layer, saves only the gradient of its weights.
     for k in [3, DEEP] {
         let Work { products, grads, .. } = work(&chain(device, Adam::new(0.1).freeze(layers(k..=k)))?)?;
         let others: Vec<usize> = (0..2 * DEEP).filter(|i| i / 2 + 1 != k).collect();
@@ -270,11 +271,11 @@ fn errors(device: &Device) -> Check {
     for (optimizer, want) in [
         (
             sgd().freeze(["fc1", "bn", "fc2", "unused"]),
-            format!("Sgd: every parameter is frozen, so that there is nothing to train; leave one of them out; the names are {all}"),
+            format!("Sgd: every parameter is frozen, so there is nothing to train; leave one of them out; the names are {all}"),
         ),
         (
             sgd().group(|_| true, zero),
-            format!("Sgd: every parameter is frozen, so that there is nothing to train; leave one of them out; the names are {all}"),
+            format!("Sgd: every parameter is frozen, so there is nothing to train; leave one of them out; the names are {all}"),
         ),
         (sgd().freeze(["fc1", "unused"]).group(|_| true, zero), "Sgd: every parameter is frozen".into()),
         (
@@ -289,16 +290,11 @@ fn errors(device: &Device) -> Check {
         ),
         (
             sgd().group(|name| name == "fc3", zero),
-            format!(
-                "Sgd: group 0 (in the order of the calls) has no parameter: none matches, or earlier groups take them; the names are {all}"
-            ),
+            format!("Sgd: group 0 (counted from 0) has no parameter: no name matches, or earlier groups match them; the names are {all}"),
         ),
-        (sgd().group(|name| name.contains("running"), zero), "Sgd: group 0 (in the order of the calls) has no parameter".into()),
-        // The loss depends on none of those that are left.
-        (
-            sgd().freeze(["fc1", "bn", "fc2"]),
-            "loss: []: it depends on no trained parameter (unused), so that there is nothing to train".into(),
-        ),
+        (sgd().group(|name| name.contains("running"), zero), "Sgd: group 0 (counted from 0) has no parameter".into()),
+        // The loss depends on none of the remaining parameters.
+        (sgd().freeze(["fc1", "bn", "fc2"]), "loss: []: it depends on no trained parameter (unused), so there is nothing to train".into()),
     ] {
         let told = told(optimizer);
         assert!(told.starts_with(&want), "{told}\ninstead of\n{want}");
@@ -341,7 +337,7 @@ fn checkpoints(device: &Device) -> Check {
         to.step(&batch(0))?;
         to.loss()?;
     }
-    // Where there is no state nothing is lost.
+    // An optimizer without states loses nothing.
     let sgd = |still: &[&str]| mlp(device, Sgd::new(0.01).freeze(still.iter().copied()));
     let mut from = sgd(&["fc1"])?;
     from.step(&batch(0))?;
@@ -369,7 +365,7 @@ fn asked(device: &Device) -> Check {
     }
     assert_eq!((trainer.steps(), weights(&trainer)?), (1, before));
     assert_eq!(trainer.gradient("fc2.weight")?.shape.dims(), &[8, 8]);
-    // What is set counts, as in a trainer with all of them free.
+    // Setting a parameter has an effect, as in a trainer without frozen parameters.
     let mut free = mlp(device, Adam::new(0.01).into())?;
     let value = Host::new([8, 5], grid(40, 17, 3, 59));
     let mut trainer = mlp(device, Adam::new(0.01).freeze(["fc1"]))?;

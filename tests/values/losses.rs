@@ -1,7 +1,7 @@
 //! Losses and their gradients: small values, masked classes, weights of 0, labels that do not count.
 //!
-//! Where logits are x, −ln p_j = ln(1 + o_j) and 1 − p_j = o_j / (1 + o_j) with o_j = Σ_{k≠j} e^(x_k − x_j): these keep their digits
-//! however small they are, which PyTorch's own formulas do not, in f64 neither.
+//! For logits x, −ln p_j = ln(1 + o_j) and 1 − p_j = o_j / (1 + o_j) with o_j = Σ_{k≠j} e^(x_k − x_j). These formulas are accurate
+//! even if their results are small. PyTorch's own formulas are not, even in f64.
 
 use crate::common::{BOTH, Check, Suite};
 use downhill::{
@@ -50,7 +50,7 @@ fn rows<const K: usize>(rows: &[[f32; K]]) -> Host<f32> {
     Host::new([rows.len(), K], rows.concat())
 }
 
-/// Of each class: Σ of the others' e^(x_k − x_j).
+/// Returns, for each class j, the sum of e^(x_k − x_j) over the other classes k.
 fn others(x: &[f32]) -> Vec<f64> {
     let power = |j: usize, k: usize| (f64::from(x[k]) - f64::from(x[j])).exp();
     (0..x.len()).map(|j| (0..x.len()).filter(|&k| k != j).map(|k| power(j, k)).sum()).collect()
@@ -322,7 +322,7 @@ fn all<'g>(loss: Loss<'g>, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
     outputs
 }
 
-/// What `three` rows of which the middle one counts for nothing have in common with the two others alone.
+/// Checks that `three` rows, of which the middle row has no weight, give the results of the other two rows alone.
 fn same_without(what: &str, three: &[Host<f32>], two: &[Host<f32>]) -> Check {
     for (k, (three, two)) in three.iter().zip(two).enumerate() {
         let what = format!("{what}, output {k}");
@@ -377,14 +377,15 @@ fn sample_weight_0(device: &Device) -> Check {
             }
         }
     }
-    // Of each element: a mask. A value whose square overflows is behind it.
+    // The weights are a mask of elements. It hides a value whose square overflows.
     let feed = [rows(&[[3e30, 2.0]]), rows(&[[0.0, 0.0]]), rows(&[[0.0, 1.0]])];
     let y = run(device, &feed, |x| all(losses::mse(x[0], x[1]).sample_weights(x[2]), x))?;
     each("mask", &y[0], &[4.0])?;
     each("gradient behind a mask", &y[3], &[0.0, 4.0])
 }
 
-/// A class of weight 0 likewise; smoothed, it has a part in the loss of other labels, as in PyTorch.
+/// A sample whose class has weight 0 counts as absent too. With label smoothing, the class has a part in the loss of other labels,
+/// as in PyTorch.
 fn class_weight_0(device: &Device) -> Check {
     let weights = Host::new([4], vec![1.5, 0.0, 1.0, 3.0]);
     let (with, without) = (Host::labels([3], vec![2, 1, 3]), Host::labels([2], vec![2, 3]));
@@ -503,6 +504,6 @@ fn no_labels() -> Check {
     let (x, y) = (g.input([2, 3]), g.input([2, 3]));
     assert!(losses::mse(x, y).ignore_index(3).mean().error().is_some());
     let text = g.error().map_or(String::new(), |e| e.to_string());
-    assert!(text.starts_with("ignore_index: [2, 3]: only losses on labels have it (tests/values/losses.rs:"), "{text}");
+    assert!(text.starts_with("ignore_index: [2, 3]: only losses on labels have this option (tests/values/losses.rs:"), "{text}");
     Ok(())
 }

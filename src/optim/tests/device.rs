@@ -1,4 +1,4 @@
-//! The kernels: PyTorch's trajectories again, the CPU as the reference for groups, pieces and windows, the guard.
+//! Tests of the GPU kernels. They follow PyTorch's trajectories, and compare groups, pieces, windows and the guard with the CPU.
 
 use super::*;
 use crate::{
@@ -13,7 +13,7 @@ use pollster::block_on;
 use std::sync::Arc;
 use wgpu::naga;
 
-/// A software adapter will do; where there is none at all, that is said, and fails in CI.
+/// Opens an adapter, which may be a software adapter. If there is no adapter, prints this fact, or fails in CI.
 pub(super) fn open(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
     let mut limits = Limits::default();
     change(&mut limits);
@@ -29,7 +29,7 @@ pub(super) fn open(change: impl FnOnce(&mut Limits)) -> Option<Arc<Gpu>> {
     }
 }
 
-/// A model on the device that is nothing but parameters; its loss and its gradients are fed from outside.
+/// A model on the device that has only parameters. The test provides its loss and its gradients.
 pub(super) struct OnGpu {
     pub store: Arc<GpuStore>,
     pub exec: GpuExec,
@@ -53,7 +53,7 @@ impl OnGpu {
         store.write_guard(bytemuck::cast_slice(&[Guard::default()])).expect("the guard fits");
         OnGpu { store, exec }
     }
-    /// Step `t` (from 1).
+    /// Makes step `t`. The first step is 1.
     pub fn step(&mut self, o: &Optimizer, groups: &Groups, t: u64, loss: f32, grads: &[Vec<f32>]) {
         self.store.write_grads(grads).expect("gradients fit");
         self.exec.write(0, &Host::new(Shape::SCALAR, vec![loss])).expect("a loss fits");
@@ -70,7 +70,7 @@ impl OnGpu {
     }
 }
 
-/// A NaN that no arithmetic makes.
+/// A NaN whose bits no arithmetic produces.
 const NAN: u32 = 0x7fc0_dead;
 
 #[test]
@@ -90,11 +90,11 @@ fn rules_follow_pytorch_on_the_gpu() {
     }
 }
 
-/// Bytes of a binding, so that pieces are split and the guard's chunks (of 128) do not divide them.
+/// The number of bytes of a binding. It is so small that pieces are split, and the guard's chunks of 128 do not divide them.
 pub(super) const BINDING: u64 = 32 << 10;
 
-/// Three groups in three pieces, and what is frozen in another. The first is larger than a binding, and its second group begins past the first
-/// binding.
+/// Makes a model with three groups in three pieces, and frozen parameters in a fourth piece. The first piece is larger than a
+/// binding. Its second group begins after the first binding.
 fn split_model(o: &Optimizer) -> (Groups, Layout) {
     let matrix = |name: &str, n: usize| ParamDef { decay: true, ..vector(name, n) };
     let params = [
@@ -126,7 +126,7 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
         assert!(groups.settings.len() >= 2 && (layout.trained, layout.pieces.len()) == (3, 4), "{groups:?} {layout:?}");
         assert!(layout.pieces[0] % 128 != 0 && layout.pieces[0] as u64 * 4 > BINDING, "{layout:?}");
         let flat = |seed: u64| -> Vec<Vec<f32>> { layout.pieces.iter().enumerate().map(|(i, &n)| noise(seed + i as u64, n)).collect() };
-        // A weight whose decay takes all of its gradient off has few digits left: these start with none.
+        // If the weight decay of a weight cancels its gradient, few digits remain. No weight here starts so.
         let start = flat(2);
         let mut device = OnGpu::new(&gpu, &o, &groups, &layout, &start);
         assert!(device.exec.dispatches() > 4 * layout.trained, "the two passes of the guard, the trial, the update: some are split");
@@ -141,7 +141,7 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
             guard.check(t - 1, 1.0, &slices(&grads), o.clip());
             assert!(guard.factor < 1.0, "the clip is at work: {guard:?}");
             let got = device.guard();
-            // A fixed tree over 22,000 squares: at most 20 additions deep.
+            // The sum is a fixed tree over 22,000 squares, which is at most 20 additions deep.
             assert!((got.norm / guard.norm - 1.0).abs() < 32.0 * f32::EPSILON, "{got:?} {guard:?}");
             assert!((got.factor / guard.factor - 1.0).abs() < 40.0 * f32::EPSILON, "{got:?} {guard:?}");
             assert_eq!(got.largest, guard.largest);
@@ -153,7 +153,7 @@ fn groups_pieces_and_windows_agree_with_the_cpu() {
                 let mut states: Vec<&mut [f64]> = all_states[piece].iter_mut().map(|s| &mut s[..]).collect();
                 o.update_f64(Settings { hyper: &hyper, runs: &layout.runs(piece) }, f64::from(guard.factor), w, &g, &mut states);
                 for i in 0..w.len() {
-                    // The clip factor differs by up to 40 roundings, and may count twice (a ratio of averages).
+                    // The clip factor differs by up to 40 roundings. It may count twice, in a ratio of averages.
                     rounded[piece][i] += w[i].abs() + (TERMS + 80.0) * (w[i] - before[i]).abs();
                     let (error, bound) = ((f64::from(got[piece][i]) - w[i]).abs(), f64::from(f32::EPSILON) * rounded[piece][i]);
                     assert!(error <= bound, "{o:?}: step {t}, piece {piece}, element {i}: {} instead of {}", got[piece][i], w[i]);
@@ -217,7 +217,7 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
         assert!((got.norm / after.norm - 1.0).abs() < 32.0 * f32::EPSILON, "{got:?} {after:?}");
         assert!((got.factor / after.factor - 1.0).abs() < 40.0 * f32::EPSILON, "{got:?} {after:?}");
         assert_eq!(now == before, cause != 0, "a bad step changes nothing, a good one does: loss {loss}, {spoil:?}");
-        // The parameter that lies where the gradient was spoiled, in the order of the graph.
+        // The number of the parameter whose gradient was spoiled, in the order of the graph.
         let at =
             |&(piece, i, _): &(usize, usize, f32)| layout.segments(piece).filter(|(_, r)| r.start <= i).last().map(|(number, _)| number);
         let spoilt = spoil.as_ref().filter(|_| cause != 0).and_then(at);
@@ -231,12 +231,12 @@ fn the_guard_stops_the_first_step_that_is_not_finite() {
     }
 }
 
-/// All kernels of all rules, on a small device.
+/// Returns all kernels of all rules, for a small device.
 fn kernels() -> Vec<Kernel> {
     let caps = Caps { max_invocations: 100, max_binding_bytes: BINDING, ..Caps::default() };
     let of = |o: Optimizer| {
         let (groups, mut layout) = split_model(&o);
-        // As if the last piece were state.
+        // The last piece is treated as state.
         layout.state = 1;
         let steps = |micro| o.steps(&layout, groups.settings.len(), true, Loc::Slot(0), micro, Some(&caps));
         [steps(None), steps(Some(Loc::Slot(1)))].concat().into_iter().filter_map(|step| step.kernel).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! The rules against PyTorch's, on the CPU.
+//! Tests of the rules against PyTorch, on the CPU.
 
 mod device;
 mod options;
@@ -22,7 +22,7 @@ fn rows(json: &Value) -> Vec<Vec<f64>> {
     json.as_array().expect("a list of lists").iter().map(numbers).collect()
 }
 
-/// PyTorch's keyword arguments; each must be asked for.
+/// PyTorch's keyword arguments. The test must read each of them.
 struct Args(Map<String, Value>);
 
 impl Args {
@@ -46,7 +46,7 @@ impl Args {
     }
 }
 
-/// Ours for PyTorch's, by name and keyword arguments.
+/// Returns our optimizer for PyTorch's optimizer with this name and these keyword arguments.
 fn optimizer(case: &Value) -> Optimizer {
     fn adam<const DECOUPLED: bool>(new: adam::AdamOf<DECOUPLED>, a: &mut Args) -> Optimizer {
         let betas = numbers(&a.value("betas"));
@@ -83,19 +83,19 @@ fn optimizer(case: &Value) -> Optimizer {
     rule.decay_all()
 }
 
-/// A vector parameter, which weight decay skips unless told otherwise.
+/// Makes a vector parameter, to which weight decay does not apply by default.
 fn vector(name: &str, n: usize) -> ParamDef {
     ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false, trained: true }
 }
 
-/// One of PyTorch's trajectories and what is needed to follow it.
+/// One of PyTorch's trajectories, with the data to follow it.
 struct Course {
     label: String,
     optimizer: Optimizer,
     groups: Groups,
     start: Vec<f64>,
     grads: Vec<Vec<f64>>,
-    /// After each step.
+    /// The weights after each step.
     weights: Vec<Vec<f64>>,
 }
 
@@ -114,10 +114,10 @@ fn courses() -> Vec<Course> {
 }
 
 impl Course {
-    /// Follows the trajectory with `step(t, grads, weights)`; the largest error in units of the tolerance.
+    /// Follows the trajectory with `step(t, grads, weights)`. Returns the largest error in units of the tolerance.
     ///
-    /// The tolerance of an element is `eps` times everything that was rounded so far: in each step the weight once and its
-    /// change `terms` times.
+    /// The tolerance of an element is `eps` times the sum of all magnitudes rounded so far. In each step, the weight is rounded
+    /// once and its change `terms` times.
     fn follow(&self, eps: f64, terms: f64, mut step: impl FnMut(u64, &[f64], &mut [f64])) -> f64 {
         let mut w = self.start.clone();
         let mut rounded = vec![0.0; w.len()];
@@ -144,23 +144,23 @@ impl Course {
     }
 }
 
-/// The hyperparameters of a step, a row for each group.
+/// Returns the hyperparameters of a step, a row for each group.
 fn hyper(o: &Optimizer, t: u64, groups: &[Group]) -> Vec<Hyper> {
     o.hyper(t, groups).collect()
 }
 
-/// Clipping to a norm alone.
+/// Clips to a norm only.
 fn norm(max: f32) -> Clip {
     Clip { norm: Some(max), value: None }
 }
 
-/// The states as they start.
+/// Returns the states before the first step.
 fn states<T: Real>(optimizer: &Optimizer, n: usize) -> Vec<Vec<T>> {
     optimizer.states().iter().map(|s| vec![T::of(f64::from(s.start)); n]).collect()
 }
 
-/// Roundings of one weight's change: formulas here have up to a dozen operations, and running averages carry the
-/// roundings of some steps along.
+/// The number of roundings in the change of one weight. The formulas have up to a dozen operations, and running averages carry
+/// the roundings of several steps.
 const TERMS: f64 = 16.0;
 
 #[test]
@@ -204,7 +204,7 @@ fn rules_follow_pytorch_in_f32() {
     }
 }
 
-/// Numbers in -1..1, the same for the same seed, none of them 0.
+/// Returns numbers in -1..1 that depend only on the seed. None of them is 0.
 fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -219,7 +219,7 @@ fn noise(seed: u64, n: usize) -> Vec<f32> {
 #[test]
 fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     let o = Optimizer::from(Adam::new(0.01).weight_decay(0.1).amsgrad(true));
-    // Two groups, and more than one chunk of each.
+    // There are two groups. Each group has more than one chunk.
     let (n, runs) = (100_003, [(40_001, 0), (100_003, 1)]);
     let settings = [Group { lr_scale: 1.0, weight_decay: 0.1 }, Group { lr_scale: 2.0, weight_decay: 0.0 }];
     let run = |threads: usize| {
@@ -237,7 +237,7 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     };
     let (w, guard) = run(1);
     assert_eq!(run(3), (w.clone(), guard));
-    // And the pieces of work are the definition, element by element.
+    // The result equals the definition, element by element.
     for (i, group) in [(39_999, 0), (40_001, 1), (100_002, 1)] {
         let (mut x, mut s, mut guard) = (f64::from(noise(1, n)[i]), [0.0; MAX_STATES], Guard::default());
         for t in 1..=3 {
@@ -262,7 +262,7 @@ fn corrections_hold_in_very_long_runs() {
     }
 }
 
-/// Numbers of all sizes up to 2⁶⁰, of both signs.
+/// Returns numbers of all magnitudes up to 2⁶⁰, with both signs.
 fn sizes(seed: u64, n: usize) -> Vec<f32> {
     noise(seed, n).iter().zip(noise(seed + 1, n)).map(|(&x, y)| x.signum() * (y * 60.0).exp2()).collect()
 }
@@ -276,11 +276,11 @@ fn nothing_grows_beyond_what_a_rule_says() {
             let n = 8;
             let (mut w, mut g) = (sizes(10 * seed, n), sizes(10 * seed + 2, n));
             let mut states: Vec<Vec<f32>> = (0..o.states().len() as u64).map(|k| sizes(10 * seed + 4 + k, n)).collect();
-            // Means of squares, and sums of them, have no sign.
+            // Means and sums of squares are not negative.
             states.iter_mut().zip(o.states()).filter(|(_, s)| ["square", "largest", "sum"].contains(&s.name)).for_each(|(x, _)| {
                 x.iter_mut().for_each(|x| *x = x.abs());
             });
-            // Now and then the largest that there may be.
+            // Every third seed uses the largest numbers.
             if seed % 3 == 0 {
                 (w[0], g[0]) = (2f32.powi(60), 2f32.powi(60));
                 states.iter_mut().for_each(|s| s[0] = 2f32.powi(60));
@@ -299,7 +299,7 @@ fn nothing_grows_beyond_what_a_rule_says() {
             assert!(is.within(&most), "{o:?}: {is:?} instead of {most:?}");
         }
     }
-    // Where an option makes it possible that something overflows, it says so.
+    // If an option makes overflow possible, the rule is not bounded.
     let bounded = |o: Optimizer| o.is_bounded(&hyper(&o, 2, &[Group { lr_scale: 1.0, weight_decay: 1.0 }]));
     for o in [Sgd::new(1e25), Sgd::new(0.1).momentum(1e25), Sgd::new(0.1).dampening(-1e25).momentum(0.1)] {
         assert!(!bounded(o.into()), "{o:?}");

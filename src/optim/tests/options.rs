@@ -1,4 +1,4 @@
-//! What users set: schedules against PyTorch's, ranges of options, groups.
+//! Tests of the settings of users: schedules against PyTorch, ranges of options, groups.
 
 use super::*;
 use crate::params::Status;
@@ -48,7 +48,8 @@ fn schedules_follow_pytorch() {
         assert_eq!(want.len(), 30);
         for (k, want) in want.iter().enumerate() {
             let got = optimizer.lr(k as u64 + 1);
-            // PyTorch multiplies its way from step to step, this is the closed form: a few roundings a step.
+            // PyTorch multiplies the rate from step to step, which rounds a few times in each step. Our schedule is the closed
+            // form.
             assert!((got - want).abs() <= 100.0 * f64::EPSILON * lr, "{name} {}: step {k}: {got} instead of {want}", case["args"]);
         }
     }
@@ -66,13 +67,13 @@ fn schedules_at_their_edges() {
     }
     assert_eq!(s.at(u64::MAX), 0.1);
     assert_eq!(Schedule::polynomial(10, 2.0).at(11), 0.0);
-    // One-cycle: no step of any length or share gives a NaN, the first is the start, the last the end.
+    // One-cycle gives no NaN for any length and fraction. The first factor is the start, and the last factor is the end.
     for total in 1..40 {
         for warm in [0.0, 0.1, 0.3, 0.5, 1.0] {
             let s = Schedule::from(Curve::OneCycle { total, warm, div: 25.0, final_div: 4.0, straight: false });
             s.check().expect("in range");
             assert!((0..total + 5).all(|k| (0.01 - 1e-12..=1.0 + 1e-12).contains(&s.at(k))), "{s:?}");
-            // Where every step rises the last one is the top.
+            // If all steps rise, the last factor is the highest.
             let end = if warm == 1.0 { 1.0 } else { 0.01 };
             assert!((s.at(total - 1) - end).abs() < 1e-15 && (s.at(total) - end).abs() < 1e-15, "{s:?}");
         }
@@ -147,7 +148,7 @@ fn groups_are_settings_that_parameters_share() {
     assert_eq!((by_rule.statuses, by_rule.settings), (of(&[0, 1, 0, 1]), vec![group(1.0, 0.01), group(1.0, 0.0)]));
     let all = AdamW::new(1e-3).decay_all().groups(&params).unwrap();
     assert_eq!((all.statuses, all.settings), (of(&[0; 4]), vec![group(1.0, 0.01)]));
-    // The rule on biases holds inside a group unless it names a decay; the first match wins.
+    // Biases of a group have no weight decay, unless the group sets a weight decay. The first group that matches wins.
     let o = AdamW::new(1e-3)
         .group(|name| name.starts_with("enc."), GroupOptions { lr_scale: 0.1, ..Default::default() })
         .group(|name| name.ends_with(".b"), GroupOptions { weight_decay: Some(0.5), ..Default::default() });
@@ -161,7 +162,7 @@ fn groups_are_settings_that_parameters_share() {
     assert!(error.contains("group 2") && error.contains("enc.w, enc.b, head.w, head.b"), "{error}");
     let error = Optimizer::from(Sgd::new(0.1)).groups(&[]).unwrap_err().to_string();
     assert_eq!(error, "Sgd: the graph has no parameters to train");
-    // Any number of groups.
+    // There may be any number of groups.
     let many: Vec<ParamDef> = (0..1000).map(|i| vector(&format!("p{i}"), 1)).collect();
     let own = |o: Optimizer, i: usize| {
         let options = GroupOptions { lr_scale: 0.5 + i as f64, weight_decay: None };
@@ -170,7 +171,7 @@ fn groups_are_settings_that_parameters_share() {
     let each = (0..1000).fold(Optimizer::from(Sgd::new(0.1)), own).groups(&many).unwrap();
     assert_eq!((each.settings.len(), each.settings[999].lr_scale), (1000, 999.5));
 
-    // Frozen, by the name of a parameter, of a layer, and by a group.
+    // Parameters are frozen by the name of a parameter, by the name of a layer, and by a group.
     let frozen = |o: Optimizer| o.groups(&params).map(|groups| groups.statuses.iter().map(|&s| s == Status::Frozen).collect::<Vec<_>>());
     let sgd = || Optimizer::from(Sgd::new(0.1));
     assert_eq!(frozen(sgd().freeze(["enc.b"]).freeze(["head"])).unwrap(), [false, true, true, true]);

@@ -1,4 +1,5 @@
-//! Rules that go by the norms of each parameter: LAMB, whose ratio is of the direction, and LARS, whose ratio comes before the momentum.
+//! Tests of rules with a trust ratio: LAMB, whose ratio uses the norm of the direction, and LARS, whose ratio comes before the
+//! momentum.
 
 use super::{
     device::{BINDING, OnGpu, open, slices},
@@ -138,12 +139,12 @@ fn ratio(norms: Norms, h: array<f32, 8>) -> f32 {
     }
 }
 
-/// Both, with the options to test.
+/// Returns both rules with the options to test.
 pub(super) fn all() -> Vec<Optimizer> {
     Lamb::cases().into_iter().map(Optimizer::from).chain(Lars::cases().into_iter().map(Optimizer::from)).collect()
 }
 
-/// A parameter of the hand formulas, in `f64`.
+/// A parameter that is updated by hand formulas in `f64`.
 struct ByHand {
     w: Vec<f64>,
     m: Vec<f64>,
@@ -158,13 +159,13 @@ impl ByHand {
     fn new(w: &[f32]) -> ByHand {
         ByHand { w: w.iter().map(|&x| x.into()).collect(), m: vec![0.0; w.len()], v: vec![0.0; w.len()] }
     }
-    /// One step, and its ratio, of the rule of that name.
+    /// Makes one step of the rule `name`. Returns its ratio.
     fn step(&mut self, name: &str, t: i32, lr: f64, decay: f64, momentum: f64, g: &[f64]) -> f64 {
         let (weight, gradient) = (norm_of(&self.w), norm_of(g));
         if name == "Lars" {
             let none = weight == 0.0 || gradient == 0.0;
             let ratio = if none { 1.0 } else { 0.02 * weight / (gradient + decay * weight + 1e-8) };
-            // That of `tiny.more` is no normal float.
+            // The ratio of `tiny.more` is less than the smallest normal float.
             let ratio = if ratio < f32::MIN_POSITIVE.into() { 0.0 } else { ratio };
             for ((w, m), g) in self.w.iter_mut().zip(&mut self.m).zip(g) {
                 *m = momentum * *m + ratio * (g + decay * *w);
@@ -187,7 +188,7 @@ impl ByHand {
     }
 }
 
-/// What a parameter is made of: its name, elements, the sizes of its weights and gradients.
+/// A parameter to make: its name, the number of elements, and the magnitudes of its weights and gradients.
 type Made = (&'static str, usize, f32, f32);
 
 const MADE: [Made; 14] = [
@@ -214,7 +215,8 @@ struct Model {
     made: Vec<Made>,
 }
 
-/// Of these parameters; two groups have settings of their own, one is frozen, and pieces are of 11,000 elements, more than a small binding holds.
+/// Makes a model of these parameters. Two groups have their own settings, and one parameter is frozen. Pieces have 11,000
+/// elements, which is more than a small binding holds.
 fn model(rule: &Optimizer, made: impl Iterator<Item = Made>) -> Model {
     let made: Vec<Made> = made.collect();
     let params: Vec<ParamDef> =
@@ -228,7 +230,7 @@ fn model(rule: &Optimizer, made: impl Iterator<Item = Made>) -> Model {
 }
 
 impl Model {
-    /// Flat values of these sizes, none of them 0 unless the size is.
+    /// Returns flat values of these magnitudes. No value is 0, unless the magnitude is 0.
     fn flat(&self, seed: u64, size: impl Fn(&Made) -> f32) -> Vec<Vec<f32>> {
         let mut flat: Vec<Vec<f32>> = self.layout.pieces.iter().map(|&n| vec![0.0; n]).collect();
         for (i, (range, made)) in self.layout.ranges.iter().zip(&self.made).enumerate() {
@@ -245,7 +247,7 @@ impl Model {
         grads.truncate(self.layout.trained);
         grads
     }
-    /// Runs of a rule with a ratio.
+    /// Returns the runs of a rule with a ratio.
     fn ends(&self, piece: usize) -> Vec<(usize, usize)> {
         self.layout.ends(piece).collect()
     }
@@ -254,7 +256,7 @@ impl Model {
     }
 }
 
-/// Slices of the states of a piece.
+/// Returns slices of the states of a piece.
 fn parts<T>(states: &mut [Vec<T>]) -> Vec<&mut [T]> {
     states.iter_mut().map(|s| &mut s[..]).collect()
 }
@@ -263,7 +265,7 @@ fn near(a: f64, b: f64, tolerance: f64) -> bool {
     (a - b).abs() <= tolerance * a.abs().max(b.abs())
 }
 
-/// Steps on the GPU, on the CPU and in `f64`, against the hand formulas. Gives what the GPU leaves: weights and rows.
+/// Compares steps on the GPU, on the CPU and in `f64` with the hand formulas. Returns the weights and rows of the GPU.
 fn compare(model: &Model, small: bool) -> Option<(Vec<Vec<f32>>, Vec<Trust>)> {
     let Model { optimizer: o, groups, layout, .. } = model;
     let (start, text) = (model.start(), format!("{o:?}"));
@@ -316,11 +318,11 @@ fn compare(model: &Model, small: bool) -> Option<(Vec<Vec<f32>>, Vec<Trust>)> {
             let before = hand[i].w.clone();
             let ratio = hand[i].step(o.name(), t as i32, o.lr(t) * settings.lr_scale, settings.weight_decay, momentum, &g);
             let place = format!("{text}: step {t}, {name}");
-            // The definition is the hand formula.
+            // The reference in `f64` equals the hand formula.
             assert!(near(in_double[i].ratio, ratio, 1e-12), "{place}: {:?} {ratio}", in_double[i]);
             assert!(near(in_double[i].norms.weight, norm_of(&before), 1e-12), "{place}: {:?}", in_double[i]);
             assert!(near(in_double[i].norms.gradient, norm_of(&g), 1e-12), "{place}: {:?}", in_double[i]);
-            // And so are the devices, to rounding.
+            // The devices equal it up to rounding.
             let all = [Some(on_cpu[i]), on_gpu.as_ref().map(|_| rows[i])];
             for trust in all.into_iter().flatten() {
                 let norms = |trust: Trust| [trust.norms.weight, trust.norms.gradient, trust.norms.direction, trust.ratio];
@@ -328,7 +330,7 @@ fn compare(model: &Model, small: bool) -> Option<(Vec<Vec<f32>>, Vec<Trust>)> {
                     assert!(near(got, want, 1e-5), "{place}: number {k}: {trust:?} instead of {:?}", in_double[i]);
                 }
             }
-            // A direction whose terms cancel has the roundings of the largest ones of its parameter.
+            // If the terms of a direction cancel, it has the roundings of the parameter's largest directions.
             let most = before.iter().zip(&hand[i].w).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             for (k, want) in hand[i].w.iter().enumerate() {
                 let at = (range.piece, range.start + k);
@@ -371,7 +373,7 @@ fn norms_of_parameters_of_all_sizes() {
 fn norms_are_of_clipped_gradients() {
     let usual = || MADE.into_iter().filter(|made| !made.0.starts_with("huge") && !made.0.starts_with("tiny"));
     for rule in all() {
-        // The largest piece is larger than a binding.
+        // This makes the largest piece larger than a binding.
         let more = usual().chain([("d.weight", 11_000, 0.5, 1.0)]);
         let model = model(&rule.clip_norm(5.0).clip_value(0.07), more);
         compare(&model, true);
@@ -383,7 +385,7 @@ fn norms_are_of_clipped_gradients() {
 
 #[test]
 fn a_ratio_without_bounds_is_the_largest_float() {
-    // A norm of the smallest numbers is 0 on every device.
+    // The norm of the smallest numbers is 0 on every device.
     let h = [0.0; 8];
     let trust = |w: &[f32], g: &[f32]| {
         let (o, mut w, mut s) = (Optimizer::from(Lamb { lr: 0.1, weight_decay: 0.0 }), w.to_vec(), [vec![0.0; 2], vec![0.0; 2]]);
