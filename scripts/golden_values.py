@@ -118,7 +118,7 @@ UNARY = {
     "gelu_tanh": (lambda x: x * sigmoid(inner(x)[0]), gelu_tanh_grad, lambda x: F.gelu(x, approximate="tanh")),
     "gelu_tanh_grad": (gelu_tanh_grad, lambda x: mp.diff(gelu_tanh_grad, x) if abs(x) < 100 else 0, None),
 }
-# Where the value itself has no limit, or a limit that a large number does not show.
+# Functions whose value has no limit at infinity, or a limit that a large number does not show.
 AT_INFINITY = {"ln": (INF, NAN), "log1p": (INF, NAN), "sin": (NAN, NAN), "cos": (NAN, NAN)}
 GRAD_OF = {"sigmoid_grad": "sigmoid", "silu_grad": "silu", "gelu_grad": "gelu", "gelu_tanh_grad": "gelu_tanh"}
 NOT_BELOW = {"ln": 0, "log1p": -1, "sqrt": 0, "rsqrt": 0}

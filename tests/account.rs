@@ -152,7 +152,7 @@ fn kept(device: &Device) -> Check {
         let before = made();
         let mut trainer = trainer(&device, name, model, Sgd::new(0.01))?;
         let most = trainer.max_batch(Some(budget))?;
-        // Of the last batch only one sample is missing. The data is left with the host: nobody knew of it.
+        // Only one sample is missing from the last batch. The data stays on the host, because the budget did not count it.
         let n = 2 * most - 1;
         let all = |n: usize| data.subset(&(0..n).map(|i| i % data.len()).collect::<Vec<_>>());
         trainer.fit(&all(n)?, Fit::new().batch_size(most).validation(&all(most + most / 2)?).resident(0))?;
@@ -190,7 +190,7 @@ fn adds_up(device: &Device) -> Check {
             assert!(m.live <= m.planned && 2 * m.live > m.planned, "{name}: {} bytes must live, {} do", m.live, m.planned);
             assert!(m.live_at.contains(file!()), "{}", m.live_at);
         }
-        // Weights do not depend on the batch; inputs are as many as the samples.
+        // The bytes of weights do not depend on the batch. The bytes of inputs are proportional to the batch.
         assert_eq!((small.weights, &small.optimizer, small.inputs * 5), (large.weights, &large.optimizer, large.inputs));
         assert_eq!(small.optimizer.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["mean", "square"]);
         assert_eq!(small.inputs, 8 * (64 + 1) * 4);
@@ -224,7 +224,7 @@ fn layers(device: &Device) -> Check {
 fn before(device: &Device) -> Check {
     let g = Graph::training();
     let loss = mlp(g.input([32, 64])).cross_entropy(g.labels([32]));
-    // Where other trials make buffers at the same time, a GPU of its own.
+    // Other trials make buffers at the same time, so this trial opens its own GPU.
     let own = if device.as_gpu().is_some() { fresh(device)? } else { device.clone() };
     let device = &own;
     let made = || device.as_gpu().map(|gpu| gpu.buffers_made());

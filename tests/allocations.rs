@@ -158,10 +158,10 @@ impl Rule for Layerwise {
     }
 }
 
-/// rayon's queue of work from outside of it has blocks of 63 places: one allocation for so many steps.
+/// rayon's queue of work from other threads has blocks of 63 places, so it allocates once in 63 steps.
 const STEPS: usize = 63;
 
-/// The allocations of so many calls.
+/// Returns the number of allocations in [`STEPS`] calls.
 fn count(mut f: impl FnMut()) -> usize {
     (0..10).for_each(|_| f());
     let before = COUNT.load(Relaxed);

@@ -1,5 +1,5 @@
-//! What an epoch may cost, counted: submits, dispatches, uploads, read-backs, waits and buffers. And that nothing of it
-//! changes what is learnt: data on the device or from the host, one step in a submit or many.
+//! The cost of an epoch, counted in submits, dispatches, uploads, read-backs, waits and buffers. The result of training is the same
+//! with data on the device or on the host, and with one step in a submit or many.
 
 mod common;
 
@@ -52,7 +52,7 @@ fn own(device: &Device) -> Result<Device, Error> {
     Device::open(common::inner(device).options())
 }
 
-/// What was counted while `f` ran.
+/// Returns the counts of the work that `f` did.
 fn counted(trainer: &mut Trainer, f: impl FnOnce(&mut Trainer) -> Check) -> Result<Counters, Box<dyn std::error::Error>> {
     let before = trainer.counters().expect("a GPU counts");
     f(trainer)?;
@@ -166,7 +166,7 @@ fn evaluation(device: &Device) -> Check {
     // The data is on the device for the validation: orders and rows go up.
     assert_eq!(seen.bytes_uploaded, 4 * 1500 + 2 * ROW);
     let result = result.expect("it was evaluated");
-    // Where it is not, the samples go up as well, and the result is the same.
+    // If the data is not resident, the samples are uploaded too, and the result is the same.
     let mut again = None;
     let copy = held_out.subset(&(0..1500).collect::<Vec<_>>())?;
     let seen = counted(&mut trainer, |trainer| {
@@ -228,7 +228,7 @@ fn data_stays(device: &Device) -> Check {
     let (n, batch, full, _) = DIGITS;
     let mut data = data::digits();
     let mut trainer = classifier(device, &data)?;
-    // What goes up apart from rows and orders, which are `small`.
+    // The number of uploaded bytes. Rows and orders are the part `small`.
     let small = (full as u64 + 1) * 512 + 4 * (n as u64 + 2) + 4096;
     let samples = n as u64 * (64 + 4);
     let mut fit = |data: &Dataset, most: u64| {
@@ -246,7 +246,7 @@ fn data_stays(device: &Device) -> Check {
     assert!((samples..samples + small).contains(&fit(&data, 1 << 30)?));
     let half = data.subset(&(0..n / 2).collect::<Vec<_>>())?;
     assert!((samples / 2 - 100..samples / 2 + small).contains(&fit(&half, 1 << 30)?));
-    // Where it may not stay, floats go up in each step.
+    // If the data may not be resident, each step uploads floats.
     assert!(fit(&half, samples / 2)? > 3 * samples / 2);
     assert!((samples / 2 - 100..samples / 2 + small).contains(&fit(&half, 1 << 30)?));
     Ok(())
@@ -345,7 +345,7 @@ fn diverging(device: &Device) -> Check {
 
 fn early_end(device: &Device) -> Check {
     let data = data::digits().subset(&(0..200).collect::<Vec<_>>())?;
-    // Of 20 steps an epoch.
+    // An epoch has 20 steps.
     for last in [1, 3, 8, 9, 20] {
         let run = |together: usize| -> Result<_, Error> {
             let mut trainer = classifier(device, &data)?;

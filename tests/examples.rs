@@ -1,5 +1,5 @@
 //! The examples as a whole: what they learn beside a baseline, the files that they write, what bad input gets.
-//! What the introductory ones compute is checked in `introductions.rs`, the first one in `mnist.rs`.
+//! `introductions.rs` checks the results of the introductory examples, and `mnist.rs` those of the first example.
 
 // Each example has what all of them share as a module of its own.
 #![allow(clippy::duplicate_mod, dead_code)]
@@ -67,7 +67,7 @@ fn refused<T, A: Parser>(run: impl Fn(A) -> Any<T>, flags: &[&str], parts: &[&st
     let result = A::try_parse_from(["example"].iter().chain(flags)).map_err(Into::into).and_then(run);
     let error = result.err().ok_or_else(|| format!("{flags:?} ran"))?;
     let line = match error.downcast_ref::<clap::Error>() {
-        // Of clap's message, `common::run` prints what stands before the usage.
+        // `common::run` prints the part of clap's message before the usage.
         Some(error) => error.to_string().lines().next().unwrap_or("").to_string(),
         None => error.to_string(),
     };
@@ -181,7 +181,7 @@ fn plot_of_custom_loss() -> Check {
     Ok(())
 }
 
-/// What a step takes, printed and written, and nothing of it changes what is learnt.
+/// The profile of a step is printed and written to a file. Profiling does not change the result of training.
 fn mnist_profile() -> Check {
     let dir = tempfile::tempdir()?;
     let [plain, profiled, trace] = ["plain", "profiled", "trace.json"].map(|name| dir.path().join(name));
@@ -303,7 +303,7 @@ fn autoencoders() -> Check {
     assert_eq!(variational.baseline, plain.baseline);
     let samples = samples.ok_or("no samples were drawn")?;
     assert_eq!(samples.len(), (10 * 33 + 1) * (10 * 33 + 1));
-    // What nobody drew is as bright as what somebody did, and has darkest and brightest pixels.
+    // Generated images are as bright as drawn images, and have darkest and brightest pixels.
     let mean = |pixels: &[u8]| pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / pixels.len() as f64;
     assert!((mean(&samples) - mean(&images)).abs() < 8.0, "{} {}", mean(&samples), mean(&images));
     assert!(samples.iter().any(|&p| p < 5) && samples.iter().any(|&p| p > 250));

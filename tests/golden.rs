@@ -58,7 +58,7 @@ enum Held {
     Close,
     /// The same for each element on its own: relative to its own size.
     Each,
-    /// Values as ever, gradients to so many times the tolerance.
+    /// Values must be within the tolerance, and gradients within this multiple of it.
     Gradient(f64),
 }
 
@@ -208,8 +208,8 @@ fn layer(row: &Value, device: &Device) -> Check {
     args.done();
     let dy = g.input(y.shape());
     feed.push(input(&row["cotangent"]));
-    // Next to nothing is trained: the step is there for what a layer keeps of a batch. A trainer needs a parameter, a layer may have none.
-    // What is used as in inference is trained as in training: another graph of the same parameters.
+    // The learning rate is next to 0: the step is there for the state that a layer assigns. A trainer needs a parameter, but a layer may
+    // have none. A case in inference mode is trained with another graph of the same parameters.
     let other = Graph::training();
     let (y_trained, dy_trained) = match g.is_training() {
         true => (y, dy),
@@ -315,7 +315,7 @@ fn loss(row: &Value, device: &Device) -> Check {
         Some(c) => y.vjp(feed_tensor(c), &[x]),
         None => y.grad(&[x]),
     };
-    // Where a probability is 0 or 1 the gradient is up to 10¹²; beside that, the others must be right as well.
+    // If a probability is 0 or 1, the gradient is up to 10¹². The small gradients beside it must be right as well.
     let held = if case.starts_with("probabilities 0 and 1") { Held::Each } else { Held::Close };
     compare(device, &what, &[y, grad[0]], &feed, &[tensor(&row["value"]), tensor(&row["grad"])], held)
 }
@@ -408,7 +408,7 @@ fn training(row: &Value, device: &Device) -> Check {
     let model = nets::model(text(row, "model"));
     let mut trainer = Trainer::for_data(device, &digits, model, |x, y| x.cross_entropy(y), rule(row))?;
     let drawn = row["params"].as_array().expect("a list");
-    // Where each of them starts: an error of a weight is set against this.
+    // The bound of each parameter's initial values. Errors of a weight are compared with this bound.
     let mut bounds = std::collections::BTreeMap::new();
     for p in drawn {
         let (name, shape, bound, plus) = (text(p, "name"), shape(&p["shape"]), float(&p["bound"]), float(&p["plus"]) as f32);

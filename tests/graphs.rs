@@ -1,4 +1,4 @@
-//! What only a whole graph can get wrong, one graph each. `random.rs` has random ones.
+//! Mistakes that only a whole graph can show, with one graph for each mistake. `random.rs` has random graphs.
 
 mod common;
 
@@ -335,7 +335,7 @@ fn nan_in_a_window(device: &Device) -> Check {
     Ok(())
 }
 
-/// What must not be lost on the way to a loss, and finite values beside it.
+/// Special values that must reach the loss, and finite values.
 const SPECIAL: [f32; 10] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, 1.0, -1.0, 0.5, 2.0, -2.5, 3.0];
 
 /// Every function of every one of them, alone and fused with its neighbours, is NaN and infinite where the oracle is.

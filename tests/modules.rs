@@ -82,7 +82,7 @@ fn imports(code: &str) -> BTreeSet<String> {
     names
 }
 
-/// Of the names that `lib.rs` exports again: the module each is from.
+/// Returns the module of each name that `lib.rs` exports again.
 fn exports() -> BTreeMap<String, String> {
     let code = code(&src().join("lib.rs"));
     let mut from = BTreeMap::new();

@@ -77,7 +77,7 @@ fn report(device: &Device) -> Check {
     Ok(())
 }
 
-/// What a device is too small for is not a failure: it is said.
+/// A case that is too large for the device is reported, but is no failure.
 fn limited(device: &Device) -> Check {
     let only = vec!["permute".to_string(), "Adam".to_string()];
     let report = selftest::run(device, &selftest::Options { only, ..Default::default() })?;
@@ -112,7 +112,7 @@ fn small(op: &str, case: &Case, device: &Device) -> Check {
         // Rows of one side and terms of the other cannot both be cut.
         "matmul" => shapes[0].dims() == [44, 1100],
         // Windows start at multiples of 64 units, and chunks of several lines must be of one size: a large prime has
-        // none, and of so many columns 64 rows are all that fits.
+        // none, and only 64 rows of so wide a tensor fit.
         "reduce" => [&[2, 17_011][..], &[65, 255], &[65, 257]].contains(&shapes[0].dims()),
         // A dispatch for some of the images.
         "conv2d" | "conv2d_grad_x" | "conv2d_grad_w" => !case.name.starts_with("many images") && case.name != "many small images",

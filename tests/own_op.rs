@@ -106,7 +106,7 @@ impl OpDef for RunningSum {
     }
 }
 
-/// What makes the op look like one of the library's.
+/// The extension trait that makes the op a method, like the ops of the library.
 trait RunningSumOf<'g> {
     fn running_sum(self) -> Tensor<'g>;
 }
@@ -240,7 +240,7 @@ fn reckless(device: &Device) -> Check {
     Ok(())
 }
 
-/// What can be wrong with an op.
+/// The mistakes that an op can have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
     /// The gradient sums from the wrong end.

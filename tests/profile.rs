@@ -57,7 +57,7 @@ fn kernels(device: &Device) -> Check {
         Some(_) => Clock::Waits,
     };
     assert_eq!(p.clock, clock);
-    // As many as the plan has, and in its order: the update, of each piece, comes behind the guard.
+    // The profile has the same ops as the plan, in the same order. The update of each piece comes after the guard.
     let plan = trainer.plan_text();
     let ops: Vec<&str> = plan.lines().filter_map(|l| l.split(' ').next()).filter(|op| *op != "reshape").collect();
     let named: Vec<&str> = p.kernels.iter().map(|k| k.op.as_str()).collect();
@@ -204,7 +204,7 @@ fn peaks(device: &Device) -> Check {
     let start = Instant::now();
     let peaks = device.peaks()?;
     println!("{device}: {peaks}, measured in {:?}", start.elapsed());
-    // What is left out by a compiler, or timed in other units, is far beyond any device.
+    // If the compiler removes work, or the time is in other units, the speed is far above that of any device.
     assert!((0.05..1e6).contains(&peaks.gflops) && (0.05..1e5).contains(&peaks.gbps), "{peaks}");
     // Measured once only: a second measurement would give other numbers.
     assert_eq!(device.clone().peaks()?, peaks);

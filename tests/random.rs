@@ -45,7 +45,7 @@ fn main() {
     suite.run()
 }
 
-/// What a graph is made from: choices, a list for the leaves and one for each step. Shrinking takes steps out and choices to 0.
+/// The choices that make a graph: a list for the leaves and a list for each step. Shrinking removes steps and sets choices to 0.
 type Genes = Vec<Vec<u16>>;
 
 fn graphs(device: &Device, count: u32, seed: u64) -> Check {
@@ -87,7 +87,7 @@ struct Random<'g> {
 }
 
 impl<'g> Random<'g> {
-    /// The next choice of this step; 0 where there is none left.
+    /// Returns the next choice of this step, or 0 after the last choice.
     fn below(&mut self, n: usize) -> usize {
         self.genes.pop().map_or(0, usize::from) % n
     }

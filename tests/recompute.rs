@@ -266,8 +266,8 @@ fn mib(device: &Device, shape: [usize; 3], block: for<'g> fn(Tensor<'g>, usize) 
     Ok(table)
 }
 
-/// Where n blocks are kept, they take `block` MiB each; parts take `border` MiB for each block, nested ones for each of 2·√n. What is
-/// there besides is that of a block and of its gradient, whatever the number of blocks.
+/// Checks how memory falls. If n blocks are stored, each takes `block` MiB. Recomputed parts take `border` MiB for each block, and
+/// nested parts for each of 2·√n blocks. The rest is the memory of one block and its gradient, for any number of blocks.
 fn falls(table: [[f64; 3]; 3], border: f64, block: f64) {
     let [kept, parts, nested] = table;
     for (k, (n, root)) in [(4.0, 2.0), (16.0, 4.0), (64.0, 8.0)].into_iter().enumerate() {

@@ -220,7 +220,7 @@ fn devices() -> Vec<Caps> {
     ]
 }
 
-/// What a shader takes of a workgroup.
+/// The resources of a workgroup that a shader needs.
 #[derive(Clone, Copy)]
 struct Needs {
     invocations: u32,
@@ -382,7 +382,7 @@ fn to_hlsl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Re
         shader_model: hlsl::ShaderModel::V6_0,
         binding_map: bindings(pass).enumerate().map(slot).collect(),
         fake_missing_bindings: false,
-        // Where DX12 is told `num_workgroups`, which it has no builtin for.
+        // The binding for `num_workgroups`. DX12 has no builtin for it.
         special_constants_binding: Some(target(255, 0, false)),
         zero_initialize_workgroup_memory: false,
         restrict_indexing: checked,

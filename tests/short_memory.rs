@@ -1,5 +1,5 @@
-//! Where memory is short the CPU device says so, with bytes, and the process goes on: each case runs in a process of its own, whose
-//! address space the shell limits; on Linux, where that works.
+//! If memory is short, the CPU device returns an error with the number of bytes, and the process continues. Each case runs in its
+//! own process, and the shell limits the address space of the process. The tests run on Linux only, because the limit works there.
 
 mod common;
 

@@ -41,7 +41,7 @@ fn batch(width: usize, step: usize) -> Host<f32> {
     Host::new([4, width], (0..4 * width).map(|i| ((i * 7 + step * 13) % 11) as f32 * 0.25 - 1.0).collect())
 }
 
-/// What the running mean is after so many steps, from its definition.
+/// Returns the running mean after `steps` steps, from its definition.
 fn mean_after(width: usize, steps: usize) -> Vec<f64> {
     let mut mean = vec![0.5; width];
     for step in 0..steps {

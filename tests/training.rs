@@ -1,5 +1,5 @@
-//! What training promises: the same bits again, the same numbers however it is planned, one submit a step, checkpoints
-//! that go on exactly, an end at the first step that is not finite.
+//! The promises of training: the same bits in every run, the same numbers for every way of planning, one submit for each step,
+//! checkpoints that continue exactly, and an end at the first step that is not finite.
 
 mod common;
 
@@ -520,7 +520,7 @@ fn clipping(device: &Device) -> Check {
             testing::close(&got, &want, n).map_err(|e| format!("max {max}: {name}: {e}"))?;
             assert!(factor < 1.0 || got == want, "not clipped, and yet changed");
         }
-        // What is reported is the gradient itself.
+        // The trainer returns the gradient before clipping.
         assert_eq!(trainer.gradient("a")?.f(), x);
     }
     Ok(())
@@ -668,7 +668,7 @@ fn given_gradients(device: &Device) -> Check {
     assert_ne!(given.params().get("fc1.weight")?, whole.params().get("fc1.weight")?);
     assert!(given.take_reports()?.iter().all(|r| r.loss.is_nan()) && given.loss()?.is_nan());
 
-    // What is not finite changes nothing, and is told.
+    // A gradient that is not finite changes no parameter and gives an error.
     let before = weights(&given)?;
     given.apply_gradients(&[("fc2.bias", Host::new([3], vec![1.0, f32::INFINITY, 0.0]))])?;
     assert!(matches!(given.loss(), Err(Error::Diverged { .. })));

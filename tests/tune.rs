@@ -161,7 +161,7 @@ fn run(device: &Device, ways: &'static [Way], dims: [usize; 2]) -> Check {
     bad.map_or(Ok(()), |i| Err(format!("element {i} is wrong").into()))
 }
 
-/// What was chosen for the one class there is.
+/// Returns the choice for the only class.
 fn only(device: &Device) -> Result<Chosen, String> {
     let report = inner(device).choices();
     match &report.classes[..] {
@@ -313,7 +313,7 @@ fn kernel_files(folder: &Path) -> Result<Vec<std::path::PathBuf>, std::io::Error
     Ok(all.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json")).collect())
 }
 
-/// Where nothing is about speed: one candidate that is right, so that no clock has a say in which one is chosen.
+/// Candidates for tests that are not about speed. Only one candidate is right, so the choice does not depend on a clock.
 const WAYS: &[Way] = &[Wrong, Plain];
 
 fn kept(device: &Device) -> Check {
@@ -379,7 +379,7 @@ fn bad_files(device: &Device) -> Check {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "bin") {
             let own = fs::read(&path)?;
-            // Of another vendor (as wgpu has it, behind our hash), with and without a hash that fits the bytes alone.
+            // `other` names another vendor, in a field that wgpu writes after our hash. `hashed` also has a hash that fits its bytes.
             let mut other = own.clone();
             other[8 + 20] ^= 1;
             let hash = other[8..]
@@ -390,7 +390,7 @@ fn bad_files(device: &Device) -> Check {
             for bytes in [Vec::new(), vec![7; 3], vec![9; 4000], own[9..].to_vec(), other, hashed] {
                 fs::write(&path, bytes)?;
                 run(&open_again(&first)?, WAYS, [128, 128])?;
-                // What it compiles again is what it kept.
+                // The run above compiled the pipelines again and cached them.
                 let g = Graph::inference();
                 open_again(&first)?.compile(&[g.apply(Twice(&[Wrong, Plain, Hole]), &[g.input([64, 64])])])?;
             }
@@ -638,7 +638,7 @@ fn networks(device: &Device) -> Check {
     Ok(())
 }
 
-/// What `log` is told, by all tests of this program.
+/// The messages of `log` from all tests of this program.
 struct Told(Mutex<String>);
 
 impl log::Log for Told {

@@ -173,7 +173,7 @@ pub fn reduction(table: &mut Table, on: &On) {
     table.close();
 }
 
-/// Forward and backward in a training graph, of layer and parameters. What must be read and written is x → y, then
+/// Forward and backward in a training graph, with layer and parameters. The kernels must read and write x → y, then
 /// dy, x → dx.
 pub fn normalisation(table: &mut Table, on: &On) {
     table.open("normalisation", "forward and backward; 20 bytes an element");
@@ -189,7 +189,7 @@ pub fn normalisation(table: &mut Table, on: &On) {
         let g = Graph::training();
         outputs(table, on, name, Rate::Bytes(20.0 * shape.elements() as f64), &g, &[shape, shape], |x| {
             let y = layer(x[0]);
-            // Of what is trained: running statistics are behind it.
+            // The trained parameters only. Running statistics come after them.
             let sources = [&x[..1], &g.param_tensors()[..if name.starts_with("rms") { 1 } else { 2 }]].concat();
             std::iter::once(y).chain(y.vjp(x[1], &sources)).collect()
         });

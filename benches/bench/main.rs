@@ -60,7 +60,7 @@ struct Options {
     /// Portable kernels only, instead of those that are measured to be fastest.
     #[arg(long)]
     no_tune: bool,
-    /// What cargo passes.
+    /// The flag that cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
 }

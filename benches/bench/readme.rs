@@ -22,7 +22,7 @@ const FIGURES: [(&str, &str, &str, &str); 6] = [
     ("training", "batch 4096", "llvmpipe", "A training step of the MLP, batch 4,096, by a GPU's kernels"),
 ];
 
-/// What is shown of each bench: its name in the files, what it measures, and the command.
+/// The parts of each bench in the README: its name in the files, the text about its measurement, and the command.
 const SHOWN: [(&str, &str, &str); 5] = [
     ("training", "A step of the MLP 784-512-256-10 with Adam, in `fit`, gathering its batch included", "cargo bench -- --filter training"),
     (

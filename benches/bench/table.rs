@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// What a row's time is set against.
+/// The work that the time of a row is divided into.
 #[derive(Clone, Copy)]
 pub enum Rate {
     /// Floating-point operations.
@@ -30,7 +30,7 @@ pub enum Rate {
 pub struct Budget {
     /// Repetitions end when they took this long, once there are three.
     pub time: Duration,
-    /// A repetition is made of so many runs that it takes about this long.
+    /// The length of a repetition. The number of its runs is chosen for this length.
     pub repetition: Duration,
 }
 
@@ -41,15 +41,15 @@ pub fn rows(path: &Path) -> io::Result<Vec<Value>> {
     text.lines().map(|line| serde_json::from_str(line).map_err(|e| named(e.into()))).collect()
 }
 
-/// What names a row: bench, device, shape.
+/// Returns the key of a row: bench, device and shape.
 fn key(row: &Value) -> [String; 3] {
     ["bench", "device", "shape"].map(|key| row[key].as_str().unwrap_or_default().to_string())
 }
 
-/// Where rows go, and whether all of them could be measured.
+/// The destination of the rows. It also notes whether all rows could be measured.
 pub struct Table {
     json: Option<File>,
-    /// Of an earlier run: the median and the least time of each row, in milliseconds.
+    /// The median and the least time of each row in an earlier run, in milliseconds.
     old: HashMap<[String; 3], [f64; 2]>,
     /// Old time over new, of each bench's rows without the control.
     ratios: Vec<(&'static str, f64)>,
@@ -58,7 +58,7 @@ pub struct Table {
     pub only: Option<String>,
     device: String,
     driver: String,
-    /// What was measured: the short hash of the commit, with a + where files differ from it.
+    /// The short hash of the measured commit, with a + if files differ from it.
     commit: String,
     date: String,
     bench: &'static str,

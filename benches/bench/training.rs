@@ -22,7 +22,7 @@ pub fn mlp(x: Tensor<'_>) -> Tensor<'_> {
     MLP.into_iter().enumerate().fold(x, |y, (i, (name, _, outputs))| if i == 0 { y } else { y.relu() }.linear(name, outputs))
 }
 
-/// Of 28 × 28 pixels, in 10 classes: `n` samples of noise, as bytes.
+/// Returns `n` samples of noise with 28 × 28 pixels in 10 classes, as bytes.
 pub fn images(n: usize) -> Result<Dataset, Error> {
     let labels = testing::fill(Shape::from([n]).of(DType::U32), &Fill::Labels(10), 5);
     let pixels = (0..n * 784).map(|i| (i as u32).wrapping_mul(0x9E37_79B9).to_be_bytes()[0]).collect();
@@ -135,7 +135,7 @@ fn loaded(device: &Device, batch: usize) -> Result<(Trainer, [Host<f32>; 2]), Er
     Ok((trainer, [uniform([batch, 784], 4), labels]))
 }
 
-/// What the host itself does; the device's work is waited for between the timed parts.
+/// Measures the work of the host. Between the timed parts, it waits for the work of the device.
 pub fn host(table: &mut Table, on: &On) {
     if on.device.as_gpu().is_none() {
         return;

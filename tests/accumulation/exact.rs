@@ -12,7 +12,7 @@ use downhill::{
 };
 use std::{cell::Cell, ops::ControlFlow};
 
-/// What is compared of a run.
+/// The results of a run that are compared.
 struct Run {
     weights: Vec<(String, Host<f32>)>,
     reports: Vec<downhill::StepReport>,

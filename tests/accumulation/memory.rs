@@ -31,7 +31,7 @@ fn read_something(device: &Device) -> Check {
     Ok(())
 }
 
-/// What is planned for micro-batches is what is made, before and after, and beside plans of whole batches.
+/// The memory planned for micro-batches equals the memory of the buffers made, also beside plans of whole batches.
 pub fn exact(device: &Device) -> Check {
     let device = fresh(device)?;
     read_something(&device)?;
@@ -91,7 +91,7 @@ pub fn largest(device: &Device) -> Check {
         let whole = new()?.memory(240)?.total();
         assert_eq!((chosen(whole)?, chosen(u64::MAX)?), (None, None));
         assert_eq!(chosen(whole - 1)?, Some(120));
-        // What is asked for besides is a bound.
+        // A micro-batch size that the caller sets is an upper bound.
         let mut asked = new()?;
         assert_eq!(asked.fit(&data, cut(240, 7).memory(1 << 30))?.micro_batch, Some(7));
         let of = |fit: Fit| -> Result<_, Error> {
@@ -117,7 +117,7 @@ pub fn largest(device: &Device) -> Check {
     Ok(())
 }
 
-/// All that is made, plans of what is left, data and evaluations included, is within the budget, and not far below it.
+/// All buffers together are within the budget, and not far below it. They include the plans of last batches, data and evaluations.
 pub fn kept(device: &Device) -> Check {
     for (name, model) in MODELS {
         let (train, held_out) = (images(name, 500)?, images(name, 333)?);
@@ -167,7 +167,7 @@ pub fn too_small(device: &Device) -> Check {
         assert!(text.starts_with("Fit::memory: ") && text.contains("but weights, gradients and states of the optimizer take"), "{text}");
         assert!(text.contains("use a smaller model"), "{text}");
     }
-    // What one sample takes is said, to the byte: so much is enough, and one byte less is not.
+    // The error states the bytes that one sample needs. This number of bytes is enough, and one byte less is not.
     let least = trainer.micro_memory(1)?.total();
     let text = trainer.fit(&data, fit(least - 1)).unwrap_err().to_string();
     assert!(text.contains(&format!("{} bytes, but micro-batches of 1 take {least}; give that much", least - 1)), "{text}");

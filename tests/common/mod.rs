@@ -1,4 +1,4 @@
-//! What the integration tests share: devices, and trials that need a GPU.
+//! Code that the integration tests share: devices, and trials that need a GPU.
 //!
 //! Every device is opened once and only when a trial wants it. Where the machine has no adapter, such a trial is
 //! reported as ignored with the reason; it fails where the environment has `CI=true`, so that nothing is skipped there
@@ -14,7 +14,7 @@ use downhill::{
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::sync::{Arc, OnceLock};
 
-/// What a check returns: errors of the library, and sentences, by `?`.
+/// The result of a check. Errors of the library and sentences convert to it by `?`.
 pub type Check = Result<(), Box<dyn std::error::Error>>;
 
 /// A device to check on.
@@ -77,7 +77,7 @@ impl On {
     }
 }
 
-/// The plain GPU device, or why there is none.
+/// Returns the plain GPU device, or the error of opening it.
 pub fn gpu() -> Result<Device, Error> {
     On::Gpu.open()
 }

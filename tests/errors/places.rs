@@ -33,7 +33,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
             all.push((line!(), stringify!($make), |$g| $make))
         };
     }
-    // What works.
+    // These calls are right.
     case!(|g| g.input([2, 3]).sum(&[0, 1], true));
     case!(|g| g.input([2, 3, 4]).mean(&[0, 2], false));
     case!(|g| g.input([2, 3, 4]).max(&[0, 2], true));

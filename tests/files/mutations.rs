@@ -19,7 +19,7 @@ pub fn trials(suite: &mut Suite) {
     }
 }
 
-/// Of each reader, where the environment does not say.
+/// The default number of mutations for each reader.
 const COUNT: u64 = 3000;
 /// A table of one-byte fields becomes floats and a record of their ends: some thirty bytes each.
 const MOST_BYTES: usize = 40 * LIMIT as usize;

@@ -31,7 +31,7 @@ impl Reader {
     /// Has it read a file of that content.
     ///
     /// # Errors
-    /// What does not hold: a panic is the caller's to catch.
+    /// The property that does not hold. The caller must catch a panic.
     pub fn read(&mut self, bytes: &[u8]) -> Result<(), String> {
         (self.read)(bytes)
     }
@@ -84,7 +84,7 @@ fn typed(e: &Error) -> Result<(), String> {
     }
 }
 
-/// What every data set promises.
+/// Checks the properties of every data set.
 fn whole(data: &Dataset) -> Result<(), String> {
     let (n, width) = (data.len(), data.sample_shape().elements());
     let finite = match data.features() {
@@ -240,7 +240,7 @@ fn state(trainer: &Trainer) -> Result<State, String> {
     Ok((trainer.steps(), all.into_iter().map(|(name, v)| (name, v.f().iter().map(|x| x.to_bits()).collect())).collect()))
 }
 
-/// What is loaded into a trainer, by `load`, of a file that `save` wrote.
+/// Makes a reader that loads a file into a trainer by `load`. `save` writes the file.
 fn model(path: PathBuf, save: fn(&Trainer, &Path) -> Result<(), Error>, load: fn(&mut Trainer, &Path) -> Result<(), Error>) -> Reader {
     let mut trainer = trained().expect("the model is right");
     save(&trainer, &path).expect("a temporary folder can be written to");

@@ -45,7 +45,7 @@ pub fn trials(suite: &mut Suite) {
     suite.each(&[On::Cpu], "tensors that nobody asked for", strangers);
 }
 
-/// What a child of these tests is told to do, and where.
+/// The environment variable with the task of a child process, and its folder.
 const JOB: &str = "DOWNHILL_TEST_JOB";
 
 /// Does what the parent wants, where this process is a child of one of the tests.
@@ -114,7 +114,7 @@ fn parts(folder: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
 fn killed() -> Check {
     let folder = tempfile::tempdir()?;
     let (path, again) = (folder.path().join("model.safetensors"), folder.path().join("again"));
-    // What one process makes that nobody kills.
+    // The results of a process that is not killed.
     let (mut whole, mut probe) = (learner()?, learner()?);
     let kills: u32 = env::var("DOWNHILL_KILLS").map_or(Ok(30), |text| text.parse())?;
     for k in 0..kills {
@@ -151,7 +151,7 @@ fn trainer(value: f32) -> Result<Trainer, Error> {
     Trainer::new(&Device::cpu(), w.sum_all(), Sgd::new(0.01))
 }
 
-/// What is in a file that somebody saves to, which must be of one of them. `None` before the first save.
+/// Returns the value in a file that other processes save to. The file must be whole, from one save. `None` before the first save.
 fn look(probe: &Trainer, path: &Path) -> Result<Option<f32>, Box<dyn std::error::Error>> {
     // It never goes away again.
     if !path.exists() {
@@ -423,7 +423,7 @@ impl log::Log for Told {
     fn flush(&self) {}
 }
 
-/// What was told of a file.
+/// Returns the messages about a file.
 fn told(path: &Path) -> Vec<String> {
     let of = path.display().to_string();
     let mut all = TOLD.0.lock().expect("no panic");
@@ -470,7 +470,7 @@ fn other_options(device: &Device) -> Check {
         ("eps was 1e-8 and is 0.001 now", adam.into(), adam.eps(1e-3).into()),
         ("alpha was 0.99 and is 0.9 now", RmsProp::new(0.1).into(), RmsProp::new(0.1).alpha(0.9).into()),
         ("lr_decay was 0.0 and is 0.1 now", Adagrad::new(0.1).into(), Adagrad::new(0.1).lr_decay(0.1).into()),
-        // What a state would be lost with is no warning any more.
+        // A change that would lose a state is an error, not a warning.
         ("error: momentum was 0.9 and is 0.0 now", sgd.into(), Sgd::new(0.1).into()),
         ("error: amsgrad was true and is false now", adam.amsgrad(true).into(), adam.into()),
         ("error: centered was true and is false now", RmsProp::new(0.1).centered(true).into(), RmsProp::new(0.1).into()),

@@ -1,6 +1,6 @@
 //! Nothing that a user says to a method panics: random shapes, axes and options (proptest) for every method of a tensor, every layer
 //! and every loss. Each either makes a graph with a mistake, whose error names the line here, or a graph that a device runs and
-//! whose values and gradients are the oracle's. `DOWNHILL_OPTIONS=100000` in the environment makes it so many calls.
+//! whose values and gradients are the oracle's. `DOWNHILL_OPTIONS=100000` in the environment sets the number of calls.
 
 use crate::common::{Check, On, Suite};
 use downhill::{
@@ -52,7 +52,7 @@ fn options(device: &Device, count: u32) -> Check {
     }
 }
 
-/// Whether the call was taken.
+/// Returns whether the call was accepted.
 fn check(device: &Device, genes: &Genes) -> Result<bool, Box<dyn std::error::Error>> {
     let g = Graph::training();
     let mut r = Random { g: &g, genes: genes[1..].iter().rev().copied().collect(), inputs: Vec::new(), floats: Vec::new() };
@@ -76,10 +76,10 @@ fn check(device: &Device, genes: &Genes) -> Result<bool, Box<dyn std::error::Err
     Ok(true)
 }
 
-/// What layers do one after the other, where values may be blown up.
+/// The factor of the tolerance for several layers in a row, which may magnify values.
 const TERMS: usize = 1 << 18;
 
-/// The options are not so odd that nothing is left: each kind is taken and, where there is something to refuse, refused.
+/// Checks that the random options make both cases: every kind is accepted sometimes and, if it has refusable options, refused sometimes.
 fn kinds() -> Check {
     let mut seen = [[0; 2]; KINDS];
     let mut state = 1u64;
@@ -109,7 +109,7 @@ struct Random<'g> {
 const KINDS: usize = 62;
 
 impl<'g> Random<'g> {
-    /// The next choice; 0 where there is none left.
+    /// Returns the next choice, or 0 after the last choice.
     fn below(&mut self, n: usize) -> usize {
         self.genes.pop().map_or(0, usize::from) % n
     }
@@ -120,7 +120,7 @@ impl<'g> Random<'g> {
     fn size(&mut self) -> usize {
         [1, 2, 3, 4, 2, 3, 1, 2, 4, 3, 2, 1, 0, 5, 6, usize::MAX][self.below(16)]
     }
-    /// Of an axis of a tensor: hardly ever 0.
+    /// Returns the size of an axis of a tensor. It is rarely 0.
     fn length(&mut self) -> usize {
         [1, 2, 3, 4, 5, 6, 2, 3, 4][self.below(9)] * usize::from(self.below(40) > 0)
     }

@@ -103,7 +103,7 @@ fn extremes(device: &Device) -> Check {
         let got = moved(device, &g, Sgd::new(1.0).clip_value(max))?;
         assert!(got.iter().zip(&g).all(|(w, g)| f64::from(*w) == f64::from(max as f32) * -f64::from(g.signum())), "{max}: {got:?}");
     }
-    // Of the largest limits nothing is seen.
+    // The largest limits change no gradient.
     let plain: Vec<u32> = g.iter().map(|g| (0.0 - g).to_bits()).collect();
     for rule in [Sgd::new(1.0).clip_value(3.4e38), Sgd::new(1.0).clip_norm(3.4e38), Sgd::new(1.0).clip_norm(3.4e38).clip_value(3.4e38)] {
         assert_eq!(bits(&moved(device, &g, rule)?), plain);
@@ -139,7 +139,7 @@ fn not_hidden(device: &Device) -> Check {
 }
 
 fn reports(device: &Device) -> Check {
-    // Of given gradients, clipped or not, of every size; over more than one piece of a small device.
+    // The caller gives gradients of every size, clipped or not. On a small device they lie in more than one piece.
     for (scale, inside) in [(1.0f32, true), (1e-30, true), (1e19, true), (1e38, false)] {
         for rule in [Optimizer::from(Sgd::new(1e-3)), Sgd::new(1e-3).clip_norm(0.5), Sgd::new(1e-3).clip_value(0.5)] {
             // A step of 1e35 changes nothing but would overflow nothing either.
@@ -161,7 +161,7 @@ fn reports(device: &Device) -> Check {
             }
         }
     }
-    // Of a loss: ∂/∂w of Σ (w·x)² / n is 2·w·x²/n. Of micro-batches it is that of all samples together.
+    // The gradients come from a loss: ∂/∂w of Σ (w·x)² / n is 2·w·x²/n. Micro-batches give the gradient of all samples together.
     let g = Graph::training();
     let x = g.input([2, 1]);
     let loss = (x * g.param("w", [1], Init::Ones)).square().mean_all();

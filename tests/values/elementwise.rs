@@ -27,10 +27,10 @@ pub fn trials(suite: &mut Suite) {
     suite.each(&BOTH, "elementwise/gradient of the target of bce", bce_target);
 }
 
-/// What computes a graph: a device, or the oracle.
+/// Computes a graph. It is a device or the oracle.
 trait Computes {
     fn compute(&self, g: &Graph, outputs: &[Tensor], x: &[Host<f32>]) -> Result<Vec<Vec<f64>>, downhill::Error>;
-    /// Whether numbers below the smallest normal one may be taken for 0, as WGSL allows.
+    /// Whether numbers below the smallest normal number may be treated as 0, as WGSL allows.
     fn flushes(&self) -> bool;
 }
 
@@ -65,7 +65,7 @@ fn ulps(got: f64, want: f64) -> f64 {
     let error = (got - want).abs();
     match (got, want) {
         _ if alike(got, want) || alike(cut(got), cut(want)) => 0.0,
-        // What is below the smallest normal number may be 0.
+        // A number below the smallest normal number may be 0.
         _ if error <= NORMAL && want.abs() <= 2.0 * NORMAL => 0.0,
         _ if error.is_finite() && want != 0.0 => error / (f64::from(f32::EPSILON) * want.abs()),
         _ => f64::INFINITY,
@@ -118,22 +118,23 @@ fn apply<'g>(g: &'g Graph, fun: Fun, x: &[Tensor<'g>], constants: &[f32]) -> Ten
     g.apply(Map::new(Expr::call(fun, &args)), x)
 }
 
-/// How many ulp the value (0) or the gradient (1) of a function at `x` may be off from `want`.
+/// Returns the largest error in ulp of the value (0) or the gradient (1) of a function at `x`.
 fn bound(fun: Fun, output: usize, x: f32, want: f64) -> f64 {
     use Fun::*;
     let gradient = output == 1;
-    // It is composed of others, by e to an exponent that is rounded: an ulp of 80 is 80 ulp of the result.
+    // The function contains e to an exponent that is rounded. An ulp of an exponent of 80 is 80 ulp of the result.
     if gradient && matches!(fun, GeluGrad | GeluTanhGrad) {
         return 600.0 * (1.0 + 0.3 / want.abs().max(1e-9));
     }
-    // Between these its terms cancel at a root: the error is that of terms of about this size.
+    // For |x| < 4 the terms of the function cancel at a root. The error is the error of terms of about this size.
     let root = matches!((fun, gradient), (Silu | Gelu | GeluTanh, true) | (SiluGrad, _) | (GeluGrad | GeluTanhGrad, false));
     let size = if root && x.abs() < 4.0 { 0.3 / want.abs().max(1e-9) } else { 0.0 };
-    // Where devices are as good as WGSL promises no better, a division is 2.5 ulp off; here it is 4.3 at most.
+    // WGSL allows an error of 2.5 ulp for a division. The largest error measured here for a function is 4.3 ulp.
     8.0 * (1.0 + size)
 }
 
-/// What may be taken for 0: these are a number of up to some hundred times another that may be below the smallest normal one.
+/// The largest number that a device may treat as 0. Some functions multiply a number by up to some hundreds, and that number may be
+/// below the smallest normal number.
 fn least(fun: Fun) -> f64 {
     use Fun::*;
     if matches!(fun, Silu | SiluGrad | Gelu | GeluGrad | GeluTanh | GeluTanhGrad) { 300.0 * NORMAL } else { NORMAL }
@@ -364,7 +365,7 @@ fn clamp(device: &Device) -> Check {
             let any = at.is_nan() || lo.is_nan() || hi.is_nan();
             let want = if any { f64::NAN } else { f64::from(at.max(lo).min(hi)) };
             wrong.check(|| format!("clamp({at}, {lo}, {hi})"), got[0][i], &[want], 0.0);
-            // Where the bounds are crossed nothing passes, and at NaN neither.
+            // No gradient passes if the bounds are crossed, or at NaN.
             let passes = f64::from(u8::from(at >= lo && at <= hi));
             wrong.check(|| format!("gradient of clamp({at}, {lo}, {hi})"), got[1][i], &[passes], 0.0);
         }

@@ -54,7 +54,7 @@ fn three(trainer: &mut Trainer, data: &Dataset, batch: usize) -> Result<[(f64, O
     Ok([(epoch.loss, epoch.accuracy), epoch.validation.expect("there was one"), (e.loss, e.accuracy)])
 }
 
-/// The loss is ln 3 where all scores are equal, whatever axis of the output counts samples.
+/// The loss is ln 3 if all scores are equal. The axis of the output that counts samples makes no difference.
 fn any_shape(device: &Device) -> Check {
     fn rows<'g>(y: Tensor<'g>, t: Tensor<'g>) -> Tensor<'g> {
         let n = t.shape().elements();
@@ -73,7 +73,7 @@ fn any_shape(device: &Device) -> Check {
         scores(x, true).permute(&[1, 0, 2])
     }
     let ln3 = 3f64.ln();
-    // Of t = 4 tokens, also where a batch, or the last one, has as many samples as tokens.
+    // Each sample has t = 4 tokens. In some cases a batch, or the last batch, has 4 samples too.
     for n in [4, 6, 8] {
         let data = sequences(n, 4)?;
         let zeros = data.labels().iter().filter(|&&l| l == 0).count() as f64 / (4 * n) as f64;

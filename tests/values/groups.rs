@@ -63,7 +63,7 @@ fn thousand(device: &Device) -> Check {
     Ok(())
 }
 
-/// Rows of hyperparameters for as many steps as a kernel can bind: the rate changes with each step.
+/// A submit has the largest number of steps whose hyperparameters a kernel can bind. The learning rate changes with each step.
 fn many_steps(device: &Device) -> Check {
     fn model(x: Tensor<'_>) -> Tensor<'_> {
         let sum = (0..300).map(|i| x.graph().param(format!("p{i}").as_str(), [1], Init::Constant(i as f32 / 4096.0))).reduce(|a, b| a + b);

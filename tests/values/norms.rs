@@ -118,7 +118,8 @@ fn less_mean(device: &Device) -> Check {
     Ok(())
 }
 
-/// Of n values of which every second one, from the second on, is an ulp u larger: mean k/n·u, variance u²·k(n − k)/n².
+/// Checks n values, of which k are one ulp u larger than the others: every second value, starting with the second. Above the
+/// smaller value, the mean is k/n·u. The variance is u²·k(n − k)/n².
 fn neighbours(device: &Device) -> Check {
     for x in [98_765.43f32, 1.7e9, -4_097.3, 1.0, 65_535.996] {
         let up = if x > 0.0 { f32::from_bits(x.to_bits() + 1) } else { f32::from_bits(x.to_bits() - 1) };

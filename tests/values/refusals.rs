@@ -1,4 +1,4 @@
-//! What is taken although it looks odd, as PyTorch, NumPy or ONNX take it, and what is refused with a word on why.
+//! Some odd arguments are accepted, because PyTorch, NumPy or ONNX accept them. Others are refused, and the error states the reason.
 
 use crate::common::{BOTH, Check, Suite};
 use downhill::{
@@ -64,7 +64,7 @@ fn near(what: &str, got: &[f64], want: &[f64]) -> Result<(), String> {
     testing::close(got, want, 64).map_err(|e| format!("{what}: {e}: {got:?} instead of {want:?}"))
 }
 
-/// Of one axis: stride, dilation, zeros before and after, output padding.
+/// The settings of one axis: stride, dilation, zeros before and after, output padding.
 #[derive(Clone, Copy)]
 struct Along(usize, usize, [usize; 2], usize);
 
@@ -142,7 +142,7 @@ impl SubOnes for Tensor<'_> {
     }
 }
 
-/// `[2, 0]` is two zeros on the left, none on the right; a number is so many on both sides; `[top, bottom, left, right]` with
+/// `[2, 0]` is two zeros on the left, none on the right; a single number counts the zeros on each side; `[top, bottom, left, right]` with
 /// nothing above and below means the same.
 fn left_and_right(device: &Device) -> Check {
     for (padding, [left, right]) in [
@@ -174,7 +174,7 @@ fn left_and_right(device: &Device) -> Check {
     let w = Host::new([1, 1, 3], vec![1.0, 10.0, 100.0]);
     let y = device.compile(&[y])?.run(&[Host::new([1, 1, 5], vec![1.0, 2.0, 3.0, 4.0, 5.0]), w])?;
     assert_eq!(y[0].f(), [100.0, 210.0, 321.0, 432.0, 543.0]);
-    // Of an image a pair is height and width, as before.
+    // For an image, a pair is still the height and the width.
     let g = Graph::training();
     let y = g.input([1, 1, 5, 5]).conv2d_with("c", 1, 3, Conv2d { padding: [2, 0].into(), ..Conv2d::default() });
     assert_eq!(y.shape(), Shape::from([1, 1, 7, 3]));
@@ -250,10 +250,10 @@ fn dropout(device: &Device) -> Check {
         let linear = (y * 3.0).sum_all().grad(&[x])[0];
         let out = device.compile(&[y, linear])?.run(std::slice::from_ref(&values))?;
         assert!(out.iter().all(|y| y.f().iter().all(|&v| v == 0.0)), "{out:?}");
-        // What comes in may be infinite as well.
+        // The incoming gradient may be infinite too.
         let out = device.compile(&[dx])?.run(std::slice::from_ref(&values))?;
         assert!(out[0].f().iter().all(|&v| v == 0.0), "{out:?}");
-        // Where nothing is trained all passes.
+        // An inference graph accepts all cases.
         let g = Graph::inference();
         let out = device.compile(&[f(g.input([1, 2, 2, 2]))])?.run(std::slice::from_ref(&values))?;
         assert_eq!(out[0].f()[..5], values.f()[..5]);

@@ -1,5 +1,5 @@
-//! What a trainer does where others end: a last batch that is too small, a step that is not finite, plans and reports without end,
-//! and what is nothing to train.
+//! A trainer at its limits: a last batch that is too small, a step that is not finite, very many plans and reports, and graphs that
+//! cannot be trained.
 
 use crate::common::{BOTH, Check, Suite, inner};
 use downhill::{
@@ -75,7 +75,7 @@ fn last_batch(device: &Device) -> Check {
         };
         assert_eq!((order(false)?, order(true)?), (vec![6, 30], vec![6, 22]));
     }
-    // Pairs: what is left cannot be merged, and before anything is trained somebody says what to do.
+    // The model takes pairs of samples. The last sample cannot join a batch, so an error before training says what to do.
     let odd = set(7)?;
     let mut pairs = Trainer::for_data(
         device,
@@ -175,7 +175,7 @@ fn reports(device: &Device) -> Check {
     Ok(())
 }
 
-/// Only the latest plans are kept. What was asked of the others is not lost.
+/// The trainer stores only the latest plans. Results of the dropped plans are not lost.
 fn many_sizes(device: &Device) -> Check {
     let data = Dataset::new((0..400).map(|i| i as f32 * 0.01).collect(), [2], Target::values([1], vec![0.5; 200]))?;
     let make = || Trainer::for_data(device, &data, |x| x.linear("fc", 64).tanh().linear("out", 1), |y, t| y.mse(t), Sgd::new(1e-30));
@@ -248,7 +248,7 @@ fn nothing_to_train(device: &Device) -> Check {
     refuse(|g| (g.param("w", [2], Init::Ones).detach() * g.input([2])).sum_all());
     refuse(|g| (g.param("w", [2, 3], Init::Ones).argmax(-1).to_f32() * g.input([2])).sum_all());
     refuse(|g| g.param("w", [2], Init::Ones).gt(g.input([2])).sum_all());
-    // Of a model for data when it is made.
+    // For a model for data, the error comes when the trainer is made.
     let data = Dataset::new(vec![1.0; 8], [2], Target::values([1], vec![0.0; 4]))?;
     fn unused(x: Tensor<'_>) -> Tensor<'_> {
         x.linear("fc", 1);
@@ -284,13 +284,13 @@ fn inference_graphs(device: &Device) -> Check {
     g.assign("count", kept + 1.0);
     let error = Trainer::new(device, g.input([2, 3]).linear("fc", 1).mean_all(), Sgd::new(0.1)).err();
     assert!(error.is_some_and(|e| e.to_string().starts_with("assign: ")));
-    // Where it makes no difference there is nothing to say.
+    // A layer that works as in training gives no error.
     let g = Graph::inference();
     Trainer::new(device, g.input([2, 3]).linear("fc", 1).dropout(0.0).mean_all(), Sgd::new(0.1))?;
     Ok(())
 }
 
-/// What the log was told.
+/// The messages of the log.
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 struct Log;
 impl log::Log for Log {

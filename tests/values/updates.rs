@@ -53,14 +53,14 @@ fn schedules() -> Check {
             assert!((got - want).abs() < 1e-14, "{case}: {got} at step {k}");
         }
     }
-    // Where PyTorch divides by zero, the rise has no length: it is at the top.
+    // PyTorch divides by zero here. The rise has no length, so the schedule starts at the top.
     for (total, warm) in [(1, 1.0), (2, 0.5), (4, 0.25)] {
         for straight in [false, true] {
             let s = Schedule::from(Curve::OneCycle { total, warm, div: 25.0, final_div: 4.0, straight });
             assert_eq!(s.at(0), 1.0, "{s:?}");
         }
     }
-    // Where every step rises, the top is the end, and stays.
+    // If every step rises, the schedule ends at the top and stays there.
     let s = Schedule::from(Curve::OneCycle { total: 5, warm: 1.0, div: 25.0, final_div: 1e4, straight: false });
     assert_eq!([4, 5, 100].map(|k| s.at(k)), [1.0; 3]);
     Ok(())
@@ -379,7 +379,7 @@ fn assigned(device: &Device) -> Check {
     Ok(())
 }
 
-/// What is infinite from the start (a mask that is frozen, the start of a minimum) stops nothing.
+/// A number that is infinite from the start, such as a frozen mask or the start of a minimum, does not stop training.
 fn infinite_before(device: &Device) -> Check {
     let g = Graph::training();
     let w = g.param("w", [2], Init::Ones);

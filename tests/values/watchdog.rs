@@ -1,4 +1,4 @@
-//! What is told of a step that was not finite: which step, the loss or a gradient, and the first parameter.
+//! The error of a step that was not finite names the step, the loss or a gradient, and the first parameter.
 
 use crate::common::{Check, On, Suite, weights};
 use downhill::{
