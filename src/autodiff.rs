@@ -7,6 +7,7 @@ use crate::{
     ops::pad::Pad,
     recompute::Copies,
     shape::{DType, Shape},
+    threads::sorted,
 };
 use std::{collections::BTreeMap, panic::Location};
 
@@ -183,8 +184,8 @@ fn sum<'g>(mut parts: Vec<(Tensor<'g>, Place)>) -> Option<Tensor<'g>> {
     for axis in axes {
         loop {
             // Choose slices from the front. Each chosen slice begins behind the end of the slice before it.
-            let mut row = padded(&parts, Some(axis));
-            row.sort_by_key(|(_, pad)| pad.before);
+            let row = padded(&parts, Some(axis));
+            let mut row: Vec<(usize, Pad)> = sorted(row.len(), |k| row[k].1.before).into_iter().map(|k| row[k]).collect();
             let (mut end, size) = (0, row.first().map_or(1, |&(i, _)| parts[i].0.shape().dims()[axis]));
             row.retain(|(_, pad)| {
                 let fits = pad.before >= end;

@@ -10,9 +10,8 @@ use crate::{
     rng::Key,
     scratch,
     shape::{DType, Shape},
-    threads::TASK,
+    threads::{TASK, chunk, chunks},
 };
-use rayon::prelude::*;
 use std::{array, mem, ops::Range};
 
 /// Runs `f` on a thread of the device's thread pool. The parallel work inside `f` then starts faster, because the other
@@ -134,12 +133,15 @@ impl CpuStore {
             self.guard.weigh(weight, loss);
         }
         let Guard { keep, add, .. } = self.guard;
-        let sums = self.grads[piece].par_chunks_mut(TASK).zip(self.micro[piece].par_chunks(TASK));
-        // For the first micro-batch, the old content of the sum is ignored.
-        match keep == 0.0 {
-            true => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = add * g)),
-            false => sums.for_each(|(sum, micro)| sum.iter_mut().zip(micro).for_each(|(sum, &g)| *sum = keep * *sum + add * g)),
-        }
+        let micro = &self.micro[piece];
+        chunks(&mut self.grads[piece], TASK, |k, sums| {
+            let both = sums.iter_mut().zip(chunk(micro, TASK, k));
+            // For the first micro-batch, the old content of the sum is ignored.
+            match keep == 0.0 {
+                true => both.for_each(|(sum, &g)| *sum = add * g),
+                false => both.for_each(|(sum, &g)| *sum = keep * *sum + add * g),
+            }
+        });
     }
     /// Decides whether the step counts. Without a given `loss`, the loss is the loss of the micro-batches.
     fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {

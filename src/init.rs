@@ -11,9 +11,9 @@ use crate::{
     host,
     rng::Stream,
     shape::Shape,
+    threads::lines,
 };
 use rand::RngExt;
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// An initialiser of a parameter.
@@ -170,7 +170,7 @@ fn orthogonal(rows: usize, cols: usize, stream: &mut Stream, what: &str) -> Resu
         let v = &mut done[i * len..];
         let norm = dot(v, v).sqrt();
         v.iter_mut().for_each(|x| *x /= norm);
-        later.par_chunks_mut(len).with_min_len(1 + (1 << 14) / len).for_each(|w| {
+        lines(later, len, 1 + (1 << 14) / len, |_, w| {
             let along = dot(v, w);
             w.iter_mut().zip(&*v).for_each(|(w, v)| *w -= along * v);
         });

@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     graph::ParamDef,
     kernel::ALIGN,
+    threads::sorted,
 };
 use std::{mem, ops};
 
@@ -76,11 +77,9 @@ impl Layout {
     pub fn new(params: &[ParamDef], statuses: &[Status], max_piece: usize, max_buffer: usize) -> Result<Layout> {
         let none = Range { piece: 0, start: 0, len: 0, status: Status::Frozen };
         let mut layout = Layout { ranges: vec![none; params.len()], ..Layout::default() };
-        let mut order: Vec<usize> = (0..params.len()).collect();
-        // Parameters of one group are placed together, so that neighbours in a piece mostly share one row of settings.
-        order.sort_by_key(|&i| statuses[i]);
         let mut last = None;
-        for i in order {
+        // Parameters of one group are placed together, so that neighbours in a piece mostly share one row of settings.
+        for i in sorted(params.len(), |i| statuses[i]) {
             let (len, status) = (params[i].shape.elements(), statuses[i]);
             let room = len.next_multiple_of(ALIGN);
             if room > max_buffer {
@@ -107,9 +106,8 @@ impl Layout {
     }
     /// Returns the parameters of a piece, in their order within the piece.
     pub(crate) fn segments(&self, piece: usize) -> impl Iterator<Item = (usize, &Range)> {
-        let mut all: Vec<(usize, &Range)> = self.ranges.iter().enumerate().filter(|(_, r)| r.piece == piece).collect();
-        all.sort_by_key(|(_, r)| r.start);
-        all.into_iter()
+        let order = sorted(self.ranges.len(), |i| self.ranges[i].start);
+        order.into_iter().map(|i| (i, &self.ranges[i])).filter(move |(_, r)| r.piece == piece)
     }
     /// Returns, for each parameter of a trained piece in order, the element at which it ends (with the gap behind it) and its
     /// group.

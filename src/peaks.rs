@@ -8,8 +8,8 @@ use crate::{
     host::Host,
     ops::probe::Probe,
     profile::Peaks,
+    threads::{chunk, chunks},
 };
-use rayon::prelude::*;
 use std::{sync::OnceLock, time::Instant};
 
 /// The shortest time of an arithmetic probe, in seconds. It is much longer than the start of a kernel, and much shorter than
@@ -115,11 +115,11 @@ async fn fastest(f: &mut Compiled, runs: usize) -> Result<(f64, u64)> {
 /// Measures the memory of this machine by a copy on all threads, in 10⁹ bytes a second.
 fn copy_here() -> f64 {
     const N: usize = 64 << 20;
-    let (from, mut to) = (vec![1u8; N], vec![0u8; N]);
+    let (from, mut to) = (vec![1u32; N / 4], vec![0u32; N / 4]);
     let mut best = f64::INFINITY;
     for _ in 0..6 {
         let start = Instant::now();
-        to.par_chunks_mut(1 << 18).zip(from.par_chunks(1 << 18)).for_each(|(to, from)| to.copy_from_slice(from));
+        chunks(&mut to, 1 << 16, |k, to| to.copy_from_slice(chunk(&from, 1 << 16, k)));
         best = best.min(start.elapsed().as_secs_f64());
     }
     // The result must be used, or the compiler may remove the copy.

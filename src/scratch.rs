@@ -18,15 +18,21 @@ thread_local! {
 
 /// Calls `f` with a scratch array of `n` numbers. The array holds arbitrary values.
 pub fn with<T: bytemuck::Pod, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let words = (n * size_of::<T>()).div_ceil(size_of::<u64>());
-    let mut buffer = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
-    if buffer.len() < words {
-        // The system provides zeroed memory when it is first touched.
-        buffer = vec![0; words.max(LEAST / size_of::<u64>())];
-    }
+    let mut buffer = take((n * size_of::<T>()).div_ceil(size_of::<u64>()));
     let result = f(&mut bytemuck::cast_slice_mut(&mut buffer)[..n]);
-    FREE.with_borrow_mut(|free| free.push(buffer));
+    give(buffer);
     result
+}
+
+/// Returns a buffer of at least so many words.
+fn take(words: usize) -> Vec<u64> {
+    let buffer = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
+    // The system provides zeroed memory when it is first touched.
+    if buffer.len() < words { vec![0; words.max(LEAST / size_of::<u64>())] } else { buffer }
+}
+
+fn give(buffer: Vec<u64>) {
+    FREE.with_borrow_mut(|free| free.push(buffer));
 }
 
 /// Makes the buffers of every thread of the device, so that no step has to make them.

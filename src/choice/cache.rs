@@ -42,8 +42,8 @@ fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 }
 
 /// Returns the hash of several texts in order.
-pub(crate) fn hash<'a>(texts: impl Iterator<Item = &'a [u8]>) -> u64 {
-    fnv1a(texts.flat_map(|text| text.iter().chain(&[0xff]).copied()))
+pub(crate) fn hash(texts: &[&[u8]]) -> u64 {
+    fnv1a(texts.iter().flat_map(|text| text.iter().chain(&[0xff]).copied()))
 }
 
 /// Returns the bytes of the file, or `None` if the path is not a regular file, is too large or cannot be read.
@@ -105,7 +105,7 @@ impl ChoiceFile {
     pub fn new(folder: &Path, key: DeviceKey) -> ChoiceFile {
         let text = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
         let name: String = key.0["adapter"].as_str().unwrap_or("").chars().take(40).map(text).collect();
-        let number = hash([key.0.to_string().as_bytes()].into_iter());
+        let number = hash(&[key.0.to_string().as_bytes()]);
         ChoiceFile { path: folder.join(format!("kernels-{name}-{number:016x}.json")), key }
     }
     /// Returns the stored choices by class. Returns an empty map if the file is missing, damaged or belongs to another device.
@@ -176,7 +176,7 @@ impl Blob {
         Blob { path, owner }
     }
     fn hash(&self, data: &[u8]) -> [u8; 8] {
-        hash([self.owner.as_bytes(), data].into_iter()).to_le_bytes()
+        hash(&[self.owner.as_bytes(), data]).to_le_bytes()
     }
     /// Returns the bytes, or `None` if the file is missing, damaged or belongs to another owner.
     pub fn read(&self) -> Option<Vec<u8>> {

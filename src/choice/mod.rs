@@ -151,7 +151,8 @@ fn rounded(shape: Shape) -> String {
 /// measurements are not used.
 pub(crate) fn shaders(kernels: &[Kernel]) -> u64 {
     let passes = kernels.iter().flat_map(|kernel| &kernel.passes);
-    cache::hash(passes.flat_map(|pass| [pass.source.text, pass.entry]).map(str::as_bytes))
+    let texts: Vec<&[u8]> = passes.flat_map(|pass| [pass.source.text, pass.entry]).map(str::as_bytes).collect();
+    cache::hash(&texts)
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::{Augment, Dataset, Features, Target, pixel};
 use crate::{
     error::Result,
     host::{Data, Host},
+    scratch,
     shape::Shape,
+    threads::{chunk, lines},
 };
-use rayon::prelude::*;
 
 impl Dataset {
     /// Returns the rows `rows` as a batch: `x` is `[b, sample…]`, and `y` is labels or numbers `[b, target…]`. Without
@@ -34,35 +35,32 @@ impl Dataset {
         x.shape = batched(self.sample);
         let len = rows.len() * width;
         // Below about 64 thousand numbers, a thread costs more time than it saves.
-        let min = 1 + (1 << 16) / width;
+        let least = 1 + (1 << 16) / width;
         let change = augment.map(|(augment, seed, step)| {
             let [.., height, across] = self.sample.dims() else { unreachable!("Augment::check has seen that these are images") };
             let image = [*height, *across];
             move |place, from: &[f32], outside, out: &mut [f32]| augment.apply(image, (seed, step, place), from, outside, out)
         });
         match &self.features {
-            Features::Float(v) => {
-                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each(|(place, (out, &r))| {
-                    let from = &v[r * width..(r + 1) * width];
-                    match &change {
-                        Some(change) => change(place, from, 0.0, out),
-                        None => out.copy_from_slice(from),
-                    }
-                })
-            }
+            Features::Float(v) => lines(floats(x, len), width, least, |place, out| {
+                let from = chunk(v, width, rows[place]);
+                match &change {
+                    Some(change) => change(place, from, 0.0, out),
+                    None => out.copy_from_slice(from),
+                }
+            }),
             Features::Bytes { data, scale, shift } => {
                 let outside = self.means()[0];
-                floats(x, len).par_chunks_mut(width).with_min_len(min).zip(rows).enumerate().for_each_init(
-                    Vec::new,
-                    |from, (place, (out, &r))| {
-                        out.iter_mut().zip(&data[r * width..]).for_each(|(x, &b)| *x = pixel(b, *scale, *shift) as f32);
-                        if let Some(change) = &change {
-                            from.clear();
-                            from.extend_from_slice(out);
+                lines(floats(x, len), width, least, |place, out| {
+                    let bytes = chunk(data, width, rows[place]);
+                    out.iter_mut().zip(bytes).for_each(|(x, &b)| *x = pixel(b, *scale, *shift) as f32);
+                    if let Some(change) = &change {
+                        scratch::with(width, |from: &mut [f32]| {
+                            from.copy_from_slice(out);
                             change(place, from, outside, out);
-                        }
-                    },
-                )
+                        });
+                    }
+                })
             }
             Features::Tokens { data, .. } => labels(x, data, width, rows),
         }

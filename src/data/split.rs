@@ -4,6 +4,7 @@ use super::Dataset;
 use crate::{
     error::{Error, Result},
     rng::Stream,
+    threads::sorted,
 };
 use rand::seq::SliceRandom;
 
@@ -56,13 +57,12 @@ impl Dataset {
         }
         let (n, count) = (self.len(), self.count(fraction)?);
         let order = shuffled(n, seed, SPLIT);
-        let mut by_class = order.clone();
-        by_class.sort_by_key(|&r| labels[r]);
+        let by_class = sorted(n, |i| labels[order[i]]);
         // The rows are sorted by class. The first part gets `count` evenly spaced rows.
         let mut first = vec![false; n];
-        for (i, &row) in by_class.iter().enumerate() {
+        for (i, &place) in by_class.iter().enumerate() {
             let share = |i: usize| (i as u128 * count as u128 / n as u128) as usize;
-            first[row] = share(i + 1) > share(i);
+            first[order[place]] = share(i + 1) > share(i);
         }
         let (a, b): (Vec<usize>, Vec<usize>) = order.iter().partition(|&&r| first[r]);
         Ok((self.subset(&a)?, self.subset(&b)?))

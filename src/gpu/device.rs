@@ -78,14 +78,12 @@ async fn enumerate() -> Vec<wgpu::Adapter> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
     found.retain(|a| a.get_info().backend != wgpu::Backend::Noop);
-    found.sort_by_key(|a| match a.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    });
-    found
+    use wgpu::DeviceType::{Cpu, DiscreteGpu, IntegratedGpu, Other, VirtualGpu};
+    let mut sorted = Vec::new();
+    for kind in [DiscreteGpu, IntegratedGpu, VirtualGpu, Other, Cpu] {
+        sorted.extend(found.extract_if(.., |a| a.get_info().device_type == kind));
+    }
+    sorted
 }
 
 /// Returns a description of every adapter of this machine. The best adapter comes first.
@@ -108,11 +106,11 @@ impl GpuOptions {
 /// [`Error::NoAdapter`] with the list of adapters if `options` allow none of them. [`Error::Device`] if no allowed adapter can
 /// be opened.
 pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
-    let mut found = enumerate().await;
+    let found = enumerate().await;
     // An adapter whose whole name was given comes before an adapter whose name only contains the given text.
-    found.sort_by_key(|a| options.name.as_ref() != Some(&a.get_info().name));
+    let (exact, rest): (Vec<_>, Vec<_>) = found.iter().partition(|a| options.name.as_ref() == Some(&a.get_info().name));
     let mut failed = None;
-    for adapter in &found {
+    for adapter in exact.into_iter().chain(rest) {
         let summary = AdapterSummary::new(&adapter.get_info());
         if !options.fit(&summary) {
             continue;
@@ -354,16 +352,24 @@ impl Gpu {
         what: &str,
         make: F,
     ) -> impl Future<Output = Result<T>> + use<'a, T, F> {
-        let [memory, internal, validation] = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
-            .map(|filter| self.device.push_error_scope(filter));
+        let scopes = self.scopes();
         let made = make(&self.device);
+        let checked = self.checked(what.to_string(), scopes);
+        async move { checked.await.map(|()| made) }
+    }
+    /// Opens an error scope for a lack of memory, one for internal errors, and one for invalid calls.
+    fn scopes(&self) -> [wgpu::ErrorScopeGuard; 3] {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        [OutOfMemory, Internal, Validation].map(|filter| self.device.push_error_scope(filter))
+    }
+    /// Closes the scopes now. Returns their first error later.
+    fn checked(&self, what: String, [memory, internal, validation]: [wgpu::ErrorScopeGuard; 3]) -> impl Future<Output = Result<()>> {
         let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
-        let what = what.to_string();
         async move {
             // A lack of memory makes all later commands invalid too. So the lack of memory is the error to report.
             match memory.await.or(internal.await).or(validation.await) {
                 Some(error) => Err(self.error(format!("{what}: {}", message(&error)))),
-                None => self.check().map(|()| made),
+                None => self.check(),
             }
         }
     }

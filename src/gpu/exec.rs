@@ -23,7 +23,7 @@ use crate::{
     shape::{DType, Shape},
 };
 use std::{
-    iter::Sum,
+    ops::AddAssign,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -98,19 +98,17 @@ pub struct Counters {
     pub allocations: u64,
 }
 
-impl Sum for Counters {
-    fn sum<I: Iterator<Item = Counters>>(all: I) -> Counters {
-        all.fold(Counters::default(), |a, b| Counters {
-            steps: a.steps + b.steps,
-            submits: a.submits + b.submits,
-            dispatches: a.dispatches + b.dispatches,
-            reads: a.reads + b.reads,
-            waits: a.waits + b.waits,
-            held: a.held + b.held,
-            bytes_uploaded: a.bytes_uploaded + b.bytes_uploaded,
-            bytes_read: a.bytes_read + b.bytes_read,
-            allocations: a.allocations + b.allocations,
-        })
+impl AddAssign for Counters {
+    fn add_assign(&mut self, more: Counters) {
+        self.steps += more.steps;
+        self.submits += more.submits;
+        self.dispatches += more.dispatches;
+        self.reads += more.reads;
+        self.waits += more.waits;
+        self.held += more.held;
+        self.bytes_uploaded += more.bytes_uploaded;
+        self.bytes_read += more.bytes_read;
+        self.allocations += more.allocations;
     }
 }
 

@@ -8,9 +8,8 @@ use crate::{
     gpu::{device::Gpu, prune::reachable},
     kernel::{Bind, Pass, Source, Word, source},
     shape::DType,
-    threads::lock,
+    threads::{chunks, lock},
 };
-use rayon::prelude::*;
 use std::{
     collections::HashMap,
     fmt::Write,
@@ -188,19 +187,20 @@ impl Gpu {
                 wanted.push((i, key.clone()));
             }
         }
-        let compile = |(i, key): (usize, PipelineKey)| {
-            let Shader { label, pass, unchecked } = shaders[i];
+        let compile = |(i, key): &(usize, PipelineKey)| {
+            let Shader { label, pass, unchecked } = shaders[*i];
             let label = format!("{label} {}", pass.entry);
             // The compilation begins on this thread, because its error scopes belong to this thread.
             let (what, text) = (label.clone(), key.0.clone());
             let compile = || self.scoped(&label, move |device| self.compile(device, &what, &text, pass, unchecked));
             // naga 30 panics on some invalid shaders.
             let made = catch_unwind(AssertUnwindSafe(compile));
-            (key, made.map_err(|_| self.error(format!("{label}: the shader compiler panicked"))))
+            made.map_err(|_| self.error(format!("{label}: the shader compiler panicked")))
         };
-        let made: Vec<_> = wanted.into_par_iter().map(compile).collect();
+        let mut made: Vec<_> = wanted.iter().map(|_| None).collect();
+        chunks(&mut made, 1, |k, made| made[0] = Some(compile(&wanted[k])));
         let mut failed: HashMap<PipelineKey, Error> = HashMap::new();
-        for (key, made) in made {
+        for ((_, key), made) in wanted.into_iter().zip(made.into_iter().flatten()) {
             let made = match made {
                 Ok(made) => made.await,
                 Err(error) => Err(error),

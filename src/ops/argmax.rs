@@ -9,9 +9,8 @@ use super::{
 };
 use crate::{
     kernel::{Bind, source},
-    threads::TASK,
+    threads::{TASK, lines},
 };
-use rayon::prelude::*;
 use std::panic::Location;
 
 /// The op: the position of the largest or smallest element along an axis.
@@ -61,7 +60,7 @@ impl OpDef for Argmax {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let least = (TASK / x[0].shape.dims()[self.axis]).max(1);
-        y.u.par_iter_mut().enumerate().with_min_len(least).for_each(|(line, y)| *y = self.line(&x[0], line));
+        lines(y.u, 1, least, |line, y| y[0] = self.line(&x[0], line));
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, _dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![None]
@@ -126,7 +125,7 @@ impl OpDef for Correct {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let least = (TASK / x[0].shape.last()).max(1);
-        y.f.par_iter_mut().enumerate().with_min_len(least).for_each(|(row, y)| *y = Correct::row(x, row));
+        lines(y.f, 1, least, |row, y| y[0] = Correct::row(x, row));
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], _y: Tensor<'g>, _dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         vec![None, None]

@@ -27,9 +27,9 @@ impl Fill {
         x.iter().map(fill).collect()
     }
     /// Returns floats for every input. Input `i` has floats over `lo..hi`.
-    pub(super) fn floats<const N: usize>(x: &[Shape], ranges: [(usize, f64, f64); N]) -> Vec<Fill> {
+    pub(super) fn floats(x: &[Shape], ranges: &[(usize, f64, f64)]) -> Vec<Fill> {
         let mut fills = Fill::plain(x);
-        ranges.into_iter().for_each(|(i, lo, hi)| fills[i] = Fill::Range(lo, hi));
+        ranges.iter().for_each(|&(i, lo, hi)| fills[i] = Fill::Range(lo, hi));
         fills
     }
     /// Returns floats for every input except input 1, which has labels of `n` classes.
@@ -56,9 +56,13 @@ pub struct Case {
 impl Case {
     /// Makes a case whose input values are those of [`OpDef::fills`]. Gradients are checked.
     pub fn new(name: impl Into<String>, op: impl OpDef, shapes: &[Shape]) -> Case {
+        let fills = OpDef::fills(&op, shapes);
+        Case::of(name.into(), Arc::new(op), shapes, fills)
+    }
+    fn of(name: String, op: Arc<dyn Op>, shapes: &[Shape], fills: Vec<Fill>) -> Case {
         let typed = |(&s, fill): (&Shape, Fill)| (if matches!(fill, Fill::Labels(_)) { s.u32() } else { s }, fill);
-        let inputs = shapes.iter().zip(OpDef::fills(&op, shapes)).map(typed).collect();
-        Case { name: name.into(), op: Arc::new(op), inputs, gradient: true }
+        let inputs = shapes.iter().zip(fills).map(typed).collect();
+        Case { name, op, inputs, gradient: true }
     }
     /// Fills input `i` with floats over `lo..hi`.
     pub fn range(mut self, i: usize, lo: f64, hi: f64) -> Case {

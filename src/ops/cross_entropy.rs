@@ -18,8 +18,8 @@ use crate::{
     graph::Below,
     kernel::{Bind, source},
     simd::wide,
+    threads::{chunk, lines},
 };
-use rayon::prelude::*;
 
 /// The op of the losses: logits `[.., k]`, labels `[..]` → `[..]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,8 +115,7 @@ impl OpDef for CrossEntropy {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let k = x[0].shape.last();
-        let rows = x[0].f.par_chunks(k).zip(x[1].u).with_min_len(task(k));
-        y.f.par_iter_mut().zip(rows).for_each(|(y, (x, &label))| *y = loss(x, label, self.ignored));
+        lines(y.f, 1, task(k), |row, y| y[0] = loss(chunk(x[0].f, k, row), x[1].u[row], self.ignored));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let grad = CrossEntropyGrad { ignored: self.ignored };
@@ -186,8 +185,7 @@ impl OpDef for CrossEntropyGrad {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let k = x[0].shape.last();
-        let rows = x[0].f.par_chunks(k).zip(x[1].u).zip(x[2].f).with_min_len(task(k));
-        y.f.par_chunks_mut(k).zip(rows).for_each(|(dx, ((x, &label), &dy))| gradient(x, label, dy, self.ignored, dx));
+        lines(y.f, k, task(k), |row, dx| gradient(chunk(x[0].f, k, row), x[1].u[row], x[2].f[row], self.ignored, dx));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, d: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let [x, labels, dy] = [x[0], x[1], x[2]];

@@ -5,9 +5,8 @@
 use super::*;
 use crate::{
     kernel::{Bind, Pass, Word, source},
-    threads::TASK,
+    threads::{TASK, chunk, chunks},
 };
-use rayon::prelude::*;
 use std::panic::Location;
 
 /// The op: cumulative sums along an axis.
@@ -56,7 +55,8 @@ impl OpDef for Cumsum {
         let [_, n, inner] = x[0].shape.around(self.axis);
         let block = n * inner;
         let each = (TASK / block).max(1) * block;
-        y.f.par_chunks_mut(each).zip(x[0].f.par_chunks(each)).for_each(|(y, x)| {
+        chunks(y.f, each, |k, y| {
+            let x = chunk(x[0].f, each, k);
             let mut sums = vec![0.0f64; inner];
             for (y, x) in y.chunks_mut(block).zip(x.chunks(block)) {
                 sums.fill(0.0);

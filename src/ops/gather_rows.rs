@@ -9,9 +9,8 @@ use super::*;
 use crate::{
     graph::Below,
     kernel::{Bind, Pass, source},
-    threads::HEAVY_TASK,
+    threads::{HEAVY_TASK, chunks, lines},
 };
-use rayon::prelude::*;
 
 /// The op: table `[v, d..]`, index `[..]` → `[.., d..]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +77,7 @@ impl OpDef for GatherRows {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let cols = x[0].f.len() / x[0].shape.dims()[0];
-        let lines = y.f.par_chunks_mut(cols).zip(x[1].u).with_min_len((HEAVY_TASK / cols).max(1));
-        lines.for_each(|(y, &i)| gather(y, x[0].f, i));
+        lines(y.f, cols, (HEAVY_TASK / cols).max(1), |k, y| gather(y, x[0].f, x[1].u[k]));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let rows = x[0].shape().dims()[0];
@@ -148,7 +146,7 @@ impl OpDef for ScatterRows {
         let cols = y.f.len() / self.rows;
         // Each thread owns a range of rows and adds the gradients of these rows.
         let range = self.rows.div_ceil(rayon::current_num_threads());
-        y.f.par_chunks_mut(range * cols).enumerate().for_each(|(k, y)| {
+        chunks(y.f, range * cols, |k, y| {
             y.fill(0.0);
             for (dy, &i) in x[0].f.chunks(cols).zip(x[1].u) {
                 if let Some(to) = (i as usize).checked_sub(k * range).and_then(|r| y.get_mut(r * cols..(r + 1) * cols)) {

@@ -11,9 +11,8 @@ use super::{
 use crate::{
     kernel::{Bind, Which, source},
     scratch,
-    threads::TASK,
+    threads::{TASK, chunk, chunks, lines},
 };
-use rayon::prelude::*;
 
 /// The op. The output has the shape of x, but `axis` has size 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +51,15 @@ impl OpDef for LogSumExp {
             // the parts.
             return scratch::with(n.div_ceil(TASK), |parts: &mut [f32]| {
                 for (x, y) in x[0].f.chunks(n).zip(&mut *y.f) {
-                    x.par_chunks(TASK).zip(&mut *parts).for_each(|(x, part)| *part = line(x, 1));
+                    chunks(parts, 1, |k, part| part[0] = line(chunk(x, TASK, k), 1));
                     *y = line(parts, 1);
                 }
             });
         }
         let least = (TASK / n).max(1);
-        y.f.par_iter_mut().enumerate().with_min_len(least).for_each(|(i, y)| {
+        lines(y.f, 1, least, |i, y| {
             let (o, c) = (i / inner, i % inner);
-            *y = line(&x[0].f[o * n * inner + c..(o + 1) * n * inner], inner);
+            y[0] = line(&x[0].f[o * n * inner + c..(o + 1) * n * inner], inner);
         });
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {

@@ -13,9 +13,8 @@ use crate::{
     error::Place,
     kernel::{Bind, source},
     scratch,
-    threads::LIGHT_TASK,
+    threads::{LIGHT_TASK, chunks},
 };
-use rayon::prelude::*;
 use std::panic::Location;
 
 /// The axes that are reduced: `..lead` and `start..end`. They stay, with size 1.
@@ -95,9 +94,9 @@ impl Over {
         let (all, parts) = (c * inner, b * c * blocks * inner);
         scratch::with((all + parts) * K, |sums_of: &mut [f64]| {
             sums_of.fill(0.0);
-            let (all, parts) = sums_of.as_chunks_mut::<K>().0.split_at_mut(all);
-            parts.par_chunks_mut(task * inner).enumerate().for_each(|(t, parts)| {
-                for (j, part) in parts.chunks_mut(inner).enumerate() {
+            let (all, parts) = sums_of.split_at_mut(all * K);
+            chunks(parts, task * inner * K, |t, parts| {
+                for (j, part) in parts.as_chunks_mut::<K>().0.chunks_mut(inner).enumerate() {
                     let (o, block) = ((t * task + j) / blocks, (t * task + j) % blocks);
                     let from = (o * n + block * rows) * inner;
                     let to = (o * n + n.min((block + 1) * rows)) * inner;
@@ -113,6 +112,7 @@ impl Over {
                     }
                 }
             });
+            let (all, parts) = (all.as_chunks_mut::<K>().0, parts.as_chunks::<K>().0);
             for (i, part) in parts.chunks(inner).enumerate() {
                 let first = i / blocks % c * inner;
                 for (to, part) in all[first..][..inner].iter_mut().zip(part) {

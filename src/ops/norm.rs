@@ -11,9 +11,8 @@ use super::{
 };
 use crate::{
     kernel::{Bind, source},
-    threads::TASK,
+    threads::{TASK, chunk, chunks},
 };
-use rayon::prelude::*;
 
 /// The settings of both ops.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -143,8 +142,8 @@ impl OpDef for Norm {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let n = self.0.line(x[0].shape);
         let task = (TASK / n).max(1) * n;
-        x[0].f.par_chunks(task).zip(y.f.par_chunks_mut(task)).for_each(|(x, y)| {
-            for (x, y) in x.chunks(n).zip(y.chunks_mut(n)) {
+        chunks(y.f, task, |k, y| {
+            for (x, y) in chunk(x[0].f, task, k).chunks(n).zip(y.chunks_mut(n)) {
                 let first = self.0.first(x);
                 let both = sums(x, x, |x, _| {
                     let d = f64::from(x) - first;
@@ -214,7 +213,8 @@ impl OpDef for NormGrad {
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let n = self.0.line(x[1].shape);
         let task = (TASK / n).max(1) * n;
-        x[0].f.par_chunks(task).zip(x[1].f.par_chunks(task)).zip(y.f.par_chunks_mut(task)).for_each(|((dy, x), dx)| {
+        chunks(y.f, task, |k, dx| {
+            let (dy, x) = (chunk(x[0].f, task, k), chunk(x[1].f, task, k));
             for ((dy, x), dx) in dy.chunks(n).zip(x.chunks(n)).zip(dx.chunks_mut(n)) {
                 let first = self.0.first(x);
                 let [s, q, a, b] = sums(x, dy, |x, dy| {
@@ -252,7 +252,7 @@ impl OpDef for NormGrad {
         12 * x[0].elements() as u64
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        Fill::floats(x, [(0, -2.0, 2.0), (1, -2.0, 2.0)])
+        Fill::floats(x, &[(0, -2.0, 2.0), (1, -2.0, 2.0)])
     }
     fn cases() -> Vec<Case> {
         let case = |dims: &[usize], start: usize, centre: bool, eps: f32| {

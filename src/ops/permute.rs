@@ -4,9 +4,8 @@ use super::*;
 use crate::{
     kernel::{Bind, Pass, Word, source},
     shape::MAX_RANK,
-    threads::TASK,
+    threads::{TASK, chunks},
 };
-use rayon::prelude::*;
 use std::panic::Location;
 
 /// The op: axis `i` of the output is axis `dims[i]` of the input.
@@ -71,7 +70,7 @@ impl Permute {
 fn rows<E: Copy + Send + Sync>(axes: &[Axis], x: &[E], y: &mut [E]) {
     let (last, outer) = axes.split_last().expect("axes() gives at least one");
     let per_task = (TASK / last.size).max(1);
-    y.par_chunks_mut(per_task * last.size).enumerate().for_each(|(task, y)| {
+    chunks(y, per_task * last.size, |task, y| {
         for (row, y) in y.chunks_mut(last.size).enumerate() {
             let (mut rest, mut at) = (task * per_task + row, 0);
             for axis in outer.iter().rev() {

@@ -8,8 +8,11 @@
 //! machine has fused multiply-adds. There is one exception: a few dot products of operands that lie in memory in order are computed
 //! directly, without packing.
 
-use crate::{scratch, simd::Vectors};
-use rayon::prelude::*;
+use crate::{
+    scratch,
+    simd::Vectors,
+    threads::{lines, parallel},
+};
 use std::ops::Range;
 
 /// A matrix in memory: element (i, j) is `data[i · strides[0] + j · strides[1]]`.
@@ -129,7 +132,7 @@ impl<'a> Gemm<'a> {
     fn dots(&self, threads: usize, finish: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         let [m, k, n] = self.sizes;
         let across = n.div_ceil(if threads == 1 { 1 } else { BLOCKS * threads });
-        each(threads, (0..n.div_ceil(across)).into_par_iter(), |i: usize| {
+        each(threads, n.div_ceil(across), &|i| {
             let part = Block { rows: 0..m, columns: i * across..((i + 1) * across).min(n), depth: 0..k, panels: &[] };
             for (j, i) in part.columns.clone().flat_map(|j| (0..m).map(move |i| (j, i))) {
                 let sum = self.scale * dot(&self.a.data[i * self.a.strides[0]..][..k], &self.b.data[j * self.b.strides[1]..][..k]);
@@ -161,10 +164,10 @@ impl<'a> Gemm<'a> {
                 for top in (0..k).step_by(deep) {
                     let depth = top..(top + deep).min(k);
                     let panels = &mut panels[..tiles * columns * depth.len()];
-                    let pack = |(i, panels): (usize, &mut [f32])| self.pack(left + i * columns, &depth, panels);
-                    each(threads, panels.par_chunks_mut(columns * depth.len()).enumerate(), pack);
+                    let least = if threads == 1 { tiles } else { 1 };
+                    lines(panels, columns * depth.len(), least, |i, panel| self.pack(left + i * columns, &depth, panel));
                     let panels = &*panels;
-                    each(threads, (0..down * beside).into_par_iter(), |i: usize| {
+                    each(threads, down * beside, &|i| {
                         let (row, column) = (i / beside * tall, i % beside * across);
                         let part = Block {
                             rows: row..(row + tall).min(m),
@@ -218,11 +221,9 @@ impl<'a> Gemm<'a> {
     }
 }
 
-/// Calls `f` for each item, with `threads` threads.
-fn each<I: IndexedParallelIterator>(threads: usize, all: I, f: impl Fn(I::Item) + Sync + Send) {
-    // With one thread everything is one task, which this thread does. No other thread wakes up.
-    let least = if threads == 1 { usize::MAX } else { 1 };
-    all.with_min_len(least).for_each(f);
+/// Calls `f` with each number below `n`, with `threads` threads.
+fn each(threads: usize, n: usize, f: &(dyn Fn(usize) + Sync)) {
+    if threads == 1 { (0..n).for_each(f) } else { parallel(n, f) }
 }
 
 /// The number of running sums of a dot product. They do not depend on each other, so the CPU adds them in parallel.

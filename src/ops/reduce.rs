@@ -13,9 +13,8 @@ use crate::{
     kernel::{Bind, Pass, Which, source},
     scratch,
     simd::wide,
-    threads::LIGHT_TASK,
+    threads::{LIGHT_TASK, chunk, chunks},
 };
-use rayon::prelude::*;
 use std::{ops::Range, panic::Location};
 
 /// The operation that combines elements. An extremum is NaN if one of the elements is NaN.
@@ -159,7 +158,7 @@ impl OpDef for Reduce {
         if inner >= COLUMNS {
             // A line has many columns: a task is a block of columns.
             for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
-                y.par_chunks_mut(COLUMNS).enumerate().for_each(|(k, y)| {
+                chunks(y, COLUMNS, |k, y| {
                     let mut a = [fold.neutral(); COLUMNS];
                     fold.rows(&x[k * COLUMNS..], inner, &mut a[..y.len()]);
                     write(y, &a);
@@ -171,7 +170,7 @@ impl OpDef for Reduce {
             scratch::with(parts * inner, |parts: &mut [f64]| {
                 for (x, y) in x[0].f.chunks(size).zip(y.f.chunks_mut(inner)) {
                     parts.fill(fold.neutral());
-                    x.par_chunks(task).zip(parts.par_chunks_mut(inner)).for_each(|(x, a)| fold.rows(x, inner, a));
+                    chunks(parts, inner, |k, a| fold.rows(chunk(x, task, k), inner, a));
                     let (a, rest) = parts.split_at_mut(inner);
                     rest.chunks(inner).for_each(|part| a.iter_mut().zip(part).for_each(|(a, &p)| *a = fold.fold(*a, p)));
                     write(y, a);
@@ -180,7 +179,8 @@ impl OpDef for Reduce {
         } else {
             // There are many outer indices: a task is a block of outer indices.
             let outer = (LIGHT_TASK / size).max(1);
-            x[0].f.par_chunks(outer * size).zip(y.f.par_chunks_mut(outer * inner)).for_each(|(x, y)| {
+            chunks(y.f, outer * inner, |k, y| {
+                let x = chunk(x[0].f, outer * size, k);
                 scratch::with(inner, |a: &mut [f64]| {
                     for (x, y) in x.chunks(size).zip(y.chunks_mut(inner)) {
                         a.fill(fold.neutral());
@@ -224,7 +224,7 @@ impl OpDef for Reduce {
         match self.fold.adds() {
             true => Fill::plain(x),
             // `Fill` makes equal numbers near the kinks of other ops. This range avoids equal numbers.
-            false => Fill::floats(x, [(0, -0.9, 0.9)]),
+            false => Fill::floats(x, &[(0, -0.9, 0.9)]),
         }
     }
     fn cases() -> Vec<Case> {

@@ -13,9 +13,8 @@ use super::{
 use crate::{
     kernel::{Bind, source},
     simd::wide,
-    threads::HEAVY_TASK,
+    threads::{HEAVY_TASK, chunk, chunks},
 };
-use rayon::prelude::*;
 use std::panic::Location;
 
 /// The op: softmax along an axis, or its logarithm.
@@ -154,8 +153,8 @@ impl OpDef for Softmax {
         let [_, n, inner] = x[0].shape.around(self.axis);
         let size = n * inner;
         let task = (HEAVY_TASK / size).max(1) * size;
-        x[0].f.par_chunks(task).zip(y.f.par_chunks_mut(task)).for_each(|(x, y)| {
-            x.chunks(size).zip(y.chunks_mut(size)).for_each(|(x, y)| self.block(x, y, inner));
+        chunks(y.f, task, |k, y| {
+            chunk(x[0].f, task, k).chunks(size).zip(y.chunks_mut(size)).for_each(|(x, y)| self.block(x, y, inner));
         });
     }
     fn vjp<'g>(&self, _x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {

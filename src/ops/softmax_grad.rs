@@ -16,9 +16,8 @@ use super::{
 use crate::{
     kernel::{Bind, source},
     simd::wide,
-    threads::HEAVY_TASK,
+    threads::{HEAVY_TASK, chunk, chunks},
 };
-use rayon::prelude::*;
 
 /// The op: y from [`Softmax`](super::softmax::Softmax), dy → dx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +161,8 @@ impl OpDef for SoftmaxGrad {
         let [_, n, inner] = x[0].shape.around(self.axis);
         let size = n * inner;
         let task = (HEAVY_TASK / size).max(1) * size;
-        let tasks = x[0].f.par_chunks(task).zip(x[1].f.par_chunks(task)).zip(y.f.par_chunks_mut(task));
-        tasks.for_each(|((y, dy), dx)| {
+        chunks(y.f, task, |k, dx| {
+            let (y, dy) = (chunk(x[0].f, task, k), chunk(x[1].f, task, k));
             let blocks = y.chunks(size).zip(dy.chunks(size)).zip(dx.chunks_mut(size));
             blocks.for_each(|((y, dy), dx)| self.block(y, dy, dx, inner));
         });

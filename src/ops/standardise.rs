@@ -59,7 +59,7 @@ impl OpDef for Standardise {
         x[0].elements() / x[1].elements()
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
-        Fill::floats(x, [(0, 0.1, 2.0)])
+        Fill::floats(x, &[(0, 0.1, 2.0)])
     }
     fn cases() -> Vec<Case> {
         let case = |x: &[usize], scale: &[usize], mean: Option<&[usize]>| {

@@ -11,6 +11,7 @@ use crate::{
     },
     rng::Key,
     shape::Shape,
+    threads::sorted,
 };
 use std::sync::Arc;
 
@@ -81,8 +82,9 @@ fn maps(ir: &Ir, max_inputs: usize) -> Ir {
             let stays = pending[*i].as_ref().is_some_and(|p| p.expr.is_random() || p.inputs.len() > 2);
             at[*i].is_none() && (!stays || ir.nodes[*i].shape.same_dims(node.shape))
         };
-        let mut taken: Vec<usize> = node.inputs.iter().copied().filter(fits).collect();
-        taken.sort_by_key(|&i| pending[i].as_ref().map_or(0, |p| p.inputs.len()));
+        let fitting: Vec<usize> = node.inputs.iter().copied().filter(fits).collect();
+        let order = sorted(fitting.len(), |k| pending[fitting[k]].as_ref().map_or(0, |p| p.inputs.len()));
+        let mut taken: Vec<usize> = order.into_iter().map(|k| fitting[k]).collect();
         taken.dedup();
         let fused = loop {
             let fused = compose(map, &node.inputs, &taken, &mut |i| place(i, ir, &mut out, &mut at, &pending), &pending);

@@ -7,6 +7,7 @@ use super::{Loc, Slot, ir::Ir};
 use crate::{
     graph::NodeKind,
     shape::{DType, Shape},
+    threads::sorted,
 };
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -67,7 +68,8 @@ pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool
         }));
     }
     // Sort by the order of the plan, so that the slots are numbered in that order.
-    tensors.sort_by_key(|t| (t.first, t.scratch));
+    let order = sorted(tensors.len(), |i| (tensors[i].first, tensors[i].scratch));
+    let tensors: Vec<Lived> = order.into_iter().map(|i| tensors[i]).collect();
     let (slots, of) = share(&tensors, reuse, typed);
     memory.slots = slots;
     for (tensor, slot) in tensors.iter().zip(of) {
@@ -81,6 +83,7 @@ pub fn plan(ir: &Ir, grads: &[(usize, Loc)], scratch: &[Vec<usize>], reuse: bool
 }
 
 /// A tensor, with the first and the last node that need it.
+#[derive(Clone, Copy)]
 struct Lived {
     shape: Shape,
     first: usize,
@@ -93,10 +96,8 @@ struct Lived {
 /// longest comes first. Each tensor takes the smallest slot whose other tensors live at other times, or a new slot. So no slot
 /// ever grows, and the large slots are reused as often as possible.
 fn share(tensors: &[Lived], reuse: bool, typed: bool) -> (Vec<Slot>, Vec<usize>) {
-    let mut order: Vec<usize> = (0..tensors.len()).collect();
-    if reuse {
-        order.sort_by_key(|&i| Reverse((tensors[i].shape.elements(), tensors[i].last.saturating_sub(tensors[i].first))));
-    }
+    let key = |i: usize| Reverse((tensors[i].shape.elements(), tensors[i].last.saturating_sub(tensors[i].first)));
+    let order = if reuse { sorted(tensors.len(), key) } else { (0..tensors.len()).collect() };
     // Each slot, with the lives of its tensors, as a map from the first node to the last node.
     let mut slots: Vec<(Slot, BTreeMap<usize, usize>)> = Vec::new();
     let mut of = vec![0; tensors.len()];

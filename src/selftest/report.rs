@@ -4,6 +4,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     testing::{Checked, Distance},
+    threads::sorted,
 };
 use serde_json::{Value, json};
 use std::{fmt, time::Duration};
@@ -139,8 +140,7 @@ impl Report {
             }
         }
         let place = |row: &Row| (kernels.iter().position(|k| *k == (&row.op, &row.kernel)), row.direction);
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        order.sort_by_key(|&i| place(&self.rows[i]));
+        let order = sorted(self.rows.len(), |i| place(&self.rows[i]));
         self.rows = order.iter().map(|&i| self.rows[i].clone()).collect();
         self.seconds = took.as_secs_f64();
         self

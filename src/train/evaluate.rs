@@ -279,7 +279,7 @@ impl Trainer {
             // An evaluation that failed may have left outputs in the buffer. They are discarded.
             Some(old) if old.words() >= words => old.emptied(),
             old => {
-                self.gone = old.iter().map(|old| old.counters()).chain([self.gone]).sum();
+                old.iter().for_each(|old| self.gone += old.counters());
                 drop(old);
                 Arc::new(Collected::new(&gpu, words).await?)
             }
@@ -295,7 +295,7 @@ impl Trainer {
             let mut plan = self.device.lower(draft, &options).await?;
             plan.bind_params(&self.params)?;
             if let Some((old, _)) = self.inference.room(None) {
-                self.gone = old.counters().into_iter().chain([self.gone]).sum();
+                old.counters().into_iter().for_each(|old| self.gone += old);
             }
             let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
             self.inference.insert(batch, (compiled, kept));

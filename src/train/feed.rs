@@ -86,7 +86,7 @@ impl Trainer {
         }
     }
     fn let_go(&mut self, gone: Vec<Held>) {
-        self.gone = gone.iter().map(Held::counters).chain([self.gone]).sum();
+        gone.iter().for_each(|gone| self.gone += gone.counters());
         let plans = self.plans.values_mut().filter_map(|loaded| loaded.engine.gpu_mut());
         plans.chain(self.inference.values_mut().filter_map(|(f, _)| f.gpu())).for_each(|exec| exec.starve());
     }

@@ -337,11 +337,13 @@ impl Trainer {
     /// and inference together. `None` on the CPU device.
     pub fn counters(&self) -> Option<Counters> {
         self.device.as_gpu()?;
-        let plans = self.plans.iter().filter_map(|(_, p)| p.engine.gpu()).map(|exec| exec.counters());
-        let data = self.held.iter().map(feed::Held::counters);
-        let inference = self.inference.iter().filter_map(|(_, (f, _))| f.counters());
-        let outputs = self.collected.iter().map(|collected| collected.counters());
-        Some(plans.chain(inference).chain(data).chain(outputs).chain([self.ring.counters(), self.gone]).sum())
+        let mut all = self.gone;
+        all += self.ring.counters();
+        self.plans.iter().filter_map(|(_, p)| p.engine.gpu()).for_each(|exec| all += exec.counters());
+        self.held.iter().for_each(|held| all += held.counters());
+        self.inference.iter().filter_map(|(_, (f, _))| f.counters()).for_each(|f| all += f);
+        self.collected.iter().for_each(|collected| all += collected.counters());
+        Some(all)
     }
 
     /// Compiles tensors of another graph. Parameters of that graph are matched to the trainer's parameters by name. The compiled
@@ -407,7 +409,7 @@ impl Trainer {
         let (inputs, batch, text) = (plan.inputs.clone(), samples(&plan), plan.to_string());
         // Queued steps may still use buffers of the old plan. The device frees those buffers after the steps.
         if let Some(old) = self.plans.room(self.last) {
-            self.gone = old.engine.gpu().map(|exec| exec.counters()).into_iter().chain([self.gone]).sum();
+            old.engine.gpu().into_iter().for_each(|exec| self.gone += exec.counters());
         }
         let engine = Engine::new(&self.device, plan, &self.store, Some(&self.ring)).await?;
         self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
@@ -415,10 +417,11 @@ impl Trainer {
     }
     /// Drops all plans and the buffer that collects outputs.
     fn release(&mut self) {
-        let training = self.plans.take().filter_map(|loaded| loaded.engine.gpu().map(|exec| exec.counters())).collect::<Vec<_>>();
-        let inference = self.inference.take().filter_map(|(f, _)| f.counters());
-        let outputs = self.collected.take().map(|collected| collected.counters());
-        self.gone = training.into_iter().chain(inference).chain(outputs).chain([self.gone]).sum();
+        for loaded in self.plans.take() {
+            loaded.engine.gpu().into_iter().for_each(|exec| self.gone += exec.counters());
+        }
+        self.inference.take().filter_map(|(f, _)| f.counters()).for_each(|f| self.gone += f);
+        self.collected.take().into_iter().for_each(|collected| self.gone += collected.counters());
         self.last = None;
     }
     fn model(&self, what: &str) -> Result<&Model> {

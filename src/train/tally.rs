@@ -11,7 +11,6 @@ use crate::{
     plan::Loc,
     shape::Shape,
 };
-use std::collections::BTreeMap;
 
 /// Describes the numbers that a batch reports. The first number is the loss. The others belong to metrics and weighted means.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -154,13 +153,14 @@ fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {
     let forms = forms(graph, loss.id);
     // The factor of each node that is a term or contains terms. The walk starts at the loss. Each node has a larger number than
     // its inputs, so the largest number comes next.
-    let mut factors = BTreeMap::from([(loss.id, 1.0)]);
-    while let Some((id, factor)) = factors.pop_last() {
+    let mut factors = vec![(loss.id, 1.0)];
+    while let Some(last) = (0..factors.len()).max_by_key(|&i| factors[i].0) {
+        let (id, factor) = factors.swap_remove(last);
         let tensor = graph.tensor(id);
         if let Some(weight) = graph.weight_of(tensor) {
             found.push((tensor, factor, weight));
         } else if let Form::Sum(terms) = &forms[id] {
-            terms.iter().for_each(|(&input, k)| *factors.entry(input).or_insert(0.0) += factor * k);
+            terms.iter().for_each(|&(input, k)| add(&mut factors, input, factor * k));
             rest |= terms.is_empty() && varies[id];
         }
     }
@@ -182,17 +182,28 @@ fn varies(graph: &Graph, last: usize) -> Vec<bool> {
 enum Form {
     Number(f64),
     /// Σ k·input, plus a rest that is not searched for terms.
-    Sum(BTreeMap<usize, f64>),
+    Sum(Vec<(usize, f64)>),
+}
+
+/// Adds a term to a sum, in which each input appears once.
+fn add(terms: &mut Vec<(usize, f64)>, input: usize, k: f64) {
+    match terms.iter_mut().find(|term| term.0 == input) {
+        Some(term) => term.1 += k,
+        None => terms.push((input, k)),
+    }
 }
 
 impl Form {
     fn other() -> Form {
-        Form::Sum(BTreeMap::new())
+        Form::Sum(Vec::new())
     }
     fn times(self, by: f64) -> Form {
         match self {
             Form::Number(x) => Form::Number(x * by),
-            Form::Sum(terms) => Form::Sum(terms.into_iter().map(|(input, k)| (input, k * by)).collect()),
+            Form::Sum(mut terms) => {
+                terms.iter_mut().for_each(|term| term.1 *= by);
+                Form::Sum(terms)
+            }
         }
     }
     fn plus(self, other: Form) -> Form {
@@ -200,7 +211,7 @@ impl Form {
             (Form::Number(a), Form::Number(b)) => Form::Number(a + b),
             (Form::Sum(a), Form::Number(_)) | (Form::Number(_), Form::Sum(a)) => Form::Sum(a),
             (Form::Sum(mut a), Form::Sum(b)) => {
-                b.into_iter().for_each(|(input, k)| *a.entry(input).or_insert(0.0) += k);
+                b.into_iter().for_each(|(input, k)| add(&mut a, input, k));
                 Form::Sum(a)
             }
         }
@@ -214,7 +225,7 @@ fn forms(graph: &Graph, last: usize) -> Vec<Form> {
     for node in nodes {
         let of = |i: usize| match forms[i] {
             Form::Number(x) => Form::Number(x),
-            Form::Sum(_) => Form::Sum(BTreeMap::from([(i, 1.0)])),
+            Form::Sum(_) => Form::Sum(vec![(i, 1.0)]),
         };
         let single = node.shape.elements() == 1 && node.inputs.iter().all(|&i| nodes[i].shape.elements() == 1);
         forms.push(match &node.kind {

@@ -9,6 +9,7 @@ use crate::{
     oracle::{self, Checked, KEY, NAN},
     params::Layout,
     plan::Draft,
+    threads::sorted,
 };
 use std::{
     cmp::Reverse,
@@ -144,8 +145,9 @@ impl Measurements<'_> {
         let inputs = large.inputs();
         // The candidate that is expected to be fastest comes first, so that slower candidates are recognised early. Candidates
         // that were slow in an earlier run come last.
-        let mut open: Vec<usize> = (0..verdicts.len()).rev().filter(|&i| verdicts[i].is_open()).collect();
-        open.sort_by_key(|&i| verdicts[i] != Verdict::NotMeasured);
+        let open = (0..verdicts.len()).rev().filter(|&i| verdicts[i].is_open());
+        let (open, slow): (Vec<usize>, Vec<usize>) = open.partition(|&i| verdicts[i] == Verdict::NotMeasured);
+        let open = [open, slow].concat();
         // Some drivers compile here, on several threads. A candidate that does not compile gives its error in the check below.
         let unchecked = check.problem.op.is_unchecked();
         let shaders: Vec<_> = open
@@ -250,8 +252,8 @@ impl Measurements<'_> {
         for _ in 0..runs {
             times.push(exec.time(self.gpu, repeats).await?);
         }
-        times.sort_unstable();
-        Ok(Verdict::Time(times[runs / 2]))
+        let order = sorted(runs, |i| times[i]);
+        Ok(Verdict::Time(times[order[runs / 2]]))
     }
 }
 

@@ -59,9 +59,10 @@ impl Problem {
     pub fn smaller(&self, caps: &Caps, enough: impl Fn(&Problem) -> bool, odd: bool) -> Problem {
         // Each pair holds the size in the whole problem and the current size. Equal sizes stay equal, even if they are equal
         // by chance.
-        let mut sizes: Vec<(usize, usize)> = self.x.iter().flat_map(|s| s.dims()).map(|&d| (d, d)).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
+        let mut dims: Vec<usize> = self.x.iter().flat_map(|s| s.dims()).copied().collect();
+        dims.sort_unstable();
+        dims.dedup();
+        let mut sizes: Vec<(usize, usize)> = dims.into_iter().map(|d| (d, d)).collect();
         let (mut best, mut fixed) = (self.clone(), HashSet::new());
         while !enough(&best) {
             let open = sizes.iter().enumerate().filter(|(i, (_, now))| *now > 2 && !fixed.contains(i));

@@ -5,8 +5,8 @@ use crate::{
     host::Real,
     ops::product::{By, Matrix, product},
     scratch,
+    threads::chunks,
 };
-use rayon::prelude::*;
 
 /// The number of rows in a block. The block stores its scores for all columns at once.
 const BLOCK: usize = 64;
@@ -38,8 +38,8 @@ pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&
             y.chunks_mut(width).zip(sums).for_each(|(y, scale)| y[..e].iter_mut().for_each(|y| *y *= *scale));
         });
     };
-    y.par_chunks_mut(n * width).enumerate().for_each(|(batch, y)| {
-        y.par_chunks_mut(BLOCK * width).enumerate().for_each(|(b, y)| block(batch, b * BLOCK, y));
+    chunks(y, n * width, |batch, y| {
+        chunks(y, BLOCK * width, |b, y| block(batch, b * BLOCK, y));
     });
 }
 
@@ -107,7 +107,7 @@ pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], 
             product([rows, seen, width], 1.0, [Matrix::rows(t, seen), Matrix::rows(&c[from..], cols_w)], y, width, false, By::This);
         });
     };
-    y.par_chunks_mut(rows_n * width).enumerate().for_each(|(batch, y)| {
-        y.par_chunks_mut(BLOCK * width).enumerate().for_each(|(b, y)| block(batch, b * BLOCK, y));
+    chunks(y, rows_n * width, |batch, y| {
+        chunks(y, BLOCK * width, |b, y| block(batch, b * BLOCK, y));
     });
 }

@@ -179,7 +179,7 @@ impl OpDef for Attention {
         // Choose the inputs so that the scores are as large as with the usual scale.
         let d = x[0].last() as f64;
         let size = (f64::from(self.scale(x[0].last())) * d.sqrt()).abs().max(1e-6).sqrt().recip() * 2.0;
-        Fill::floats(x, [(0, -size, size), (1, -size, size), (2, -2.0, 2.0)])
+        Fill::floats(x, &[(0, -size, size), (1, -size, size), (2, -2.0, 2.0)])
     }
     fn cases() -> Vec<Case> {
         cases::forward()

@@ -8,8 +8,8 @@ use super::{ConvSizes, Geometry};
 use crate::{
     ops::product::{self, By, Matrix, product},
     scratch,
+    threads::{chunk, chunks},
 };
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// The number of floats in one block of columns: a share of a core's second-level cache. A block has at least PIXELS pixels, so
@@ -171,8 +171,8 @@ pub fn forward(g: &Geometry, s: &ConvSizes, x: &[f32], w: &[f32], y: &mut [f32])
             product([s.o, taps, pixels], 1.0, [w, b], &mut y[rows.start * s.map[1]..], map, false, plan.by);
         }
     };
-    y.par_chunks_mut(s.o * map).enumerate().zip(x.par_chunks(s.c * image)).for_each(|((task, y), x)| {
-        scratch::with(plan.floats(), |columns| one(columns, task, x, y));
+    chunks(y, s.o * map, |task, y| {
+        scratch::with(plan.floats(), |columns| one(columns, task, chunk(x, s.c * image, task), y));
     });
 }
 
@@ -201,8 +201,8 @@ pub fn grad_x(g: &Geometry, s: &ConvSizes, dy: &[f32], w: &[f32], dx: &mut [f32]
             plan.scatter(columns, &rows, dx);
         }
     };
-    dx.par_chunks_mut(s.c * image).enumerate().zip(dy.par_chunks(s.o * map)).for_each(|((task, dx), dy)| {
-        scratch::with(plan.floats(), |columns| one(columns, task, dy, dx));
+    chunks(dx, s.c * image, |task, dx| {
+        scratch::with(plan.floats(), |columns| one(columns, task, chunk(dy, s.o * map, task), dx));
     });
 }
 
@@ -237,7 +237,7 @@ pub fn grad_w(g: &Geometry, s: &ConvSizes, x: &[f32], dy: &[f32], dw: &mut [f32]
         }
     };
     let run = |sums: &mut [f32]| {
-        sums.par_chunks_mut(size).enumerate().for_each(|(k, dw)| scratch::with(plan.floats(), |columns| part(columns, k, dw)));
+        chunks(sums, size, |k, dw| scratch::with(plan.floats(), |columns| part(columns, k, dw)));
     };
     if parts == 1 {
         return run(dw);
@@ -245,7 +245,7 @@ pub fn grad_w(g: &Geometry, s: &ConvSizes, x: &[f32], dy: &[f32], dw: &mut [f32]
     scratch::with(parts * dw.len(), |sums| {
         run(sums);
         let all = dw.len();
-        dw.par_chunks_mut(BLOCK).enumerate().for_each(|(k, dw)| {
+        chunks(dw, BLOCK, |k, dw| {
             dw.fill(0.0);
             for part in sums.chunks(all) {
                 dw.iter_mut().zip(&part[k * BLOCK..]).for_each(|(dw, &sum)| *dw += sum);

@@ -6,7 +6,9 @@ use super::*;
 use crate::{
     kernel::{ALIGN, Bind, Pass, Source, Word, source},
     ops::parts,
+    threads::sorted,
 };
+use std::cmp::Reverse;
 
 /// The op that a kernel computes. WGSL calls it `MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +229,7 @@ fn tile_bytes(m: usize, n: usize, slab: usize) -> usize {
 /// Returns the tile sizes that the device allows and that are less than twice as large as the result. The best size comes last. It
 /// is the largest size that gives enough workgroups. The other sizes are in order of their distance from the best size, the
 /// farthest first. `count` returns the number of workgroups for the rows and columns of a tile.
-fn tiles(m: usize, n: usize, caps: &Caps, count: impl Fn(usize, usize) -> usize) -> Vec<(&'static str, &'static [usize; 3])> {
+fn tiles(m: usize, n: usize, caps: &Caps, count: &dyn Fn(usize, usize) -> usize) -> Vec<(&'static str, &'static [usize; 3])> {
     let fits = |&&[tile_m, tile_n, per]: &&[usize; 3]| {
         let allowed = tile_m * tile_n / (per * per) <= caps.max_invocations as usize
             && tile_bytes(tile_m, tile_n, 8) <= caps.max_workgroup_bytes as usize;
@@ -235,8 +237,7 @@ fn tiles(m: usize, n: usize, caps: &Caps, count: impl Fn(usize, usize) -> usize)
     };
     let sizes: Vec<&[usize; 3]> = TILES.iter().filter(fits).collect();
     let best = sizes.iter().rposition(|&&[tile_m, tile_n, _]| count(tile_m, tile_n) >= BUSY).unwrap_or(0);
-    let mut order: Vec<usize> = (0..sizes.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(i.abs_diff(best)), i));
+    let order = sorted(sizes.len(), |i| Reverse(i.abs_diff(best)));
     let name = |size: &[usize; 3]| match size {
         [16, ..] => "tiles_16",
         [32, ..] => "tiles_32x64",
@@ -297,7 +298,7 @@ pub fn images(mode: Mode, g: &Geometry, s: &ConvSizes, epilogue: &Option<Expr>, 
         }
     } else if m > FEW {
         let count = |tile_m: usize, tile_n: usize| s.groups * parts * frame.blocks.count * m.div_ceil(tile_m) * columns.div_ceil(tile_n);
-        kernels.extend(tiles(m, columns, caps, count).iter().map(|(name, size)| Kernel::one(name, finish(frame.tiled(size, to(), caps)))));
+        kernels.extend(tiles(m, columns, caps, &count).iter().map(|(name, size)| Kernel::one(name, finish(frame.tiled(size, to(), caps)))));
     }
     kernels
 }
@@ -351,7 +352,7 @@ pub fn grad_w(g: &Geometry, s: &ConvSizes, caps: &Caps) -> Vec<Kernel> {
         }
     } else {
         let groups = |m: usize, n: usize| count(m, n) * blocks.count * shares(count(m, n), GROUPS).0;
-        for (name, size) in tiles(s.o, s.taps(), caps, groups) {
+        for (name, size) in tiles(s.o, s.taps(), caps, &groups) {
             let (parts, share) = shares(count(size[0], size[1]), GROUPS);
             kernels.push(whole(name, &|to| frame(parts, share).tiled(size, to, caps), parts));
         }

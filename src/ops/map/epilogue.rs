@@ -11,9 +11,8 @@ use crate::{
     kernel::Span,
     rng::Key,
     shape::Shape,
-    threads::TASK,
+    threads::{TASK, chunks},
 };
-use rayon::prelude::*;
 
 /// Checks the number of inputs of an op that has `own` inputs of its own.
 pub fn count(epilogue: &Option<Expr>, own: usize, given: usize) -> Result<(), String> {
@@ -48,7 +47,7 @@ pub fn finish(epilogue: &Option<Expr>, rest: &[View<f32>], shape: Shape, first: 
 pub fn finish_all(epilogue: &Option<Expr>, rest: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
     if epilogue.is_some() {
         let shape = y.shape;
-        y.f.par_chunks_mut(TASK).enumerate().for_each(|(i, y)| finish(epilogue, rest, shape, i * TASK, y, key));
+        chunks(y.f, TASK, |i, y| finish(epilogue, rest, shape, i * TASK, y, key));
     }
 }
 

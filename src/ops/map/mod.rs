@@ -18,9 +18,8 @@ pub(in crate::ops) use fun::sigmoid;
 use super::*;
 use crate::{
     kernel::{Bind, Pass, source},
-    threads::TASK,
+    threads::{TASK, chunks},
 };
-use rayon::prelude::*;
 
 /// The elementwise op.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -72,7 +71,7 @@ impl OpDef for Map {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let shape = y.shape;
-        y.f.par_chunks_mut(TASK).enumerate().for_each(|(k, y)| self.expr.eval(x, false, shape, k * TASK, y, key));
+        chunks(y.f, TASK, |k, y| self.expr.eval(x, false, shape, k * TASK, y, key));
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         // A graph is differentiated before it is fused. So the expression is nearly always one call with inputs and constants. A

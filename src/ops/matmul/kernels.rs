@@ -4,7 +4,9 @@ use super::*;
 use crate::{
     kernel::{ALIGN, Bind, Pass, Source, Span, Word, source},
     ops::parts,
+    threads::sorted,
 };
+use std::cmp::Reverse;
 
 /// With at most this number of rows or columns, tiles do not pay.
 const FEW: usize = 16;
@@ -243,9 +245,8 @@ impl Frame<'_> {
         let in_parts = |size| self.count(size) * self.tile_parts(size, GROUPS).max(1) >= GROUPS;
         let whole = sizes.iter().rposition(|size| size[0] >= 64 && enough(size));
         let best = whole.or(sizes.iter().rposition(|size| in_parts(size))).unwrap_or(0);
-        let mut order: Vec<usize> = (0..sizes.len()).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(i.abs_diff(best)), i));
-        let mut kernels: Vec<Kernel> = order.iter().map(|&i| self.tiles(sizes[i], GROUPS)).collect();
+        let mut kernels: Vec<Kernel> =
+            sorted(sizes.len(), |i| Reverse(i.abs_diff(best))).into_iter().map(|i| self.tiles(sizes[i], GROUPS)).collect();
         // The best size without parts is a candidate, too.
         kernels.extend(sizes.get(best).map(|size| self.tiles(size, 0)));
         let end = kernels.len();

@@ -9,10 +9,9 @@ mod kernels;
 mod tests;
 
 use super::*;
-use crate::shape::MAX_RANK;
+use crate::{shape::MAX_RANK, threads::chunks};
 use map::{Expr, Map, epilogue};
 use product::{By, Matrix, product_then};
-use rayon::prelude::*;
 use std::panic::Location;
 
 /// The op: inputs `a [.., m, k]`, `b [.., k, n]`, then the further inputs of the epilogue; output `[.., m, n]`.
@@ -174,7 +173,7 @@ impl OpDef for MatMul {
         let (shape, size) = (y.shape, m * n);
         let finish = |first: usize, y: &mut [f32]| epilogue::finish(&self.epilogue, &x[2..], shape, first, y, key);
         if size * k < SMALL {
-            y.f.par_chunks_mut(size).enumerate().for_each(|(i, y)| {
+            chunks(y.f, size, |i, y| {
                 product_then([m, k, n], sides(d.start(i)), y, By::This, &|first, y| finish(i * size + first, y));
             });
         } else {

@@ -15,11 +15,10 @@ use super::*;
 use crate::{
     kernel::{Bind, Pass, Span},
     scratch,
-    threads::HEAVY_TASK,
+    threads::{HEAVY_TASK, lines},
 };
 use image::Image;
 use map::{Expr, Fun, Inst, Map, epilogue};
-use rayon::prelude::*;
 use tensor::{images, large};
 
 /// The op: x `[.., h, w]` → `[.., oh, ow]`.
@@ -65,25 +64,23 @@ impl OpDef for MaxPool2d {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
         let (Image { rows, columns }, plane) = (self.image, self.image.plane());
-        let at_least = (HEAVY_TASK / columns.out).max(1);
+        let least = (HEAVY_TASK / columns.out).max(1);
         let line = |k: usize| (&x[0].f[k / rows.out * plane..][..plane], k % rows.out);
-        let values = y.f.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
-        let taps = y.u.par_chunks_mut(columns.out).with_min_len(at_least).enumerate();
         if self.image.is_halved() {
-            values.for_each(|(k, y)| {
+            lines(y.f, columns.out, least, |k, y| {
                 let (x, o) = line(k);
                 self.image.halve(x, o, y, |y, best, _| *y = best);
             });
-            return taps.for_each(|(k, taps)| {
+            return lines(y.u, columns.out, least, |k, taps| {
                 let (x, o) = line(k);
                 self.image.halve(x, o, taps, |t, _, tap| *t = tap);
             });
         }
-        values.for_each(|(k, y)| {
+        lines(y.f, columns.out, least, |k, y| {
             let (x, o) = line(k);
             self.image.scan(x, o, y, &mut []);
         });
-        taps.for_each(|(k, taps)| {
+        lines(y.u, columns.out, least, |k, taps| {
             let (x, o) = line(k);
             scratch::with(columns.out, |best| self.image.scan(x, o, best, taps));
         });
@@ -105,7 +102,7 @@ impl OpDef for MaxPool2d {
     }
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         // `Fill` makes equal numbers near the kinks of other ops. This range is far from these kinks.
-        Fill::floats(x, [(0, 1.5, 5.5)])
+        Fill::floats(x, &[(0, 1.5, 5.5)])
     }
     fn cases() -> Vec<Case> {
         let case = |index, name, x, image| Case::new(name, MaxPool2d { image, index }, &[x]);
@@ -184,7 +181,7 @@ impl OpDef for MaxPool2dGrad {
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, key: Key) {
         let (plane, windows) = (self.image.plane(), self.image.rows.out * self.image.columns.out);
-        y.f.par_chunks_mut(plane).with_min_len((HEAVY_TASK / plane).max(1)).enumerate().for_each(|(g, dx)| match self.image.is_halved() {
+        lines(y.f, plane, (HEAVY_TASK / plane).max(1), |g, dx| match self.image.is_halved() {
             true => self.image.double(&x[0].f[g * windows..], &x[1].u[g * windows..], dx),
             false => self.plane(x, dx, g),
         });

@@ -15,9 +15,11 @@ use super::{
     product::{By, Matrix, product},
     *,
 };
-use crate::scratch;
+use crate::{
+    scratch,
+    threads::{chunk, chunks},
+};
 pub use cell::Cell;
-use rayon::prelude::*;
 
 /// The op. h is the hidden size, and G is the number of gates. S = h for the GRU. S = 2h for the LSTM, which also has a cell state.
 ///
@@ -182,8 +184,8 @@ impl OpDef for RecurrentOp {
         let d = self.dims(y.shape);
         let [x, w, b, s] = [x[0].f, x[1].f, x[2].f, x[3].f];
         let (rows, per_x, per_s) = (task(d.n), d.t * d.gates(), s.len() / d.n);
-        let samples = x.par_chunks(rows * per_x).zip(s.par_chunks(rows * per_s));
-        y.f.par_chunks_mut(rows * d.row()).zip(samples).for_each(|(y, (x, s))| {
+        chunks(y.f, rows * d.row(), |k, y| {
+            let (x, s) = (chunk(x, rows * per_x, k), chunk(s, rows * per_s, k));
             let n = y.len() / d.row();
             y.chunks_mut(d.row()).zip(s.chunks(per_s)).for_each(|(y, s)| d.begin(s, y));
             scratch::with(n * d.gates(), |u: &mut [f32]| {
@@ -246,7 +248,7 @@ impl OpDef for RecurrentOp {
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         // Values as in the first step of training, so that a state neither grows nor vanishes.
         let w = 1.0 / (x[1].last() as f64).sqrt();
-        Fill::floats(x, [(1, -w, w)])
+        Fill::floats(x, &[(1, -w, w)])
     }
     fn cases() -> Vec<Case> {
         kernels::cases(|cell, reverse, n, t, h| {
@@ -295,8 +297,8 @@ impl OpDef for RecurrentGrad {
         let d = self.dims(y.shape);
         let [states, w, dy] = [x[0].f, x[1].f, x[2].f];
         let (rows, per_d, size) = (task(d.n), d.t * D_PARTS * d.h, D_PARTS * d.h);
-        let samples = states.par_chunks(rows * d.row()).zip(dy.par_chunks(rows * d.row()));
-        y.f.par_chunks_mut(rows * per_d).zip(samples).for_each(|(out, (states, dy))| {
+        chunks(y.f, rows * per_d, |k, out| {
+            let [states, dy] = [states, dy].map(|x| chunk(x, rows * d.row(), k));
             let n = out.len() / per_d;
             scratch::with(n * d.h, |dh: &mut [f32]| {
                 for k in (0..d.t).rev() {
@@ -338,7 +340,7 @@ impl OpDef for RecurrentGrad {
     fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         // Gates and states are below 1. With larger values or a larger `w`, the gradient would grow from step to step.
         let w = 1.0 / (x[1].last() as f64).sqrt();
-        Fill::floats(x, [(0, -0.9, 0.9), (1, -w, w), (2, -2.0, 2.0)])
+        Fill::floats(x, &[(0, -0.9, 0.9), (1, -w, w), (2, -2.0, 2.0)])
     }
     fn cases() -> Vec<Case> {
         kernels::cases(|cell, reverse, n, t, h| {

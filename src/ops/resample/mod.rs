@@ -14,9 +14,8 @@ use super::*;
 use crate::{
     kernel::{Bind, Pass, Word, source},
     scratch,
-    threads::HEAVY_TASK,
+    threads::{HEAVY_TASK, lines},
 };
-use rayon::prelude::*;
 
 /// The op: x `[.., h, w]` → `[.., oh, ow]`. Transposed: dy `[.., oh, ow]` → `[.., h, w]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,10 +129,10 @@ impl OpDef for Resample {
                 *y = columns.row(q).iter().map(|tap| tap.weight * sum[tap.from as usize]).sum();
             }
         };
-        let lines = y.f.par_chunks_mut(to_width).with_min_len((HEAVY_TASK / width.max(to_width)).max(1)).enumerate();
+        let least = (HEAVY_TASK / width.max(to_width)).max(1);
         TapTable::with(self.rows, self.transposed, |rows| {
             TapTable::with(self.columns, self.transposed, |columns| {
-                lines.for_each(|(k, y)| scratch::with(width, |sum| line(rows, columns, k, y, sum)));
+                lines(y.f, to_width, least, |k, y| scratch::with(width, |sum| line(rows, columns, k, y, sum)));
             });
         });
     }
