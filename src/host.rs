@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     shape::{DType, Shape},
+    simd::wide,
 };
 use bytemuck::{Pod, Zeroable, allocation::try_zeroed_vec};
 use std::{fmt, ops::AddAssign};
@@ -13,6 +14,8 @@ pub trait Real: num_traits::Float + bytemuck::Pod + AddAssign + Send + Sync + fm
     fn of(x: f64) -> Self;
     /// Converts to `f64`. The result is exact.
     fn f64(self) -> f64;
+    /// Runs a loop. For `f32` the loop is compiled for the vectors of this machine as well.
+    fn run<R>(f: impl FnOnce() -> R) -> R;
     /// Returns eˣ. For `f32` this function has no calls and no branches, so the compiler can vectorise loops over it.
     fn vexp(self) -> Self {
         self.exp()
@@ -35,6 +38,10 @@ impl Real for f32 {
     }
     fn f64(self) -> f64 {
         self as f64
+    }
+    #[inline(always)]
+    fn run<R>(f: impl FnOnce() -> R) -> R {
+        wide(f)
     }
     // The polynomials come from Cephes (Moshier 1989), expf and tanhf. The error is below two units in the last place.
     #[inline(always)]
@@ -100,6 +107,9 @@ impl Real for f64 {
     }
     fn f64(self) -> f64 {
         self
+    }
+    fn run<R>(f: impl FnOnce() -> R) -> R {
+        f()
     }
     fn exp_of(x: f64) -> f64 {
         x.exp()

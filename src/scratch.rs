@@ -24,7 +24,7 @@ pub fn with<T: bytemuck::Pod, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     result
 }
 
-/// Returns a buffer of at least so many words.
+/// Returns a buffer of at least `words` words.
 fn take(words: usize) -> Vec<u64> {
     let buffer = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
     // The system provides zeroed memory when it is first touched.

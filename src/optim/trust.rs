@@ -1,10 +1,10 @@
 //! The ratio by which a rule scales the direction of a parameter, and the norms from which the ratio is computed.
 
 use super::{
-    Hyper, MAX_STATES, Rule,
-    update::{BLOCK, CHUNK, Elements},
+    MAX_STATES, Rule,
+    update::{BLOCK, CHUNK, Elements, Loops},
 };
-use crate::{host::Real, simd::wide};
+use crate::host::Real;
 use std::array;
 
 /// The Euclidean norms of one parameter. A norm below the smallest normal `f32` counts as 0. No norm is above the largest
@@ -30,7 +30,7 @@ pub struct Trust {
 
 impl Trust {
     /// Computes the norms and the ratio from the sums of squares of the weights, the gradients and the directions.
-    fn new(squares: [f64; 3], ratio: impl Fn(Norms) -> f64) -> Trust {
+    pub(super) fn new(squares: [f64; 3], ratio: impl Fn(Norms) -> f64) -> Trust {
         let [weight, gradient, direction] = squares.map(|sum| match sum.sqrt() {
             none if none < f64::from(f32::MIN_POSITIVE) => 0.0,
             // A norm that is NaN becomes the largest `f32`, too.
@@ -52,17 +52,12 @@ impl Trust {
     }
 }
 
-/// Returns the norms and the ratio of the parameter whose elements are in `job`. It changes nothing.
-pub(super) fn measure<R: Rule, T: Real>(job: Elements<T>, h: &Hyper) -> Trust {
-    Trust::new(squares::<R, T>(job), |norms| R::ratio(norms, h))
-}
-
 /// Returns Σ w², Σ g² and Σ u², computed by all threads. The order of the additions depends only on the number of elements. The
-/// square of an `f32` is far below the largest `f64`.
-fn squares<R: Rule, T: Real>(job: Elements<T>) -> [f64; 3] {
+/// square of an `f32` is far below the largest `f64`. It changes nothing.
+pub(super) fn squares<T: Real>(job: Elements<T>, loops: Loops<T>) -> [f64; 3] {
     if job.len() > CHUNK {
         let (a, b) = job.halves();
-        let (a, b) = rayon::join(|| squares::<R, T>(a), || squares::<R, T>(b));
+        let (a, b) = rayon::join(|| squares(a, loops), || squares(b, loops));
         return array::from_fn(|k| a[k] + b[k]);
     }
     let h = job.hyper;
@@ -74,7 +69,7 @@ fn squares<R: Rule, T: Real>(job: Elements<T>) -> [f64; 3] {
         u.iter_mut().zip(g).for_each(|(u, &g)| *u = factor * g);
         let gradient = square_sum(u);
         [&mut *s0, &mut *s1, &mut *s2].into_iter().zip(states).for_each(|(to, from)| to.copy_from_slice(from));
-        directions::<R, T>(&h, w, u, s0, s1, s2);
+        (loops.directions)(&h, w, u, s0, s1, s2);
         let block = [square_sum(w), gradient, square_sum(u)];
         sums.iter_mut().zip(block).for_each(|(sum, more)| *sum += more);
     });
@@ -83,10 +78,10 @@ fn squares<R: Rule, T: Real>(job: Elements<T>) -> [f64; 3] {
 
 /// Replaces gradients by their directions. It is a separate function for the same reason as `block` in [`super::update`].
 #[inline(never)]
-fn directions<R: Rule, T: Real>(h: &[T; 8], w: &[T], u: &mut [T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
+pub(super) fn directions<R: Rule, T: Real>(h: &[T; 8], w: &[T], u: &mut [T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
     let n = u.len();
     let (w, s0, s1, s2) = (&w[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
-    wide(
+    T::run(
         #[inline(always)]
         || {
             for i in 0..n {
@@ -100,7 +95,7 @@ fn square_sum<T: Real>(x: &[T]) -> f64 {
     const LANES: usize = 16;
     let mut sums = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
-    wide(
+    T::run(
         #[inline(always)]
         || {
             for x in chunks {

@@ -1,8 +1,18 @@
 //! One step of a rule over a piece of the flat buffers, on the CPU.
 
-use super::{Guard, Hyper, MAX_STATES, Optimizer, Rule, State, Trust, guard::FAR, is_own, trust::measure};
-use crate::{error::Result, host::Real, kernel::Source, simd::wide};
-use rayon::prelude::*;
+use super::{
+    Guard, Hyper, MAX_STATES, Norms, Optimizer, Rule, State, Trust,
+    guard::FAR,
+    is_own,
+    trust::{directions, squares},
+};
+use crate::{
+    error::Result,
+    host::Real,
+    kernel::Source,
+    simd::wide,
+    threads::{chunk, parallel},
+};
 use std::{
     any::TypeId,
     fmt,
@@ -23,11 +33,9 @@ pub(super) trait AnyRule: fmt::Debug + Send + Sync {
     fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper;
     fn grow(&self, g: f64, w: f64, s: [f64; MAX_STATES], h: &Hyper) -> (f64, [f64; MAX_STATES]);
     fn has_ratio(&self) -> bool;
-    fn run_f32(&self, job: Elements<f32>);
-    fn run_f64(&self, job: Elements<f64>);
-    fn try_f32(&self, job: Elements<f32>);
-    fn trust_f32(&self, job: Elements<f32>, h: &Hyper) -> Trust;
-    fn trust_f64(&self, job: Elements<f64>, h: &Hyper) -> Trust;
+    fn ratio(&self, norms: Norms, h: &Hyper) -> f64;
+    fn loops_f32(&self) -> Loops<f32>;
+    fn loops_f64(&self) -> Loops<f64>;
 }
 
 impl<R: Rule> AnyRule for R {
@@ -61,22 +69,30 @@ impl<R: Rule> AnyRule for R {
     fn has_ratio(&self) -> bool {
         R::HAS_RATIO
     }
-    fn run_f32(&self, job: Elements<f32>) {
-        run::<R, f32>(job, false)
+    fn ratio(&self, norms: Norms, h: &Hyper) -> f64 {
+        R::ratio(norms, h)
     }
-    fn run_f64(&self, job: Elements<f64>) {
-        run::<R, f64>(job, false)
+    fn loops_f32(&self) -> Loops<f32> {
+        Loops { block: block::<R, f32>, directions: directions::<R, f32> }
     }
-    fn try_f32(&self, job: Elements<f32>) {
-        run::<R, f32>(job, true)
-    }
-    fn trust_f32(&self, job: Elements<f32>, h: &Hyper) -> Trust {
-        measure::<R, f32>(job, h)
-    }
-    fn trust_f64(&self, job: Elements<f64>, h: &Hyper) -> Trust {
-        measure::<R, f64>(job, h)
+    fn loops_f64(&self) -> Loops<f64> {
+        Loops { block: block::<R, f64>, directions: directions::<R, f64> }
     }
 }
+
+/// The loops that are compiled for each rule. All other code of an update calls them through pointers, and is compiled once.
+#[derive(Clone, Copy)]
+pub(super) struct Loops<T> {
+    /// A step. See [`block`].
+    block: Block<T>,
+    /// Replaces gradients by their directions. See [`directions`].
+    pub directions: Directions<T>,
+}
+
+/// The type of [`block`].
+type Block<T> = fn(&[T; 8], [T; 2], &mut [T], &[T], &mut [T], &mut [T], &mut [T]);
+/// The type of [`directions`].
+type Directions<T> = fn(&[T; 8], &[T], &mut [T], &mut [T], &mut [T], &mut [T]);
 
 impl Optimizer {
     /// Returns whether a step with these hyperparameters cannot overflow if all numbers are at most 2⁶⁰. `hyper` has a row for
@@ -111,16 +127,16 @@ impl Optimizer {
         trusts: &mut Vec<Trust>,
     ) {
         trusts.clear();
-        let todo = Todo { settings, clipped: self.clipped(guard), found: &AtomicU32::new(0), trusts: Some(trusts) };
-        jobs(self, todo, w, g, states, &|job| self.rule.run_f32(job), &|job, h| self.rule.trust_f32(job, h));
+        let todo = Todo { settings, clipped: self.clipped(guard), trial: None, trusts: Some(trusts) };
+        jobs(self, self.rule.loops_f32(), todo, w, g, states);
     }
 
     /// Makes a trial of a step (see [`Guard`]). Nothing is changed. Returns a bit for each kind of number that would overflow,
     /// in the order of [`Guard::over`]. Bit 0 is for the weights.
     pub(crate) fn try_update(&self, settings: Settings, guard: &Guard, w: &mut [f32], g: &[f32], states: &mut [&mut [f32]]) -> u32 {
         let found = AtomicU32::new(0);
-        let todo = Todo { settings, clipped: self.clipped(guard), found: &found, trusts: None };
-        jobs(self, todo, w, g, states, &|job| self.rule.try_f32(job), &|job, h| self.rule.trust_f32(job, h));
+        let todo = Todo { settings, clipped: self.clipped(guard), trial: Some(&found), trusts: None };
+        jobs(self, self.rule.loops_f32(), todo, w, g, states);
         found.into_inner()
     }
 
@@ -129,8 +145,8 @@ impl Optimizer {
     pub(crate) fn update_f64(&self, settings: Settings, factor: f64, w: &mut [f64], g: &[f64], states: &mut [&mut [f64]]) -> Vec<Trust> {
         let clipped = Clipped { scale: 1.0, factor, limit: self.clip().value.map_or(f64::INFINITY, f64::from) };
         let mut trusts = Vec::new();
-        let todo = Todo { settings, clipped, found: &AtomicU32::new(0), trusts: Some(&mut trusts) };
-        jobs(self, todo, w, g, states, &|job| self.rule.run_f64(job), &|job, h| self.rule.trust_f64(job, h));
+        let todo = Todo { settings, clipped, trial: None, trusts: Some(&mut trusts) };
+        jobs(self, self.rule.loops_f64(), todo, w, g, states);
         trusts
     }
 
@@ -194,18 +210,16 @@ impl Bounds {
 /// Returns the largest magnitude. It is infinite or NaN if a number is.
 fn largest(x: &[f32]) -> f64 {
     // Shifting the bits to the left removes the sign. As integers, the results have the order of the magnitudes.
-    let top = |x: &[f32]| x.iter().fold(0, |top: u32, x| top.max(x.to_bits() << 1));
-    let top = x
-        .par_chunks(CHUNK)
-        .map(|x| {
-            wide(
-                #[inline(always)]
-                || top(x),
-            )
-        })
-        .max()
-        .unwrap_or(0);
-    f64::from(f32::from_bits(top >> 1))
+    let top = AtomicU32::new(0);
+    parallel(x.len().div_ceil(CHUNK), &|k| {
+        let x = chunk(x, CHUNK, k);
+        let largest = wide(
+            #[inline(always)]
+            || x.iter().fold(0, |top: u32, x| top.max(x.to_bits() << 1)),
+        );
+        top.fetch_max(largest, Relaxed);
+    });
+    f64::from(f32::from_bits(top.into_inner() >> 1))
 }
 
 /// The number of elements that one thread processes at a time.
@@ -235,7 +249,8 @@ pub struct Settings<'a> {
 struct Todo<'a, T> {
     settings: Settings<'a>,
     clipped: Clipped<T>,
-    found: &'a AtomicU32,
+    /// In a trial, the bits of the numbers that would overflow. A trial changes nothing.
+    trial: Option<&'a AtomicU32>,
     /// The vector for norms and ratios, if they are wanted.
     trusts: Option<&'a mut Vec<Trust>>,
 }
@@ -246,8 +261,8 @@ pub(super) struct Elements<'a, T> {
     /// The ratio of the parameter, if the rule has a ratio. Otherwise 1.
     ratio: T,
     clipped: Clipped<T>,
-    /// In a trial, the bits of the numbers that would overflow.
-    found: &'a AtomicU32,
+    /// In a trial, the bits of the numbers that would overflow. A trial changes nothing.
+    trial: Option<&'a AtomicU32>,
     w: &'a mut [T],
     g: &'a [T],
     states: [Option<&'a mut [T]>; MAX_STATES],
@@ -260,7 +275,7 @@ impl<'a, T: Real> Elements<'a, T> {
             hyper: self.hyper,
             ratio: self.ratio,
             clipped: self.clipped,
-            found: self.found,
+            trial: self.trial,
             w: self.w.split_off_mut(..n).expect("the groups end within the weights"),
             g: self.g.split_off(..n).expect("as many gradients as weights"),
             states: self.states.each_mut().map(|s| s.as_mut().map(|s| s.split_off_mut(..n).expect("as many states as weights"))),
@@ -277,13 +292,28 @@ impl<'a, T: Real> Elements<'a, T> {
     fn again(&mut self) -> Elements<'_, T> {
         Elements { w: &mut *self.w, states: self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s)), ..*self }
     }
-    /// Runs `run` on parts of the elements, with all threads.
-    fn run_all(self, run: &(impl Fn(Elements<T>) + Sync)) {
+    /// Runs a step or its trial on parts of the elements, with all threads.
+    fn run(self, block: Block<T>) {
         if self.len() <= CHUNK {
-            return run(self);
+            return self.run_here(block);
         }
         let (a, b) = self.halves();
-        rayon::join(|| a.run_all(run), || b.run_all(run));
+        rayon::join(|| a.run(block), || b.run(block));
+    }
+    fn run_here(self, block: Block<T>) {
+        let (h, ratio, trial, kept) = (self.hyper, self.ratio, self.trial, self.states.each_ref().map(Option::is_some));
+        let mut seen = 0;
+        self.blocks(|factor, w, g, states| {
+            if trial.is_some() {
+                seen |= attempt(block, &h, [factor, ratio], w, g, states);
+                return;
+            }
+            let [s0, s1, s2] = states;
+            block(&h, [factor, ratio], w, g, s0, s1, s2);
+        });
+        if let Some(found) = trial {
+            found.fetch_or(dense(seen, kept), Relaxed);
+        }
     }
     /// Calls `each` for every block of [`BLOCK`] elements. Its arguments are the factor that the gradients must still be
     /// multiplied by, the weights, the gradients and the states. States that are not stored are blocks of zeros, so that loops
@@ -312,46 +342,21 @@ impl<'a, T: Real> Elements<'a, T> {
 }
 
 /// Splits a piece into jobs where the group changes, and runs them. For a rule with a ratio, each job is one parameter, and
-/// `trust` computes its norms and ratio first.
-fn jobs<T: Real>(
-    optimizer: &Optimizer,
-    todo: Todo<T>,
-    w: &mut [T],
-    g: &[T],
-    states: &mut [&mut [T]],
-    run: &(impl Fn(Elements<T>) + Sync),
-    trust: &impl Fn(Elements<T>, &Hyper) -> Trust,
-) {
-    let Todo { settings: Settings { hyper, runs }, clipped, found, mut trusts } = todo;
+/// its norms and its ratio are computed first.
+fn jobs<T: Real>(optimizer: &Optimizer, loops: Loops<T>, todo: Todo<T>, w: &mut [T], g: &[T], states: &mut [&mut [T]]) {
+    let Todo { settings: Settings { hyper, runs }, clipped, trial, mut trusts } = todo;
     let mut states = states.iter_mut().map(|s| &mut **s);
     let states = optimizer.kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
-    let (mut all, mut start) = (Elements { hyper: [T::zero(); 8], ratio: T::one(), clipped, found, w, g, states }, 0);
+    let (mut all, mut start) = (Elements { hyper: [T::zero(); 8], ratio: T::one(), clipped, trial, w, g, states }, 0);
     for &(end, group) in runs {
         let mut job = Elements { hyper: hyper[group].map(T::of), ..all.split_off(end - start) };
         if optimizer.has_ratio() {
-            let trust = trust(job.again(), &hyper[group]);
+            let trust = Trust::new(squares(job.again(), loops), |norms| optimizer.rule.ratio(norms, &hyper[group]));
             job.ratio = T::of(trust.ratio);
             trusts.iter_mut().for_each(|all| all.push(trust));
         }
-        job.run_all(run);
+        job.run(loops.block);
         start = end;
-    }
-}
-
-/// Runs one job, or its trial.
-fn run<R: Rule, T: Real>(job: Elements<T>, trial: bool) {
-    let (h, ratio, found, kept) = (job.hyper, job.ratio, job.found, job.states.each_ref().map(Option::is_some));
-    let mut seen = 0;
-    job.blocks(|factor, w, g, states| {
-        if trial {
-            seen |= attempt::<R, T>(&h, [factor, ratio], w, g, states);
-            return;
-        }
-        let [s0, s1, s2] = states;
-        block::<R, T>(&h, [factor, ratio], w, g, s0, s1, s2);
-    });
-    if seen != 0 {
-        found.fetch_or(dense(seen, kept), Relaxed);
     }
 }
 
@@ -373,12 +378,12 @@ fn part<'a, T: Real>(state: &'a mut Option<&mut [T]>, zeros: &'a mut [T; BLOCK],
 }
 
 /// Computes one block without changing it. Returns a bit for the weights and for each state that would overflow.
-fn attempt<R: Rule, T: Real>(h: &[T; 8], factors: [T; 2], w: &[T], g: &[T], [s0, s1, s2]: [&mut [T]; MAX_STATES]) -> u32 {
+fn attempt<T: Real>(block: Block<T>, h: &[T; 8], factors: [T; 2], w: &[T], g: &[T], [s0, s1, s2]: [&mut [T]; MAX_STATES]) -> u32 {
     let (n, was) = (g.len(), [w, s0, s1, s2]);
     let mut is = [[T::zero(); BLOCK]; MAX_STATES + 1];
     is.iter_mut().zip(was).for_each(|(is, was)| is[..n].copy_from_slice(was));
     let [w, s0, s1, s2] = &mut is;
-    block::<R, T>(h, factors, &mut w[..n], g, s0, s1, s2);
+    block(h, factors, &mut w[..n], g, s0, s1, s2);
     let over = |k: usize| was[k].iter().zip(&is[k]).any(|(was, is)| was.is_finite() && !is.is_finite());
     (0..=MAX_STATES).fold(0, |bits, k| bits | u32::from(over(k)) << k)
 }
@@ -389,7 +394,7 @@ fn attempt<R: Rule, T: Real>(h: &[T; 8], factors: [T; 2], w: &[T], g: &[T], [s0,
 fn block<R: Rule, T: Real>(h: &[T; 8], [factor, ratio]: [T; 2], w: &mut [T], g: &[T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
     let n = w.len();
     let (g, s0, s1, s2) = (&g[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
-    wide(
+    T::run(
         #[inline(always)]
         || {
             for i in 0..n {
