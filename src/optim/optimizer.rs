@@ -173,6 +173,10 @@ impl Optimizer {
     pub(crate) fn base_lr(&self) -> f64 {
         self.lr.unwrap_or_else(|| self.rule.lr())
     }
+    /// Returns the learning rate that replaces the rule's learning rate, if one was set.
+    pub(crate) fn lr_set(&self) -> Option<f64> {
+        self.lr
+    }
     /// Replaces the rule's learning rate.
     pub(crate) fn set_lr(&mut self, lr: f64) -> Result<()> {
         check_lr(self.name(), lr)?;

@@ -4,6 +4,8 @@
 use super::{
     Trainer,
     params::{WeightFile, read, split, write},
+    place::{CALLBACK, FIT},
+    saved::Saved,
 };
 use crate::{
     error::{Error, Result},
@@ -13,7 +15,8 @@ use crate::{
 use std::{collections::BTreeMap, path::Path};
 
 impl Trainer {
-    /// Saves parameters, state, the optimizer's states and options, the number of steps and the seed to a safetensors file.
+    /// Saves parameters, state, the optimizer's states and options, the number of steps and the seed to a safetensors file. It also saves
+    /// the learning rate, if [`set_lr`](Trainer::set_lr) has set one.
     ///
     /// Training that continues after [`load`](Trainer::load) has exactly the parameters of training without a break. Frozen
     /// parameters have no optimizer states. The file does not contain micro-batches that wait for their step.
@@ -24,6 +27,10 @@ impl Trainer {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.snapshot()?.write(path)
+    }
+    /// Returns the content of a checkpoint.
+    pub(super) fn snapshot(&self) -> Result<Saved> {
         let mut tensors = self.params().all()?;
         let ranges = self.store.layout().ranges;
         for (k, state) in self.update.optimizer.states().iter().enumerate() {
@@ -40,14 +47,23 @@ impl Trainer {
         let mut info: BTreeMap<String, String> = numbers.map(|(k, v)| (k.to_string(), v.to_string())).into();
         info.insert("optimizer".into(), self.update.optimizer.name().into());
         info.extend(self.options().into_iter().map(|(name, value)| (option(&name), value)));
-        write(path.as_ref(), &tensors, &info)
+        info.extend(self.update.optimizer.lr_set().map(|lr| ("lr".to_string(), format!("{lr:?}"))));
+        Ok(Saved { info, tensors })
+    }
+    /// Goes back to a snapshot that has a place in the epochs.
+    pub(super) fn restore(&mut self, saved: &Saved) -> Result<()> {
+        let (path, mut bytes) = (Path::new("snapshot"), Vec::new());
+        write(&mut bytes, &saved.tensors, &saved.info).map_err(|e| Error::file(path, e))?;
+        self.adopt(path, &bytes)?;
+        self.load_place(path, &saved.part(FIT))
     }
     /// Loads a checkpoint that [`save`](Trainer::save) wrote, and continues from it. If any part of the file does not fit, the
     /// trainer is unchanged.
     ///
-    /// The trainer uses its own optimizer with its own options. Learning rate and schedule may differ from those in the file.
-    /// If another option differs (a momentum, a weight decay, the norm to clip to), a warning is logged through the crate
-    /// `log`. A warning is also logged if other parameters were frozen and the optimizer has no states.
+    /// The trainer uses its own optimizer with its own options. If [`set_lr`](Trainer::set_lr) had set the learning rate of the saved
+    /// trainer, this trainer gets that rate. Otherwise the learning rate may differ, and the schedule always may. If another
+    /// option differs (a momentum, a weight decay, the norm to clip to), a warning is logged through the crate `log`. A warning is also
+    /// logged if other parameters were frozen and the optimizer has no states.
     ///
     /// # Errors
     /// - The file is missing or is no checkpoint.
@@ -56,8 +72,11 @@ impl Trainer {
     ///   frozen now. [`Params::load`](super::Params::load) loads the parameters alone.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let bytes = read(path)?;
-        let file = WeightFile::new(path, &bytes)?;
+        self.adopt(path, &read(path)?)
+    }
+    /// Loads a checkpoint from the bytes of a file.
+    pub(super) fn adopt(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let file = WeightFile::new(path, bytes)?;
         let optimizer = self.update.optimizer.name();
         if file.info.get("optimizer").map(String::as_str) != Some(optimizer) {
             let saved = file.info.get("optimizer").map_or("no checkpoint".to_string(), |o| format!("a checkpoint of {o}"));
@@ -82,7 +101,15 @@ impl Trainer {
         let differ = differ.join(", ");
         let but = if differ.is_empty() { String::new() } else { format!(" ({differ})") };
 
+        let lr = match file.info.get("lr").map(|text| text.parse::<f64>()) {
+            None => None,
+            Some(Ok(lr)) if lr.is_finite() && lr > 0.0 => Some(lr),
+            Some(_) => return Err(Error::format(path, "`lr` is not a learning rate")),
+        };
         let mut rest = file.names();
+        // A training writes its place and the state of its callbacks to the same file.
+        let own = |name: &str| self.params.iter().any(|p| p.name == name);
+        rest.retain(|name| own(name) || ![FIT, CALLBACK].iter().any(|prefix| name.starts_with(prefix)));
         rest.sort_unstable();
         let mut take = |name: String, i: usize| -> Result<Host<f32>> {
             let value = file.take(&name, self.params[i].shape)?;
@@ -110,6 +137,7 @@ impl Trainer {
             return Err(Error::format(path, format!("it contains `{name}`, which has no place in this trainer{but}; {ALONE}")));
         }
         self.params().set_all(&weights)?;
+        lr.map_or(Ok(()), |lr| self.set_lr(lr))?;
         for (k, flat) in states.into_iter().enumerate() {
             self.store.write_state(k, flat)?;
         }

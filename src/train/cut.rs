@@ -67,10 +67,10 @@ impl Cut {
         }
         keys
     }
-    /// Returns the parts of all steps, in order.
-    pub fn parts<'a>(&self, order: &'a [usize]) -> Vec<Part<'a>> {
+    /// Returns the parts of the steps from `first` on, in order.
+    pub fn parts<'a>(&self, order: &'a [usize], first: usize) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
-        for k in 0..self.steps {
+        for k in first..self.steps {
             let Range { mut start, end } = self.step(k);
             for (number, size) in (0..).zip(self.sizes(end - start)) {
                 let rows = &order[start..start + size];

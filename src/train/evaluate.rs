@@ -191,6 +191,7 @@ impl Trainer {
         each: Each<'_>,
     ) -> Result<()> {
         let size = self.evaluation_size(n).await?;
+        self.reordered |= resident.is_some();
         let into = self.collected(size, n.div_ceil(size)).await?;
         // The batches whose outputs have been collected but not read.
         let mut there: Vec<Run> = Vec::new();

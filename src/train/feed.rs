@@ -1,6 +1,13 @@
 //! Feeds the batches of [`fit`](Trainer::fit), from data on the device or from the host.
 
-use super::{Fit, Trainer, cut::Part, options::Event, plans::Batch, progress::Progress};
+use super::{
+    Fit, Trainer,
+    callback::{Flow, wants},
+    cut::{Cut, Part},
+    options::Event,
+    plans::Batch,
+    progress::Progress,
+};
 use crate::{
     data::{Augment, Dataset, Features, Id, Target},
     engine::{Engine, Fed},
@@ -47,16 +54,16 @@ impl Held {
     }
 }
 
-/// The current epoch.
-pub(super) struct EpochRun<'a, 'f> {
+/// An epoch in progress. Its steps follow from its order. The trainer knows how many of them are made.
+pub(super) struct Course<'a, 'f> {
     pub data: &'a Dataset,
     pub fit: &'a mut Fit<'f>,
     pub progress: &'a mut Progress,
     /// The number of the epoch. The first epoch is 1.
     pub epoch: usize,
-    /// The number of steps in the epoch.
-    pub steps: usize,
-    pub parts: Vec<Part<'a>>,
+    pub cut: Cut,
+    /// The order of the samples.
+    pub order: &'a [usize],
 }
 
 impl Trainer {
@@ -119,13 +126,14 @@ impl Trainer {
         Some(Held { id: data.id(), data: Arc::new(resident), trains: None })
     }
 
-    /// Runs the steps of an epoch. Returns whether a callback has stopped the training.
-    pub(super) async fn run_epoch(&mut self, course: EpochRun<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<bool> {
+    /// Runs the steps of an epoch that are not made yet. Returns how a callback wants training to go on.
+    pub(super) async fn run_steps(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<Flow> {
+        let parts = course.cut.parts(course.order, self.steps_of_epoch());
         // Plans are made before the first step, because making them takes long.
         let augment = course.fit.augment;
         self.feed_from(course.data, augment);
         let mut keys: Vec<Batch> = Vec::new();
-        for part in &course.parts {
+        for part in &parts {
             if !keys.contains(&part.key) {
                 keys.push(part.key);
             }
@@ -139,14 +147,14 @@ impl Trainer {
             }
         }
         if let Some(resident) = resident {
-            resident.set_order(&course.parts.iter().flat_map(|part| part.rows).copied().collect::<Vec<_>>())?;
-            return self.walk(course, None).await;
+            resident.set_order(&course.order[..course.cut.samples])?;
+            return self.walk(course, &parts, Batches::There(resident)).await;
         }
         let (data, seed) = (course.data, self.seed);
         // Each part, with the number that its augmentation is drawn with.
         let mut step = self.step;
-        let mut draws = Vec::with_capacity(course.parts.len());
-        for part in &course.parts {
+        let mut draws = Vec::with_capacity(parts.len());
+        for part in &parts {
             draws.push((StepRow { step, micro: part.number, ..StepRow::default() }.draw(), part.rows));
             step += u64::from(!part.more);
         }
@@ -163,7 +171,7 @@ impl Trainer {
                 let x = inputs.next().unwrap_or(&mut no_x);
                 gather(draws[k], x, inputs.next().unwrap_or(&mut no_y))
             };
-            return self.walk(course, Some(&mut write)).await;
+            return self.walk(course, &parts, Batches::Written(&mut write)).await;
         }
         let (full, filled) = mpsc::sync_channel::<Result<(Host<f32>, Host<f32>)>>(READY);
         let (back, empty) = mpsc::channel();
@@ -187,25 +195,36 @@ impl Trainer {
                 let _ = back.send((x, y));
                 Ok(())
             };
-            pollster::block_on(self.walk(course, Some(&mut write)))
+            pollster::block_on(self.walk(course, &parts, Batches::Written(&mut write)))
         })
     }
 
-    /// Runs the steps of an epoch. `write` writes each batch into the inputs of the plan. Without `write`, each step fetches
-    /// its batch on the device.
-    async fn walk(&mut self, course: EpochRun<'_, '_>, mut write: Option<Write<'_>>) -> Result<bool> {
-        let EpochRun { fit, progress, epoch, steps, parts, .. } = course;
-        let fed = write.is_none();
+    /// Runs steps of an epoch.
+    async fn walk(&mut self, course: Course<'_, '_>, parts: &[Part<'_>], mut batches: Batches<'_>) -> Result<Flow> {
+        let Course { fit, progress, epoch, cut, order, .. } = course;
+        let fed = matches!(batches, Batches::There(_));
         // The batches of the next submit, the number of complete steps, and the number of samples of the current step.
-        let (mut queued, mut made, mut samples) = (Vec::new(), 0, 0);
+        let (mut queued, mut made, mut samples) = (Vec::new(), self.steps_of_epoch(), 0);
         for (k, part) in parts.iter().enumerate() {
-            let loaded = self.plans.get_mut(part.key).expect("run_epoch has made the plans of all batches");
-            let together = match &mut write {
-                Some(write) => {
+            let number = self.place.first + made as u64 + 1;
+            let due = fit.wants(number);
+            if due && part.number == 0 {
+                let flow = fit.each(self, epoch, cut.steps, |callback, run| match wants(callback, number) {
+                    true => callback.on_step_begin(run),
+                    false => Ok(()),
+                })?;
+                if flow != Flow::Go {
+                    return Ok(flow);
+                }
+                batches.back(self, order, cut)?;
+            }
+            let loaded = self.plans.get_mut(part.key).expect("run_steps has made the plans of all batches");
+            let together = match &mut batches {
+                Batches::Written(write) => {
                     write(&mut loaded.engine, loaded.inputs.len(), k)?;
                     1
                 }
-                None => loaded.engine.steps_per_submit(fit.steps_per_submit),
+                Batches::There(_) => loaded.engine.steps_per_submit(fit.steps_per_submit),
             };
             queued.push((part.more, part.start));
             samples += part.rows.len();
@@ -217,8 +236,9 @@ impl Trainer {
                 continue;
             }
             made += 1;
-            let stop = fit.call(&Event::Step { epoch, step: made, steps });
-            if stop && !queued.is_empty() {
+            let stop = fit.call(&Event::Step { epoch, step: made, steps: cut.steps });
+            // The queue also ends where the next step begins with a callback.
+            if (stop || due || fit.wants(number + 1)) && !queued.is_empty() {
                 self.make_room(queued.len()).await?;
                 self.run(part.key, fed, queued.drain(..))?;
             }
@@ -226,16 +246,42 @@ impl Trainer {
                 self.glance().await?;
             }
             progress.step(epoch, made, mem::take(&mut samples), self.reports.back());
-            if stop {
-                return Ok(true);
+            let mut flow = if stop { Flow::Stop } else { Flow::Go };
+            if due {
+                self.collect().await?;
+                let report = self.reports.back().copied();
+                flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| match report {
+                    Some(report) if wants(callback, number) => callback.on_step_end(run, &report),
+                    _ => Ok(()),
+                })?);
+                batches.back(self, order, cut)?;
+            }
+            if flow != Flow::Go {
+                return Ok(flow);
             }
         }
-        Ok(false)
+        Ok(Flow::Go)
     }
 }
 
-/// Writes a batch into the inputs of a plan. The arguments are the engine, the number of inputs and the number of the batch.
-type Write<'a> = &'a mut dyn FnMut(&mut Engine, usize, usize) -> Result<()>;
+/// Where the batches of an epoch come from.
+enum Batches<'a> {
+    /// Each step fetches its batch on the device.
+    There(&'a Resident),
+    /// A function writes each batch into the inputs of the plan. Its arguments are the engine, the number of inputs and the number of the
+    /// batch.
+    Written(&'a mut dyn FnMut(&mut Engine, usize, usize) -> Result<()>),
+}
+
+impl Batches<'_> {
+    /// Sets the order of the epoch again, if a callback has evaluated a data set on the device.
+    fn back(&self, trainer: &mut Trainer, order: &[usize], cut: Cut) -> Result<()> {
+        match (self, mem::take(&mut trainer.reordered)) {
+            (Batches::There(resident), true) => resident.set_order(&order[..cut.samples]),
+            _ => Ok(()),
+        }
+    }
+}
 
 fn put(engine: &mut Engine, inputs: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {
     [x, y].into_iter().take(inputs).enumerate().try_for_each(|(i, data)| engine.write(i, data))

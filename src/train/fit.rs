@@ -2,19 +2,21 @@
 
 use super::{
     SOME, Trainer,
+    callback::Flow,
     cut::Cut,
-    feed::EpochRun,
+    feed::Course,
     options::{Epoch, Event, Fit, History},
+    place::Place,
     progress::Progress,
 };
 use crate::{
     data::{self, Dataset, Features, Target},
     error::{Error, Result},
-    gpu::MOST_STEPS,
+    gpu::{MOST_STEPS, Resident},
     graph::Graph,
     shape::Shape,
 };
-use std::time::Instant;
+use std::{mem, sync::Arc, time::Instant};
 
 impl Trainer {
     /// Trains the model on a data set for the given number of epochs. After an error, [`history`](Trainer::history) has the
@@ -83,15 +85,16 @@ impl Trainer {
             }
         };
         self.collect().await?;
-        self.history = History { micro_batch: cut.micro, ..History::default() };
+        let before = if fit.append { mem::take(&mut self.history.epochs) } else { Vec::new() };
+        self.place = Place::after(before.last().map_or(0, |epoch| epoch.epoch));
+        self.history = History { micro_batch: cut.micro, epochs: before, stopped: false };
         let result = self.epochs(data, fit, cut).await;
         self.tally = None;
         // After an error in the middle of a step, the next step must not contain its micro-batches.
         let forgotten = self.forget_micro();
         result.and(forgotten).map(|()| self.history.clone())
     }
-    /// Returns the reports of the last call of [`fit`](Trainer::fit). If the call failed, they cover the epochs that were
-    /// complete.
+    /// Returns the reports of the last call of [`fit`](Trainer::fit), and of earlier calls after [`Fit::append`]. If the call failed, they cover the epochs that were complete.
     pub fn history(&self) -> &History {
         &self.history
     }
@@ -126,43 +129,82 @@ impl Trainer {
         Ok(cut)
     }
     async fn epochs(&mut self, data: &Dataset, mut fit: Fit<'_>, cut: Cut) -> Result<()> {
-        let mut order: Vec<usize> = (0..data.len()).collect();
-        let mut progress = Progress::new(fit.progress, fit.epochs, cut.steps);
+        let last = self.place.start + fit.epochs;
+        let mut progress = Progress::new(fit.progress, self.place.start..last, cut.steps);
         let resident = self.resident(data);
-        for epoch in 1..=fit.epochs {
-            let (started, lr) = (Instant::now(), self.lr());
-            if fit.shuffle {
-                order = data::shuffled(data.len(), self.seed, self.epoch);
+        let mut flow = fit.each(self, self.place.epoch, cut.steps, |callback, run| callback.on_train_begin(run))?;
+        while flow != Flow::Stop && self.place.epoch < last {
+            flow = match self.run_epoch(data, &mut fit, cut, &mut progress, resident.as_ref()).await {
+                Err(error @ Error::Diverged { .. }) => {
+                    let mut goes_on = false;
+                    let flow = fit.each(self, self.place.epoch + 1, cut.steps, |callback, run| {
+                        goes_on |= callback.on_diverged(run, &error)?;
+                        Ok(())
+                    })?;
+                    if goes_on { flow } else { return Err(error) }
+                }
+                other => other?,
+            };
+        }
+        self.history.stopped = flow == Flow::Stop;
+        progress.finish();
+        fit.each(self, self.place.epoch, cut.steps, |callback, run| callback.on_train_end(run)).map(|_| ())
+    }
+    /// Runs an epoch from its place on: its steps, the validation and the report.
+    async fn run_epoch(
+        &mut self,
+        data: &Dataset,
+        fit: &mut Fit<'_>,
+        cut: Cut,
+        progress: &mut Progress,
+        resident: Option<&Arc<Resident>>,
+    ) -> Result<Flow> {
+        let epoch = self.place.epoch + 1;
+        if self.tally.is_none() {
+            let flow = fit.each(self, epoch, cut.steps, |callback, run| callback.on_epoch_begin(run))?;
+            if flow != Flow::Go {
+                return Ok(flow);
             }
-            self.epoch += 1;
+            self.place = Place { first: self.step, lr: self.lr(), began: Instant::now(), ..self.place };
             self.tally = Some(Default::default());
-            let course = EpochRun { data, fit: &mut fit, progress: &mut progress, epoch, steps: cut.steps, parts: cut.parts(&order) };
-            let mut stop = self.run_epoch(course, resident.as_ref()).await?;
-            self.collect().await?;
-            let (tally, losses) = self.tally.take().unwrap_or_default();
-            let seconds = started.elapsed().as_secs_f64();
-            let (loss, accuracy) = (tally.loss(), tally.accuracy());
-            let samples_per_s = tally.samples() / seconds;
-            let mut report = Epoch { epoch, loss, accuracy, validation: None, losses, lr, seconds, samples_per_s };
-            if let Some(data) = fit.validation {
-                match self.evaluate_async(data).await {
-                    Ok(e) => report.validation = Some((e.loss, e.accuracy)),
-                    Err(error) => {
-                        self.history.epochs.push(report);
-                        return Err(error);
-                    }
+            self.epoch += 1;
+        }
+        let order = if fit.shuffle { data::shuffled(data.len(), self.seed, self.epoch - 1) } else { (0..data.len()).collect() };
+        let mut flow = self.run_steps(Course { data, fit, progress, epoch, cut, order: &order }, resident).await?;
+        self.collect().await?;
+        if flow == Flow::Moved {
+            return Ok(flow);
+        }
+        let (tally, losses) = self.tally.take().unwrap_or_default();
+        let seconds = self.place.began.elapsed().as_secs_f64();
+        let (loss, accuracy) = (tally.loss(), tally.accuracy());
+        let samples_per_s = tally.samples() / seconds;
+        let mut report = Epoch { epoch, loss, accuracy, validation: None, losses, lr: self.place.lr, seconds, samples_per_s };
+        self.place.epoch = epoch;
+        if let Some(data) = fit.validation {
+            flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_begin(run))?);
+            match self.evaluate_async(data).await {
+                Ok(e) => {
+                    report.validation = Some((e.loss, e.accuracy));
+                    flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_end(run, &e))?);
+                }
+                Err(error) => {
+                    self.history.epochs.push(report);
+                    return Err(error);
                 }
             }
-            progress.epoch(&report);
-            stop = fit.call(&Event::Epoch(&report)) || stop;
-            self.history.epochs.push(report);
-            if stop {
-                self.history.stopped = true;
-                break;
-            }
         }
-        progress.finish();
-        Ok(())
+        progress.epoch(&report);
+        // The losses of all steps may be long, so the report is copied only for callbacks.
+        if fit.hooks.is_empty() {
+            let stop = fit.call(&Event::Epoch(&report));
+            self.history.epochs.push(report);
+            return Ok(if stop { Flow::Stop } else { flow });
+        }
+        self.history.epochs.push(report.clone());
+        flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_epoch_end(run, &report))?);
+        let stop = fit.call(&Event::Epoch(&report));
+        Ok(if stop { Flow::Stop } else { flow })
     }
 
     /// Checks that `data` has the shapes and the kind of target that the model was made for.

@@ -1,5 +1,7 @@
 //! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
 
+mod callback;
+pub mod callbacks;
 mod checkpoint;
 mod cut;
 mod evaluate;
@@ -12,9 +14,11 @@ mod model;
 mod options;
 mod outputs;
 mod params;
+mod place;
 mod plans;
 mod progress;
 mod reports;
+mod saved;
 mod steps;
 mod summary;
 mod tally;
@@ -22,9 +26,11 @@ mod tally;
 mod tests;
 mod tried;
 
+pub use callback::{Callback, Run};
 pub use evaluate::Evaluation;
 pub use options::{Epoch, Event, Fit, History};
 pub use params::Params;
+pub use saved::Saved;
 
 use crate::{
     compiled::Compiled,
@@ -41,6 +47,7 @@ use crate::{
     shape::{DType, Shape},
 };
 use model::{Model, TargetKind, Written};
+use place::Place;
 use plans::{Batch, Latest};
 use std::{collections::VecDeque, sync::Arc};
 use tally::{Tally, Tracked};
@@ -152,6 +159,9 @@ pub struct Trainer {
     /// The sums over the steps of the current epoch, and the loss of each step.
     tally: Option<(Tally, Vec<f32>)>,
     history: History,
+    place: Place,
+    /// Whether an evaluation has changed the order of a data set on the device.
+    reordered: bool,
     /// The data sets that lie on the device.
     held: Vec<feed::Held>,
     /// The buffer that collects outputs on a GPU before they are read.
@@ -281,6 +291,8 @@ impl Trainer {
             loss: f32::NAN,
             tally: None,
             history: History::default(),
+            place: Place::after(0),
+            reordered: false,
             held: Vec::new(),
             collected: None,
             gone: Counters::default(),
@@ -309,8 +321,8 @@ impl Trainer {
     /// Sets the optimizer's base learning rate, from the next step on. The [`Schedule`](crate::optim::Schedule) and the scales
     /// of groups multiply this rate.
     ///
-    /// After [`Error::Diverged`], training can go on with a smaller rate. A checkpoint does not contain the rate. Set it again
-    /// after loading a checkpoint.
+    /// After [`Error::Diverged`], training can go on with a smaller rate. A checkpoint contains this rate, and
+    /// [`load`](Trainer::load) sets it.
     ///
     /// ```
     /// use downhill::{Device, Graph, Host, Trainer, optim::{Schedule, Sgd}};

@@ -1,6 +1,6 @@
 //! The options of [`Trainer::fit`](crate::Trainer::fit), and its reports.
 
-use super::{cut::Cut, feed::RESIDENT};
+use super::{callback::Callback, cut::Cut, feed::RESIDENT};
 use crate::{
     data::{Augment, Dataset},
     error::{Error, Result},
@@ -13,7 +13,7 @@ pub enum Event<'a> {
     /// A step was queued. `fit` may queue further steps before it submits all of them to a GPU at once. If a callback returns
     /// `Break`, no further step is queued.
     Step {
-        /// The number of the epoch within this call of `fit`. The first epoch is 1.
+        /// The number of the epoch, as in [`Epoch::epoch`].
         epoch: usize,
         /// The number of the step within this epoch. The first step is 1.
         step: usize,
@@ -27,7 +27,7 @@ pub enum Event<'a> {
 /// The report of one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epoch {
-    /// The number of the epoch within this call of `fit`. The first epoch is 1.
+    /// The number of the epoch. The first epoch of a call of `fit` is 1, unless the call [appends](Fit::append).
     pub epoch: usize,
     /// The mean loss over all samples of the epoch, averaged like [`Evaluation::loss`](super::Evaluation::loss). Each step's
     /// loss is measured before its update.
@@ -47,7 +47,7 @@ pub struct Epoch {
     pub samples_per_s: f64,
 }
 
-/// The reports of a call of `fit`.
+/// The reports of a call of `fit`, or of several calls. See [`Fit::append`].
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct History {
     /// One report for each complete epoch.
@@ -58,7 +58,7 @@ pub struct History {
     pub micro_batch: Option<usize>,
 }
 
-type Callback<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
+type Closure<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 
 /// The options of [`Trainer::fit`](crate::Trainer::fit).
 ///
@@ -83,7 +83,9 @@ pub struct Fit<'a> {
     pub(super) shuffle: bool,
     pub(super) progress: bool,
     pub(super) validation: Option<&'a Dataset>,
-    pub(super) callbacks: Vec<Callback<'a>>,
+    pub(super) append: bool,
+    pub(super) closures: Vec<Closure<'a>>,
+    pub(super) hooks: Vec<Box<dyn Callback + 'a>>,
 }
 
 impl Default for Fit<'_> {
@@ -101,7 +103,9 @@ impl Default for Fit<'_> {
             shuffle: true,
             progress: false,
             validation: None,
-            callbacks: Vec::new(),
+            append: false,
+            closures: Vec::new(),
+            hooks: Vec::new(),
         }
     }
 }
@@ -202,10 +206,27 @@ impl<'a> Fit<'a> {
     pub fn steps_per_submit(self, steps: usize) -> Self {
         Fit { steps_per_submit: Some(steps), ..self }
     }
-    /// Adds a callback, which `fit` calls after each step and each epoch. If the callback returns `Break`, training stops.
+    /// Adds a closure, which `fit` calls after each step and each epoch. If the closure returns `Break`, training stops. A closure only
+    /// listens. [`with`](Fit::with) adds a callback that can act.
     pub fn callback(mut self, f: impl FnMut(&Event) -> ControlFlow<()> + 'a) -> Self {
-        self.callbacks.push(Box::new(f));
+        self.closures.push(Box::new(f));
         self
+    }
+    /// Adds a [`Callback`], such as one of [`callbacks`](super::callbacks). Callbacks are called in the order in which they were added,
+    /// before closures.
+    ///
+    /// ```
+    /// use downhill::{Fit, callbacks::{EarlyStopping, Monitor}};
+    /// let mut early = EarlyStopping::new(Monitor::ValLoss).patience(3);
+    /// let fit = Fit::new().epochs(100).with(&mut early);
+    /// ```
+    pub fn with(mut self, callback: impl Callback + 'a) -> Self {
+        self.hooks.push(Box::new(callback));
+        self
+    }
+    /// Sets whether the epochs are counted on from the last call of `fit`, and the [`History`] keeps the earlier epochs. `false` by default.
+    pub fn append(self, append: bool) -> Self {
+        Fit { append, ..self }
     }
     /// Divides `n` samples into steps and micro-batches.
     pub(super) fn cut(&self, n: usize) -> Result<Cut> {
@@ -230,7 +251,7 @@ impl<'a> Fit<'a> {
     pub(super) fn call(&mut self, event: &Event) -> bool {
         // Every callback gets every event, even if an earlier callback has asked to stop.
         let mut stop = false;
-        for f in &mut self.callbacks {
+        for f in &mut self.closures {
             stop |= f(event).is_break();
         }
         stop

@@ -1,9 +1,8 @@
 //! Access to parameters and state by name.
 
-use super::Trainer;
+use super::{Trainer, saved::Saved};
 use crate::{
     error::{Error, Result},
-    file,
     graph::ParamDef,
     host::Host,
     shape::Shape,
@@ -12,6 +11,7 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde_json::{Map, json};
 use std::{
     collections::{BTreeMap, HashMap},
+    io::{self, Write},
     path::Path,
 };
 
@@ -83,7 +83,7 @@ impl<'a> Params<'a> {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &self.all()?, &BTreeMap::new())
+        Saved { tensors: self.all()?, ..Saved::default() }.write(path)
     }
     /// Loads all values from a safetensors file. If a value is missing or has another shape, nothing is changed. Other tensors
     /// in the file are ignored. Values need not be finite. `f16` and `bf16` values are converted exactly. `f64` values are
@@ -120,9 +120,9 @@ pub(super) fn split(params: &[ParamDef], ranges: &[crate::params::Range], flat: 
     params.iter().zip(ranges).map(part).collect()
 }
 
-/// Writes a safetensors file. Tensors are in the given order and the metadata is sorted by name, so equal contents give equal
-/// bytes. The crate `safetensors` cannot do this, because it stores the metadata in a `HashMap`.
-pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMap<String, String>) -> Result<()> {
+/// Writes the content of a safetensors file. Tensors are in the given order and the metadata is sorted by name, so equal contents give equal bytes. The
+/// crate `safetensors` cannot do this, because it stores the metadata in a `HashMap`.
+pub(super) fn write(out: &mut dyn Write, tensors: &[(String, Host<f32>)], info: &BTreeMap<String, String>) -> io::Result<()> {
     let (mut header, mut end) = (Map::new(), 0);
     if !info.is_empty() {
         header.insert("__metadata__".into(), json!(info));
@@ -134,13 +134,11 @@ pub(super) fn write(path: &Path, tensors: &[(String, Host<f32>)], info: &BTreeMa
     }
     let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
     header.resize(header.len().next_multiple_of(8), b' ');
-    file::write(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        // The values are written in chunks, because converting them to the file's byte order makes a copy.
-        let mut words = tensors.iter().flat_map(|(_, value)| value.f().chunks(1 << 16));
-        words.try_for_each(|part| out.write_all(bytemuck::cast_slice(&part.iter().map(|x| x.to_bits().to_le()).collect::<Vec<u32>>())))
-    })
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    // The values are written in chunks, because converting them to the file's byte order makes a copy.
+    let mut words = tensors.iter().flat_map(|(_, value)| value.f().chunks(1 << 16));
+    words.try_for_each(|part| out.write_all(bytemuck::cast_slice(&part.iter().map(|x| x.to_bits().to_le()).collect::<Vec<u32>>())))
 }
 
 /// A safetensors file in memory.

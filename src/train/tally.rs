@@ -139,6 +139,18 @@ impl Tally {
     pub fn samples(&self) -> f64 {
         self.samples
     }
+    /// Returns all sums as one list.
+    pub fn numbers(&self) -> Vec<f64> {
+        let labels = self.labels.unwrap_or([f64::NAN; 2]);
+        [self.samples, self.plain].into_iter().chain(labels).chain(self.terms.iter().flatten().copied()).collect()
+    }
+    /// Returns the tally with the sums that [`numbers`](Tally::numbers) returned.
+    pub fn of_numbers(numbers: &[f64]) -> Option<Tally> {
+        let (&[samples, plain, right, count], terms) = numbers.split_first_chunk()?;
+        let (terms, rest) = terms.as_chunks();
+        let labels = (!count.is_nan()).then_some([right, count]);
+        rest.is_empty().then(|| Tally { samples, plain, terms: terms.to_vec(), labels })
+    }
 }
 
 /// Finds the weighted means in a loss. Each comes with its factor and the tensor of its weight. Also returns whether other
