@@ -17,9 +17,11 @@ pub type Place = &'static Location<'static>;
 /// let bad = g.input([64, 784]).matmul(g.input([512, 10]));
 /// let error = bad.error().unwrap();
 /// assert!(error.to_string().starts_with("matmul: [64, 784] × [512, 10]: inner dimensions 784 and 512 differ ("));
+/// // A `main` that returns an error prints this text.
+/// assert_eq!(format!("{error:?}"), error.to_string());
 /// ```
 #[non_exhaustive]
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 pub enum Error {
     /// An op got shapes or a setting that it cannot take. The error is found while the graph is built, before any GPU work.
     #[error("{op}: {}: {why} ({}:{})", if operands.is_empty() { "no inputs".to_string() } else { operands.join(" × ") }, .place.file(), .place.line())]
@@ -171,6 +173,13 @@ pub enum Error {
         /// The message of wgpu.
         why: String,
     },
+}
+
+/// Writes the sentence of the error, as `Display` does. A `main` that ends with `?` prints the `Debug` text.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

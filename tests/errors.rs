@@ -722,6 +722,10 @@ fn parameters(device: &Device) -> Check {
     expect("whole numbers", params.load(at("whole")).err(), &["parameter fc.weight: I32 instead of floats", "whole"])?;
     std::fs::write(at("missing"), tensor(safetensors::Dtype::F32, vec![4, 3], &[0; 48])?)?;
     expect("missing", params.load(at("missing")).err(), &["parameter fc.bias: not in "])?;
+    // All names that are missing, not only the first one.
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4])?;
+    std::fs::write(at("others"), safetensors::serialize([("layer.weight", view)], None)?)?;
+    expect("others", params.load(at("others")).err(), &["parameter fc.weight: not in ", "; 2 are missing: fc.weight, fc.bias"])?;
     std::fs::write(at("axes"), tensor(safetensors::Dtype::F32, vec![1; 9], &[0; 4])?)?;
     expect(
         "axes",

@@ -91,11 +91,14 @@ impl<'a> Params<'a> {
     ///
     /// # Errors
     /// - The file is missing or is no safetensors file.
-    /// - A parameter is missing, has another shape, or its values are not floats.
+    /// - A parameter is missing, has another shape, or its values are not floats. If several are missing, the error names all of them.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         let bytes = read(path.as_ref())?;
         let file = WeightFile::new(path.as_ref(), &bytes)?;
-        let take = |p: &ParamDef| Ok((p.name.clone(), file.take(&p.name, p.shape)?));
+        let take = |p: &ParamDef| match file.take(&p.name, p.shape) {
+            Ok(value) => Ok((p.name.clone(), value)),
+            Err(e) => Err(file.missing(&self.trainer.params).filter(|_| !file.names().contains(&p.name.as_str())).unwrap_or(e)),
+        };
         let values: Vec<(String, Host<f32>)> = self.trainer.params.iter().map(take).collect::<Result<_>>()?;
         self.set_all(&values)
     }
@@ -164,6 +167,13 @@ impl<'a> WeightFile<'a> {
     /// Returns the names of all tensors.
     pub fn names(&self) -> Vec<&str> {
         self.tensors.names()
+    }
+    /// Returns an error that names every parameter that is missing in the file, or `None` if there are all.
+    pub fn missing(&self, params: &[ParamDef]) -> Option<Error> {
+        let missing: Vec<&str> = params.iter().map(|p| p.name.as_str()).filter(|name| self.tensors.tensor(name).is_err()).collect();
+        let more = if missing.len() > 1 { format!("; {} are missing: {}", missing.len(), missing.join(", ")) } else { String::new() };
+        let first = missing.first()?;
+        Some(Error::Parameter { name: first.to_string(), why: format!("not in {}{more}", self.path.display()) })
     }
     /// Returns the tensor `name`, which must have float values and the shape `shape`.
     pub fn take(&self, name: &str, shape: Shape) -> Result<Host<f32>> {

@@ -34,10 +34,16 @@ impl Trainer {
         Ok(self.summarise(loss, &plan, &self.memory(batch.max(1))?))
     }
     pub(super) fn summarise(&self, loss: Tensor, step: &Plan, memory: &Memory) -> String {
-        let mut text = format!("{:<20} {:<18} {:>12} {:>14}\n", "layer", "output", "parameters", "MFLOP forward");
-        for l in &layers(&Ir::new(loss.graph(), &[loss])) {
+        let layers = layers(&Ir::new(loss.graph(), &[loss]));
+        // The columns are as wide as their longest text.
+        let widest = |least: usize, text: &dyn Fn(&SummaryRow) -> String| {
+            layers.iter().map(|l| text(l).chars().count()).max().unwrap_or(0).max(least)
+        };
+        let (names, outputs) = (widest(20, &|l| l.name.clone()), widest(18, &|l| l.output.to_string()));
+        let mut text = format!("{:<names$} {:<outputs$} {:>12} {:>14}\n", "layer", "output", "parameters", "MFLOP forward");
+        for l in &layers {
             let mflop = l.flops as f64 / 1e6;
-            text += &format!("{:<20} {:<18} {:>12} {mflop:>14.3}\n", l.name, l.output.to_string(), l.params);
+            text += &format!("{:<names$} {:<outputs$} {:>12} {mflop:>14.3}\n", l.name, l.output.to_string(), l.params);
         }
         let params: usize = self.params().elements();
         let is_frozen = |status: &Status| *status == Status::Frozen;
