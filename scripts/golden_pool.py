@@ -61,6 +61,10 @@ def pool():
             image("upsample", shape, f"{mode} {corners} to {size}",
                   lambda x: F.interpolate(x, size, mode=mode, align_corners=corners),
                   mode=mode, align_corners=bool(corners), size=size)
+        for mode, corners in ("nearest-exact", None), ("bicubic", False), ("bicubic", True):
+            image("upsample", shape, f"{mode} {corners} to {size}",
+                  lambda x: F.interpolate(x, size, mode=mode, align_corners=corners),
+                  mode=mode, align_corners=bool(corners), size=size)
     for mode, corners, factor in ("nearest", None, 2), ("nearest", None, 3), ("bilinear", False, 2), ("bilinear", True, 3):
         image("upsample_by", [1, 2, 3, 5], f"{mode} {corners} by {factor}",
               lambda x: F.interpolate(x, scale_factor=factor, mode=mode, align_corners=corners),

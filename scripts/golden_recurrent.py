@@ -45,6 +45,44 @@ def recurrent_layers():
 
             module = new(features, hidden, args["layers"], bias=args["bias"], batch_first=True, bidirectional=args["bidirectional"])
             add(layer, text, inputs, module, call, hidden=hidden, **args)
+    # What PyTorch's GRU has not: the reset before the product, in its own arithmetic. Parameters have the names of its GRU.
+    class GruBefore(torch.nn.GRU):
+        def forward(self, x, h=None):
+            h, outputs = x.new_zeros(x.shape[0], self.hidden_size) if h is None else h[0], []
+            w_ih, w_hh, b_ih, b_hh = (getattr(self, f"{kind}_l0").chunk(3) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            part = lambda x, w, b: x @ w.T + b
+            for x in x.unbind(1):
+                r, z = (torch.sigmoid(part(x, w_ih[k], b_ih[k]) + part(h, w_hh[k], b_hh[k])) for k in (0, 1))
+                new = torch.tanh(part(x, w_ih[2], b_ih[2]) + part(r * h, w_hh[2], b_hh[2]))
+                h = (1 - z) * new + z * h
+                outputs.append(h)
+            return torch.stack(outputs, 1), h[None]
+
+    for n, t, features, hidden, options in (1, 1, 1, 1, {}), (3, 5, 2, 4, {}), (2, 4, 3, 3, dict(state=True)), (2, 3, 3, 5, dict(reverse=True)):
+        args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1, reset_after=False) | options
+        text = f"{n}x{t}x{features} to {hidden}, reset before"
+        inputs = [draw(f"{text}{options}x", [n, t, features])]
+        inputs += [draw(f"{text}{options}h", [1, n, hidden], 0.1, 0.9)] if args["state"] else []
+
+        def call(m, x, h=None):
+            y, last = m(x.flip(1) if args["reverse"] else x, h)
+            return torch.cat([s.reshape(-1) for s in (y.flip(1) if args["reverse"] else y, last)])
+
+        add("gru", text, inputs, GruBefore(features, hidden, batch_first=True), call, hidden=hidden, **args)
+    for n, t, features, hidden, size, options in [(1, 1, 1, 2, 1, {}), (3, 5, 2, 4, 3, {}), (2, 4, 3, 5, 2, dict(state=True, bias=False)),
+                                                  (2, 3, 2, 4, 2, dict(layers=2, bidirectional=True, state=True))]:
+        args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1, proj_size=size) | options
+        text = f"{n}x{t}x{features} to {hidden}, projected to {size}"
+        ways = args["layers"] * (2 if args["bidirectional"] else 1)
+        inputs = [draw(f"{text}{options}x", [n, t, features])]
+        inputs += [draw(f"{text}{options}{k}", [ways, n, k], 0.1, 0.9) for k in (size, hidden)] if args["state"] else []
+        module = torch.nn.LSTM(features, hidden, args["layers"], bias=args["bias"], batch_first=True, bidirectional=args["bidirectional"], proj_size=size)
+
+        def call(m, x, *state):
+            y, last = m(x, state or None)
+            return torch.cat([s.reshape(-1) for s in (y, *last)])
+
+        add("lstm", text, inputs, module, call, hidden=hidden, **args)
     return cases
 
 

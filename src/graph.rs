@@ -166,6 +166,7 @@ pub(crate) const OTHER_GRAPH: &str = "the tensors belong to different graphs";
 fn size_mistake(shape: Shape) -> Option<&'static str> {
     let elements = shape.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     match elements {
+        _ if shape.same_dims(Shape::TOO_MANY_AXES) => Some("more than 6 axes"),
         _ if shape.dims().contains(&0) => Some("an axis of size 0 holds nothing"),
         Some(n) if n <= u32::MAX as usize => None,
         _ => Some("more than 4,294,967,295 elements"),

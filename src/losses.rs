@@ -38,17 +38,25 @@ pub struct Loss<'g> {
     samples: Option<Tensor<'g>>,
 }
 
-/// A formula for the loss of each element of two tensors. The third argument is a setting of the loss.
-type Formula = for<'a> fn(Tensor<'a>, Tensor<'a>, f32) -> Tensor<'a>;
+mod margins;
+
+pub use margins::{cosine_embedding, gaussian_nll, hinge, hinge_embedding, margin_ranking, poisson_nll, triplet_margin};
+
+/// A formula for the loss of each element or sample from up to three tensors. The second argument is a setting of the loss.
+type Formula = for<'a> fn([Tensor<'a>; 3], f32) -> Tensor<'a>;
 
 /// The computation of the loss of each sample.
 #[derive(Clone, Copy, Debug)]
 enum PerSample<'g> {
     Each {
-        x: Tensor<'g>,
-        y: Tensor<'g>,
+        /// A loss of two tensors has its second tensor twice.
+        x: [Tensor<'g>; 3],
         number: f32,
         formula: Formula,
+        /// The shape of the unreduced loss.
+        shape: Shape,
+        /// Whether the loss takes [`Loss::pos_weight`].
+        takes_pos_weight: bool,
     },
     CrossEntropy {
         logits: Tensor<'g>,
@@ -71,7 +79,8 @@ enum PerSample<'g> {
 fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Formula) -> Loss<'g> {
     let shapes = [x.shape(), y.shape()];
     if shapes[0].same_dims(shapes[1]) {
-        return Loss::new(PerSample::Each { x, y, number, formula });
+        let takes_pos_weight = name == "bce_with_logits";
+        return Loss::new(PerSample::Each { x: [x, y, y], number, formula, shape: shapes[0], takes_pos_weight });
     }
     let why = "prediction and target must have the same shape; reshape one of them".to_string();
     Loss::new(PerSample::Dead(x.graph().mistake(name, &[x, y], why, Location::caller())))
@@ -80,13 +89,13 @@ fn each<'g>(name: &str, x: Tensor<'g>, y: Tensor<'g>, number: f32, formula: Form
 /// Returns the squared error: (x − y)².
 #[track_caller]
 pub fn mse<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("mse", x, y, 0.0, |x, y, _| (x - y).square())
+    each("mse", x, y, 0.0, |[x, y, _], _| (x - y).square())
 }
 
 /// Returns the absolute error of each element: |x − y|. Its mean is the mean absolute error.
 #[track_caller]
 pub fn mae<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("mae", x, y, 0.0, |x, y, _| (x - y).abs())
+    each("mae", x, y, 0.0, |[x, y, _], _| (x - y).abs())
 }
 
 /// Returns the Huber loss with d = x − y: ½d² if |d| ≤ δ, otherwise δ(|d| − ½δ) (Huber 1964).
@@ -96,7 +105,7 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
         let why = format!("delta is {delta}, but must be finite and positive");
         return Loss::new(PerSample::Dead(x.graph().mistake("huber", &[x, y], why, Location::caller())));
     }
-    each("huber", x, y, delta, |x, y, delta| {
+    each("huber", x, y, delta, |[x, y, _], delta| {
         let d = (x - y).abs();
         // Large differences are replaced by 0 before squaring. Otherwise the gradient at an infinite d would be 0·∞.
         let near = d.le(delta);
@@ -109,21 +118,21 @@ pub fn huber<'g>(x: Tensor<'g>, y: Tensor<'g>, delta: f32) -> Loss<'g> {
 /// accurate.
 #[track_caller]
 pub fn bce<'g>(p: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("bce", p, y, 0.0, |p, y, _| p.bce_each(y))
+    each("bce", p, y, 0.0, |[p, y, _], _| p.bce_each(y))
 }
 
 /// Returns the binary cross-entropy of logits: ln(1 + eˣ) − xy. It equals [`bce`] of σ(x) and is stable for any x. The loss and
 /// its gradient σ(x) − y are accurate even if they are small, for example 2.06·10⁻⁹ for x = 20, y = 1.
 #[track_caller]
 pub fn bce_with_logits<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Loss<'g> {
-    each("bce_with_logits", x, y, 0.0, |x, y, _| x.bce_with_logits_each(y))
+    each("bce_with_logits", x, y, 0.0, |[x, y, _], _| x.bce_with_logits_each(y))
 }
 
 /// Returns the Kullback–Leibler divergence from log-probabilities `log_p` to probabilities `q`: q(ln q − log_p). It is 0 where
 /// q = 0, even if `log_p` is −∞. It is NaN where q < 0.
 #[track_caller]
 pub fn kl_div<'g>(log_p: Tensor<'g>, q: Tensor<'g>) -> Loss<'g> {
-    each("kl_div", log_p, q, 0.0, |log_p, q, _| {
+    each("kl_div", log_p, q, 0.0, |[log_p, q, _], _| {
         let none = q.eq(0.0);
         none.where_(0.0, q * (none.where_(1.0, q).ln() - none.where_(0.0, log_p)))
     })
@@ -239,6 +248,33 @@ impl<'g> Loss<'g> {
         }
         Loss { classes: Some(weights), ..self }
     }
+    /// Multiplies the loss of positive targets of [`bce_with_logits`] by `weight`: w·y·ln(1 + e⁻ˣ) + (1 − y)·ln(1 + eˣ). A weight above 1
+    /// helps if positive targets are rare. `weight` broadcasts to the shape of the logits: `[classes]`, or a single number. The mean still
+    /// divides by the number of elements, as PyTorch's does.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, losses};
+    /// let g = Graph::training();
+    /// let loss = losses::bce_with_logits(g.input([2, 1]), g.input([2, 1])).pos_weight(g.scalar(3.0)).mean();
+    /// let y = Device::cpu().compile(&[loss])?.run(&[Host::new([2, 1], vec![0.0, 0.0]), Host::new([2, 1], vec![1.0, 0.0])])?;
+    /// assert!((y[0].f()[0] - 2.0 * 2f32.ln()).abs() < 1e-6);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn pos_weight(mut self, weight: Tensor<'g>) -> Loss<'g> {
+        self.rule = match self.rule {
+            PerSample::Dead(_) => self.rule,
+            PerSample::Each { x: [x, y, _], number, shape, takes_pos_weight: true, .. } => {
+                let formula: Formula = |[x, y, w], _| w * y * (-x).softplus() + (1.0 - y) * x.softplus();
+                match shape.broadcast(weight.shape()).is_some_and(|s| s.same_dims(shape)) {
+                    true => PerSample::Each { x: [x, y, weight], number, shape, takes_pos_weight: true, formula },
+                    false => self.mistake("pos_weight", format!("{weight} does not broadcast to the logits")),
+                }
+            }
+            _ => self.mistake("pos_weight", "only bce_with_logits has it".into()),
+        };
+        self
+    }
     /// Sets a weight for each sample. `weights` has the shape of the unreduced loss or of its first axes. The mean divides by
     /// the sum of the weights.
     #[track_caller]
@@ -276,7 +312,7 @@ impl<'g> Loss<'g> {
     /// Returns the shape of the unreduced loss.
     fn shape(&self) -> Shape {
         match self.rule {
-            PerSample::Each { x, .. } => x.shape(),
+            PerSample::Each { shape, .. } => shape,
             PerSample::CrossEntropy { labels, .. } | PerSample::Nll { labels, .. } => labels.shape().of(DType::F32),
             PerSample::SoftCrossEntropy { logits, .. } => logits.shape().without(logits.shape().rank() - 1),
             PerSample::Dead(dead) => dead.shape(),
@@ -304,9 +340,12 @@ impl<'g> Loss<'g> {
         let eps = self.smoothing;
         match self.rule {
             PerSample::Dead(dead) => (dead, None),
-            PerSample::Each { x, y, number, formula } => {
-                let [x, y] = [x, y].map(|t| there.map_or(t, |there| there.where_(t, 0.0)));
-                (formula(x, y, number), None)
+            PerSample::Each { x, number, formula, .. } => {
+                // An input may have more axes than the loss.
+                let kept = |t: Tensor<'g>, there: Tensor<'g>| {
+                    (there.shape().rank()..t.shape().rank()).fold(there, |there, _| there.unsqueeze(-1)).where_(t, 0.0)
+                };
+                (formula(x.map(|t| there.map_or(t, |there| kept(t, there))), number), None)
             }
             PerSample::CrossEntropy { logits, labels } => {
                 let plain = logits.cross_entropy_rows(labels, self.ignored);
@@ -349,7 +388,7 @@ impl<'g> Loss<'g> {
     fn tensor(&self) -> Tensor<'g> {
         match self.rule {
             PerSample::Dead(t)
-            | PerSample::Each { x: t, .. }
+            | PerSample::Each { x: [t, ..], .. }
             | PerSample::CrossEntropy { logits: t, .. }
             | PerSample::SoftCrossEntropy { logits: t, .. }
             | PerSample::Nll { log_p: t, .. } => t,
@@ -405,4 +444,6 @@ means! {
     nll(labels: Tensor<'g>);
     /// Returns the Kullback–Leibler divergence, averaged over all elements. See [`kl_div`].
     kl_div(q: Tensor<'g>);
+    /// Returns the mean hinge loss. See [`hinge`].
+    hinge(y: Tensor<'g>);
 }

@@ -41,6 +41,9 @@ impl Shape {
     /// The shape of a single number, `[]`.
     pub const SCALAR: Shape = Shape { dims: [0; MAX_RANK], rank: 0, dtype: DType::F32 };
 
+    /// The shape that stands for more axes than a shape can have. No tensor can have it.
+    pub(crate) const TOO_MANY_AXES: Shape = Shape { dims: [usize::MAX; MAX_RANK], rank: MAX_RANK as u8, dtype: DType::F32 };
+
     /// Returns a shape of `f32` elements. Returns `None` if `dims` has more than [`MAX_RANK`] axes.
     pub fn new(dims: &[usize]) -> Option<Shape> {
         let mut s = Shape::SCALAR;
@@ -162,6 +165,9 @@ impl fmt::Display for Shape {
         if self.dtype == DType::U32 {
             f.write_str("u32 ")?;
         }
+        if self.same_dims(Shape::TOO_MANY_AXES) {
+            return f.write_str("[…]");
+        }
         write!(f, "{:?}", self.dims())
     }
 }
@@ -182,6 +188,21 @@ macro_rules! from_arrays {
     )*};
 }
 from_arrays!(0 1 2 3 4 5 6);
+
+/// A shape of more than [`MAX_RANK`] axes becomes a shape that every graph refuses. [`Shape::new`] returns `None` instead.
+///
+/// ```
+/// use downhill::{Graph, Shape};
+/// let dims = vec![2, 3];
+/// assert_eq!(Shape::from(&dims[..]), Shape::from([2, 3]));
+/// let error = Graph::training().input(&[1; 7][..]).error().unwrap();
+/// assert!(error.to_string().contains("more than 6 axes"));
+/// ```
+impl From<&[usize]> for Shape {
+    fn from(d: &[usize]) -> Shape {
+        Shape::new(d).unwrap_or(Shape::TOO_MANY_AXES)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -107,6 +107,19 @@ fn go_on<'g>(g: &'g Graph, dead: Tensor<'g>) {
         let _ = (a.variance(&[0], 1, false), a.std(&[0], 0, true), a.logsumexp(&[1], false), a.argmax(0), a.argmin(-1), a.softmax(0));
         let _ = (a.log_softmax(1), a.reshape([6]), a.flatten(), a.unsqueeze(0), a.squeeze(0), a.permute(&[1, 0]), a.transpose());
         let _ = (a.concat(&[b], 0), a.slice(0, 0, 1), a.pad(0, 1, 1), a.pick(b), a.one_hot(3), a.gather_rows(b), a.broadcast_to([2, 3]));
+        let _ = (a.gather(0, b), b.sort(0, true), a.topk(1, 0, true), a.to_index(), a.argsort(0, false), a * 2, 2 - a);
+        let _ = (a.masked_fill(b, 1.0), a.normalize(0), a.cosine_similarity(b, 0), a.slice_step(0, 0, 1, 2), a.einsum("ij,jk->ik", &[b]));
+        let _ = (
+            a.ctc_loss(b, a, b, 0),
+            a.adaptive_max_pool2d([1, 1]),
+            a.max_pool2d_with_indices(1, downhill::ops::max_pool2d::MaxPool::default()),
+        );
+        let _ = (
+            losses::triplet_margin(a, b, a, 1.0).mean(),
+            losses::gaussian_nll(a, b, b).sum(),
+            losses::cosine_embedding(a, b, a, 0.0).none(),
+        );
+        let _ = (losses::bce_with_logits(a, a).pos_weight(b).mean(), losses::margin_ranking(a, b, a, 0.0).mean(), a.hinge(b));
         let _ = (a.mse(b), a.mae(b), a.huber(b, 1.0), a.bce(b), a.bce_with_logits(b), a.kl_div(b), a.cross_entropy(b), a.nll(b));
         let _ = losses::cross_entropy(a, b).label_smoothing(0.1).class_weights(b).sample_weights(a).mean();
         let _ = losses::cross_entropy_soft(a, b).label_smoothing(0.1).class_weights(a).sample_weights(b).batch_mean();

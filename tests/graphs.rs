@@ -38,6 +38,9 @@ fn main() {
     suite.each(&BOTH, "NaN in a window", nan_in_a_window);
     suite.each(&special, "NaN and infinity through functions", special_functions);
     suite.each(&special, "NaN and infinity through lines", special_lines);
+    suite.each(&special, "NaN and infinity through sorts and indices", special_indices);
+    suite.each(&BOTH, "a summary with a long name", long_name);
+    suite.each(&BOTH, "whole numbers in arithmetic", whole_numbers);
     suite.each(&BOTH, "a NaN inside of a model", diverges);
     suite.each(&devices, "dropout of channels", dropout_of_channels);
     suite.test("tensors of different graphs", different_graphs);
@@ -479,4 +482,49 @@ fn dropout_of_channels(device: &Device) -> Check {
         assert!(text.starts_with(&format!("dropout2d: {why}")), "{text}");
     }
     Ok(())
+}
+
+/// NaN is the largest number, zeros of both signs are equal, and an index that names nothing gives NaN and takes no gradient.
+fn special_indices(device: &Device) -> Check {
+    let g = Graph::training();
+    let x = g.input([8]);
+    let at = g.input([3]).to_index();
+    let taken = x.gather(0, at);
+    let dx = taken.sum_all().grad(&[x])[0];
+    let (top, _) = x.topk(3, 0, false);
+    let mut f = device.compile(&[x.argsort(0, false), x.argsort(0, true), top, at, taken, dx])?;
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let y = f.run(&[Host::new([8], vec![nan, 1.0, -inf, 0.0, -0.0, inf, nan, -1.0]), Host::new([3], vec![1.5, nan, 8.0])])?;
+    assert_eq!(y[0].u(), [2, 7, 3, 4, 1, 5, 0, 6]);
+    assert_eq!(y[1].u(), [0, 6, 5, 1, 3, 4, 7, 2]);
+    assert_eq!(y[2].f(), [-inf, -1.0, 0.0]);
+    assert_eq!(y[3].u(), [1, u32::MAX, 8]);
+    assert!(y[4].f()[0] == 1.0 && y[4].f()[1..].iter().all(|x| x.is_nan()), "{:?}", y[4]);
+    assert_eq!(y[5].f(), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    Ok(())
+}
+
+/// A long name makes its column wider, and the columns behind it stay below their titles.
+fn long_name(device: &Device) -> Check {
+    let g = Graph::training();
+    let name = "encoder.layers.11.self_attention.out_proj";
+    let y = g.input([4, 3]).linear(name, 5).relu().linear("fc", 2);
+    let summary = Trainer::new(device, y.mean_all(), Sgd::new(0.1))?.summary(4)?;
+    let lines: Vec<&str> = summary.lines().take(3).collect();
+    assert!(lines[1].starts_with(&format!("{name} [4, 5]")), "{summary}");
+    assert!(lines.iter().all(|line| line.len() == lines[0].len()) && lines[0].find("output") == lines[1].find("[4"), "{summary}");
+    assert_eq!(lines[2].find("[4"), lines[0].find("output"), "{summary}");
+    Ok(())
+}
+
+/// A whole number on either side of an operator, as an operand of a method, and shapes from slices.
+fn whole_numbers(device: &Device) -> Check {
+    let g = Graph::training();
+    let dims = [3usize];
+    let x = g.input(&dims[..]);
+    let y = 2 * x - 1 + x.maximum(2) * (6 / x) - (1 - x) / 2;
+    let mut f = device.compile(&[y, y.sum_all().grad(&[x])[0]])?;
+    let y = f.run(&[Host::new([3], vec![1.0, 2.5, 4.0])])?;
+    testing::close(&y[0].to_f64(), &[13.0, 10.75, 14.5], 6)?;
+    Ok(testing::close(&y[1].to_f64(), &[-9.5, 2.5, 2.5], 6)?)
 }

@@ -4,11 +4,14 @@ mod attention;
 mod conv;
 mod norm;
 mod recurrent;
+mod unrolled;
+mod volumes;
 
 pub use attention::{MultiHeadAttention, TransformerEncoderLayer};
 pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use recurrent::{Direction, Gru, Lstm, Recurrent};
+pub use volumes::Conv3d;
 
 use crate::{graph::Tensor, init::Init};
 use std::panic::Location;

@@ -1,5 +1,6 @@
 //! LSTM and GRU layers over sequences.
 
+use super::unrolled::walk;
 use crate::{
     graph::Tensor,
     init::Init,
@@ -30,15 +31,31 @@ pub struct Recurrent<'g> {
     pub layers: usize,
     /// The direction in which the layer reads the sequence.
     pub direction: Direction,
-    /// The hidden state before the first step, `[layers · directions, n, hidden]`. `None` means zeros.
+    /// The hidden state before the first step, `[layers · directions, n, hidden]`, or `proj_size` instead of `hidden`. `None` means
+    /// zeros.
     pub h0: Option<Tensor<'g>>,
-    /// The cell state of an LSTM before the first step, of the same shape as `h0`. `None` means zeros.
+    /// The cell state of an LSTM before the first step, `[layers · directions, n, hidden]`. `None` means zeros.
     pub c0: Option<Tensor<'g>>,
+    /// Whether a GRU applies its gate r after the product, `r·(W_hn·h + b_hn)`, as PyTorch and cuDNN do. If it is false, r is applied
+    /// before: `W_hn·(r·h) + b_hn` (Cho et al. 2014). Keras has the same option. Without it the graph has nodes for each step, so a long
+    /// sequence takes longer to compile and to run.
+    pub reset_after: bool,
+    /// The size of the hidden state of an LSTM, if a projection `name.weight_hr_l0` `[proj_size, hidden]` makes it smaller than `hidden`
+    /// (Sak, Senior & Beaufays 2014). 0 means no projection. With it the graph has nodes for each step, as without
+    /// [`reset_after`](Recurrent::reset_after).
+    pub proj_size: usize,
+}
+
+impl Recurrent<'_> {
+    /// Returns the size of the hidden state.
+    fn out(&self, hidden: usize) -> usize {
+        if self.proj_size > 0 { self.proj_size } else { hidden }
+    }
 }
 
 impl Default for Recurrent<'_> {
     fn default() -> Self {
-        Recurrent { no_bias: false, layers: 1, direction: Direction::Forward, h0: None, c0: None }
+        Recurrent { no_bias: false, layers: 1, direction: Direction::Forward, h0: None, c0: None, reset_after: true, proj_size: 0 }
     }
 }
 
@@ -104,7 +121,7 @@ impl<'g> Tensor<'g> {
     /// Applies a gated recurrent unit to sequences `[n, t, features]`. Returns the hidden state after each step,
     /// `[n, t, hidden]`. Here `r = σ(W_ir·x + b_ir + W_hr·h + b_hr)`, `z = σ(W_iz·x + b_iz + W_hz·h + b_hz)`,
     /// `n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn))` and `h' = (1 − z)·n + z·h` (Cho et al. 2014). As in PyTorch and cuDNN, r
-    /// is applied after the product.
+    /// is applied after the product. See [`Recurrent::reset_after`].
     ///
     /// The parameters are PyTorch's. They have the names of [`lstm`](Tensor::lstm)'s parameters, and 3·hidden rows for the
     /// gates r, z, n.
@@ -146,9 +163,14 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
     if options.c0.is_some() && cell == Cell::Gru {
         return Some("a GRU has no cell state: c0 must be left out".into());
     }
-    let want = [states, n, hidden];
-    [("h0", options.h0), ("c0", options.c0)].into_iter().find_map(|(name, state)| {
-        let given = state?.shape();
+    if options.proj_size > 0 && (cell == Cell::Gru || options.proj_size >= hidden) {
+        return Some(format!("proj_size is {}, but must be 0, or for an LSTM smaller than the hidden size {hidden}", options.proj_size));
+    }
+    if !options.reset_after && cell == Cell::Lstm {
+        return Some("an LSTM has no reset: reset_after must be true".into());
+    }
+    [("h0", options.h0, options.out(hidden)), ("c0", options.c0, hidden)].into_iter().find_map(|(name, state, size)| {
+        let (given, want) = (state?.shape(), [states, n, size]);
         (given != want.into()).then(|| format!("{name} has the shape {given}, but must be {want:?}: layers · directions, n, hidden"))
     })
 }
@@ -177,16 +199,17 @@ fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Rec
         let mut outputs = Vec::new();
         for (way, &reverse) in ways.iter().enumerate() {
             let k = layer * ways.len() + way;
-            let zeros = |parts: usize| x.graph().full([n, parts * hidden], 0.0);
-            let given = |state: Option<Tensor<'g>>| state.map_or_else(|| zeros(1), |s| s.slice(0, k, k + 1).reshape([n, hidden]));
+            let out = options.out(hidden);
+            let zeros = |size: usize| x.graph().full([n, size], 0.0);
+            let given = |state: Option<Tensor<'g>>, size| state.map_or_else(|| zeros(size), |s| s.slice(0, k, k + 1).reshape([n, size]));
             let state = match (options.h0, options.c0) {
-                (None, None) => zeros(cell.states()),
-                (h0, _) if cell == Cell::Gru => given(h0),
-                (h0, c0) => given(h0).concat(&[given(c0)], 1),
+                (None, None) => zeros(out + (cell.states() - 1) * hidden),
+                (h0, _) if cell == Cell::Gru => given(h0, out),
+                (h0, c0) => given(h0, out).concat(&[given(c0, hidden)], 1),
             };
             let suffix = format!("l{layer}{}", if way == 1 { "_reverse" } else { "" });
             let of = |what: &str| format!("{name}.{what}_{suffix}");
-            let one = one(x, Op { cell, reverse }, hidden, options.no_bias, state, of);
+            let one = one(x, Op { cell, reverse }, hidden, &options, state, of);
             outputs.push(one[0]);
             last.iter_mut().zip(&one[1..]).for_each(|(all, s)| all.push(s.unsqueeze(0)));
         }
@@ -197,7 +220,14 @@ fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Rec
 
 /// Applies one layer in one direction. Returns its output and its last hidden and cell states.
 #[track_caller]
-fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g>, name: impl Fn(&str) -> String) -> [Tensor<'g>; 3] {
+fn one<'g>(
+    x: Tensor<'g>,
+    op: Op,
+    hidden: usize,
+    options: &Recurrent<'g>,
+    state: Tensor<'g>,
+    name: impl Fn(&str) -> String,
+) -> [Tensor<'g>; 3] {
     let (g, cell) = (x.graph(), op.cell);
     // A layer before this one made a mistake. Its shape means nothing.
     if g.error().is_some() {
@@ -208,13 +238,17 @@ fn one<'g>(x: Tensor<'g>, op: Op, hidden: usize, no_bias: bool, state: Tensor<'g
     let (shape, gates) = (x.shape(), cell.gates() * hidden);
     let (n, t, features) = (shape.dims()[0], shape.dims()[1], shape.last());
     let w_ih = g.param(&name("weight_ih"), [gates, features], init());
-    let w_hh = g.param(&name("weight_hh"), [gates, hidden], init());
+    let w_hh = g.param(&name("weight_hh"), [gates, options.out(hidden)], init());
     // The part of the sum that does not depend on the state is one product for all steps.
     let mut from_x = x.reshape([n * t, features]).matmul_t(w_ih, false, true);
     let mut b_hh = g.full([gates], 0.0);
-    if !no_bias {
+    if !options.no_bias {
         from_x = from_x + g.param(&name("bias_ih"), [gates], init());
         b_hh = g.param(&name("bias_hh"), [gates], init());
+    }
+    if options.proj_size > 0 || !options.reset_after {
+        let projection = (options.proj_size > 0).then(|| g.param(&name("weight_hr"), [options.proj_size, hidden], init()));
+        return walk(from_x.reshape([n, t, gates]), op, [w_hh, b_hh, state], projection, hidden);
     }
     let y = g.apply(op, &[from_x.reshape([n, t, gates]), w_hh, b_hh, state]);
     if y.is_dead() {

@@ -199,6 +199,8 @@ impl<O: OpDef> Op for O {
 mod case;
 #[cfg(test)]
 pub(crate) mod checks;
+mod composed;
+mod einsum;
 mod lines;
 mod parts;
 mod product;
@@ -209,7 +211,9 @@ pub(crate) mod comoment;
 pub(crate) mod concat;
 pub mod conv2d;
 pub(crate) mod cross_entropy;
+pub(crate) mod ctc;
 pub(crate) mod cumsum;
+pub(crate) mod gather;
 pub(crate) mod gather_rows;
 pub(crate) mod logsumexp;
 pub mod map;
@@ -229,7 +233,10 @@ pub(crate) mod reshape;
 pub(crate) mod slice;
 pub mod softmax;
 pub(crate) mod softmax_grad;
+pub(crate) mod sort;
 pub(crate) mod standardise;
+pub(crate) mod to_index;
+pub mod volumes;
 
 macro_rules! ops {
     ($($module:ident :: $op:ident $([$($more:ident),*])?),* $(,)?) => {
@@ -259,7 +266,9 @@ ops! {
     concat::Concat,
     conv2d::Conv2dOp [Conv2dGradX, Conv2dGradW],
     cross_entropy::CrossEntropy [CrossEntropyGrad],
+    ctc::Ctc [CtcShare],
     cumsum::Cumsum,
+    gather::Gather [ScatterAdd],
     gather_rows::GatherRows [ScatterRows],
     logsumexp::LogSumExp,
     map::Map,
@@ -279,7 +288,9 @@ ops! {
     slice::Slice,
     softmax::Softmax,
     softmax_grad::SoftmaxGrad,
+    sort::Sort,
     standardise::Standardise,
+    to_index::ToIndex,
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ impl Args {
         let value = self.0.remove(name).unwrap_or_else(|| panic!("no argument {name}"));
         f(&value).unwrap_or_else(|| panic!("{name}: {value}"))
     }
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
     pub fn f(&mut self, name: &str) -> f64 {
         self.take(name, Value::as_f64)
     }

@@ -7,17 +7,19 @@ use downhill::{
         BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, MultiHeadAttention, Recurrent, RmsNorm,
         TransformerEncoderLayer,
     },
+    losses,
     ops::{
         attention::Attention,
         conv2d::{Convolution, Padding},
         max_pool2d::MaxPool,
         pad::PadMode,
         resample::{AvgPool, Upsample},
+        volumes::Convolution3d,
     },
 };
 
 /// Files of ops.
-pub const OPS: [&str; 3] = ["attention", "conv", "pool"];
+pub const OPS: [&str; 4] = ["attention", "composed", "conv", "pool"];
 
 /// Files of layers, with parameters named as in PyTorch's state dicts.
 pub const LAYERS: [&str; 4] = ["attention_layers", "conv_layers", "norm_layers", "recurrent_layers"];
@@ -94,6 +96,49 @@ pub fn op<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
             x[0].pad_with(-1, left, right, mode).pad_with(-2, top, bottom, mode)
         }
         "flip" => x[0].flip(args.i("axis")),
+        "adaptive_max_pool2d" => x[0].adaptive_max_pool2d(pair(args, "size")),
+
+        // compositions, and losses of every sample
+        "normalize" => x[0].normalize(args.i("axis")),
+        "cosine_similarity" => x[0].cosine_similarity(x[1], args.i("axis")),
+        "masked_fill" => x[0].masked_fill(x[1], args.f32("value")),
+        "slice_step" => x[0].slice_step(args.i("axis"), args.u("start"), args.u("end"), args.u("step")),
+        "einsum" => x[0].einsum(&args.text("equation"), &x[1..]),
+        "gather" => x[0].gather(args.i("axis"), x[1]),
+        "sort" => x[0].sort(args.i("axis"), args.b("descending")).0,
+        "argsort" => x[0].argsort(args.i("axis"), args.b("descending")),
+        "topk" => x[0].topk(args.u("k"), args.i("axis"), args.b("largest")).0,
+        "topk_indices" => x[0].topk(args.u("k"), args.i("axis"), args.b("largest")).1,
+        "to_index" => x[0].to_index(),
+        "ctc_loss" => x[0].log_softmax(-1).ctc_loss(x[1], x[2], x[3], args.u("blank") as u32),
+        "max_pool2d_indices" => {
+            let options = MaxPool { stride: Some(sizes(args, "stride")), padding: sizes(args, "padding"), ..MaxPool::default() };
+            x[0].max_pool2d_with_indices(sizes::<2>(args, "kernel"), options).1
+        }
+        "conv3d" => {
+            let [stride, padding, dilation] = ["stride", "padding", "dilation"].map(|name| sizes(args, name));
+            x[0].convolve3d(x[1], Convolution3d { stride, padding, dilation, groups: args.u("groups") })
+        }
+        "max_pool3d" => {
+            let [stride, padding] = ["stride", "padding"].map(|name| sizes(args, name));
+            let options = MaxPool { stride: Some(stride), padding, ceil_mode: args.b("ceil_mode"), ..MaxPool::default() };
+            x[0].max_pool3d_with(sizes(args, "kernel"), options)
+        }
+        "avg_pool3d" => {
+            let [stride, padding] = ["stride", "padding"].map(|name| sizes(args, name));
+            let count_include_pad = args.b("count_include_pad");
+            let options = AvgPool { stride: Some(stride), padding, ceil_mode: args.b("ceil_mode"), count_include_pad };
+            x[0].avg_pool3d_with(sizes(args, "kernel"), options)
+        }
+        "upsample3d" => x[0].upsample3d(upsample(args), sizes(args, "size")),
+        "gaussian_nll" => losses::gaussian_nll(x[0], x[1], x[2]).none(),
+        "poisson_nll" => losses::poisson_nll(x[0], x[1]).none(),
+        "hinge" => losses::hinge(x[0], x[1]).none(),
+        "hinge_embedding" => losses::hinge_embedding(x[0], x[1], args.f32("margin")).none(),
+        "margin_ranking" => losses::margin_ranking(x[0], x[1], x[2], args.f32("margin")).none(),
+        "triplet_margin" => losses::triplet_margin(x[0], x[1], x[2], args.f32("margin")).none(),
+        "cosine_embedding" => losses::cosine_embedding(x[0], x[1], x[2], args.f32("margin")).none(),
+        "pos_weight" => losses::bce_with_logits(x[0], x[1]).pos_weight(x[2]).none(),
 
         // normalisation
 
@@ -114,7 +159,9 @@ fn upsample(args: &mut Args) -> Upsample {
     let align_corners = args.b("align_corners");
     match args.text("mode").as_str() {
         "nearest" => Upsample::Nearest,
-        "bilinear" => Upsample::Bilinear { align_corners },
+        "nearest-exact" => Upsample::NearestExact,
+        "bicubic" => Upsample::Bicubic { align_corners },
+        "bilinear" | "trilinear" => Upsample::Bilinear { align_corners },
         other => panic!("no mode {other}"),
     }
 }
@@ -196,7 +243,9 @@ fn recurrent<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
     };
     assert_eq!(args.b("state"), x.len() > 1);
     let (h0, c0) = (x.get(1).copied(), x.get(2).copied());
-    let options = Recurrent { no_bias: !args.b("bias"), layers: args.u("layers"), direction, h0, c0 };
+    let reset_after = !args.has("reset_after") || args.b("reset_after");
+    let proj_size = if args.has("proj_size") { args.u("proj_size") } else { 0 };
+    let options = Recurrent { no_bias: !args.b("bias"), layers: args.u("layers"), direction, h0, c0, reset_after, proj_size };
     let hidden = args.u("hidden");
     let row = |x: Tensor<'g>| x.reshape([x.shape().elements()]);
     if name == "lstm" {

@@ -6,8 +6,8 @@ use downhill::{
     Error, Graph, Host, Tensor,
     init::Init,
     layers::{
-        BatchNorm, Conv1d, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Linear, MultiHeadAttention, Recurrent,
-        RmsNorm, TransformerEncoderLayer,
+        BatchNorm, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Linear, MultiHeadAttention,
+        Recurrent, RmsNorm, TransformerEncoderLayer,
     },
     losses,
     ops::{
@@ -17,6 +17,7 @@ use downhill::{
         pad::PadMode,
         resample::{AvgPool, Upsample},
         softmax::Softmax,
+        volumes::Convolution3d,
     },
     plan::{Plan, PlanOptions},
 };
@@ -88,6 +89,8 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { layers: 2, direction: Direction::Both, h0: Some(g.input([4, 2, 5])), ..Recurrent::default() }).output);
     case!(|g| g.input([2, 4, 6]).gru("r", 5));
     case!(|g| g.input([2, 4, 6]).gru_with("r", 5, Recurrent { layers: 2, direction: Direction::Reverse, no_bias: true, ..Recurrent::default() }).h);
+    case!(|g| g.input([2, 4, 6]).gru_with("r", 5, Recurrent { reset_after: false, direction: Direction::Both, ..Recurrent::default() }).output);
+    case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { proj_size: 3, layers: 2, ..Recurrent::default() }).c);
     case!(|g| g.input([2, 4, 6]).batch_norm("n").batch_norm_with("m", BatchNorm { momentum: 0.5, ..BatchNorm::default() }));
     case!(|g| g.input([2, 4, 6]).layer_norm("n").layer_norm_with("m", LayerNorm { axes: 2, ..LayerNorm::default() }));
     case!(|g| g.input([1, 1 << 16]).layer_norm_with("n", LayerNorm { no_affine: true, ..LayerNorm::default() }));
@@ -110,6 +113,26 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.param("p", [3], Init::Ones) * g.state("s", [3], Init::Zeros) * g.constant(Host::new([3], vec![1.0, 2.0, 3.0])));
     case!(|g| g.apply(Softmax { axis: 0, log: false }, &[g.input_of([2, 3].into())]));
     case!(|g| { g.state("s", [3], Init::Zeros); g.assign("s", g.input([3])); g.state("s", [3], Init::Zeros).exp() });
+    case!(|g| g.arange(0, 6, 2) * g.eye(3) + (2 * g.input([3]) - 1) / 3);
+    case!(|g| g.input([2, 3]).gather(1, g.input([2, 5]).to_index()) + g.input([2, 5]).gather(1, g.input([2, 5]).argsort(1, true)));
+    case!(|g| g.input([2, 3]).sort(1, false).0 + g.input([2, 4]).topk(3, 1, true).0);
+    case!(|g| g.input([2, 9, 3]).log_softmax(-1).ctc_loss(g.labels([2, 3]), g.labels([2]), g.labels([2]), 0));
+    case!(|g| g.input([2, 3, 6, 6]).max_pool2d_with_indices(2, MaxPool::default()).1.to_f32());
+    case!(|g| g.input([2, 3, 4, 5, 6]).convolve3d(g.input([2, 3, 2, 2, 2]), Convolution3d { padding: [1, 0, 0], stride: [2, 1, 1], ..Convolution3d::default() }));
+    case!(|g| g.input([2, 3, 4, 5, 6]).conv3d("c", 2, [2, 1, 1]).conv3d_with("d", 2, [1, 2, 1], Conv3d { no_bias: true, ..Conv3d::default() }));
+    case!(|g| g.input([2, 3, 9, 8, 7]).max_pool3d([2; 3]).max_pool3d_with([2; 3], MaxPool { padding: [1; 3], ..MaxPool::default() }));
+    case!(|g| g.input([2, 3, 9, 8, 7]).avg_pool3d([2; 3]).avg_pool3d_with([2; 3], AvgPool { padding: [1; 3], ..AvgPool::default() }));
+    case!(|g| g.input([2, 3, 4, 5, 6]).upsample3d(Upsample::Bilinear { align_corners: false }, [7, 3, 4]));
+    case!(|g| g.input([2, 3]).masked_fill(g.input([3]), 1.0).normalize(-1).cosine_similarity(g.input([3]), 0));
+    case!(|g| g.input([2, 7]).slice_step(1, 1, 7, 4) + g.labels([9]).slice_step(0, 0, 9, 8).to_f32());
+    case!(|g| g.input([2, 3, 4]).einsum("bij,kj,b->bki", &[g.input([5, 4]), g.input([2])]));
+    case!(|g| g.input([2, 3, 7, 8]).adaptive_max_pool2d([3, 4]) + g.input([2, 3, 6, 8]).adaptive_max_pool2d([3, 4]));
+    case!(|g| g.input([2, 3, 4, 4]).upsample(Upsample::Bicubic { align_corners: false }, [5, 7]).upsample(Upsample::NearestExact, [9, 3]));
+    case!(|g| losses::gaussian_nll(g.input([4, 2]), g.input([4, 2]), g.input([4, 1])).mean() + losses::poisson_nll(g.input([4]), g.input([4])).mean());
+    case!(|g| g.input([4]).hinge(g.input([4])) + losses::hinge_embedding(g.input([4]), g.input([4]), 1.0).mean());
+    case!(|g| losses::margin_ranking(g.input([4]), g.input([4]), g.input([4]), 0.5).sum() + losses::triplet_margin(g.input([4, 2]), g.input([4, 2]), g.input([4, 2]), 1.0).sample_weights(g.input([4])).mean());
+    case!(|g| losses::cosine_embedding(g.input([4, 2]), g.input([4, 2]), g.input([4]), 0.1).sample_weights(g.input([4])).none());
+    case!(|g| losses::bce_with_logits(g.input([4, 2]), g.input([4, 2])).pos_weight(g.input([2])).mean());
     // Mistakes of the methods themselves, and of what they are made of.
     case!(|g| g.input([0]));
     case!(|g| g.labels([0]));
@@ -259,6 +282,49 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| losses::mae(g.input([4]), g.input([4])).sample_weights(g.input([3])).mean());
     case!(|g| losses::mae(g.input([4]), g.input([4])).ignore_index(3).mean());
     case!(|g| losses::kl_div(g.input([4, 2]), g.input([4, 2])).sample_weights(g.input([2])).sum());
+    case!(|g| g.input([2, 4, 6]).gru_with("r", 5, Recurrent { proj_size: 3, ..Recurrent::default() }).output);
+    case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { reset_after: false, ..Recurrent::default() }).h);
+    case!(|g| g.input([2, 3, 4, 5, 6]).convolve3d(g.input([2, 3, 5, 2, 2]), Convolution3d::default()));
+    case!(|g| g.input([2, 3, 4, 5]).conv3d("c", 2, [2, 1, 1]));
+    case!(|g| g.input([2, 3, 4, 5, 6]).conv3d_with("c", 2, [9, 1, 1], Conv3d::default()));
+    case!(|g| g.input([2, 3, 4, 5, 6]).max_pool3d([5, 1, 1]));
+    case!(|g| g.input([2, 3, 4, 5]).max_pool3d_with([2; 3], MaxPool::default()));
+    case!(|g| g.input([2, 3, 4, 5, 6]).avg_pool3d([0, 1, 1]));
+    case!(|g| g.input([2, 3, 4, 5, 6]).avg_pool3d_with([1, 6, 1], AvgPool::default()));
+    case!(|g| g.input([2, 3, 4, 5, 6]).upsample3d(Upsample::Nearest, [1, 1, 0]));
+    case!(|g| g.arange(0, 1, -1));
+    case!(|g| g.input([2, 3]).gather(2, g.labels([2, 3])));
+    case!(|g| g.input([2, 3]).gather(1, g.labels([3, 3])));
+    case!(|g| g.input([2, 3]).argsort(2, true));
+    case!(|g| g.input([2, 3]).sort(2, true).0);
+    case!(|g| g.input([2, 3]).topk(4, 1, true).1);
+    case!(|g| g.labels([2]).to_index());
+    case!(|g| g.input([2, 9, 3]).ctc_loss(g.labels([2, 3]), g.labels([2]), g.labels([2]), 3));
+    case!(|g| g.input([2, 9, 3]).ctc_loss(g.labels([2, 3]), g.labels([3]), g.labels([2]), 0));
+    case!(|g| g.input([2, 3, 6, 6]).max_pool2d_with_indices(7, MaxPool::default()).1);
+    case!(|g| g.input([2, 3, 6]).max_pool2d_with_indices(2, MaxPool::default()).0);
+    case!(|g| g.eye(0));
+    case!(|g| g.input(&[1; 7][..]));
+    case!(|g| g.input([2]) * 2 + g.input([3]));
+    case!(|g| g.input([2, 3]).masked_fill(g.input([2]), 1.0));
+    case!(|g| g.input([2, 3]).normalize(2));
+    case!(|g| g.input([2, 3]).cosine_similarity(g.input([2]), 0));
+    case!(|g| g.input([2, 3]).slice_step(1, 0, 3, 0));
+    case!(|g| g.input([2, 3]).slice_step(1, 2, 2, 1));
+    case!(|g| g.input([2, 3]).einsum("ij,ij->ij", &[g.input([3, 2])]));
+    case!(|g| g.labels([2, 3]).einsum("ij,jk->ik", &[g.input([3, 2])]));
+    case!(|g| g.input([2, 3]).adaptive_max_pool2d([1, 1]));
+    case!(|g| g.input([2, 3, 4, 4]).adaptive_max_pool2d([0, 1]));
+    case!(|g| g.input([2, 3, 4, 4]).upsample(Upsample::Bicubic { align_corners: true }, [0, 1]));
+    case!(|g| losses::gaussian_nll(g.input([4, 2]), g.input([4, 2]), g.input([4])).mean());
+    case!(|g| losses::poisson_nll(g.input([4]), g.input([3])).mean());
+    case!(|g| g.input([4]).hinge(g.input([3])));
+    case!(|g| losses::hinge_embedding(g.input([4]), g.input([4]), f32::NAN).mean());
+    case!(|g| losses::margin_ranking(g.input([4]), g.input([4]), g.input([3]), 0.5).sum());
+    case!(|g| losses::triplet_margin(g.input([]), g.input([]), g.input([]), 1.0).mean());
+    case!(|g| losses::cosine_embedding(g.input([4, 2]), g.input([4, 2]), g.input([4, 2]), 0.1).none());
+    case!(|g| losses::bce_with_logits(g.input([4, 2]), g.input([4, 2])).pos_weight(g.input([3])).mean());
+    case!(|g| losses::mse(g.input([4, 2]), g.input([4, 2])).pos_weight(g.input([2])).mean());
     all
 }
 
@@ -267,7 +333,7 @@ fn public() -> Result<Vec<(String, bool)>, std::io::Error> {
     let mut all = Vec::new();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
     let mut folders = vec![src.join("ops"), src.join("layers")];
-    let mut files = ["losses.rs", "graph.rs", "autodiff.rs"].map(|name| src.join(name)).to_vec();
+    let mut files = ["losses.rs", "losses/margins.rs", "graph.rs", "autodiff.rs"].map(|name| src.join(name)).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();

@@ -507,7 +507,7 @@ impl<'g> Random<'g> {
                 let direction = [Direction::Forward, Direction::Reverse, Direction::Both][self.below(3)];
                 let state = if self.below(4) == 0 { Some(self.any()) } else { None };
                 let layers = [1, 2, 1, 0][self.below(4)];
-                let options = Recurrent { no_bias: self.yes(), layers, direction, h0: state, c0: None };
+                let options = Recurrent { no_bias: self.yes(), layers, direction, h0: state, ..Recurrent::default() };
                 if kind == 57 {
                     let lstm = x.lstm_with("r", hidden, options);
                     return lstm.output.mean_all() + lstm.h.mean_all() + lstm.c.mean_all();

@@ -293,13 +293,21 @@ fn masked_rows(device: &Device) -> Check {
 type Named = (&'static str, for<'g> fn(Tensor<'g>, Tensor<'g>) -> Loss<'g>);
 
 /// Losses of each element; those of classes on labels; those on targets.
-const EACH: [Named; 6] = [
+const EACH: [Named; 14] = [
     ("mse", |x, y| losses::mse(x, y)),
     ("mae", |x, y| losses::mae(x, y)),
     ("huber", |x, y| losses::huber(x, y, 0.5)),
     ("bce", |x, y| losses::bce(x, y)),
     ("bce_with_logits", |x, y| losses::bce_with_logits(x, y)),
     ("kl_div", |x, y| losses::kl_div(x, y)),
+    ("pos_weight", |x, y| losses::bce_with_logits(x, y).pos_weight(x.graph().full([4], 1.5))),
+    ("gaussian_nll", |x, y| losses::gaussian_nll(x, y, x.graph().full([x.dim(0), 1], 0.8))),
+    ("poisson_nll", |x, y| losses::poisson_nll(x, y)),
+    ("hinge", |x, y| losses::hinge(x, y)),
+    ("hinge_embedding", |x, y| losses::hinge_embedding(x, y, 2.0)),
+    ("margin_ranking", |x, y| losses::margin_ranking(x, x.graph().full(x.shape(), 0.3), y, 2.0)),
+    ("triplet_margin", |x, y| losses::triplet_margin(x, y, x.graph().full(x.shape(), 0.3), 3.0)),
+    ("cosine_embedding", |x, y| losses::cosine_embedding(x, y, x.graph().full([x.dim(0)], 1.0), 0.0)),
 ];
 const LABELS: [Named; 4] = [
     ("cross_entropy", |x, y| losses::cross_entropy(x, y)),

@@ -21,6 +21,12 @@ impl From<f32> for Operand<'_> {
         Operand::Scalar(x)
     }
 }
+/// The number becomes a float. Floats represent all whole numbers up to 16,777,216.
+impl From<i32> for Operand<'_> {
+    fn from(x: i32) -> Self {
+        Operand::Scalar(x as f32)
+    }
+}
 
 #[track_caller]
 fn call<'g>(graph: &'g Graph, fun: Fun, args: &[Operand<'g>]) -> Tensor<'g> {
@@ -309,6 +315,16 @@ macro_rules! operator {
             fn $method(self, b: f32) -> Tensor<'g> { call(self.graph, Fun::$trait, &[self.into(), b.into()]) }
         }
         impl<'g> $trait<Tensor<'g>> for f32 {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, b: Tensor<'g>) -> Tensor<'g> { call(b.graph, Fun::$trait, &[self.into(), b.into()]) }
+        }
+        impl<'g> $trait<i32> for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, b: i32) -> Tensor<'g> { call(self.graph, Fun::$trait, &[self.into(), b.into()]) }
+        }
+        impl<'g> $trait<Tensor<'g>> for i32 {
             type Output = Tensor<'g>;
             #[track_caller]
             fn $method(self, b: Tensor<'g>) -> Tensor<'g> { call(b.graph, Fun::$trait, &[self.into(), b.into()]) }

@@ -4,7 +4,9 @@
 //! gradient needs the number of the tap with the largest element. A second op computes these taps, so that the gradient need not
 //! search the windows again.
 
+mod adaptive;
 mod image;
+mod indices;
 mod tensor;
 
 pub use image::Windows;

@@ -60,6 +60,14 @@ impl Along {
     pub fn nearest(n: usize, out: usize) -> Result<Along, String> {
         Along { rule: Interpolation::Point { a: n, b: 0, d: out, linear: false }, n, out }.checked()
     }
+    /// Returns the rule for the element at `⌊(o + ½)·n / out⌋`.
+    ///
+    /// # Errors
+    /// See [`Along::bins`].
+    pub fn nearest_exact(n: usize, out: usize) -> Result<Along, String> {
+        let (a, d) = (n.saturating_mul(2), out.saturating_mul(2));
+        Along { rule: Interpolation::Point { a, b: n as isize, d, linear: false }, n, out }.checked()
+    }
     /// Returns the rule for the weighted mean of the two elements nearest to `(o + ½)·n / out − ½`. With `corners`, the point is
     /// `o·(n − 1) / (out − 1)`.
     ///
@@ -114,8 +122,17 @@ impl Along {
             Interpolation::Flip => even(n - 1 - o, n - o, 1),
         }
     }
+    /// Returns the number of outputs.
+    pub(crate) fn out(&self) -> usize {
+        self.out
+    }
+    /// Returns the first element that output `o` is made of, and the element behind the last one.
+    pub(crate) fn range(&self, o: usize) -> (usize, usize) {
+        let taps = self.taps(o);
+        (taps.first, taps.end)
+    }
     /// Returns the largest number of elements that an output is made of.
-    pub(super) fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         (0..self.out).map(|o| self.taps(o)).map(|t| t.end - t.first).max().unwrap_or(1)
     }
     /// Returns the name of the rule, for errors.

@@ -5,6 +5,7 @@
 //! of the gradient is the op itself.
 
 mod along;
+mod cubic;
 mod tensor;
 
 pub(crate) use along::Along;

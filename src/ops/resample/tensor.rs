@@ -30,6 +30,15 @@ impl<const N: usize> Default for AvgPool<N> {
 pub enum Upsample {
     /// Takes the element at `⌊o·h / oh⌋`.
     Nearest,
+    /// Takes the element at `⌊(o + ½)·h / oh⌋`, the element that the middle of the output lies in. It is PyTorch's `nearest-exact`.
+    NearestExact,
+    /// Takes the weighted sum of the sixteen elements around a point, by cubic convolution (Keys 1981) with a = −0.75, as in PyTorch.
+    /// Results may lie outside of the range of the elements. Both axes are products with constant matrices. So an element that is not
+    /// finite makes its row and its column NaN.
+    Bicubic {
+        /// The same as for [`Upsample::Bilinear`].
+        align_corners: bool,
+    },
     /// Takes the weighted mean of the four elements around a point. A nearer element has a larger weight.
     Bilinear {
         /// Whether the first and the last element stay at the ends, and the points between them are spread evenly. Without it,
@@ -39,10 +48,22 @@ pub enum Upsample {
 }
 
 impl Upsample {
-    fn along(self, n: usize, out: usize) -> Result<Along, String> {
-        match self {
-            Upsample::Nearest => Along::nearest(n, out),
-            Upsample::Bilinear { align_corners } => Along::linear(n, out, align_corners),
+    /// Resizes images. `size` gets 0 for rows or 1 for columns, and the size of the axis, and returns the new size.
+    #[track_caller]
+    fn apply<'g>(self, name: &str, x: Tensor<'g>, size: impl Fn(usize, usize) -> usize) -> Tensor<'g> {
+        match (self, no_images(x.shape(), 4)) {
+            (Upsample::Bicubic { align_corners }, None) if !x.is_dead() => {
+                let place = Location::caller();
+                let dims = x.shape();
+                cubic::resize(x, [size(0, dims.dims()[2]), size(1, dims.last())], align_corners)
+                    .unwrap_or_else(|why| x.graph.mistake(name, &[x], why, place))
+            }
+            _ => x.resample(name, 4, |k, n| match self {
+                Upsample::Nearest => Along::nearest(n, size(k, n)),
+                // A bicubic resize of no image ends with the mistake of `resample`.
+                Upsample::NearestExact | Upsample::Bicubic { .. } => Along::nearest_exact(n, size(k, n)),
+                Upsample::Bilinear { align_corners } => Along::linear(n, size(k, n), align_corners),
+            }),
         }
     }
 }
@@ -122,12 +143,12 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn upsample(self, mode: Upsample, size: [usize; 2]) -> Tensor<'g> {
-        self.resample("upsample", 4, |k, n| mode.along(n, size[k]))
+        mode.apply("upsample", self, |k, _| size[k])
     }
     /// Resizes images to `factor` times their size. See [`upsample`](Tensor::upsample).
     #[track_caller]
     pub fn upsample_by(self, mode: Upsample, factor: usize) -> Tensor<'g> {
-        self.resample("upsample_by", 4, |_, n| mode.along(n, n.saturating_mul(factor)))
+        mode.apply("upsample_by", self, |_, n| n.saturating_mul(factor))
     }
     /// Reverses the order of the elements along `axis`. A negative `axis` counts from the last axis. It is a mistake if there is no
     /// such axis.
@@ -195,6 +216,7 @@ pub(super) fn sizes() -> Vec<[Along; 2]> {
     sizes.extend(all(&Along::bins, &bins));
     let points = [[1, 1, 1, 1], [1, 3, 4, 1], [3, 6, 2, 6], [5, 7, 7, 5], [7, 3, 3, 11], [11, 2, 13, 3], [31, 67, 16, 17]];
     sizes.extend(all(&Along::nearest, &points));
+    sizes.extend(all(&Along::nearest_exact, &points));
     sizes.extend(all(&|n, out| Along::linear(n, out, false), &points));
     sizes.extend(all(&|n, out| Along::linear(n, out, true), &points));
     sizes
