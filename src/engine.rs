@@ -180,6 +180,18 @@ impl Store {
             StoreOn::Gpu(s) => s.read_params().await,
         }
     }
+    /// Copies the parameters and all states of the optimizer, after all steps so far. On a GPU the device makes the copy while the host
+    /// goes on.
+    pub async fn copy(&self) -> Result<StoreCopy> {
+        Ok(match &self.flat {
+            StoreOn::Cpu(s) => {
+                let store = lock(s);
+                let states = store.states.iter().map(|state| copies("state", state));
+                StoreCopy::Cpu([copies("params", &store.params)].into_iter().chain(states).collect::<Result<_>>()?)
+            }
+            StoreOn::Gpu(s) => StoreCopy::Gpu(s.copy().await?),
+        })
+    }
     pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
             StoreOn::Cpu(s) => lock(s).set_grads(pieces),
@@ -266,6 +278,29 @@ impl Store {
         match &self.flat {
             StoreOn::Cpu(s) => lock(s).holds_micro(),
             StoreOn::Gpu(s) => s.holds_micro(),
+        }
+    }
+}
+
+/// A copy of the parameters and of each state of the optimizer, by piece.
+pub(crate) enum StoreCopy {
+    Cpu(Vec<Vec<Vec<f32>>>),
+    Gpu(gpu::GpuCopy),
+}
+
+impl StoreCopy {
+    /// Returns whether the copy is made. Never waits.
+    pub fn is_ready(&self) -> Result<bool> {
+        match self {
+            StoreCopy::Cpu(_) => Ok(true),
+            StoreCopy::Gpu(copy) => copy.is_ready(),
+        }
+    }
+    /// Waits for the copy and returns it.
+    pub fn take(self) -> Result<Vec<Vec<Vec<f32>>>> {
+        match self {
+            StoreCopy::Cpu(flat) => Ok(flat),
+            StoreCopy::Gpu(copy) => copy.take(),
         }
     }
 }

@@ -107,7 +107,7 @@ pub use host::Host;
 pub use plan::Memory;
 pub use profile::{Peaks, Profile};
 pub use shape::{DType, Shape};
-pub use train::{Epoch, Evaluation, Event, Fit, History, Params, StepReport, Trainer, callbacks};
+pub use train::{Checkpoints, Epoch, Evaluation, Event, Fit, History, Params, StepReport, Trainer, callbacks};
 
 /// The README's code is an example that runs.
 #[cfg(doctest)]

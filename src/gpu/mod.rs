@@ -39,4 +39,4 @@ pub(crate) use lower::needs;
 pub use options::{GpuOptions, Limits};
 pub(crate) use pace::MOST as MOST_STEPS;
 pub(crate) use ring::{GpuRing, RingRead};
-pub(crate) use store::GpuStore;
+pub(crate) use store::{GpuCopy, GpuStore};

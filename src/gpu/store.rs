@@ -7,7 +7,10 @@ use crate::{
     params::Layout,
     plan::Flat,
 };
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
@@ -129,6 +132,30 @@ impl GpuStore {
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
         self.read(self.state(k)?).await
     }
+    /// Queues a copy of the parameters and of all states behind the steps submitted so far.
+    pub(crate) async fn copy(&self) -> Result<GpuCopy> {
+        let all = || [&self.params].into_iter().chain(&self.states);
+        let wanted: Vec<(String, u64)> = all().flatten().map(|buffer| ("copy of a piece".into(), buffer.size())).collect();
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let made = self.gpu.buffers(&wanted, usage).await?;
+        let left = Arc::new(AtomicUsize::new(made.len()));
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
+        for (from, to) in all().flatten().zip(&made) {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, None);
+        }
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        for buffer in &made {
+            let left = left.clone();
+            // A buffer that could not be mapped gives its error when it is read.
+            buffer.map_async(wgpu::MapMode::Read, .., move |_| {
+                left.fetch_sub(1, Relaxed);
+            });
+        }
+        let mut made = made.into_iter();
+        let pieces = all().map(|group| made.by_ref().take(group.len()).collect()).collect();
+        self.gpu.check()?;
+        Ok(GpuCopy { gpu: self.gpu.clone(), pieces, left, submission })
+    }
     /// Sets the first words of the guard. All other words of the guard and the flags of the parameters become 0.
     pub fn write_guard(&self, words: &[u32]) -> Result<()> {
         let mut all = vec![0u32; self.tables.flags + self.layout.ranges.len()];
@@ -188,5 +215,37 @@ impl GpuStore {
             pieces.push(self.gpu.read(&[(buffer, 0, n)]).await?);
         }
         Ok(pieces)
+    }
+}
+
+/// A copy of the parameters and of each state, in buffers that the host can read.
+pub(crate) struct GpuCopy {
+    gpu: Arc<Gpu>,
+    pieces: Vec<Vec<wgpu::Buffer>>,
+    /// The number of buffers that are not mapped yet.
+    left: Arc<AtomicUsize>,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl GpuCopy {
+    /// Returns whether the copy is made. Never waits.
+    pub fn is_ready(&self) -> Result<bool> {
+        self.gpu.poll()?;
+        Ok(self.left.load(Relaxed) == 0)
+    }
+    /// Waits for the copy and returns it.
+    pub fn take(self) -> Result<Vec<Vec<Vec<f32>>>> {
+        if self.left.load(Relaxed) > 0 {
+            self.gpu.wait(self.submission.clone())?;
+        }
+        // The poll of another thread may run the callbacks a little later.
+        while self.left.load(Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        let read = |buffer: &wgpu::Buffer| {
+            let view = buffer.get_mapped_range(..).map_err(|e| self.gpu.error(e.to_string()))?;
+            Ok(bytemuck::pod_collect_to_vec(&view))
+        };
+        self.pieces.iter().map(|group| group.iter().map(read).collect()).collect()
     }
 }

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    graph::ParamDef,
     host::Host,
-    params::Status,
+    params::{Layout, Status},
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -31,24 +32,26 @@ impl Trainer {
     }
     /// Returns the content of a checkpoint.
     pub(super) fn snapshot(&self) -> Result<Saved> {
-        let mut tensors = self.params().all()?;
-        let ranges = self.store.layout().ranges;
-        for (k, state) in self.update.optimizer.states().iter().enumerate() {
-            let flat = pollster::block_on(self.store.read_state(k))?;
-            let trained = self.params.iter().zip(&ranges).filter(|(_, r)| matches!(r.status, Status::Trained { .. }));
-            let (params, ranges): (Vec<_>, Vec<_>) = trained.map(|(p, r)| (p.clone(), *r)).unzip();
-            let parts = split(&params, &ranges, &flat);
-            tensors.extend(parts.into_iter().map(|(name, value)| (key(state.name, &name), value)));
+        let states = self.update.optimizer.states();
+        let mut flat = vec![pollster::block_on(self.store.read_params())?];
+        for k in 0..states.len() {
+            flat.push(pollster::block_on(self.store.read_state(k))?);
         }
+        let names: Vec<&str> = states.iter().map(|state| state.name).collect();
+        let tensors = named(&self.params, &self.store.layout(), &names, &flat);
         // A step may have been not finite without its report having been read. This step and all steps after it changed nothing.
         let guard = pollster::block_on(self.store.read_guard())?;
         let step = if guard.halt == 0 { self.step } else { u64::from(guard.halt) - 1 };
+        Ok(Saved { info: self.info(step), tensors })
+    }
+    /// Returns the strings of a checkpoint after `step` steps.
+    pub(super) fn info(&self, step: u64) -> BTreeMap<String, String> {
         let numbers = [("step", step), ("epoch", self.epoch), ("seed", self.seed)];
         let mut info: BTreeMap<String, String> = numbers.map(|(k, v)| (k.to_string(), v.to_string())).into();
         info.insert("optimizer".into(), self.update.optimizer.name().into());
         info.extend(self.options().into_iter().map(|(name, value)| (option(&name), value)));
         info.extend(self.update.optimizer.lr_set().map(|lr| ("lr".to_string(), format!("{lr:?}"))));
-        Ok(Saved { info, tensors })
+        info
     }
     /// Goes back to a snapshot that has a place in the epochs.
     pub(super) fn restore(&mut self, saved: &Saved) -> Result<()> {
@@ -159,6 +162,17 @@ impl Trainer {
 
 /// The advice for a checkpoint if only its parameters fit.
 const ALONE: &str = "Params::load takes the weights alone";
+
+/// Returns the tensors of a checkpoint with their names. `flat` has the parameters, and then each state of the optimizer.
+pub(super) fn named(params: &[ParamDef], layout: &Layout, states: &[&str], flat: &[Vec<Vec<f32>>]) -> Vec<(String, Host<f32>)> {
+    let mut tensors = split(params, &layout.ranges, &flat[0]);
+    let trained = params.iter().zip(&layout.ranges).filter(|(_, r)| matches!(r.status, Status::Trained { .. }));
+    let (params, ranges): (Vec<_>, Vec<_>) = trained.map(|(p, r)| (p.clone(), *r)).unzip();
+    for (state, flat) in states.iter().zip(&flat[1..]) {
+        tensors.extend(split(&params, &ranges, flat).into_iter().map(|(name, value)| (key(state, &name), value)));
+    }
+    tensors
+}
 
 /// Returns the name of a parameter's state in a file.
 fn key(state: &str, param: &str) -> String {

@@ -51,6 +51,12 @@ impl Cut {
         let last = self.step(self.steps - 1).len();
         Cut { joins: true, steps: self.steps - usize::from(last == 1 && self.steps > 1), ..self }
     }
+    /// Returns a text that is equal for equal epochs, for checkpoints.
+    pub fn text(&self, shuffle: bool) -> String {
+        let micro = self.micro.map_or(String::new(), |micro| format!(" in micro-batches of {micro}"));
+        let order = if shuffle { "shuffled" } else { "in order" };
+        format!("{} steps of {}{micro} over {} samples {order}", self.steps, self.each, self.samples)
+    }
     fn key(&self, samples: usize) -> Batch {
         if self.micro.is_some() { Batch::Micro(samples) } else { Batch::Whole(samples) }
     }

@@ -238,7 +238,8 @@ impl Trainer {
             made += 1;
             let stop = fit.call(&Event::Step { epoch, step: made, steps: cut.steps });
             // The queue also ends where the next step begins with a callback.
-            if (stop || due || fit.wants(number + 1)) && !queued.is_empty() {
+            let save = fit.saves(number);
+            if (stop || due || save || fit.wants(number + 1)) && !queued.is_empty() {
                 self.make_room(queued.len()).await?;
                 self.run(part.key, fed, queued.drain(..))?;
             }
@@ -258,6 +259,12 @@ impl Trainer {
             }
             if flow != Flow::Go {
                 return Ok(flow);
+            }
+            if save {
+                self.collect().await?;
+                fit.save(self, cut).await?;
+            } else {
+                fit.advance(self)?;
             }
         }
         Ok(Flow::Go)

@@ -3,11 +3,13 @@
 use super::{
     SOME, Trainer,
     callback::Flow,
+    checkpoints::Saver,
     cut::Cut,
     feed::Course,
     options::{Epoch, Event, Fit, History},
     place::Place,
     progress::Progress,
+    saved::Saved,
 };
 use crate::{
     data::{self, Dataset, Features, Target},
@@ -47,7 +49,7 @@ impl Trainer {
         pollster::block_on(self.fit_async(data, fit))
     }
     /// [`fit`](Trainer::fit), without blocking.
-    pub async fn fit_async(&mut self, data: &Dataset, fit: Fit<'_>) -> Result<History> {
+    pub async fn fit_async(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
         self.check_data("fit", data)?;
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
@@ -59,6 +61,8 @@ impl Trainer {
             return Err(Error::argument("steps_per_submit", format!("must be 1 to {MOST_STEPS}")));
         }
         self.no_part("fit")?;
+        let resumes = fit.resume.is_some();
+        fit.saver = fit.checkpoints.take().map(|wants| Saver::new(wants, resumes)).transpose()?;
         let cut = fit.cut(data.len())?;
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
         self.budget = fit.memory;
@@ -88,7 +92,13 @@ impl Trainer {
         let before = if fit.append { mem::take(&mut self.history.epochs) } else { Vec::new() };
         self.place = Place::after(before.last().map_or(0, |epoch| epoch.epoch));
         self.history = History { micro_batch: cut.micro, epochs: before, stopped: false };
-        let result = self.epochs(data, fit, cut).await;
+        let states = match fit.resume.take() {
+            Some(path) => self.resume(&path, &fit, cut)?,
+            None => Vec::new(),
+        };
+        let result = self.epochs(data, &mut fit, cut, &states).await;
+        // After an error, the latest checkpoint is still written.
+        let result = result.and(fit.finish(self));
         self.tally = None;
         // After an error in the middle of a step, the next step must not contain its micro-batches.
         let forgotten = self.forget_micro();
@@ -128,13 +138,20 @@ impl Trainer {
         }
         Ok(cut)
     }
-    async fn epochs(&mut self, data: &Dataset, mut fit: Fit<'_>, cut: Cut) -> Result<()> {
+    async fn epochs(&mut self, data: &Dataset, fit: &mut Fit<'_>, cut: Cut, states: &[Saved]) -> Result<()> {
         let last = self.place.start + fit.epochs;
         let mut progress = Progress::new(fit.progress, self.place.start..last, cut.steps);
         let resident = self.resident(data);
         let mut flow = fit.each(self, self.place.epoch, cut.steps, |callback, run| callback.on_train_begin(run))?;
+        // A callback without state saves nothing.
+        for (callback, saved) in fit.hooks.iter_mut().zip(states).filter(|(_, saved)| **saved != Saved::default()) {
+            callback.load(saved)?;
+        }
+        if self.history.stopped {
+            flow = Flow::Stop;
+        }
         while flow != Flow::Stop && self.place.epoch < last {
-            flow = match self.run_epoch(data, &mut fit, cut, &mut progress, resident.as_ref()).await {
+            flow = match self.run_epoch(data, fit, cut, &mut progress, resident.as_ref()).await {
                 Err(error @ Error::Diverged { .. }) => {
                     let mut goes_on = false;
                     let flow = fit.each(self, self.place.epoch + 1, cut.steps, |callback, run| {
@@ -148,6 +165,8 @@ impl Trainer {
         }
         self.history.stopped = flow == Flow::Stop;
         progress.finish();
+        // The last checkpoint comes before the end of the callbacks, so that a training that resumes from it ends in the same way.
+        fit.save(self, cut).await?;
         fit.each(self, self.place.epoch, cut.steps, |callback, run| callback.on_train_end(run)).map(|_| ())
     }
     /// Runs an epoch from its place on: its steps, the validation and the report.

@@ -3,6 +3,7 @@
 mod callback;
 pub mod callbacks;
 mod checkpoint;
+mod checkpoints;
 mod cut;
 mod evaluate;
 mod feed;
@@ -27,6 +28,7 @@ mod tests;
 mod tried;
 
 pub use callback::{Callback, Run};
+pub use checkpoints::Checkpoints;
 pub use evaluate::Evaluation;
 pub use options::{Epoch, Event, Fit, History};
 pub use params::Params;

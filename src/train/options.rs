@@ -1,11 +1,19 @@
 //! The options of [`Trainer::fit`](crate::Trainer::fit), and its reports.
 
-use super::{callback::Callback, cut::Cut, feed::RESIDENT};
+use super::{
+    callback::Callback,
+    checkpoints::{Checkpoints, Saver},
+    cut::Cut,
+    feed::RESIDENT,
+};
 use crate::{
     data::{Augment, Dataset},
     error::{Error, Result},
 };
-use std::ops::ControlFlow;
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 /// An event that `fit` reports to its callbacks.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +92,9 @@ pub struct Fit<'a> {
     pub(super) progress: bool,
     pub(super) validation: Option<&'a Dataset>,
     pub(super) append: bool,
+    pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) resume: Option<PathBuf>,
+    pub(super) saver: Option<Saver>,
     pub(super) closures: Vec<Closure<'a>>,
     pub(super) hooks: Vec<Box<dyn Callback + 'a>>,
 }
@@ -104,6 +115,9 @@ impl Default for Fit<'_> {
             progress: false,
             validation: None,
             append: false,
+            checkpoints: None,
+            resume: None,
+            saver: None,
             closures: Vec::new(),
             hooks: Vec::new(),
         }
@@ -223,6 +237,39 @@ impl<'a> Fit<'a> {
     pub fn with(mut self, callback: impl Callback + 'a) -> Self {
         self.hooks.push(Box::new(callback));
         self
+    }
+    /// Writes checkpoints while it trains, also within an epoch. [`resume`](Fit::resume) goes on from them.
+    ///
+    /// # Errors
+    /// `fit` returns an error if the folder has checkpoints and `fit` does not resume, or if a file cannot be written.
+    pub fn checkpoints(self, checkpoints: Checkpoints) -> Self {
+        Fit { checkpoints: Some(checkpoints), ..self }
+    }
+    /// Goes on from the latest checkpoint in a folder of [`Checkpoints`], or from a file that [`Run::save`](super::Run::save) wrote. If the
+    /// folder has no checkpoint, training begins at the beginning.
+    ///
+    /// A program that calls `fit` with the same data, options and callbacks may be killed at any moment and started again. It ends with the
+    /// same parameters, the same [`History`] but for times, and the same state of its callbacks, to the last bit. The steps after the latest
+    /// checkpoint are made again. [`epochs`](Fit::epochs) counts the epochs before the break as well.
+    ///
+    /// ```
+    /// use downhill::{Checkpoints, Device, Fit, Trainer, data, optim::Adam};
+    /// let (folder, iris) = (tempfile::tempdir().unwrap(), data::iris());
+    /// let train = |epochs: usize| -> downhill::Result<_> {
+    ///     let mut trainer =
+    ///         Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Adam::new(0.05))?;
+    ///     let checkpoints = Checkpoints::new(folder.path()).every_steps(10).keep(2);
+    ///     Ok(trainer.fit(&iris, Fit::new().epochs(epochs).checkpoints(checkpoints).resume(folder.path()))?.epochs.len())
+    /// };
+    /// assert_eq!(train(2)?, 2);
+    /// assert_eq!(train(5)?, 5); // Three more epochs.
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `fit` returns an error if the checkpoint is of another model, optimizer, size of steps or number of samples.
+    pub fn resume(self, path: impl AsRef<Path>) -> Self {
+        Fit { resume: Some(path.as_ref().into()), ..self }
     }
     /// Sets whether the epochs are counted on from the last call of `fit`, and the [`History`] keeps the earlier epochs. `false` by default.
     pub fn append(self, append: bool) -> Self {

@@ -175,6 +175,17 @@ impl<'a> WeightFile<'a> {
         let first = missing.first()?;
         Some(Error::Parameter { name: first.to_string(), why: format!("not in {}{more}", self.path.display()) })
     }
+    /// Returns all strings and tensors whose names start with `prefix`, without the prefix.
+    pub fn part(&self, prefix: &str) -> Result<Saved> {
+        let mut saved = Saved::default();
+        let rest = |name: &str| name.strip_prefix(prefix).map(str::to_string);
+        saved.info.extend(self.info.iter().filter_map(|(name, text)| Some((rest(name)?, text.clone()))));
+        for (name, view) in self.tensors.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            let shape = Shape::new(view.shape()).ok_or_else(|| Error::format(self.path, format!("`{name}` has too many axes")))?;
+            saved.tensors.extend(rest(name).map(|rest| Ok((rest, self.take(name, shape)?))).transpose()?);
+        }
+        Ok(saved)
+    }
     /// Returns the tensor `name`, which must have float values and the shape `shape`.
     pub fn take(&self, name: &str, shape: Shape) -> Result<Host<f32>> {
         let error = |why: String| Error::Parameter { name: name.to_string(), why };

@@ -50,6 +50,7 @@ impl Trainer {
             all.join(" ")
         };
         saved.set("start", place.start);
+        saved.set("stopped", self.history.stopped);
         saved.set("epoch", place.epoch);
         for (k, e) in self.history.epochs.iter().enumerate() {
             let validation = e.validation;
@@ -86,7 +87,7 @@ impl Trainer {
         let losses = saved.tensors.iter().find(|(name, _)| name == "losses").ok_or_else(|| bad("list of losses"))?;
         let mut losses = losses.1.f().to_vec().into_iter();
         let mut place = Place { start: saved.get("start")?, ..Place::after(saved.get("epoch")?) };
-        let mut history = History { micro_batch: self.history.micro_batch, ..History::default() };
+        let mut history = History { micro_batch: self.history.micro_batch, stopped: saved.get("stopped")?, epochs: Vec::new() };
         for k in 0.. {
             let Some(text) = saved.info.get(&format!("history.{k}")) else { break };
             let row: [Option<f64>; 9] = numbers(text).and_then(|row| row.try_into().ok()).ok_or_else(|| bad("report of an epoch"))?;

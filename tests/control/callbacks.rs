@@ -162,7 +162,7 @@ fn evaluations(device: &Device) -> Check {
         let look = Each(3, |run: &mut Run| {
             losses.push(run.evaluate(&data)?.loss);
             losses.push(run.evaluate(&other)?.loss);
-            assert!(run.params().get("fc1.weight")?.len() > 0);
+            assert!(!run.params().get("fc1.weight")?.f().is_empty());
             run.save(folder.path().join("saved"))
         });
         let got = trainer.fit(&data, fit().resident(resident).with(look))?;

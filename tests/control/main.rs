@@ -4,6 +4,7 @@ mod callbacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod ready;
+mod resume;
 
 use common::{Suite, bits};
 use downhill::{
@@ -12,10 +13,14 @@ use downhill::{
     optim::Optimizer,
 };
 
-fn main() {
+fn main() -> std::process::ExitCode {
+    if let Some(code) = resume::child() {
+        return code;
+    }
     let mut suite = Suite::new();
     callbacks::trials(&mut suite);
     ready::trials(&mut suite);
+    resume::trials(&mut suite);
     suite.run()
 }
 
