@@ -170,7 +170,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
         png::grid(&args.samples, samples[0].f(), image, 10, scale)?;
         println!("images of random codes: {}", args.samples.display());
     }
-    args.plot.draw(&format!("autoencoder, {name}"), || plot::history(&history))?;
+    args.plot.draw(&format!("autoencoder, {name}"), || history.panels())?;
     Ok(Report { history, error, baseline })
 }
 

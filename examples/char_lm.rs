@@ -175,7 +175,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     let written = text.decode(&tokens)?;
     println!("\n{written}\n");
     args.plot.draw("a transformer on characters", || {
-        let mut panels = plot::history(&history);
+        let mut panels = history.panels();
         panels[0].series.push(Series::new("frequencies alone", [(0.0, baseline), (epochs as f64, baseline)]));
         panels
     })?;

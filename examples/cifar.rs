@@ -146,7 +146,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
     if let Some(path) = &args.wrong {
         draw_wrong(path, &test, &evaluation.predictions()?, &normalise)?;
     }
-    args.plot.draw(&format!("residual network, {}", args.data.display()), || plot::history(&history))?;
+    args.plot.draw(&format!("residual network, {}", args.data.display()), || history.panels())?;
     Ok(Report { history, accuracy })
 }
 

@@ -123,5 +123,5 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     println!("\na step of loss and gradient is {} kernels ({} if nothing were fused):\n{}", r.kernels, r.unfused, r.plan);
     let (history, accuracy) = train(&device)?;
     println!("breast cancer, a linear classifier trained with it: {:.1}% of the held-out samples are right", accuracy * 100.0);
-    args.plot.draw("breast cancer, focal loss", || plot::history(&history))
+    args.plot.draw("breast cancer, focal loss", || history.panels())
 }

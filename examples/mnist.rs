@@ -240,7 +240,7 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
 
     trainer.params().save(&args.save)?;
     reload(&task, &trainer, &args, &evaluation)?;
-    args.plot.draw(&task.name, || plot::history(&history))?;
+    args.plot.draw(&task.name, || history.panels())?;
     if let Some(gpu) = device.as_gpu().filter(|_| args.report) {
         println!("\n{}", gpu.choices());
     }

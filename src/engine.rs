@@ -159,7 +159,10 @@ impl Store {
     }
     /// Records that the parameters differ from the initial parameters.
     pub fn mark_trained(&self) {
-        self.trained.store(true, Relaxed);
+        self.set_trained(true);
+    }
+    pub fn set_trained(&self, trained: bool) {
+        self.trained.store(trained, Relaxed);
     }
     pub fn layout(&self) -> Layout {
         match &self.flat {

@@ -87,6 +87,7 @@ mod oracle;
 pub mod params;
 mod peaks;
 pub mod plan;
+pub mod plot;
 pub mod profile;
 mod recompute;
 pub mod rng;

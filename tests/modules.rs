@@ -9,7 +9,7 @@ use std::{
 
 /// The modules of `src/`, the lowest first. Modules of one line take nothing from each other.
 const ORDER: &[&[&str]] = &[
-    &["shape", "simd", "rng", "threads"],
+    &["shape", "simd", "rng", "threads", "plot"],
     &["error"],
     &["file", "kernel", "host"],
     &["scratch", "init"],

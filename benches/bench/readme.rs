@@ -2,7 +2,7 @@
 //! typed by hand.
 
 use crate::{
-    common::plot::{Panel, Series, svg},
+    common::plot::{Panel, Series},
     table::rows,
 };
 use downhill::file;
@@ -146,5 +146,5 @@ pub fn scaling(rows: &[Value]) -> Result<String, Box<dyn Error>> {
     }
     let series = curves.into_iter().map(|(device, points)| Series::new(device, points)).collect();
     let panel = Panel { title: "MLP 784-512-256-10, Adam".into(), x: "batch size, as a power of two", y: "samples/s", series };
-    svg("Training by batch size", &[panel])
+    Ok(downhill::plot::svg("Training by batch size", &[panel]))
 }

@@ -1,7 +1,7 @@
 //! Learning rate schedules.
 
 use crate::error::{Error, Result};
-use std::f64::consts::PI;
+use std::{f64::consts::PI, fmt, sync::Arc};
 
 /// A factor of the learning rate as a function of the step k (from 0). The schedule multiplies the optimizer's learning rate by
 /// this factor. The formulas are PyTorch's closed forms.
@@ -135,12 +135,47 @@ impl Curve {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     /// Each curve, with the number of steps after which the next curve begins. `None` if the curve has no end.
-    parts: Vec<(Curve, Option<u64>)>,
+    parts: Vec<(Part, Option<u64>)>,
+}
+
+#[derive(Clone)]
+enum Part {
+    Curve(Curve),
+    Lambda(Arc<dyn Fn(u64) -> f64 + Send + Sync>),
+}
+
+impl Part {
+    fn at(&self, k: u64) -> f64 {
+        match self {
+            Part::Curve(curve) => curve.at(k),
+            // An infinite rate has a trial before its update, which a NaN would not have.
+            Part::Lambda(f) => Some(f(k)).filter(|factor| !factor.is_nan()).unwrap_or(f64::INFINITY),
+        }
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Part::Curve(curve) => curve.fmt(f),
+            Part::Lambda(_) => f.write_str("Lambda"),
+        }
+    }
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Part) -> bool {
+        match (self, other) {
+            (Part::Curve(a), Part::Curve(b)) => a == b,
+            (Part::Lambda(a), Part::Lambda(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
 }
 
 impl From<Curve> for Schedule {
     fn from(curve: Curve) -> Schedule {
-        Schedule { parts: vec![(curve, curve.steps())] }
+        Schedule { parts: vec![(Part::Curve(curve), curve.steps())] }
     }
 }
 
@@ -179,6 +214,18 @@ impl Schedule {
     pub fn one_cycle(total: u64) -> Schedule {
         Curve::OneCycle { total, warm: 0.3, div: 25.0, final_div: 1e4, straight: false }.into()
     }
+    /// Takes the factor of step k (from 0) from a function. PyTorch's `LambdaLR`. The function must return the same number for the same
+    /// step, or a training that resumes ends differently. A factor that is not finite ends the training with
+    /// [`Error::Diverged`](crate::Error::Diverged).
+    ///
+    /// ```
+    /// use downhill::optim::{Schedule, Sgd};
+    /// let optimizer = Sgd::new(0.1).schedule(Schedule::warmup(10).then(Schedule::lambda(|k| 1.0 / (k + 1) as f64)));
+    /// assert_eq!((optimizer.lr(11), optimizer.lr(12)), (0.1, 0.05));
+    /// ```
+    pub fn lambda(f: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Schedule {
+        Schedule { parts: vec![(Part::Lambda(Arc::new(f)), None)] }
+    }
     /// Ends the last curve of the schedule after `steps` steps, so that another curve can follow.
     pub fn lasting(mut self, steps: u64) -> Schedule {
         if let Some(last) = self.parts.last_mut() {
@@ -194,8 +241,8 @@ impl Schedule {
     /// Returns the factor at `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         let mut k = step;
-        for (i, &(curve, steps)) in self.parts.iter().enumerate() {
-            match steps {
+        for (i, (curve, steps)) in self.parts.iter().enumerate() {
+            match *steps {
                 Some(n) if k >= n && i + 1 < self.parts.len() => k -= n,
                 _ => return curve.at(k),
             }
@@ -204,9 +251,13 @@ impl Schedule {
     }
     /// Returns an error if a number is out of range, or if something follows a curve that has no end.
     pub fn check(&self) -> Result<()> {
-        for (i, &(curve, steps)) in self.parts.iter().enumerate() {
+        for (i, (curve, steps)) in self.parts.iter().enumerate() {
             let endless = (steps.is_none() && i + 1 < self.parts.len()).then_some("nothing can follow it: end it with `lasting`");
-            if let Some(why) = curve.mistake().or(endless) {
+            let mistake = match curve {
+                Part::Curve(curve) => curve.mistake(),
+                Part::Lambda(_) => None,
+            };
+            if let Some(why) = mistake.or(endless) {
                 return Err(Error::argument(format!("schedule {curve:?}"), why));
             }
         }

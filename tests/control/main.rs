@@ -3,6 +3,7 @@
 mod callbacks;
 #[path = "../common/mod.rs"]
 mod common;
+mod rates;
 mod ready;
 mod resume;
 
@@ -19,6 +20,7 @@ fn main() -> std::process::ExitCode {
     }
     let mut suite = Suite::new();
     callbacks::trials(&mut suite);
+    rates::trials(&mut suite);
     ready::trials(&mut suite);
     resume::trials(&mut suite);
     suite.run()
