@@ -47,7 +47,52 @@ fn unit_of(unit: u32) -> Unit {
     return Unit(block / p.blocks, block % p.blocks * TILE_R, unit % p.chunks * WIDTH);
 }
 
-// Σ over the columns first .. first + count of rows[row + r + x·TR] · cols[col + c + y·TC], as [x][y].
+// The numbers that an invocation fetches for a slab, and for a slab of `values`.
+const FILLS_R = (TILE_R * SLAB + WG - 1u) / WG;
+const FILLS_C = (TILE_C * SLAB + WG - 1u) / WG;
+const FILLS_V = (DEPTH * WIDTH + WG - 1u) / WG;
+
+// A part of a slab of rows and of a slab of columns.
+struct Fetched {
+    r: array<f32, FILLS_R>,
+    c: array<f32, FILLS_C>,
+}
+
+// Fetches the terms from `at` on. The fetch has no branch, because a compiler waits for a load at the end of a branch. Instead, it moves an
+// index beyond an edge to the edge.
+fn fetch(lane: u32, batch: u32, row: u32, col: u32, first: u32, at: u32, count: u32) -> Fetched {
+    var got: Fetched;
+    for (var f = 0u; f < FILLS_R; f++) {
+        let e = lane + f * WG;
+        let i = min(row + e / SLAB, p.rows_n - 1u);
+        got.r[f] = rows[(batch * p.rows_n + i) * p.rows_w + first + min(at + e % SLAB, count - 1u)];
+    }
+    for (var f = 0u; f < FILLS_C; f++) {
+        let e = lane + f * WG;
+        let j = min(col + e / SLAB, p.cols_n - 1u);
+        got.c[f] = cols[(batch * p.cols_n + j) * p.cols_w + first + min(at + e % SLAB, count - 1u)];
+    }
+    return got;
+}
+
+// Stores them in the slabs, and 0 in the place of elements beyond an edge.
+fn put(lane: u32, row: u32, col: u32, at: u32, count: u32, got: ptr<function, Fetched>) {
+    for (var f = 0u; f < FILLS_R; f++) {
+        let e = lane + f * WG;
+        if TILE_R * SLAB % WG == 0u || e < TILE_R * SLAB {
+            slab_r[e % SLAB * ROW_R + e / SLAB] = select(0.0, (*got).r[f], row + e / SLAB < p.rows_n && at + e % SLAB < count);
+        }
+    }
+    for (var f = 0u; f < FILLS_C; f++) {
+        let e = lane + f * WG;
+        if TILE_C * SLAB % WG == 0u || e < TILE_C * SLAB {
+            slab_c[e % SLAB * ROW_C + e / SLAB] = select(0.0, (*got).c[f], col + e / SLAB < p.cols_n && at + e % SLAB < count);
+        }
+    }
+}
+
+// Σ over the columns first .. first + count of rows[row + r + x·TR] · cols[col + c + y·TC], as [x][y]. A slab is fetched while the slab
+// before it is multiplied. The number of its terms is constant, so that compilers unroll the loop: beyond `count` they are 0.
 fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
     let r = lane / TC;
     let c = lane % TC;
@@ -55,28 +100,13 @@ fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) ->
     var s1 = vec4<f32>();
     var s2 = vec4<f32>();
     var s3 = vec4<f32>();
+    var next = fetch(lane, batch, row, col, first, 0u, count);
     for (var at = 0u; at < count; at += SLAB) {
-        for (var e = lane; e < TILE_R * SLAB; e += WG) {
-            let i = row + e / SLAB;
-            let q = at + e % SLAB;
-            var value = 0.0;
-            if i < p.rows_n && q < count {
-                value = rows[(batch * p.rows_n + i) * p.rows_w + first + q];
-            }
-            slab_r[e % SLAB * ROW_R + e / SLAB] = value;
-        }
-        for (var e = lane; e < TILE_C * SLAB; e += WG) {
-            let j = col + e / SLAB;
-            let q = at + e % SLAB;
-            var value = 0.0;
-            if j < p.cols_n && q < count {
-                value = cols[(batch * p.cols_n + j) * p.cols_w + first + q];
-            }
-            slab_c[e % SLAB * ROW_C + e / SLAB] = value;
-        }
+        put(lane, row, col, at, count, &next);
         workgroupBarrier();
-        let deep = min(SLAB, count - at);
-        for (var q = 0u; q < deep; q++) {
+        // After the last slab this fetch has no use.
+        next = fetch(lane, batch, row, col, first, at + SLAB, count);
+        for (var q = 0u; q < SLAB; q++) {
             let ir = q * ROW_R + r;
             let ic = q * ROW_C + c;
             let z = vec4<f32>(slab_c[ic], slab_c[ic + TC], slab_c[ic + 2u * TC], slab_c[ic + 3u * TC]);
@@ -94,20 +124,20 @@ fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) ->
 fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, array<vec4<f32>, COLS>>) {
     let r = lane / TC;
     let c = lane % TC;
+    var next = fetch_values(lane, batch, col, first);
     for (var k = 0u; k < TILE_C && col + k < p.cols_n; k += DEPTH) {
         workgroupBarrier();
-        for (var e = lane; e < DEPTH * WIDTH; e += WG) {
-            let j = col + k + e / WIDTH;
-            let at = first + e % WIDTH;
-            var value = 0.0;
-            if j < p.cols_n && at < p.width {
-                value = values[(batch * p.cols_n + j) * p.values_w + p.values_from + at];
+        for (var f = 0u; f < FILLS_V; f++) {
+            let e = lane + f * WG;
+            if DEPTH * WIDTH % WG == 0u || e < DEPTH * WIDTH {
+                slab_c[e] = select(0.0, next[f], col + k + e / WIDTH < p.cols_n);
             }
-            slab_c[e] = value;
         }
         workgroupBarrier();
-        let deep = min(DEPTH, p.cols_n - col - k);
-        for (var h = 0u; h < deep; h++) {
+        // After the last slab this fetch has no use.
+        next = fetch_values(lane, batch, col + k + DEPTH, first);
+        // Beyond the last column, weights and values are 0.
+        for (var h = 0u; h < DEPTH; h++) {
             let at = (k + h) * ROW_R + r;
             let w = vec4<f32>(weights[at], weights[at + TR], weights[at + 2u * TR], weights[at + 3u * TR]);
             for (var t = 0u; t < COLS; t++) {
@@ -116,6 +146,16 @@ fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, a
         }
     }
     workgroupBarrier();
+}
+
+fn fetch_values(lane: u32, batch: u32, col: u32, first: u32) -> array<f32, FILLS_V> {
+    var got: array<f32, FILLS_V>;
+    for (var f = 0u; f < FILLS_V; f++) {
+        let e = lane + f * WG;
+        let j = min(col + e / WIDTH, p.cols_n - 1u);
+        got[f] = values[(batch * p.cols_n + j) * p.values_w + p.values_from + min(first + e % WIDTH, p.width - 1u)];
+    }
+    return got;
 }
 
 // The values that a step of a reduction reads: for each of an invocation's four rows, over the TC invocations of the row.
@@ -204,6 +244,17 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
+// l (which = 0) or δ (which = 1) of four queries. They are the last two columns of the queries' side.
+fn of_queries(batch: u32, i: vec4<u32>, which: u32) -> vec4<f32> {
+    let column = p.d + p.e + which;
+    if p.of_queries == 1u {
+        let at = (batch * p.rows_n + min(i, vec4<u32>(p.rows_n - 1u))) * p.rows_w + column;
+        return vec4<f32>(rows[at.x], rows[at.y], rows[at.z], rows[at.w]);
+    }
+    let at = (batch * p.cols_n + min(i, vec4<u32>(p.cols_n - 1u))) * p.cols_w + column;
+    return vec4<f32>(cols[at.x], cols[at.y], cols[at.z], cols[at.w]);
+}
+
 @compute @workgroup_size(WG)
 fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let number = group_index(group, groups);
@@ -227,36 +278,31 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             start = unit.row / TILE_C * TILE_C;
         }
     }
+    // l and δ of the four queries of an invocation. If the columns are the queries, they are of this tile of columns.
+    let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
+    var l = of_queries(unit.batch, unit.row + r4, 0u);
+    var delta = of_queries(unit.batch, unit.row + r4, 1u);
     for (var col = start; col < end; col += TILE_C) {
         let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
         var dp = mat4x4<f32>();
         if p.of_values == 0u {
             dp = product(lane, unit.batch, unit.row, col, p.d, p.e);
         }
+        if p.of_queries == 0u {
+            l = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
+            delta = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
+        }
         for (var x = 0u; x < 4u; x++) {
             for (var z = 0u; z < 4u; z++) {
                 let i = unit.row + r + x * TR;
                 let j = col + c + z * TC;
-                var w = 0.0;
-                if i < p.rows_n && j < p.cols_n {
-                    // l and δ are the last two columns of the queries' side.
-                    var at = (unit.batch * p.rows_n + i) * p.rows_w + p.d + p.e;
-                    var seen = sees(i, j);
-                    if p.of_queries == 0u {
-                        at = (unit.batch * p.cols_n + j) * p.cols_w + p.d + p.e;
-                        seen = sees(j, i);
-                    }
-                    if seen && p.of_queries == 1u {
-                        w = f_exp(s[x][z] * p.scale - rows[at]);
-                        w *= (dp[x][z] - rows[at + 1u]) * p.scale;
-                    } else if seen {
-                        w = f_exp(s[x][z] * p.scale - cols[at]);
-                        if p.of_values == 0u {
-                            w *= (dp[x][z] - cols[at + 1u]) * p.scale;
-                        }
-                    }
+                let query = p.of_queries == 1u;
+                let seen = i < p.rows_n && j < p.cols_n && select(sees(j, i), sees(i, j), query);
+                var w = f_exp(s[x][z] * p.scale - select(l[z], l[x], query));
+                if p.of_values == 0u {
+                    w *= (dp[x][z] - select(delta[z], delta[x], query)) * p.scale;
                 }
-                weights[(c + z * TC) * ROW_R + r + x * TR] = w;
+                weights[(c + z * TC) * ROW_R + r + x * TR] = select(0.0, w, seen);
             }
         }
         accumulate(lane, unit.batch, col, unit.first, &sums);

@@ -25,15 +25,31 @@ const FETCHES_B = (SLAB * VECS_B + WG - 1u) / WG;
 // The places of the terms of the slab that is fetched, and of the slab after it.
 var<workgroup> terms: array<vec4<u32>, 2u * SLAB>;
 
-// Four rows of one term. Elements beyond an edge are 0.
-fn four_a(start: u32, row: u32, term: vec4<u32>, inside: bool) -> vec4<f32> {
-    var v = vec4<f32>();
-    for (var t = 0u; t < 4u; t++) {
-        if inside && row + t < p.m {
-            v[t] = a[start + (row + t) * p.row_a + term.w];
-        }
+// The vectors that an invocation fetches: four rows of one term of a, and four columns of one term of b. `inside` says which of the columns
+// are inside of the image.
+struct Fetched {
+    a: array<vec4<f32>, FETCHES_A>,
+    b: array<vec4<f32>, FETCHES_B>,
+    inside: array<vec4<bool>, FETCHES_B>,
+}
+
+// Fetches the slab whose terms are in half number `half` of `terms`, without a branch: see matmul_tiles. `rows` has the places of the first
+// rows of the vectors. `last` is the place of the last row. The fetch repeats the last row for rows beyond it, because their results are
+// not stored.
+fn fetch(half: u32, lane: u32, last: u32, rows: ptr<function, array<u32, FETCHES_A>>, columns: ptr<function, array<vec4<u32>, 4>>) -> Fetched {
+    var got: Fetched;
+    for (var f = 0u; f < FETCHES_A; f++) {
+        let at = min(vec4<u32>((*rows)[f]) + vec4<u32>(0u, 1u, 2u, 3u) * p.row_a, vec4<u32>(last)) + terms[half * SLAB + (lane + f * WG) % SLAB].w;
+        got.a[f] = vec4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
     }
-    return v;
+    for (var f = 0u; f < FETCHES_B; f++) {
+        let term = terms[half * SLAB + min(lane / VECS_B + f * (WG / VECS_B), SLAB - 1u)];
+        var at = vec4<u32>((*columns)[0].x, (*columns)[1].x, (*columns)[2].x, (*columns)[3].x) + term.x;
+        got.inside[f] = vec4<bool>(meet((*columns)[0], term), meet((*columns)[1], term), meet((*columns)[2], term), meet((*columns)[3], term));
+        at = select(vec4<u32>(), at, got.inside[f]);
+        got.b[f] = vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+    }
+    return got;
 }
 
 @compute @workgroup_size(WG)
@@ -62,6 +78,12 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
     var mine: array<vec4<u32>, 4>;
     for (var t = 0u; t < 4u; t++) {
         mine[t] = place(all.columns, column + lane % VECS_B * 4u + t);
+        mine[t].x += start_b;
+    }
+    let last = start_a + (p.m - 1u) * p.row_a;
+    var rows: array<u32, FETCHES_A>;
+    for (var f = 0u; f < FETCHES_A; f++) {
+        rows[f] = start_a + (row + (lane + f * WG) / SLAB * 4u) * p.row_a;
     }
     for (var q = lane; q < 2u * SLAB; q += WG) {
         terms[q] = place(all.terms, all.first + q);
@@ -69,59 +91,56 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
     workgroupBarrier();
 
     var sums = Sums();
-    var next_a: array<vec4<f32>, FETCHES_A>;
-    var next_b: array<vec4<f32>, FETCHES_B>;
-    var slab = 1u;
-    // The first round multiplies nothing, and the last round fetches nothing.
-    for (var first = all.first; first < all.end + SLAB; first += SLAB) {
-        if first > all.first {
-            for (var f = 0u; f < FETCHES_A; f++) {
-                let e = lane + f * WG;
-                if e < SLAB * VECS_A {
-                    slab_a[(slab * SLAB + e % SLAB) * VECS_A + e / SLAB] = next_a[f];
-                }
-            }
-            for (var f = 0u; f < FETCHES_B; f++) {
-                let q = lane / VECS_B + f * (WG / VECS_B);
-                if q < SLAB {
-                    slab_b[(slab * SLAB + q) * VECS_B + lane % VECS_B] = next_b[f];
-                }
-            }
-            workgroupBarrier();
-            // The places of the slab after the slab that is fetched below.
-            for (var q = lane; q < SLAB; q += WG) {
-                terms[slab * SLAB + q] = place(all.terms, first + SLAB + q);
-            }
-        }
-        let other = 1u - slab;
+    var next = fetch(0u, lane, last, &rows, &mine);
+    var slab = 0u;
+    for (var first = all.first; first < all.end; first += SLAB) {
         for (var f = 0u; f < FETCHES_A; f++) {
             let e = lane + f * WG;
-            let q = e % SLAB;
-            next_a[f] = four_a(start_a, row + e / SLAB * 4u, terms[other * SLAB + q], first + q < all.end && e < SLAB * VECS_A);
+            if SLAB * VECS_A % WG == 0u || e < SLAB * VECS_A {
+                slab_a[(slab * SLAB + e % SLAB) * VECS_A + e / SLAB] = select(vec4<f32>(0.0), next.a[f], first + e % SLAB < all.end);
+            }
         }
         for (var f = 0u; f < FETCHES_B; f++) {
             let q = lane / VECS_B + f * (WG / VECS_B);
-            let term = terms[other * SLAB + min(q, SLAB - 1u)];
-            next_b[f] = vec4<f32>(factor(start_b, mine[0], term), factor(start_b, mine[1], term), factor(start_b, mine[2], term), factor(start_b, mine[3], term));
+            if SLAB * VECS_B % WG == 0u || q < SLAB {
+                slab_b[(slab * SLAB + q) * VECS_B + lane % VECS_B] = select(vec4<f32>(0.0), next.b[f], next.inside[f]);
+            }
         }
-        if first > all.first {
-            multiply(slab, lane, &sums);
+        workgroupBarrier();
+        // The places of the slab after the slab that is fetched below.
+        for (var q = lane; q < SLAB; q += WG) {
+            terms[slab * SLAB + q] = place(all.terms, first + 2u * SLAB + q);
         }
-        slab = other;
+        // After the last slab this fetch has no use.
+        next = fetch(1u - slab, lane, last, &rows, &mine);
+        multiply(slab, lane, &sums);
+        slab = 1u - slab;
     }
     for (var v = 0u; v < VECS_N; v++) {
         for (var t = 0u; t < 4u; t++) {
             let j = column + own_column(lane, v) + t;
             if j < all.columns.count {
                 let out = start_y + place(all.columns, j).w;
-                for (var r = 0u; r < PER_M; r++) {
-                    let m = row + own_row(lane, r);
-                    if m < p.m {
-                        let e = out + m * p.row_y;
-                        y[e] = map(e, sums[r * VECS_N + v][t]);
-                    }
+                for (var i = 0u; i < VECS_M; i++) {
+                    store_rows(out, row + own_row(lane, i * 4u), vec4<f32>(sums[i * 4u * VECS_N + v][t], sums[(i * 4u + 1u) * VECS_N + v][t],
+                        sums[(i * 4u + 2u) * VECS_N + v][t], sums[(i * 4u + 3u) * VECS_N + v][t]));
                 }
             }
+        }
+    }
+}
+
+// Stores four rows of the results from row m on. All four are computed before the first is stored, so that the loads of an epilogue run at
+// the same time.
+fn store_rows(start: u32, m: u32, v: vec4<f32>) {
+    if m >= p.m {
+        return;
+    }
+    let at = start + min(vec4<u32>(m, m + 1u, m + 2u, m + 3u), vec4<u32>(p.m - 1u)) * p.row_y;
+    let all = vec4<f32>(map(at.x, v.x), map(at.y, v.y), map(at.z, v.z), map(at.w, v.w));
+    for (var t = 0u; t < 4u; t++) {
+        if m + t < p.m {
+            y[at[t]] = all[t];
         }
     }
 }

@@ -4,102 +4,75 @@
 // One workgroup computes one tile of TILE_M × TILE_N outputs, see lib/tile. Tiles are small, with 4 × 4 outputs for each invocation, if
 // there are few tiles. They are large, with 8 × 8 outputs, if there are enough tiles to keep all processors busy. A tile reads each
 // element from memory once.
-// An invocation fetches blocks of 4 × 4 elements, four neighbours in memory at once. It uses `four_a` and `four_b`, which are generated.
-// They are one load if the rows of the matrix are multiples of four. It transposes a block if the terms are neighbours in memory. The
-// blocks of the next slab are fetched before this slab is multiplied, which hides the latency of memory.
+// An invocation fetches vectors of four neighbours in memory. It uses `four_a` and `four_b`, which are generated. They are one load if the
+// rows of the matrix are multiples of four. The vectors of the next slab are fetched before this slab is multiplied, which hides the
+// latency of memory. A compiler waits for a load at the end of a branch, so the fetch has no branch. Instead, it moves an index beyond an
+// edge to the edge. Terms beyond the last term become 0 before they are stored in the slab. Rows and columns beyond the last one only
+// change outputs that are not stored.
 // Not yet timed on hardware.
 //!include lib/index
 //!include lib/product
 //!include lib/tile
 
-// The number of 4 × 4 blocks in both slabs, and the number that an invocation fetches.
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
+// The number of vectors in a slab, and the number that an invocation fetches.
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 
-struct Block {
-    v: array<vec4<f32>, 4>,
+// Fetches vector number e of the slab whose terms start at q. It has four terms of a row, or four rows of a term. Vectors that are
+// neighbours in memory have neighbouring numbers.
+fn fetch_a(w: Work, q: u32, e: u32) -> vec4<f32> {
+    if TA == 1u {
+        return four_a(w.a + min(q + e / (TILE_M / 4u), w.end - 1u) * p.m, w.row + e % (TILE_M / 4u) * 4u, p.m - 1u);
+    }
+    return four_a(w.a + min(w.row + e / (SLAB / 4u), p.m - 1u) * p.k, q + e % (SLAB / 4u) * 4u, w.end - 1u);
 }
 
-// Block number e of the slab whose terms start at q: four vectors, each of one term.
-fn fetch(w: Work, q: u32, e: u32) -> Block {
-    if e < BLOCKS_A {
-        // Blocks that are neighbours in memory are neighbours in number.
-        if TA == 1u {
-            let i = w.row + e % (TILE_M / 4u) * 4u;
-            return by_term_a(w.a + i, q + e / (TILE_M / 4u) * 4u, w.end, p.m - min(i, p.m));
-        }
-        return turned(by_row_a(w.a, w.row + e / (SLAB / 4u) * 4u, q + e % (SLAB / 4u) * 4u, w.end));
-    }
-    let f = e - BLOCKS_A;
+fn fetch_b(w: Work, q: u32, e: u32) -> vec4<f32> {
     if TB == 1u {
-        return turned(by_row_b(w.b, w.column + f / (SLAB / 4u) * 4u, q + f % (SLAB / 4u) * 4u, w.end));
+        return four_b(w.b + min(w.column + e / (SLAB / 4u), p.n - 1u) * p.k, q + e % (SLAB / 4u) * 4u, w.end - 1u);
     }
-    let j = w.column + f % (TILE_N / 4u) * 4u;
-    return by_term_b(w.b + j, q + f / (TILE_N / 4u) * 4u, w.end, p.n - min(j, p.n));
+    return four_b(w.b + min(q + e / (TILE_N / 4u), w.end - 1u) * p.n, w.column + e % (TILE_N / 4u) * 4u, p.n - 1u);
 }
 
-// Four terms of the rows from `start` on. `left` of the rows are in the matrix. Elements beyond an edge are 0.
-fn by_term_a(start: u32, q: u32, end: u32, left: u32) -> Block {
-    var block = Block();
+// Sets terms to 0 if the slab has only `left` terms.
+fn cut_a(left: u32, e: u32, v: vec4<f32>) -> vec4<f32> {
+    if TA == 1u {
+        return select(vec4<f32>(0.0), v, e / (TILE_M / 4u) < left);
+    }
+    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) + e % (SLAB / 4u) * 4u < vec4<u32>(left));
+}
+
+fn cut_b(left: u32, e: u32, v: vec4<f32>) -> vec4<f32> {
+    if TB == 0u {
+        return select(vec4<f32>(0.0), v, e / (TILE_N / 4u) < left);
+    }
+    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) + e % (SLAB / 4u) * 4u < vec4<u32>(left));
+}
+
+// Stores vector number e in the place that `multiply` reads.
+fn put_a(slab: u32, e: u32, v: vec4<f32>) {
+    if TA == 1u {
+        slab_a[slab * VECS_A + e] = v;
+        return;
+    }
+    let row = e / (SLAB / 4u);
+    let at = slab * VECS_A + e % (SLAB / 4u) * TILE_M + row / 4u;
     for (var t = 0u; t < 4u; t++) {
-        if q + t < end {
-            block.v[t] = four_a(start + (q + t) * p.m, left);
-        }
+        slab_a[at + t * (TILE_M / 4u)][row % 4u] = v[t];
     }
-    return block;
 }
 
-fn by_row_a(start: u32, i: u32, q: u32, end: u32) -> Block {
-    var block = Block();
+fn put_b(slab: u32, e: u32, v: vec4<f32>) {
+    if TB == 0u {
+        slab_b[slab * VECS_B + e] = v;
+        return;
+    }
+    let column = e / (SLAB / 4u);
+    let at = slab * VECS_B + e % (SLAB / 4u) * TILE_N + column / 4u;
     for (var t = 0u; t < 4u; t++) {
-        if i + t < p.m {
-            block.v[t] = four_a(start + (i + t) * p.k + q, end - min(q, end));
-        }
-    }
-    return block;
-}
-
-fn by_term_b(start: u32, q: u32, end: u32, left: u32) -> Block {
-    var block = Block();
-    for (var t = 0u; t < 4u; t++) {
-        if q + t < end {
-            block.v[t] = four_b(start + (q + t) * p.n, left);
-        }
-    }
-    return block;
-}
-
-fn by_row_b(start: u32, j: u32, q: u32, end: u32) -> Block {
-    var block = Block();
-    for (var t = 0u; t < 4u; t++) {
-        if j + t < p.n {
-            block.v[t] = four_b(start + (j + t) * p.k + q, end - min(q, end));
-        }
-    }
-    return block;
-}
-
-fn turned(b: Block) -> Block {
-    let t = transpose(mat4x4<f32>(b.v[0], b.v[1], b.v[2], b.v[3]));
-    return Block(array<vec4<f32>, 4>(t[0], t[1], t[2], t[3]));
-}
-
-// Stores block number e in the place that `multiply` reads.
-fn put(slab: u32, e: u32, block: Block) {
-    if e < BLOCKS_A {
-        let vec = select(e / (SLAB / 4u), e % (TILE_M / 4u), TA == 1u);
-        let q = slab * SLAB + 4u * select(e % (SLAB / 4u), e / (TILE_M / 4u), TA == 1u);
-        for (var t = 0u; t < 4u; t++) {
-            slab_a[(q + t) * (TILE_M / 4u) + vec] = block.v[t];
-        }
-    } else {
-        let f = e - BLOCKS_A;
-        let vec = select(f % (TILE_N / 4u), f / (SLAB / 4u), TB == 1u);
-        let q = slab * SLAB + 4u * select(f / (TILE_N / 4u), f % (SLAB / 4u), TB == 1u);
-        for (var t = 0u; t < 4u; t++) {
-            slab_b[(q + t) * (TILE_N / 4u) + vec] = block.v[t];
-        }
+        slab_b[at + t * (TILE_N / 4u)][column % 4u] = v[t];
     }
 }
 
@@ -111,21 +84,42 @@ fn forward_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
     let w = work(unit, TILE_M, TILE_N);
     var sums = Sums();
-    var next: array<Block, FETCHES>;
-    for (var f = 0u; f < FETCHES; f++) {
-        next[f] = fetch(w, w.first, lane + f * WG);
+    var next_a: array<vec4<f32>, FETCHES_A>;
+    var next_b: array<vec4<f32>, FETCHES_B>;
+    for (var f = 0u; f < FETCHES_A; f++) {
+        next_a[f] = fetch_a(w, w.first, lane + f * WG);
+    }
+    for (var f = 0u; f < FETCHES_B; f++) {
+        next_b[f] = fetch_b(w, w.first, lane + f * WG);
     }
     var slab = 0u;
     for (var q = w.first; q < w.end; q += SLAB) {
-        for (var f = 0u; f < FETCHES; f++) {
-            if lane + f * WG < BLOCKS {
-                put(slab, lane + f * WG, next[f]);
+        let left = w.end - q;
+        if left < SLAB {
+            for (var f = 0u; f < FETCHES_A; f++) {
+                next_a[f] = cut_a(left, lane + f * WG, next_a[f]);
+            }
+            for (var f = 0u; f < FETCHES_B; f++) {
+                next_b[f] = cut_b(left, lane + f * WG, next_b[f]);
+            }
+        }
+        for (var f = 0u; f < FETCHES_A; f++) {
+            if VECS_A % WG == 0u || lane + f * WG < VECS_A {
+                put_a(slab, lane + f * WG, next_a[f]);
+            }
+        }
+        for (var f = 0u; f < FETCHES_B; f++) {
+            if VECS_B % WG == 0u || lane + f * WG < VECS_B {
+                put_b(slab, lane + f * WG, next_b[f]);
             }
         }
         workgroupBarrier();
-        for (var f = 0u; f < FETCHES; f++) {
-            // Beyond the last slab this fetches nothing.
-            next[f] = fetch(w, q + SLAB, lane + f * WG);
+        // After the last slab this fetch has no use.
+        for (var f = 0u; f < FETCHES_A; f++) {
+            next_a[f] = fetch_a(w, q + SLAB, lane + f * WG);
+        }
+        for (var f = 0u; f < FETCHES_B; f++) {
+            next_b[f] = fetch_b(w, q + SLAB, lane + f * WG);
         }
         multiply(slab, lane, &sums);
         slab = 1u - slab;
@@ -141,9 +135,17 @@ fn forward_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
 }
 
-// Four neighbouring outputs, of which `left` are in the matrix.
+// Stores four neighbouring outputs. `left` of them are in the matrix. All four are computed before the first is stored, so that the loads of
+// an epilogue run at the same time.
 fn store(e: u32, left: u32, v: vec4<f32>) {
-    for (var t = 0u; t < min(left, 4u); t++) {
-        y[e + t] = map(e + t, v[t]);
+    if left == 0u {
+        return;
+    }
+    let at = e + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(left - 1u));
+    let all = vec4<f32>(map(at.x, v.x), map(at.y, v.y), map(at.z, v.z), map(at.w, v.w));
+    for (var t = 0u; t < 4u; t++) {
+        if t < left {
+            y[at[t]] = all[t];
+        }
     }
 }

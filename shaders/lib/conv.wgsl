@@ -114,9 +114,14 @@ fn w_step() -> u32 {
     return p.tap_w * p.dw / p.sw;
 }
 
-// The element of b that a column and a term meet in, in the group that starts at `start`; 0 outside of the image.
+// Returns true if a column and a term meet inside of the image.
+fn meet(column: vec4<u32>, term: vec4<u32>) -> bool {
+    return all(column.yz + term.yz < vec2<u32>(p.b_height, p.b_width));
+}
+
+// The element of b that they meet in, in the group that starts at `start`; 0 outside of the image.
 fn factor(start: u32, column: vec4<u32>, term: vec4<u32>) -> f32 {
-    if column.y + term.y < p.b_height && column.z + term.z < p.b_width {
+    if meet(column, term) {
         return b[start + column.x + term.x];
     }
     return 0.0;

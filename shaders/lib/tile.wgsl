@@ -30,22 +30,66 @@ fn own_column(lane: u32, v: u32) -> u32 {
     return (v * LANES_N + lane % LANES_N) * 4u;
 }
 
-// Adds the products of slab number `slab` (0 or 1).
+// The factors of one term that an invocation multiplies: its rows of a and its columns of b.
+struct Factors {
+    a: array<vec4<f32>, VECS_M>,
+    b: array<vec4<f32>, VECS_N>,
+}
+
+// Vector i of term q in a slab of a, from place `at`.
+fn factor_a(at: u32, q: u32, i: u32) -> vec4<f32> { return slab_a[at + q * (TILE_M / 4u) + i * LANES_M]; }
+
+// All vectors of term q in a slab of b.
+fn factors_b(at: u32, q: u32) -> array<vec4<f32>, VECS_N> {
+    var f: array<vec4<f32>, VECS_N>;
+    for (var j = 0u; j < VECS_N; j++) {
+        f[j] = slab_b[at + q * (TILE_N / 4u) + j * LANES_N];
+    }
+    return f;
+}
+
+// Adds the products of slab number `slab` (0 or 1). The factors of a term are loaded while the factors of the term before it are
+// multiplied, which hides the latency of workgroup memory. All counts are constant and loops are short, so that compilers unroll the loops.
+// A loop that is left would end the block of code, and a compiler may move the fetch of the next slab behind it, to the wait for it.
 fn multiply(slab: u32, lane: u32, sums: ptr<function, Sums>) {
-    for (var q = slab * SLAB; q < (slab + 1u) * SLAB; q++) {
-        var vb: array<vec4<f32>, VECS_N>;
-        for (var j = 0u; j < VECS_N; j++) {
-            vb[j] = slab_b[q * (TILE_N / 4u) + j * LANES_N + lane % LANES_N];
-        }
+    let at = vec2<u32>(slab * SLAB * (TILE_M / 4u) + lane / LANES_N, slab * SLAB * (TILE_N / 4u) + lane % LANES_N);
+    var now: Factors;
+    for (var i = 0u; i < VECS_M; i++) {
+        now.a[i] = factor_a(at.x, 0u, i);
+    }
+    now.b = factors_b(at.y, 0u);
+    multiply_four(at, 0u, &now, sums);
+    multiply_four(at, 4u, &now, sums);
+    if SLAB == 16u {
+        multiply_four(at, 8u, &now, sums);
+        multiply_four(at, 12u, &now, sums);
+    }
+}
+
+fn multiply_four(at: vec2<u32>, first: u32, now: ptr<function, Factors>, sums: ptr<function, Sums>) {
+    for (var q = 1u; q <= 4u; q++) {
+        // After the last term these loads have no use.
+        let next = (first + q) % SLAB;
+        let next_b = factors_b(at.y, next);
         for (var i = 0u; i < VECS_M; i++) {
-            let va = slab_a[q * (TILE_M / 4u) + i * LANES_M + lane / LANES_N];
+            let va = (*now).a[i];
+            // A single vector is loaded before the multiplication. One of several replaces its predecessor after it, because
+            // registers are few.
+            if VECS_M == 1u {
+                (*now).a[i] = factor_a(at.x, next, i);
+            }
             for (var j = 0u; j < VECS_N; j++) {
-                let at = i * 4u * VECS_N + j;
-                (*sums)[at] = fma(vec4<f32>(va.x), vb[j], (*sums)[at]);
-                (*sums)[at + VECS_N] = fma(vec4<f32>(va.y), vb[j], (*sums)[at + VECS_N]);
-                (*sums)[at + 2u * VECS_N] = fma(vec4<f32>(va.z), vb[j], (*sums)[at + 2u * VECS_N]);
-                (*sums)[at + 3u * VECS_N] = fma(vec4<f32>(va.w), vb[j], (*sums)[at + 3u * VECS_N]);
+                let vb = (*now).b[j];
+                let to = i * 4u * VECS_N + j;
+                (*sums)[to] = fma(vec4<f32>(va.x), vb, (*sums)[to]);
+                (*sums)[to + VECS_N] = fma(vec4<f32>(va.y), vb, (*sums)[to + VECS_N]);
+                (*sums)[to + 2u * VECS_N] = fma(vec4<f32>(va.z), vb, (*sums)[to + 2u * VECS_N]);
+                (*sums)[to + 3u * VECS_N] = fma(vec4<f32>(va.w), vb, (*sums)[to + 3u * VECS_N]);
+            }
+            if VECS_M > 1u {
+                (*now).a[i] = factor_a(at.x, next, i);
             }
         }
+        (*now).b = next_b;
     }
 }

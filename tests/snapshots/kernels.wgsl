@@ -13,19 +13,11 @@ const SLAB: u32 = 16u;
 fn map(i: u32, x0: f32) -> f32 {
  return x0;
 }
-fn four_a(at: u32, left: u32) -> vec4<f32> {
- var v = vec4<f32>();
- if left > 0u {
-  v = a[at / 4u];
- }
- return v;
+fn four_a(start: u32, i: u32, last: u32) -> vec4<f32> {
+ return a[(start + min(i, last)) / 4u];
 }
-fn four_b(at: u32, left: u32) -> vec4<f32> {
- var v = vec4<f32>();
- if left > 0u {
-  v = b[at / 4u];
- }
- return v;
+fn four_b(start: u32, i: u32, last: u32) -> vec4<f32> {
+ return b[(start + min(i, last)) / 4u];
 }
 fn group_index(id: vec3<u32>, n: vec3<u32>) -> u32 {
  return id.x + n.x * (id.y + n.y * id.z);
@@ -75,99 +67,104 @@ fn own_row(lane: u32, r: u32) -> u32 {
 fn own_column(lane: u32, v: u32) -> u32 {
  return (v * LANES_N + lane % LANES_N) * 4u;
 }
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
+}
+fn factor_a(at: u32, q: u32, i: u32) -> vec4<f32> { return slab_a[at + q * (TILE_M / 4u) + i * LANES_M]; }
+fn factors_b(at: u32, q: u32) -> array<vec4<f32>, VECS_N> {
+ var f: array<vec4<f32>, VECS_N>;
+ for (var j = 0u; j < VECS_N; j++) {
+  f[j] = slab_b[at + q * (TILE_N / 4u) + j * LANES_N];
+ }
+ return f;
+}
 fn multiply(slab: u32, lane: u32, sums: ptr<function, Sums>) {
- for (var q = slab * SLAB; q < (slab + 1u) * SLAB; q++) {
-  var vb: array<vec4<f32>, VECS_N>;
-  for (var j = 0u; j < VECS_N; j++) {
-   vb[j] = slab_b[q * (TILE_N / 4u) + j * LANES_N + lane % LANES_N];
-  }
+ let at = vec2<u32>(slab * SLAB * (TILE_M / 4u) + lane / LANES_N, slab * SLAB * (TILE_N / 4u) + lane % LANES_N);
+ var now: Factors;
+ for (var i = 0u; i < VECS_M; i++) {
+  now.a[i] = factor_a(at.x, 0u, i);
+ }
+ now.b = factors_b(at.y, 0u);
+ multiply_four(at, 0u, &now, sums);
+ multiply_four(at, 4u, &now, sums);
+ if SLAB == 16u {
+  multiply_four(at, 8u, &now, sums);
+  multiply_four(at, 12u, &now, sums);
+ }
+}
+fn multiply_four(at: vec2<u32>, first: u32, now: ptr<function, Factors>, sums: ptr<function, Sums>) {
+ for (var q = 1u; q <= 4u; q++) {
+  let next = (first + q) % SLAB;
+  let next_b = factors_b(at.y, next);
   for (var i = 0u; i < VECS_M; i++) {
-   let va = slab_a[q * (TILE_M / 4u) + i * LANES_M + lane / LANES_N];
+   let va = (*now).a[i];
+   if VECS_M == 1u {
+    (*now).a[i] = factor_a(at.x, next, i);
+   }
    for (var j = 0u; j < VECS_N; j++) {
-    let at = i * 4u * VECS_N + j;
-    (*sums)[at] = fma(vec4<f32>(va.x), vb[j], (*sums)[at]);
-    (*sums)[at + VECS_N] = fma(vec4<f32>(va.y), vb[j], (*sums)[at + VECS_N]);
-    (*sums)[at + 2u * VECS_N] = fma(vec4<f32>(va.z), vb[j], (*sums)[at + 2u * VECS_N]);
-    (*sums)[at + 3u * VECS_N] = fma(vec4<f32>(va.w), vb[j], (*sums)[at + 3u * VECS_N]);
+    let vb = (*now).b[j];
+    let to = i * 4u * VECS_N + j;
+    (*sums)[to] = fma(vec4<f32>(va.x), vb, (*sums)[to]);
+    (*sums)[to + VECS_N] = fma(vec4<f32>(va.y), vb, (*sums)[to + VECS_N]);
+    (*sums)[to + 2u * VECS_N] = fma(vec4<f32>(va.z), vb, (*sums)[to + 2u * VECS_N]);
+    (*sums)[to + 3u * VECS_N] = fma(vec4<f32>(va.w), vb, (*sums)[to + 3u * VECS_N]);
+   }
+   if VECS_M > 1u {
+    (*now).a[i] = factor_a(at.x, next, i);
    }
   }
+  (*now).b = next_b;
  }
 }
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
-}
-fn fetch(w: Work, q: u32, e: u32) -> Block {
- if e < BLOCKS_A {
-  if TA == 1u {
-   let i = w.row + e % (TILE_M / 4u) * 4u;
-   return by_term_a(w.a + i, q + e / (TILE_M / 4u) * 4u, w.end, p.m - min(i, p.m));
-  }
-  return turned(by_row_a(w.a, w.row + e / (SLAB / 4u) * 4u, q + e % (SLAB / 4u) * 4u, w.end));
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
+fn fetch_a(w: Work, q: u32, e: u32) -> vec4<f32> {
+ if TA == 1u {
+  return four_a(w.a + min(q + e / (TILE_M / 4u), w.end - 1u) * p.m, w.row + e % (TILE_M / 4u) * 4u, p.m - 1u);
  }
- let f = e - BLOCKS_A;
+ return four_a(w.a + min(w.row + e / (SLAB / 4u), p.m - 1u) * p.k, q + e % (SLAB / 4u) * 4u, w.end - 1u);
+}
+fn fetch_b(w: Work, q: u32, e: u32) -> vec4<f32> {
  if TB == 1u {
-  return turned(by_row_b(w.b, w.column + f / (SLAB / 4u) * 4u, q + f % (SLAB / 4u) * 4u, w.end));
+  return four_b(w.b + min(w.column + e / (SLAB / 4u), p.n - 1u) * p.k, q + e % (SLAB / 4u) * 4u, w.end - 1u);
  }
- let j = w.column + f % (TILE_N / 4u) * 4u;
- return by_term_b(w.b + j, q + f / (TILE_N / 4u) * 4u, w.end, p.n - min(j, p.n));
+ return four_b(w.b + min(q + e / (TILE_N / 4u), w.end - 1u) * p.n, w.column + e % (TILE_N / 4u) * 4u, p.n - 1u);
 }
-fn by_term_a(start: u32, q: u32, end: u32, left: u32) -> Block {
- var block = Block();
+fn cut_a(left: u32, e: u32, v: vec4<f32>) -> vec4<f32> {
+ if TA == 1u {
+  return select(vec4<f32>(0.0), v, e / (TILE_M / 4u) < left);
+ }
+ return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) + e % (SLAB / 4u) * 4u < vec4<u32>(left));
+}
+fn cut_b(left: u32, e: u32, v: vec4<f32>) -> vec4<f32> {
+ if TB == 0u {
+  return select(vec4<f32>(0.0), v, e / (TILE_N / 4u) < left);
+ }
+ return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) + e % (SLAB / 4u) * 4u < vec4<u32>(left));
+}
+fn put_a(slab: u32, e: u32, v: vec4<f32>) {
+ if TA == 1u {
+  slab_a[slab * VECS_A + e] = v;
+  return;
+ }
+ let row = e / (SLAB / 4u);
+ let at = slab * VECS_A + e % (SLAB / 4u) * TILE_M + row / 4u;
  for (var t = 0u; t < 4u; t++) {
-  if q + t < end {
-   block.v[t] = four_a(start + (q + t) * p.m, left);
-  }
+  slab_a[at + t * (TILE_M / 4u)][row % 4u] = v[t];
  }
- return block;
 }
-fn by_row_a(start: u32, i: u32, q: u32, end: u32) -> Block {
- var block = Block();
+fn put_b(slab: u32, e: u32, v: vec4<f32>) {
+ if TB == 0u {
+  slab_b[slab * VECS_B + e] = v;
+  return;
+ }
+ let column = e / (SLAB / 4u);
+ let at = slab * VECS_B + e % (SLAB / 4u) * TILE_N + column / 4u;
  for (var t = 0u; t < 4u; t++) {
-  if i + t < p.m {
-   block.v[t] = four_a(start + (i + t) * p.k + q, end - min(q, end));
-  }
- }
- return block;
-}
-fn by_term_b(start: u32, q: u32, end: u32, left: u32) -> Block {
- var block = Block();
- for (var t = 0u; t < 4u; t++) {
-  if q + t < end {
-   block.v[t] = four_b(start + (q + t) * p.n, left);
-  }
- }
- return block;
-}
-fn by_row_b(start: u32, j: u32, q: u32, end: u32) -> Block {
- var block = Block();
- for (var t = 0u; t < 4u; t++) {
-  if j + t < p.n {
-   block.v[t] = four_b(start + (j + t) * p.k + q, end - min(q, end));
-  }
- }
- return block;
-}
-fn turned(b: Block) -> Block {
- let t = transpose(mat4x4<f32>(b.v[0], b.v[1], b.v[2], b.v[3]));
- return Block(array<vec4<f32>, 4>(t[0], t[1], t[2], t[3]));
-}
-fn put(slab: u32, e: u32, block: Block) {
- if e < BLOCKS_A {
-  let vec = select(e / (SLAB / 4u), e % (TILE_M / 4u), TA == 1u);
-  let q = slab * SLAB + 4u * select(e % (SLAB / 4u), e / (TILE_M / 4u), TA == 1u);
-  for (var t = 0u; t < 4u; t++) {
-   slab_a[(q + t) * (TILE_M / 4u) + vec] = block.v[t];
-  }
- } else {
-  let f = e - BLOCKS_A;
-  let vec = select(f % (TILE_N / 4u), f / (SLAB / 4u), TB == 1u);
-  let q = slab * SLAB + 4u * select(f / (TILE_N / 4u), f % (SLAB / 4u), TB == 1u);
-  for (var t = 0u; t < 4u; t++) {
-   slab_b[(q + t) * (TILE_N / 4u) + vec] = block.v[t];
-  }
+  slab_b[at + t * (TILE_N / 4u)][column % 4u] = v[t];
  }
 }
 @compute @workgroup_size(WG)
@@ -178,20 +175,41 @@ fn forward_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
  }
  let w = work(unit, TILE_M, TILE_N);
  var sums = Sums();
- var next: array<Block, FETCHES>;
- for (var f = 0u; f < FETCHES; f++) {
-  next[f] = fetch(w, w.first, lane + f * WG);
+ var next_a: array<vec4<f32>, FETCHES_A>;
+ var next_b: array<vec4<f32>, FETCHES_B>;
+ for (var f = 0u; f < FETCHES_A; f++) {
+  next_a[f] = fetch_a(w, w.first, lane + f * WG);
+ }
+ for (var f = 0u; f < FETCHES_B; f++) {
+  next_b[f] = fetch_b(w, w.first, lane + f * WG);
  }
  var slab = 0u;
  for (var q = w.first; q < w.end; q += SLAB) {
-  for (var f = 0u; f < FETCHES; f++) {
-   if lane + f * WG < BLOCKS {
-    put(slab, lane + f * WG, next[f]);
+  let left = w.end - q;
+  if left < SLAB {
+   for (var f = 0u; f < FETCHES_A; f++) {
+    next_a[f] = cut_a(left, lane + f * WG, next_a[f]);
+   }
+   for (var f = 0u; f < FETCHES_B; f++) {
+    next_b[f] = cut_b(left, lane + f * WG, next_b[f]);
+   }
+  }
+  for (var f = 0u; f < FETCHES_A; f++) {
+   if VECS_A % WG == 0u || lane + f * WG < VECS_A {
+    put_a(slab, lane + f * WG, next_a[f]);
+   }
+  }
+  for (var f = 0u; f < FETCHES_B; f++) {
+   if VECS_B % WG == 0u || lane + f * WG < VECS_B {
+    put_b(slab, lane + f * WG, next_b[f]);
    }
   }
   workgroupBarrier();
-  for (var f = 0u; f < FETCHES; f++) {
-   next[f] = fetch(w, q + SLAB, lane + f * WG);
+  for (var f = 0u; f < FETCHES_A; f++) {
+   next_a[f] = fetch_a(w, q + SLAB, lane + f * WG);
+  }
+  for (var f = 0u; f < FETCHES_B; f++) {
+   next_b[f] = fetch_b(w, q + SLAB, lane + f * WG);
   }
   multiply(slab, lane, &sums);
   slab = 1u - slab;
@@ -207,8 +225,15 @@ fn forward_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
  }
 }
 fn store(e: u32, left: u32, v: vec4<f32>) {
- for (var t = 0u; t < min(left, 4u); t++) {
-  y[e + t] = map(e + t, v[t]);
+ if left == 0u {
+  return;
+ }
+ let at = e + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(left - 1u));
+ let all = vec4<f32>(map(at.x, v.x), map(at.y, v.y), map(at.z, v.z), map(at.w, v.w));
+ for (var t = 0u; t < 4u; t++) {
+  if t < left {
+   y[at[t]] = all[t];
+  }
  }
 }==== sum_parts.sum_parts 1
 (0) var<uniform> p: Params;
@@ -280,12 +305,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== matmul_dot.forward_dot 1
 (0) var<uniform> p: Params;
 (1) <read> a: array<f32>;
@@ -905,21 +932,8 @@ fn map(i: u32, x0: f32) -> f32 {
  let v4 = f_where(v3, v2, v1);
  return v4;
 }
-fn four_a(at: u32, left: u32) -> vec4<f32> {
- var v = vec4<f32>();
- if left > 0u {
-  v[0] = a[at + 0u];
- }
- if left > 1u {
-  v[1] = a[at + 1u];
- }
- if left > 2u {
-  v[2] = a[at + 2u];
- }
- if left > 3u {
-  v[3] = a[at + 3u];
- }
- return v;
+fn four_a(start: u32, i: u32, last: u32) -> vec4<f32> {
+ return vec4<f32>(a[start + min(i + 0u, last)], a[start + min(i + 1u, last)], a[start + min(i + 2u, last)], a[start + min(i + 3u, last)]);
 }
 struct Work {
  a: u32,   // where a's matrix starts in what this dispatch sees: it may start before that, and offsets wrap
@@ -938,12 +952,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== reduce.lines 3
 (0) var<uniform> p: Params;
 (1) <read> x: array<vec4<f32>>;
@@ -1010,12 +1026,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== matmul_tiles.forward_tiles 5
 (0) var<uniform> p: Params;
 (1) <read> a: array<vec4<f32>>;
@@ -1046,12 +1064,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== optim/squares.squares 1
 (0) var<uniform> p: Params;
 (1) <read> grads: array<vec4<f32>>;
@@ -1522,11 +1542,8 @@ fn h_step() -> u32 {
 fn w_step() -> u32 {
  return p.tap_w * p.dw / p.sw;
 }
-fn factor(start: u32, column: vec4<u32>, term: vec4<u32>) -> f32 {
- if column.y + term.y < p.b_height && column.z + term.z < p.b_width {
-  return b[start + column.x + term.x];
- }
- return 0.0;
+fn meet(column: vec4<u32>, term: vec4<u32>) -> bool {
+ return all(column.yz + term.yz < vec2<u32>(p.b_height, p.b_width));
 }
 fn images_of(block: u32) -> u32 {
  return min(p.images, p.batch - (p.first / p.block_units + block) * p.images);
@@ -1539,19 +1556,34 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
+}
 const VECS_A = TILE_M / 4u;
 const VECS_B = TILE_N / 4u;
 const FETCHES_A = (SLAB * VECS_A + WG - 1u) / WG;
 const FETCHES_B = (SLAB * VECS_B + WG - 1u) / WG;
 var<workgroup> terms: array<vec4<u32>, 2u * SLAB>;
-fn four_a(start: u32, row: u32, term: vec4<u32>, inside: bool) -> vec4<f32> {
- var v = vec4<f32>();
- for (var t = 0u; t < 4u; t++) {
-  if inside && row + t < p.m {
-   v[t] = a[start + (row + t) * p.row_a + term.w];
-  }
+struct Fetched {
+ a: array<vec4<f32>, FETCHES_A>,
+ b: array<vec4<f32>, FETCHES_B>,
+ inside: array<vec4<bool>, FETCHES_B>,
+}
+fn fetch(half: u32, lane: u32, last: u32, rows: ptr<function, array<u32, FETCHES_A>>, columns: ptr<function, array<vec4<u32>, 4>>) -> Fetched {
+ var got: Fetched;
+ for (var f = 0u; f < FETCHES_A; f++) {
+  let at = min(vec4<u32>((*rows)[f]) + vec4<u32>(0u, 1u, 2u, 3u) * p.row_a, vec4<u32>(last)) + terms[half * SLAB + (lane + f * WG) % SLAB].w;
+  got.a[f] = vec4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
  }
- return v;
+ for (var f = 0u; f < FETCHES_B; f++) {
+  let term = terms[half * SLAB + min(lane / VECS_B + f * (WG / VECS_B), SLAB - 1u)];
+  var at = vec4<u32>((*columns)[0].x, (*columns)[1].x, (*columns)[2].x, (*columns)[3].x) + term.x;
+  got.inside[f] = vec4<bool>(meet((*columns)[0], term), meet((*columns)[1], term), meet((*columns)[2], term), meet((*columns)[3], term));
+  at = select(vec4<u32>(), at, got.inside[f]);
+  got.b[f] = vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+ }
+ return got;
 }
 @compute @workgroup_size(WG)
 fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -1577,63 +1609,63 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
  var mine: array<vec4<u32>, 4>;
  for (var t = 0u; t < 4u; t++) {
   mine[t] = place(all.columns, column + lane % VECS_B * 4u + t);
+  mine[t].x += start_b;
+ }
+ let last = start_a + (p.m - 1u) * p.row_a;
+ var rows: array<u32, FETCHES_A>;
+ for (var f = 0u; f < FETCHES_A; f++) {
+  rows[f] = start_a + (row + (lane + f * WG) / SLAB * 4u) * p.row_a;
  }
  for (var q = lane; q < 2u * SLAB; q += WG) {
   terms[q] = place(all.terms, all.first + q);
  }
  workgroupBarrier();
  var sums = Sums();
- var next_a: array<vec4<f32>, FETCHES_A>;
- var next_b: array<vec4<f32>, FETCHES_B>;
- var slab = 1u;
- for (var first = all.first; first < all.end + SLAB; first += SLAB) {
-  if first > all.first {
-   for (var f = 0u; f < FETCHES_A; f++) {
-    let e = lane + f * WG;
-    if e < SLAB * VECS_A {
-     slab_a[(slab * SLAB + e % SLAB) * VECS_A + e / SLAB] = next_a[f];
-    }
-   }
-   for (var f = 0u; f < FETCHES_B; f++) {
-    let q = lane / VECS_B + f * (WG / VECS_B);
-    if q < SLAB {
-     slab_b[(slab * SLAB + q) * VECS_B + lane % VECS_B] = next_b[f];
-    }
-   }
-   workgroupBarrier();
-   for (var q = lane; q < SLAB; q += WG) {
-    terms[slab * SLAB + q] = place(all.terms, first + SLAB + q);
-   }
-  }
-  let other = 1u - slab;
+ var next = fetch(0u, lane, last, &rows, &mine);
+ var slab = 0u;
+ for (var first = all.first; first < all.end; first += SLAB) {
   for (var f = 0u; f < FETCHES_A; f++) {
    let e = lane + f * WG;
-   let q = e % SLAB;
-   next_a[f] = four_a(start_a, row + e / SLAB * 4u, terms[other * SLAB + q], first + q < all.end && e < SLAB * VECS_A);
+   if SLAB * VECS_A % WG == 0u || e < SLAB * VECS_A {
+    slab_a[(slab * SLAB + e % SLAB) * VECS_A + e / SLAB] = select(vec4<f32>(0.0), next.a[f], first + e % SLAB < all.end);
+   }
   }
   for (var f = 0u; f < FETCHES_B; f++) {
    let q = lane / VECS_B + f * (WG / VECS_B);
-   let term = terms[other * SLAB + min(q, SLAB - 1u)];
-   next_b[f] = vec4<f32>(factor(start_b, mine[0], term), factor(start_b, mine[1], term), factor(start_b, mine[2], term), factor(start_b, mine[3], term));
+   if SLAB * VECS_B % WG == 0u || q < SLAB {
+    slab_b[(slab * SLAB + q) * VECS_B + lane % VECS_B] = select(vec4<f32>(0.0), next.b[f], next.inside[f]);
+   }
   }
-  if first > all.first {
-   multiply(slab, lane, &sums);
+  workgroupBarrier();
+  for (var q = lane; q < SLAB; q += WG) {
+   terms[slab * SLAB + q] = place(all.terms, first + 2u * SLAB + q);
   }
-  slab = other;
+  next = fetch(1u - slab, lane, last, &rows, &mine);
+  multiply(slab, lane, &sums);
+  slab = 1u - slab;
  }
  for (var v = 0u; v < VECS_N; v++) {
   for (var t = 0u; t < 4u; t++) {
    let j = column + own_column(lane, v) + t;
    if j < all.columns.count {
     let out = start_y + place(all.columns, j).w;
-    for (var r = 0u; r < PER_M; r++) {
-     let m = row + own_row(lane, r);
-     if m < p.m {
-      let e = out + m * p.row_y;
-      y[e] = map(e, sums[r * VECS_N + v][t]);
-     }
+    for (var i = 0u; i < VECS_M; i++) {
+     store_rows(out, row + own_row(lane, i * 4u), vec4<f32>(sums[i * 4u * VECS_N + v][t], sums[(i * 4u + 1u) * VECS_N + v][t],
+      sums[(i * 4u + 2u) * VECS_N + v][t], sums[(i * 4u + 3u) * VECS_N + v][t]));
     }
    }
+  }
+ }
+}
+fn store_rows(start: u32, m: u32, v: vec4<f32>) {
+ if m >= p.m {
+  return;
+ }
+ let at = start + min(vec4<u32>(m, m + 1u, m + 2u, m + 3u), vec4<u32>(p.m - 1u)) * p.row_y;
+ let all = vec4<f32>(map(at.x, v.x), map(at.y, v.y), map(at.z, v.z), map(at.w, v.w));
+ for (var t = 0u; t < 4u; t++) {
+  if m + t < p.m {
+   y[at[t]] = all[t];
   }
  }
 }==== moments.lines 1
@@ -2347,12 +2379,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== max_pool2d.index 1
 (0) var<uniform> p: Params;
 (1) <read> x: array<f32>;
@@ -2656,11 +2690,20 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
+}
 const VECS_A = TILE_M / 4u;
 const VECS_B = TILE_N / 4u;
 const FETCHES_A = (SLAB * VECS_A + WG - 1u) / WG;
 const FETCHES_B = (SLAB * VECS_B + WG - 1u) / WG;
 var<workgroup> terms: array<vec4<u32>, 2u * SLAB>;
+struct Fetched {
+ a: array<vec4<f32>, FETCHES_A>,
+ b: array<vec4<f32>, FETCHES_B>,
+ inside: array<vec4<bool>, FETCHES_B>,
+}
 ==== conv2d_tiles.tiles 3
 (0) var<uniform> p: Params;
 (1) <read> a: array<f32>;
@@ -2702,11 +2745,20 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
+}
 const VECS_A = TILE_M / 4u;
 const VECS_B = TILE_N / 4u;
 const FETCHES_A = (SLAB * VECS_A + WG - 1u) / WG;
 const FETCHES_B = (SLAB * VECS_B + WG - 1u) / WG;
 var<workgroup> terms: array<vec4<u32>, 2u * SLAB>;
+struct Fetched {
+ a: array<vec4<f32>, FETCHES_A>,
+ b: array<vec4<f32>, FETCHES_B>,
+ inside: array<vec4<bool>, FETCHES_B>,
+}
 ==== reduce.lines 7
 (0) var<uniform> p: Params;
 (1) <read> x: array<vec4<f32>>;
@@ -2969,12 +3021,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== permute.forward 1
 (0) var<uniform> p: Params;
 (1) <read> x: array<f32>;
@@ -3042,6 +3096,41 @@ fn unit_of(unit: u32) -> Unit {
  let block = unit / p.chunks;
  return Unit(block / p.blocks, block % p.blocks * TILE_R, unit % p.chunks * WIDTH);
 }
+const FILLS_R = (TILE_R * SLAB + WG - 1u) / WG;
+const FILLS_C = (TILE_C * SLAB + WG - 1u) / WG;
+const FILLS_V = (DEPTH * WIDTH + WG - 1u) / WG;
+struct Fetched {
+ r: array<f32, FILLS_R>,
+ c: array<f32, FILLS_C>,
+}
+fn fetch(lane: u32, batch: u32, row: u32, col: u32, first: u32, at: u32, count: u32) -> Fetched {
+ var got: Fetched;
+ for (var f = 0u; f < FILLS_R; f++) {
+  let e = lane + f * WG;
+  let i = min(row + e / SLAB, p.rows_n - 1u);
+  got.r[f] = rows[(batch * p.rows_n + i) * p.rows_w + first + min(at + e % SLAB, count - 1u)];
+ }
+ for (var f = 0u; f < FILLS_C; f++) {
+  let e = lane + f * WG;
+  let j = min(col + e / SLAB, p.cols_n - 1u);
+  got.c[f] = cols[(batch * p.cols_n + j) * p.cols_w + first + min(at + e % SLAB, count - 1u)];
+ }
+ return got;
+}
+fn put(lane: u32, row: u32, col: u32, at: u32, count: u32, got: ptr<function, Fetched>) {
+ for (var f = 0u; f < FILLS_R; f++) {
+  let e = lane + f * WG;
+  if TILE_R * SLAB % WG == 0u || e < TILE_R * SLAB {
+   slab_r[e % SLAB * ROW_R + e / SLAB] = select(0.0, (*got).r[f], row + e / SLAB < p.rows_n && at + e % SLAB < count);
+  }
+ }
+ for (var f = 0u; f < FILLS_C; f++) {
+  let e = lane + f * WG;
+  if TILE_C * SLAB % WG == 0u || e < TILE_C * SLAB {
+   slab_c[e % SLAB * ROW_C + e / SLAB] = select(0.0, (*got).c[f], col + e / SLAB < p.cols_n && at + e % SLAB < count);
+  }
+ }
+}
 fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
  let r = lane / TC;
  let c = lane % TC;
@@ -3049,28 +3138,12 @@ fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) ->
  var s1 = vec4<f32>();
  var s2 = vec4<f32>();
  var s3 = vec4<f32>();
+ var next = fetch(lane, batch, row, col, first, 0u, count);
  for (var at = 0u; at < count; at += SLAB) {
-  for (var e = lane; e < TILE_R * SLAB; e += WG) {
-   let i = row + e / SLAB;
-   let q = at + e % SLAB;
-   var value = 0.0;
-   if i < p.rows_n && q < count {
-    value = rows[(batch * p.rows_n + i) * p.rows_w + first + q];
-   }
-   slab_r[e % SLAB * ROW_R + e / SLAB] = value;
-  }
-  for (var e = lane; e < TILE_C * SLAB; e += WG) {
-   let j = col + e / SLAB;
-   let q = at + e % SLAB;
-   var value = 0.0;
-   if j < p.cols_n && q < count {
-    value = cols[(batch * p.cols_n + j) * p.cols_w + first + q];
-   }
-   slab_c[e % SLAB * ROW_C + e / SLAB] = value;
-  }
+  put(lane, row, col, at, count, &next);
   workgroupBarrier();
-  let deep = min(SLAB, count - at);
-  for (var q = 0u; q < deep; q++) {
+  next = fetch(lane, batch, row, col, first, at + SLAB, count);
+  for (var q = 0u; q < SLAB; q++) {
    let ir = q * ROW_R + r;
    let ic = q * ROW_C + c;
    let z = vec4<f32>(slab_c[ic], slab_c[ic + TC], slab_c[ic + 2u * TC], slab_c[ic + 3u * TC]);
@@ -3086,20 +3159,18 @@ fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) ->
 fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, array<vec4<f32>, COLS>>) {
  let r = lane / TC;
  let c = lane % TC;
+ var next = fetch_values(lane, batch, col, first);
  for (var k = 0u; k < TILE_C && col + k < p.cols_n; k += DEPTH) {
   workgroupBarrier();
-  for (var e = lane; e < DEPTH * WIDTH; e += WG) {
-   let j = col + k + e / WIDTH;
-   let at = first + e % WIDTH;
-   var value = 0.0;
-   if j < p.cols_n && at < p.width {
-    value = values[(batch * p.cols_n + j) * p.values_w + p.values_from + at];
+  for (var f = 0u; f < FILLS_V; f++) {
+   let e = lane + f * WG;
+   if DEPTH * WIDTH % WG == 0u || e < DEPTH * WIDTH {
+    slab_c[e] = select(0.0, next[f], col + k + e / WIDTH < p.cols_n);
    }
-   slab_c[e] = value;
   }
   workgroupBarrier();
-  let deep = min(DEPTH, p.cols_n - col - k);
-  for (var h = 0u; h < deep; h++) {
+  next = fetch_values(lane, batch, col + k + DEPTH, first);
+  for (var h = 0u; h < DEPTH; h++) {
    let at = (k + h) * ROW_R + r;
    let w = vec4<f32>(weights[at], weights[at + TR], weights[at + 2u * TR], weights[at + 3u * TR]);
    for (var t = 0u; t < COLS; t++) {
@@ -3108,6 +3179,15 @@ fn accumulate(lane: u32, batch: u32, col: u32, first: u32, sums: ptr<function, a
   }
  }
  workgroupBarrier();
+}
+fn fetch_values(lane: u32, batch: u32, col: u32, first: u32) -> array<f32, FILLS_V> {
+ var got: array<f32, FILLS_V>;
+ for (var f = 0u; f < FILLS_V; f++) {
+  let e = lane + f * WG;
+  let j = min(col + e / WIDTH, p.cols_n - 1u);
+  got[f] = values[(batch * p.cols_n + j) * p.values_w + p.values_from + min(first + e % WIDTH, p.width - 1u)];
+ }
+ return got;
 }
 fn across(r: u32, k: u32) -> vec4<f32> {
  return vec4<f32>(slab_c[r * TC + k], slab_c[(r + TR) * TC + k], slab_c[(r + 2u * TR) * TC + k], slab_c[(r + 3u * TR) * TC + k]);
@@ -3521,12 +3601,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== matmul_tiles.forward_tiles 9
 (0) var<uniform> p: Params;
 (1) <read> a: array<f32>;
@@ -3556,12 +3638,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== reduce.lines 11
 (0) var<uniform> p: Params;
 (1) <read> x: array<vec4<f32>>;
@@ -3810,12 +3894,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== matmul_tiles.forward_tiles 11
 (0) var<uniform> p: Params;
 (1) <read> a: array<vec4<f32>>;
@@ -3845,12 +3931,14 @@ const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
 alias Sums = array<vec4<f32>, PER_M * VECS_N>;
-const BLOCKS_A = TILE_M * SLAB / 16u;
-const BLOCKS = BLOCKS_A + TILE_N * SLAB / 16u;
-const FETCHES = (BLOCKS + WG - 1u) / WG;
-struct Block {
- v: array<vec4<f32>, 4>,
+struct Factors {
+ a: array<vec4<f32>, VECS_M>,
+ b: array<vec4<f32>, VECS_N>,
 }
+const VECS_A = TILE_M * SLAB / 4u;
+const VECS_B = TILE_N * SLAB / 4u;
+const FETCHES_A = (VECS_A + WG - 1u) / WG;
+const FETCHES_B = (VECS_B + WG - 1u) / WG;
 ==== map.forward_fours 21
 (0) var<uniform> p: Params;
 (1) <read> e0: array<vec4<f32>>;
@@ -4024,6 +4112,22 @@ struct Unit {
  row: u32,
  first: u32,
 }
+const FILLS_R = (TILE_R * SLAB + WG - 1u) / WG;
+const FILLS_C = (TILE_C * SLAB + WG - 1u) / WG;
+const FILLS_V = (DEPTH * WIDTH + WG - 1u) / WG;
+struct Fetched {
+ r: array<f32, FILLS_R>,
+ c: array<f32, FILLS_C>,
+}
+fn of_queries(batch: u32, i: vec4<u32>, which: u32) -> vec4<f32> {
+ let column = p.d + p.e + which;
+ if p.of_queries == 1u {
+  let at = (batch * p.rows_n + min(i, vec4<u32>(p.rows_n - 1u))) * p.rows_w + column;
+  return vec4<f32>(rows[at.x], rows[at.y], rows[at.z], rows[at.w]);
+ }
+ let at = (batch * p.cols_n + min(i, vec4<u32>(p.cols_n - 1u))) * p.cols_w + column;
+ return vec4<f32>(cols[at.x], cols[at.y], cols[at.z], cols[at.w]);
+}
 @compute @workgroup_size(WG)
 fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
  let number = group_index(group, groups);
@@ -4046,35 +4150,30 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
    start = unit.row / TILE_C * TILE_C;
   }
  }
+ let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
+ var l = of_queries(unit.batch, unit.row + r4, 0u);
+ var delta = of_queries(unit.batch, unit.row + r4, 1u);
  for (var col = start; col < end; col += TILE_C) {
   let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
   var dp = mat4x4<f32>();
   if p.of_values == 0u {
    dp = product(lane, unit.batch, unit.row, col, p.d, p.e);
   }
+  if p.of_queries == 0u {
+   l = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
+   delta = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
+  }
   for (var x = 0u; x < 4u; x++) {
    for (var z = 0u; z < 4u; z++) {
     let i = unit.row + r + x * TR;
     let j = col + c + z * TC;
-    var w = 0.0;
-    if i < p.rows_n && j < p.cols_n {
-     var at = (unit.batch * p.rows_n + i) * p.rows_w + p.d + p.e;
-     var seen = sees(i, j);
-     if p.of_queries == 0u {
-      at = (unit.batch * p.cols_n + j) * p.cols_w + p.d + p.e;
-      seen = sees(j, i);
-     }
-     if seen && p.of_queries == 1u {
-      w = f_exp(s[x][z] * p.scale - rows[at]);
-      w *= (dp[x][z] - rows[at + 1u]) * p.scale;
-     } else if seen {
-      w = f_exp(s[x][z] * p.scale - cols[at]);
-      if p.of_values == 0u {
-       w *= (dp[x][z] - cols[at + 1u]) * p.scale;
-      }
-     }
+    let query = p.of_queries == 1u;
+    let seen = i < p.rows_n && j < p.cols_n && select(sees(j, i), sees(i, j), query);
+    var w = f_exp(s[x][z] * p.scale - select(l[z], l[x], query));
+    if p.of_values == 0u {
+     w *= (dp[x][z] - select(delta[z], delta[x], query)) * p.scale;
     }
-    weights[(c + z * TC) * ROW_R + r + x * TR] = w;
+    weights[(c + z * TC) * ROW_R + r + x * TR] = select(0.0, w, seen);
    }
   }
   accumulate(lane, unit.batch, col, unit.first, &sums);

@@ -307,15 +307,15 @@ impl Frame<'_> {
     }
 }
 
-/// Returns WGSL that loads four neighbouring elements of a matrix from position `at`. `left` of them are in the matrix. The others
-/// are 0.
+/// Returns WGSL that loads four neighbouring elements of a matrix from position `start + i`. The last element is at `start + last`. An
+/// index beyond it is moved back to it.
 fn four(name: &str, vec4: bool) -> String {
-    let head = format!("fn four_{name}(at: u32, left: u32) -> vec4<f32> {{\n    var v = vec4<f32>();\n");
+    let head = format!("fn four_{name}(start: u32, i: u32, last: u32) -> vec4<f32> {{\n    return ");
     let body = match vec4 {
-        true => format!("    if left > 0u {{\n        v = {name}[at / 4u];\n    }}\n"),
-        false => (0..4).map(|t| format!("    if left > {t}u {{\n        v[{t}] = {name}[at + {t}u];\n    }}\n")).collect(),
+        true => format!("{name}[(start + min(i, last)) / 4u]"),
+        false => format!("vec4<f32>({})", [0, 1, 2, 3].map(|t| format!("{name}[start + min(i + {t}u, last)]")).join(", ")),
     };
-    format!("{head}{body}    return v;\n}}\n")
+    format!("{head}{body};\n}}\n")
 }
 
 /// The parts that sums are cut into. Their number depends on sizes and limits only.
