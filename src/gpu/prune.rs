@@ -1,11 +1,16 @@
-//! Removes the parts of a shader that its entry point does not use.
+//! Removes the parts of a shader that its entry point does not use, and writes types for their aliases.
 //!
 //! A file has several entry points, and each pass declares only its own bindings. Other entry points may read other bindings.
 //! So they, their helpers and their workgroup memory must not be in the module.
+//!
+//! For naga, `alias V = f32;` makes a second type. Its HLSL gets one helper for each type but names the helper by the type's
+//! spelling in HLSL. So a module with `V()` and `f32()`, or with `array<V, 4>` and `array<f32, 4>`, would define one helper twice,
+//! and DX12's compiler would refuse it. A module without aliases cannot have this mistake.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Returns the declarations of `text` that `entry` uses directly or indirectly, and the declarations without a name, in order.
+/// The text has types where `text` has names of aliases.
 pub(super) fn reachable(text: &str, entry: &str) -> String {
     let items = items(text);
     let mut kept: HashSet<usize> = HashSet::new();
@@ -18,7 +23,26 @@ pub(super) fn reachable(text: &str, entry: &str) -> String {
             }
         }
     }
-    items.iter().enumerate().filter(|(i, item)| item.name.is_none() || kept.contains(i)).map(|(_, item)| item.text).collect()
+    let aliases: HashMap<&str, &[&str]> = items.iter().filter_map(Item::alias).collect();
+    let kept = items.iter().enumerate().filter(|(i, item)| item.name.is_none() || kept.contains(i)).map(|(_, item)| item);
+    let mut out = String::with_capacity(text.len());
+    for item in kept.filter(|item| item.alias().is_none()) {
+        spell(pieces(item.text), &aliases, 0, &mut out);
+    }
+    out
+}
+
+/// Appends `pieces`, with the type for each name of an alias. A name after a `.` is a member and stays.
+fn spell<'a>(pieces: impl Iterator<Item = &'a str>, aliases: &HashMap<&str, &[&str]>, depth: usize, out: &mut String) {
+    let mut member = false;
+    for piece in pieces {
+        match aliases.get(piece) {
+            // An alias of itself ends here, and the compiler reports it.
+            Some(parts) if !member && depth <= aliases.len() => spell(parts.iter().copied(), aliases, depth + 1, out),
+            _ => out.push_str(piece),
+        }
+        member = piece == "." || member && !is_code(piece);
+    }
 }
 
 /// A declaration with the comments before it.
@@ -40,6 +64,13 @@ impl<'a> Item<'a> {
         };
         Item { text, name, tokens }
     }
+    /// The name of an alias and the tokens of its type.
+    fn alias(&self) -> Option<(&'a str, &[&'a str])> {
+        match self.tokens.as_slice() {
+            ["alias", name, "=", parts @ .., ";"] => Some((name, parts)),
+            _ => None,
+        }
+    }
     fn words(&self) -> impl Iterator<Item = &'a str> {
         self.tokens.iter().copied().filter(|t| t.starts_with(is_word))
     }
@@ -49,28 +80,43 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Cuts `text` after every `;` and `}` outside all brackets.
-fn items(text: &str) -> Vec<Item<'_>> {
-    let (mut items, mut tokens, mut depth, mut start, mut at) = (Vec::new(), Vec::new(), 0i32, 0, 0);
-    while let Some(c) = text[at..].chars().next() {
-        let rest = &text[at..];
+/// Whether a piece is a token, rather than a comment or a space.
+fn is_code(piece: &str) -> bool {
+    !(piece.starts_with(char::is_whitespace) || piece.starts_with("//") || piece.starts_with("/*"))
+}
+
+/// Cuts `text` into words, comments and single other characters. Together they are `text`.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let c = rest.chars().next()?;
         let length = match c {
             _ if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
             _ if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
             _ if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
             _ => c.len_utf8(),
         };
-        at += length;
-        if c.is_whitespace() || rest.starts_with("//") || rest.starts_with("/*") {
+        let (piece, left) = rest.split_at(length);
+        rest = left;
+        Some(piece)
+    })
+}
+
+/// Cuts `text` after every `;` and `}` outside all brackets.
+fn items(text: &str) -> Vec<Item<'_>> {
+    let (mut items, mut tokens, mut depth, mut start, mut at) = (Vec::new(), Vec::new(), 0i32, 0, 0);
+    for piece in pieces(text) {
+        at += piece.len();
+        if !is_code(piece) {
             continue;
         }
-        tokens.push(&rest[..length]);
-        match c {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
+        tokens.push(piece);
+        match piece {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth -= 1,
             _ => {}
         }
-        if depth == 0 && (c == ';' || c == '}') {
+        if depth == 0 && (piece == ";" || piece == "}") {
             items.push(Item::new(&text[start..at], std::mem::take(&mut tokens)));
             start = at;
         }
@@ -108,9 +154,26 @@ fn grad_x() { tile[0] = f32(seen); var p: Two; dx[0] = p.a; }
             items(&kept).iter().filter_map(|i| i.name.map(str::to_string)).collect()
         };
         assert_eq!(names("forward"), ["HALF", "N", "scaled", "forward"]);
-        assert_eq!(names("grad_x"), ["Pair", "tile", "seen", "N", "Two", "grad_x"]);
+        assert_eq!(names("grad_x"), ["Pair", "tile", "seen", "N", "grad_x"]);
         assert!(reachable(text, "forward").contains("const_assert N > 1u;"));
         // Text that cannot be divided stays in the shader, and the compiler reports it.
         assert!(reachable("fn forward() { y[0] = 1.0; ", "forward").contains("y[0]"));
+    }
+
+    #[test]
+    fn aliases_become_types() {
+        let text = "const N = 2u;
+alias Pair = array<V, N>; // V()
+alias V = vec4 < f32 >;
+alias Ring = Other;
+alias Other = Ring;
+fn forward() { var a: Pair; let v = V(); /* V */ b.V = Pair(v, V_of(b . V)); }
+fn grad_x() { var r: Ring; }
+";
+        let spelled = "const N = 2u;
+fn forward() { var a: array<vec4<f32>,N>; let v = vec4<f32>(); /* V */ b.V = array<vec4<f32>,N>(v, V_of(b . V)); }";
+        assert_eq!(reachable(text, "forward"), spelled);
+        // A type that never ends stays in the shader, and the compiler reports it.
+        assert!(["Ring", "Other"].iter().any(|name| reachable(text, "grad_x").contains(&format!("var r: {name};"))));
     }
 }
