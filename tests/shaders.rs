@@ -1,11 +1,16 @@
 //! Every shader, written by hand or generated, without a device: assembled, validated by naga, and translated to
-//! SPIR-V, MSL and HLSL as wgpu does it for Vulkan, Metal and DX12.
+//! SPIR-V, MSL and HLSL as wgpu does it for Vulkan, Metal and DX12. DX12's compiler compiles the HLSL where `$DXC` names its
+//! library, as `scripts/dxc.sh` prints it.
 //!
 //! The shaders are those of every case of every op, forward and backward, every candidate, unfused and fused; of the
 //! losses; of every optimizer with every option; and of data that lies on the device; each for devices of several abilities.
 //! A device without subgroups, or whose subgroups differ in size, gets no shader that uses them.
 
 mod common;
+#[path = "backends/dx12.rs"]
+mod dx12;
+#[path = "backends/dxc.rs"]
+mod dxc;
 
 use common::{Check, Suite, small_limits};
 use downhill::{
@@ -22,9 +27,10 @@ use downhill::{
     shape::DType,
     testing,
 };
+use dx12::Hlsl;
 use naga::{
-    AddressSpace, Module,
-    back::{hlsl, msl, spv},
+    AddressSpace, Module, TypeInner,
+    back::{msl, spv},
     proc::{BoundsCheckPolicies, BoundsCheckPolicy},
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
@@ -234,6 +240,8 @@ struct Seen {
     known: HashMap<(String, &'static str), Needs>,
     files: BTreeSet<&'static str>,
     passes: usize,
+    /// For DX12, with a name.
+    hlsl: Vec<(String, Hlsl)>,
 }
 
 impl Seen {
@@ -243,7 +251,9 @@ impl Seen {
         let needs = match self.known.entry((assemble(pass)?, pass.entry)) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
-                let needs = check(&new.key().0, pass).map_err(|e| format!("{what}, {} {}: {e}", pass.source.name, pass.entry))?;
+                let what = format!("{what}, {} {}", pass.source.name, pass.entry);
+                let (needs, hlsl) = check(&new.key().0, pass).map_err(|e| format!("{what}: {e}"))?;
+                self.hlsl.extend(hlsl.map(|hlsl| (what.clone(), hlsl)));
                 *new.insert(needs)
             }
         };
@@ -299,26 +309,32 @@ impl Seen {
         let files: Vec<&str> = self.files.iter().copied().collect();
         println!("{what}: {} different shaders in {} passes, of {}", self.known.len(), self.passes, files.join(", "));
         assert!(self.known.len() >= least, "only {} shaders", self.known.len());
+        println!("{what}: {}", dx12::compile(&self.hlsl)?);
         Ok(())
     }
 }
 
-/// Validates a shader and translates it for every backend.
-fn check(text: &str, pass: &Pass) -> Result<Needs, String> {
+/// Validates a shader and translates it for every backend. Returns the HLSL without and with checks.
+fn check(text: &str, pass: &Pass) -> Result<(Needs, [Hlsl; 2]), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
+    // naga's HLSL would define the helpers of an aliased type twice.
+    let alias = module.types.iter().find(|(_, ty)| ty.name.is_some() && !matches!(ty.inner, TypeInner::Struct { .. }));
+    if let Some((_, ty)) = alias {
+        return Err(format!("the module has an alias: {ty:?}"));
+    }
     let subgroups = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).is_err();
     let entry = module.entry_points.iter().find(|e| e.name == pass.entry).ok_or(format!("no entry point {}", pass.entry))?;
     for checked in [false, true] {
         to_spirv(&module, &info, pass, checked)?;
         to_msl(&module, &info, pass, checked)?;
-        to_hlsl(&module, &info, pass, checked)?;
     }
+    let hlsl = [dx12::translate(&module, &info, pass, false)?, dx12::translate(&module, &info, pass, true)?];
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
     let bytes = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
-    Ok(Needs { invocations: entry.workgroup_size.iter().product(), bytes, subgroups })
+    Ok((Needs { invocations: entry.workgroup_size.iter().product(), bytes, subgroups }, hlsl))
 }
 
 /// Group and number of every binding, in order, and whether the shader writes it.
@@ -343,7 +359,10 @@ fn to_spirv(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> R
         fake_missing_bindings: false,
         binding_map: bindings(pass).enumerate().map(slot).collect(),
         bounds_check_policies: policies(checked),
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        zero_initialize_workgroup_memory: match checked {
+            true => spv::ZeroInitializeWorkgroupMemoryMode::Polyfill,
+            false => spv::ZeroInitializeWorkgroupMemoryMode::None,
+        },
         force_loop_bounding: checked,
         ..spv::Options::default()
     };
@@ -364,7 +383,7 @@ fn to_msl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Res
         per_entry_point_map: [(pass.entry.to_string(), map)].into(),
         fake_missing_bindings: false,
         bounds_check_policies: policies(checked),
-        zero_initialize_workgroup_memory: false,
+        zero_initialize_workgroup_memory: checked,
         force_loop_bounding: checked,
         ..msl::Options::default()
     };
@@ -372,28 +391,6 @@ fn to_msl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Res
     let (text, translated) = msl::write_string(module, info, &options, &entry).map_err(|e| format!("MSL: {e}"))?;
     let name = translated.entry_point_names.first().ok_or("MSL: no entry point")?.as_ref().map_err(|e| format!("MSL: {e}"))?;
     assert!(text.contains(&format!("kernel void {name}(")), "MSL");
-    Ok(())
-}
-
-fn to_hlsl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Result<(), String> {
-    let target = |space, register, restrict_indexing| hlsl::BindTarget { space, register, restrict_indexing, ..Default::default() };
-    let slot = |(i, (at, _)): (usize, (naga::ResourceBinding, bool))| (at, target(0, i as u32, true));
-    let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_0,
-        binding_map: bindings(pass).enumerate().map(slot).collect(),
-        fake_missing_bindings: false,
-        // The binding for `num_workgroups`. DX12 has no builtin for it.
-        special_constants_binding: Some(target(255, 0, false)),
-        zero_initialize_workgroup_memory: false,
-        restrict_indexing: checked,
-        force_loop_bounding: checked,
-        ..hlsl::Options::default()
-    };
-    let entry = hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, pass.entry.to_string())) };
-    let mut text = String::new();
-    let written = hlsl::Writer::new(&mut text, &options, &entry).write(module, info, None).map_err(|e| format!("HLSL: {e}"))?;
-    let name = written.entry_point_names.first().ok_or("HLSL: no entry point")?.as_ref().map_err(|e| format!("HLSL: {e}"))?;
-    assert!(text.contains(&format!("void {name}(")) && text.contains("[numthreads("), "HLSL");
     Ok(())
 }
 
