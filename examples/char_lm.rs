@@ -16,16 +16,14 @@
 mod common;
 
 use clap::Parser;
-use common::{
-    DeviceArgs,
-    plot::{self, Series},
-};
+use common::{DeviceArgs, plot};
 use downhill::{
     Fit, Graph, History, Host, Tensor, Trainer,
     data::{self, Text},
     init::Init,
     ops::attention::Attention,
     optim::{AdamW, Optimizer, Schedule},
+    plot::Series,
     rng::Stream,
 };
 use rand::RngExt;

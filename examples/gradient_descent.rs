@@ -13,11 +13,12 @@
 mod common;
 
 use clap::Parser;
-use common::plot::{self, Panel, Series};
+use common::plot;
 use downhill::{
     Device, Error, Graph, Result, Tensor, Trainer,
     init::Init,
     optim::{Optimizer, Sgd},
+    plot::{Panel, Series},
 };
 use std::process::ExitCode;
 

@@ -15,8 +15,14 @@
 mod common;
 
 use clap::Parser;
-use common::plot::{self, Panel, Series};
-use downhill::{Device, Graph, Host, Result, Trainer, init::Init, layers::Linear, optim::Sgd};
+use common::plot;
+use downhill::{
+    Device, Graph, Host, Result, Trainer,
+    init::Init,
+    layers::Linear,
+    optim::Sgd,
+    plot::{Panel, Series},
+};
 use std::{error::Error, process::ExitCode, sync::Arc};
 
 /// The portions of fish, chips and ketchup, and the bill. The last row is not used for training.

@@ -17,8 +17,14 @@
 mod common;
 
 use clap::Parser;
-use common::plot::{self, Panel, Series};
-use downhill::{Device, Graph, Host, Result, Trainer, init::Init, layers::Linear, optim::Sgd};
+use common::plot;
+use downhill::{
+    Device, Graph, Host, Result, Trainer,
+    init::Init,
+    layers::Linear,
+    optim::Sgd,
+    plot::{Panel, Series},
+};
 use std::{error::Error, process::ExitCode, sync::Arc};
 
 const X: [f64; 2] = [1.5, -2.0];

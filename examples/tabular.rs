@@ -18,11 +18,12 @@
 mod common;
 
 use clap::Parser;
-use common::plot::{self, Panel, Series};
+use common::plot;
 use downhill::{
     Device, Fit, Result, Tensor, Trainer,
     data::{self, Dataset, Normalise, Target},
     optim::{Adam, Optimizer, RmsProp, Sgd},
+    plot::{Panel, Series},
     train::metrics,
 };
 use std::{error::Error, process::ExitCode};

@@ -28,12 +28,13 @@ mod tabular;
 
 use clap::Parser;
 use common::{Check, On, Suite};
-use downhill::{History, Shape, plot::svg, rng::Stream};
-use rand::RngExt;
-use shared::{
-    plot::{Panel, Series},
-    png::grid,
+use downhill::{
+    History, Shape,
+    plot::{Panel, Series, svg},
+    rng::Stream,
 };
+use rand::RngExt;
+use shared::png::grid;
 use std::{error::Error, fs, path::Path};
 
 fn main() {

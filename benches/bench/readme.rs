@@ -1,11 +1,11 @@
 //! The figures of README.md, all figures in docs/performance.md, and the plot there, from the rows in benches/results. No number in them is
 //! typed by hand.
 
-use crate::{
-    common::plot::{Panel, Series},
-    table::rows,
+use crate::table::rows;
+use downhill::{
+    file,
+    plot::{Panel, Series},
 };
-use downhill::file;
 use serde_json::Value;
 use std::{collections::BTreeMap, error::Error, fmt::Write, fs, path::Path};
 

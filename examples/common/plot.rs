@@ -1,8 +1,7 @@
 //! Draws curves of a training into an SVG file.
 
 use clap::Args;
-use downhill::plot::svg;
-pub use downhill::plot::{Panel, Series};
+use downhill::plot::{Panel, svg};
 use std::{error::Error, path::PathBuf};
 
 #[derive(Args)]

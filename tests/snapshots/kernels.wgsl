@@ -60,7 +60,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 fn own_row(lane: u32, r: u32) -> u32 {
  return (r / 4u * LANES_M + lane / LANES_N) * 4u + r % 4u;
 }
@@ -79,7 +78,7 @@ fn factors_b(at: u32, q: u32) -> array<vec4<f32>, VECS_N> {
  }
  return f;
 }
-fn multiply(slab: u32, lane: u32, sums: ptr<function, Sums>) {
+fn multiply(slab: u32, lane: u32, sums: ptr<function, array<vec4<f32>,PER_M*VECS_N>>) {
  let at = vec2<u32>(slab * SLAB * (TILE_M / 4u) + lane / LANES_N, slab * SLAB * (TILE_N / 4u) + lane % LANES_N);
  var now: Factors;
  for (var i = 0u; i < VECS_M; i++) {
@@ -93,7 +92,7 @@ fn multiply(slab: u32, lane: u32, sums: ptr<function, Sums>) {
   multiply_four(at, 12u, &now, sums);
  }
 }
-fn multiply_four(at: vec2<u32>, first: u32, now: ptr<function, Factors>, sums: ptr<function, Sums>) {
+fn multiply_four(at: vec2<u32>, first: u32, now: ptr<function, Factors>, sums: ptr<function, array<vec4<f32>,PER_M*VECS_N>>) {
  for (var q = 1u; q <= 4u; q++) {
   let next = (first + q) % SLAB;
   let next_b = factors_b(at.y, next);
@@ -174,7 +173,7 @@ fn forward_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
   return;
  }
  let w = work(unit, TILE_M, TILE_N);
- var sums = Sums();
+ var sums = array<vec4<f32>,PER_M*VECS_N>();
  var next_a: array<vec4<f32>, FETCHES_A>;
  var next_b: array<vec4<f32>, FETCHES_B>;
  for (var f = 0u; f < FETCHES_A; f++) {
@@ -304,7 +303,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -356,9 +354,8 @@ fn step_b() -> u32 {
  return select(p.n, 1u, TB == 1u);
 }
 const OUTPUTS = ROWS * COLUMNS;
-alias Sums = array<f32, OUTPUTS>;
-fn lane_sums(w: Work, lane: u32) -> Sums {
- var sums = Sums();
+fn lane_sums(w: Work, lane: u32) -> array<f32,OUTPUTS> {
+ var sums = array<f32,OUTPUTS>();
  var from_a: array<u32, ROWS>;
  for (var i = 0u; i < ROWS; i++) {
   from_a[i] = w.a + at_a(min(w.row + i, p.m - 1u), 0u);
@@ -469,16 +466,13 @@ fn f_ln(x: f32) -> f32 {
 fn f_log1p(x: f32) -> f32 {
  return with_sign(select(f_ln(1.0 + x), twice_atanh(x / (2.0 + x)), x > -0.29 && x < 0.41), x);
 }
-alias V = f32;
-alias VU = u32;
-alias R = f32;
 const WIDE = 1u;
-fn larger_r(a: R, b: R) -> R { return larger(a, b); }
-fn sum_v(v: V) -> R { return v; }
-fn max_v(v: V) -> R { return v; }
-fn exp_v(v: V) -> V { return f_exp(v); }
-fn numbers(i: u32) -> VU { return i; }
-fn pick_v(v: V, i: u32) -> f32 { return v; }
+fn larger_r(a: f32, b: f32) -> f32 { return larger(a, b); }
+fn sum_v(v: f32) -> f32 { return v; }
+fn max_v(v: f32) -> f32 { return v; }
+fn exp_v(v: f32) -> f32 { return f_exp(v); }
+fn numbers(i: u32) -> u32 { return i; }
+fn pick_v(v: f32, i: u32) -> f32 { return v; }
 @compute @workgroup_size(WG)
 fn lines(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) index: u32) {
  local = index;
@@ -488,8 +482,8 @@ fn lines(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
  }
 }
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
-fn lanes_sum(v: R) -> R {
+var<workgroup> part: array<f32, WG>;
+fn lanes_sum(v: f32) -> f32 {
  if LANES == 1u {
   return v;
  }
@@ -505,7 +499,7 @@ fn lanes_sum(v: R) -> R {
  workgroupBarrier();
  return part[local - lane * COLUMNS];
 }
-fn lanes_max(v: R) -> R {
+fn lanes_max(v: f32) -> f32 {
  if LANES == 1u {
   return v;
  }
@@ -566,7 +560,7 @@ fn place(t: Line, k: u32) -> u32 {
 fn has(t: Line, k: u32) -> bool {
  return KEEP == 0u || number(t, k) < t.len;
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<f32, KEPT>;
 fn keep_x(t: Line) {
  for (var k = 0u; k < KEEP; k++) {
   if has(t, k) {
@@ -574,7 +568,7 @@ fn keep_x(t: Line) {
   }
  }
 }
-fn x_of(t: Line, k: u32) -> V {
+fn x_of(t: Line, k: u32) -> f32 {
  if KEEP > 0u {
   return kept_x[k];
  }
@@ -592,12 +586,12 @@ fn kept_max(t: Line) -> f32 {
  return lanes_max(m);
 }
 fn powers(t: Line, without: u32) -> vec2<f32> {
- var s = V(0.0);
+ var s = f32(0.0);
  if KEEP > 0u {
   let m = kept_max(t);
   for (var k = 0u; k < KEEP; k++) {
    if has(t, k) {
-    s += select(exp_v(x_of(t, k) - m), V(0.0), numbers(number(t, k)) == VU(without));
+    s += select(exp_v(x_of(t, k) - m), f32(0.0), numbers(number(t, k)) == u32(without));
    }
   }
   return vec2(m, lanes_sum(sum_v(s)));
@@ -606,7 +600,7 @@ fn powers(t: Line, without: u32) -> vec2<f32> {
  for (var k = 0u; k < share(t); k++) {
   let v = x_of(t, k);
   let top = larger(m, max_v(v));
-  s = s * f_exp(m - top) + select(exp_v(v - top), V(0.0), numbers(number(t, k)) == VU(without));
+  s = s * f_exp(m - top) + select(exp_v(v - top), f32(0.0), numbers(number(t, k)) == u32(without));
   m = top;
  }
  let top = lanes_max(m);
@@ -648,23 +642,20 @@ const KIND: u32 = 1u;
 fn is_finite(x: f32) -> bool {
  return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
 }
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-fn zero_v() -> V { return vec4<f32>(0.0); }
-fn larger_v(a: V, b: V) -> V {
- let nan_a = (bitcast<VU>(a) & VU(0x7fffffffu)) > VU(0x7f800000u);
+fn zero_v() -> vec4<f32> { return vec4<f32>(0.0); }
+fn larger_v(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+ let nan_a = (bitcast<vec4<u32>>(a) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
  return select(b, a, (a >= b) | nan_a);
 }
-alias R = f32;
-fn zero_r() -> R { return 0.0; }
-fn finite_r(a: R) -> bool { return is_finite(a); }
-fn alike(a: R, b: R) -> bool { return sign(a) == sign(b) && abs(a) * 0.5 <= abs(b) && abs(b) * 0.5 <= abs(a); }
-fn first_v(v: V) -> R { return v.x; }
-fn sum_v(v: V) -> R { return (v.x + v.y) + (v.z + v.w); }
-fn max_v(v: V) -> R { return larger(larger(v.x, v.y), larger(v.z, v.w)); }
+fn zero_r() -> f32 { return 0.0; }
+fn finite_r(a: f32) -> bool { return is_finite(a); }
+fn alike(a: f32, b: f32) -> bool { return sign(a) == sign(b) && abs(a) * 0.5 <= abs(b) && abs(b) * 0.5 <= abs(a); }
+fn first_v(v: vec4<f32>) -> f32 { return v.x; }
+fn sum_v(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn max_v(v: vec4<f32>) -> f32 { return larger(larger(v.x, v.y), larger(v.z, v.w)); }
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -680,7 +671,7 @@ const MAX = 2u;
 const MIN = 3u;
 const ADDS = KIND == SUM || KIND == MEAN;
 const UNIT = 2.3283064365386963e-10;
-fn load(i: u32, pivot: R) -> V {
+fn load(i: u32, pivot: f32) -> vec4<f32> {
  if KIND == MIN {
   return -x[i];
  }
@@ -689,13 +680,13 @@ fn load(i: u32, pivot: R) -> V {
  }
  return x[i];
 }
-fn fold(a: V, b: V) -> V {
+fn fold(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
  if ADDS {
   return a + b;
  }
  return larger_v(a, b);
 }
-fn pivot_of(first: u32, len: u32) -> R {
+fn pivot_of(first: u32, len: u32) -> f32 {
  if KIND != MEAN {
   return zero_r();
  }
@@ -739,13 +730,13 @@ fn forward(t: Line) {
   y[t.out] = finished(v, t.first, t.len, pivot);
  }
 }
-fn finished(v: R, first: u32, len: u32, pivot: R) -> R {
+fn finished(v: f32, first: u32, len: u32, pivot: f32) -> f32 {
  if ADDS && !all(finite_r(v)) {
   return in_units(first, len, pivot);
  }
  return result(v, len, pivot);
 }
-fn result(v: R, len: u32, pivot: R) -> R {
+fn result(v: f32, len: u32, pivot: f32) -> f32 {
  if KIND == MIN {
   return -v;
  }
@@ -758,7 +749,7 @@ fn result(v: R, len: u32, pivot: R) -> R {
  return v / p.divisor;
 }
 fn count(len: u32) -> f32 { return f32(len * WIDE / WIDE_OUT); }
-fn in_units(first: u32, len: u32, pivot: R) -> R {
+fn in_units(first: u32, len: u32, pivot: f32) -> f32 {
  var s = zero_v();
  for (var block = 0u; block < len; block += 64u) {
   var block_s = zero_v();
@@ -786,12 +777,9 @@ const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const IGNORES: u32 = 0u;
 const IGNORED: u32 = 0u;
-alias V = f32;
-alias VU = u32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 fn line(t: Line) {
  grad_x(t);
 }
@@ -804,7 +792,7 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<f32, KEPT>;
 const LOWEST = -3.40282347e38;
 const NONE = 0xffffffffu;
 fn grad_x(t: Line) {
@@ -814,12 +802,12 @@ fn grad_x(t: Line) {
  if t.real {
   let s = both.y + f_exp(own_of(t, label, both.x));
   let d = dy[t.out];
-  let own = V(-d * (both.y / s));
+  let own = f32(-d * (both.y / s));
   let silent = d == 0.0 || ignores(label);
   for (var k = 0u; k < share(t); k++) {
    if has(t, k) {
-    let all = select(d * (exp_v(x_of(t, k) - both.x) / s), own, numbers(number(t, k)) == VU(label));
-    dx[place(t, k)] = select(all, V(0.0), silent);
+    let all = select(d * (exp_v(x_of(t, k) - both.x) / s), own, numbers(number(t, k)) == u32(label));
+    dx[place(t, k)] = select(all, f32(0.0), silent);
    }
   }
  }
@@ -835,14 +823,12 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
-fn larger_v(a: V, b: V) -> V { return larger(a, b); }
-fn zero_v() -> V { return 0.0; }
-fn first_v(v: V) -> R { return v; }
+fn larger_v(a: f32, b: f32) -> f32 { return larger(a, b); }
+fn zero_v() -> f32 { return 0.0; }
+fn first_v(v: f32) -> f32 { return v; }
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -858,6 +844,21 @@ const MAX = 2u;
 const MIN = 3u;
 const ADDS = KIND == SUM || KIND == MEAN;
 const UNIT = 2.3283064365386963e-10;
+fn load(i: u32, pivot: f32) -> f32 {
+ if KIND == MIN {
+  return -x[i];
+ }
+ if KIND == MEAN {
+  return x[i] - pivot;
+ }
+ return x[i];
+}
+fn fold(a: f32, b: f32) -> f32 {
+ if ADDS {
+  return a + b;
+ }
+ return larger_v(a, b);
+}
 ==== matmul.forward 1
 (0) var<uniform> p: Params;
 (1) <read> a: array<f32>;
@@ -951,7 +952,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -972,16 +972,48 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 4u;
 const KIND: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = vec4<f32>;
-fn larger_r(a: R, b: R) -> R { return larger_v(a, b); }
-fn zero_r() -> R { return vec4<f32>(0.0); }
-fn finite_r(a: R) -> vec4<bool> { return (bitcast<VU>(a) & VU(0x7f800000u)) != VU(0x7f800000u); }
-fn alike(a: R, b: R) -> vec4<bool> { return (sign(a) == sign(b)) & (abs(a) * 0.5 <= abs(b)) & (abs(b) * 0.5 <= abs(a)); }
+fn larger_r(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return larger_v(a, b); }
+fn zero_r() -> vec4<f32> { return vec4<f32>(0.0); }
+fn finite_r(a: vec4<f32>) -> vec4<bool> { return (bitcast<vec4<u32>>(a) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u); }
+fn alike(a: vec4<f32>, b: vec4<f32>) -> vec4<bool> { return (sign(a) == sign(b)) & (abs(a) * 0.5 <= abs(b)) & (abs(b) * 0.5 <= abs(a)); }
+fn first_v(v: vec4<f32>) -> vec4<f32> { return v; }
+fn sum_v(v: vec4<f32>) -> vec4<f32> { return v; }
+fn max_v(v: vec4<f32>) -> vec4<f32> { return v; }
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<vec4<f32>, WG>;
+fn lanes_sum(v: vec4<f32>) -> vec4<f32> {
+ if LANES == 1u {
+  return v;
+ }
+ let lane = local / COLUMNS % LANES;
+ workgroupBarrier();
+ part[local] = v;
+ for (var step = LANES / 2u; step > 0u; step >>= 1u) {
+  workgroupBarrier();
+  if lane < step {
+   part[local] += part[local + step * COLUMNS];
+  }
+ }
+ workgroupBarrier();
+ return part[local - lane * COLUMNS];
+}
+fn lanes_max(v: vec4<f32>) -> vec4<f32> {
+ if LANES == 1u {
+  return v;
+ }
+ let lane = local / COLUMNS % LANES;
+ workgroupBarrier();
+ part[local] = v;
+ for (var step = LANES / 2u; step > 0u; step >>= 1u) {
+  workgroupBarrier();
+  if lane < step {
+   part[local] = larger_r(part[local], part[local + step * COLUMNS]);
+  }
+ }
+ workgroupBarrier();
+ return part[local - lane * COLUMNS];
+}
 struct Line {
  first: u32,
  len: u32,
@@ -997,7 +1029,57 @@ const MAX = 2u;
 const MIN = 3u;
 const ADDS = KIND == SUM || KIND == MEAN;
 const UNIT = 2.3283064365386963e-10;
-==== matmul_tiles.forward_tiles 4
+fn load(i: u32, pivot: vec4<f32>) -> vec4<f32> {
+ if KIND == MIN {
+  return -x[i];
+ }
+ if KIND == MEAN {
+  return x[i] - pivot;
+ }
+ return x[i];
+}
+fn pivot_of(first: u32, len: u32) -> vec4<f32> {
+ if KIND != MEAN {
+  return zero_r();
+ }
+ let last = max(len, 1u) - 1u;
+ let a = first_v(x[first]);
+ let b = first_v(x[first + last / 2u * p.inner]);
+ let c = first_v(x[first + last * p.inner]);
+ return select(zero_r(), a, finite_r(a) & alike(a, b) & alike(a, c));
+}
+fn finished(v: vec4<f32>, first: u32, len: u32, pivot: vec4<f32>) -> vec4<f32> {
+ if ADDS && !all(finite_r(v)) {
+  return in_units(first, len, pivot);
+ }
+ return result(v, len, pivot);
+}
+fn result(v: vec4<f32>, len: u32, pivot: vec4<f32>) -> vec4<f32> {
+ if KIND == MIN {
+  return -v;
+ }
+ if KIND == MAX {
+  return v;
+ }
+ if KIND == MEAN {
+  return pivot + v / count(len);
+ }
+ return v / p.divisor;
+}
+fn in_units(first: u32, len: u32, pivot: vec4<f32>) -> vec4<f32> {
+ var s = zero_v();
+ for (var block = 0u; block < len; block += 64u) {
+  var block_s = zero_v();
+  for (var i = block; i < min(len, block + 64u); i++) {
+   block_s += x[first + i * p.inner] * UNIT - pivot * UNIT;
+  }
+  s += block_s;
+ }
+ if KIND == MEAN {
+  return (pivot * UNIT + sum_v(s) / count(len)) / UNIT;
+ }
+ return sum_v(s) / (p.divisor * UNIT);
+}==== matmul_tiles.forward_tiles 4
 (0) var<uniform> p: Params;
 (1) <read> a: array<vec4<f32>>;
 (2) <read> b: array<vec4<f32>>;
@@ -1025,7 +1107,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -1063,7 +1144,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -1555,7 +1635,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -1620,7 +1699,7 @@ fn tiles(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
   terms[q] = place(all.terms, all.first + q);
  }
  workgroupBarrier();
- var sums = Sums();
+ var sums = array<vec4<f32>,PER_M*VECS_N>();
  var next = fetch(0u, lane, last, &rows, &mine);
  var slab = 0u;
  for (var first = all.first; first < all.end; first += SLAB) {
@@ -1684,12 +1763,9 @@ const WIDE_OUT: u32 = 1u;
 const CENTRE: u32 = 1u;
 const GIVE: u32 = 2u;
 const SMALL: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = f32;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 fn lanes_sums(v: vec4<f32>) -> vec4<f32> {
  if LANES == 1u {
@@ -1719,7 +1795,13 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<vec4<f32>, KEPT>;
+fn x_of(t: Line, k: u32) -> vec4<f32> {
+ if KEEP > 0u {
+  return kept_x[k];
+ }
+ return x[place(t, k)];
+}
 struct Spread {
  scale: f32,
  near: f32,
@@ -1825,10 +1907,9 @@ const GIVE: u32 = 2u;
 const SMALL: u32 = 0u;
 fn at_least(x: f32, low: f32) -> f32 { return select(x, low, x < low); }
 fn within(x: f32, most: f32) -> f32 { return select(at_least(x, -most), most, x > most); }
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 fn line(t: Line) {
  forward_of_parts(t);
@@ -2129,11 +2210,9 @@ const WIDE_OUT: u32 = 1u;
 const CENTRE: u32 = 1u;
 const GIVE: u32 = 2u;
 const SMALL: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
@@ -2144,7 +2223,7 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<f32, KEPT>;
 struct Spread {
  scale: f32,
  near: f32,
@@ -2168,10 +2247,9 @@ const WIDE_OUT: u32 = 1u;
 const CENTRE: u32 = 1u;
 const GIVE: u32 = 2u;
 const SMALL: u32 = 0u;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
@@ -2316,11 +2394,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -2378,7 +2454,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -2463,11 +2538,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -2495,12 +2568,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 4u;
 const KIND: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = vec4<f32>;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -2530,11 +2600,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const OWN: u32 = 1u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 fn line(t: Line) {
  grad_scale_own(t);
 }
@@ -2551,7 +2619,7 @@ fn mean_place(t: Line) -> u32 {
  let at = t.out + window_of(p.first * p.inner, 1u);
  return select(0u, at / p.inner / p.chunks % p.c * p.inner + at % p.inner, t.real);
 }
-fn factor(v: V, m: vec3<f32>) -> V {
+fn factor(v: f32, m: vec3<f32>) -> f32 {
  if OWN == 1u {
   return ((v * 0.25 - m.x) - m.y) * m.z;
  }
@@ -2689,7 +2757,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -2744,7 +2811,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -2771,12 +2837,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = f32;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -2804,12 +2867,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 4u;
 const KIND: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = vec4<f32>;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -2839,11 +2899,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const OWN: u32 = 1u;
-alias V = vec4<f32>;
 const WIDE = 4u;
-alias R = f32;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -2852,6 +2910,12 @@ struct Line {
  out: u32,
  column: u32,
  real: bool,
+}
+fn factor(v: vec4<f32>, m: vec3<f32>) -> vec4<f32> {
+ if OWN == 1u {
+  return ((v * 0.25 - m.x) - m.y) * m.z;
+ }
+ return v - m.x;
 }
 ==== map.forward_fours 11
 (0) var<uniform> p: Params;
@@ -3020,7 +3084,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -3306,12 +3369,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const CENTRE: u32 = 1u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = f32;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
@@ -3322,7 +3382,7 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<vec4<f32>, KEPT>;
 struct Spread {
  scale: f32,
  near: f32,
@@ -3352,8 +3412,8 @@ fn forward(t: Line) {
  keep_x(t);
  let len = f32(p.n * WIDE);
  let m = mean_of(t, len);
- var d = V();
- var q = V();
+ var d = vec4<f32>();
+ var q = vec4<f32>();
  for (var k = 0u; k < share(t); k++) {
   if has(t, k) {
    let v = x_of(t, k) - m;
@@ -3456,12 +3516,9 @@ const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const IGNORES: u32 = 0u;
 const IGNORED: u32 = 0u;
-alias V = f32;
-alias VU = u32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -3471,7 +3528,7 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<f32, KEPT>;
 const LOWEST = -3.40282347e38;
 const NONE = 0xffffffffu;
 ==== reduce.lines 9
@@ -3486,12 +3543,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 1u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = f32;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -3522,12 +3576,9 @@ const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const IGNORES: u32 = 0u;
 const IGNORED: u32 = 0u;
-alias V = f32;
-alias VU = u32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -3537,7 +3588,7 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<f32, KEPT>;
 const LOWEST = -3.40282347e38;
 const NONE = 0xffffffffu;
 ==== reduce.lines 10
@@ -3552,11 +3603,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -3600,7 +3649,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -3637,7 +3685,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -3658,12 +3705,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 4u;
 const KIND: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = vec4<f32>;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -3692,11 +3736,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const OWN: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 fn line(t: Line) {
  grad_scale_plain(t);
 }
@@ -3743,12 +3785,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const CENTRE: u32 = 1u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = f32;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
@@ -3759,7 +3798,7 @@ struct Line {
  column: u32,
  real: bool,
 }
-var<private> kept_x: array<V, KEPT>;
+var<private> kept_x: array<vec4<f32>, KEPT>;
 struct Spread {
  scale: f32,
  near: f32,
@@ -3768,7 +3807,7 @@ struct Spread {
 }
 const BLOCK = 64u;
 const MOST_R = 3e14;
-var<private> kept_dy: array<V, KEPT>;
+var<private> kept_dy: array<vec4<f32>, KEPT>;
 fn keep_dy(t: Line) {
  for (var k = 0u; k < KEEP; k++) {
   if has(t, k) {
@@ -3776,7 +3815,7 @@ fn keep_dy(t: Line) {
   }
  }
 }
-fn dy_of(t: Line, k: u32) -> V {
+fn dy_of(t: Line, k: u32) -> vec4<f32> {
  if KEEP > 0u {
   return kept_dy[k];
  }
@@ -3787,10 +3826,10 @@ fn grad_x(t: Line) {
  keep_dy(t);
  let len = f32(p.n * WIDE);
  let m = mean_of(t, len);
- var d = V();
- var q = V();
- var a = V();
- var b = V();
+ var d = vec4<f32>();
+ var q = vec4<f32>();
+ var a = vec4<f32>();
+ var b = vec4<f32>();
  for (var k = 0u; k < share(t); k++) {
   if has(t, k) {
    let v = x_of(t, k) - m;
@@ -3893,7 +3932,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -3930,7 +3968,6 @@ const VECS_M = PER_M / 4u;
 const VECS_N = PER_N / 4u;
 var<workgroup> slab_a: array<vec4<f32>, 2u * SLAB * TILE_M / 4u>;
 var<workgroup> slab_b: array<vec4<f32>, 2u * SLAB * TILE_N / 4u>;
-alias Sums = array<vec4<f32>, PER_M * VECS_N>;
 struct Factors {
  a: array<vec4<f32>, VECS_M>,
  b: array<vec4<f32>, VECS_N>,
@@ -3974,12 +4011,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 4u;
 const KIND: u32 = 0u;
-alias V = vec4<f32>;
-alias VU = vec4<u32>;
 const WIDE = 4u;
-alias R = vec4<f32>;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<vec4<f32>, WG>;
 struct Line {
  first: u32,
  len: u32,
@@ -4043,11 +4077,9 @@ const KEEP: u32 = 0u;
 const KEPT: u32 = 1u;
 const WIDE_OUT: u32 = 1u;
 const KIND: u32 = 0u;
-alias V = f32;
-alias R = f32;
 const WIDE = 1u;
 var<private> local: u32;
-var<workgroup> part: array<R, WG>;
+var<workgroup> part: array<f32, WG>;
 struct Line {
  first: u32,
  len: u32,
