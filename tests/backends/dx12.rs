@@ -16,8 +16,11 @@ use std::{
 /// The least shader model that DXC knows. Devices with a newer one get the same texts: see [`translate`].
 const MODEL: hlsl::ShaderModel = hlsl::ShaderModel::V6_0;
 
-/// The time for the texts of one test. Texts that it is too short for are counted and reported.
-const MOST: Duration = Duration::from_secs(60);
+/// The time for the texts of one test, in seconds: `$DXC_SECONDS`, or 20. The texts that are left are counted and reported.
+static MOST: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("DXC_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(20))
+});
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub struct Hlsl {
@@ -89,7 +92,7 @@ pub fn compile(shaders: &[(String, Hlsl)]) -> Result<String, String> {
         // Steps of a prime number, so that all kinds of shaders have their turn where time is short.
         while let Some(i) = Some(next.fetch_add(1, Relaxed)).filter(|&i| i < new.len()) {
             let (what, hlsl) = new[i * 7919 % new.len()];
-            if begun.elapsed() > MOST {
+            if begun.elapsed() > *MOST {
                 late.fetch_add(1, Relaxed);
             } else if let Err(why) = compiler.compile(hlsl, "cs_6_0") {
                 failed.lock().expect("no thread panics inside").push(format!("{what}: {why}"));
