@@ -5,11 +5,12 @@ use crate::{
     engine::{Engine, Store, check_input},
     error::{Error, Result},
     gpu::{self, Counters, StepRow},
-    graph::{InputDef, Tensor},
+    graph::{InputDef, ParamDef, Tensor},
     host::Host,
     plan::{Draft, Plan, PlanOptions},
     profile::{KernelTime, Profile, StepTimes},
     rng::Key,
+    weights::Params,
 };
 use std::time::Instant;
 
@@ -28,6 +29,7 @@ use std::time::Instant;
 pub struct Compiled {
     device: Device,
     engine: Engine,
+    params: Vec<ParamDef>,
     inputs: Vec<InputDef>,
     outputs: usize,
     key: Key,
@@ -62,13 +64,35 @@ impl Compiled {
     }
     /// Compiles a plan that uses the parameters of `store`.
     pub(crate) async fn on(device: &Device, plan: Plan, store: &Store, seed: u64) -> Result<Compiled> {
-        let (inputs, outputs, untrained) = (plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
+        let (params, inputs, outputs, untrained) = (plan.params.clone(), plan.inputs.clone(), plan.outputs.len(), plan.untrained.clone());
         let engine = Engine::new(device, plan, store, None).await?;
-        Ok(Compiled { device: device.clone(), engine, loaded: inputs.is_empty(), inputs, outputs, key: Key { seed, step: 0 }, untrained })
+        let (device, key) = (device.clone(), Key { seed, step: 0 });
+        Ok(Compiled { device, engine, params, loaded: inputs.is_empty(), inputs, outputs, key, untrained })
     }
     /// Returns the number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs.len()
+    }
+    /// Returns a handle to the parameters and the state. [`Params::load`] loads trained weights, so that inference needs no
+    /// trainer. The parameters of a graph that [`Trainer::compile`](crate::Trainer::compile) compiled are those of the trainer.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
+    /// # let path = std::env::temp_dir().join(format!("downhill-compiled-{}.safetensors", std::process::id()));
+    /// let g = Graph::training();
+    /// let trainer = Trainer::new(&Device::cpu(), g.input([2, 3]).linear("fc", 1).sum_all(), Sgd::new(0.1))?;
+    /// trainer.params().save(&path)?;
+    ///
+    /// let h = Graph::inference();
+    /// let mut f = Device::cpu().compile(&[h.input([1, 3]).linear("fc", 1)])?;
+    /// f.params().load(&path)?;
+    /// assert_eq!(f.params().get("fc.weight")?, trainer.params().get("fc.weight")?);
+    /// let y = f.run(&[Host::new([1, 3], vec![0.5, 1.0, -0.5])])?;
+    /// # std::fs::remove_file(path).ok();
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    pub fn params(&self) -> Params<'_> {
+        Params::new(&self.params, self.engine.store())
     }
     /// Computes the outputs for these inputs. The inputs are in the order of the graph's [`input`](crate::Graph::input) and
     /// [`labels`](crate::Graph::labels) calls. Each run draws new random numbers.

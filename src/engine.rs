@@ -195,6 +195,26 @@ impl Store {
             StoreOn::Gpu(s) => StoreCopy::Gpu(s.copy().await?),
         })
     }
+    /// Copies parameters from another store. Each pair has the number of a parameter there and here.
+    pub async fn copy_from(&self, from: &Store, pairs: &[(usize, usize)]) -> Result<()> {
+        match (&self.flat, &from.flat) {
+            (StoreOn::Gpu(to), StoreOn::Gpu(from)) if Arc::ptr_eq(to, from) => return Ok(()),
+            (StoreOn::Gpu(to), StoreOn::Gpu(from)) if to.copy_from(from, pairs)? => {}
+            _ => {
+                let (theirs, ours) = (from.layout().ranges, self.layout().ranges);
+                let source = from.read_params().await?;
+                let mut flat = self.read_params().await?;
+                for &(at, to) in pairs {
+                    flat[ours[to].piece][ours[to].of()].copy_from_slice(&source[theirs[at].piece][theirs[at].of()]);
+                }
+                self.write_params(flat)?;
+            }
+        }
+        if from.is_trained() {
+            self.mark_trained();
+        }
+        self.set_near()
+    }
     pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
             StoreOn::Cpu(s) => lock(s).set_grads(pieces),

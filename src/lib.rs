@@ -43,15 +43,16 @@
 //! | train step by step | [`Trainer::new`], [`Trainer::step`], [`Trainer::params`] |
 //! | know the memory and time of training | [`Trainer::memory`], [`Trainer::max_batch`], [`Trainer::profile`] |
 //! | run a graph without training | [`Device::compile`], [`Compiled`] |
+//! | save and load weights | [`Trainer::params`], [`Compiled::params`], [`weights`] |
 //! | choose a device | [`Device`], [`gpu::GpuOptions`] |
 //! | know which kernels a device uses, and why | [`gpu::Choice`], [`gpu::Gpu::choices`] |
 //! | understand an error | [`Error`] |
 //! | test whether a driver computes correctly | [`selftest`] |
 //! | add an op, a kernel or an optimizer | [`ops::OpDef`], [`kernel`], [`optim::Rule`], [`testing`]; `ARCHITECTURE.md` in the source shows each on a real one |
 //!
-//! The other modules are internals that advanced users may need: [`shape`] and [`host`] (tensors on the host, and the conventions
-//! of layout), [`plan`] (the lowered graph), [`params`] (the places of parameters in the flat buffers), [`rng`] (counter-based
-//! random numbers), [`mod@file`] (safe writing of files), [`error`] and [`graph`].
+//! The other modules are internals that advanced users may need: [`shape`] and [`host`] (tensors on the host, and the
+//! conventions of layout), [`plan`] (the lowered graph), [`params`] (the places of parameters in the flat buffers), [`rng`]
+//! (counter-based random numbers), [`mod@file`] (safe writing of files), [`error`] and [`graph`].
 //!
 //! # Conventions
 //!
@@ -99,6 +100,7 @@ pub mod testing;
 mod threads;
 pub mod train;
 mod tune;
+pub mod weights;
 
 pub use compiled::Compiled;
 pub use device::Device;
@@ -108,7 +110,8 @@ pub use host::Host;
 pub use plan::Memory;
 pub use profile::{Peaks, Profile};
 pub use shape::{DType, Shape};
-pub use train::{Checkpoints, Epoch, Evaluation, Event, Fit, History, Params, StepReport, Trainer, callbacks};
+pub use train::{Batch, Checkpoints, Epoch, Evaluation, Event, Fit, History, Outputs, StepReport, Trainer, callbacks};
+pub use weights::{Load, Params};
 
 /// The README's code is an example that runs.
 #[cfg(doctest)]

@@ -23,6 +23,7 @@ const ORDER: &[&[&str]] = &[
     &["tune"],
     &["device"],
     &["engine"],
+    &["weights"],
     &["compiled"],
     &["peaks"],
     &["train", "testing"],

@@ -1,6 +1,6 @@
 //! Random changes to images that do not change their class.
 
-use super::{Dataset, Features};
+use super::{Features, Field};
 use crate::{
     error::{Error, Result},
     rng::{philox, words},
@@ -34,16 +34,16 @@ pub struct Augment {
 const STREAM: u32 = u32::MAX;
 
 impl Augment {
-    /// Returns an error unless the settings are in range and fit the images of the data.
-    pub(crate) fn check(&self, data: &Dataset) -> Result<()> {
+    /// Returns an error unless the settings are in range and fit the images of the column.
+    pub(crate) fn check(&self, images: &Field) -> Result<()> {
         let wrong = |why: String| Err(Error::argument("augment", why));
         for (name, p) in [("horizontal_flip", self.horizontal_flip), ("vertical_flip", self.vertical_flip)] {
             if !(0.0..=1.0).contains(&p) {
                 return wrong(format!("{name} is {p}, but a probability is 0 to 1"));
             }
         }
-        let sample = data.sample_shape();
-        if sample.rank() != 3 || matches!(data.features(), Features::Tokens { .. }) {
+        let sample = images.sample;
+        if sample.rank() != 3 || matches!(images.data, Features::Tokens { .. }) {
             return wrong(format!("samples must be images [channels, height, width], not {sample}: see Dataset::reshape"));
         }
         let least = sample.dims()[1].min(sample.dims()[2]);
@@ -98,7 +98,10 @@ struct Drawn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{data::Target, host::Host};
+    use crate::{
+        data::{Dataset, Target},
+        host::Host,
+    };
 
     /// An image with two channels, two rows and three columns. Its pixels count up from 10.
     fn image() -> Dataset {
@@ -106,10 +109,10 @@ mod tests {
     }
 
     fn batch(data: &Dataset, augment: Augment, n: usize, step: u64) -> Vec<f32> {
-        let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
-        augment.check(data).unwrap();
-        data.gather_augmented(&vec![0; n], Some((&augment, 7, step)), &mut x, &mut y).unwrap();
-        x.f().iter().map(|x| x * 2.0).collect()
+        let mut x = [Host::new([0], Vec::new())];
+        augment.check(&data.fields[0]).unwrap();
+        data.gather_into(&[0], &vec![0; n], Some((&augment, 7, step)), &mut x).unwrap();
+        x[0].f().iter().map(|x| x * 2.0).collect()
     }
 
     #[test]

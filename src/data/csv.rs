@@ -360,16 +360,16 @@ mod tests {
         assert_eq!(read(text, |c| c.labels("class").skip("id").header()).unwrap(), data);
 
         let data = read("1;2;3\n4;5;6", |c| c.delimiter(';').values(Column::Last)).unwrap();
-        assert_eq!(data.target(), &Target::values([1], vec![3.0, 6.0]));
+        assert_eq!(data.target(), Target::values([1], vec![3.0, 6.0]));
         assert_eq!(read("1\t2\n", |c| c.delimiter('\t')).unwrap().features(), &Features::Float(vec![1.0, 2.0]));
-        assert_eq!(read("\"1\",\"2\"\n", |c| c).unwrap().target(), &Target::None);
+        assert_eq!(read("\"1\",\"2\"\n", |c| c).unwrap().target(), Target::None);
     }
 
     #[test]
     fn several_spaces_are_one_delimiter() {
         let data = read("  1   2.5 \t3\n\n10 20    30  \n", |c| c.delimiter(' ').values(2)).unwrap();
         assert_eq!(data.features(), &Features::Float(vec![1.0, 2.5, 10.0, 20.0]));
-        assert_eq!(data.target(), &Target::values([1], vec![3.0, 30.0]));
+        assert_eq!(data.target(), Target::values([1], vec![3.0, 30.0]));
         let e = read("1 2\n\n 3 x\n", |c| c.delimiter(' ')).unwrap_err();
         assert!(e.to_string().ends_with("line 3, column 2: `x` is not a finite number"), "{e}");
     }

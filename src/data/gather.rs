@@ -1,38 +1,51 @@
 //! Batches: samples of a data set, gathered on the host.
 
-use super::{Augment, Dataset, Features, Target, pixel};
+use super::{Augment, Dataset, Features, Field, pixel};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     host::{Data, Host},
     scratch,
-    shape::Shape,
     threads::{chunk, lines},
 };
 
 impl Dataset {
-    /// Returns the rows `rows` as a batch: `x` is `[b, sample…]`, and `y` is labels or numbers `[b, target…]`. Without
-    /// targets, `y` is `[0]`.
+    /// Returns the rows `rows` as a batch: `x` is `[b, sample…]`, and `y` is labels or numbers `[b, target…]`. They are the
+    /// first feature and the first target. Without targets, `y` is `[0]`.
     pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
-        let (mut x, mut y) = (Host::new([0], Vec::new()), Host::new([0], Vec::new()));
-        self.gather_into(rows, &mut x, &mut y)?;
-        Ok((x, y))
+        let mut batch = [Host::new([0], Vec::new()), Host::labels([0], Vec::new())];
+        let picks: Vec<usize> = [Some(0), self.first_target()].into_iter().flatten().collect();
+        self.gather_into(&picks, rows, None, &mut batch)?;
+        Ok(batch.into())
     }
-    /// Gathers a [`batch`](Dataset::batch) into existing tensors and reuses their memory.
-    pub(crate) fn gather_into(&self, rows: &[usize], x: &mut Host<f32>, y: &mut Host<f32>) -> Result<()> {
-        self.gather_augmented(rows, None, x, y)
+    /// Returns the rows `rows` of all columns, each `[b, sample…]`. [`Trainer::step`](crate::Trainer::step) takes them in this
+    /// order.
+    pub fn columns(&self, rows: &[usize]) -> Result<Vec<Host<f32>>> {
+        let picks: Vec<usize> = (0..self.fields.len()).collect();
+        let mut batch = vec![Host::new([0], Vec::new()); picks.len()];
+        self.gather_into(&picks, rows, None, &mut batch)?;
+        Ok(batch)
     }
-    /// Gathers a batch with augmented images. The seed and the step determine the random numbers.
-    pub(crate) fn gather_augmented(
+    /// Gathers the rows `rows` of the columns `picks` into existing tensors and reuses their memory. `augment` changes the
+    /// images of the first of these columns. The seed and the step determine its random numbers.
+    pub(crate) fn gather_into(
         &self,
+        picks: &[usize],
         rows: &[usize],
         augment: Option<(&Augment, u64, u64)>,
-        x: &mut Host<f32>,
-        y: &mut Host<f32>,
+        out: &mut [Host<f32>],
     ) -> Result<()> {
         self.check_rows(rows)?;
-        let batched = |s: Shape| s.batched(rows.len()).expect("check_sample left room for this axis");
-        let width = self.sample.elements();
-        x.shape = batched(self.sample);
+        for (i, (&pick, out)) in picks.iter().zip(out).enumerate() {
+            self.fields[pick].gather(rows, augment.filter(|_| i == 0), out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Field {
+    fn gather(&self, rows: &[usize], augment: Option<(&Augment, u64, u64)>, out: &mut Host<f32>) -> Result<()> {
+        let width = self.width();
+        out.shape = self.sample.batched(rows.len()).expect("check_sample left room for this axis");
         let len = rows.len() * width;
         // Below about 64 thousand numbers, a thread costs more time than it saves.
         let least = 1 + (1 << 16) / width;
@@ -41,8 +54,8 @@ impl Dataset {
             let image = [*height, *across];
             move |place, from: &[f32], outside, out: &mut [f32]| augment.apply(image, (seed, step, place), from, outside, out)
         });
-        match &self.features {
-            Features::Float(v) => lines(floats(x, len), width, least, |place, out| {
+        match &self.data {
+            Features::Float(v) => lines(floats(out, len), width, least, |place, out| {
                 let from = chunk(v, width, rows[place]);
                 match &change {
                     Some(change) => change(place, from, 0.0, out),
@@ -51,7 +64,7 @@ impl Dataset {
             }),
             Features::Bytes { data, scale, shift } => {
                 let outside = self.means()[0];
-                lines(floats(x, len), width, least, |place, out| {
+                lines(floats(out, len), width, least, |place, out| {
                     let bytes = chunk(data, width, rows[place]);
                     out.iter_mut().zip(bytes).for_each(|(x, &b)| *x = pixel(b, *scale, *shift) as f32);
                     if let Some(change) = &change {
@@ -62,27 +75,30 @@ impl Dataset {
                     }
                 })
             }
-            Features::Tokens { data, .. } => labels(x, data, width, rows),
-        }
-        match &self.target {
-            Target::None => *y = Host::labels([0], Vec::new()),
-            Target::Labels { sample, values, .. } => {
-                y.shape = batched(*sample);
-                labels(y, values, sample.elements(), rows);
-            }
-            Target::Values { sample, data } => {
-                y.shape = batched(*sample);
-                let width = sample.elements();
-                for (out, &r) in floats(y, rows.len() * width).chunks_mut(width).zip(rows) {
-                    out.copy_from_slice(&data[r * width..(r + 1) * width]);
+            Features::Tokens { data, .. } => labels(out, data, width, rows),
+            Features::Source(all) => {
+                let out = floats(out, len);
+                all.read(rows, out)?;
+                super::check_finite(&self.called(), out, self.sample).map_err(|e| match e {
+                    // The error names the row of the data set.
+                    Error::NonFinite { what, value, row, column } => Error::NonFinite { what, value, row: rows[row], column },
+                    other => other,
+                })?;
+                if let Some(change) = &change {
+                    lines(out, width, least, |place, out| {
+                        scratch::with(width, |from: &mut [f32]| {
+                            from.copy_from_slice(out);
+                            change(place, from, 0.0, out);
+                        });
+                    });
                 }
             }
         }
         Ok(())
     }
-    /// Returns the value of each possible byte of the features.
+    /// Returns the value of each possible byte.
     pub(crate) fn means(&self) -> [f32; 256] {
-        let Features::Bytes { scale, shift, .. } = self.features else { return [0.0; 256] };
+        let Features::Bytes { scale, shift, .. } = self.data else { return [0.0; 256] };
         std::array::from_fn(|byte| pixel(byte as u8, scale, shift) as f32)
     }
 }
@@ -115,7 +131,7 @@ fn labels(h: &mut Host<f32>, from: &[u32], width: usize, rows: &[usize]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::shuffled;
+    use crate::data::{Target, shuffled};
 
     fn six() -> Dataset {
         Dataset::new((0..12).map(|i| i as f32).collect(), [2], Target::labels(vec![0, 1, 2, 0, 1, 2], 3)).unwrap()
@@ -135,12 +151,47 @@ mod tests {
 
     #[test]
     fn gathering_uses_the_memory_again() {
-        let (mut x, mut y) = six().batch(&[0, 1, 2, 3]).unwrap();
-        let (px, py) = (x.f().as_ptr(), y.u().as_ptr());
-        six().gather_into(&[4, 5], &mut x, &mut y).unwrap();
-        assert_eq!((&x, &y), (&Host::new([2, 2], vec![8.0, 9.0, 10.0, 11.0]), &Host::labels([2], vec![1, 2])));
-        assert_eq!((x.f().as_ptr(), y.u().as_ptr()), (px, py));
-        six().with_float_labels().gather_into(&[1], &mut x, &mut y).unwrap();
-        assert_eq!(y, Host::new([1, 1], vec![1.0]));
+        let mut batch: [Host<f32>; 2] = six().batch(&[0, 1, 2, 3]).unwrap().into();
+        let (px, py) = (batch[0].f().as_ptr(), batch[1].u().as_ptr());
+        six().gather_into(&[0, 1], &[4, 5], None, &mut batch).unwrap();
+        assert_eq!(batch, [Host::new([2, 2], vec![8.0, 9.0, 10.0, 11.0]), Host::labels([2], vec![1, 2])]);
+        assert_eq!((batch[0].f().as_ptr(), batch[1].u().as_ptr()), (px, py));
+        six().with_float_labels().gather_into(&[0, 1], &[1], None, &mut batch).unwrap();
+        assert_eq!(batch[1], Host::new([1, 1], vec![1.0]));
+    }
+
+    #[test]
+    fn columns_of_every_kind() {
+        let data = Dataset::of([
+            Field::weights(vec![1.0, 0.5, 0.0]),
+            Field::values("price", [1], vec![3.0, 4.0, 5.0]),
+            Field::bytes("image", [1, 2], vec![0, 2, 4, 6, 8, 10], 0.5),
+            Field::tokens("words", [2], vec![0, 1, 2, 3, 4, 0], 5),
+            Field::labels("kind", vec![2, 1, 0], 3),
+            Field::lengths(vec![2, 1, 0], 2),
+            Field::mask([2], &[true, true, true, false, false, false]),
+        ])
+        .unwrap();
+        // The columns are sorted by role, and keep their order within a role.
+        assert_eq!(data.names().collect::<Vec<_>>(), ["image", "words", "price", "kind", "weight", "mask", "length"]);
+        let want = [
+            Host::new([2, 1, 2], vec![4.0, 5.0, 0.0, 1.0]),
+            Host::labels([2, 2], vec![4, 0, 0, 1]),
+            Host::new([2, 1], vec![5.0, 3.0]),
+            Host::labels([2], vec![0, 2]),
+            Host::new([2], vec![0.0, 1.0]),
+            Host::new([2, 2], vec![0.0, 0.0, 1.0, 1.0]),
+            Host::labels([2], vec![0, 2]),
+        ];
+        assert_eq!(data.columns(&[2, 0]).unwrap(), want);
+        assert_eq!(data.subset(&[2, 0]).unwrap().columns(&[0, 1]).unwrap(), want);
+        let (a, b) = data.split(0.67, 1).unwrap();
+        assert_eq!((a.len(), b.len()), (2, 1));
+        // `batch` returns the first feature and the first target.
+        assert_eq!(data.batch(&[2, 0]).unwrap(), (want[0].clone(), want[2].clone()));
+        let part = data.select(&["kind", "words"]).unwrap();
+        assert_eq!(part.names().collect::<Vec<_>>(), ["words", "kind"]);
+        assert_eq!((part.classes(), part.labels(), data.classes()), (3, &[2, 1, 0][..], 0));
+        assert_eq!(part.and(Field::floats("more", [], vec![1.0, 2.0, 3.0])).unwrap().names().nth(1), Some("more"));
     }
 }

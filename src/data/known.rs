@@ -16,8 +16,8 @@ const SHIPPED: &str = "ships with the crate, and the tests read it";
 /// ```
 pub fn digits() -> Dataset {
     let table = parse(&Csv::new("digits.csv.gz").labels(Column::Last), &unpack(include_bytes!("../../data/digits.csv.gz")));
-    let pixels = (0..table.features.len()).map(|i| table.features.at(i) as u8).collect();
-    Dataset::bytes(pixels, table.sample, 1.0 / 16.0, table.target).expect(SHIPPED)
+    let pixels = (0..table.features().len()).map(|i| table.features().at(i) as u8).collect();
+    Dataset::bytes(pixels, table.sample_shape(), 1.0 / 16.0, table.target()).expect(SHIPPED)
 }
 
 /// Iris flowers: 150 rows with 4 lengths in cm, in 3 classes (Fisher 1936).
@@ -36,8 +36,8 @@ pub fn diabetes() -> Dataset {
     let spaced = |name: &str, gz: &[u8]| parse(&Csv::new(name).delimiter(' '), &unpack(gz));
     let x = spaced("diabetes_data_raw.csv.gz", include_bytes!("../../data/diabetes_data_raw.csv.gz"));
     let y = spaced("diabetes_target.csv.gz", include_bytes!("../../data/diabetes_target.csv.gz"));
-    let target = Target::values([1], (0..y.len()).map(|i| y.features.at(i)).collect());
-    Dataset::check(x.features, x.sample, target).expect(SHIPPED)
+    let target = Target::values([1], (0..y.len()).map(|i| y.features().at(i)).collect());
+    Dataset::with(x.features().clone(), x.sample_shape(), target).expect(SHIPPED)
 }
 
 /// Genesis, the first book of the Bible in the King James Version of 1611. It has 196,818 characters, 60 different ones, and

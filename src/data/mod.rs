@@ -10,6 +10,7 @@ mod augment;
 mod cifar;
 mod classes;
 mod csv;
+mod field;
 mod fields;
 mod file;
 mod gather;
@@ -17,22 +18,25 @@ pub mod idx;
 mod known;
 mod mnist;
 mod normalise;
+mod source;
 mod split;
 mod text;
 
 pub use augment::Augment;
 pub use cifar::cifar10;
 pub use csv::{Column, Csv};
+pub use field::{Field, Role};
 pub use file::with_read_limit;
 pub use known::{breast_cancer, diabetes, digits, genesis, iris};
 pub use mnist::mnist;
 pub use normalise::Normalise;
+pub use source::{Rows, Source};
 pub use split::{batches, shuffled};
 pub use text::Text;
 
 use crate::{
     error::{Error, Result},
-    shape::{DType, MAX_RANK, Shape},
+    shape::{DType, Shape},
 };
 use std::{
     fmt,
@@ -61,6 +65,8 @@ pub enum Features {
         /// The number of different words or characters.
         vocabulary: usize,
     },
+    /// Floats that are read when a batch needs them. See [`Source`].
+    Source(Rows),
 }
 
 impl Features {
@@ -70,6 +76,7 @@ impl Features {
             Features::Float(v) => v.len(),
             Features::Bytes { data, .. } => data.len(),
             Features::Tokens { data, .. } => data.len(),
+            Features::Source(rows) => rows.elements(),
         }
     }
     /// Returns true if there are no elements.
@@ -86,6 +93,7 @@ impl Features {
             Features::Float(v) => f64::from(v[i]),
             Features::Bytes { data, scale, shift } => pixel(data[i], *scale, *shift),
             Features::Tokens { data, .. } => f64::from(data[i]),
+            Features::Source(rows) => f64::from(rows.element(i)),
         }
     }
 }
@@ -132,15 +140,6 @@ impl Target {
     pub fn values(sample: impl Into<Shape>, data: Vec<f32>) -> Target {
         Target::Values { sample: sample.into().of(DType::F32), data }
     }
-    fn pick(&self, rows: &[usize]) -> Target {
-        match self {
-            Target::None => Target::None,
-            Target::Labels { sample, values, classes } => {
-                Target::Labels { sample: *sample, values: pick(values, sample.elements(), rows), classes: *classes }
-            }
-            Target::Values { sample, data } => Target::Values { sample: *sample, data: pick(data, sample.elements(), rows) },
-        }
-    }
 }
 
 fn pick<T: Copy>(data: &[T], width: usize, rows: &[usize]) -> Vec<T> {
@@ -149,6 +148,10 @@ fn pick<T: Copy>(data: &[T], width: usize, rows: &[usize]) -> Vec<T> {
 
 /// Samples and their targets. Every constructor checks that each number is finite, each label names a class, and each sample
 /// is complete.
+///
+/// A data set consists of named columns ([`Field`]) with one array for each sample. [`Dataset::of`] takes any number of
+/// columns. Most data sets have one feature and one target: [`Dataset::new`], [`Dataset::bytes`] and [`Dataset::tokens`] name
+/// them `x` and `y`.
 ///
 /// ```
 /// use downhill::data::{Dataset, Target};
@@ -159,9 +162,8 @@ fn pick<T: Copy>(data: &[T], width: usize, rows: &[usize]) -> Vec<T> {
 /// ```
 #[derive(Clone, PartialEq)]
 pub struct Dataset {
-    features: Features,
-    sample: Shape,
-    target: Target,
+    /// The columns, sorted by role. The first column is a feature.
+    fields: Vec<Field>,
     class_names: Vec<String>,
     len: usize,
     id: Id,
@@ -196,51 +198,98 @@ impl Dataset {
     /// [`Error::NonFinite`] and [`Error::Label`] name the row. [`Error::Argument`] reports lengths that do not fit, a data
     /// set without rows, and a sample with no elements or with more than 5 axes.
     pub fn new(x: Vec<f32>, sample: impl Into<Shape>, target: Target) -> Result<Dataset> {
-        Dataset::check(Features::Float(x), sample.into(), target)
+        Dataset::with(Features::Float(x), sample.into(), target)
     }
     /// Creates a data set of bytes, which stay bytes in memory. A number is `byte · scale`, so a scale of 1/255 gives images
     /// in 0..1.
     pub fn bytes(x: Vec<u8>, sample: impl Into<Shape>, scale: f32, target: Target) -> Result<Dataset> {
-        if !(255.0 * scale).is_finite() {
-            return Err(Error::argument("Dataset", format!("the scale of the bytes is {scale}")));
-        }
-        Dataset::check(Features::Bytes { data: x, scale: f64::from(scale), shift: 0.0 }, sample.into(), target)
+        Dataset::with(Features::Bytes { data: x, scale: f64::from(scale), shift: 0.0 }, sample.into(), target)
     }
     /// Creates a data set of tokens below `vocabulary`. A model gets the tokens as `u32`.
     ///
     /// # Errors
     /// [`Error::Index`] if a token is not below `vocabulary`, and the errors of [`new`](Dataset::new).
     pub fn tokens(x: Vec<u32>, sample: impl Into<Shape>, vocabulary: usize, target: Target) -> Result<Dataset> {
-        Dataset::check(Features::Tokens { data: x, vocabulary }, sample.into(), target)
+        Dataset::with(Features::Tokens { data: x, vocabulary }, sample.into(), target)
     }
-    fn check(features: Features, sample: Shape, mut target: Target) -> Result<Dataset> {
-        let mut sample = check_sample("features", sample)?;
-        let len = rows("features", features.len(), sample)?;
-        match &features {
-            Features::Float(x) => check_finite("features", x, sample)?,
-            Features::Bytes { .. } => {}
-            Features::Tokens { data, vocabulary } => {
-                check_tokens("Dataset::tokens", data, *vocabulary, sample.dims())?;
-                sample = sample.u32();
-            }
-        }
-        let targets = match &mut target {
-            Target::None => len,
-            Target::Labels { sample, values, classes } => {
-                *sample = check_sample("targets", *sample)?.u32();
-                check_labels_of(*sample, values, *classes)?;
-                rows("targets", values.len(), *sample)?
-            }
-            Target::Values { sample, data } => {
-                *sample = check_sample("targets", *sample)?;
-                check_finite("targets", data, *sample)?;
-                rows("targets", data.len(), *sample)?
-            }
+    fn with(features: Features, sample: Shape, target: Target) -> Result<Dataset> {
+        Dataset::of([Field::new("x", Role::Feature, sample, features)].into_iter().chain(Field::of_target(target)))
+    }
+    /// Creates a data set of named columns, at least one of which is a feature. The columns are sorted by role: features,
+    /// targets, weights, masks, lengths. Columns of one role keep their order.
+    /// [`Trainer::for_batches`](crate::Trainer::for_batches) trains on such data.
+    ///
+    /// ```
+    /// use downhill::data::{Dataset, Field};
+    /// let (age, zip) = (vec![0.31, 0.64], vec![7, 2]);
+    /// let data = Dataset::of([
+    ///     Field::floats("age", [1], age),
+    ///     Field::tokens("zip", [], zip, 10),
+    ///     Field::values("rent", [1], vec![0.9, 1.4]),
+    ///     Field::labels("kind", vec![2, 0], 3),
+    /// ])?;
+    /// assert_eq!(format!("{data:?}"), "Dataset(2 samples: age [1] floats, zip [] tokens, rent [1] target, kind 3 classes)");
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`new`](Dataset::new). [`Error::Argument`] for two columns of one name, for an empty name, for columns of
+    /// different lengths, and where no column is a feature.
+    pub fn of(fields: impl IntoIterator<Item = Field>) -> Result<Dataset> {
+        let mut fields: Vec<Field> = fields.into_iter().collect();
+        fields.sort_by_key(|field| field.role);
+        let Some(first) = fields.first().filter(|field| field.role == Role::Feature) else {
+            return Err(Error::argument("Dataset", "no column is a feature, so a model has no input"));
         };
-        if targets != len {
-            return Err(Error::argument("Dataset", format!("{len} samples, but {targets} targets")));
+        let len = first.check()?;
+        for (i, field) in fields.iter().enumerate() {
+            if field.name.is_empty() || fields[..i].iter().any(|other| other.name == field.name) {
+                return Err(Error::argument("Dataset", format!("two columns are named `{}`, or the name is empty", field.name)));
+            }
+            let rows = if i == 0 { len } else { field.check()? };
+            if rows != len {
+                let what = if field.called() == "targets" { "targets".to_string() } else { format!("rows of `{}`", field.name) };
+                return Err(Error::argument("Dataset", format!("{len} samples, but {rows} {what}")));
+            }
         }
-        Ok(Dataset { features, sample, target, class_names: Vec::new(), len, id: Id::new() })
+        Ok(Dataset { fields, class_names: Vec::new(), len, id: Id::new() })
+    }
+    /// Returns the columns.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+    /// Returns the names of the columns.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|field| field.name.as_str())
+    }
+    /// Returns the column `name`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such column. The error lists the names.
+    pub fn field(&self, name: &str) -> Result<&Field> {
+        Ok(&self.fields[self.position(name)?])
+    }
+    /// Returns the number of the column `name`.
+    pub(crate) fn position(&self, name: &str) -> Result<usize> {
+        self.names().position(|other| other == name).ok_or_else(|| no_column(name, self.names()))
+    }
+    /// Adds a column.
+    ///
+    /// # Errors
+    /// The errors of [`of`](Dataset::of).
+    pub fn and(self, field: Field) -> Result<Dataset> {
+        let class_names = self.class_names;
+        Ok(Dataset { class_names, ..Dataset::of(self.fields.into_iter().chain([field]))? })
+    }
+    /// Returns the data set with these columns alone.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such column, and the errors of [`of`](Dataset::of).
+    pub fn select(&self, names: &[&str]) -> Result<Dataset> {
+        let fields: Vec<Field> = names.iter().map(|name| self.field(name).cloned()).collect::<Result<_>>()?;
+        let data = Dataset::of(fields)?;
+        let same = data.classes() == self.class_names.len();
+        Ok(Dataset { class_names: if same { self.class_names.clone() } else { Vec::new() }, ..data })
     }
     /// Sets the names of the classes.
     pub fn with_class_names(mut self, names: &[&str]) -> Result<Dataset> {
@@ -250,43 +299,53 @@ impl Dataset {
         self.class_names = names.iter().map(|n| n.to_string()).collect();
         Ok(self)
     }
-    /// Gives the samples another shape, such as `[784]` for `[1, 28, 28]`.
+    /// Gives the samples another shape, such as `[784]` for `[1, 28, 28]`. It changes the first feature.
     pub fn reshape(mut self, sample: impl Into<Shape>) -> Result<Dataset> {
-        let sample = check_sample("features", sample.into())?;
-        if sample.elements() != self.sample.elements() {
-            return Err(Error::argument("Dataset::reshape", format!("a sample is {}, which does not fill {sample}", self.sample)));
+        let (old, sample) = (self.sample_shape(), sample.into());
+        field::check_sample("features", sample)?;
+        if sample.elements() != old.elements() {
+            return Err(Error::argument("Dataset::reshape", format!("a sample is {old}, which does not fill {}", sample.of(DType::F32))));
         }
-        self.sample = sample.of(self.sample.dtype());
+        self.fields[0].sample = sample.of(old.dtype());
         Ok(self)
     }
-    /// Flattens each sample to one axis.
-    pub fn flat(self) -> Dataset {
-        Dataset { sample: Shape::from([self.sample.elements()]).of(self.sample.dtype()), ..self }
+    /// Flattens each sample of the first feature to one axis.
+    pub fn flat(mut self) -> Dataset {
+        let sample = self.sample_shape();
+        self.fields[0].sample = Shape::from([sample.elements()]).of(sample.dtype());
+        self
     }
-    /// Turns labels into floats, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. A single label for each
-    /// sample gets the shape `[1]`. Other targets stay unchanged.
+    /// Turns the labels of the first target into floats, as binary cross-entropy takes them: 0.0 and 1.0 for two classes. A
+    /// single label for each sample gets the shape `[1]`. Other targets stay unchanged.
     pub fn with_float_labels(mut self) -> Dataset {
-        if let Target::Labels { sample, values, .. } = &self.target {
-            let sample = if sample.rank() == 0 { Shape::from([1]) } else { *sample };
+        if let Some(i) = self.first_target()
+            && let Features::Tokens { data, .. } = &self.fields[i].data
+        {
+            let field = &self.fields[i];
+            let sample = if field.sample.rank() == 0 { Shape::from([1]) } else { field.sample };
             self.id = Id::new();
-            self.target = Target::values(sample, values.iter().map(|&v| v as f32).collect());
+            self.fields[i] = Field::values(field.name.as_str(), sample, data.iter().map(|&v| v as f32).collect());
         }
         self
     }
 
     /// Removes the targets. A model whose target is its input, such as an autoencoder, needs no targets.
-    pub fn without_target(self) -> Dataset {
-        Dataset { target: Target::None, class_names: Vec::new(), id: Id::new(), ..self }
+    pub fn without_target(mut self) -> Dataset {
+        self.fields.retain(|field| field.role != Role::Target);
+        Dataset { class_names: Vec::new(), id: Id::new(), ..self }
     }
 
     /// Returns the identity of the numbers.
     pub(crate) fn id(&self) -> Id {
         self.id
     }
-    /// Returns the samples and the targets for a change, and takes a new identity.
-    fn change(&mut self) -> (&mut Features, &mut Target) {
+    /// Returns the numbers of column `i` for a change, and takes a new identity.
+    fn change(&mut self, i: usize) -> &mut Features {
         self.id = Id::new();
-        (&mut self.features, &mut self.target)
+        &mut self.fields[i].data
+    }
+    fn first_target(&self) -> Option<usize> {
+        self.fields.iter().position(|field| field.role == Role::Target)
     }
     /// Returns the number of samples, which is at least one.
     pub fn len(&self) -> usize {
@@ -296,29 +355,29 @@ impl Dataset {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Returns the inputs of the model.
+    /// Returns the first feature, which most models take alone.
     pub fn features(&self) -> &Features {
-        &self.features
+        &self.fields[0].data
     }
-    /// Returns the targets.
-    pub fn target(&self) -> &Target {
-        &self.target
+    /// Returns a copy of the first target. [`field`](Dataset::field) borrows a column instead.
+    pub fn target(&self) -> Target {
+        self.first_target().map_or(Target::None, |i| self.fields[i].target())
     }
-    /// Returns the shape of one sample, without the batch axis.
+    /// Returns the shape of one sample of the first feature, without the batch axis.
     pub fn sample_shape(&self) -> Shape {
-        self.sample
+        self.fields[0].sample
     }
-    /// Returns the labels. The slice is empty if the targets are not labels.
+    /// Returns the labels of the first target. The slice is empty if the target is no column of labels.
     pub fn labels(&self) -> &[u32] {
-        match &self.target {
-            Target::Labels { values, .. } => values,
+        match self.first_target().map(|i| &self.fields[i].data) {
+            Some(Features::Tokens { data, .. }) => data,
             _ => &[],
         }
     }
-    /// Returns the number of classes, or 0 if the targets are not labels.
+    /// Returns the number of classes of the first target, or 0 if it is no column of labels.
     pub fn classes(&self) -> usize {
-        match self.target {
-            Target::Labels { classes, .. } => classes,
+        match self.first_target().map(|i| &self.fields[i].data) {
+            Some(Features::Tokens { vocabulary, .. }) => *vocabulary,
             _ => 0,
         }
     }
@@ -337,14 +396,8 @@ impl Dataset {
         if rows.is_empty() {
             return Err(Error::argument("Dataset::subset", "no rows"));
         }
-        let width = self.sample.elements();
-        let features = match &self.features {
-            Features::Float(v) => Features::Float(pick(v, width, rows)),
-            Features::Bytes { data, scale, shift } => Features::Bytes { data: pick(data, width, rows), scale: *scale, shift: *shift },
-            Features::Tokens { data, vocabulary } => Features::Tokens { data: pick(data, width, rows), vocabulary: *vocabulary },
-        };
-        let (target, class_names) = (self.target.pick(rows), self.class_names.clone());
-        Ok(Dataset { features, target, class_names, len: rows.len(), id: Id::new(), ..*self })
+        let fields = self.fields.iter().map(|field| field.pick(rows)).collect();
+        Ok(Dataset { fields, class_names: self.class_names.clone(), len: rows.len(), id: Id::new() })
     }
     fn check_rows(&self, rows: &[usize]) -> Result<()> {
         match rows.iter().find(|&&r| r >= self.len) {
@@ -354,43 +407,42 @@ impl Dataset {
     }
 }
 
+/// Returns the error for a name that no column has.
+pub(crate) fn no_column<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    let names: Vec<&str> = names.collect();
+    Error::argument(format!("column `{name}`"), format!("the data has no such column; it has {}", names.join(", ")))
+}
+
 impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kind = match self.features {
+        let kind = |data: &Features| match data {
             Features::Float(_) => "floats",
             Features::Bytes { .. } => "bytes",
             Features::Tokens { .. } => "tokens",
+            Features::Source(_) => "floats of a source",
         };
-        write!(f, "Dataset({} samples of {} {kind}, ", self.len, self.sample.of(DType::F32))?;
-        match &self.target {
-            Target::None => write!(f, "no targets)"),
-            Target::Labels { sample, classes, .. } if sample.rank() > 0 => {
-                write!(f, "{classes} classes at each of {})", sample.of(DType::F32))
+        let text = |field: &Field| {
+            let sample = field.sample.of(DType::F32);
+            match (&field.data, field.role) {
+                (data, Role::Feature) => format!("{sample} {}", kind(data)),
+                (Features::Tokens { vocabulary, .. }, Role::Target) if sample.rank() > 0 => {
+                    format!("{vocabulary} classes at each of {sample}")
+                }
+                (Features::Tokens { vocabulary, .. }, Role::Target) => format!("{vocabulary} classes"),
+                (_, role) => format!("{sample} {}", format!("{role:?}").to_lowercase()),
             }
-            Target::Labels { classes, .. } => write!(f, "{classes} classes)"),
-            Target::Values { sample, .. } => write!(f, "targets {sample})"),
+        };
+        match &self.fields[..] {
+            [x] if x.name == "x" => write!(f, "Dataset({} samples of {}, no targets)", self.len, text(x)),
+            [x, y] if (x.name.as_str(), y.name.as_str()) == ("x", "y") => match y.data {
+                Features::Tokens { .. } => write!(f, "Dataset({} samples of {}, {})", self.len, text(x), text(y)),
+                _ => write!(f, "Dataset({} samples of {}, targets {})", self.len, text(x), y.sample),
+            },
+            all => {
+                let all: Vec<String> = all.iter().map(|field| format!("{} {}", field.name, text(field))).collect();
+                write!(f, "Dataset({} samples: {})", self.len, all.join(", "))
+            }
         }
-    }
-}
-
-fn check_sample(what: &str, sample: Shape) -> Result<Shape> {
-    let elements = sample.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    if sample.rank() == MAX_RANK || elements.is_none_or(|n| n == 0) {
-        let why =
-            format!("a sample of {sample} has no elements, or too many, or no axis left for the batch (at most {} axes)", MAX_RANK - 1);
-        return Err(Error::argument(what, why));
-    }
-    Ok(sample.of(DType::F32))
-}
-
-fn rows(what: &str, len: usize, sample: Shape) -> Result<usize> {
-    let width = sample.elements();
-    match len {
-        0 => Err(Error::argument(what, "no rows")),
-        _ if !len.is_multiple_of(width) => {
-            Err(Error::argument(what, format!("{len} numbers are no whole samples of {sample} ({width} each)")))
-        }
-        _ => Ok(len / width),
     }
 }
 
@@ -400,14 +452,6 @@ pub(crate) fn check_finite(what: &str, data: &[f32], sample: Shape) -> Result<()
         Some(i) => Err(Error::NonFinite { what: what.to_string(), value: data[i], row: i / width, column: i % width }),
         None => Ok(()),
     }
-}
-
-/// Runs [`check_labels`] on targets with several labels in each sample. The error names the row of the sample.
-fn check_labels_of(sample: Shape, values: &[u32], classes: usize) -> Result<()> {
-    check_labels(values, classes).map_err(|e| match e {
-        Error::Label { row, label, classes } => Error::Label { row: row / sample.elements(), label, classes },
-        other => other,
-    })
 }
 
 /// Returns an error unless every token is below `vocabulary`. `sample` contains the axes of one sample.
@@ -446,7 +490,7 @@ mod tests {
     #[test]
     fn batches_hold_the_rows_asked_for() {
         let alone = six().with_class_names(&["a", "b", "c"]).unwrap().without_target();
-        assert_eq!((alone.target(), alone.classes(), alone.class_names().len()), (&Target::None, 0, 0));
+        assert_eq!((alone.target(), alone.classes(), alone.class_names().len()), (Target::None, 0, 0));
         assert_eq!(alone.features(), six().features());
         let (x, y) = six().batch(&[5, 0, 5]).unwrap();
         assert_eq!(x, Host::new([3, 2], vec![10.0, 11.0, 0.0, 1.0, 10.0, 11.0]));

@@ -1,6 +1,6 @@
 //! Normalisation to mean 0 and standard deviation 1. It is learnt on one part of the data and applied to all parts.
 
-use super::{Dataset, Features, Target, pixel};
+use super::{Dataset, Features, Field, pixel};
 use crate::error::{Error, Result};
 
 /// A mean and a standard deviation, for each feature or for all features together: `x → (x − mean) / std`.
@@ -25,28 +25,41 @@ pub struct Normalise {
 }
 
 impl Normalise {
-    /// Learns a mean and a standard deviation for each feature. This suits tables, whose columns have different units.
+    /// Learns a mean and a standard deviation for each number of the first feature. This suits tables, whose columns have
+    /// different units.
     pub fn features(train: &Dataset) -> Normalise {
-        let width = train.sample_shape().elements();
-        Normalise::learn(width, train.len(), |row, column| train.features().exact(row * width + column))
+        Normalise::each_of(&train.fields[0])
     }
-    /// Learns one mean and one standard deviation over all features. This suits images, whose pixels have the same unit.
+    /// Learns one mean and one standard deviation over all numbers of the first feature. This suits images, whose pixels have
+    /// the same unit.
     pub fn overall(train: &Dataset) -> Normalise {
         Normalise::learn(1, train.features().len(), |i, _| train.features().exact(i))
     }
-    /// Learns a mean and a standard deviation for each number of the targets. This suits regression:
+    /// Learns a mean and a standard deviation for each number of the first target. This suits regression:
     /// [`undo`](Normalise::undo) converts predictions back.
     ///
     /// # Errors
     /// [`Error::Argument`] if the targets are not numbers.
     pub fn targets(train: &Dataset) -> Result<Normalise> {
-        match train.target() {
-            Target::Values { sample, data } => {
-                let width = sample.elements();
-                Ok(Normalise::learn(width, train.len(), |row, column| f64::from(data[row * width + column])))
-            }
-            _ => Err(Error::argument("Normalise::targets", "the targets are not numbers")),
+        match train.first_target().map(|i| &train.fields[i]).filter(|y| !matches!(y.data, Features::Tokens { .. })) {
+            Some(field) => Ok(Normalise::each_of(field)),
+            None => Err(Error::argument("Normalise::targets", "the targets are not numbers")),
         }
+    }
+    /// Learns a mean and a standard deviation for each number of the column `name`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such column, or it has tokens or labels.
+    pub fn column(train: &Dataset, name: &str) -> Result<Normalise> {
+        match train.field(name)? {
+            Field { data: Features::Tokens { .. }, .. } => Err(no_mean()),
+            Field { data: Features::Source(_), .. } => Err(unread()),
+            field => Ok(Normalise::each_of(field)),
+        }
+    }
+    fn each_of(field: &Field) -> Normalise {
+        let (width, rows) = (field.width(), field.data.len() / field.width());
+        Normalise::learn(width, rows, |row, column| field.data.exact(row * width + column))
     }
     /// Learns in two passes in `f64`: first the mean, then the deviations from it. The mean is the first number plus the mean
     /// difference from the first number. So a column far from 0 loses no digits, and the mean of a constant column is exactly
@@ -67,47 +80,63 @@ impl Normalise {
         Normalise { mean, std }
     }
 
-    /// Normalises the features of `data`. With a single mean, bytes stay bytes. With a mean for each feature, bytes become
+    /// Normalises the first feature of `data`. With a single mean, bytes stay bytes. With a mean for each number, bytes become
     /// floats.
     ///
     /// # Errors
     /// [`Error::Argument`] if `data` and the training data differ in their number of features. [`Error::NonFinite`] if a
     /// normalised number leaves the range of `f32`. After an error, `data` is unchanged.
     pub fn apply(&self, data: &mut Dataset) -> Result<()> {
-        let width = data.sample_shape().elements();
-        self.fit("features", width)?;
-        // The new scale and shift, if the features are bytes and there is a single mean.
-        let mut bytes = None;
-        match data.features() {
-            Features::Tokens { .. } => return Err(Error::argument("Normalise", "tokens are numbers of words, which have no mean")),
-            Features::Bytes { data, scale, shift } if self.mean.len() == 1 => {
-                let (scale, shift) = (scale / self.std[0], (shift - self.mean[0]) / self.std[0]);
-                finite("features", data.iter().map(|&byte| pixel(byte, scale, shift) as f32), width)?;
-                bytes = Some((scale, shift));
-            }
-            x => finite("features", self.normal((0..x.len()).map(|i| x.exact(i))), width)?,
-        }
-        match (data.change().0, bytes) {
-            (Features::Bytes { scale, shift, .. }, Some(new)) => (*scale, *shift) = new,
-            (x, _) => *x = Features::Float(self.normal((0..x.len()).map(|i| x.exact(i))).collect()),
-        }
-        Ok(())
+        self.change(data, 0)
     }
-    /// Normalises the targets of `data`.
+    /// Normalises the first target of `data`.
     ///
     /// # Errors
     /// The errors of [`apply`](Normalise::apply). [`Error::Argument`] if the targets are not numbers, or differ in shape from
     /// the training targets.
     pub fn apply_targets(&self, data: &mut Dataset) -> Result<()> {
-        let Target::Values { sample, data: y } = data.target() else {
-            return Err(Error::argument("Normalise::apply_targets", "the targets are not numbers"));
-        };
-        self.fit("targets", sample.elements())?;
-        finite("targets", self.normal(y.iter().map(|&y| f64::from(y))), sample.elements())?;
-        match data.change().1 {
-            Target::Values { data: y, .. } => self.rows(y),
-            _ => Ok(()),
+        match data.first_target().filter(|&i| !matches!(data.fields[i].data, Features::Tokens { .. })) {
+            Some(i) => self.change(data, i),
+            None => Err(Error::argument("Normalise::apply_targets", "the targets are not numbers")),
         }
+    }
+    /// Normalises the column `name` of `data`.
+    ///
+    /// ```
+    /// use downhill::data::{Dataset, Field, Normalise};
+    /// let mut data = Dataset::of([Field::floats("age", [], vec![20.0, 40.0]), Field::floats("height", [], vec![1.5, 1.9])])?;
+    /// Normalise::column(&data, "age")?.apply_column(&mut data, "age")?;
+    /// assert_eq!(data.columns(&[0, 1])?[0].f(), &[-1.0, 1.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`apply`](Normalise::apply), and [`Error::Argument`] if there is no such column.
+    pub fn apply_column(&self, data: &mut Dataset, name: &str) -> Result<()> {
+        let i = data.position(name)?;
+        self.change(data, i)
+    }
+    fn change(&self, data: &mut Dataset, column: usize) -> Result<()> {
+        let field = &data.fields[column];
+        let (what, width) = (field.called(), field.width());
+        self.fit(&what, width)?;
+        // The new scale and shift, if the numbers are bytes and there is a single mean.
+        let mut bytes = None;
+        match &field.data {
+            Features::Tokens { .. } => return Err(no_mean()),
+            Features::Source(_) => return Err(unread()),
+            Features::Bytes { data, scale, shift } if self.mean.len() == 1 => {
+                let (scale, shift) = (scale / self.std[0], (shift - self.mean[0]) / self.std[0]);
+                finite(&what, data.iter().map(|&byte| pixel(byte, scale, shift) as f32), width)?;
+                bytes = Some((scale, shift));
+            }
+            x => finite(&what, self.normal((0..x.len()).map(|i| x.exact(i))), width)?,
+        }
+        match (data.change(column), bytes) {
+            (Features::Bytes { scale, shift, .. }, Some(new)) => (*scale, *shift) = new,
+            (x, _) => *x = Features::Float(self.normal((0..x.len()).map(|i| x.exact(i))).collect()),
+        }
+        Ok(())
     }
     /// Normalises whole rows of numbers in place.
     ///
@@ -152,6 +181,14 @@ impl Normalise {
     }
 }
 
+fn unread() -> Error {
+    Error::argument("Normalise", "the numbers are read when a batch needs them; normalise them in the source, or in the model")
+}
+
+fn no_mean() -> Error {
+    Error::argument("Normalise", "tokens are numbers of words, which have no mean")
+}
+
 /// Returns an error that names the first number outside the range of `f32`.
 fn finite(what: &str, mut x: impl Iterator<Item = f32>, width: usize) -> Result<()> {
     let mut at = 0;
@@ -168,6 +205,7 @@ fn finite(what: &str, mut x: impl Iterator<Item = f32>, width: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Target;
 
     fn table() -> Dataset {
         // The columns are 1, 2, 3, 4, then constant 0.1, then 10, 10, 10, 50.
@@ -210,7 +248,7 @@ mod tests {
         let mut data = table();
         let norm = Normalise::targets(&data).unwrap();
         norm.apply_targets(&mut data).unwrap();
-        let Target::Values { data: mut y, .. } = data.target().clone() else { panic!("targets changed their kind") };
+        let Target::Values { data: mut y, .. } = data.target() else { panic!("targets changed their kind") };
         assert!((y[0] as f64 + 3.0 / 5f64.sqrt()).abs() < 1e-6, "{y:?}");
         norm.undo(&mut y).unwrap();
         assert!(y.iter().zip([2.0, 4.0, 6.0, 8.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{y:?}");

@@ -282,21 +282,23 @@ mod tests {
     /// Compares every batch that the device fetches with the host's batch, bit by bit.
     fn same(gpu: &Arc<Gpu>, data: &Dataset, augment: Option<Augment>, pieces: usize) {
         const NAN: u32 = 0x7fc0_dead;
-        let (mut x, mut y) = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap();
-        let plan = plan(&[x.shape, y.shape]);
+        let mut batch: [Host<f32>; 2] = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap().into();
+        let plan = plan(&[batch[0].shape, batch[1].shape]);
         let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0, 0)).unwrap());
         let mut exec = block_on(GpuExec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).unwrap();
-        let means = data.means();
+        let means = data.fields()[0].means();
         let width = data.sample_shape().elements();
         let column = match data.features() {
             Features::Float(v) => FeedColumn::Float(v),
             Features::Tokens { data, .. } => FeedColumn::Index(data),
             Features::Bytes { data, .. } => FeedColumn::Bytes { data, means: &means },
+            Features::Source(_) => unreachable!("these sets are in memory"),
         };
-        let targets = match data.target() {
-            Target::Labels { values, sample, .. } => (FeedColumn::Index(values), sample.elements()),
-            Target::Values { data, sample } => (FeedColumn::Float(data), sample.elements()),
-            Target::None => unreachable!("these sets have targets"),
+        let y = &data.fields()[1];
+        let targets = match y.data() {
+            Features::Tokens { data, .. } => (FeedColumn::Index(data), y.width()),
+            Features::Float(data) => (FeedColumn::Float(data), y.width()),
+            Features::Bytes { .. } | Features::Source(_) => unreachable!("these sets have other targets"),
         };
         let columns = [(column, width), targets];
         let resident = Arc::new(block_on(Resident::new(gpu, &columns, data.len(), 1 << 30)).unwrap().expect("it fits"));
@@ -317,8 +319,8 @@ mod tests {
             exec.submit_steps(&rows, &[], true).unwrap();
             let last = step + count - 1;
             let samples = &order[last as usize * 7..][..7];
-            data.gather_augmented(samples, augment.as_ref().map(|a| (a, seed, first + last)), &mut x, &mut y).unwrap();
-            for (i, want) in [&x, &y].into_iter().enumerate() {
+            data.gather_into(&[0, 1], samples, augment.as_ref().map(|a| (a, seed, first + last)), &mut batch).unwrap();
+            for (i, want) in batch.iter().enumerate() {
                 let got = block_on(exec.read(i)).unwrap();
                 assert_eq!(words(&got), words(want), "{data:?}, {augment:?}, step {last}, input {i}");
             }

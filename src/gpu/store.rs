@@ -116,6 +116,22 @@ impl GpuStore {
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.params).await
     }
+    /// Copies parameters from another store of the same GPU, in the queue. Each pair has the number of a parameter there and
+    /// here. Returns false if the other store is on another GPU.
+    pub(crate) fn copy_from(&self, from: &GpuStore, pairs: &[(usize, usize)]) -> Result<bool> {
+        if !Arc::ptr_eq(&self.gpu, &from.gpu) {
+            return Ok(false);
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy of parameters") });
+        for &(at, to) in pairs {
+            let (at, to) = (from.layout.ranges[at], self.layout.ranges[to]);
+            let bytes = |n: usize| 4 * n as u64;
+            encoder.copy_buffer_to_buffer(&from.params[at.piece], bytes(at.start), &self.params[to.piece], bytes(to.start), bytes(to.len));
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.check()?;
+        Ok(true)
+    }
     /// Sets all gradients, by trained piece.
     pub fn write_grads(&self, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(&self.grads, pieces)

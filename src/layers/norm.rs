@@ -17,11 +17,14 @@ pub struct BatchNorm {
     pub momentum: f32,
     /// Leaves the weight and the bias out.
     pub no_affine: bool,
+    /// Uses the running statistics in training as well, and does not change them. PyTorch's `eval()` of the layer, Keras's
+    /// `trainable = False`. [`Optimizer::freeze`](crate::optim::Optimizer::freeze) freezes the weight and the bias.
+    pub frozen: bool,
 }
 
 impl Default for BatchNorm {
     fn default() -> BatchNorm {
-        BatchNorm { eps: 1e-5, momentum: 0.1, no_affine: false }
+        BatchNorm { eps: 1e-5, momentum: 0.1, no_affine: false, frozen: false }
     }
 }
 
@@ -121,16 +124,28 @@ impl<'g> Tensor<'g> {
         self.batch_norm_with(name, BatchNorm::default())
     }
     /// [`batch_norm`](Tensor::batch_norm) with options.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, layers::BatchNorm, optim::Sgd};
+    /// let g = Graph::training();
+    /// let frozen = BatchNorm { frozen: true, eps: 0.0, ..BatchNorm::default() };
+    /// let loss = g.input([2, 1]).batch_norm_with("bn", frozen).linear("fc", 1).square().mean_all();
+    /// let mut trainer = Trainer::new(&Device::cpu(), loss, Sgd::new(0.1).freeze(["bn"]))?;
+    /// trainer.params().set("bn.running_mean", &Host::new([1], vec![5.0]))?;
+    /// trainer.step(&[Host::new([2, 1], vec![3.0, 7.0])])?;
+    /// assert_eq!(trainer.params().get("bn.running_mean")?.f(), &[5.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
     #[track_caller]
     pub fn batch_norm_with(self, name: &str, options: BatchNorm) -> Tensor<'g> {
         let (shape, g, place) = (self.shape(), self.graph(), Location::caller());
         let _line = g.line();
-        let BatchNorm { eps, momentum, no_affine } = options;
+        let BatchNorm { eps, momentum, no_affine, frozen } = options;
         let Some((c, kept)) = self.channels("batch_norm", eps) else { return g.dead() };
         let n = shape.elements() / c;
         let why = match (0.0..=1.0).contains(&momentum) {
             false => Some(format!("the momentum is {momentum}, but must be in 0..=1")),
-            true if g.trains("batch_norm", &[self], place) && n == 1 => {
+            true if !frozen && g.trains("batch_norm", &[self], place) && n == 1 => {
                 Some("in training each channel needs more than one value; use a larger batch".into())
             }
             true => None,
@@ -144,7 +159,7 @@ impl<'g> Tensor<'g> {
         let names = [format!("{name}.running_mean"), format!("{name}.running_var")];
         let running_mean = g.state(&names[0], [c], Init::Zeros);
         let running_var = g.state(&names[1], [c], Init::Ones);
-        let y = if g.trains("batch_norm", &[self], place) {
+        let y = if !frozen && g.trains("batch_norm", &[self], place) {
             let axes = (0..shape.rank()).filter(|&a| a != 1).collect();
             let (y, [mean, var]) = self.normalise_over(axes, eps, weight);
             // A variance that overflows is replaced by the largest finite number. A running average could never recover from

@@ -3,7 +3,6 @@
 
 use super::{
     Trainer,
-    params::{WeightFile, read, split, write},
     place::{CALLBACK, FIT},
     saved::Saved,
 };
@@ -12,6 +11,7 @@ use crate::{
     graph::ParamDef,
     host::Host,
     params::{Layout, Status},
+    weights::{WeightFile, read_bytes, split, write_to},
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -56,7 +56,7 @@ impl Trainer {
     /// Goes back to a snapshot that has a place in the epochs.
     pub(super) fn restore(&mut self, saved: &Saved) -> Result<()> {
         let (path, mut bytes) = (Path::new("snapshot"), Vec::new());
-        write(&mut bytes, &saved.tensors, &saved.info).map_err(|e| Error::file(path, e))?;
+        write_to(&mut bytes, &saved.tensors, &saved.info).map_err(|e| Error::file(path, e))?;
         self.adopt(path, &bytes)?;
         self.load_place(path, &saved.part(FIT))
     }
@@ -75,7 +75,7 @@ impl Trainer {
     ///   frozen now. [`Params::load`](super::Params::load) loads the parameters alone.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        self.adopt(path, &read(path)?)
+        self.adopt(path, &read_bytes(path)?)
     }
     /// Loads a checkpoint from the bytes of a file.
     pub(super) fn adopt(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {

@@ -5,13 +5,13 @@ use super::{
     checkpoint::named,
     cut::Cut,
     options::Fit,
-    params::{WeightFile, read},
     place::{CALLBACK, FIT},
     saved::Saved,
 };
 use crate::{
     engine::StoreCopy,
     error::{Error, Result},
+    weights::{WeightFile, read_bytes},
 };
 use std::{
     fs,
@@ -183,9 +183,9 @@ impl Trainer {
             // The path is a file.
             Err(_) => path.to_path_buf(),
         };
-        let bytes = read(&path)?;
+        let bytes = read_bytes(&path)?;
         let weights = WeightFile::new(&path, &bytes)?;
-        let place = weights.part(FIT)?;
+        let place = Saved::of_file(&weights, FIT)?;
         if place.info.is_empty() {
             return Err(Error::format(&path, "it has no place in a training; Trainer::load takes it"));
         }
@@ -193,7 +193,7 @@ impl Trainer {
         if let Some(was) = was.filter(|was| **was != is) {
             return Err(Error::format(&path, format!("its training had {was}, but this one has {is}")));
         }
-        let states = (0..fit.hooks.len()).map(|k| weights.part(&format!("{CALLBACK}{k}."))).collect::<Result<_>>()?;
+        let states = (0..fit.hooks.len()).map(|k| Saved::of_file(&weights, &format!("{CALLBACK}{k}."))).collect::<Result<_>>()?;
         self.adopt(&path, &bytes)?;
         self.load_place(&path, &place)?;
         Ok(states)

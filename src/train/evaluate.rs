@@ -1,13 +1,14 @@
 //! Evaluation and prediction. Both run the model in inference mode, batch by batch.
 
 use super::{
-    TargetKind, Trainer, metrics,
-    outputs::Outputs,
+    Trainer, metrics,
+    named::Named,
+    outputs::Joined,
     tally::{Tally, Tracked},
 };
 use crate::{
     compiled::Compiled,
-    data::Dataset,
+    data::{Dataset, Role},
     engine,
     error::{Error, Result},
     gpu::{Collected, Resident},
@@ -36,7 +37,14 @@ pub struct Evaluation {
     /// - No axis grows, so an output describes a whole batch: the result is the mean of the outputs, weighted by samples.
     /// - More than one axis grows: one batch gives its own output. Several batches give one vector `[count]`, which
     ///   concatenates the flattened outputs.
+    ///
+    /// If the model has several [outputs](super::Outputs), this is the first of them.
     pub outputs: Host<f32>,
+    /// The other outputs of the model, by name.
+    pub more: Named<Host<f32>>,
+    /// The losses and scalars that the model reports by name, averaged over all samples. See
+    /// [`Outputs::watch`](super::Outputs::watch).
+    pub watched: Named<f64>,
     /// The seconds that the evaluation took.
     pub seconds: f64,
 }
@@ -89,6 +97,15 @@ struct Run {
 /// number of samples.
 type Each<'a> = &'a mut (dyn FnMut(Vec<Host<f32>>, &Tracked, usize) -> Result<()> + Send);
 
+/// Returns whether a prediction needs the columns of this role. Targets and weights affect only losses.
+fn needed(role: Role) -> bool {
+    !matches!(role, Role::Target | Role::Weight)
+}
+
+fn no_output(what: &str) -> Error {
+    Error::argument(what, "the model has no output; add one with Outputs::output")
+}
+
 /// Reads the collected outputs and passes them to `each`, batch by batch.
 async fn give(from: &Collected, runs: &mut Vec<Run>, each: Each<'_>) -> Result<()> {
     let mut all = from.read(runs.iter().flat_map(|run| &run.shapes).copied()).await?.into_iter();
@@ -103,24 +120,26 @@ impl Trainer {
     /// [`evaluate`](Trainer::evaluate), without blocking.
     pub async fn evaluate_async(&mut self, data: &Dataset) -> Result<Evaluation> {
         let started = Instant::now();
-        self.check_data("evaluate", data)?;
+        let picks = self.check_data("evaluate", data)?;
         let order: Vec<usize> = (0..data.len()).collect();
         let resident = self.resident(data);
         let model = self.model("evaluate")?;
-        let (both, labels) = (model.target != TargetKind::Input, model.labels());
-        let (mut outputs, mut tally) = (Outputs::new(model.join()), Tally::default());
+        let (labels, names, mut outputs, mut tally) = (model.labels(), model.names(), Joined::all(model.joins()), Tally::default());
         let batch = |rows: Range<usize>| {
-            let (x, y) = data.batch(&order[rows])?;
-            Ok(std::iter::once(x).chain(both.then_some(y)).collect())
+            let mut batch = vec![Host::new([0], Vec::new()); picks.len()];
+            data.gather_into(&picks, &order[rows], None, &mut batch).map(|()| batch)
         };
         let mut each = |mut out: Vec<Host<f32>>, kept: &Tracked, samples: usize| {
-            let row: Vec<f32> = out.drain(1..).map(|number| number.f()[0]).collect();
+            let row: Vec<f32> = out.drain(outputs.len()..).map(|number| number.f()[0]).collect();
             tally.add(kept, &row, samples, labels);
-            outputs.push(out.remove(0), samples)
+            outputs.iter_mut().zip(out).try_for_each(|(output, part)| output.push(part, samples))
         };
         self.infer(data.len(), resident.as_ref(), batch, &mut each).await?;
-        let (loss, accuracy) = (tally.loss(), tally.accuracy());
-        Ok(Evaluation { loss, accuracy, outputs: outputs.join(), seconds: started.elapsed().as_secs_f64() })
+        let (loss, accuracy, watched) = (tally.loss(), tally.accuracy(), tally.watched());
+        let mut outputs = outputs.into_iter().map(Joined::join);
+        let (outputs, more) = (outputs.next().unwrap_or_else(|| Host::new([0], Vec::new())), outputs.collect());
+        let more = Named::new(names.get(1..).unwrap_or_default().into(), more);
+        Ok(Evaluation { loss, accuracy, outputs, more, watched, seconds: started.elapsed().as_secs_f64() })
     }
 
     /// Sets the batch size of [`evaluate`](Trainer::evaluate), [`predict`](Trainer::predict) and validation. It changes results
@@ -149,8 +168,12 @@ impl Trainer {
     }
     /// [`predict`](Trainer::predict), without blocking.
     pub async fn predict_async(&mut self, x: &Host<f32>) -> Result<Host<f32>> {
-        let model = self.model("predict")?;
-        let (sample, target, mut outputs) = (model.x, model.target, Outputs::new(model.join()));
+        let model = self.data_model("predict")?;
+        if let [_, other, ..] = &model.taken.iter().filter(|taken| needed(taken.role)).collect::<Vec<_>>()[..] {
+            let why = format!("the model takes `{}` as well; use Trainer::predict_on, which takes a data set", other.name);
+            return Err(Error::argument("predict", why));
+        }
+        let sample = model.x;
         let n = x.shape.dims().first().copied().unwrap_or(0);
         if n == 0 || x.shape.sample() != sample || !x.fits(x.shape) {
             let got = format!("{} with {}", x.shape, x.content());
@@ -162,6 +185,11 @@ impl Trainer {
         }
         super::check_finite(0, x)?;
         let width = sample.elements();
+        let rest: Vec<Shape> = model.taken[1..].iter().map(|taken| taken.sample).collect();
+        let mut outputs = Joined::all(model.joins());
+        if outputs.is_empty() {
+            return Err(no_output("predict"));
+        }
         let batch = |rows: Range<usize>| {
             let (n, range) = (rows.len(), rows.start * width..rows.end * width);
             let shape = sample.batched(n).expect("the samples came with this first axis");
@@ -170,14 +198,41 @@ impl Trainer {
                 Data::Index(v) => Data::Index(v[range].to_vec()),
             };
             // The graph also needs targets. Their values affect only the loss, which is not used here.
-            let y = match target {
-                TargetKind::Input => None,
-                TargetKind::Labels(s) | TargetKind::Values(s) => s.batched(n).map(Host::zeros),
-            };
-            Ok(std::iter::once(Host { shape, data: part }).chain(y).collect())
+            let rest = rest.iter().filter_map(|sample| sample.batched(n).map(Host::zeros));
+            Ok(std::iter::once(Host { shape, data: part }).chain(rest).collect())
         };
-        self.infer(n, None, batch, &mut |mut out, _, samples| outputs.push(out.swap_remove(0), samples)).await?;
-        Ok(outputs.join())
+        self.infer(n, None, batch, &mut |mut out, _, samples| outputs[0].push(out.swap_remove(0), samples)).await?;
+        Ok(outputs.swap_remove(0).join())
+    }
+    /// Computes all outputs of the model for the samples of a data set, in inference mode. The data needs no targets and no
+    /// weights.
+    pub fn predict_on(&mut self, data: &Dataset) -> Result<Named<Host<f32>>> {
+        pollster::block_on(self.predict_on_async(data))
+    }
+    /// [`predict_on`](Trainer::predict_on), without blocking.
+    pub async fn predict_on_async(&mut self, data: &Dataset) -> Result<Named<Host<f32>>> {
+        let picks = self.check_columns("predict_on", data, needed)?;
+        let model = self.data_model("predict_on")?;
+        let (taken, names, mut outputs) = (model.taken.clone(), model.names(), Joined::all(model.joins()));
+        if outputs.is_empty() {
+            return Err(no_output("predict_on"));
+        }
+        let order: Vec<usize> = (0..data.len()).collect();
+        let batch = |rows: Range<usize>| {
+            let mut given = vec![Host::new([0], Vec::new()); picks.len()];
+            data.gather_into(&picks, &order[rows.clone()], None, &mut given)?;
+            let mut given = given.into_iter();
+            let column = |taken: &super::batch::Taken| match needed(taken.role) {
+                true => given.next(),
+                false => taken.sample.batched(rows.len()).map(Host::zeros),
+            };
+            Ok(taken.iter().filter_map(column).collect())
+        };
+        let mut each = |out: Vec<Host<f32>>, _: &Tracked, samples: usize| {
+            outputs.iter_mut().zip(out).try_for_each(|(output, part)| output.push(part, samples))
+        };
+        self.infer(data.len(), None, batch, &mut each).await?;
+        Ok(Named::new(names, outputs.into_iter().map(Joined::join).collect()))
     }
 
     /// Runs the inference graph on `n` samples, batch by batch. `batch` returns the inputs for a range of rows, unless the data

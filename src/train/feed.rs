@@ -9,7 +9,7 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    data::{Augment, Dataset, Features, Id, Target},
+    data::{Augment, Dataset, Features, Field, Id},
     engine::{Engine, Fed},
     error::{Error, Result},
     gpu::{Counters, FeedColumn, FlipShift, Resident, StepRow},
@@ -21,7 +21,8 @@ use std::{
     thread,
 };
 
-/// The default of `Fit::resident`. Few devices report how much memory they have. Every device that people train on has this much.
+/// The default of `Fit::resident`. Few devices report how much memory they have. Every device that people train on has this
+/// much.
 pub(super) const RESIDENT: u64 = 2 << 30;
 /// The number of batches that are prepared ahead of the current step.
 const READY: usize = 2;
@@ -107,20 +108,15 @@ impl Trainer {
     }
     async fn put(&self, data: &Dataset, most: u64) -> Option<Held> {
         let gpu = self.device.as_gpu()?;
-        let means = data.means();
-        let width = data.sample_shape().elements();
-        let mut columns = vec![match data.features() {
-            Features::Float(v) => (FeedColumn::Float(v), width),
-            Features::Tokens { data, .. } => (FeedColumn::Index(data), width),
-            Features::Bytes { data, .. } => (FeedColumn::Bytes { data, means: &means }, width),
-        }];
-        if self.model.as_ref().is_some_and(|model| model.target != super::TargetKind::Input) {
-            match data.target() {
-                Target::None => {}
-                Target::Labels { sample, values, .. } => columns.push((FeedColumn::Index(values), sample.elements())),
-                Target::Values { sample, data } => columns.push((FeedColumn::Float(data), sample.elements())),
-            }
-        }
+        let fields: Vec<_> = self.picks(data).ok()?.into_iter().map(|i| &data.fields()[i]).collect();
+        let means: Vec<[f32; 256]> = fields.iter().map(|field| field.means()).collect();
+        let column = |(field, means)| match Field::data(field) {
+            Features::Float(v) => Some((FeedColumn::Float(v), field.width())),
+            Features::Tokens { data, .. } => Some((FeedColumn::Index(data), field.width())),
+            Features::Bytes { data, .. } => Some((FeedColumn::Bytes { data, means }, field.width())),
+            Features::Source(_) => None,
+        };
+        let columns: Vec<_> = fields.iter().copied().zip(&means).map(column).collect::<Option<_>>()?;
         // If the upload fails, for example for lack of memory, batches come from the host. A lost device gives its error there.
         let resident = Resident::new(gpu, &columns, data.len(), most).await.ok()??;
         Some(Held { id: data.id(), data: Arc::new(resident), trains: None })
@@ -158,41 +154,36 @@ impl Trainer {
             draws.push((StepRow { step, micro: part.number, ..StepRow::default() }.draw(), part.rows));
             step += u64::from(!part.more);
         }
-        let gather = move |(draw, rows): (u64, &[usize]), x: &mut Host<f32>, y: &mut Host<f32>| {
-            data.gather_augmented(rows, augment.as_ref().map(|augment| (augment, seed, draw)), x, y)
+        let picks = self.picks(data)?;
+        let width = picks.len();
+        let gather = move |(draw, rows): (u64, &[usize]), batch: &mut [Host<f32>]| {
+            data.gather_into(&picks, rows, augment.as_ref().map(|augment| (augment, seed, draw)), batch)
         };
-        let new = || (Host::labels([0], Vec::new()), Host::labels([0], Vec::new()));
         if self.device.as_gpu().is_none() {
             // A step uses every core, so another thread would not help. Batches are gathered directly into the inputs of the
             // plan.
-            let (mut no_x, mut no_y) = new();
-            let mut write = |engine: &mut Engine, _: usize, k: usize| {
-                let mut inputs = engine.inputs().iter_mut();
-                let x = inputs.next().unwrap_or(&mut no_x);
-                gather(draws[k], x, inputs.next().unwrap_or(&mut no_y))
-            };
+            let mut write = |engine: &mut Engine, k: usize| gather(draws[k], engine.inputs());
             return self.walk(course, &parts, Batches::Written(&mut write)).await;
         }
-        let (full, filled) = mpsc::sync_channel::<Result<(Host<f32>, Host<f32>)>>(READY);
+        let (full, filled) = mpsc::sync_channel::<Result<Vec<Host<f32>>>>(READY);
         let (back, empty) = mpsc::channel();
         // The closure owns its end of the channel. When the steps end, with or without an error, the channel closes and the
         // thread ends.
         thread::scope(move |scope| {
             scope.spawn(move || {
                 for drawn in draws {
-                    let (mut x, mut y) = empty.try_recv().unwrap_or_else(|_| new());
-                    let gathered = gather(drawn, &mut x, &mut y).map(|()| (x, y));
+                    let mut batch = empty.try_recv().unwrap_or_else(|_| vec![Host::labels([0], Vec::new()); width]);
+                    let gathered = gather(drawn, &mut batch).map(|()| batch);
                     if full.send(gathered).is_err() {
                         break;
                     }
                 }
             });
-            let mut write = move |engine: &mut Engine, inputs: usize, _: usize| {
-                let gathered = filled.recv().map_err(|_| Error::argument("fit", "the thread that gathers batches ended"))?;
-                let (x, y) = gathered?;
-                put(engine, inputs, &x, &y)?;
+            let mut write = move |engine: &mut Engine, _: usize| {
+                let batch = filled.recv().map_err(|_| Error::argument("fit", "the thread that gathers batches ended"))??;
+                batch.iter().enumerate().try_for_each(|(i, data)| engine.write(i, data))?;
                 // Sending fails if the thread has already prepared its last batch and ended. The buffers are then not needed.
-                let _ = back.send((x, y));
+                let _ = back.send(batch);
                 Ok(())
             };
             pollster::block_on(self.walk(course, &parts, Batches::Written(&mut write)))
@@ -221,7 +212,7 @@ impl Trainer {
             let loaded = self.plans.get_mut(part.key).expect("run_steps has made the plans of all batches");
             let together = match &mut batches {
                 Batches::Written(write) => {
-                    write(&mut loaded.engine, loaded.inputs.len(), k)?;
+                    write(&mut loaded.engine, k)?;
                     1
                 }
                 Batches::There(_) => loaded.engine.steps_per_submit(fit.steps_per_submit),
@@ -250,9 +241,9 @@ impl Trainer {
             let mut flow = if stop { Flow::Stop } else { Flow::Go };
             if due {
                 self.collect().await?;
-                let report = self.reports.back().copied();
-                flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| match report {
-                    Some(report) if wants(callback, number) => callback.on_step_end(run, &report),
+                let report = self.reports.back().cloned();
+                flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| match &report {
+                    Some(report) if wants(callback, number) => callback.on_step_end(run, report),
                     _ => Ok(()),
                 })?);
                 batches.back(self, order, cut)?;
@@ -275,9 +266,8 @@ impl Trainer {
 enum Batches<'a> {
     /// Each step fetches its batch on the device.
     There(&'a Resident),
-    /// A function writes each batch into the inputs of the plan. Its arguments are the engine, the number of inputs and the number of the
-    /// batch.
-    Written(&'a mut dyn FnMut(&mut Engine, usize, usize) -> Result<()>),
+    /// A function writes each batch into the inputs of the plan. Its arguments are the engine and the number of the batch.
+    Written(&'a mut dyn FnMut(&mut Engine, usize) -> Result<()>),
 }
 
 impl Batches<'_> {
@@ -288,8 +278,4 @@ impl Batches<'_> {
             _ => Ok(()),
         }
     }
-}
-
-fn put(engine: &mut Engine, inputs: usize, x: &Host<f32>, y: &Host<f32>) -> Result<()> {
-    [x, y].into_iter().take(inputs).enumerate().try_for_each(|(i, data)| engine.write(i, data))
 }

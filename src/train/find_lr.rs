@@ -1,11 +1,13 @@
 //! A search for a good learning rate.
 
-use super::{TargetKind, Trainer, params::write};
+use super::Trainer;
 use crate::{
     data::{self, Dataset},
     error::{Error, Result},
+    host::Host,
     optim::Schedule,
     plot::{Panel, Series, svg},
+    weights::write_to,
 };
 use std::{mem, path::Path};
 
@@ -89,25 +91,25 @@ impl Trainer {
             let why = "needs num_training of at least 2, batch_size of at least 1, and early_stop_threshold above 1";
             return Err(Error::argument("find_lr", why));
         }
-        self.check_data("find_lr", data)?;
+        let picks = self.check_data("find_lr", data)?;
         self.no_part("find_lr")?;
         pollster::block_on(self.collect())?;
         let (saved, optimizer, trained) = (self.snapshot()?, self.update.optimizer.clone(), self.store.is_trained());
         let (reports, loss) = (mem::take(&mut self.reports), self.loss);
         self.update.optimizer = optimizer.clone().schedule(Schedule::constant());
-        let searched = self.search(data, options);
+        let searched = self.search(data, &picks, options);
         self.update.optimizer = optimizer;
         let mut bytes = Vec::new();
-        write(&mut bytes, &saved.tensors, &saved.info).map_err(|e| Error::file(Path::new("snapshot"), e))?;
+        write_to(&mut bytes, &saved.tensors, &saved.info).map_err(|e| Error::file(Path::new("snapshot"), e))?;
         self.adopt(Path::new("snapshot"), &bytes)?;
         self.store.set_trained(trained);
         // The last batch is gone, so no step can be made on it again.
         (self.reports, self.loss, self.last) = (reports, loss, None);
         searched
     }
-    fn search(&mut self, data: &Dataset, options: FindLr) -> Result<LrCurve> {
+    fn search(&mut self, data: &Dataset, picks: &[usize], options: FindLr) -> Result<LrCurve> {
         let size = options.batch_size.min(data.len());
-        let both = self.model("find_lr")?.target != TargetKind::Input;
+        let mut batch = vec![Host::new([0], Vec::new()); picks.len()];
         let mut curve = LrCurve { rates: Vec::new(), losses: Vec::new() };
         let (mut order, mut average, mut best) = (Vec::new(), 0.0, f64::INFINITY);
         let ratio = (options.max_lr / options.min_lr).ln() / (options.num_training - 1) as f64;
@@ -117,8 +119,8 @@ impl Trainer {
             }
             let rate = options.min_lr * (ratio * k as f64).exp();
             self.set_lr(rate)?;
-            let (x, y) = data.batch(&order.split_off(order.len() - size))?;
-            self.step(&std::iter::once(x).chain(both.then_some(y)).collect::<Vec<_>>())?;
+            data.gather_into(picks, &order.split_off(order.len() - size), None, &mut batch)?;
+            self.step(&batch)?;
             let loss = match self.loss() {
                 Err(Error::Diverged { .. }) => break,
                 loss => f64::from(loss?),

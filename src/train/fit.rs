@@ -1,7 +1,7 @@
 //! [`Trainer::fit`]: epochs over a data set.
 
 use super::{
-    SOME, Trainer,
+    Trainer,
     callback::Flow,
     checkpoints::Saver,
     cut::Cut,
@@ -12,11 +12,9 @@ use super::{
     saved::Saved,
 };
 use crate::{
-    data::{self, Dataset, Features, Target},
+    data::{self, Dataset},
     error::{Error, Result},
     gpu::{MOST_STEPS, Resident},
-    graph::Graph,
-    shape::Shape,
 };
 use std::{mem, sync::Arc, time::Instant};
 
@@ -50,12 +48,12 @@ impl Trainer {
     }
     /// [`fit`](Trainer::fit), without blocking.
     pub async fn fit_async(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
-        self.check_data("fit", data)?;
+        let picks = self.check_data("fit", data)?;
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
         }
         if let Some(augment) = &fit.augment {
-            augment.check(data)?;
+            augment.check(&data.fields()[picks[0]])?;
         }
         if fit.steps_per_submit.is_some_and(|steps| !(1..=MOST_STEPS).contains(&steps)) {
             return Err(Error::argument("steps_per_submit", format!("must be 1 to {MOST_STEPS}")));
@@ -198,13 +196,25 @@ impl Trainer {
         let seconds = self.place.began.elapsed().as_secs_f64();
         let (loss, accuracy) = (tally.loss(), tally.accuracy());
         let samples_per_s = tally.samples() / seconds;
-        let mut report = Epoch { epoch, loss, accuracy, validation: None, losses, lr: self.place.lr, seconds, samples_per_s };
+        let mut report = Epoch {
+            epoch,
+            loss,
+            accuracy,
+            watched: tally.watched(),
+            validation: None,
+            validation_watched: Default::default(),
+            losses,
+            lr: self.place.lr,
+            seconds,
+            samples_per_s,
+        };
         self.place.epoch = epoch;
         if let Some(data) = fit.validation {
             flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_begin(run))?);
             match self.evaluate_async(data).await {
                 Ok(e) => {
                     report.validation = Some((e.loss, e.accuracy));
+                    report.validation_watched = e.watched.clone();
                     flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_end(run, &e))?);
                 }
                 Err(error) => {
@@ -224,44 +234,5 @@ impl Trainer {
         flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_epoch_end(run, &report))?);
         let stop = fit.call(&Event::Epoch(&report));
         Ok(if stop { Flow::Stop } else { flow })
-    }
-
-    /// Checks that `data` has the shapes and the kind of target that the model was made for.
-    pub(super) fn check_data(&self, what: &str, data: &Dataset) -> Result<()> {
-        let model = self.model(what)?;
-        let kind = |x: Shape, target: super::TargetKind| match target {
-            super::TargetKind::Input => format!("samples of shape {x} without a target"),
-            super::TargetKind::Labels(s) if s.rank() > 0 => format!("samples of shape {x} with labels of shape {s}"),
-            super::TargetKind::Labels(_) => format!("samples of shape {x} with labels"),
-            super::TargetKind::Values(s) => format!("samples of shape {x} with values of shape {s}"),
-        };
-        let got = (data.sample_shape(), super::TargetKind::of(data.target()));
-        if data.is_empty() {
-            return Err(Error::argument(what, "the data set is empty"));
-        }
-        // A model without a target accepts data with a target and ignores the target.
-        if got.0 != model.x || (got.1 != model.target && model.target != super::TargetKind::Input) {
-            return Err(Error::Input { what: what.to_string(), got: kind(got.0, got.1), want: kind(model.x, model.target) });
-        }
-        // Labels and tokens must be less than the number of classes or rows that the graph indexes with them.
-        let mut indices: Vec<(usize, &[u32], usize)> = Vec::new();
-        if let Features::Tokens { data, .. } = data.features() {
-            indices.push((0, data, model.x.elements()));
-        }
-        if let (Target::Labels { sample, values, .. }, super::TargetKind::Labels(_)) = (data.target(), model.target) {
-            indices.push((1, values, sample.elements()));
-        }
-        if indices.is_empty() {
-            return Ok(());
-        }
-        let g = Graph::training();
-        model.write(&g, SOME)?;
-        for (input, values, width) in indices {
-            let def = g.inner.borrow().inputs[input].clone();
-            if let Some(below) = def.classes {
-                below.check(values, def.shape.dims(), width)?;
-            }
-        }
-        Ok(())
     }
 }

@@ -40,7 +40,7 @@ impl Memory {
         let params = loss.graph().inner.borrow().params.clone();
         let update = Updater::new(optimizer.into(), &params)?;
         let layout = engine::layout(device, &params, Some(&update))?;
-        let numbers = Tracked::of(loss, None).1;
+        let numbers = Tracked::of(loss, None, &[]).1;
         let mut plan = training_draft(device, &numbers, loss, &update.groups.statuses)?.lower(&device.plan_options());
         update.append(device, &mut plan, &layout, None);
         engine::memory(device, &plan, &layout, &update, numbers.len(), None, 0)
@@ -59,7 +59,8 @@ impl Trainer {
     /// that it expects to be fastest.
     ///
     /// # Errors
-    /// The batch is empty, or the model does not accept its size. [`Error::Limit`] if a step would exceed a limit of the device.
+    /// The batch is empty, or the model does not accept its size. [`Error::Limit`] if a step would exceed a limit of the
+    /// device.
     pub fn memory(&self, batch: usize) -> Result<Memory> {
         if batch == 0 {
             return Err(Error::argument("memory", "a batch has at least one sample"));

@@ -1,9 +1,11 @@
 //! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
 
+mod batch;
 mod callback;
 pub mod callbacks;
 mod checkpoint;
 mod checkpoints;
+mod columns;
 mod curves;
 mod cut;
 mod evaluate;
@@ -14,9 +16,9 @@ mod gradients;
 mod memory;
 pub mod metrics;
 mod model;
+mod named;
 mod options;
 mod outputs;
-mod params;
 mod place;
 mod plans;
 mod progress;
@@ -29,17 +31,19 @@ mod tally;
 mod tests;
 mod tried;
 
+pub use crate::weights::Params;
+pub use batch::{Batch, Outputs};
 pub use callback::{Callback, Run};
 pub use checkpoints::Checkpoints;
 pub use evaluate::Evaluation;
 pub use find_lr::{FindLr, LrCurve};
+pub use named::Named;
 pub use options::{Epoch, Event, Fit, History};
-pub use params::Params;
 pub use saved::Saved;
 
 use crate::{
     compiled::Compiled,
-    data::Dataset,
+    data::{Dataset, Role},
     device::Device,
     engine::{Engine, RING, Ring, Store, Updater},
     error::{Error, Result},
@@ -51,9 +55,10 @@ use crate::{
     plan::{Draft, Loc, Plan},
     shape::{DType, Shape},
 };
-use model::{Model, TargetKind, Written};
+use batch::Taken;
+use model::{Model, Written};
 use place::Place;
-use plans::{Batch, Latest};
+use plans::{Batch as Key, Latest};
 use std::{collections::VecDeque, sync::Arc};
 use tally::{Tally, Tracked};
 
@@ -75,7 +80,7 @@ struct Made {
 }
 
 /// The loss of one step, how large its gradients were and, for a classifier, its accuracy.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// The number of the step. The first step is 0.
     pub step: u64,
@@ -84,6 +89,8 @@ pub struct StepReport {
     /// The share of the batch's labels that the model predicted before the step's update. `None` where the model is no
     /// classifier, or the loss ignores every label of the batch.
     pub accuracy: Option<f32>,
+    /// The losses and scalars that the model reports by name, measured before the step's update. See [`Outputs::watch`].
+    pub watched: Named<f32>,
     /// The number of samples in the batch, summed over its micro-batches. For a graph of your own, the size of the first axis
     /// of the first input.
     pub samples: usize,
@@ -127,7 +134,7 @@ pub struct Trainer {
     /// The plan of the graph without the update, where `Trainer::new` made the trainer.
     graph_plan: Option<Plan>,
     /// Plans of the training graph.
-    plans: Latest<Batch, Loaded>,
+    plans: Latest<Key, Loaded>,
     /// Plans of the inference graph by batch size. `Tracked` describes the numbers that a batch of the plan reports.
     inference: Latest<usize, (Compiled, Tracked)>,
     /// The batch size of evaluation, where the user set it.
@@ -147,7 +154,7 @@ pub struct Trainer {
     /// Whether the batches of the last submit were fetched from a data set on the device.
     fed: bool,
     /// The plan of the last step. Its inputs still hold the last batch.
-    last: Option<Batch>,
+    last: Option<Key>,
     ring: Ring,
     /// Describes the numbers that a step writes into the ring.
     kept: Tracked,
@@ -177,7 +184,7 @@ pub struct Trainer {
 
 impl Trainer {
     /// Makes a trainer for the parameters of a graph. Its steps reduce `loss`, which must be a single number. The graph may be
-    /// dropped afterwards.
+    /// dropped afterwards. [`Outputs`] in place of the loss have several losses, and scalars that the reports of steps contain.
     ///
     /// Some parameters may have no influence on the loss. A warning names them (crate [`log`], level `warn`). Training changes
     /// them by weight decay alone.
@@ -188,24 +195,30 @@ impl Trainer {
     /// - [`Graph::inference`] made the graph, and one of its layers works differently in training.
     /// - An option of the optimizer is out of range.
     /// - The model exceeds a limit of the device.
-    pub fn new(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
+    pub fn new<'g>(device: &Device, loss: impl Into<Outputs<'g>>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
         pollster::block_on(Trainer::new_async(device, loss, optimizer))
     }
     /// [`new`](Trainer::new), without blocking.
-    pub async fn new_async(device: &Device, loss: Tensor<'_>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
+    pub async fn new_async<'g>(device: &Device, loss: impl Into<Outputs<'g>>, optimizer: impl Into<Optimizer>) -> Result<Trainer> {
+        let all = loss.into();
+        let loss = all.total()?;
         check_loss(loss)?;
-        let (kept, numbers) = Tracked::of(loss, None);
+        let (kept, numbers) = Tracked::of(loss, None, &all.watched);
         let mut trainer = Trainer::empty(device, loss, optimizer.into(), numbers.len(), kept).await?;
         let draft = training_draft(device, &numbers, loss, &trainer.update.groups.statuses)?;
         let plan = device.lower(draft, &device.plan_options()).await?;
-        let whole = trainer.complete(Batch::Whole(0), plan.clone())?;
+        let whole = trainer.complete(Key::Whole(0), plan.clone())?;
         let memory = trainer.memory_of(&whole)?;
         trainer.graph_summary = trainer.summarise(loss, &whole, &memory);
         trainer.graph_plan = Some(plan);
-        trainer.load_plan(Batch::Whole(0), whole).await?;
+        trainer.load_plan(Key::Whole(0), whole).await?;
         Ok(trainer)
     }
     /// Makes a trainer for a model that is a function. Its steps reduce `loss(output, target)`.
+    ///
+    /// Write the closures in the call, as below, or pass the names of functions: `fn model(x: Tensor) -> Tensor`. Rust does not
+    /// accept a closure that was bound to a variable before (`let model = |x: Tensor| …`), because it would fit one graph
+    /// alone.
     ///
     /// `model` maps a batch `[n, …]` of samples of `data` to the output. The target is the batch's labels or values, `[n, …]`.
     /// If `data` has no target, the target is the model's input.
@@ -246,8 +259,79 @@ impl Trainer {
         loss: impl for<'g> Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g> + Send + Sync + 'static,
         optimizer: impl Into<Optimizer>,
     ) -> Result<Trainer> {
-        let optimizer = optimizer.into();
-        let model = Model::new(Box::new(model), Box::new(loss), data.sample_shape(), TargetKind::of(data.target()))?;
+        let taken = Taken::of(data);
+        let roles: Vec<Role> = taken.iter().map(|taken| taken.role).collect();
+        if !matches!(roles[..], [Role::Feature] | [Role::Feature, Role::Target]) {
+            let names: Vec<&str> = data.names().collect();
+            let why =
+                format!("it takes one feature and at most one target, but the data has {}; use Trainer::for_batches", names.join(", "));
+            return Err(Error::argument("for_data", why));
+        }
+        let model = Model::of_batches(taken, move |batch| apply(&model, &loss, batch))?;
+        Trainer::of_model(device, model, optimizer.into()).await
+    }
+    /// Makes a trainer for a model that takes any number of columns of a data set.
+    ///
+    /// `model` maps a [`Batch`] to [`Outputs`]. `b["age"]` is the batch's column `age`, `[n, …]`. The model has an input for
+    /// each column of `data`; [`Dataset::select`] leaves out columns. If the only target has labels, and the first output has a
+    /// score for each class, reports contain the accuracy. [`Outputs`] shows a model with two features, two targets and a
+    /// watched scalar.
+    ///
+    /// # Errors
+    /// The errors of [`for_data`](Trainer::for_data). A column that the data does not have: the error lists the columns.
+    pub fn for_batches(
+        device: &Device,
+        data: &Dataset,
+        model: impl for<'g> Fn(&Batch<'g>) -> Outputs<'g> + Send + Sync + 'static,
+        optimizer: impl Into<Optimizer>,
+    ) -> Result<Trainer> {
+        pollster::block_on(Trainer::for_batches_async(device, data, model, optimizer))
+    }
+    /// [`for_batches`](Trainer::for_batches), without blocking.
+    pub async fn for_batches_async(
+        device: &Device,
+        data: &Dataset,
+        model: impl for<'g> Fn(&Batch<'g>) -> Outputs<'g> + Send + Sync + 'static,
+        optimizer: impl Into<Optimizer>,
+    ) -> Result<Trainer> {
+        Trainer::of_model(device, Model::of_batches(Taken::of(data), model)?, optimizer.into()).await
+    }
+    /// Makes a trainer for a graph of your own that is a function of the batch size. `model` adds the inputs and returns a
+    /// loss, or [`Outputs`]. The first axis of the first input must be the batch size. So an own loop may have a short last
+    /// batch.
+    ///
+    /// ```
+    /// use downhill::{Device, Host, Trainer, optim::Sgd};
+    /// let mut trainer = Trainer::from_fn(
+    ///     &Device::cpu(),
+    ///     |g, n| g.input([n, 2]).linear("fc", 1).mse(g.input([n, 1])).into(),
+    ///     Sgd::new(0.1),
+    /// )?;
+    /// for n in [4, 4, 3] {
+    ///     trainer.step(&[Host::new([n, 2], vec![0.5; 2 * n]), Host::new([n, 1], vec![1.0; n])])?;
+    /// }
+    /// assert_eq!(trainer.take_reports()?[2].samples, 3);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`for_data`](Trainer::for_data), and a first input whose first axis is not the batch size.
+    pub fn from_fn(
+        device: &Device,
+        model: impl for<'g> Fn(&'g Graph, usize) -> Outputs<'g> + Send + Sync + 'static,
+        optimizer: impl Into<Optimizer>,
+    ) -> Result<Trainer> {
+        pollster::block_on(Trainer::from_fn_async(device, model, optimizer))
+    }
+    /// [`from_fn`](Trainer::from_fn), without blocking.
+    pub async fn from_fn_async(
+        device: &Device,
+        model: impl for<'g> Fn(&'g Graph, usize) -> Outputs<'g> + Send + Sync + 'static,
+        optimizer: impl Into<Optimizer>,
+    ) -> Result<Trainer> {
+        Trainer::of_model(device, Model::of_graphs(model)?, optimizer.into()).await
+    }
+    async fn of_model(device: &Device, model: Model, optimizer: Optimizer) -> Result<Trainer> {
         model.try_with(&optimizer)?;
         let g = Graph::training();
         let Written { loss, numbers, kept, .. } = model.write(&g, SOME)?;
@@ -348,7 +432,7 @@ impl Trainer {
     }
     /// Returns a handle to the parameters and the state. The handle reads, sets, saves and loads them.
     pub fn params(&self) -> Params<'_> {
-        Params::new(self)
+        Params::new(&self.params, &self.store)
     }
     /// Returns counts of the work done on a GPU so far: steps, submits, dispatches, bytes and waits. The counts cover training
     /// and inference together. `None` on the CPU device.
@@ -363,8 +447,8 @@ impl Trainer {
         Some(all)
     }
 
-    /// Compiles tensors of another graph. Parameters of that graph are matched to the trainer's parameters by name. The compiled
-    /// function reads the trainer's own buffers, so it uses the values of the latest step.
+    /// Compiles tensors of another graph. Parameters of that graph are matched to the trainer's parameters by name. The
+    /// compiled function reads the trainer's own buffers, so it uses the values of the latest step.
     ///
     /// # Errors
     /// A parameter that this trainer does not have, or has in another shape, and the errors of [`Device::compile`].
@@ -379,7 +463,7 @@ impl Trainer {
     }
 
     /// Makes and loads the plan for a batch, unless the plan exists or the batch is empty.
-    async fn plan(&mut self, key: Batch) -> Result<()> {
+    async fn plan(&mut self, key: Key) -> Result<()> {
         let none = self.model.is_some() && key.samples() == Some(0);
         if none || self.plans.get(key).is_some() {
             return Ok(());
@@ -388,7 +472,7 @@ impl Trainer {
         self.load_plan(key, plan).await
     }
     /// Returns the plan for a batch without the update. Its kernels have been measured.
-    async fn computed(&self, key: Batch) -> Result<Plan> {
+    async fn computed(&self, key: Key) -> Result<Plan> {
         let options = self.device.plan_options();
         match (&self.model, key.samples()) {
             (Some(_), Some(batch)) => self.device.lower(self.draft(batch)?, &options).await,
@@ -407,10 +491,10 @@ impl Trainer {
         Ok(draft)
     }
     /// Adds the optimizer's update to a plan.
-    fn complete(&self, key: Batch, mut plan: Plan) -> Result<Plan> {
+    fn complete(&self, key: Key, mut plan: Plan) -> Result<Plan> {
         plan.bind_params(&self.params)?;
         let weight = match key {
-            Batch::Micro(_) => Some(match self.kept.weight(&plan.outputs)? {
+            Key::Micro(_) => Some(match self.kept.weight(&plan.outputs)? {
                 Some(output) => plan.outputs[output].0,
                 None => {
                     plan.constants.push(Arc::new(Host::new(Shape::SCALAR, vec![samples(&plan) as f32])));
@@ -422,7 +506,7 @@ impl Trainer {
         self.update.append(&self.device, &mut plan, &self.store.layout(), weight);
         Ok(plan)
     }
-    async fn load_plan(&mut self, key: Batch, plan: Plan) -> Result<()> {
+    async fn load_plan(&mut self, key: Key, plan: Plan) -> Result<()> {
         let (inputs, batch, text) = (plan.inputs.clone(), samples(&plan), plan.to_string());
         // Queued steps may still use buffers of the old plan. The device frees those buffers after the steps.
         if let Some(old) = self.plans.room(self.last) {
@@ -441,10 +525,26 @@ impl Trainer {
         self.collected.take().into_iter().for_each(|collected| self.gone += collected.counters());
         self.last = None;
     }
+    /// Returns the model, which must have been made for a data set.
+    fn data_model(&self, what: &str) -> Result<&Model> {
+        let why = "this trainer was made for a graph of your own; make it with Trainer::for_data or Trainer::for_batches";
+        self.model(what).and_then(|model| if model.taken.is_empty() { Err(Error::argument(what, why)) } else { Ok(model) })
+    }
     fn model(&self, what: &str) -> Result<&Model> {
         let why = "this trainer was made of one graph; make it with Trainer::for_data, or use Trainer::compile";
         self.model.as_ref().ok_or_else(|| Error::argument(what, why))
     }
+}
+
+/// Applies a model of one feature and its loss to a batch. Without a target, the target is the feature.
+fn apply<'g>(
+    model: &impl Fn(Tensor<'g>) -> Tensor<'g>,
+    loss: &impl Fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g>,
+    batch: &Batch<'g>,
+) -> Outputs<'g> {
+    let x = batch.at(0).expect("a data set has a feature");
+    let output = model(x);
+    Outputs::from(loss(output, batch.at(1).unwrap_or(x))).output("output", output)
 }
 
 /// The batch size that a model is tried with. It is not 1, because at batch size 1 a loss that was not reduced is a single

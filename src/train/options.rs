@@ -5,6 +5,7 @@ use super::{
     checkpoints::{Checkpoints, Saver},
     cut::Cut,
     feed::RESIDENT,
+    named::Named,
 };
 use crate::{
     data::{Augment, Dataset},
@@ -43,8 +44,13 @@ pub struct Epoch {
     /// The share of labels that the model predicted before the update of each step, for a classifier. See
     /// [`Evaluation::accuracy`](super::Evaluation::accuracy).
     pub accuracy: Option<f64>,
+    /// The losses and scalars that the model reports by name, averaged like [`loss`](Epoch::loss). See
+    /// [`Outputs::watch`](super::Outputs::watch).
+    pub watched: Named<f64>,
     /// The loss on the validation data and, for a classifier, the accuracy.
     pub validation: Option<(f64, Option<f64>)>,
+    /// The losses and scalars of the validation data that the model reports by name.
+    pub validation_watched: Named<f64>,
     /// The loss of each step.
     pub losses: Vec<f32>,
     /// The learning rate of the epoch's first step.
@@ -162,8 +168,8 @@ impl<'a> Fit<'a> {
     /// Divides each step into micro-batches of `n` samples. The last micro-batch has the remaining samples. The activations of
     /// a step then take the memory of `n` samples.
     ///
-    /// The step equals the step on the whole batch up to rounding, with two exceptions. Dropout draws different masks. Batch norm
-    /// normalises over a micro-batch.
+    /// The step equals the step on the whole batch up to rounding, with two exceptions. Dropout draws different masks. Batch
+    /// norm normalises over a micro-batch.
     pub fn micro_batch(self, n: usize) -> Self {
         Fit { micro: Some(n), ..self }
     }
@@ -184,7 +190,8 @@ impl<'a> Fit<'a> {
     pub fn drop_last(self, drop_last: bool) -> Self {
         Fit { drop_last, ..self }
     }
-    /// Sets whether each epoch takes the samples in a new random order. The trainer's seed decides the order. `true` by default.
+    /// Sets whether each epoch takes the samples in a new random order. The trainer's seed decides the order. `true` by
+    /// default.
     pub fn shuffle(self, shuffle: bool) -> Self {
         Fit { shuffle, ..self }
     }

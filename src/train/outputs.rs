@@ -7,7 +7,8 @@ use crate::{
     shape::Shape,
 };
 
-pub(super) struct Outputs {
+/// The outputs of several batches, joined.
+pub(super) struct Joined {
     join: Join,
     /// The shape of the joined output so far.
     shape: Option<Shape>,
@@ -20,9 +21,13 @@ pub(super) struct Outputs {
     samples: f64,
 }
 
-impl Outputs {
-    pub fn new(join: Join) -> Outputs {
-        Outputs { join, shape: None, batches: 0, lines: Vec::new(), sums: Vec::new(), samples: 0.0 }
+impl Joined {
+    pub fn new(join: Join) -> Joined {
+        Joined { join, shape: None, batches: 0, lines: Vec::new(), sums: Vec::new(), samples: 0.0 }
+    }
+    /// Makes a value for each output.
+    pub fn all(joins: &[Join]) -> Vec<Joined> {
+        joins.iter().map(|&join| Joined::new(join)).collect()
     }
     /// Adds the output `part` of the next batch, which has `samples` samples.
     pub fn push(&mut self, part: Host<f32>, samples: usize) -> Result<()> {
@@ -83,7 +88,7 @@ mod tests {
     use super::*;
 
     fn joined(join: Join, parts: &[(&[usize], usize)]) -> Host<f32> {
-        let (mut outputs, mut numbers) = (Outputs::new(join), (0..).map(|i| i as f32));
+        let (mut outputs, mut numbers) = (Joined::new(join), (0..).map(|i| i as f32));
         for &(dims, samples) in parts {
             let shape = Shape::new(dims).unwrap();
             outputs.push(Host::new(shape, numbers.by_ref().take(shape.elements()).collect()), samples).unwrap();
@@ -99,7 +104,7 @@ mod tests {
         assert_eq!(joined(Join::Mean, &[(&[], 3), (&[], 1)]), Host::new([], vec![0.25]));
         assert_eq!(joined(Join::Flat, &[(&[2, 2], 2), (&[1, 1], 1)]), Host::new([5], vec![0.0, 1.0, 2.0, 3.0, 4.0]));
         assert_eq!(joined(Join::Flat, &[(&[2, 2], 2)]).shape, Shape::from([2, 2]));
-        let mut outputs = Outputs::new(Join::Along(0));
+        let mut outputs = Joined::new(Join::Along(0));
         outputs.push(Host::new([2, 3], vec![0.0; 6]), 2).unwrap();
         let error = outputs.push(Host::new([2, 4], vec![0.0; 8]), 2).unwrap_err().to_string();
         assert!(error.contains("[2, 4]") && error.contains("[2, 3]"), "{error}");

@@ -2,6 +2,7 @@
 
 use super::{
     Tally, Trainer,
+    named::Named,
     options::{Epoch, History},
     saved::Saved,
 };
@@ -65,7 +66,8 @@ impl Trainer {
                 Some(e.samples_per_s),
                 Some(e.losses.len() as f64),
             ];
-            saved.info.insert(format!("history.{k}"), text(&numbers));
+            let watched = e.watched.iter().chain(e.validation_watched.iter()).map(|(_, x)| Some(*x));
+            saved.info.insert(format!("history.{k}"), text(&numbers.into_iter().chain(watched).collect::<Vec<_>>()));
             losses.extend_from_slice(&e.losses);
         }
         if let Some((tally, so_far)) = &self.tally {
@@ -90,20 +92,44 @@ impl Trainer {
         let mut history = History { micro_batch: self.history.micro_batch, stopped: saved.get("stopped")?, epochs: Vec::new() };
         for k in 0.. {
             let Some(text) = saved.info.get(&format!("history.{k}")) else { break };
-            let row: [Option<f64>; 9] = numbers(text).and_then(|row| row.try_into().ok()).ok_or_else(|| bad("report of an epoch"))?;
+            let row = numbers(text).ok_or_else(|| bad("report of an epoch"))?;
+            let (&row, watched) = row.split_first_chunk().ok_or_else(|| bad("report of an epoch"))?;
             let [Some(epoch), Some(loss), accuracy, val_loss, val_accuracy, Some(lr), Some(seconds), Some(samples_per_s), Some(n)] = row
             else {
                 return Err(bad("report of an epoch"));
             };
             let validation = val_loss.map(|loss| (loss, val_accuracy));
+            let watched: Vec<f64> = watched.iter().copied().flatten().collect();
+            let names = self.kept.names();
+            let mut parts = match watched.len() {
+                0 => Vec::new(),
+                n if n.is_multiple_of(names.len().max(1)) => {
+                    watched.chunks(names.len()).map(|part| Named::new(names.clone(), part.to_vec())).collect()
+                }
+                _ => return Err(bad("report of an epoch")),
+            }
+            .into_iter();
+            let (watched, validation_watched) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let losses: Vec<f32> = losses.by_ref().take(n as usize).collect();
-            history.epochs.push(Epoch { epoch: epoch as usize, loss, accuracy, validation, losses, lr, seconds, samples_per_s });
+            let epoch = epoch as usize;
+            history.epochs.push(Epoch {
+                epoch,
+                loss,
+                accuracy,
+                watched,
+                validation,
+                validation_watched,
+                losses,
+                lr,
+                seconds,
+                samples_per_s,
+            });
         }
         let tally = match saved.info.get("tally") {
             None => None,
             Some(text) => {
                 let sums = numbers(text).and_then(|sums| sums.into_iter().collect::<Option<Vec<f64>>>());
-                let sums = sums.and_then(|sums| Tally::of_numbers(&sums)).ok_or_else(|| bad("sums of an epoch"))?;
+                let sums = sums.and_then(|sums| Tally::of_numbers(&sums, &self.kept)).ok_or_else(|| bad("sums of an epoch"))?;
                 (place.first, place.lr) = (saved.get("first")?, saved.get("lr")?);
                 let seconds = Duration::try_from_secs_f64(saved.get("seconds")?).unwrap_or_default();
                 place.began = place.began.checked_sub(seconds).unwrap_or(place.began);

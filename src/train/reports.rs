@@ -1,6 +1,6 @@
 //! The reports of steps: their losses and metrics. Reading them does not stop the device.
 
-use super::{Made, StepReport, Tally, Trainer};
+use super::{Made, Named, StepReport, Tally, Trainer};
 use crate::{
     engine::{RING, RingRows},
     error::Result,
@@ -115,10 +115,10 @@ impl Trainer {
             if more {
                 continue;
             }
-            let (loss, accuracy) = match micro {
-                _ if given => (f32::NAN, None),
-                0 => (row[0], self.kept.accuracy(row)),
-                _ => (self.part.loss() as f32, self.part.accuracy().map(|share| share as f32)),
+            let (loss, accuracy, watched) = match micro {
+                _ if given => (f32::NAN, None, Named::default()),
+                0 => (row[0], self.kept.accuracy(row), self.kept.watched(row)),
+                _ => (self.part.loss() as f32, self.part.accuracy().map(|share| share as f32), self.part.watched().rounded()),
             };
             if bad == Some(step) {
                 self.part = Tally::default();
@@ -127,7 +127,7 @@ impl Trainer {
             }
             self.loss = loss;
             let (samples, [grad_norm, grad_max]) = (samples.max(self.part.samples() as usize), [norms[0], norms[1]]);
-            self.reports.push_back(StepReport { step, loss, accuracy, samples, grad_norm, grad_max });
+            self.reports.push_back(StepReport { step, loss, accuracy, watched, samples, grad_norm, grad_max });
             if let (Some((tally, losses)), false) = (&mut self.tally, given) {
                 tally.join(&self.part);
                 losses.push(loss);

@@ -1,9 +1,9 @@
 //! State as strings and tensors with names, in memory or in a file.
 
-use super::params::write;
 use crate::{
     error::{Error, Result},
     host::Host,
+    weights::{WeightFile, write_to},
 };
 use std::{collections::BTreeMap, fmt::Debug, path::Path, str::FromStr};
 
@@ -45,7 +45,17 @@ impl Saved {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
-        crate::file::write(path.as_ref(), |out| write(out, &self.tensors, &self.info))
+        crate::file::write(path.as_ref(), |out| write_to(out, &self.tensors, &self.info))
+    }
+    /// Returns all strings and tensors of a file whose names start with `prefix`, without the prefix.
+    pub(super) fn of_file(file: &WeightFile, prefix: &str) -> Result<Saved> {
+        let mut saved = Saved::default();
+        let rest = |name: &str| name.strip_prefix(prefix).map(str::to_string);
+        saved.info.extend(file.info.iter().filter_map(|(name, text)| Some((rest(name)?, text.clone()))));
+        for name in file.names().into_iter().filter(|name| name.starts_with(prefix)) {
+            saved.tensors.push((name[prefix.len()..].to_string(), file.take(name, file.shape(name)?)?));
+        }
+        Ok(saved)
     }
     /// Adds everything from `other`. The names get the prefix.
     pub(super) fn join(&mut self, prefix: &str, other: Saved) {

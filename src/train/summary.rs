@@ -21,8 +21,8 @@ struct SummaryRow {
 
 impl Trainer {
     /// Returns a table of the model at batch size `batch`. It lists each layer with its output shape, its parameters and the
-    /// FLOPs of a forward pass. The last line has the memory of a step. A trainer made from one graph always uses the batch
-    /// size of the graph.
+    /// FLOPs of a forward pass. Below it are the numbers of trained and frozen parameters. The last line has the memory of a
+    /// step. A trainer made from one graph always uses the batch size of the graph.
     ///
     /// # Errors
     /// The model does not accept a batch of this size.
@@ -49,7 +49,7 @@ impl Trainer {
         let is_frozen = |status: &Status| *status == Status::Frozen;
         let statuses = self.params.iter().zip(&self.update.groups.statuses);
         let frozen: usize = statuses.filter(|(_, status)| is_frozen(status)).map(|(p, _)| p.shape.elements()).sum();
-        let frozen = if frozen == 0 { String::new() } else { format!(" ({frozen} of them frozen)") };
+        let frozen = if frozen == 0 { String::new() } else { format!(" ({} trained, {frozen} frozen)", params - frozen) };
         text += &format!("{params} parameters{frozen}, {:.1} MFLOP a step, update not counted\n", step.flops() as f64 / 1e6);
         let kinds: Vec<String> =
             memory.kinds().into_iter().filter(|k| k.1 > 0).map(|(name, bytes)| format!("{name} {}", size(bytes))).collect();

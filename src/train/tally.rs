@@ -4,6 +4,7 @@
 //! separate sums, Σ m·w and Σ w. So this module splits a loss into its terms. If the loss is a sum of terms, each times a
 //! number, every weighted mean is a term of its own. The rest of the loss is treated as one mean over samples.
 
+use super::named::Named;
 use crate::{
     error::{Error, Result},
     graph::{Graph, NodeKind, Tensor},
@@ -11,23 +12,40 @@ use crate::{
     plan::Loc,
     shape::Shape,
 };
+use std::sync::Arc;
 
-/// Describes the numbers that a batch reports. The first number is the loss. The others belong to metrics and weighted means.
+/// Describes the numbers that a batch reports. The first number is the loss. The others belong to metrics, weighted means and
+/// watched scalars.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tracked {
     /// For a classifier: the index of the share of labels predicted. If the loss ignores a label, also the index of the number
     /// of labels that count.
     accuracy: Option<(usize, Option<usize>)>,
-    /// The weighted means in the loss.
+    loss: Scalar,
+    names: Arc<[String]>,
+    watched: Vec<Scalar>,
+}
+
+/// A scalar of each batch, and the way to average it over batches.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Scalar {
+    /// The index of the scalar among the numbers.
+    value: usize,
+    /// Whether the scalar is the square root of the rest of this description. The square root is taken of the mean over all
+    /// batches.
+    root: bool,
+    /// The index of the mean. It differs from `value` below a square root.
+    mean: usize,
+    /// The weighted means in it.
     terms: Vec<Term>,
-    /// Whether the loss has other terms that depend on the batch.
+    /// Whether it has other terms that depend on the batch.
     rest: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 struct Term {
     factor: f64,
-    /// The index of the mean among the numbers. 0 is the loss itself.
+    /// The index of the mean among the numbers.
     value: usize,
     /// The index of the weight Σ w among the numbers.
     weight: usize,
@@ -37,20 +55,19 @@ struct Term {
 pub(super) type Accuracy<'g> = (Tensor<'g>, Option<Tensor<'g>>);
 
 impl Tracked {
-    /// Returns the description for a loss and an accuracy, and the tensors that a batch must report, in order.
-    pub fn of<'g>(loss: Tensor<'g>, accuracy: Option<Accuracy<'g>>) -> (Tracked, Vec<Tensor<'g>>) {
+    /// Returns the description for a loss, an accuracy and watched scalars, and the tensors that a batch must report, in order.
+    pub fn of<'g>(loss: Tensor<'g>, accuracy: Option<Accuracy<'g>>, watched: &[(String, Tensor<'g>)]) -> (Tracked, Vec<Tensor<'g>>) {
         let (mut kept, mut outputs) = (Tracked::default(), vec![loss]);
         let mut leave = |tensor: Tensor<'g>| {
-            outputs.push(tensor);
-            outputs.len() - 1
+            outputs.iter().position(|other| other.is(tensor)).unwrap_or_else(|| {
+                outputs.push(tensor);
+                outputs.len() - 1
+            })
         };
         kept.accuracy = accuracy.map(|(share, counted)| (leave(share), counted.map(&mut leave)));
-        let (means, rest) = weighted_means(loss);
-        kept.rest = rest;
-        for (tensor, factor, weight) in means {
-            let value = if tensor.is(loss) { 0 } else { leave(tensor) };
-            kept.terms.push(Term { factor, value, weight: leave(weight) });
-        }
+        kept.loss = Scalar::of(loss, false, &mut leave);
+        kept.names = watched.iter().map(|(name, _)| name.clone()).collect();
+        kept.watched = watched.iter().map(|(_, scalar)| Scalar::of(*scalar, true, &mut leave)).collect();
         (kept, outputs)
     }
     /// Returns the index of the output that is the weight of a micro-batch. `None` where the weight is the number of samples.
@@ -60,41 +77,81 @@ impl Tracked {
     /// The loss is not one single mean over the batch. The gradients of micro-batches then do not add up to the gradient of the
     /// batch.
     pub fn weight(&self, places: &[(Loc, Shape)]) -> Result<Option<usize>> {
-        let Some(first) = self.terms.first() else { return Ok(None) };
-        if self.rest || self.terms.iter().any(|term| places[term.weight].0 != places[first.weight].0) {
+        let Some(first) = self.loss.terms.first() else { return Ok(None) };
+        if self.loss.rest || self.loss.terms.iter().any(|term| places[term.weight].0 != places[first.weight].0) {
             let why = "the loss has means of several kinds, by samples and by weights or by different weights, and the gradients of \
                 micro-batches do not add up to its gradient; train on whole batches, or on one of its terms";
             return Err(Error::argument("accumulate", why));
         }
         Ok(Some(first.weight))
     }
+    /// Returns the names of the watched scalars.
+    pub fn names(&self) -> Arc<[String]> {
+        self.names.clone()
+    }
     /// Returns the accuracy from the numbers of a batch. `None` where no label counts.
     pub fn accuracy(&self, row: &[f32]) -> Option<f32> {
         let (share, counted) = self.accuracy?;
         counted.is_none_or(|i| row[i] > 0.0).then(|| row[share])
     }
+    /// Returns the watched scalars from the numbers of a batch.
+    pub fn watched(&self, row: &[f32]) -> Named<f32> {
+        Named::new(self.names.clone(), self.watched.iter().map(|scalar| row[scalar.value]).collect())
+    }
+}
+
+impl Scalar {
+    /// Describes a scalar. `leave` makes the batch report a tensor, and returns its index.
+    fn of<'g>(scalar: Tensor<'g>, may_be_root: bool, mut leave: impl FnMut(Tensor<'g>) -> usize) -> Scalar {
+        let value = leave(scalar);
+        let below = if may_be_root { below_root(scalar) } else { None };
+        let mean = below.unwrap_or(scalar);
+        let (means, rest) = weighted_means(mean);
+        let term = |(tensor, factor, weight)| Term { factor, value: leave(tensor), weight: leave(weight) };
+        let terms = means.into_iter().map(term).collect();
+        Scalar { value, root: below.is_some(), mean: leave(mean), terms, rest }
+    }
+}
+
+/// Returns the tensor whose square root `scalar` is.
+fn below_root(scalar: Tensor) -> Option<Tensor> {
+    let graph = scalar.graph();
+    let inner = graph.inner.borrow();
+    let node = inner.nodes.get(scalar.id)?;
+    let NodeKind::Op(op) = &node.kind else { return None };
+    let is_root = matches!(op.as_map()?.expr.insts(), [Inst::Input(0), Inst::Call(Fun::Sqrt, [0, ..])]);
+    is_root.then(|| graph.tensor(node.inputs[0]))
 }
 
 /// Sums over several batches.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     samples: f64,
-    /// Σ n·(loss without its weighted means).
-    plain: f64,
-    /// For each weighted mean: its factor, Σ m·w and Σ w.
-    terms: Vec<[f64; 3]>,
+    loss: Sums,
+    names: Arc<[String]>,
+    watched: Vec<Sums>,
     /// For a classifier: the number of labels predicted, and the number of labels that count.
     labels: Option<[f64; 2]>,
 }
 
-impl Tally {
-    /// Adds the numbers `row` of a batch. The batch has `samples` samples, each with `labels` labels.
-    pub fn add(&mut self, kept: &Tracked, row: &[f32], samples: usize, labels: usize) {
-        let (number, n) = (|i: usize| f64::from(row[i]), samples as f64);
-        self.samples += n;
-        self.terms.resize(kept.terms.len(), [0.0; 3]);
-        let mut plain = number(0);
-        for (term, sum) in kept.terms.iter().zip(&mut self.terms) {
+/// The sums of a scalar.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    /// Σ n·(scalar without its weighted means).
+    plain: f64,
+    /// For each weighted mean: its factor, Σ m·w and Σ w.
+    terms: Vec<[f64; 3]>,
+    root: bool,
+}
+
+impl Sums {
+    /// Adds the numbers `row` of a batch of `n` samples.
+    fn add(&mut self, scalar: &Scalar, row: &[f32], n: f64) {
+        let number = |i: usize| f64::from(row[i]);
+        self.root = scalar.root;
+        self.terms.resize(scalar.terms.len(), [0.0; 3]);
+        let mut plain = number(scalar.mean);
+        for (term, sum) in scalar.terms.iter().zip(&mut self.terms) {
             let (mean, weight) = (number(term.value), number(term.weight));
             plain -= term.factor * mean;
             sum[0] = term.factor;
@@ -104,8 +161,33 @@ impl Tally {
             }
         }
         // If a term is not finite, the term already carries this fact. The plain part must not count it again.
-        let broken = kept.terms.iter().any(|term| !number(term.value).is_finite());
+        let broken = scalar.terms.iter().any(|term| !number(term.value).is_finite());
         self.plain += if broken { 0.0 } else { plain * n };
+    }
+    fn join(&mut self, other: &Sums) {
+        self.root = other.root;
+        self.plain += other.plain;
+        self.terms.resize(other.terms.len(), [0.0; 3]);
+        for (sum, [factor, mean, weight]) in self.terms.iter_mut().zip(&other.terms) {
+            *sum = [*factor, sum[1] + mean, sum[2] + weight];
+        }
+    }
+    /// Returns the scalar over all batches. A weighted mean whose weights are all 0 is 0.
+    fn mean(&self, samples: f64) -> f64 {
+        let terms = self.terms.iter().map(|&[factor, sum, weight]| if weight == 0.0 { 0.0 } else { factor * sum / weight });
+        let mean = self.plain / samples + terms.sum::<f64>();
+        if self.root { mean.sqrt() } else { mean }
+    }
+}
+
+impl Tally {
+    /// Adds the numbers `row` of a batch. The batch has `samples` samples, each with `labels` labels.
+    pub fn add(&mut self, kept: &Tracked, row: &[f32], samples: usize, labels: usize) {
+        let (number, n) = (|i: usize| f64::from(row[i]), samples as f64);
+        self.samples += n;
+        self.loss.add(&kept.loss, row, n);
+        self.watch(&kept.names);
+        self.watched.iter_mut().zip(&kept.watched).for_each(|(sums, scalar)| sums.add(scalar, row, n));
         if let Some((share, counted)) = kept.accuracy {
             let count = counted.map_or((samples * labels) as f64, number);
             let sums = self.labels.get_or_insert([0.0; 2]);
@@ -117,20 +199,27 @@ impl Tally {
     /// Adds the sums of another tally.
     pub fn join(&mut self, other: &Tally) {
         self.samples += other.samples;
-        self.plain += other.plain;
-        self.terms.resize(other.terms.len(), [0.0; 3]);
-        for (sum, [factor, mean, weight]) in self.terms.iter_mut().zip(&other.terms) {
-            *sum = [*factor, sum[1] + mean, sum[2] + weight];
-        }
+        self.loss.join(&other.loss);
+        self.watch(&other.names);
+        self.watched.iter_mut().zip(&other.watched).for_each(|(sums, other)| sums.join(other));
         if let Some([right, count]) = other.labels {
             let sums = self.labels.get_or_insert([0.0; 2]);
             *sums = [sums[0] + right, sums[1] + count];
         }
     }
-    /// Returns the loss over all batches. It is NaN without any batch. A weighted mean whose weights are all 0 is 0.
+    fn watch(&mut self, names: &Arc<[String]>) {
+        if self.watched.len() != names.len() {
+            self.names = names.clone();
+            self.watched.resize(names.len(), Sums::default());
+        }
+    }
+    /// Returns the loss over all batches. It is NaN without any batch.
     pub fn loss(&self) -> f64 {
-        let terms = self.terms.iter().map(|&[factor, sum, weight]| if weight == 0.0 { 0.0 } else { factor * sum / weight });
-        self.plain / self.samples + terms.sum::<f64>()
+        self.loss.mean(self.samples)
+    }
+    /// Returns the watched scalars over all batches.
+    pub fn watched(&self) -> Named<f64> {
+        Named::new(self.names.clone(), self.watched.iter().map(|sums| sums.mean(self.samples)).collect())
     }
     /// Returns the share of labels predicted. `None` where no label counts, or the model is no classifier.
     pub fn accuracy(&self) -> Option<f64> {
@@ -142,14 +231,26 @@ impl Tally {
     /// Returns all sums as one list.
     pub fn numbers(&self) -> Vec<f64> {
         let labels = self.labels.unwrap_or([f64::NAN; 2]);
-        [self.samples, self.plain].into_iter().chain(labels).chain(self.terms.iter().flatten().copied()).collect()
+        let mut all = vec![self.samples, labels[0], labels[1]];
+        for sums in [&self.loss].into_iter().chain(&self.watched) {
+            all.extend([sums.plain, f64::from(u8::from(sums.root)), sums.terms.len() as f64]);
+            all.extend(sums.terms.iter().flatten());
+        }
+        all
     }
-    /// Returns the tally with the sums that [`numbers`](Tally::numbers) returned.
-    pub fn of_numbers(numbers: &[f64]) -> Option<Tally> {
-        let (&[samples, plain, right, count], terms) = numbers.split_first_chunk()?;
-        let (terms, rest) = terms.as_chunks();
-        let labels = (!count.is_nan()).then_some([right, count]);
-        rest.is_empty().then(|| Tally { samples, plain, terms: terms.to_vec(), labels })
+    /// Returns the tally of numbers that `kept` describes, with the sums that [`numbers`](Tally::numbers) returned.
+    pub fn of_numbers(numbers: &[f64], kept: &Tracked) -> Option<Tally> {
+        let (&[samples, right, count], mut rest) = numbers.split_first_chunk()?;
+        let mut all = Vec::new();
+        while let Some((&[plain, root, n], terms)) = rest.split_first_chunk() {
+            let (terms, others) = terms.split_at_checked((n as usize).checked_mul(3)?)?;
+            all.push(Sums { plain, terms: terms.as_chunks().0.to_vec(), root: root != 0.0 });
+            rest = others;
+        }
+        let fits = rest.is_empty() && (all.len() == kept.names.len() + 1 || all.len() == 1);
+        let loss = fits.then(|| all.remove(0))?;
+        let names = if all.is_empty() { Arc::default() } else { kept.names.clone() };
+        Some(Tally { samples, loss, names, watched: all, labels: (!count.is_nan()).then_some([right, count]) })
     }
 }
 

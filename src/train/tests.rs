@@ -82,3 +82,38 @@ fn micro_batches_that_are_forgotten_count_for_nothing() {
         assert_eq!(a.take_reports().unwrap(), b.take_reports().unwrap(), "{device}");
     }
 }
+
+/// The sums of an epoch in progress, and the reports before it, survive being stored, with all watched scalars.
+#[test]
+fn a_place_has_the_watched_scalars() {
+    let data = crate::data::iris();
+    let make = || {
+        Trainer::for_batches(
+            &Device::cpu(),
+            &data,
+            |b| {
+                let loss = b["x"].linear("fc", 3).cross_entropy(b["y"]);
+                let weight = b["x"].slice(1, 0, 1).sum_all();
+                let weighted = crate::losses::weighted_mean(b["x"].slice(1, 1, 2).sum_all(), weight);
+                crate::Outputs::new().loss("nll", 1.0, loss).watch("root", loss.sqrt()).watch("weighted", weighted)
+            },
+            Sgd::new(0.1),
+        )
+        .unwrap()
+    };
+    let mut trainer = make();
+    trainer.fit(&data, crate::Fit::new().epochs(2).batch_size(64).validation(&data)).unwrap();
+    let (mut tally, kept) = (Tally::default(), trainer.kept.clone());
+    let row: Vec<f32> = (0..8).map(|i| 0.5 + i as f32).collect();
+    tally.add(&kept, &row, 3, 1);
+    tally.add(&kept, &row[1..].iter().chain([&2.0]).copied().collect::<Vec<_>>(), 2, 1);
+    trainer.tally = Some((tally.clone(), vec![0.5]));
+    let saved = trainer.save_place();
+    let mut other = make();
+    other.load_place(std::path::Path::new("place"), &saved).unwrap();
+    assert_eq!(other.history.epochs, trainer.history.epochs);
+    assert_eq!(other.history.epochs[1].validation_watched.len(), 3);
+    let restored = &other.tally.as_ref().unwrap().0;
+    assert_eq!((restored.watched(), restored.loss()), (tally.watched(), tally.loss()));
+    assert_eq!(format!("{restored:?}"), format!("{tally:?}"));
+}

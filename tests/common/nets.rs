@@ -182,7 +182,10 @@ pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         // normalisation
         "batch_norm" => {
             args.b("training");
-            x[0].batch_norm_with("layer", BatchNorm { eps: args.f32("eps"), momentum: args.f32("momentum"), no_affine: !args.b("affine") })
+            x[0].batch_norm_with(
+                "layer",
+                BatchNorm { eps: args.f32("eps"), momentum: args.f32("momentum"), no_affine: !args.b("affine"), frozen: false },
+            )
         }
         "layer_norm" => {
             let (eps, axes) = (args.f32("eps"), args.u("axes"));

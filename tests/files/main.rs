@@ -7,6 +7,7 @@ mod mutations;
 mod parsers;
 mod readers;
 mod saving;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -18,5 +19,6 @@ fn main() -> ExitCode {
     mutations::trials(&mut suite);
     parsers::trials(&mut suite);
     saving::trials(&mut suite);
+    weights::trials(&mut suite);
     suite.run()
 }

@@ -134,7 +134,7 @@ fn tables() -> Check {
     }
     // Values are floats, and missing ones are said to be missing.
     let data = read("a,y\n1.5,1\n3.0,2e1\n", |c| c.header().values("y"))?;
-    assert_eq!(data.target(), &Target::values([1], vec![1.0, 20.0]));
+    assert_eq!(data.target(), Target::values([1], vec![1.0, 20.0]));
     for (text, want) in [
         (",a,y\n0,1.5,1.0\n1,,0.0\n", "line 3, column 2 (a): is empty"),
         ("\"\",\"a\",\"y\"\n\"1\",NA,1\n", "line 2, column 2 (a): `NA` is not a finite number"),

@@ -91,11 +91,12 @@ fn whole(data: &Dataset) -> Result<(), String> {
         Features::Float(x) => x.len() == n * width && x.iter().all(|x| x.is_finite()),
         Features::Bytes { data, .. } => data.len() == n * width,
         Features::Tokens { data, vocabulary } => data.len() == n * width && data.iter().all(|&t| (t as usize) < *vocabulary),
+        Features::Source(_) => false,
     };
     let fits = match data.target() {
         Target::None => true,
         Target::Labels { values, classes, sample } => {
-            values.len() == n * sample.elements() && values.iter().all(|&y| (y as usize) < *classes)
+            values.len() == n * sample.elements() && values.iter().all(|&y| (y as usize) < classes)
         }
         Target::Values { data, sample } => data.len() == n * sample.elements() && data.iter().all(|y| y.is_finite()),
     };

@@ -520,7 +520,7 @@ impl<'g> Random<'g> {
                 let axes = [1, 2, 1, 0, 3, 9][self.below(6)];
                 let no_affine = self.yes();
                 match self.below(5) {
-                    0 => x.batch_norm_with("n", BatchNorm { eps, momentum: 0.1, no_affine }),
+                    0 => x.batch_norm_with("n", BatchNorm { eps, momentum: 0.1, no_affine, frozen: false }),
                     1 => x.layer_norm_with("n", LayerNorm { eps, axes, no_affine, no_bias: self.yes() }),
                     2 => x.rms_norm_with("n", RmsNorm { eps, axes, no_affine }),
                     3 => x.group_norm_with("n", groups, GroupNorm { eps, no_affine }),
