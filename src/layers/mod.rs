@@ -1,6 +1,7 @@
 //! Layers: they combine named parameters and ops. Layers have no kernels of their own.
 
 mod attention;
+mod augment;
 mod conv;
 mod norm;
 mod recurrent;
@@ -8,6 +9,7 @@ mod unrolled;
 mod volumes;
 
 pub use attention::{MultiHeadAttention, TransformerEncoderLayer};
+pub use augment::RandomAffine;
 pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use recurrent::{Direction, Gru, Lstm, Recurrent};

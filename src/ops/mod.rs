@@ -237,6 +237,7 @@ pub(crate) mod sort;
 pub(crate) mod standardise;
 pub(crate) mod to_index;
 pub mod volumes;
+pub(crate) mod warp;
 
 macro_rules! ops {
     ($($module:ident :: $op:ident $([$($more:ident),*])?),* $(,)?) => {
@@ -291,6 +292,7 @@ ops! {
     sort::Sort,
     standardise::Standardise,
     to_index::ToIndex,
+    warp::Warp,
 }
 
 #[cfg(test)]

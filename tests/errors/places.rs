@@ -7,7 +7,7 @@ use downhill::{
     init::Init,
     layers::{
         BatchNorm, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Linear, MultiHeadAttention,
-        Recurrent, RmsNorm, TransformerEncoderLayer,
+        RandomAffine, Recurrent, RmsNorm, TransformerEncoderLayer,
     },
     losses,
     ops::{
@@ -53,6 +53,8 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3, 8]).max_pool1d(2).max_pool1d_with(2, MaxPool { padding: [1], ..MaxPool::default() }));
     case!(|g| g.input([5, 3]).gather_rows(g.labels([2])));
     case!(|g| g.input([2, 3]).softmax(0).log_softmax(1));
+    case!(|g| g.input([2, 1, 4, 4]).random_affine(RandomAffine::default()).random_brightness(0.1).random_contrast(0.1).cutout(2));
+    case!(|g| g.input([4, 3]).mixup(g.labels([4]), 3, 0.5).0);
     case!(|g| g.input([2, 3]).checkpoint(|x| x.checkpoint(|x| x.linear("fc", 4).softmax(1)).tanh().dropout(0.5)));
     case!(|g| g.input([2, 3]).slice(1, 0, 2).reshape([4]).unsqueeze(0).squeeze(0).flatten());
     case!(|g| g.input([2, 3, 8, 8]).avg_pool2d(2).avg_pool2d_with(2, AvgPool { padding: [1, 1], ..AvgPool::default() }));
@@ -174,6 +176,11 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3]).max_pool1d_with(2, MaxPool::default()));
     case!(|g| g.input([5, 3]).gather_rows(g.input([2])));
     case!(|g| g.input([2, 3]).softmax(2));
+    case!(|g| g.input([2, 3]).random_affine(RandomAffine::default()));
+    case!(|g| g.input([2, 3]).random_brightness(-1.0));
+    case!(|g| g.input([2, 3]).random_contrast(0.1));
+    case!(|g| g.input([2, 3]).cutout(2));
+    case!(|g| g.input([4, 3]).mixup(g.labels([3]), 3, 0.5).0);
     case!(|g| g.input([2, 3]).log_softmax(-3));
     case!(|g| g.input([2, 3]).slice(2, 0, 1));
     case!(|g| g.input([2, 3]).slice(1, 2, 9));
