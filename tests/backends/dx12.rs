@@ -16,10 +16,10 @@ use std::{
 /// The least shader model that DXC knows. Devices with a newer one get the same texts: see [`translate`].
 const MODEL: hlsl::ShaderModel = hlsl::ShaderModel::V6_0;
 
-/// The time for the texts of one test, in seconds: `$DXC_SECONDS`, or 20. The texts that are left are counted and reported.
+/// The time for the texts of one test, in seconds: `$DXC_SECONDS`, or 8. The texts that are left are counted and reported.
 static MOST: LazyLock<Duration> = LazyLock::new(|| {
     let seconds = std::env::var("DXC_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(20))
+    Duration::from_secs(seconds.unwrap_or(8))
 });
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
