@@ -7,6 +7,7 @@ As scripts/golden.py. Inputs are the sequences [n, t, features] and, with `state
 layer gives in one row: the hidden states, then the last hidden state, then (LSTM) the last cell state. `reverse`: the
 sequence is turned round before the layer, and its output after it.
 """
+import numpy as np
 import torch
 
 from golden import ROOT, draw, layer_rows, write
@@ -83,6 +84,33 @@ def recurrent_layers():
             return torch.cat([s.reshape(-1) for s in (y, *last)])
 
         add("lstm", text, inputs, module, call, hidden=hidden, **args)
+    packed = [  # n, t, features, hidden, options; the sequences are packed, so that padding is skipped
+        (3, 5, 2, 3, {}),
+        (4, 6, 3, 2, dict(state=True)),
+        (3, 4, 2, 3, dict(bidirectional=True)),
+        (3, 5, 3, 2, dict(bidirectional=True, state=True, bias=False)),
+        (3, 4, 2, 2, dict(layers=2, bidirectional=True, state=True)),
+    ]
+    for layer, new in ("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU):
+        for n, t, features, hidden, options in packed:
+            args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1) | options
+            text = f"{n}x{t}x{features} to {hidden}"
+            key = f"{layer}{text}{options}packed"
+            ways = args["layers"] * (2 if args["bidirectional"] else 1)
+            states = ["h0", "c0"][: 2 if layer == "lstm" else 1] if args["state"] else []
+            inputs = [draw(key + "x", [n, t, features])]
+            inputs += [draw(key + s, [ways, n, hidden], 0.1, 0.9) for s in states]
+            inputs.append(np.array([2, t, 1, 3][:n], np.uint32))
+
+            def call(m, x, *more):
+                *state, lengths = more
+                x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+                y, last = m(x, tuple(state) if len(state) == 2 else state[0] if state else None)
+                y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=t)
+                return torch.cat([s.reshape(-1) for s in (y, *(last if layer == "lstm" else [last]))])
+
+            module = new(features, hidden, args["layers"], bias=args["bias"], batch_first=True, bidirectional=args["bidirectional"])
+            add(f"{layer}_lengths", text, inputs, module, call, hidden=hidden, **args)
     return cases
 
 

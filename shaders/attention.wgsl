@@ -12,6 +12,8 @@
 // four rows of the output in registers. A wide output is several units.
 // Forward, all invocations know the largest score so far of each row. If it grows, the sums so far are multiplied by e^(old − new), so
 // that no power overflows. Each invocation adds the powers of its own scores. The sums are added at the end.
+// Generated: `keys`, how many keys a sequence has; `biased`, a score with its bias, HIDDEN if the query does not see the key; and
+// `whole_of`, `level_of`, the sum of a row and its largest score, which are 1 and 0 where a row sees no key.
 // Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao et al. 2022,
 // "FlashAttention", algorithms 1 and 4.
 //!include lib/index
@@ -169,7 +171,7 @@ fn larger4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(larger(a.x, b.x), larger(a.y, b.y), larger(a.z, b.z), larger(a.w, b.w));
 }
 
-fn sees(query: u32, key: u32) -> bool { return p.causal == 0u || key <= query; }
+fn sees(batch: u32, query: u32, key: u32) -> bool { return (p.causal == 0u || key <= query) && key < keys(batch); }
 
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -186,15 +188,16 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var t = 0u; t < COLS; t++) {
         sums[t] = vec4<f32>();
     }
-    // Every row sees the first key, so that after the first tile no top is HIDDEN.
-    let end = select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u);
+    // Without masks every row sees the first key, so that after the first tile no top is HIDDEN.
+    let end = min(keys(unit.batch), select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u));
     for (var col = 0u; col < end; col += TILE_C) {
         var s = product(lane, unit.batch, unit.row, col, 0u, p.d);
         for (var x = 0u; x < 4u; x++) {
             var most = HIDDEN;
             for (var z = 0u; z < 4u; z++) {
                 let j = col + c + z * TC;
-                let score = select(HIDDEN, s[x][z] * p.scale, j < p.cols_n && sees(unit.row + r + x * TR, j));
+                let i = unit.row + r + x * TR;
+                let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && sees(unit.batch, i, j));
                 s[x][z] = score;
                 most = larger(most, score);
             }
@@ -234,11 +237,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             for (var t = 0u; t < COLS; t++) {
                 let at = unit.first + c + t * TC;
                 if at < p.width {
-                    y[out + at] = sums[t][x] / total[x];
+                    y[out + at] = sums[t][x] / whole_of(total[x]);
                 }
             }
             if c == 0u && unit.first == 0u {
-                y[out + p.width] = top[x] + f_ln(total[x]);
+                y[out + p.width] = level_of(top[x], total[x]) + f_ln(whole_of(total[x]));
             }
         }
     }
@@ -282,6 +285,12 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
     var l = of_queries(unit.batch, unit.row + r4, 0u);
     var delta = of_queries(unit.batch, unit.row + r4, 1u);
+    // Keys behind the end of a sequence have no weight.
+    if p.of_queries == 1u {
+        end = min(end, keys(unit.batch));
+    } else if unit.row >= keys(unit.batch) {
+        end = 0u;
+    }
     for (var col = start; col < end; col += TILE_C) {
         let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
         var dp = mat4x4<f32>();
@@ -297,8 +306,13 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 let i = unit.row + r + x * TR;
                 let j = col + c + z * TC;
                 let query = p.of_queries == 1u;
-                let seen = i < p.rows_n && j < p.cols_n && select(sees(j, i), sees(i, j), query);
-                var w = f_exp(s[x][z] * p.scale - select(l[z], l[x], query));
+                // The query and the key of this pair.
+                let q = select(j, i, query);
+                let k = select(i, j, query);
+                let seen = i < p.rows_n && j < p.cols_n && sees(unit.batch, q, k);
+                // Beyond an edge there is no mask to read, so the pair is moved to the edge. Its weight is 0.
+                let edge = select(vec2<u32>(p.cols_n, p.rows_n), vec2<u32>(p.rows_n, p.cols_n), query) - 1u;
+                var w = f_exp(biased(unit.batch, min(q, edge.x), min(k, edge.y), s[x][z] * p.scale) - select(l[z], l[x], query));
                 if p.of_values == 0u {
                     w *= (dp[x][z] - select(delta[z], delta[x], query)) * p.scale;
                 }

@@ -54,6 +54,11 @@ fn accumulate(lane: u32, batch: u32, col: u32, first: u32, weights: ptr<function
 
 fn exp4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(f_exp(x.x), f_exp(x.y), f_exp(x.z), f_exp(x.w)); }
 
+// The scores of query i and the keys j.
+fn biased4(batch: u32, i: u32, j: vec4<u32>, s: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(biased(batch, i, j.x, s.x), biased(batch, i, j.y, s.y), biased(batch, i, j.z, s.z), biased(batch, i, j.w, s.w));
+}
+
 @compute @workgroup_size(LANES)
 fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let unit = group_index(group, groups);
@@ -73,13 +78,15 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
         total[r] = 0.0;
         sums[r] = vec4<f32>();
     }
-    let end = select(p.cols_n, min(p.cols_n, row + ROWS), p.causal == 1u);
+    let cols_n = min(p.cols_n, keys(batch));
+    let end = select(cols_n, min(cols_n, row + ROWS), p.causal == 1u);
     for (var col = 0u; col < end; col += TILE) {
         product(lane, batch, row, col, 0u, p.d, &s);
         let j = columns(col, lane);
         for (var r = 0u; r < ROWS; r++) {
-            let seen = j < vec4<u32>(select(p.cols_n, min(p.cols_n, row + r + 1u), p.causal == 1u));
-            let x = select(vec4<f32>(HIDDEN), s[r] * p.scale, seen);
+            let visible = j < vec4<u32>(select(cols_n, min(cols_n, row + r + 1u), p.causal == 1u));
+            let x = select(vec4<f32>(HIDDEN), biased4(batch, row + r, j, s[r] * p.scale), visible);
+            let seen = visible & (x != vec4<f32>(HIDDEN));
             let before = top[r];
             top[r] = max(before, subgroupMax(max(max(x.x, x.y), max(x.z, x.w))));
             let shrink = f_exp(before - top[r]);
@@ -97,11 +104,11 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
         if row + r < p.rows_n {
             for (var z = 0u; z < 4u; z++) {
                 if at[z] < p.width {
-                    y[out + at[z]] = sums[r][z] / whole;
+                    y[out + at[z]] = sums[r][z] / whole_of(whole);
                 }
             }
             if lane == 0u && first == 0u {
-                y[out + p.width] = top[r] + f_ln(whole);
+                y[out + p.width] = level_of(top[r], whole) + f_ln(whole_of(whole));
             }
         }
     }
@@ -133,6 +140,11 @@ fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
             start = row / TILE * TILE;
         }
     }
+    if p.of_queries == 1u {
+        end = min(end, keys(batch));
+    } else if row >= keys(batch) {
+        end = 0u;
+    }
     for (var col = start; col < end; col += TILE) {
         product(lane, batch, row, col, 0u, p.d, &s);
         if p.of_values == 0u {
@@ -156,11 +168,18 @@ fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
                 delta = vec4<f32>(rows[at + 1u]);
                 seen = j <= vec4<u32>(i);
             }
-            var w = exp4(s[r] * p.scale - l);
+            var x = s[r] * p.scale;
+            if p.of_queries == 1u {
+                x = biased4(batch, i, j, x);
+            } else {
+                x = vec4<f32>(biased(batch, j.x, i, x.x), biased(batch, j.y, i, x.y), biased(batch, j.z, i, x.z), biased(batch, j.w, i, x.w));
+            }
+            var w = exp4(x - l);
             if p.of_values == 0u {
                 w *= (dp[r] - delta) * p.scale;
             }
-            seen = (seen | vec4<bool>(p.causal == 0u)) & (j < vec4<u32>(p.cols_n));
+            let key = select(vec4<u32>(i), j, p.of_queries == 1u);
+            seen = (seen | vec4<bool>(p.causal == 0u)) & (j < vec4<u32>(p.cols_n)) & (key < vec4<u32>(keys(batch)));
             s[r] = select(vec4<f32>(), w, seen);
         }
         accumulate(lane, batch, col, first, &s, &sums);

@@ -1,4 +1,4 @@
-//! Attention: embeddings, positions, multi-head attention and the encoder layer of the transformer. Parameters and defaults
+//! Attention: embeddings, positions, multi-head attention and the two layers of the transformer. Parameters and defaults
 //! are PyTorch's.
 
 use super::Linear;
@@ -6,7 +6,7 @@ use crate::{
     graph::{Below, Tensor},
     host::Host,
     init::Init,
-    ops::attention::Attention,
+    ops::attention::{Attention, AttentionMask},
     shape::DType,
 };
 use std::panic::Location;
@@ -20,11 +20,15 @@ pub struct MultiHeadAttention<'g> {
     pub no_bias: bool,
     /// The sequence to attend to, `[n, s, e]`. `None` means the input itself (self-attention).
     pub memory: Option<Tensor<'g>>,
+    /// Padding and other masks, for n samples, `heads` heads, t queries and s keys. Lengths are `[n]`. A mask or a bias is `[t, s]`, or
+    /// has four axes that broadcast to `[n, heads, t, s]`. As in Keras, a mask is 1 where a query sees a key. PyTorch's module has a
+    /// boolean `attn_mask` of the opposite meaning.
+    pub mask: AttentionMask<'g>,
 }
 
 /// Options of a [transformer encoder layer](Tensor::transformer_encoder_layer).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TransformerEncoderLayer {
+#[derive(Clone, Copy, Debug)]
+pub struct TransformerEncoderLayer<'g> {
     /// Normalises the inputs of the attention and of the feed-forward part instead of their outputs (Xiong et al. 2020). Such
     /// a layer trains without a warm-up.
     pub norm_first: bool,
@@ -34,11 +38,37 @@ pub struct TransformerEncoderLayer {
     pub dropout: f32,
     /// Uses GELU instead of ReLU.
     pub gelu: bool,
+    /// Padding and other masks. See [`MultiHeadAttention::mask`].
+    pub mask: AttentionMask<'g>,
 }
 
-impl Default for TransformerEncoderLayer {
+impl Default for TransformerEncoderLayer<'_> {
     fn default() -> Self {
-        TransformerEncoderLayer { norm_first: false, causal: false, dropout: 0.1, gelu: false }
+        TransformerEncoderLayer { norm_first: false, causal: false, dropout: 0.1, gelu: false, mask: AttentionMask::default() }
+    }
+}
+
+/// Options of a [transformer decoder layer](Tensor::transformer_decoder_layer).
+#[derive(Clone, Copy, Debug)]
+pub struct TransformerDecoderLayer<'g> {
+    /// See [`TransformerEncoderLayer::norm_first`].
+    pub norm_first: bool,
+    /// Position i of the input attends to its positions 0..=i only. The default is true. (PyTorch expects a `tgt_mask` instead.)
+    pub causal: bool,
+    /// The dropout rate after each part. The default is 0.1.
+    pub dropout: f32,
+    /// Uses GELU instead of ReLU.
+    pub gelu: bool,
+    /// Padding and other masks of the self-attention. See [`MultiHeadAttention::mask`].
+    pub mask: AttentionMask<'g>,
+    /// Padding and other masks of the attention to `memory`.
+    pub memory_mask: AttentionMask<'g>,
+}
+
+impl Default for TransformerDecoderLayer<'_> {
+    fn default() -> Self {
+        let (mask, memory_mask) = (AttentionMask::default(), AttentionMask::default());
+        TransformerDecoderLayer { norm_first: false, causal: true, dropout: 0.1, gelu: false, mask, memory_mask }
     }
 }
 
@@ -127,7 +157,7 @@ impl<'g> Tensor<'g> {
         if self.is_dead() || memory.is_dead() {
             return g.dead();
         }
-        let given: Vec<Tensor> = [self].into_iter().chain(options.memory).collect();
+        let given: Vec<Tensor> = [self].into_iter().chain(options.memory).chain(options.mask.given()).collect();
         let (n, t, e, s) = match (self.shape().dims(), memory.shape().dims()) {
             (&[n, t, e], &[m, s, f]) if (n, e) == (m, f) => (n, t, e, s),
             (&[_, _, _], &[_, _, _]) => {
@@ -138,6 +168,10 @@ impl<'g> Tensor<'g> {
         };
         if heads == 0 || !e.is_multiple_of(heads) {
             return g.mistake("multi_head_attention", &given, format!("{heads} heads do not divide {e} features"), place);
+        }
+        if let Some(mask) = [options.mask.mask, options.mask.bias].into_iter().flatten().find(|m| ![2, 4].contains(&m.shape().rank())) {
+            let why = format!("a mask or bias must be [{t}, {s}] or broadcast to [{n}, {heads}, {t}, {s}], but is {}", mask.shape());
+            return g.mistake("multi_head_attention", &given, why, place);
         }
         let w = g.param(&format!("{name}.in_proj_weight"), [3 * e, e], Init::XavierUniform { gain: 1.0 });
         let b = (!options.no_bias).then(|| g.param(&format!("{name}.in_proj_bias"), [3 * e], Init::Zeros));
@@ -159,7 +193,11 @@ impl<'g> Tensor<'g> {
                 (project(self, t, 0, 1).squeeze(0), nth(both, 0), nth(both, 1))
             }
         };
-        let y = q.scaled_dot_product_attention(k, v, Attention { causal: options.causal, scale: None });
+        let attention = Attention { causal: options.causal, scale: None };
+        let y = q.scaled_dot_product_attention_masked(k, v, options.mask, attention);
+        if y.is_dead() {
+            return y;
+        }
         let y = y.permute(&[0, 2, 1, 3]).reshape([n, t, e]);
         y.linear_with(&format!("{name}.out_proj"), e, Linear { no_bias: options.no_bias, bias: Some(Init::Zeros), ..Linear::default() })
     }
@@ -190,20 +228,16 @@ impl<'g> Tensor<'g> {
         name: &str,
         heads: usize,
         feed_forward: usize,
-        options: TransformerEncoderLayer,
+        options: TransformerEncoderLayer<'g>,
     ) -> Tensor<'g> {
         let _line = self.graph().line();
-        let TransformerEncoderLayer { norm_first, causal, dropout, gelu } = options;
+        let TransformerEncoderLayer { norm_first, causal, dropout, gelu, mask } = options;
         let part = |part: &str| format!("{name}.{part}");
         let attend = |x: Tensor<'g>| {
-            let options = MultiHeadAttention { causal, ..MultiHeadAttention::default() };
+            let options = MultiHeadAttention { causal, mask, ..MultiHeadAttention::default() };
             x.multi_head_attention_with(&part("self_attn"), heads, options).dropout(dropout)
         };
-        let feed = |x: Tensor<'g>| {
-            let hidden = x.linear(&part("linear1"), feed_forward);
-            let hidden = if gelu { hidden.gelu() } else { hidden.relu() };
-            hidden.dropout(dropout).linear(&part("linear2"), x.shape().last()).dropout(dropout)
-        };
+        let feed = |x: Tensor<'g>| x.feed_forward(name, feed_forward, gelu, dropout);
         let norm = |x: Tensor<'g>, k: usize| x.layer_norm(&part(&format!("norm{k}")));
         if self.shape().rank() != 3 {
             let why = "takes sequences [n, places, features]".to_string();
@@ -216,6 +250,69 @@ impl<'g> Tensor<'g> {
             let x = norm(self + attend(self), 1);
             norm(x + feed(x), 2)
         }
+    }
+    /// Applies a decoder layer of the transformer to `[n, t, e]`, which also attends to `memory` `[n, s, e]`, the output of an
+    /// encoder (Vaswani et al. 2017, §3.1). With x₁ = norm1(x + attention(x)) and x₂ = norm2(x₁ + attention(x₁, memory)), the output is
+    /// norm3(x₂ + linear2(relu(linear1(x₂)))). The parameters have the names of `torch.nn.TransformerDecoderLayer`:
+    /// `name.self_attn.…`, `name.multihead_attn.…`, `name.linear1.…`, `name.linear2.…` and `name.norm1.…` to `name.norm3.…`.
+    ///
+    /// It is a mistake if the input does not have three axes, if `memory` does not fit, or if `heads` does not divide e.
+    ///
+    /// ```
+    /// use downhill::{Graph, layers::{AttentionMask, TransformerDecoderLayer}};
+    /// let g = Graph::training();
+    /// let (x, memory, lengths) = (g.input([8, 20, 32]), g.input([8, 15, 32]), g.labels([8]));
+    /// let options = TransformerDecoderLayer { memory_mask: AttentionMask::lengths(lengths), ..TransformerDecoderLayer::default() };
+    /// let y = x.transformer_decoder_layer_with("block1", memory, 4, 128, options);
+    /// assert_eq!(y.shape().dims(), &[8, 20, 32]);
+    /// ```
+    #[track_caller]
+    pub fn transformer_decoder_layer(self, name: &str, memory: Tensor<'g>, heads: usize, feed_forward: usize) -> Tensor<'g> {
+        self.transformer_decoder_layer_with(name, memory, heads, feed_forward, TransformerDecoderLayer::default())
+    }
+    /// [`transformer_decoder_layer`](Tensor::transformer_decoder_layer) with options. Dropout follows each attention, the activation
+    /// and the second linear layer.
+    #[track_caller]
+    pub fn transformer_decoder_layer_with(
+        self,
+        name: &str,
+        memory: Tensor<'g>,
+        heads: usize,
+        feed_forward: usize,
+        options: TransformerDecoderLayer<'g>,
+    ) -> Tensor<'g> {
+        let _line = self.graph().line();
+        let TransformerDecoderLayer { norm_first, causal, dropout, gelu, mask, memory_mask } = options;
+        if self.shape().rank() != 3 {
+            let why = "takes sequences [n, places, features]".to_string();
+            return self.graph().mistake("transformer_decoder_layer", &[self, memory], why, Location::caller());
+        }
+        let attend = |x: Tensor<'g>| {
+            let options = MultiHeadAttention { causal, mask, ..MultiHeadAttention::default() };
+            x.multi_head_attention_with(&format!("{name}.self_attn"), heads, options).dropout(dropout)
+        };
+        let read = |x: Tensor<'g>| {
+            let options = MultiHeadAttention { memory: Some(memory), mask: memory_mask, ..MultiHeadAttention::default() };
+            x.multi_head_attention_with(&format!("{name}.multihead_attn"), heads, options).dropout(dropout)
+        };
+        let feed = |x: Tensor<'g>| x.feed_forward(name, feed_forward, gelu, dropout);
+        let norm = |x: Tensor<'g>, k: usize| x.layer_norm(&format!("{name}.norm{k}"));
+        if norm_first {
+            let x = self + attend(norm(self, 1));
+            let x = x + read(norm(x, 2));
+            x + feed(norm(x, 3))
+        } else {
+            let x = norm(self + attend(self), 1);
+            let x = norm(x + read(x), 2);
+            norm(x + feed(x), 3)
+        }
+    }
+    /// Applies the feed-forward part of a layer of the transformer.
+    #[track_caller]
+    fn feed_forward(self, name: &str, width: usize, gelu: bool, dropout: f32) -> Tensor<'g> {
+        let hidden = self.linear(&format!("{name}.linear1"), width);
+        let hidden = if gelu { hidden.gelu() } else { hidden.relu() };
+        hidden.dropout(dropout).linear(&format!("{name}.linear2"), self.shape().last()).dropout(dropout)
     }
 }
 
@@ -274,5 +371,23 @@ mod tests {
             "multi_head_attention: [2, 5, 6] × [2, 3, 8]: the memory has another number",
         );
         told(|g| g.input([5, 6]).transformer_encoder_layer("a", 2, 8), "transformer_encoder_layer: [5, 6]: takes sequences");
+        told(
+            |g| g.input([5, 6]).transformer_decoder_layer("a", g.input([2, 3, 6]), 2, 8),
+            "transformer_decoder_layer: [5, 6] × [2, 3, 6]: takes sequences",
+        );
+        told(
+            |g| {
+                let mask = AttentionMask { mask: Some(g.input([2, 5, 5])), ..AttentionMask::default() };
+                g.input([2, 5, 6]).multi_head_attention_with("a", 2, MultiHeadAttention { mask, ..MultiHeadAttention::default() })
+            },
+            "multi_head_attention: [2, 5, 6] × [2, 5, 5]: a mask or bias must be [5, 5] or broadcast to [2, 2, 5, 5]",
+        );
+        told(
+            |g| {
+                let mask = AttentionMask::lengths(g.labels([5]));
+                g.input([2, 5, 6]).multi_head_attention_with("a", 2, MultiHeadAttention { mask, ..MultiHeadAttention::default() })
+            },
+            "scaled_dot_product_attention: [2, 2, 5, 3] × [2, 2, 5, 3] × [2, 2, 5, 3] × u32 [5]: lengths must have the first",
+        );
     }
 }

@@ -8,7 +8,8 @@ mod recurrent;
 mod unrolled;
 mod volumes;
 
-pub use attention::{MultiHeadAttention, TransformerEncoderLayer};
+pub use crate::ops::attention::AttentionMask;
+pub use attention::{MultiHeadAttention, TransformerDecoderLayer, TransformerEncoderLayer};
 pub use augment::RandomAffine;
 pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};

@@ -2,10 +2,11 @@
 
 use super::unrolled::walk;
 use crate::{
-    graph::Tensor,
+    graph::{Graph, Tensor},
+    host::Host,
     init::Init,
     ops::recurrent::{Cell, RecurrentOp as Op},
-    shape::DType,
+    shape::{DType, Shape},
 };
 use std::panic::Location;
 
@@ -44,6 +45,10 @@ pub struct Recurrent<'g> {
     /// (Sak, Senior & Beaufays 2014). 0 means no projection. With it the graph has nodes for each step, as without
     /// [`reset_after`](Recurrent::reset_after).
     pub proj_size: usize,
+    /// The number of steps of each sequence, labels `[n]` from 1 to t, as in PyTorch's packed sequences. The other steps are padding.
+    /// The output is 0 there, and the last states are those after the last step of each sequence. In reverse, a sequence begins with
+    /// its own last step. `None` means t steps.
+    pub lengths: Option<Tensor<'g>>,
 }
 
 impl Recurrent<'_> {
@@ -55,7 +60,16 @@ impl Recurrent<'_> {
 
 impl Default for Recurrent<'_> {
     fn default() -> Self {
-        Recurrent { no_bias: false, layers: 1, direction: Direction::Forward, h0: None, c0: None, reset_after: true, proj_size: 0 }
+        Recurrent {
+            no_bias: false,
+            layers: 1,
+            direction: Direction::Forward,
+            h0: None,
+            c0: None,
+            reset_after: true,
+            proj_size: 0,
+            lengths: None,
+        }
     }
 }
 
@@ -143,6 +157,31 @@ impl<'g> Tensor<'g> {
         let [output, h, _] = layers(self, Cell::Gru, name, hidden, options);
         Gru { output, h }
     }
+    /// Returns a mask of sequences from their lengths, as TensorFlow's `sequence_mask`: lengths `[..]` become `[.., t]`, with 1 at the
+    /// places below the length and 0 after them. It masks a loss as
+    /// [`sample_weights`](crate::losses::Loss::sample_weights), and a mean over places as
+    /// [`weighted_mean`](crate::losses::weighted_mean).
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, losses};
+    /// let g = Graph::training();
+    /// let (logits, labels, lengths) = (g.input([2, 3, 2]), g.labels([2, 3]), g.labels([2]));
+    /// let mask = lengths.sequence_mask(3);
+    /// let loss = losses::cross_entropy(logits, labels).sample_weights(mask).mean();
+    /// let mut f = Device::cpu().compile(&[mask, loss])?;
+    /// let x = Host::new([2, 3, 2], vec![0.0, 0.0, f32::NAN, 7.0, f32::NAN, 7.0, 0.0, 0.0, 0.0, 0.0, f32::NAN, 7.0]);
+    /// let y = f.run(&[x, Host::labels([2, 3], vec![0; 6]), Host::labels([2], vec![1, 2])])?;
+    /// assert_eq!(y[0].f(), &[1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+    /// assert!((y[1].f()[0] - 2f32.ln()).abs() < 1e-6);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn sequence_mask(self, t: usize) -> Tensor<'g> {
+        if t == 0 && !self.is_dead() {
+            return self.graph().mistake("sequence_mask", &[self], "t is 0, but must be at least 1".into(), Location::caller());
+        }
+        if self.is_dead() { self } else { self.unsqueeze(-1).gt(places(self.graph(), t)) }
+    }
 }
 
 /// Returns the mistake in the input, the size or the options, if there is one.
@@ -163,6 +202,12 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
     if options.c0.is_some() && cell == Cell::Gru {
         return Some("a GRU has no cell state: c0 must be left out".into());
     }
+    if let Some(lengths) = options.lengths.map(|l| l.shape()).filter(|l| *l != Shape::from([n]).u32()) {
+        return Some(format!("lengths must be labels [{n}], one for each sequence, but are {lengths}"));
+    }
+    if options.lengths.is_some() && (options.proj_size > 0 || !options.reset_after) {
+        return Some("lengths are not possible with proj_size or without reset_after".into());
+    }
     if options.proj_size > 0 && (cell == Cell::Gru || options.proj_size >= hidden) {
         return Some(format!("proj_size is {}, but must be 0, or for an LSTM smaller than the hidden size {hidden}", options.proj_size));
     }
@@ -181,7 +226,7 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
 fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Recurrent<'g>) -> [Tensor<'g>; 3] {
     let (shape, place) = (x.shape(), Location::caller());
     let _line = x.graph().line();
-    if x.is_dead() || [options.h0, options.c0].into_iter().flatten().any(|s| s.is_dead()) {
+    if x.is_dead() || [options.h0, options.c0, options.lengths].into_iter().flatten().any(|s| s.is_dead()) {
         return [x.graph().dead(); 3];
     }
     let ways: &[bool] = match options.direction {
@@ -250,15 +295,61 @@ fn one<'g>(
         let projection = (options.proj_size > 0).then(|| g.param(&name("weight_hr"), [options.proj_size, hidden], init()));
         return walk(from_x.reshape([n, t, gates]), op, [w_hh, b_hh, state], projection, hidden);
     }
-    let y = g.apply(op, &[from_x.reshape([n, t, gates]), w_hh, b_hh, state]);
+    let (mut from_x, mut state) = (from_x.reshape([n, t, gates]), state);
+    // 1 at the steps of a sequence, and 1 at its last step: [n, t, 1].
+    let steps = options.lengths.map(|l| (l.sequence_mask(t).unsqueeze(2), (l.to_f32().unsqueeze(1) - 1.0).eq(places(g, t)).unsqueeze(2)));
+    if let (true, Some((inside, at_last))) = (op.reverse, steps) {
+        (from_x, state) = hold(cell, from_x, w_hh, state, inside, at_last);
+    }
+    let y = g.apply(op, &[from_x, w_hh, b_hh, state]);
     if y.is_dead() {
         return [y; 3];
     }
     // Position 0 (or t, in reverse) of the t + 1 positions is the state before the first step.
     let (from, end) = if op.reverse { (0, 0) } else { (1, t) };
     let part = |k: usize, from: usize, to: usize| y.slice(2, k * hidden, (k + 1) * hidden).slice(1, from, to);
-    let last = |k: usize| part(k, end, end + 1).reshape([n, hidden]);
-    [part(0, from, from + t), last(0), last(cell.states() - 1)]
+    let last = |k: usize| match steps {
+        Some((_, at_last)) if !op.reverse => at_last.where_(part(k, from, from + t), 0.0).sum(&[1], false),
+        _ => part(k, end, end + 1).reshape([n, hidden]),
+    };
+    let output = part(0, from, from + t);
+    [steps.map_or(output, |(inside, _)| inside.where_(output, 0.0)), last(0), last(cell.states() - 1)]
+}
+
+/// Returns arguments of the gates and a first state that make a reversed layer pass over the padding, with which it begins.
+///
+/// In padding, a GRU's z is 1, so its state stays. An LSTM's f is 1, and i and o are 0: its cell state stays, and its hidden state is 0.
+/// So the hidden state before the first step is left out of the state, and enters where it is first used: W_hh·h at the last step
+/// of each sequence.
+#[track_caller]
+fn hold<'g>(
+    cell: Cell,
+    from_x: Tensor<'g>,
+    w_hh: Tensor<'g>,
+    state: Tensor<'g>,
+    inside: Tensor<'g>,
+    at_last: Tensor<'g>,
+) -> (Tensor<'g>, Tensor<'g>) {
+    let (g, h) = (from_x.graph(), w_hh.shape().last());
+    // σ(10⁴) is 1, and σ(−10⁴) is 0, whatever the state adds.
+    let gates: &[f32] = match cell {
+        Cell::Lstm => &[-1e4, 1e4, 0.0, -1e4],
+        Cell::Gru => &[0.0, 1e4, 0.0],
+    };
+    let held = g.constant(Host::new([gates.len() * h], gates.iter().flat_map(|&gate| std::iter::repeat_n(gate, h)).collect()));
+    match cell {
+        Cell::Gru => (inside.where_(from_x, held), state),
+        Cell::Lstm => {
+            let hidden = state.slice(1, 0, h);
+            let first = at_last * hidden.matmul_t(w_hh, false, true).unsqueeze(1);
+            (inside.where_(from_x + first, held), g.full(hidden.shape(), 0.0).concat(&[state.slice(1, h, 2 * h)], 1))
+        }
+    }
+}
+
+/// Returns the numbers 0..t.
+fn places(g: &Graph, t: usize) -> Tensor<'_> {
+    g.constant(Host::new([t], (0..t).map(|i| i as f32).collect()))
 }
 
 #[cfg(test)]
@@ -271,7 +362,8 @@ mod tests {
         let message = |shape: &[usize], hidden: usize, options: Recurrent, gru: bool| {
             let g = Graph::training();
             let (x, y) = (g.input(Shape::new(shape).unwrap()), g.input([1, 2, 4]));
-            let options = Recurrent { h0: options.h0.map(|_| y), c0: options.c0.map(|_| y), ..options };
+            let options =
+                Recurrent { h0: options.h0.map(|_| y), c0: options.c0.map(|_| y), lengths: options.lengths.map(|_| y), ..options };
             if gru {
                 x.gru_with("rnn", hidden, options);
             } else {
@@ -303,6 +395,7 @@ mod tests {
                 message(&[2, 3, 4], 5, Recurrent { c0: some, ..plain }, false),
                 "lstm: [2, 3, 4]: c0 has the shape [1, 2, 4], but must be [1, 2, 5]",
             ),
+            (message(&[2, 3, 4], 4, Recurrent { lengths: some, ..plain }, false), "lstm: [2, 3, 4]: lengths must be labels [2], one for"),
             (message(&[2, 3, 4], 4, Recurrent { h0: some, c0: some, ..plain }, false), ""),
         ] {
             assert!(got.starts_with(want) && got.is_empty() == want.is_empty(), "{got}");

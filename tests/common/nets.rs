@@ -4,8 +4,8 @@ use crate::golden::Args;
 use downhill::{
     Tensor,
     layers::{
-        BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, MultiHeadAttention, Recurrent, RmsNorm,
-        TransformerEncoderLayer,
+        AttentionMask, BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, MultiHeadAttention,
+        Recurrent, RmsNorm, TransformerDecoderLayer, TransformerEncoderLayer,
     },
     losses,
     ops::{
@@ -147,8 +147,19 @@ pub fn op<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
             let options = Attention { causal: args.b("causal"), scale: Some(args.f32("scale")) };
             x[0].scaled_dot_product_attention(x[1], x[2], options)
         }
+        "attention_masked" => {
+            let options = Attention { causal: args.b("causal"), scale: None };
+            x[0].scaled_dot_product_attention_masked(x[1], x[2], mask(args, &x[3..]), options)
+        }
         other => panic!("no op for {other}"),
     }
+}
+
+/// The masks that the arguments name, in this order.
+fn mask<'g>(args: &mut Args, x: &[Tensor<'g>]) -> AttentionMask<'g> {
+    let mut x = x.iter().copied();
+    let [lengths, mask, bias] = ["lengths", "mask", "bias"].map(|name| if args.b(name) { x.next() } else { None });
+    AttentionMask { lengths, mask, bias }
 }
 
 fn pair(args: &mut Args, name: &str) -> [usize; 2] {
@@ -199,16 +210,34 @@ pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         "embedding" => x[0].embedding("layer", args.u("vocabulary"), args.u("dim")),
         "multi_head_attention" => {
             let (causal, no_bias, memory) = (args.b("causal"), !args.b("bias"), x.get(1).copied());
-            x[0].multi_head_attention_with("layer", args.u("heads"), MultiHeadAttention { causal, no_bias, memory })
+            x[0].multi_head_attention_with(
+                "layer",
+                args.u("heads"),
+                MultiHeadAttention { causal, no_bias, memory, ..MultiHeadAttention::default() },
+            )
+        }
+        "multi_head_attention_masked" => {
+            let memory = args.b("memory").then(|| x[1]);
+            let mask = mask(args, &x[1 + usize::from(memory.is_some())..]);
+            x[0].multi_head_attention_with("layer", args.u("heads"), MultiHeadAttention { memory, mask, ..MultiHeadAttention::default() })
+        }
+        "transformer_decoder_layer" => {
+            let (norm_first, gelu, mask, memory_mask) =
+                (args.b("norm_first"), args.b("gelu"), AttentionMask::lengths(x[2]), AttentionMask::lengths(x[3]));
+            let options = TransformerDecoderLayer { norm_first, gelu, mask, memory_mask, dropout: 0.0, causal: true };
+            x[0].transformer_decoder_layer_with("layer", x[1], args.u("heads"), args.u("feed_forward"), options)
         }
         "transformer_encoder_layer" => {
             let (norm_first, causal, gelu) = (args.b("norm_first"), args.b("causal"), args.b("gelu"));
-            let options = TransformerEncoderLayer { norm_first, causal, gelu, dropout: 0.0 };
+            let mask = AttentionMask { lengths: x.get(1).copied(), ..AttentionMask::default() };
+            let options = TransformerEncoderLayer { norm_first, causal, gelu, dropout: 0.0, mask };
             x[0].transformer_encoder_layer_with("layer", args.u("heads"), args.u("feed_forward"), options)
         }
 
         // recurrent
-        "lstm" | "gru" => recurrent(name, args, x),
+        "lstm" | "gru" => recurrent(name, args, x, None),
+        "lstm_lengths" => recurrent("lstm", args, &x[..x.len() - 1], x.last().copied()),
+        "gru_lengths" => recurrent("gru", args, &x[..x.len() - 1], x.last().copied()),
         other => panic!("no layer for {other}"),
     }
 }
@@ -237,7 +266,7 @@ pub fn model(name: &str) -> for<'g> fn(Tensor<'g>) -> Tensor<'g> {
 }
 
 /// All that a recurrent layer gives, in one row.
-fn recurrent<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
+fn recurrent<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>], lengths: Option<Tensor<'g>>) -> Tensor<'g> {
     let direction = match (args.b("reverse"), args.b("bidirectional")) {
         (false, false) => Direction::Forward,
         (true, false) => Direction::Reverse,
@@ -248,7 +277,7 @@ fn recurrent<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
     let (h0, c0) = (x.get(1).copied(), x.get(2).copied());
     let reset_after = !args.has("reset_after") || args.b("reset_after");
     let proj_size = if args.has("proj_size") { args.u("proj_size") } else { 0 };
-    let options = Recurrent { no_bias: !args.b("bias"), layers: args.u("layers"), direction, h0, c0, reset_after, proj_size };
+    let options = Recurrent { no_bias: !args.b("bias"), layers: args.u("layers"), direction, h0, c0, reset_after, proj_size, lengths };
     let hidden = args.u("hidden");
     let row = |x: Tensor<'g>| x.reshape([x.shape().elements()]);
     if name == "lstm" {

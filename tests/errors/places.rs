@@ -7,11 +7,11 @@ use downhill::{
     init::Init,
     layers::{
         BatchNorm, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Linear, MultiHeadAttention,
-        RandomAffine, Recurrent, RmsNorm, TransformerEncoderLayer,
+        RandomAffine, Recurrent, RmsNorm, TransformerDecoderLayer, TransformerEncoderLayer,
     },
     losses,
     ops::{
-        attention::Attention,
+        attention::{Attention, AttentionMask},
         conv2d::{Convolution, Padding},
         max_pool2d::MaxPool,
         pad::PadMode,
@@ -48,6 +48,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3]).argmax(0).to_f32() + g.input([2, 3]).argmin(0).to_f32());
     case!(|g| g.input([2, 3, 4]).variance(&[0, 2], 1, true) + g.input([2, 3, 4]).std(&[2], 0, true));
     case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention(g.input([2, 5, 4]), g.input([2, 5, 6]), Attention { causal: true, scale: None }));
+    case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention_masked(g.input([2, 5, 4]), g.input([2, 5, 6]), AttentionMask { lengths: Some(g.labels([2])), mask: Some(g.labels([3, 5])), bias: Some(g.input([3, 5])) }, Attention::default()));
     case!(|g| g.input([2, 3, 4]).permute(&[2, 0, 1]).transpose());
     case!(|g| g.input([2, 3, 8, 8]).max_pool2d(2).max_pool2d_with(2, MaxPool { padding: [1, 1], ..MaxPool::default() }));
     case!(|g| g.input([2, 3, 8]).max_pool1d(2).max_pool1d_with(2, MaxPool { padding: [1], ..MaxPool::default() }));
@@ -80,9 +81,13 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| -(1.0 - g.input([3]) / 2.0 + 3.0 * g.input([1])) * g.input([2, 1]) / g.input([3]));
     case!(|g| g.labels([2, 3]).embedding("e", 5, 8).positional_embedding("p", 4).sinusoidal_positions());
     case!(|g| g.input([2, 3, 8]).multi_head_attention("a", 2));
-    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 2, MultiHeadAttention { causal: false, no_bias: false, memory: Some(g.input([2, 5, 8])) }));
+    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 2, MultiHeadAttention { memory: Some(g.input([2, 5, 8])), ..MultiHeadAttention::default() }));
     case!(|g| g.input([2, 3, 8]).transformer_encoder_layer("t", 2, 16));
-    case!(|g| g.input([2, 3, 8]).transformer_encoder_layer_with("t", 2, 16, TransformerEncoderLayer { norm_first: true, causal: true, gelu: true, dropout: 0.2 }));
+    case!(|g| g.input([2, 3, 8]).transformer_encoder_layer_with("t", 2, 16, TransformerEncoderLayer { norm_first: true, causal: true, gelu: true, dropout: 0.2, ..TransformerEncoderLayer::default() }));
+    case!(|g| g.input([2, 3, 8]).transformer_decoder_layer("t", g.input([2, 5, 8]), 2, 16));
+    case!(|g| g.input([2, 3, 8]).transformer_decoder_layer_with("t", g.input([2, 5, 8]), 2, 16, TransformerDecoderLayer { norm_first: true, gelu: true, memory_mask: AttentionMask::key_padding(g.labels([2, 5])), ..TransformerDecoderLayer::default() }));
+    case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { direction: Direction::Both, lengths: Some(g.labels([2])), ..Recurrent::default() }).output);
+    case!(|g| g.labels([2]).sequence_mask(4));
     case!(|g| g.input([2, 3, 8]).linear("l", 4).linear_with("m", 5, Linear { bias: Some(Init::Ones), ..Linear::default() }));
     case!(|g| g.input([2, 4, 9, 9]).conv2d("c", 6, 3).conv2d_with("d", 4, 3, Conv2d { groups: 2, padding: Padding::Same, ..Conv2d::default() }));
     case!(|g| g.input([2, 4, 9]).conv1d("c", 6, 3).conv1d_with("d", 4, 3, Conv1d { groups: 2, ..Conv1d::default() }));
@@ -235,6 +240,12 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([3, 8]).multi_head_attention("a", 2));
     case!(|g| g.labels([2, 3, 8]).multi_head_attention("a", 2));
     case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 2, MultiHeadAttention { memory: Some(g.input([2, 5, 7])), ..MultiHeadAttention::default() }));
+    case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention_masked(g.input([2, 5, 4]), g.input([2, 5, 6]), AttentionMask::lengths(g.labels([3])), Attention::default()));
+    case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention_masked(g.input([2, 5, 4]), g.input([2, 5, 6]), AttentionMask::lengths(g.input([2])), Attention::default()));
+    case!(|g| g.input([3, 8]).transformer_decoder_layer("t", g.input([2, 3, 8]), 2, 16));
+    case!(|g| g.input([2, 3, 8]).transformer_decoder_layer("t", g.input([2, 3, 7]), 2, 16));
+    case!(|g| g.labels([2]).sequence_mask(0));
+    case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { lengths: Some(g.input([2])), ..Recurrent::default() }).output);
     case!(|g| g.input([3, 8]).transformer_encoder_layer("t", 2, 16));
     case!(|g| g.input([2, 3, 8]).transformer_encoder_layer("t", 3, 16));
     case!(|g| g.input([2, 3, 8]).transformer_encoder_layer("t", 2, 0));

@@ -494,12 +494,22 @@ impl<'g> Random<'g> {
             55 => {
                 let (x, heads) = (self.rank(3), self.size());
                 let memory = if self.below(3) == 0 { Some(self.rank(3)) } else { None };
-                x.multi_head_attention_with("m", heads, MultiHeadAttention { causal: self.yes(), no_bias: self.yes(), memory })
+                x.multi_head_attention_with(
+                    "m",
+                    heads,
+                    MultiHeadAttention { causal: self.yes(), no_bias: self.yes(), memory, ..MultiHeadAttention::default() },
+                )
             }
             56 => {
                 let (x, heads, wide) = (self.rank(3), self.size(), self.size());
                 let dropout = if self.yes() { 0.0 } else { self.number() };
-                let options = TransformerEncoderLayer { norm_first: self.yes(), causal: self.yes(), dropout, gelu: self.yes() };
+                let options = TransformerEncoderLayer {
+                    norm_first: self.yes(),
+                    causal: self.yes(),
+                    dropout,
+                    gelu: self.yes(),
+                    ..TransformerEncoderLayer::default()
+                };
                 x.transformer_encoder_layer_with("t", heads, wide, options)
             }
             57 | 58 => {

@@ -39,6 +39,51 @@ pub(super) fn forward() -> Vec<Case> {
     // One key has all the weight, and the gradients are 0.
     cases.push(all(case(&[], [5, 67, 4, 3], plain), 40.0).flat());
     cases.push(case(&[65_537], [1, 2, 1, 1], plain).flat());
+    cases.extend(masked());
+    cases
+}
+
+type Masked = (&'static [usize], [usize; 4], Option<usize>, Option<&'static [usize]>);
+
+/// The leading axes and sizes of a case, the number of axes of its lengths, and the shape of its bias.
+const MASKS: [Masked; 12] = [
+    (&[2, 3], [5, 7, 3, 2], Some(1), None),
+    (&[2, 3], [5, 7, 3, 2], Some(2), None),
+    (&[2], [67, 65, 3, 2], Some(1), None),
+    (&[], [6, 5, 2, 3], Some(0), None),
+    (&[2, 3], [5, 7, 3, 2], None, Some(&[5, 7])),
+    (&[2, 3], [5, 7, 3, 2], None, Some(&[2, 1, 1, 7])),
+    (&[2, 3], [5, 7, 3, 2], None, Some(&[3, 5, 1])),
+    (&[2, 3], [1, 7, 3, 2], None, Some(&[2, 3, 1, 7])),
+    (&[2, 2, 3], [4, 1, 3, 2], None, Some(&[2, 1, 4, 1])),
+    (&[2], [33, 67, 9, 17], None, Some(&[67])),
+    (&[2, 2], [66, 34, 5, 3], Some(1), Some(&[66, 34])),
+    (&[2], [17, 20, 4, 3], Some(1), Some(&[2, 17, 20])),
+];
+
+/// Returns the shapes of the masks, and the text for the name of the case.
+fn masks(lead: &[usize], lengths: Option<usize>, bias: Option<&[usize]>) -> (Vec<Shape>, String) {
+    let lengths = lengths.map(|axes| shape(&lead[..axes]).u32());
+    let all: Vec<Shape> = lengths.into_iter().chain(bias.map(shape)).collect();
+    let name = all.iter().map(|s| format!(", masked by {s}")).collect();
+    (all, name)
+}
+
+fn masked() -> Vec<Case> {
+    let case = |(i, &(lead, [n, m, d, e], lengths, bias)): (usize, &Masked)| {
+        let (masks, name) = masks(lead, lengths, bias);
+        let op = Attention { causal: i % 3 == 2, scale: None };
+        let shapes = [&[[n, d], [m, d], [m, e]].map(|rc| shape(&[lead, &rc].concat()))[..], &masks].concat();
+        let case = Case::new(format!("{} × {}{}{name}", shapes[0], shapes[1], if op.causal { ", causal" } else { "" }), op, &shapes);
+        if n * m > 200 { case.flat() } else { case }
+    };
+    let mut cases: Vec<Case> = MASKS.iter().enumerate().map(case).collect();
+    // Half of the keys are hidden, and one of the others has all the weight: the biases are far apart.
+    let shapes = [shape(&[3, 5, 4]), shape(&[3, 9, 4]), shape(&[3, 9, 2]), shape(&[3, 1, 9])];
+    cases.push(Case::new("half of the keys hidden", Attention::default(), &shapes).range(3, -2e30, 1.0).flat());
+    // No query sees a key.
+    let shapes = [shape(&[5, 4]), shape(&[9, 4]), shape(&[9, 2]), shape(&[9])];
+    cases.push(Case::new("all keys hidden", Attention::default(), &shapes).range(3, -3e30, -2e30).flat());
     cases
 }
 
@@ -50,6 +95,14 @@ pub(super) fn grad() -> Vec<Case> {
             let name = format!("of {of:?}, {a} × {b}, d {d}{}", if causal { ", causal" } else { "" });
             Case::new(name, AttentionGrad { of, d, causal, scale: 0.4 }, &[a, b])
         };
+        for (i, &(lead, [n, m, d, e], lengths, bias)) in MASKS.iter().enumerate() {
+            let (masks, name) = masks(lead, lengths, bias);
+            let [a, b] = [[n, d + e + 2], [m, d + e]].map(|rc| shape(&[lead, &rc].concat()));
+            let op = AttentionGrad { of, d, causal: i % 3 == 1, scale: 0.4 };
+            let name = format!("of {of:?}, {a} × {b}, d {d}{}{name}", if op.causal { ", causal" } else { "" });
+            let case = Case::new(name, op, &[&[a, b], &masks[..]].concat());
+            cases.push(if i == 1 || i == 5 { case } else { case.flat() });
+        }
         cases.push(case(&[], [1, 1, 1, 1], false));
         cases.push(case(&[2, 2], [5, 3, 2, 4], true));
         // Gradients of these gradients use plain ops, which other tests check. So these cases are flat.

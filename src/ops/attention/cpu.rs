@@ -1,6 +1,6 @@
 //! Attention on the CPU device. Each block of rows takes a few matrix products. All blocks run in parallel.
 
-use super::{AttentionGrad, AttentionSizes, Of};
+use super::{AttentionGrad, AttentionSizes, Of, mask::Given};
 use crate::{
     host::Real,
     ops::product::{By, Matrix, product},
@@ -12,19 +12,30 @@ use crate::{
 const BLOCK: usize = 64;
 
 /// See [`super::Attention`].
-pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
+pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&[f32]; 3], given: Given<f32>, y: &mut [f32]) {
     let AttentionSizes { n, m, d, e, .. } = s;
     let width = e + 1;
     let block = |batch: usize, first: usize, y: &mut [f32]| {
-        let (rows, seen) = (y.len() / width, s.seen(causal, first + y.len() / width - 1));
+        let (rows, seen) = (y.len() / width, s.seen(causal, first + y.len() / width - 1).min(given.keys(batch)));
+        if seen == 0 {
+            return y.fill(0.0);
+        }
         let (q, k, v) = (&q[(batch * n + first) * d..], &k[batch * m * d..], &v[batch * m * e..]);
         scratch::with(rows * seen + rows, |numbers: &mut [f32]| {
             let (p, sums) = numbers.split_at_mut(rows * seen);
             product([rows, d, seen], scale, [Matrix::rows(q, d), Matrix::rows(k, d).transposed()], p, seen, false, By::This);
             for (r, (p, sum)) in p.chunks_mut(seen).zip(&mut *sums).enumerate() {
-                let (p, hidden) = p.split_at_mut(s.seen(causal, first + r));
+                let (p, hidden) = p.split_at_mut(s.seen(causal, first + r).min(seen));
                 hidden.fill(0.0);
+                if given.is_some() {
+                    p.iter_mut().enumerate().for_each(|(j, p)| *p += given.bias(batch, first + r, j));
+                }
                 let top = p.iter().fold(f32::NEG_INFINITY, |m, &x| if m >= x || m.is_nan() { m } else { x });
+                if given.is_some() && top == f32::NEG_INFINITY {
+                    p.fill(0.0);
+                    (*sum, y[r * width + e]) = (0.0, 0.0);
+                    continue;
+                }
                 // Lines can be long, so the sum is in f64.
                 let mut total = 0.0f64;
                 for p in p {
@@ -44,7 +55,7 @@ pub(super) fn forward(s: AttentionSizes, causal: bool, scale: f32, [q, k, v]: [&
 }
 
 /// See [`AttentionGrad`]: `a` is `[q | dy | l | δ]`, `b` is `[k | v]`.
-pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], y: &mut [f32]) {
+pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, [a, b]: [&[f32]; 2], given: Given<f32>, y: &mut [f32]) {
     let AttentionSizes { n, m, d, e, .. } = s;
     let (wide_a, wide_b) = (d + e + 2, d + e);
     // The rows belong to the input whose gradient is computed.
@@ -57,7 +68,8 @@ pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], 
         let rows = y.len() / width;
         // The columns that have a weight for any row of the block.
         let (start, end) = match op.of {
-            Of::Q => (0, s.seen(op.causal, first + rows - 1)),
+            Of::Q => (0, s.seen(op.causal, first + rows - 1).min(given.keys(batch))),
+            Of::K | Of::V if first >= given.keys(batch) => (0, 0),
             Of::K | Of::V => (if op.causal { first } else { 0 }, n),
         };
         if start >= end {
@@ -85,9 +97,13 @@ pub(super) fn grad(op: &AttentionGrad, s: AttentionSizes, a: &[f32], b: &[f32], 
                 // The columns without a weight for this row.
                 let hidden = match op.of {
                     _ if !op.causal => 0..0,
-                    Of::Q => s.seen(true, first + i)..seen,
+                    Of::Q => s.seen(true, first + i).min(seen)..seen,
                     Of::K | Of::V => 0..i.min(seen),
                 };
+                if given.is_some() {
+                    let pair = |j: usize| if op.of == Of::Q { (first + i, j) } else { (start + j, first + i) };
+                    t.iter_mut().enumerate().for_each(|(j, t)| *t += given.bias(batch, pair(j).0, pair(j).1));
+                }
                 match op.of {
                     Of::Q => {
                         let (l, delta) = (l[i], delta[i]);

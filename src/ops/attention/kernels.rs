@@ -67,18 +67,21 @@ fn pass(s: AttentionSizes, sides: &Sides, [block, chunk]: [usize; 2], flags: [us
     ];
     let mut params: Vec<(String, crate::kernel::Word)> = sizes.map(|(name, x)| (name.to_string(), x.into())).into();
     params.push(("scale".into(), scale.into()));
+    params.extend(s.masks.params(s.n, s.m).into_iter().map(|(name, x)| (name.to_string(), x.into())));
+    let mut binds = vec![
+        Bind::input("rows", rows.0, DType::F32),
+        Bind::input("cols", cols.0, DType::F32),
+        Bind::input("values", values.0, DType::F32),
+        Bind::output("y", DType::F32),
+    ];
+    binds.extend(s.masks.binds());
     Pass {
         source: source!("attention"),
         entry: "forward",
         consts: Vec::new(),
         params,
-        binds: vec![
-            Bind::input("rows", rows.0, DType::F32),
-            Bind::input("cols", cols.0, DType::F32),
-            Bind::input("values", values.0, DType::F32),
-            Bind::output("y", DType::F32),
-        ],
-        code: String::new(),
+        binds,
+        code: s.masks.code(),
         units: s.batch * blocks * chunks,
         per_group: 1,
         step: false,

@@ -11,16 +11,22 @@
 //! A gradient of l only changes δ. Each of the three gradients reads two tensors, `[q | dy | l | δ]` and `[k | v]`. In them, the
 //! numbers of one query or one key lie side by side in one row. So a gradient needs few bindings, and every device has enough.
 //!
+//! Two more inputs may follow, in both ops: the number of keys of each sequence (labels), and a bias (floats), which is added to
+//! the scores. See [`AttentionMask`]. If a query sees no key, then y = 0 and l = 0.
+//!
 //! Sources: Vaswani et al. 2017, eq. 1; Milakov & Gimelshein 2018 (the online softmax); Rabe & Staats 2021; Dao et al. 2022,
 //! algorithm 1 and appendix B.2 (the tiles and the gradient).
 
 mod cases;
 mod cpu;
 mod kernels;
+mod mask;
 #[cfg(test)]
 mod tests;
 
 use super::*;
+pub use mask::AttentionMask;
+use mask::Masks;
 
 /// The op: queries `[.., n, d]`, keys `[.., m, d]`, values `[.., m, e]` → `[.., n, e + 1]`. The last column is l. The fields are
 /// also the options of [`Tensor::scaled_dot_product_attention`].
@@ -67,6 +73,7 @@ struct AttentionSizes {
     m: usize,
     d: usize,
     e: usize,
+    masks: Masks,
 }
 
 impl AttentionSizes {
@@ -95,7 +102,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 
 impl Attention {
     fn sizes(&self, x: &[Shape]) -> Result<AttentionSizes, String> {
-        let [q, k, v] = x else { return Err(format!("takes queries, keys and values, not {} inputs", x.len())) };
+        let [q, k, v, ..] = x else { return Err(format!("takes queries, keys and values, not {} inputs", x.len())) };
         let (Some((lead, n, d)), Some((lead_k, m, d_k)), Some((lead_v, m_v, e))) = (matrix(*q), matrix(*k), matrix(*v)) else {
             return Err("queries, keys and values must be floats with at least two axes: [.., rows, features]".into());
         };
@@ -111,7 +118,8 @@ impl Attention {
         if let Some(scale) = self.scale.filter(|s| !s.is_finite()) {
             return Err(format!("the scale must be a finite number, not {scale}"));
         }
-        Ok(AttentionSizes { batch: lead.elements(), n, m, d, e })
+        let masks = Masks::new(x, 3, lead, [n, m])?;
+        Ok(AttentionSizes { batch: lead.elements(), n, m, d, e, masks })
     }
     fn known_sizes(&self, x: &[Shape]) -> AttentionSizes {
         self.sizes(x).expect("shape() accepted these shapes when the graph was built")
@@ -132,17 +140,20 @@ impl OpDef for Attention {
         Ok(x[0].with(x[0].rank() - 1, s.e + 1))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let s = self.known_sizes(&[x[0].shape, x[1].shape, x[2].shape]);
-        let scale = T::of(f64::from(self.scale(s.d)));
+        let s = self.known_sizes(&shapes(x));
+        let (scale, given) = (T::of(f64::from(self.scale(s.d))), s.masks.of(s.m, x));
         for (row, y) in y.f.chunks_mut(s.e + 1).enumerate() {
             let (batch, i) = (row / s.n, row % s.n);
             let q = &x[0].f[row * s.d..][..s.d];
             let keys = x[1].f[batch * s.m * s.d..].chunks(s.d).take(s.seen(self.causal, i));
-            let scores: Vec<T> = keys.map(|k| dot(q, k) * scale).collect();
+            let scores: Vec<T> = keys.enumerate().map(|(j, k)| dot(q, k) * scale + given.bias(batch, i, j)).collect();
             let top = scores.iter().fold(T::neg_infinity(), |m, &x| if m >= x || m.is_nan() { m } else { x });
+            y.fill(T::zero());
+            if given.is_some() && top == T::neg_infinity() {
+                continue;
+            }
             let p: Vec<T> = scores.iter().map(|&s| (s - top).exp()).collect();
             let sum: f64 = p.iter().map(|p| p.f64()).sum();
-            y.fill(T::zero());
             for (&p, v) in p.iter().zip(x[2].f[batch * s.m * s.e..].chunks(s.e)) {
                 y.iter_mut().zip(v).for_each(|(y, &v)| *y += p * v * T::of(1.0 / sum));
             }
@@ -150,8 +161,8 @@ impl OpDef for Attention {
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let s = self.known_sizes(&[x[0].shape, x[1].shape, x[2].shape]);
-        cpu::forward(s, self.causal, self.scale(s.d), [x[0].f, x[1].f, x[2].f], y.f);
+        let s = self.known_sizes(&shapes(x));
+        cpu::forward(s, self.causal, self.scale(s.d), [x[0].f, x[1].f, x[2].f], s.masks.of(s.m, x), y.f);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         let [q, k, v] = [x[0], x[1], x[2]];
@@ -161,7 +172,12 @@ impl OpDef for Attention {
         let delta = (dy * y).sum(&[-1], true) - dl;
         let (rows, cols) = (q.concat(&[dy, l, delta], -1), k.concat(&[v], -1));
         let grad = |of| AttentionGrad { of, d, causal: self.causal, scale: self.scale(d) };
-        [Of::Q, Of::K, Of::V].map(|of| Some(q.graph.apply(grad(of), &[rows, cols]))).to_vec()
+        let inputs = [&[rows, cols], &x[3..]].concat();
+        let mut grads = [Of::Q, Of::K, Of::V].map(|of| Some(q.graph.apply(grad(of), &inputs))).to_vec();
+        // In plain ops, which are computed only if something needs this gradient.
+        let of_mask = |&mask: &Tensor<'g>| (mask.shape().dtype() == DType::F32).then(|| grad(Of::Q).of_bias(&inputs).sum_to(mask.shape()));
+        grads.extend(x[3..].iter().map(of_mask));
+        grads
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         kernels::forward(self, self.known_sizes(x), caps)
@@ -179,7 +195,9 @@ impl OpDef for Attention {
         // Choose the inputs so that the scores are as large as with the usual scale.
         let d = x[0].last() as f64;
         let size = (f64::from(self.scale(x[0].last())) * d.sqrt()).abs().max(1e-6).sqrt().recip() * 2.0;
-        Fill::floats(x, &[(0, -size, size), (1, -size, size), (2, -2.0, 2.0)])
+        let mut fills = Fill::floats(x, &[(0, -size, size), (1, -size, size), (2, -2.0, 2.0)]);
+        lengths(x, x[1], &mut fills);
+        fills
     }
     fn cases() -> Vec<Case> {
         cases::forward()
@@ -188,10 +206,11 @@ impl OpDef for Attention {
 
 impl AttentionGrad {
     fn sizes(&self, x: &[Shape]) -> Result<AttentionSizes, String> {
-        let [rows, cols] = x else { return Err(format!("takes two tensors, not {}", x.len())) };
+        let [rows, cols, ..] = x else { return Err(format!("takes two tensors, not {}", x.len())) };
         match (matrix(*rows), matrix(*cols)) {
             (Some((lead, n, a)), Some((other, m, b))) if lead == other && a == b + 2 && b > self.d => {
-                Ok(AttentionSizes { batch: lead.elements(), n, m, d: self.d, e: b - self.d })
+                let masks = Masks::new(x, 2, lead, [n, m])?;
+                Ok(AttentionSizes { batch: lead.elements(), n, m, d: self.d, e: b - self.d, masks })
             }
             _ => Err(format!("takes [.., n, {0} + e + 2] and [.., m, {0} + e]", self.d)),
         }
@@ -199,26 +218,46 @@ impl AttentionGrad {
     fn known_sizes(&self, x: &[Shape]) -> AttentionSizes {
         self.sizes(x).expect("shape() accepted these shapes when the graph was built")
     }
-    /// Returns the gradient in plain ops, with all weights in memory. Second derivatives use it.
-    fn plain<'g>(&self, rows: Tensor<'g>, cols: Tensor<'g>) -> Tensor<'g> {
-        let s = self.known_sizes(&[rows.shape(), cols.shape()]);
-        let (d, e) = (s.d, s.e);
+    /// Returns the weights p and `p · (dy·vᵀ − δ)`, in plain ops. Both have a number for each query and key.
+    fn weights<'g>(&self, x: &[Tensor<'g>]) -> [Tensor<'g>; 2] {
+        let s = self.known_sizes(&x.iter().map(|x| x.shape()).collect::<Vec<_>>());
+        let (rows, cols, d, e) = (x[0], x[1], s.d, s.e);
         let [q, dy] = [(0, d), (d, d + e)].map(|(from, to)| rows.slice(-1, from, to));
         let [l, delta] = [d + e, d + e + 1].map(|at| rows.slice(-1, at, at + 1));
         let [k, v] = [(0, d), (d, d + e)].map(|(from, to)| cols.slice(-1, from, to));
-        let mut exponent = q.matmul_t(k, false, true) * self.scale - l;
+        let mut exponent = s.masks.apply(x, q.matmul_t(k, false, true) * self.scale - l);
         if self.causal {
             // e^-10000 is 0, even in f64.
             exponent = causal_mask(rows.graph, s.n, s.m).where_(exponent, -1e4);
         }
         let p = exponent.exp();
-        let t = || p * (dy.matmul_t(v, false, true) - delta) * self.scale;
+        [p, p * (dy.matmul_t(v, false, true) - delta)]
+    }
+    /// Returns the gradient of a bias of all pairs.
+    fn of_bias<'g>(&self, x: &[Tensor<'g>]) -> Tensor<'g> {
+        self.weights(x)[1]
+    }
+    /// Returns the gradient in plain ops, with all weights in memory. Second derivatives use it.
+    fn plain<'g>(&self, x: &[Tensor<'g>]) -> Tensor<'g> {
+        let (rows, cols, d, width) = (x[0], x[1], self.d, x[1].shape().last());
+        let [p, t] = self.weights(x);
         match self.of {
-            Of::Q => t().matmul(k),
-            Of::K => t().matmul_t(q, true, false),
-            Of::V => p.matmul_t(dy, true, false),
+            Of::Q => (t * self.scale).matmul(cols.slice(-1, 0, d)),
+            Of::K => (t * self.scale).matmul_t(rows.slice(-1, 0, d), true, false),
+            Of::V => p.matmul_t(rows.slice(-1, d, width), true, false),
         }
     }
+}
+
+/// Returns the shapes of the inputs.
+fn shapes<T>(x: &[View<T>]) -> Vec<Shape> {
+    x.iter().map(|x| x.shape).collect()
+}
+
+/// Gives lengths every number of keys that they may have.
+fn lengths(x: &[Shape], keys: Shape, fills: &mut [Fill]) {
+    let m = keys.dims()[keys.rank() - 2];
+    x.iter().zip(fills).filter(|(x, _)| x.dtype() == DType::U32).for_each(|(_, fill)| *fill = Fill::Labels(m + 1));
 }
 
 /// Returns 1 if query i sees key j, else 0.
@@ -240,14 +279,15 @@ impl OpDef for AttentionGrad {
         Ok(like.with(like.rank() - 1, width))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let s = self.known_sizes(&[x[0].shape, x[1].shape]);
+        let s = self.known_sizes(&shapes(x));
+        let given = s.masks.of(s.m, x);
         let (d, e, scale) = (s.d, s.e, T::of(f64::from(self.scale)));
         y.f.fill(T::zero());
         for batch in 0..s.batch {
             for (i, j) in (0..s.n).flat_map(|i| (0..s.seen(self.causal, i)).map(move |j| (i, j))) {
                 let (row, col) = (batch * s.n + i, batch * s.m + j);
                 let (a, b) = (&x[0].f[row * (d + e + 2)..][..d + e + 2], &x[1].f[col * (d + e)..][..d + e]);
-                let p = (dot(&a[..d], &b[..d]) * scale - a[d + e]).exp();
+                let p = (dot(&a[..d], &b[..d]) * scale + given.bias(batch, i, j) - a[d + e]).exp();
                 let t = p * (dot(&a[d..d + e], &b[d..]) - a[d + e + 1]) * scale;
                 let (weight, to, from) = match self.of {
                     Of::Q => (t, row * d, &b[..d]),
@@ -259,12 +299,16 @@ impl OpDef for AttentionGrad {
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        cpu::grad(self, self.known_sizes(&[x[0].shape, x[1].shape]), x[0].f, x[1].f, y.f);
+        let s = self.known_sizes(&shapes(x));
+        cpu::grad(self, s, [x[0].f, x[1].f], s.masks.of(s.m, x), y.f);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
         // Copy the inputs. One input may depend on the other one, and this gradient must not include that dependence.
-        let [rows, cols] = [x[0] * 1.0, x[1] * 1.0];
-        self.plain(rows, cols).vjp(dy, &[rows, cols]).into_iter().map(Some).collect()
+        let is_float = |x: &Tensor<'g>| x.shape().dtype() == DType::F32;
+        let inputs: Vec<Tensor> = x.iter().map(|&x| if is_float(&x) { x * 1.0 } else { x }).collect();
+        let floats: Vec<Tensor> = inputs.iter().copied().filter(is_float).collect();
+        let mut grads = self.plain(&inputs).vjp(dy, &floats).into_iter();
+        x.iter().map(|x| if is_float(x) { grads.next() } else { None }).collect()
     }
     fn kernels(&self, x: &[Shape], _y: Shape, caps: &Caps) -> Vec<Kernel> {
         kernels::grad(self, self.known_sizes(x), caps)
@@ -277,10 +321,12 @@ impl OpDef for AttentionGrad {
         let s = self.known_sizes(x);
         s.d + s.e + if self.of == Of::Q { s.m } else { s.n }
     }
-    fn fills(&self, _x: &[Shape]) -> Vec<Fill> {
+    fn fills(&self, x: &[Shape]) -> Vec<Fill> {
         // Choose scores, and the numbers subtracted from them, whose powers are near 1.
         let size = (f64::from(self.scale) * (self.d as f64).sqrt()).abs().max(1.0).sqrt().recip() / 2.0;
-        vec![Fill::Range(-size, size); 2]
+        let mut fills = vec![Fill::Range(-size, size); x.len()];
+        lengths(x, x[1], &mut fills);
+        fills
     }
     fn cases() -> Vec<Case> {
         cases::grad()
@@ -312,7 +358,42 @@ impl<'g> Tensor<'g> {
     /// ```
     #[track_caller]
     pub fn scaled_dot_product_attention(self, k: Tensor<'g>, v: Tensor<'g>, options: Attention) -> Tensor<'g> {
-        let y = self.graph.apply(options, &[self, k, v]);
+        self.scaled_dot_product_attention_masked(k, v, AttentionMask::default(), options)
+    }
+    /// [`scaled_dot_product_attention`](Tensor::scaled_dot_product_attention) with masks: padding, a mask of pairs, a bias. A query sees
+    /// the keys that `causal`, the lengths and the mask all let it see. Memory still grows with n + m only, beside the masks.
+    ///
+    /// It is also a mistake if a mask does not fit, or has the wrong type: see [`AttentionMask`].
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, ops::attention::{Attention, AttentionMask}};
+    /// let g = Graph::inference();
+    /// let [q, k, v] = [(); 3].map(|()| g.input([2, 3, 1]));
+    /// let mask = AttentionMask::lengths(g.labels([2]));
+    /// let y = q.scaled_dot_product_attention_masked(k, v, mask, Attention::default());
+    /// let mut f = Device::cpu().compile(&[y])?;
+    /// let [q, k] = [(); 2].map(|()| Host::new([2, 3, 1], vec![0.0; 6]));
+    /// let v = Host::new([2, 3, 1], vec![1.0, 3.0, 8.0, 1.0, 3.0, 8.0]);
+    /// let y = f.run(&[q, k, v, Host::labels([2], vec![2, 3])])?;
+    /// assert_eq!(y[0].f(), &[2.0, 2.0, 2.0, 4.0, 4.0, 4.0]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn scaled_dot_product_attention_masked(
+        self,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: AttentionMask<'g>,
+        options: Attention,
+    ) -> Tensor<'g> {
+        let masks = match mask.inputs() {
+            Ok(masks) => masks,
+            Err(why) => {
+                let given: Vec<Tensor> = [self, k, v].into_iter().chain(mask.given()).collect();
+                return self.graph.mistake(OpDef::called(&options), &given, why, std::panic::Location::caller());
+            }
+        };
+        let y = self.graph.apply(options, &[&[self, k, v], &masks[..]].concat());
         if y.is_dead() { y } else { y.slice(-1, 0, v.shape().last()) }
     }
 }
