@@ -112,7 +112,11 @@ pub(crate) fn wgsl<O: OpDef>() {
     for (case, caps) in O::cases().iter().flat_map(|c| [(c, Caps::default()), (c, small), (c, software)]) {
         let shapes: Vec<Shape> = case.inputs.iter().map(|x| x.0).collect();
         let y = case.op.shape(&shapes).expect("cases fit");
-        for kernel in case.op.kernels(&shapes, y, &caps) {
+        let kernels = case.op.kernels(&shapes, y, &caps);
+        // A choice is found again by its name.
+        let names: std::collections::HashSet<_> = kernels.iter().map(|kernel| kernel.name).collect();
+        assert_eq!(names.len(), kernels.len(), "{}: two candidates of one name", case.name);
+        for kernel in kernels {
             let most = caps.max_bindings.max(fewest);
             for pass in &kernel.passes {
                 assert!(pass.units > 0 && pass.per_group > 0 && pass.binds.len() <= most, "{}", case.name);

@@ -261,15 +261,21 @@ impl Frame<'_> {
     /// Returns the kernel with tiles in workgroup memory. Sums are cut into parts until there are `groups` workgroups.
     fn tiles(&self, size: &[usize; 3], groups: usize) -> Kernel {
         let &[tile_m, tile_n, per] = size;
-        let name = match size {
-            [16, ..] => "tiles_16",
-            [32, ..] => "tiles_32",
-            [64, ..] => "tiles_64",
-            [_, 64, _] => "tiles_128x64",
-            _ => "tiles_128",
+        let parts = self.tile_parts(size, groups);
+        // One size may be a candidate twice, with and without parts. A choice is found again by its name.
+        let name = match (size, parts > 1) {
+            ([16, ..], false) => "tiles_16",
+            ([16, ..], true) => "tiles_16_parts",
+            ([32, ..], false) => "tiles_32",
+            ([32, ..], true) => "tiles_32_parts",
+            ([64, ..], false) => "tiles_64",
+            ([64, ..], true) => "tiles_64_parts",
+            ([_, 64, _], false) => "tiles_128x64",
+            ([_, 64, _], true) => "tiles_128x64_parts",
+            (_, false) => "tiles_128",
+            (_, true) => "tiles_128_parts",
         };
         let slab = if 2 * 4 * 16 * (tile_m + tile_n) <= self.caps.max_workgroup_bytes.min(16384) as usize { 16 } else { 8 };
-        let parts = self.tile_parts(size, groups);
         let work = Division { block: [tile_m, tile_n], per_group: 1, parts };
         let consts = [("TILE_M", tile_m), ("TILE_N", tile_n), ("PER_M", per), ("PER_N", per), ("SLAB", slab)];
         let mut kernel = self.kernel(name, source!("matmul_tiles"), "forward_tiles", &consts, work);

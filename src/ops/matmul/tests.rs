@@ -78,12 +78,17 @@ fn candidates() {
         assert!(kernels.iter().all(|k| k.scratch.iter().sum::<usize>() <= read), "more scratch than what is read");
         assert!(kernels.iter().flat_map(|k| &k.scratch).all(|&n| n as u64 * 4 <= caps.max_binding_bytes));
         let parts = |k: &Kernel| k.scratch.first().map_or(String::new(), |&all| format!("/{}", all / (m * n)));
+        let names: std::collections::HashSet<_> = kernels.iter().map(|k| k.name).collect();
+        assert_eq!(names.len(), kernels.len(), "two candidates of one name");
         kernels.iter().map(|k| format!("{}{}", k.name, parts(k))).collect::<Vec<_>>().join(" ")
     };
     // Layers of a perceptron: forward, dW and the last layer.
-    assert_eq!(list([1024, 784, 512], false, true, &hardware), "naive tiles_128/2 tiles_32 tiles_128x64/2 tiles_64");
-    assert_eq!(list([512, 1024, 784], true, false, &hardware), "naive tiles_64/2 tiles_128/3 tiles_128x64 tiles_128x64/3");
-    assert_eq!(list([512, 65_536, 784], true, false, &hardware), "naive tiles_64/2 tiles_128x64/3 tiles_128 tiles_128/5");
+    assert_eq!(list([1024, 784, 512], false, true, &hardware), "naive tiles_128_parts/2 tiles_32 tiles_128x64_parts/2 tiles_64");
+    assert_eq!(
+        list([512, 1024, 784], true, false, &hardware),
+        "naive tiles_64_parts/2 tiles_128_parts/3 tiles_128x64 tiles_128x64_parts/3"
+    );
+    assert_eq!(list([512, 65_536, 784], true, false, &hardware), "naive tiles_64_parts/2 tiles_128x64_parts/3 tiles_128 tiles_128_parts/5");
     assert_eq!(list([4096, 4096, 4096], false, false, &hardware), "naive tiles_32 tiles_64 tiles_128x64 tiles_128");
     assert_eq!(list([1024, 256, 10], false, true, &hardware), "naive dot dot_subgroup");
     assert_eq!(list([10, 1024, 256], true, false, &hardware), "naive thin/16");
