@@ -271,8 +271,15 @@ impl OpDef for Reduce {
 
 /// Returns the portable kernel and the fast kernel. Returns one kernel if both are equal.
 pub(super) fn distinct(kernel: impl Fn(bool) -> Kernel) -> Vec<Kernel> {
-    let [portable, fast] = [false, true].map(kernel);
-    if portable == fast { vec![portable] } else { vec![portable, fast] }
+    let [portable, mut fast] = [false, true].map(kernel);
+    if portable == fast {
+        return vec![portable];
+    }
+    // The first passes may be equal, so that only the passes differ that combine chunks. A choice is found again by its name.
+    if fast.name == portable.name {
+        fast.name = "lines, combined fast";
+    }
+    vec![portable, fast]
 }
 
 /// Appends the passes that fold `x [outer, n, inner]` to `y`. Long lines are cut into chunks, and the results of the chunks go

@@ -4215,8 +4215,7 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let q = select(j, i, query);
     let k = select(i, j, query);
     let seen = i < p.rows_n && j < p.cols_n && sees(unit.batch, q, k);
-    let edge = select(vec2<u32>(p.cols_n, p.rows_n), vec2<u32>(p.rows_n, p.cols_n), query) - 1u;
-    var w = f_exp(biased(unit.batch, min(q, edge.x), min(k, edge.y), s[x][z] * p.scale) - select(l[z], l[x], query));
+    var w = f_exp(biased(unit.batch, q, k, s[x][z] * p.scale) - select(l[z], l[x], query));
     if p.of_values == 0u {
      w *= (dp[x][z] - select(delta[z], delta[x], query)) * p.scale;
     }

@@ -2,7 +2,7 @@
 //! them, so no other tensor of the size queries × keys exists.
 
 use super::*;
-use crate::kernel::Bind;
+use crate::{kernel::Bind, shape::MAX_RANK};
 
 /// A bias of at most this number hides a key from a query. It stands for −∞, which WGSL cannot write.
 pub(super) const HIDDEN: f32 = -1e30;
@@ -79,11 +79,15 @@ struct BiasPlace {
 
 impl BiasPlace {
     fn new(input: usize, shape: Shape, lead: Shape, [n, m]: [usize; 2]) -> Result<BiasPlace, String> {
-        let full = [lead.dims(), &[n, m]].concat();
+        let rank = lead.rank() + 2;
+        let mut full = [1; MAX_RANK];
+        full[..lead.rank()].copy_from_slice(lead.dims());
+        full[lead.rank()..rank].copy_from_slice(&[n, m]);
+        let full = &full[..rank];
         let wrong = || format!("a mask or bias must broadcast to {full:?}, but has the shape {shape}");
-        let ones = full.len().checked_sub(shape.rank()).ok_or_else(wrong)?;
-        let dims = [&vec![1; ones], shape.dims()].concat();
-        if dims.iter().zip(&full).any(|(&d, &f)| d != 1 && d != f) {
+        let mut dims = [1; MAX_RANK];
+        dims[rank.checked_sub(shape.rank()).ok_or_else(wrong)?..rank].copy_from_slice(shape.dims());
+        if dims.iter().zip(full).any(|(&d, &f)| d != 1 && d != f) {
             return Err(wrong());
         }
         let lead = full.len() - 2;

@@ -140,7 +140,7 @@ impl OpDef for Attention {
         Ok(x[0].with(x[0].rank() - 1, s.e + 1))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let s = self.known_sizes(&shapes(x));
+        let s = self.known_sizes(shapes(x, &mut [Shape::SCALAR; INPUTS]));
         let (scale, given) = (T::of(f64::from(self.scale(s.d))), s.masks.of(s.m, x));
         for (row, y) in y.f.chunks_mut(s.e + 1).enumerate() {
             let (batch, i) = (row / s.n, row % s.n);
@@ -161,7 +161,7 @@ impl OpDef for Attention {
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let s = self.known_sizes(&shapes(x));
+        let s = self.known_sizes(shapes(x, &mut [Shape::SCALAR; INPUTS]));
         cpu::forward(s, self.causal, self.scale(s.d), [x[0].f, x[1].f, x[2].f], s.masks.of(s.m, x), y.f);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
@@ -249,9 +249,13 @@ impl AttentionGrad {
     }
 }
 
-/// Returns the shapes of the inputs.
-fn shapes<T>(x: &[View<T>]) -> Vec<Shape> {
-    x.iter().map(|x| x.shape).collect()
+/// The largest number of inputs: queries, keys, values, lengths and a bias.
+const INPUTS: usize = 5;
+
+/// Returns the shapes of the inputs, in `all`. A step must not allocate memory for them.
+fn shapes<'a, T>(x: &[View<T>], all: &'a mut [Shape; INPUTS]) -> &'a [Shape] {
+    all.iter_mut().zip(x).for_each(|(shape, x)| *shape = x.shape);
+    &all[..x.len()]
 }
 
 /// Gives lengths every number of keys that they may have.
@@ -279,7 +283,7 @@ impl OpDef for AttentionGrad {
         Ok(like.with(like.rank() - 1, width))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {
-        let s = self.known_sizes(&shapes(x));
+        let s = self.known_sizes(shapes(x, &mut [Shape::SCALAR; INPUTS]));
         let given = s.masks.of(s.m, x);
         let (d, e, scale) = (s.d, s.e, T::of(f64::from(self.scale)));
         y.f.fill(T::zero());
@@ -299,7 +303,7 @@ impl OpDef for AttentionGrad {
         }
     }
     fn cpu(&self, x: &[View<f32>], y: &mut ViewMut<f32>, _: Key) {
-        let s = self.known_sizes(&shapes(x));
+        let s = self.known_sizes(shapes(x, &mut [Shape::SCALAR; INPUTS]));
         cpu::grad(self, s, [x[0].f, x[1].f], s.masks.of(s.m, x), y.f);
     }
     fn vjp<'g>(&self, x: &[Tensor<'g>], _y: Tensor<'g>, dy: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
