@@ -141,7 +141,7 @@ impl<'g> Tensor<'g> {
         (self.gather(axis, indices), indices)
     }
     /// Returns the `k` largest elements along `axis`, the largest first, and their indices. With `largest` false, it returns the
-    /// smallest elements, the smallest first. Of equal elements, the first ones count. The gradient of a value goes to the
+    /// smallest elements, the smallest first. The first of equal elements count. The gradient of a value goes to the
     /// element that it comes from. It is PyTorch's `torch.topk`.
     ///
     /// ```

@@ -6,7 +6,7 @@ use std::panic::Location;
 
 impl<'g> Tensor<'g> {
     /// Returns [`max_pool2d_with`](Tensor::max_pool2d_with) and the position of each maximum in its image, `row · w + column` as
-    /// u32: PyTorch's `F.max_pool2d(return_indices=True)`. Of equal maxima, the first one counts, row by row. The positions have
+    /// u32: PyTorch's `F.max_pool2d(return_indices=True)`. The first of equal maxima counts, row by row. The positions have
     /// no gradient.
     ///
     /// ```
