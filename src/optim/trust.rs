@@ -76,16 +76,16 @@ pub(super) fn squares<T: Real>(job: Elements<T>, loops: Loops<T>) -> [f64; 3] {
     sums
 }
 
-/// Replaces gradients by their directions. It is a separate function for the same reason as `block` in [`super::update`].
+/// Replaces gradients by their directions. The slices are cut for the same reason as in `block` in [`super::update`].
 #[inline(never)]
 pub(super) fn directions<R: Rule, T: Real>(h: &[T; 8], w: &[T], u: &mut [T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
-    let n = u.len();
-    let (w, s0, s1, s2) = (&w[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
     T::run(
         #[inline(always)]
         || {
+            let (n, h) = (u.len(), *h);
+            let (w, u, s0, s1, s2) = (&w[..n], &mut u[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
             for i in 0..n {
-                u[i] = R::direction(w[i], u[i], &mut [s0[i], s1[i], s2[i]], h);
+                u[i] = R::direction(w[i], u[i], &mut [s0[i], s1[i], s2[i]], &h);
             }
         },
     )

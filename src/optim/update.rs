@@ -389,18 +389,20 @@ fn attempt<T: Real>(block: Block<T>, h: &[T; 8], factors: [T; 2], w: &[T], g: &[
 }
 
 /// Updates one block. The gradients are multiplied by `factor` and the directions by `ratio`. It is a separate function, so
-/// that the compiler knows that the slices do not overlap, and vectorises the loop.
+/// that it is compiled once for each rule.
 #[inline(never)]
 fn block<R: Rule, T: Real>(h: &[T; 8], [factor, ratio]: [T; 2], w: &mut [T], g: &[T], s0: &mut [T], s1: &mut [T], s2: &mut [T]) {
-    let n = w.len();
-    let (g, s0, s1, s2) = (&g[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
     T::run(
         #[inline(always)]
         || {
+            // Cut outside of the closure, the slices could have any length for the compiler. It would then compute the last
+            // vector of each block one element at a time.
+            let (n, h) = (w.len(), *h);
+            let (w, g, s0, s1, s2) = (&mut w[..n], &g[..n], &mut s0[..n], &mut s1[..n], &mut s2[..n]);
             for i in 0..n {
                 let mut s = [s0[i], s1[i], s2[i]];
-                let u = R::direction(w[i], factor * g[i], &mut s, h);
-                w[i] = R::apply(w[i], if R::HAS_RATIO { ratio * u } else { u }, &mut s, h);
+                let u = R::direction(w[i], factor * g[i], &mut s, &h);
+                w[i] = R::apply(w[i], if R::HAS_RATIO { ratio * u } else { u }, &mut s, &h);
                 [s0[i], s1[i], s2[i]] = s;
             }
         },
