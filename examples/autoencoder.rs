@@ -176,7 +176,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
 
 /// Returns every pixel of every image.
 fn pixels(data: &Dataset) -> downhill::Result<Vec<f32>> {
-    Ok(data.batch(&(0..data.len()).collect::<Vec<_>>())?.0.f().to_vec())
+    Ok(data.batch(..)?.0.f().to_vec())
 }
 
 fn mean_image(images: &[f32], pixels: usize) -> Vec<f32> {

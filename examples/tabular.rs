@@ -187,7 +187,7 @@ impl Problem {
     /// Computes the least mean squared error of a linear layer on the training part, by the normal equations.
     pub fn least_squares(&self) -> Result<f64> {
         let n = self.table.train.len();
-        let (x, t) = self.table.train.batch(&(0..n).collect::<Vec<_>>())?;
+        let (x, t) = self.table.train.batch(0..n)?;
         let (x, t, k) = (x.to_f64(), t.to_f64(), x.shape.last());
         // X ends with a column of 1 for the bias and a column of t. So XᵀX also contains Xᵀt.
         let x = |i: usize, j: usize| if j < k { x[i * k + j] } else { [1.0, t[i]][j - k] };

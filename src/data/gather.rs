@@ -1,6 +1,6 @@
 //! Batches: samples of a data set, gathered on the host.
 
-use super::{Augment, Dataset, Features, Field, pixel};
+use super::{Augment, Dataset, Features, Field, Selection, pixel};
 use crate::{
     error::{Error, Result},
     host::{Data, Host},
@@ -11,18 +11,18 @@ use crate::{
 impl Dataset {
     /// Returns the rows `rows` as a batch: `x` is `[b, sample…]`, and `y` is labels or numbers `[b, target…]`. They are the
     /// first feature and the first target. Without targets, `y` is `[0]`.
-    pub fn batch(&self, rows: &[usize]) -> Result<(Host<f32>, Host<f32>)> {
+    pub fn batch(&self, rows: impl Selection) -> Result<(Host<f32>, Host<f32>)> {
         let mut batch = [Host::new([0], Vec::new()), Host::labels([0], Vec::new())];
         let picks: Vec<usize> = [Some(0), self.first_target()].into_iter().flatten().collect();
-        self.gather_into(&picks, rows, None, &mut batch)?;
+        self.gather_into(&picks, &rows.rows(self.len), None, &mut batch)?;
         Ok(batch.into())
     }
     /// Returns the rows `rows` of all columns, each `[b, sample…]`. [`Trainer::step`](crate::Trainer::step) takes them in this
     /// order.
-    pub fn columns(&self, rows: &[usize]) -> Result<Vec<Host<f32>>> {
+    pub fn columns(&self, rows: impl Selection) -> Result<Vec<Host<f32>>> {
         let picks: Vec<usize> = (0..self.fields.len()).collect();
         let mut batch = vec![Host::new([0], Vec::new()); picks.len()];
-        self.gather_into(&picks, rows, None, &mut batch)?;
+        self.gather_into(&picks, &rows.rows(self.len), None, &mut batch)?;
         Ok(batch)
     }
     /// Gathers the rows `rows` of the columns `picks` into existing tensors and reuses their memory. `augment` changes the

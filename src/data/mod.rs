@@ -18,6 +18,7 @@ pub mod idx;
 mod known;
 mod mnist;
 mod normalise;
+mod selection;
 mod source;
 mod split;
 mod text;
@@ -30,6 +31,7 @@ pub use file::with_read_limit;
 pub use known::{breast_cancer, diabetes, digits, genesis, iris};
 pub use mnist::mnist;
 pub use normalise::Normalise;
+pub use selection::Selection;
 pub use source::{Rows, Source};
 pub use split::{batches, shuffled};
 pub use text::Text;
@@ -390,8 +392,9 @@ impl Dataset {
         self.class_names.get(class as usize).cloned().unwrap_or_else(|| class.to_string())
     }
 
-    /// Returns a data set of the rows `rows`, in this order.
-    pub fn subset(&self, rows: &[usize]) -> Result<Dataset> {
+    /// Returns a data set of the rows `rows`, in this order. A [`Selection`] is a range or a list.
+    pub fn subset(&self, rows: impl Selection) -> Result<Dataset> {
+        let rows = &rows.rows(self.len)[..];
         self.check_rows(rows)?;
         if rows.is_empty() {
             return Err(Error::argument("Dataset::subset", "no rows"));
