@@ -20,6 +20,10 @@ def composed():
     x = draw("normalize zeros", [3, 2])
     x[1] = 0
     add("normalize", "a row of zeros", [x], lambda x: F.normalize(x, dim=-1), axis=-1)
+    add("norm", "a row of zeros", [x], lambda x: torch.linalg.vector_norm(x, dim=-1), axes=[-1], keepdim=False)
+    for axes, keepdim in ([1], True), ([0, 2], False):
+        add("norm", f"over {axes}", [draw(f"norm{axes}", [2, 3, 4])],
+            lambda x: torch.linalg.vector_norm(x, dim=axes, keepdim=keepdim), axes=axes, keepdim=keepdim)
     for a, b, axis in ([3, 5], [3, 5], 1), ([2, 3, 4], [3, 1], 1), ([4, 1, 3], [5, 3], -1):
         add("cosine_similarity", f"{a} x {b} along {axis}", [draw(f"cos{a}{b}a", a), draw(f"cos{a}{b}b", b)],
             lambda x, y: F.cosine_similarity(x, y, dim=axis), axis=axis)

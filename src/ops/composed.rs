@@ -82,6 +82,26 @@ impl<'g> Tensor<'g> {
         }
         mask.where_(value, self)
     }
+    /// Returns the Euclidean norm over some axes: √Σx². With `keepdim` the axes stay, with size 1. The gradient at 0 is 0, as that of
+    /// PyTorch's `linalg.vector_norm`. The squares must be in the range of an `f32`. It is a mistake if there is no such axis.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host};
+    /// let g = Graph::training();
+    /// let x = g.input([2, 2]);
+    /// let norm = x.norm(&[-1], false);
+    /// let slope = norm.sum_all().grad(&[x])[0];
+    /// let y = Device::cpu().compile(&[norm, slope])?.run(&[Host::new([2, 2], vec![3.0, -4.0, 0.0, 0.0])])?;
+    /// assert_eq!((y[0].f(), y[1].f()), (&[5.0, 0.0][..], &[0.6, -0.8, 0.0, 0.0][..]));
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn norm(self, axes: &[isize], keepdim: bool) -> Tensor<'g> {
+        let sum = self.square().sum(axes, keepdim);
+        let none = sum.eq(0.0);
+        // At 0 the square root has an infinite slope, which times 0 would be NaN.
+        none.where_(0.0, none.where_(1.0, sum).sqrt())
+    }
     /// Returns x / max(‖x‖₂, 10⁻¹²). The norm is taken along `axis`, and a negative `axis` counts from the last axis. So each
     /// line along the axis has the length 1. A line of zeros stays as it is. It is PyTorch's `F.normalize`. It is a mistake if
     /// there is no such axis.

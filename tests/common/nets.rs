@@ -99,6 +99,10 @@ pub fn op<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
         "adaptive_max_pool2d" => x[0].adaptive_max_pool2d(pair(args, "size")),
 
         // compositions, and losses of every sample
+        "norm" => {
+            let (axes, keepdim) = (args.axes("axes"), args.b("keepdim"));
+            x[0].norm(&axes, keepdim)
+        }
         "normalize" => x[0].normalize(args.i("axis")),
         "cosine_similarity" => x[0].cosine_similarity(x[1], args.i("axis")),
         "masked_fill" => x[0].masked_fill(x[1], args.f32("value")),

@@ -130,6 +130,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3, 9, 8, 7]).max_pool3d([2; 3]).max_pool3d_with([2; 3], MaxPool { padding: [1; 3], ..MaxPool::default() }));
     case!(|g| g.input([2, 3, 9, 8, 7]).avg_pool3d([2; 3]).avg_pool3d_with([2; 3], AvgPool { padding: [1; 3], ..AvgPool::default() }));
     case!(|g| g.input([2, 3, 4, 5, 6]).upsample3d(Upsample::Bilinear { align_corners: false }, [7, 3, 4]));
+    case!(|g| g.input([2, 3]).norm(&[-1], true));
     case!(|g| g.input([2, 3]).masked_fill(g.input([3]), 1.0).normalize(-1).cosine_similarity(g.input([3]), 0));
     case!(|g| g.input([2, 7]).slice_step(1, 1, 7, 4) + g.labels([9]).slice_step(0, 0, 9, 8).to_f32());
     case!(|g| g.input([2, 3, 4]).einsum("bij,kj,b->bki", &[g.input([5, 4]), g.input([2])]));
@@ -326,6 +327,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2]) * 2 + g.input([3]));
     case!(|g| g.input([2, 3]).masked_fill(g.input([2]), 1.0));
     case!(|g| g.input([2, 3]).normalize(2));
+    case!(|g| g.input([2, 3]).norm(&[2], true));
     case!(|g| g.input([2, 3]).cosine_similarity(g.input([2]), 0));
     case!(|g| g.input([2, 3]).slice_step(1, 0, 3, 0));
     case!(|g| g.input([2, 3]).slice_step(1, 2, 2, 1));
