@@ -21,13 +21,19 @@ mod linear;
 mod mnist;
 #[path = "../examples/neuron.rs"]
 mod neuron;
+#[path = "../examples/quick_start.rs"]
+mod quick_start;
 #[path = "../examples/common/mod.rs"]
 mod shared;
 #[path = "../examples/tabular.rs"]
 mod tabular;
+#[path = "../examples/transfer.rs"]
+mod transfer;
+#[path = "../examples/verses.rs"]
+mod verses;
 
 use clap::Parser;
-use common::{Check, On, Suite};
+use common::{BOTH, Check, On, Suite};
 use downhill::{
     History, Shape,
     plot::{Panel, Series, svg},
@@ -52,6 +58,11 @@ fn main() {
     suite.on(On::Cpu, "autoencoder", |_| autoencoders());
     suite.on(On::Gpu, "autoencoder, an epoch as on the CPU", |_| autoencoder_on_both());
     suite.on(On::Cpu, "cifar", |_| residual());
+    for on in BOTH {
+        suite.on(on, "quick_start", move |_| with_callbacks(on));
+        suite.on(on, "transfer", move |_| transferred(on));
+    }
+    suite.on(On::Cpu, "verses", |_| halves());
     suite.on(On::Cpu, "char_lm", |_| writer());
     suite.on(On::Gpu, "char_lm, an epoch as on the CPU", |_| writer_on_both());
     suite.run()
@@ -377,6 +388,40 @@ fn residual() -> Check {
     refused(cifar::run, &flags[1..], &["test_batch.bin", "100 bytes"])?;
     fs::remove_file(dir.path().join("test_batch.bin"))?;
     refused(cifar::run, &flags[1..], &["test_batch.bin"])
+}
+
+fn with_callbacks(on: On) -> Check {
+    let dir = tempfile::tempdir()?;
+    let (best, log, plot) = (dir.path().join("best.safetensors"), dir.path().join("log.csv"), dir.path().join("curves.svg"));
+    let flags = ["quick_start", "--device", on.name(), "--kernels", "expected", "--save", text(&best)?, "--log", text(&log)?];
+    let r = quick_start::run(quick_start::Args::try_parse_from(flags.iter().chain(&["--plot", text(&plot)?]))?)?;
+    let epochs = &r.history.epochs;
+    assert!(r.history.stopped && epochs.len() < 100 && epochs[epochs.len() - 1].lr < epochs[0].lr, "{} epochs", epochs.len());
+    assert!(r.test.accuracy.is_some_and(|share| share > 0.94), "{:?}", r.test.accuracy);
+    assert_eq!((r.test.loss, &r.test.outputs), (r.loaded.loss, &r.loaded.outputs));
+    assert_eq!(fs::read_to_string(log)?.lines().count(), epochs.len() + 1);
+    assert_eq!(curves(&fs::read_to_string(plot)?)?[1].len(), epochs.len());
+    refused(quick_start::run, &["--device", "cpu", "--save", "no-such-folder/a"], &["no-such-folder"])
+}
+
+fn transferred(on: On) -> Check {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("digits.safetensors");
+    let flags = ["--device", on.name(), "--kernels", "expected", "--save", text(&path)?];
+    let r = transfer::run(transfer::Args::try_parse_from(["transfer"].iter().chain(&flags))?)?;
+    assert!(r.digits > 0.95 && r.frozen > r.scratch + 0.02 && r.tuned > r.scratch, "{r:?}");
+    assert!(r.frozen > 0.9 && r.scratch > 0.7, "{r:?}");
+    refused(transfer::run, &["--device", "cpu", "--shots", "1000"], &["--shots 1000"])
+}
+
+fn halves() -> Check {
+    for model in ["attention", "lstm"] {
+        let r = verses::run(verses::Args::try_parse_from(["verses", "--device", "cpu", "--epochs", "8", "--model", model])?)?;
+        assert!(r.accuracy > r.baseline + 0.15 && r.baseline < 0.6, "{model}: {} beside {}", r.accuracy, r.baseline);
+        let (first, last) = held_out(&r.history)?;
+        assert!(last < 0.9 * first, "{model}: {first} {last}");
+    }
+    Ok(())
 }
 
 const WORDS: [[&str; 4]; 2] = [["cat", "dog", "bird", "fish"], ["sees", "hears", "finds", "likes"]];
