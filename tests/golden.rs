@@ -18,7 +18,7 @@ use downhill::{
     optim::{Adagrad, Adam, AdamOf, AdamW, Optimizer, RmsProp, Sgd},
     testing::close,
 };
-use golden::{Args, cases, input, numbers, tensor, text, whole};
+use golden::{Args, cases, generate, input, numbers, tensor, text, whole};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -381,18 +381,6 @@ fn optimizer(row: &Value, device: &Device) -> Check {
     Ok(())
 }
 
-/// `scripts/golden.py` and the file's `generator` have the definition.
-fn generate(seed: u64, n: usize, bound: f32) -> Vec<f32> {
-    let value = |i: u64| {
-        let mut z = (seed << 32).wrapping_add(i).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        ((z >> 40) as f32 * 2.0f32.powi(-24) * 2.0 - 1.0) * bound
-    };
-    (0..n as u64).map(value).collect()
-}
-
 /// The first 20 losses of a network on real digits, and its weights after them, by `fit`.
 fn training(row: &Value, device: &Device) -> Check {
     let file = whole("training");
@@ -404,7 +392,7 @@ fn training(row: &Value, device: &Device) -> Check {
     let (batch, steps) = (number(&file["batch"]) as usize, number(&file["steps"]) as usize);
     let shape = |v: &Value| Shape::new(&numbers(v).iter().map(|&d| d as usize).collect::<Vec<_>>()).expect("at most six axes");
 
-    let digits = data::digits().subset(&(0..batch * steps).collect::<Vec<_>>())?.reshape(shape(&row["sample"]))?;
+    let digits = data::digits().subset(0..batch * steps)?.reshape(shape(&row["sample"]))?;
     let model = nets::model(text(row, "model"));
     let mut trainer = Trainer::for_data(device, &digits, model, |x, y| x.cross_entropy(y), rule(row))?;
     let drawn = row["params"].as_array().expect("a list");

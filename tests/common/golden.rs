@@ -24,6 +24,19 @@ pub fn numbers(list: &Value) -> Vec<f64> {
     list.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
 }
 
+/// The bits that [`generate`] makes number `i` of.
+pub fn mix(seed: u64, i: u64) -> u64 {
+    let mut z = (seed << 32).wrapping_add(i).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ z >> 31
+}
+
+/// `n` numbers in −bound..bound: `scripts/golden.py` and the file's `generator` have the definition.
+pub fn generate(seed: u64, n: usize, bound: f32) -> Vec<f32> {
+    (0..n as u64).map(|i| ((mix(seed, i) >> 40) as f32 * 2.0f32.powi(-24) * 2.0 - 1.0) * bound).collect()
+}
+
 /// A tensor; its numbers are `f32`s exactly where it is an input.
 pub fn tensor(v: &Value) -> Host<f64> {
     let dims: Vec<usize> = numbers(&v["shape"]).iter().map(|&d| d as usize).collect();
