@@ -71,11 +71,11 @@ impl fmt::Display for AdapterSummary {
 }
 
 /// Returns the adapters that wgpu finds, sorted by kind: discrete, integrated, virtual, other, software.
-async fn enumerate() -> Vec<wgpu::Adapter> {
+async fn enumerate(options: &GpuOptions) -> Vec<wgpu::Adapter> {
     if wgpu::Instance::enabled_backend_features().is_empty() {
         return Vec::new(); // Instance::new would panic.
     }
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let instance = wgpu::Instance::new(options.instance());
     let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
     found.retain(|a| a.get_info().backend != wgpu::Backend::Noop);
     use wgpu::DeviceType::{Cpu, DiscreteGpu, IntegratedGpu, Other, VirtualGpu};
@@ -88,7 +88,7 @@ async fn enumerate() -> Vec<wgpu::Adapter> {
 
 /// Returns a description of every adapter of this machine. The best adapter comes first.
 pub async fn adapters() -> Vec<AdapterSummary> {
-    enumerate().await.iter().map(|a| AdapterSummary::new(&a.get_info())).collect()
+    enumerate(&GpuOptions::default()).await.iter().map(|a| AdapterSummary::new(&a.get_info())).collect()
 }
 
 impl GpuOptions {
@@ -106,7 +106,7 @@ impl GpuOptions {
 /// [`Error::NoAdapter`] with the list of adapters if `options` allow none of them. [`Error::Device`] if no allowed adapter can
 /// be opened.
 pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
-    let found = enumerate().await;
+    let found = enumerate(options).await;
     // An adapter whose whole name was given comes before an adapter whose name only contains the given text.
     let (exact, rest): (Vec<_>, Vec<_>) = found.iter().partition(|a| options.name.as_ref() == Some(&a.get_info().name));
     let mut failed = None;
@@ -129,7 +129,7 @@ pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
 /// # Errors
 /// [`Error::NoAdapter`] with the list of adapters if `options` allow none of them.
 pub async fn open_all(options: &GpuOptions) -> Result<Vec<(AdapterSummary, Result<Arc<Gpu>>)>> {
-    let (found, mut all) = (enumerate().await, Vec::new());
+    let (found, mut all) = (enumerate(options).await, Vec::new());
     for adapter in &found {
         let summary = AdapterSummary::new(&adapter.get_info());
         if options.fit(&summary) {
@@ -231,7 +231,8 @@ impl Gpu {
             None => None,
         };
         let pipelines = Pipelines::new(&device, known);
-        let key = DeviceKey::new([&summary.name, summary.kind, &summary.backend, &summary.driver], &caps, options.checked);
+        let driver = options.driver(&summary.backend, &summary.driver);
+        let key = DeviceKey::new([&summary.name, summary.kind, &summary.backend, &driver], &caps, options.checked);
         let choices = Arc::new(Choices::new(folder.map(|folder| cache::ChoiceFile::new(&folder, key))));
         let options = options.clone();
         let (staging, written) = (Mutex::new(None), AtomicUsize::new(0));

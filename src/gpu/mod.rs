@@ -36,7 +36,7 @@ pub(crate) use exec::{ExecOptions, GpuExec, StepRow};
 pub(crate) use feed::{FeedColumn, Resident};
 pub use feed::{FlipShift, feed_pass};
 pub(crate) use lower::needs;
-pub use options::{GpuOptions, Limits};
+pub use options::{Dx12Compiler, GpuOptions, Limits};
 pub(crate) use pace::MOST as MOST_STEPS;
 pub(crate) use ring::{GpuRing, RingRead};
 pub(crate) use store::{GpuCopy, GpuStore};

@@ -27,6 +27,8 @@ pub struct GpuOptions {
     /// The folder that stores the measurements. Only [`Choice::Measured`] uses it. `None` means the folder that [`Choice`]
     /// describes.
     pub cache: Option<PathBuf>,
+    /// The compiler of shaders on DX12, a backend of Windows. Other backends ignore the compiler.
+    pub dx12_compiler: Dx12Compiler,
 }
 
 impl Default for GpuOptions {
@@ -41,6 +43,63 @@ impl Default for GpuOptions {
             choice: Choice::Measured,
             budget: BUDGET,
             cache: None,
+            dx12_compiler: Dx12Compiler::Auto,
+        }
+    }
+}
+
+impl GpuOptions {
+    /// Returns the description of wgpu's instance. A named compiler comes before the environment's compiler.
+    pub(super) fn instance(&self) -> wgpu::InstanceDescriptor {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        if let Some(compiler) = self.dx12_compiler.of_wgpu() {
+            descriptor.backend_options.dx12.shader_compiler = compiler;
+        }
+        descriptor
+    }
+    /// Returns the text by which measurements know the driver. Another compiler of shaders makes other kernels.
+    pub(super) fn driver(&self, backend: &str, driver: &str) -> String {
+        match &self.dx12_compiler {
+            named if backend == "dx12" && *named != Dx12Compiler::Auto => format!("{driver} {named:?}"),
+            _ => driver.to_string(),
+        }
+    }
+}
+
+/// The compiler of shaders on DX12.
+///
+/// DXC is Microsoft's compiler of today, and each program ships it: `dxcompiler.dll` of a
+/// [release](https://github.com/microsoft/DirectXShaderCompiler/releases), 1.8.2502 or later. FXC is Microsoft's older
+/// compiler, and Windows has it. FXC knows shader model 5.1, so no kernel uses subgroups, and FXC compiles slowly.
+///
+/// ```no_run
+/// use downhill::{Device, gpu::{Dx12Compiler, GpuOptions}};
+/// let dxc = Dx12Compiler::Dxc { path: r"C:\tools\dxcompiler.dll".to_string() };
+/// let device = Device::open(&GpuOptions { dx12_compiler: dxc, ..GpuOptions::default() })?;
+/// # Ok::<(), downhill::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Dx12Compiler {
+    /// The compiler that wgpu's environment variable `WGPU_DX12_COMPILER` names (`dxc`, `fxc` or `auto`). Without the variable,
+    /// DXC if Windows finds `dxcompiler.dll` beside the program or on the `PATH`, otherwise FXC.
+    #[default]
+    Auto,
+    /// DXC from this file. If Windows cannot load the file, the machine has no DX12 adapters: its GPUs are opened through Vulkan
+    /// if they have a driver for Vulkan, and the error is [`Error::NoAdapter`](crate::Error::NoAdapter) if they have none.
+    Dxc {
+        /// The path of `dxcompiler.dll`. Windows looks for a name without a folder beside the program and on the `PATH`.
+        path: String,
+    },
+    /// FXC, even if there is a DXC.
+    Fxc,
+}
+
+impl Dx12Compiler {
+    fn of_wgpu(&self) -> Option<wgpu::Dx12Compiler> {
+        match self {
+            Dx12Compiler::Auto => None,
+            Dx12Compiler::Dxc { path } => Some(wgpu::Dx12Compiler::DynamicDxc { dxc_path: path.clone() }),
+            Dx12Compiler::Fxc => Some(wgpu::Dx12Compiler::Fxc),
         }
     }
 }
@@ -96,5 +155,35 @@ impl Limits {
             max_compute_workgroup_storage_size: self.max_workgroup_bytes,
             ..webgpu
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiler_of_dx12_reaches_the_instance() {
+        let compiler = |dx12_compiler: Dx12Compiler| {
+            let options = GpuOptions { dx12_compiler, ..GpuOptions::default() };
+            options.instance().backend_options.dx12.shader_compiler
+        };
+        let path = "tools/dxcompiler.dll";
+        match compiler(Dx12Compiler::Dxc { path: path.to_string() }) {
+            wgpu::Dx12Compiler::DynamicDxc { dxc_path } => assert_eq!(dxc_path, path),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(compiler(Dx12Compiler::Fxc), wgpu::Dx12Compiler::Fxc));
+        // Without a choice the environment decides, and wgpu where the environment is silent.
+        let silent = wgpu::Dx12Compiler::default().with_env();
+        assert_eq!(format!("{:?}", compiler(Dx12Compiler::Auto)), format!("{silent:?}"));
+    }
+
+    #[test]
+    fn measurements_belong_to_a_named_compiler_on_dx12_alone() {
+        let options = |dx12_compiler: Dx12Compiler| GpuOptions { dx12_compiler, ..GpuOptions::default() };
+        assert_eq!(options(Dx12Compiler::Fxc).driver("dx12", "1.2"), "1.2 Fxc");
+        assert_eq!(options(Dx12Compiler::Fxc).driver("vulkan", "1.2"), "1.2");
+        assert_eq!(options(Dx12Compiler::Auto).driver("dx12", "1.2"), "1.2");
     }
 }
