@@ -130,6 +130,7 @@ fn main() {
         seen.report("feed", 8)
     });
     suite.test("broken shaders are found", broken);
+    suite.test("DX12's compiler needs a shader without aliases", aliases);
     suite.run()
 }
 
@@ -316,12 +317,18 @@ impl Seen {
     }
 }
 
-/// Validates a shader and translates it for every backend. Returns the HLSL without and with checks.
-fn check(text: &str, pass: &Pass) -> Result<(Needs, [Hlsl; 2]), String> {
+/// Parses and validates a shader.
+fn parse(text: &str) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
+    Ok((module, info))
+}
+
+/// Validates a shader and translates it for every backend. Returns the HLSL without and with checks.
+fn check(text: &str, pass: &Pass) -> Result<(Needs, [Hlsl; 2]), String> {
+    let (module, info) = parse(text)?;
     // naga's HLSL would define the helpers of an aliased type twice.
     let alias = module.types.iter().find(|(_, ty)| ty.name.is_some() && !matches!(ty.inner, TypeInner::Struct { .. }));
     if let Some((_, ty)) = alias {
@@ -396,24 +403,50 @@ fn to_msl(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool) -> Res
     Ok(())
 }
 
+/// A pass of this text, with `bindings` buffers. It writes the first two.
+fn pass(text: &'static str, bindings: usize) -> Pass {
+    let read_only = |i: usize, bind: Bind| Bind { write: i < 2, ..bind };
+    Pass {
+        source: Source { name: "test", text },
+        entry: "forward",
+        consts: Vec::new(),
+        params: Vec::new(),
+        binds: (0..bindings).map(|i| read_only(i, Bind::output(format!("y{i}"), DType::F32))).collect(),
+        code: String::new(),
+        units: 1,
+        per_group: 1,
+        step: false,
+    }
+}
+
+/// The reason why `assemble` writes types for aliases: with an alias, DXC refuses a shader that naga accepts.
+fn aliases() -> Check {
+    let text = "alias V = f32;
+        @compute @workgroup_size(64) fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
+            var a = V();
+            var b = f32();
+            y0[id.x] = a + b;
+        }";
+    let pass = pass(text, 1);
+    let mended = assemble(&pass)?;
+    let as_written = mended.replace("var a = f32()", "var a = V()") + "\nalias V = f32;";
+    assert!(mended.contains("var a = f32()") && !mended.contains("alias"), "{mended}");
+    let hlsl = |text: &str| parse(text).and_then(|(module, info)| dx12::translate(&module, &info, &pass, false));
+    let [mended, as_written] = [hlsl(&mended)?, hlsl(&as_written)?];
+    println!("{}", dx12::compile(&[("a shader without aliases".to_string(), mended)])?);
+    let Ok(dxc) = &*dxc::DXC else { return Ok(()) };
+    match dxc.compiler()?.compile(&as_written, "cs_6_0") {
+        Err(why) => assert!(why.contains("redefinition of 'ZeroValuefloat'"), "refused, but for another reason: {why}"),
+        Ok(()) => return Err("DXC accepts a shader with an alias".into()),
+    }
+    Ok(())
+}
+
 /// The harness itself: each of these is wrong in one way, and each must be found.
 fn broken() -> Check {
     let caps = Caps { max_workgroup_bytes: 4096, max_invocations: 64, max_bindings: 2, ..Caps::default() };
-    let verdict = |text: &'static str, bindings: usize| {
-        let read_only = |i: usize, bind: Bind| Bind { write: i < 2, ..bind };
-        let pass = Pass {
-            source: Source { name: "test", text },
-            entry: "forward",
-            consts: Vec::new(),
-            params: Vec::new(),
-            binds: (0..bindings).map(|i| read_only(i, Bind::output(format!("y{i}"), DType::F32))).collect(),
-            code: String::new(),
-            units: 1,
-            per_group: 1,
-            step: false,
-        };
-        Seen::default().pass("a test", &pass, &caps).map_err(|e| e.to_string())
-    };
+    let verdict =
+        |text: &'static str, bindings: usize| Seen::default().pass("a test", &pass(text, bindings), &caps).map_err(|e| e.to_string());
     let head = "@compute @workgroup_size(64) fn forward(@builtin(global_invocation_id) id: vec3<u32>) ";
     let leak = |body: &str| -> &'static str { format!("{head}{{ {body} }}").leak() };
     verdict(leak("y0[id.x] = 1.0;"), 1)?;
