@@ -67,10 +67,9 @@ fn readers(rule: u32, t: Axis, i: u32) -> vec2<u32> {
             let high = (i32(i) + 1) * d - t.b;
             return vec2(u32(max(low, 0) / a), u32(min((high + a - 1) / a, i32(t.out))));
         }
-        default: {
-            return vec2(t.n - 1u - i, t.n - i);
-        }
+        default: {}
     }
+    return vec2(t.n - 1u - i, t.n - i);
 }
 
 // The weight that taps give element i, 0 if it is none of them.

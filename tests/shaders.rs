@@ -11,6 +11,8 @@ mod common;
 mod dx12;
 #[path = "backends/dxc.rs"]
 mod dxc;
+#[path = "backends/fxc.rs"]
+mod fxc;
 
 use common::{Check, Suite, small_limits};
 use downhill::{
@@ -129,8 +131,9 @@ fn main() {
         }
         seen.report("feed", 8)
     });
+    suite.test("FXC compiles portable kernels", dx12::portable);
     suite.test("broken shaders are found", broken);
-    suite.test("DX12's compiler needs a shader without aliases", aliases);
+    suite.test("DX12's compiler needs a shader without aliases", dx12::aliases);
     suite.run()
 }
 
@@ -417,29 +420,6 @@ fn pass(text: &'static str, bindings: usize) -> Pass {
         per_group: 1,
         step: false,
     }
-}
-
-/// The reason why `assemble` writes types for aliases: with an alias, DXC refuses a shader that naga accepts.
-fn aliases() -> Check {
-    let text = "alias V = f32;
-        @compute @workgroup_size(64) fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
-            var a = V();
-            var b = f32();
-            y0[id.x] = a + b;
-        }";
-    let pass = pass(text, 1);
-    let mended = assemble(&pass)?;
-    let as_written = mended.replace("var a = f32()", "var a = V()") + "\nalias V = f32;";
-    assert!(mended.contains("var a = f32()") && !mended.contains("alias"), "{mended}");
-    let hlsl = |text: &str| parse(text).and_then(|(module, info)| dx12::translate(&module, &info, &pass, false));
-    let [mended, as_written] = [hlsl(&mended)?, hlsl(&as_written)?];
-    println!("{}", dx12::compile(&[("a shader without aliases".to_string(), mended)])?);
-    let Ok(dxc) = &*dxc::DXC else { return Ok(()) };
-    match dxc.compiler()?.compile(&as_written, "cs_6_0") {
-        Err(why) => assert!(why.contains("redefinition of 'ZeroValuefloat'"), "refused, but for another reason: {why}"),
-        Ok(()) => return Err("DXC accepts a shader with an alias".into()),
-    }
-    Ok(())
 }
 
 /// The harness itself: each of these is wrong in one way, and each must be found.

@@ -189,6 +189,8 @@ const KEPT_STAGING: u64 = 16 << 20;
 impl Gpu {
     async fn new(adapter: &wgpu::Adapter, summary: AdapterSummary, options: &GpuOptions) -> Result<Arc<Gpu>> {
         let (info, own) = (adapter.get_info(), adapter.limits());
+        let choice = options.choice_on(&summary.backend, adapter.features().contains(wgpu::Features::SUBGROUP));
+        let options = GpuOptions { choice, ..options.clone() };
         let limits = options.limits.map_or(own.clone(), |limits| limits.of_wgpu().or_worse_values_from(&own));
         let folder = (options.choice == Choice::Measured).then(|| cache::folder(options.cache.clone())).flatten();
         let mut optional = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
@@ -234,7 +236,6 @@ impl Gpu {
         let driver = options.driver(&summary.backend, &summary.driver);
         let key = DeviceKey::new([&summary.name, summary.kind, &summary.backend, &driver], &caps, options.checked);
         let choices = Arc::new(Choices::new(folder.map(|folder| cache::ChoiceFile::new(&folder, key))));
-        let options = options.clone();
         let (staging, written) = (Mutex::new(None), AtomicUsize::new(0));
         let (made, peaks) = (Default::default(), OnceLock::new());
         Ok(Arc::new(Gpu {

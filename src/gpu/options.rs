@@ -57,6 +57,11 @@ impl GpuOptions {
         }
         descriptor
     }
+    /// Returns the rule by which a device chooses kernels. DX12 without subgroups is DX12 without DXC. FXC needs minutes for
+    /// kernels with tiles, or refuses them, so such a device uses portable kernels.
+    pub(super) fn choice_on(&self, backend: &str, subgroups: bool) -> Choice {
+        if backend == "dx12" && !subgroups { Choice::Portable } else { self.choice }
+    }
     /// Returns the text by which measurements know the driver. Another compiler of shaders makes other kernels.
     pub(super) fn driver(&self, backend: &str, driver: &str) -> String {
         match &self.dx12_compiler {
@@ -70,7 +75,9 @@ impl GpuOptions {
 ///
 /// DXC is Microsoft's compiler of today, and each program ships it: `dxcompiler.dll` of a
 /// [release](https://github.com/microsoft/DirectXShaderCompiler/releases), 1.8.2502 or later. FXC is Microsoft's older
-/// compiler, and Windows has it. FXC knows shader model 5.1, so no kernel uses subgroups, and FXC compiles slowly.
+/// compiler, and Windows has it. FXC knows shader model 5.1, so no kernel uses subgroups. FXC needs minutes for kernels with tiles,
+/// or refuses them. So a device with FXC uses [`Choice::Portable`] whatever the options say. A graph with attention is then an
+/// [`Error::Device`](crate::Error::Device), because every kernel of attention on hardware has tiles.
 ///
 /// ```no_run
 /// use downhill::{Device, gpu::{Dx12Compiler, GpuOptions}};
@@ -177,6 +184,14 @@ mod tests {
         // Without a choice the environment decides, and wgpu where the environment is silent.
         let silent = wgpu::Dx12Compiler::default().with_env();
         assert_eq!(format!("{:?}", compiler(Dx12Compiler::Auto)), format!("{silent:?}"));
+    }
+
+    #[test]
+    fn fxc_gets_portable_kernels() {
+        let options = GpuOptions { choice: Choice::Expected, ..GpuOptions::default() };
+        let choices =
+            [("dx12", false), ("dx12", true), ("vulkan", false)].map(|(backend, subgroups)| options.choice_on(backend, subgroups));
+        assert_eq!(choices, [Choice::Portable, Choice::Expected, Choice::Expected]);
     }
 
     #[test]

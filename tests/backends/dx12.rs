@@ -1,7 +1,16 @@
-//! Shaders as HLSL, translated as wgpu does it for DX12, and compiled by Microsoft's compiler.
+//! Shaders as HLSL, translated as wgpu does it for DX12, and compiled by Microsoft's compilers.
 
-use super::{bindings, dxc};
-use downhill::kernel::Pass;
+use super::{
+    Check, Seen, bindings, dxc,
+    fxc::{self, Fxc, Refusal},
+    parse, pass,
+};
+use downhill::{
+    Shape,
+    gpu::shader::assemble,
+    kernel::{Caps, Pass},
+    ops, optim,
+};
 use naga::{Module, ShaderStage, back::hlsl, valid::ModuleInfo};
 use std::{
     collections::HashSet,
@@ -73,7 +82,7 @@ pub fn translate(module: &Module, info: &ModuleInfo, pass: &Pass, checked: bool)
     Ok(least)
 }
 
-/// Compiles texts that no test has compiled yet, on all cores. Returns a line about it.
+/// Gives texts to DXC that no test has given to it yet, on all cores. Returns a line about it.
 pub fn compile(shaders: &[(String, Hlsl)]) -> Result<String, String> {
     static KNOWN: LazyLock<Mutex<HashSet<Hlsl>>> = LazyLock::new(Mutex::default);
     let dxc = match &*dxc::DXC {
@@ -85,17 +94,54 @@ pub fn compile(shaders: &[(String, Hlsl)]) -> Result<String, String> {
         let mut known = KNOWN.lock().expect("no test panics inside");
         shaders.iter().filter(|(_, hlsl)| known.insert(hlsl.clone())).collect()
     };
-    let begun = Instant::now();
-    let (next, late, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let work = || {
+    each(&format!("DXC {}", dxc.version), "cs_6_0", &new, || {
         let compiler = dxc.compiler().expect("the library has made one before");
+        move |hlsl: &Hlsl| compiler.compile(hlsl, "cs_6_0").map_err(Refusal::Error)
+    })
+}
+
+/// Gives texts to FXC, on all cores. Returns a line about it.
+pub fn compile_by_fxc(shaders: &[(String, Hlsl)]) -> Result<String, String> {
+    let program = match fxc::program() {
+        Ok(program) => program,
+        Err(why) => return Ok(format!("FXC: not run: {why}")),
+    };
+    let all: Vec<&(String, Hlsl)> = shaders.iter().collect();
+    each("FXC", "cs_5_1", &all, || {
+        let mut compiler = Fxc::new(&program);
+        let program = &program;
+        move |hlsl: &Hlsl| {
+            let result = compiler.compile(hlsl);
+            if matches!(result, Err(Refusal::Slow)) {
+                compiler = Fxc::new(program);
+            }
+            result
+        }
+    })
+}
+
+/// Compiles texts on all cores, as long as there is time.
+fn each<C: FnMut(&Hlsl) -> Result<(), Refusal>>(
+    name: &str,
+    model: &str,
+    texts: &[&(String, Hlsl)],
+    compiler: impl Fn() -> C + Sync,
+) -> Result<String, String> {
+    let begun = Instant::now();
+    let (next, late, slow, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        let mut compile = compiler();
         // Steps of a prime number, so that all kinds of shaders have their turn where time is short.
-        while let Some(i) = Some(next.fetch_add(1, Relaxed)).filter(|&i| i < new.len()) {
-            let (what, hlsl) = new[i * 7919 % new.len()];
+        while let Some(i) = Some(next.fetch_add(1, Relaxed)).filter(|&i| i < texts.len()) {
+            let (what, hlsl) = texts[i * 7919 % texts.len()];
             if begun.elapsed() > *MOST {
                 late.fetch_add(1, Relaxed);
-            } else if let Err(why) = compiler.compile(hlsl, "cs_6_0") {
-                failed.lock().expect("no thread panics inside").push(format!("{what}: {why}"));
+                continue;
+            }
+            match compile(hlsl) {
+                Ok(()) => {}
+                Err(Refusal::Slow) => drop(slow.fetch_add(1, Relaxed)),
+                Err(Refusal::Error(why)) => failed.lock().expect("no thread panics inside").push(format!("{what}: {why}")),
             }
         }
     };
@@ -104,12 +150,55 @@ pub fn compile(shaders: &[(String, Hlsl)]) -> Result<String, String> {
             scope.spawn(work);
         }
     });
-    let (late, failed) = (late.into_inner(), failed.into_inner().expect("no thread panicked"));
+    let (late, slow, failed) = (late.into_inner(), slow.into_inner(), failed.into_inner().expect("no thread panicked"));
     if !failed.is_empty() {
         let (some, more) = (failed[..failed.len().min(10)].join("\n"), failed.len().saturating_sub(10));
-        return Err(format!("DXC {} refuses {} of {} texts. {some}\nand {more} more", dxc.version, failed.len(), new.len()));
+        return Err(format!("{name} refuses {} of {} texts. {some}\nand {more} more", failed.len(), texts.len()));
     }
     let time = begun.elapsed().as_secs();
-    let left = if late > 0 { format!("; not run: {late}, for lack of time") } else { String::new() };
-    Ok(format!("DXC {}: {} texts compiled as cs_6_0 in {time} s{left}", dxc.version, new.len() - late))
+    let left = if late + slow > 0 { format!("; not run: {}, for lack of time", late + slow) } else { String::new() };
+    Ok(format!("{name}: {} texts compiled as {model} in {time} s{left}", texts.len() - late - slow))
+}
+
+/// The reason why `assemble` writes types for aliases: with an alias, DXC refuses a shader that naga accepts.
+pub fn aliases() -> Check {
+    let text = "alias V = f32;
+        @compute @workgroup_size(64) fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
+            var a = V();
+            var b = f32();
+            y0[id.x] = a + b;
+        }";
+    let pass = pass(text, 1);
+    let mended = assemble(&pass)?;
+    let as_written = mended.replace("var a = f32()", "var a = V()") + "\nalias V = f32;";
+    assert!(mended.contains("var a = f32()") && !mended.contains("alias"), "{mended}");
+    let hlsl = |text: &str| parse(text).and_then(|(module, info)| translate(&module, &info, &pass, false));
+    let [mended, as_written] = [hlsl(&mended)?, hlsl(&as_written)?];
+    println!("{}", compile(&[("a shader without aliases".to_string(), mended)])?);
+    let Ok(dxc) = &*dxc::DXC else { return Ok(()) };
+    match dxc.compiler()?.compile(&as_written, "cs_6_0") {
+        Err(why) => assert!(why.contains("redefinition of 'ZeroValuefloat'"), "refused, but for another reason: {why}"),
+        Ok(()) => return Err("DXC accepts a shader with an alias".into()),
+    }
+    Ok(())
+}
+
+/// The kernels that a device of DX12 uses without DXC. FXC unrolls the loops of attention until it gives up.
+pub fn portable() -> Check {
+    let caps = Caps { max_workgroup_bytes: 32 << 10, max_invocations: 1024, max_bindings: 64, ..Caps::default() };
+    let mut seen = Seen::default();
+    for (name, cases) in ops::all().into_iter().filter(|(name, _)| !name.starts_with("attention")) {
+        for case in cases {
+            let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
+            let y = case.op.shape(&shapes)?;
+            if let Some(kernel) = case.op.kernels(&shapes, y, &caps).first() {
+                seen.kernel(&format!("{name} {} {}", case.name, kernel.name), kernel, &caps)?;
+            }
+        }
+    }
+    for optimizer in optim::all() {
+        seen.optimizer(&optimizer, &caps)?;
+    }
+    println!("portable kernels: {}", compile_by_fxc(&seen.hlsl)?);
+    Ok(())
 }
