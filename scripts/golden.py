@@ -393,7 +393,11 @@ OPTIMIZERS = {   # every option and the value it has where a case says nothing
     "RMSprop": dict(lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False),
     "Adagrad": dict(lr=0.1, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10),
     "Adam": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False),
-    "AdamW": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False)}
+    "AdamW": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False),
+    "Adamax": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0),
+    "NAdam": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, momentum_decay=4e-3, decoupled_weight_decay=False),
+    "RAdam": dict(lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False),
+    "Adadelta": dict(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0)}
 
 
 def optimizer(name, params, **options):
@@ -416,7 +420,17 @@ def optimizers():
         "Adam": [{}, dict(lr=0.1), dict(betas=(0.8, 0.95)), dict(eps=0.05), dict(weight_decay=0.05), dict(amsgrad=True),
                  short, dict(amsgrad=True, **short), dict(lr=0.02, eps=1e-3, weight_decay=0.05, amsgrad=True, **short)],
         "AdamW": [{}, dict(weight_decay=0.0), dict(weight_decay=0.2), dict(amsgrad=True),
-                  dict(amsgrad=True, **short), dict(lr=0.02, eps=1e-3, weight_decay=0.2, amsgrad=True, **short)]}
+                  dict(amsgrad=True, **short), dict(lr=0.02, eps=1e-3, weight_decay=0.2, amsgrad=True, **short)],
+        "Adamax": [{}, dict(lr=0.1), short, dict(betas=(0.3, 0.6)), dict(eps=0.05), dict(weight_decay=0.05),
+                   dict(lr=0.02, betas=(0.5, 0.6), eps=1e-3, weight_decay=0.2)],
+        "NAdam": [{}, dict(lr=0.1), short, dict(eps=0.05), dict(weight_decay=0.05), dict(momentum_decay=0.0), dict(momentum_decay=2.0),
+                  dict(weight_decay=0.05, decoupled_weight_decay=True),
+                  dict(lr=0.02, eps=1e-3, weight_decay=0.2, momentum_decay=0.3, decoupled_weight_decay=True, **short)],
+        "RAdam": [{}, dict(lr=0.1), short, dict(betas=(0.9, 0.5)), dict(eps=0.05), dict(weight_decay=0.05),   # never rectified with 0.5
+                  dict(weight_decay=0.05, decoupled_weight_decay=True),
+                  dict(lr=0.02, eps=1e-3, weight_decay=0.2, decoupled_weight_decay=True, **short)],
+        "Adadelta": [{}, dict(lr=0.3), dict(rho=0.5), dict(eps=0.05), dict(weight_decay=0.05),
+                     dict(lr=2.0, rho=0.7, eps=1e-3, weight_decay=0.2)]}
     scales = [1, 3, 10, 0.3, 0.1, 0.01, 0.5, 2, 0.03, 1]
     cases = []
     for name, options in tables.items():
@@ -425,6 +439,7 @@ def optimizers():
             grads = [(draw(f"{name}{i}g{k}", [7], 0.2, 1.5) * np.float32(s)) for k, s in enumerate(scales)]
             paths = []
             for dtype in torch.float64, torch.float32:
+                torch.set_default_dtype(dtype)   # of NAdam's product of momenta
                 p, path = to_torch(start, dtype).clone().requires_grad_(), []
                 opt = optimizer(name, [p], **option)
                 for g in grads:

@@ -17,7 +17,7 @@ use downhill::{
     init::Init,
     layers::Linear,
     losses,
-    optim::{Adagrad, Adam, AdamW, GroupOptions, Optimizer, RmsProp, Schedule, Sgd},
+    optim::{Adadelta, Adagrad, Adam, AdamW, Adamax, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Schedule, Sgd},
 };
 use std::sync::Arc;
 
@@ -313,7 +313,9 @@ fn optimizers() -> Check {
     for lr in [f64::NAN, f64::INFINITY, -f64::INFINITY, 0.0, -0.1, 1e-60, 1e60] {
         let rules: [Optimizer; 5] =
             [Sgd::new(lr).into(), Adam::new(lr).into(), AdamW::new(lr).into(), RmsProp::new(lr).into(), Adagrad::new(lr).into()];
-        for rule in rules {
+        let adams: [Optimizer; 4] = [NAdam::new(lr).into(), RAdam::new(lr).into(), Adamax::new(lr).into(), Adadelta::new(lr).into()];
+        let large: [Optimizer; 3] = [Lamb::new(lr).into(), Lars::new(lr).into(), Lion::new(lr).into()];
+        for rule in rules.into_iter().chain(adams).chain(large) {
             let start = format!("{}: the learning rate is {lr}, but must be finite and positive", rule.name());
             expect("lr", train(rule), &[&start])?;
         }
@@ -330,6 +332,24 @@ fn optimizers() -> Check {
         (AdamW::new(0.1).eps(1e-60).into(), "AdamW: eps is "),
         (RmsProp::new(0.1).alpha(2.0).into(), "RmsProp: alpha is 2"),
         (Adagrad::new(0.1).initial_accumulator_value(-1.0).into(), "Adagrad: "),
+        (Adamax::new(0.1).betas(0.9, 1.0).into(), "Adamax: beta2 is 1, but must be at least 0 and below 1"),
+        (Adamax::new(0.1).eps(0.0).into(), "Adamax: eps is 0"),
+        (NAdam::new(0.1).betas(nan, 0.9).into(), "NAdam: beta1 is NaN"),
+        (NAdam::new(0.1).momentum_decay(-1.0).into(), "NAdam: momentum_decay is -1, but must be finite and not negative"),
+        (RAdam::new(0.1).betas(0.9, 1.0).into(), "RAdam: beta2 is 1"),
+        (RAdam::new(0.1).weight_decay(-1.0).into(), "RAdam: the weight decay is -1"),
+        (Adadelta::new(1.0).rho(1.0).into(), "Adadelta: rho is 1, but must be at least 0 and below 1"),
+        (Adadelta::new(1.0).eps(nan).into(), "Adadelta: eps is NaN"),
+        (Lion::new(0.1).betas(0.9, -0.5).into(), "Lion: beta2 is -0.5"),
+        (Lion::new(0.1).weight_decay(nan).into(), "Lion: the weight decay is NaN"),
+        (Lars::new(0.1).momentum(nan).into(), "Lars: momentum is NaN"),
+        (Lars::new(0.1).trust_coeff(0.0).into(), "Lars: trust_coeff is 0, but must be finite and positive (as f32)"),
+        (Lars::new(0.1).momentum(0.9).dampening(0.5).nesterov(true).into(), "Lars: nesterov needs a momentum above 0"),
+        (Lars::new(0.1).eps(0.0).into(), "Lars: eps is 0"),
+        (Lamb::new(0.1).betas(1.0, 0.9).into(), "Lamb: beta1 is 1"),
+        (Lamb::new(0.1).eps(-1.0).into(), "Lamb: eps is -1"),
+        (Lamb::new(0.1).max_grad_norm(0.0).into(), "Lamb: the norm to clip to is 0, but must be finite and positive"),
+        (Lamb::new(0.1).max_grad_norm(f64::INFINITY).into(), "Lamb: the norm to clip to is inf"),
         (Sgd::new(0.1).clip_norm(0.0), "Sgd: the norm to clip to is 0"),
         (Sgd::new(0.1).clip_norm(nan), "Sgd: the norm to clip to is NaN"),
         (Sgd::new(0.1).clip_norm(f64::INFINITY), "Sgd: the norm to clip to is inf, but must be finite and positive (as f32)"),

@@ -1,4 +1,4 @@
-//! Everything that PyTorch computed in `tests/golden/`, by the public API, on the CPU device and on a GPU: ops with
+//! Everything that PyTorch and timm computed in `tests/golden/`, by the public API, on the CPU device and on a GPU: ops with
 //! every gradient, losses, ten steps of every optimizer with every option, and the first 20 losses of a network.
 //!
 //! Every row of the files is used; a name or an argument that is not known here fails. The tolerance is
@@ -15,7 +15,7 @@ use downhill::{
     Device, Fit, Graph, Host, Shape, Tensor, Trainer, data,
     init::Init,
     losses::{self, Loss},
-    optim::{Adagrad, Adam, AdamOf, AdamW, Optimizer, RmsProp, Sgd},
+    optim::{Adadelta, Adagrad, Adam, AdamOf, AdamW, Adamax, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Sgd},
     testing::close,
 };
 use golden::{Args, cases, generate, input, numbers, tensor, text, whole};
@@ -28,6 +28,7 @@ fn main() {
         ("ops", "op", op as fn(&Value, &Device) -> Check),
         ("losses", "loss", loss),
         ("optimizers", "optimizer", optimizer),
+        ("optimizers_timm", "optimizer", optimizer),
         ("training", "model", training),
     ]
     .into_iter()
@@ -320,11 +321,14 @@ fn loss(row: &Value, device: &Device) -> Check {
     compare(device, &what, &[y, grad[0]], &feed, &[tensor(&row["value"]), tensor(&row["grad"])], held)
 }
 
-/// Ours for PyTorch's, by name and keyword arguments. PyTorch's weight decay takes in biases.
+/// Ours for an optimizer of PyTorch or timm, by name and keyword arguments. PyTorch's weight decay takes in biases.
 fn rule(row: &Value) -> Optimizer {
+    fn betas(a: &mut Args) -> [f64; 2] {
+        a.list("betas").try_into().expect("two rates")
+    }
     fn adam<const DECOUPLED: bool>(new: AdamOf<DECOUPLED>, a: &mut Args) -> AdamOf<DECOUPLED> {
-        let betas = a.list("betas");
-        new.betas(betas[0], betas[1]).eps(a.f("eps")).weight_decay(a.f("weight_decay")).amsgrad(a.b("amsgrad"))
+        let [beta1, beta2] = betas(a);
+        new.betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay")).amsgrad(a.b("amsgrad"))
     }
     let mut a = Args::new(&row["options"]);
     let lr = a.f("lr");
@@ -343,36 +347,101 @@ fn rule(row: &Value) -> Optimizer {
         }
         "Adam" => adam(Adam::new(lr), &mut a).decay_all(),
         "AdamW" => adam(AdamW::new(lr), &mut a).decay_all(),
+        "Adamax" => {
+            let [beta1, beta2] = betas(&mut a);
+            Adamax::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay")).decay_all()
+        }
+        "NAdam" => {
+            let [beta1, beta2] = betas(&mut a);
+            let rule = NAdam::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            rule.momentum_decay(a.f("momentum_decay")).decoupled_weight_decay(a.b("decoupled_weight_decay")).decay_all()
+        }
+        "RAdam" => {
+            let [beta1, beta2] = betas(&mut a);
+            let rule = RAdam::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            rule.decoupled_weight_decay(a.b("decoupled_weight_decay")).decay_all()
+        }
+        "Adadelta" => Adadelta::new(lr).rho(a.f("rho")).eps(a.f("eps")).weight_decay(a.f("weight_decay")).decay_all(),
+        "Lion" => {
+            let [beta1, beta2] = betas(&mut a);
+            Lion::new(lr).betas(beta1, beta2).weight_decay(a.f("weight_decay")).decay_all()
+        }
+        "Lars" => {
+            let rule = Lars::new(lr).momentum(a.f("momentum")).dampening(a.f("dampening")).weight_decay(a.f("weight_decay"));
+            let rule = rule.nesterov(a.b("nesterov")).trust_coeff(a.f("trust_coeff")).eps(a.f("eps"));
+            rule.trust_clip(a.b("trust_clip")).always_adapt(a.b("always_adapt")).decay_all()
+        }
+        "Lamb" => {
+            let [beta1, beta2] = betas(&mut a);
+            let rule = Lamb::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            let rule = rule.bias_correction(a.b("bias_correction")).grad_averaging(a.b("grad_averaging"));
+            let rule = rule.max_grad_norm(a.maybe_f("max_grad_norm"));
+            rule.trust_clip(a.b("trust_clip")).always_adapt(a.b("always_adapt")).decay_all()
+        }
         other => panic!("no optimizer for {other}"),
     };
     a.done();
     rule
 }
 
-/// Ten steps of a trainer whose loss is Σ w·g: its gradient is g to the last bit.
+/// Ten steps of a trainer whose loss is Σ w·g: its gradient is g to the last bit. Then the same ten steps of another trainer, each from
+/// two micro-batches, whose gradients have the mean g to a rounding.
 fn optimizer(row: &Value, device: &Device) -> Check {
-    let what = format!("{} {}", row["optimizer"], row["options"]);
+    steps(row, device, &[1.0])?;
+    steps(row, device, &[1.75, 0.25])
+}
+
+/// Steps from micro-batches, each of which has this multiple of the gradient.
+fn steps(row: &Value, device: &Device, micro: &[f32]) -> Check {
+    let what = format!("{} {}, {} micro-batches", row["optimizer"], row["options"], micro.len());
     let start: Vec<f32> = numbers(&row["params"]).iter().map(|&x| x as f32).collect();
-    let n = start.len();
+    // Rows of timm have several parameters, one after the other, and say which of them decay.
+    let (sizes, decays) = match row["sizes"].as_array() {
+        None => (vec![start.len()], vec![true]),
+        Some(_) => {
+            let decays = row["decays"].as_array().expect("a list").iter().map(|d| d.as_bool().expect("yes or no"));
+            (numbers(&row["sizes"]).iter().map(|&n| n as usize).collect(), decays.collect())
+        }
+    };
+    let before = |k: usize| sizes[..k].iter().sum::<usize>();
+    let of: Vec<std::ops::Range<usize>> = (0..sizes.len()).map(|k| before(k)..before(k + 1)).collect();
+    let names: Vec<String> = decays.iter().enumerate().map(|(k, decays)| format!("{}{k}", if *decays { "w" } else { "still" })).collect();
+    let mut rule = rule(row);
+    if decays.contains(&false) {
+        rule = rule.group(|name| name.starts_with("still"), GroupOptions { weight_decay: Some(0.0), ..Default::default() });
+    }
+    // The norms of a parameter have the roundings of all its elements.
+    let has_ratio = ["Lars", "Lamb"].contains(&rule.name());
     let g = Graph::training();
-    let w = g.param("w", [n], downhill::init::Init::Zeros);
-    let mut trainer = Trainer::new(device, (w * g.input([n])).sum_all(), rule(row))?;
-    trainer.params().set("w", &Host::new([n], start.clone()))?;
+    let term = |(name, &n): (&String, &usize)| (g.param(name, [n], Init::Zeros) * g.input([n])).sum_all();
+    let loss = names.iter().zip(&sizes).map(term).reduce(|a, b| a + b).expect("a parameter");
+    let mut trainer = Trainer::new(device, loss, rule)?;
+    for (name, of) in names.iter().zip(&of) {
+        trainer.params().set(name, &Host::new([of.len()], start[of.clone()].to_vec()))?;
+    }
     let rows = |key: &str| row[key].as_array().expect("a list").iter().map(numbers).collect::<Vec<_>>();
     let (grads, path) = (rows("grads"), rows("trajectory"));
     assert!(grads.len() == 10 && path.len() == 10, "{what}");
     // Rounding adds up over steps, so the unit of an element is what was rounded so far: in each step the weight once,
     // and its change a few times (a rule has up to a dozen operations, and its averages carry old roundings along).
     let mut last: Vec<f64> = start.iter().map(|&x| f64::from(x)).collect();
-    let mut rounded = vec![0.0; n];
+    let mut rounded = vec![0.0; start.len()];
     for (k, (grad, want)) in grads.iter().zip(&path).enumerate() {
-        trainer.step(&[Host::new([n], grad.iter().map(|&x| x as f32).collect())])?;
-        let got = trainer.params().get("w")?;
-        for i in 0..n {
-            rounded[i] += want[i].abs() + 16.0 * (want[i] - last[i]).abs();
-            let (got, error) = (f64::from(got.f()[i]), (f64::from(got.f()[i]) - want[i]).abs());
-            if error.is_nan() || error > f64::from(f32::EPSILON) * rounded[i] {
-                return Err(format!("{what}: step {}, element {i}: {got} instead of {}", k + 1, want[i]).into());
+        for (i, times) in micro.iter().enumerate() {
+            let part = |of: &std::ops::Range<usize>| Host::new([of.len()], grad[of.clone()].iter().map(|&x| times * x as f32).collect());
+            let batch: Vec<Host<f32>> = of.iter().map(part).collect();
+            if i + 1 < micro.len() { trainer.accumulate(&batch)? } else { trainer.step(&batch)? }
+        }
+        for (name, of) in names.iter().zip(&of) {
+            let got = trainer.params().get(name)?;
+            let changes: Vec<f64> = of.clone().map(|i| (want[i] - last[i]).abs()).collect();
+            let most = changes.iter().copied().fold(0.0, f64::max);
+            for (at, i) in of.clone().enumerate() {
+                rounded[i] += want[i].abs() + 16.0 * if has_ratio { most } else { changes[at] };
+                let (got, error) = (f64::from(got.f()[at]), (f64::from(got.f()[at]) - want[i]).abs());
+                if error.is_nan() || error > f64::from(f32::EPSILON) * rounded[i] {
+                    return Err(format!("{what}: step {}, element {i}: {got} instead of {}", k + 1, want[i]).into());
+                }
             }
         }
         last.clone_from(want);

@@ -4,6 +4,26 @@
 //! rule and its WGSL file of the same name hold only these formulas. An [`Optimizer`] is a rule with a learning rate schedule,
 //! parameter groups and gradient clipping.
 //!
+//! The rules differ in the states that they store for each element of the parameters. A state takes 4 bytes for each element.
+//! The parameters and the gradients take 4 bytes each as well.
+//!
+//! | Rule | States | Bytes | After |
+//! |---|---|---|---|
+//! | [`Sgd`] | `momentum`, if it is above 0 | 0 or 4 | `torch.optim.SGD` |
+//! | [`RmsProp`] | `square`; `mean` if centred; `momentum` if it is above 0 | 4 to 12 | `torch.optim.RMSprop` |
+//! | [`Adagrad`] | `sum` | 4 | `torch.optim.Adagrad` |
+//! | [`Adadelta`] | `square`, `change` | 8 | `torch.optim.Adadelta` |
+//! | [`Adam`], [`AdamW`] | `mean`, `square`; `largest` with AMSGrad | 8 or 12 | `torch.optim.Adam`, `AdamW` |
+//! | [`Adamax`] | `mean`, `largest` | 8 | `torch.optim.Adamax` |
+//! | [`NAdam`] | `mean`, `square` | 8 | `torch.optim.NAdam` |
+//! | [`RAdam`] | `mean`, `square` | 8 | `torch.optim.RAdam` |
+//! | [`Lion`] | `mean` | 4 | `timm.optim.Lion` |
+//! | [`Lars`] | `momentum`, if it is above 0; a ratio for each parameter | 0 or 4 | `timm.optim.Lars` |
+//! | [`Lamb`] | `mean`, `square`; a ratio for each parameter | 8 | `timm.optim.Lamb` |
+//!
+//! [`Lars`] and [`Lamb`] are for large batches. They measure the norms of each parameter before the update, so a step reads
+//! weights, gradients and states once more.
+//!
 //! Options that are branches in other libraries are numbers here: a rule without momentum is the rule with momentum 0. A state
 //! that the options do not need is not stored and reads as 0. So every rule has one kernel.
 
@@ -89,6 +109,11 @@ pub trait Rule: fmt::Debug + Clone + Send + Sync + 'static {
     fn lr(&self) -> f64;
     /// Returns the weight decay. It applies to the parameters that decay.
     fn weight_decay(&self) -> f64;
+    /// Returns the norm to which the gradients are clipped, if no other norm is set with [`Optimizer::clip_norm`]. Most rules do
+    /// not clip.
+    fn max_grad_norm(&self) -> Option<f64> {
+        None
+    }
     /// Returns an error if an option of the rule is out of range. The [`Optimizer`] checks [`lr`](Rule::lr) and
     /// [`weight_decay`](Rule::weight_decay).
     fn check(&self) -> Result<()>;
@@ -192,6 +217,13 @@ rules! {
     rms_prop::{RmsProp},
     adagrad::{Adagrad},
     adam::{Adam, AdamW},
+    adamax::{Adamax},
+    nadam::{NAdam},
+    radam::{RAdam},
+    adadelta::{Adadelta},
+    lion::{Lion},
+    lars::{Lars},
+    lamb::{Lamb},
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub struct Optimizer {
 
 impl<R: Rule> From<R> for Optimizer {
     fn from(rule: R) -> Optimizer {
-        let states = rule.states();
+        let (states, clip_norm) = (rule.states(), rule.max_grad_norm());
         let kept = std::array::from_fn(|k| states.get(k).is_some_and(|s| s.kept));
         Optimizer {
             rule: Arc::new(rule),
@@ -88,7 +88,7 @@ impl<R: Rule> From<R> for Optimizer {
             groups: Vec::new(),
             frozen: Vec::new(),
             decay_all: false,
-            clip_norm: None,
+            clip_norm,
             clip_value: None,
         }
     }

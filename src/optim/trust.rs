@@ -7,6 +7,9 @@ use super::{
 use crate::host::Real;
 use std::array;
 
+/// The largest `f32`. A rule takes it as the largest ratio if it has no other limit.
+pub(super) const MOST: f64 = f32::MAX as f64;
+
 /// The Euclidean norms of one parameter. A norm below the smallest normal `f32` counts as 0. No norm is above the largest
 /// `f32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,11 +37,11 @@ impl Trust {
         let [weight, gradient, direction] = squares.map(|sum| match sum.sqrt() {
             none if none < f64::from(f32::MIN_POSITIVE) => 0.0,
             // A norm that is NaN becomes the largest `f32`, too.
-            norm => norm.min(f64::from(f32::MAX)),
+            norm => norm.min(MOST),
         });
         let norms = Norms { weight, gradient, direction };
         let ratio = match ratio(norms) {
-            ratio if !(ratio as f32).is_finite() => f64::from(f32::MAX),
+            ratio if !(ratio as f32).is_finite() => MOST,
             // GPUs differ in their treatment of subnormal numbers.
             tiny if tiny.abs() < f64::from(f32::MIN_POSITIVE) => 0.0,
             ratio => ratio,

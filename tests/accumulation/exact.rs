@@ -7,7 +7,7 @@ use downhill::{
     gpu::Counters,
     init::Init,
     losses,
-    optim::{Adam, AdamW, Optimizer, Sgd},
+    optim::{Adam, AdamW, Lamb, Lars, Optimizer, Sgd},
     testing,
 };
 use std::{cell::Cell, ops::ControlFlow};
@@ -107,6 +107,8 @@ pub fn plain(device: &Device) -> Check {
     ways("AdamW", &data, &|| classifier(device, AdamW::new(3e-3).eps(1e-4).clip_norm(0.7)), false)?;
     let sgd = || Sgd::new(0.1).momentum(0.9).nesterov(true).weight_decay(1e-3).clip_value(0.02);
     ways("SGD", &data, &|| classifier(device, sgd()), false)?;
+    ways("LAMB", &data, &|| classifier(device, Lamb::new(0.01).eps(1e-4).trust_clip(true)), false)?;
+    ways("LARS", &data, &|| classifier(device, Lars::new(2.0).momentum(0.9).weight_decay(1e-3).trust_coeff(0.01)), false)?;
     let new = || Trainer::for_data(device, &data, mlp, |y, t| y.cross_entropy(t) + penalty(y), Sgd::new(0.1).momentum(0.9));
     ways("a penalty on parameters", &data, &new, false)
 }

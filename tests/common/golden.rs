@@ -74,6 +74,10 @@ impl Args {
     pub fn f(&mut self, name: &str) -> f64 {
         self.take(name, Value::as_f64)
     }
+    /// A number, or `null` for none.
+    pub fn maybe_f(&mut self, name: &str) -> Option<f64> {
+        self.take(name, |v| if v.is_null() { Some(None) } else { v.as_f64().map(Some) })
+    }
     pub fn f32(&mut self, name: &str) -> f32 {
         self.f(name) as f32
     }

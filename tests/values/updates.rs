@@ -4,7 +4,10 @@ use crate::common::{BOTH, Check, On, Suite, bits, weights};
 use downhill::{
     Device, Error, Graph, Host, Tensor, Trainer,
     init::Init,
-    optim::{self, Adagrad, Adam, AdamW, Curve, GroupOptions, Optimizer, RmsProp, Schedule, Sgd},
+    optim::{
+        self, Adadelta, Adagrad, Adam, AdamW, Adamax, Curve, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Schedule,
+        Sgd,
+    },
 };
 use serde_json::Value;
 use std::{
@@ -261,6 +264,16 @@ fn overflow(device: &Device) -> Check {
         (RmsProp::new(1e-3).into(), 1e25, state("square")),
         (RmsProp::new(1e38).into(), 1.0, weight.clone()),
         (Adagrad::new(1e-3).into(), 1e25, state("sum")),
+        (NAdam::new(1e-3).into(), 1e25, state("square")),
+        // RAdam's first steps multiply the root by 0. That is NaN for an infinite root.
+        (RAdam::new(1e-3).into(), 1e25, "update (a weight and the optimizer's state `square` would overflow)".into()),
+        (Adamax::new(1e38).into(), 1.0, weight.clone()),
+        (Adadelta::new(0.5).into(), 1e25, state("square")),
+        (Lion::new(1e38).weight_decay(10.0).into(), 1.0, weight.clone()),
+        (Lars::new(1e38).into(), 1e5, weight.clone()),
+        (Lars::new(1e38).momentum(0.9).weight_decay(0.1).trust_coeff(1.0).into(), 1e5, weight.clone()),
+        (Lamb::new(1e-3).max_grad_norm(None).into(), 1e25, state("square")),
+        (Lamb::new(3e38).into(), 1.0, weight.clone()),
     ];
     for (i, (rule, bad, what)) in cases.into_iter().enumerate() {
         let rule_text = format!("{i}: {rule:?}");

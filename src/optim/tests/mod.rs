@@ -1,11 +1,11 @@
-//! Tests of the rules against PyTorch, on the CPU.
+//! Tests of the rules against PyTorch and timm, on the CPU.
 
 mod device;
 mod options;
 mod trust;
 
 use super::*;
-use crate::{graph::ParamDef, init::Init, shape::Shape};
+use crate::{graph::ParamDef, init::Init, params::Status, shape::Shape};
 use serde_json::{Map, Value};
 
 fn golden(file: &str) -> Vec<Value> {
@@ -22,7 +22,7 @@ fn rows(json: &Value) -> Vec<Vec<f64>> {
     json.as_array().expect("a list of lists").iter().map(numbers).collect()
 }
 
-/// PyTorch's keyword arguments. The test must read each of them.
+/// Keyword arguments of PyTorch or timm. The test must read each of them.
 struct Args(Map<String, Value>);
 
 impl Args {
@@ -46,15 +46,16 @@ impl Args {
     }
 }
 
-/// Returns our optimizer for PyTorch's optimizer with this name and these keyword arguments.
+/// Returns our optimizer for the optimizer of PyTorch or timm with this name and these keyword arguments.
 fn optimizer(case: &Value) -> Optimizer {
     fn adam<const DECOUPLED: bool>(new: adam::AdamOf<DECOUPLED>, a: &mut Args) -> Optimizer {
-        let betas = numbers(&a.value("betas"));
-        let rule = new.betas(betas[0], betas[1]).eps(a.f("eps")).weight_decay(a.f("weight_decay")).amsgrad(a.b("amsgrad"));
+        let [beta1, beta2] = numbers(&a.value("betas")).try_into().expect("two rates");
+        let rule = new.betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay")).amsgrad(a.b("amsgrad"));
         rule.into()
     }
     let mut a = Args::new(&case["options"]);
     let lr = a.f("lr");
+    let betas = |a: &mut Args| -> [f64; 2] { numbers(&a.value("betas")).try_into().expect("two rates") };
     let rule: Optimizer = match case["optimizer"].as_str().expect("a name") {
         "SGD" => Sgd::new(lr)
             .momentum(a.f("momentum"))
@@ -77,6 +78,37 @@ fn optimizer(case: &Value) -> Optimizer {
             .into(),
         "Adam" => adam(Adam::new(lr), &mut a),
         "AdamW" => adam(AdamW::new(lr), &mut a),
+        "Adamax" => {
+            let [beta1, beta2] = betas(&mut a);
+            Adamax::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay")).into()
+        }
+        "NAdam" => {
+            let [beta1, beta2] = betas(&mut a);
+            let rule = NAdam::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            rule.momentum_decay(a.f("momentum_decay")).decoupled_weight_decay(a.b("decoupled_weight_decay")).into()
+        }
+        "RAdam" => {
+            let [beta1, beta2] = betas(&mut a);
+            let rule = RAdam::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            rule.decoupled_weight_decay(a.b("decoupled_weight_decay")).into()
+        }
+        "Adadelta" => Adadelta::new(lr).rho(a.f("rho")).eps(a.f("eps")).weight_decay(a.f("weight_decay")).into(),
+        "Lion" => {
+            let [beta1, beta2] = betas(&mut a);
+            Lion::new(lr).betas(beta1, beta2).weight_decay(a.f("weight_decay")).into()
+        }
+        "Lars" => {
+            let rule = Lars::new(lr).momentum(a.f("momentum")).dampening(a.f("dampening")).weight_decay(a.f("weight_decay"));
+            let rule = rule.nesterov(a.b("nesterov")).trust_coeff(a.f("trust_coeff")).eps(a.f("eps"));
+            rule.trust_clip(a.b("trust_clip")).always_adapt(a.b("always_adapt")).into()
+        }
+        "Lamb" => {
+            let [beta1, beta2] = betas(&mut a);
+            let rule = Lamb::new(lr).betas(beta1, beta2).eps(a.f("eps")).weight_decay(a.f("weight_decay"));
+            let rule = rule.bias_correction(a.b("bias_correction")).grad_averaging(a.b("grad_averaging"));
+            let rule = rule.max_grad_norm(a.value("max_grad_norm").as_f64());
+            rule.trust_clip(a.b("trust_clip")).always_adapt(a.b("always_adapt")).into()
+        }
         other => panic!("no optimizer for {other}"),
     };
     a.done();
@@ -88,10 +120,12 @@ fn vector(name: &str, n: usize) -> ParamDef {
     ParamDef { name: name.into(), shape: Shape::from([n]), init: Init::Zeros, decay: false, trained: true }
 }
 
-/// One of PyTorch's trajectories, with the data to follow it.
+/// A trajectory of PyTorch or timm, with the data to follow it.
 struct Course {
     label: String,
     optimizer: Optimizer,
+    /// The parameters. Their elements lie one after the other.
+    params: Vec<ParamDef>,
     groups: Groups,
     start: Vec<f64>,
     grads: Vec<Vec<f64>>,
@@ -99,25 +133,56 @@ struct Course {
     weights: Vec<Vec<f64>>,
 }
 
-fn courses() -> Vec<Course> {
-    let cases = golden("optimizers.json");
-    assert!(cases.len() >= 38, "{} cases", cases.len());
+/// Returns the trajectories of a file.
+fn courses_of(file: &str) -> Vec<Course> {
     let course = |case: &Value| {
-        let (optimizer, start) = (optimizer(case), numbers(&case["params"]));
-        let groups = optimizer.groups(&[vector("w", start.len())]).expect("PyTorch's options are in range");
+        // Parsing a decimal may miss the nearest `f64` by a bit. Weights and gradients are `f32`s exactly.
+        let exact = |x: &Value| -> Vec<f64> { to_f32(&numbers(x)).into_iter().map(f64::from).collect() };
+        let start = exact(&case["params"]);
+        // A case has one parameter that decays, unless it says otherwise.
+        let list = |key: &str| case[key].as_array().cloned().unwrap_or_default();
+        let sizes: Vec<usize> = list("sizes").into_iter().map(|n| n.as_u64().expect("a size") as usize).collect();
+        let sizes = if sizes.is_empty() { vec![start.len()] } else { sizes };
+        let decays = list("decays").into_iter().map(|d| d.as_bool().expect("yes or no")).chain(std::iter::repeat(true));
+        let param = |(i, (&n, decays))| vector(&format!("{}{i}", if decays { "decays" } else { "still" }), n);
+        let params: Vec<ParamDef> = sizes.iter().zip(decays).enumerate().map(param).collect();
+        let mut optimizer = optimizer(case);
+        if params.iter().any(|p| p.name.starts_with("still")) {
+            optimizer = optimizer.group(|name| name.starts_with("still"), GroupOptions { weight_decay: Some(0.0), ..Default::default() });
+        }
+        let groups = optimizer.groups(&params).expect("these options are in range");
         let label = format!("{} {}", case["optimizer"], case["options"]);
-        let (grads, weights) = (rows(&case["grads"]), rows(&case["trajectory"]));
+        let grads: Vec<Vec<f64>> = case["grads"].as_array().expect("a list of lists").iter().map(exact).collect();
+        let weights = rows(&case["trajectory"]);
         assert!(grads.len() == 10 && weights.len() == 10, "{label}");
-        Course { label, optimizer, groups, start, grads, weights }
+        Course { label, optimizer, params, groups, start, grads, weights }
     };
-    cases.iter().map(course).collect()
+    golden(file).iter().map(course).collect()
+}
+
+/// Returns all trajectories.
+fn courses() -> Vec<Course> {
+    let (torch, timm) = (courses_of("optimizers.json"), courses_of("optimizers_timm.json"));
+    assert!(torch.len() >= 68 && timm.len() >= 30, "{} and {} cases", torch.len(), timm.len());
+    torch.into_iter().chain(timm).collect()
 }
 
 impl Course {
+    /// Returns the end and the group of each parameter.
+    fn runs(&self) -> Vec<(usize, usize)> {
+        let mut end = 0;
+        let run = |(param, status): (&ParamDef, &Status)| {
+            end += param.shape.elements();
+            let Status::Trained { group } = status else { panic!("{} is trained", param.name) };
+            (end, *group)
+        };
+        self.params.iter().zip(&self.groups.statuses).map(run).collect()
+    }
     /// Follows the trajectory with `step(t, grads, weights)`. Returns the largest error in units of the tolerance.
     ///
     /// The tolerance of an element is `eps` times the sum of all magnitudes rounded so far. In each step, the weight is rounded
-    /// once and its change `terms` times.
+    /// once and its change `terms` times. With a ratio, the terms of a direction may cancel, so the largest change of the parameter
+    /// counts.
     fn follow(&self, eps: f64, terms: f64, mut step: impl FnMut(u64, &[f64], &mut [f64])) -> f64 {
         let mut w = self.start.clone();
         let mut rounded = vec![0.0; w.len()];
@@ -125,8 +190,15 @@ impl Course {
         let mut last = &self.start;
         for (k, (g, want)) in self.grads.iter().zip(&self.weights).enumerate() {
             step(k as u64 + 1, g, &mut w);
+            let changes: Vec<f64> = want.iter().zip(last).map(|(is, was)| (is - was).abs()).collect();
+            let own =
+                |i: usize| self.runs().iter().scan(0, |start, &(end, _)| Some(std::mem::replace(start, end)..end)).find(|r| r.contains(&i));
             for i in 0..w.len() {
-                rounded[i] += want[i].abs() + terms * (want[i] - last[i]).abs();
+                let change = match own(i).filter(|_| self.optimizer.has_ratio()) {
+                    Some(range) => changes[range].iter().copied().fold(0.0, f64::max),
+                    None => changes[i],
+                };
+                rounded[i] += want[i].abs() + terms * change;
                 let error = (w[i] - want[i]).abs() / (eps * rounded[i]);
                 assert!(
                     error <= 1.0,
@@ -164,13 +236,15 @@ fn states<T: Real>(optimizer: &Optimizer, n: usize) -> Vec<Vec<T>> {
 const TERMS: f64 = 16.0;
 
 #[test]
-fn rules_follow_pytorch_in_f64() {
+fn rules_follow_pytorch_and_timm_in_f64() {
     for course in courses() {
         let (o, n) = (&course.optimizer, course.start.len());
         let mut states = states::<f64>(o, n);
         course.follow(f64::EPSILON, TERMS, |t, g, w| {
             let mut states: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update_f64(Settings { hyper: &hyper(o, t, &course.groups.settings), runs: &[(n, 0)] }, 1.0, w, g, &mut states);
+            let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
+            let factor = o.clip().norm.map_or(1.0, |max| (f64::from(max) / norm).min(1.0));
+            o.update_f64(Settings { hyper: &hyper(o, t, &course.groups.settings), runs: &course.runs() }, factor, w, g, &mut states);
         });
     }
 }
@@ -184,20 +258,15 @@ fn copy_back(from: &[f32], to: &mut [f64]) {
 }
 
 #[test]
-fn rules_follow_pytorch_in_f32() {
+fn rules_follow_pytorch_and_timm_in_f32() {
     for course in courses() {
         let (o, n) = (&course.optimizer, course.start.len());
-        let (mut states, mut weights) = (states::<f32>(o, n), to_f32(&course.start));
+        let (mut states, mut weights, mut guard) = (states::<f32>(o, n), to_f32(&course.start), Guard::default());
         let worst = course.follow(f64::from(f32::EPSILON), TERMS, |t, g, w| {
             let mut states: Vec<&mut [f32]> = states.iter_mut().map(|s| &mut s[..]).collect();
-            o.update(
-                Settings { hyper: &hyper(o, t, &course.groups.settings), runs: &[(n, 0)] },
-                &Guard::default(),
-                &mut weights,
-                &to_f32(g),
-                &mut states,
-                &mut Vec::new(),
-            );
+            let (settings, g) = (Settings { hyper: &hyper(o, t, &course.groups.settings), runs: &course.runs() }, to_f32(g));
+            guard.check(t - 1, 1.0, &[&g], o.clip());
+            o.update(settings, &guard, &mut weights, &g, &mut states, &mut Vec::new());
             copy_back(&weights, w);
         });
         println!("{worst:.3} {}", course.label);
@@ -259,6 +328,25 @@ fn corrections_hold_in_very_long_runs() {
     assert!(close(step, 1.0) && close(root, 0.001f64.sqrt()), "{step} {root}");
     for t in [1 << 31, 1 << 40, u64::MAX] {
         assert_eq!(adam.hyper(t, 0.1, 0.0)[5..7], [0.1, 1.0]);
+        assert_eq!(RAdam::new(0.1).hyper(t, 0.1, 0.0)[4..7], [0.1, 1.0, 1e-8]);
+        let [_, _, _, _, now, next, root, _] = NAdam::new(0.1).hyper(t, 0.1, 0.0);
+        assert!(close(now, 0.01) && close(next, 0.09) && root == 1.0, "{now} {next} {root}");
+    }
+}
+
+#[test]
+fn nadam_has_its_product_of_momenta_in_closed_form() {
+    for (beta, psi) in [(0.9, 4e-3), (0.999, 4e-3), (0.9, 0.0), (0.5, 2.0), (0.99, 1e6), (0.0, 4e-3), (0.99, 1e-9)] {
+        let (rule, mut product) = (NAdam::new(1.0).betas(beta, 0.999).momentum_decay(psi), 1.0);
+        let momentum = |t: u64| beta * (1.0 - 0.5 * 0.96f64.powf(t as f64 * psi));
+        for t in 1..=3000 {
+            product *= momentum(t);
+            let [_, _, _, _, now, next, ..] = rule.hyper(t, 1.0, 0.0);
+            let want = [(1.0 - momentum(t)) / (1.0 - product), momentum(t + 1) / (1.0 - product * momentum(t + 1))];
+            for (got, want) in [now, next].into_iter().zip(want) {
+                assert!((got - want).abs() <= 1e-13 * want, "{beta} {psi}: step {t}: {got} instead of {want}");
+            }
+        }
     }
 }
 
@@ -277,9 +365,11 @@ fn nothing_grows_beyond_what_a_rule_says() {
             let (mut w, mut g) = (sizes(10 * seed, n), sizes(10 * seed + 2, n));
             let mut states: Vec<Vec<f32>> = (0..o.states().len() as u64).map(|k| sizes(10 * seed + 4 + k, n)).collect();
             // Means and sums of squares are not negative.
-            states.iter_mut().zip(o.states()).filter(|(_, s)| ["square", "largest", "sum"].contains(&s.name)).for_each(|(x, _)| {
-                x.iter_mut().for_each(|x| *x = x.abs());
-            });
+            states.iter_mut().zip(o.states()).filter(|(_, s)| ["square", "largest", "sum", "change"].contains(&s.name)).for_each(
+                |(x, _)| {
+                    x.iter_mut().for_each(|x| *x = x.abs());
+                },
+            );
             // Every third seed uses the largest numbers.
             if seed % 3 == 0 {
                 (w[0], g[0]) = (2f32.powi(60), 2f32.powi(60));
@@ -309,4 +399,12 @@ fn nothing_grows_beyond_what_a_rule_says() {
     }
     assert!(!bounded(RmsProp::new(1e-25).eps(1e-30).into()), "g / eps overflows on the way");
     assert!(!bounded(Adagrad::new(1e-3).eps(1e-30).into()));
+    let lars = Lars::new(0.1).always_adapt(true);
+    let ratios: [Optimizer; 3] = [Lamb::new(1e25).into(), Lars::new(1e25).into(), lars.trust_coeff(1e25).into()];
+    let others: [Optimizer; 4] =
+        [NAdam::new(1e25).into(), RAdam::new(1e25).into(), Adamax::new(0.1).eps(1e-30).into(), Adadelta::new(1e35).into()];
+    for o in ratios.into_iter().chain(others) {
+        assert!(!bounded(o.clone()), "{o:?}");
+    }
+    assert!(bounded(lars.trust_coeff(1e25).trust_clip(true).into()), "a ratio of 1 at most makes nothing larger");
 }

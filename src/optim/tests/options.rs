@@ -120,6 +120,33 @@ fn options_out_of_range_are_typed_errors() {
         Adagrad::new(0.1).lr_decay(-1.0).into(),
         Adagrad::new(0.1).initial_accumulator_value(f64::INFINITY).into(),
         Adagrad::new(0.1).eps(1e-60).into(),
+        Adamax::new(0.1).betas(1.0, 0.9).into(),
+        Adamax::new(0.1).betas(0.9, f64::NAN).into(),
+        Adamax::new(0.1).eps(0.0).into(),
+        NAdam::new(0.1).betas(-0.1, 0.9).into(),
+        NAdam::new(0.1).betas(0.9, 1.0).into(),
+        NAdam::new(0.1).momentum_decay(-1.0).into(),
+        NAdam::new(0.1).momentum_decay(f64::INFINITY).into(),
+        NAdam::new(0.1).eps(f64::NAN).into(),
+        RAdam::new(0.1).betas(1.5, 0.9).into(),
+        RAdam::new(0.1).betas(0.9, 1.0).into(),
+        RAdam::new(0.1).eps(-1.0).into(),
+        Adadelta::new(0.1).rho(1.0).into(),
+        Adadelta::new(0.1).eps(0.0).into(),
+        Lion::new(0.1).betas(1.0, 0.9).into(),
+        Lion::new(0.1).betas(0.9, f64::NAN).into(),
+        Lion::new(0.1).weight_decay(f64::INFINITY).into(),
+        Lars::new(0.1).momentum(-0.1).into(),
+        Lars::new(0.1).momentum(0.9).dampening(f64::NAN).into(),
+        Lars::new(0.1).nesterov(true).into(),
+        Lars::new(0.1).trust_coeff(0.0).into(),
+        Lars::new(0.1).trust_coeff(1e-60).into(),
+        Lars::new(0.1).eps(0.0).into(),
+        Lamb::new(0.1).betas(1.0, 0.9).into(),
+        Lamb::new(0.1).betas(0.9, -1.0).into(),
+        Lamb::new(0.1).eps(f64::INFINITY).into(),
+        Lamb::new(0.1).max_grad_norm(0.0).into(),
+        Lamb::new(0.1).max_grad_norm(f64::NAN).into(),
         Sgd::new(0.1).momentum(f64::NAN).into(),
         Sgd::new(0.1).momentum(0.9).dampening(f64::NAN).into(),
         Sgd::new(0.1).nesterov(true).into(),
@@ -157,6 +184,14 @@ fn groups_are_settings_that_parameters_share() {
     assert_eq!(own.settings, [group(0.1, 0.01), group(0.1, 0.0), group(1.0, 0.01), group(1.0, 0.5)]);
     let rows = hyper(&o, 3, &own.settings);
     assert_eq!((rows.len(), rows[0]), (4, AdamW::new(1e-3).hyper(3, 1e-4, 0.01)));
+
+    // The clip of a rule is the clip of the optimizer, unless the optimizer sets another.
+    let clip = |o: Optimizer| o.clip().norm;
+    assert_eq!(clip(Lamb::new(0.1).into()), Some(1.0));
+    assert_eq!(clip(Lamb::new(0.1).max_grad_norm(None).into()), None);
+    assert_eq!(clip(Lamb::new(0.1).max_grad_norm(2.0).into()), Some(2.0));
+    assert_eq!(clip(Lamb::new(0.1).clip_norm(3.0)), Some(3.0));
+    assert_eq!(clip(Lars::new(0.1).into()), None);
 
     let error = o.clone().group(|name| name == "nobody", GroupOptions::default()).groups(&params).unwrap_err().to_string();
     assert!(error.contains("group 2") && error.contains("enc.w, enc.b, head.w, head.b"), "{error}");

@@ -5,143 +5,14 @@ use super::{
     device::{BINDING, OnGpu, open, slices},
     *,
 };
-use crate::{
-    kernel::Source,
-    params::{Layout, Status},
-};
+use crate::params::Layout;
 use pollster::block_on;
 
-/// `u = m̂/(√v̂ + ε) + λ·w`, `w ← w − lr·r·u`, `r = ‖w‖/‖u‖`.
-#[derive(Clone, Debug)]
-struct Lamb {
-    lr: f64,
-    weight_decay: f64,
-}
-
-impl Rule for Lamb {
-    const NAME: &'static str = "Lamb";
-    fn source() -> Source {
-        let text = "
-fn direction(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
-    let m = lerp((*s).mean, grad, h[2]);
-    let v = h[3] * (*s).square + h[4] * grad * grad;
-    (*s).mean = m;
-    (*s).square = v;
-    return h[5] * m / (sqrt(v) / h[6] + h[7]) + h[0] * w;
-}
-fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
-    return w - h[1] * u;
-}
-fn ratio(norms: Norms, h: array<f32, 8>) -> f32 {
-    if (norms.weight == 0.0 || norms.direction == 0.0) {
-        return 1.0;
-    }
-    return norms.weight / norms.direction;
-}
-";
-        Source { name: "lamb", text }
-    }
-    fn states(&self) -> Vec<State> {
-        vec![State::zero("mean"), State::zero("square")]
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn weight_decay(&self) -> f64 {
-        self.weight_decay
-    }
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-    fn hyper(&self, t: u64, lr: f64, decay: f64) -> Hyper {
-        let fresh = |beta: f64| 1.0 - beta.powf(t as f64);
-        [decay, lr, 1.0 - 0.9, 0.99, 1.0 - 0.99, 1.0 / fresh(0.9), fresh(0.99).sqrt(), 1e-6]
-    }
-    fn direction<T: Real>(w: T, g: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
-        let [mean, square, _] = s;
-        *mean = lerp(*mean, g, h[2]);
-        *square = h[3] * *square + h[4] * g * g;
-        h[5] * *mean / (square.sqrt() / h[6] + h[7]) + h[0] * w
-    }
-    fn apply<T: Real>(w: T, u: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
-        w - h[1] * u
-    }
-    const HAS_RATIO: bool = true;
-    fn ratio(norms: Norms, _h: &Hyper) -> f64 {
-        if norms.weight == 0.0 || norms.direction == 0.0 { 1.0 } else { norms.weight / norms.direction }
-    }
-    fn cases() -> Vec<Lamb> {
-        vec![Lamb { lr: 0.01, weight_decay: 0.3 }]
-    }
-}
-
-/// `m ← μ·m + r·(g + λ·w)`, `w ← w − lr·m`, `r = η·‖w‖/(‖g‖ + λ·‖w‖ + ε)`.
-#[derive(Clone, Debug)]
-struct Lars {
-    lr: f64,
-    weight_decay: f64,
-    momentum: f64,
-}
-
-impl Rule for Lars {
-    const NAME: &'static str = "Lars";
-    fn source() -> Source {
-        let text = "
-fn direction(w: f32, grad: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
-    return grad + h[1] * w;
-}
-fn apply(w: f32, u: f32, s: ptr<function, State>, h: array<f32, 8>) -> f32 {
-    let m = h[2] * (*s).momentum + u;
-    (*s).momentum = m;
-    return w - h[0] * m;
-}
-fn ratio(norms: Norms, h: array<f32, 8>) -> f32 {
-    if (norms.weight == 0.0 || norms.gradient == 0.0) {
-        return 1.0;
-    }
-    return h[3] * norms.weight / (norms.gradient + h[1] * norms.weight + h[4]);
-}
-";
-        Source { name: "lars", text }
-    }
-    fn states(&self) -> Vec<State> {
-        vec![State::zero("momentum").when(self.momentum != 0.0)]
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn weight_decay(&self) -> f64 {
-        self.weight_decay
-    }
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-    fn hyper(&self, _t: u64, lr: f64, decay: f64) -> Hyper {
-        [lr, decay, self.momentum, 0.02, 1e-8, 0.0, 0.0, 0.0]
-    }
-    fn direction<T: Real>(w: T, g: T, _s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
-        g + h[1] * w
-    }
-    fn apply<T: Real>(w: T, u: T, s: &mut [T; MAX_STATES], h: &[T; 8]) -> T {
-        s[0] = h[2] * s[0] + u;
-        w - h[0] * s[0]
-    }
-    const HAS_RATIO: bool = true;
-    fn ratio(norms: Norms, h: &Hyper) -> f64 {
-        let [_, decay, _, eta, eps, ..] = *h;
-        if norms.weight == 0.0 || norms.gradient == 0.0 {
-            return 1.0;
-        }
-        eta * norms.weight / (norms.gradient + decay * norms.weight + eps)
-    }
-    fn cases() -> Vec<Lars> {
-        vec![Lars { lr: 0.5, weight_decay: 0.1, momentum: 0.9 }, Lars { lr: 0.5, weight_decay: 0.0, momentum: 0.0 }]
-    }
-}
-
-/// Returns both rules with the options to test.
-pub(super) fn all() -> Vec<Optimizer> {
-    Lamb::cases().into_iter().map(Optimizer::from).chain(Lars::cases().into_iter().map(Optimizer::from)).collect()
+/// Returns both rules with the options of the hand formulas. Every parameter adapts. The files of timm cover the other options.
+fn rules() -> Vec<Optimizer> {
+    let lamb = Lamb::new(0.01).weight_decay(0.3).betas(0.9, 0.99).max_grad_norm(None).always_adapt(true);
+    let lars = Lars::new(0.5).trust_coeff(0.02).always_adapt(true);
+    vec![lamb.into(), lars.weight_decay(0.1).momentum(0.9).into(), lars.into()]
 }
 
 /// A parameter that is updated by hand formulas in `f64`.
@@ -357,7 +228,7 @@ fn compare(model: &Model, small: bool) -> Option<(Vec<Vec<f32>>, Vec<Trust>)> {
 
 #[test]
 fn norms_of_parameters_of_all_sizes() {
-    for rule in all() {
+    for rule in rules() {
         for small in [false, true] {
             let model = model(&rule, MADE.into_iter());
             assert!(model.layout.pieces.iter().any(|&n| n as u64 * 4 > BINDING), "some are split: {:?}", model.layout);
@@ -372,7 +243,7 @@ fn norms_of_parameters_of_all_sizes() {
 #[test]
 fn norms_are_of_clipped_gradients() {
     let usual = || MADE.into_iter().filter(|made| !made.0.starts_with("huge") && !made.0.starts_with("tiny"));
-    for rule in all() {
+    for rule in rules() {
         // This makes the largest piece larger than a binding.
         let more = usual().chain([("d.weight", 11_000, 0.5, 1.0)]);
         let model = model(&rule.clip_norm(5.0).clip_value(0.07), more);
@@ -386,9 +257,8 @@ fn norms_are_of_clipped_gradients() {
 #[test]
 fn a_ratio_without_bounds_is_the_largest_float() {
     // The norm of the smallest numbers is 0 on every device.
-    let h = [0.0; 8];
     let trust = |w: &[f32], g: &[f32]| {
-        let (o, mut w, mut s) = (Optimizer::from(Lamb { lr: 0.1, weight_decay: 0.0 }), w.to_vec(), [vec![0.0; 2], vec![0.0; 2]]);
+        let (o, mut w, mut s) = (Optimizer::from(Lamb::new(0.1).always_adapt(true)), w.to_vec(), [vec![0.0; 2], vec![0.0; 2]]);
         let rows = hyper(&o, 1, &[Group { lr_scale: 1.0, weight_decay: 0.0 }]);
         let (settings, mut trusts) = (Settings { hyper: &rows, runs: &[(2, 0)] }, Vec::new());
         o.update(settings, &Guard::default(), &mut w, g, &mut parts(&mut s), &mut trusts);
@@ -399,12 +269,18 @@ fn a_ratio_without_bounds_is_the_largest_float() {
     assert_eq!(trust(&[1e30, 1e30], &[1e-20, 1e-20]).ratio, most);
     assert_eq!(trust(&[3e38, 3e38], &[1.0, 1.0]).norms.weight, most);
     assert_eq!(trust(&[1e-40, 1e-39], &[1.0, 1.0]), Trust { ratio: 1.0, ..trust(&[0.0, 0.0], &[1.0, 1.0]) });
-    assert_eq!(Lars::ratio(Norms { weight: 0.0, gradient: 1.0, direction: 1.0 }, &h), 1.0);
+    // A norm of 0 gives the ratio 1, and every ratio is a number.
+    for (o, decay) in rules().into_iter().flat_map(|o| [(o.clone(), 0.0), (o, 0.1)]) {
+        let h = &hyper(&o, 1, &[Group { lr_scale: 1.0, weight_decay: decay }])[0];
+        for (weight, other) in [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)] {
+            assert_eq!(o.rule.ratio(Norms { weight, gradient: other, direction: other }, h), 1.0, "{o:?}");
+        }
+    }
 }
 
 #[test]
 fn the_cpu_adds_up_in_one_order_on_any_number_of_threads() {
-    for o in all() {
+    for o in rules() {
         let (n, ends) = (100_003, [(40_001, 0), (100_003, 0)]);
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
