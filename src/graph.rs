@@ -21,7 +21,8 @@ pub struct ParamDef {
     pub shape: Shape,
     /// The initial values.
     pub init: Init,
-    /// Whether weight decay applies by default. It applies to matrices, but not to biases and other vectors.
+    /// Whether weight decay applies by default. It applies to weights of two or more axes, but neither to biases nor to the
+    /// parameters of norms.
     pub decay: bool,
     /// Whether the optimizer trains the tensor. The other tensors are state, and [`Graph::assign`] changes them.
     pub trained: bool,
@@ -190,6 +191,12 @@ fn op_mistake(op: &dyn Op, x: &[Shape], y: Shape) -> Option<String> {
     (op.is_alias() && !alias).then(|| format!("its OpDef::is_alias is true, but {y} is not the memory of one input under another shape"))
 }
 
+/// Returns whether a parameter of this name is a bias. The last part of the name has the word `bias` then, as in `fc1.bias`,
+/// `gru.bias_ih` or `block.relative_position_bias_table`.
+fn is_bias(name: &str) -> bool {
+    name.rsplit('.').next().is_some_and(|last| last.split('_').any(|word| word == "bias"))
+}
+
 /// Returns the texts of tensors or shapes for an error.
 fn texts(operands: &[impl fmt::Display]) -> Vec<String> {
     operands.iter().map(|x| x.to_string()).collect()
@@ -343,6 +350,17 @@ impl Graph {
         let place = g.place.unwrap_or(place);
         g.untrained.get_or_insert(Error::Op { op: op.to_string(), operands, why, place });
     }
+    /// Makes a parameter one to which weight decay does not apply by default. Norms call it for their scales. They may have
+    /// several axes.
+    pub(crate) fn no_decay<'g>(&'g self, param: Tensor<'g>) -> Tensor<'g> {
+        if !param.is_dead() {
+            let mut g = self.inner.borrow_mut();
+            if let NodeKind::Param(i) = g.nodes[param.id].kind {
+                g.params[i].decay = false;
+            }
+        }
+        param
+    }
     fn named(&self, kind: &str, name: &str, shape: Shape, init: Init, place: Place) -> Tensor<'_> {
         let trained = kind == "param";
         if let Some(why) = size_mistake(shape) {
@@ -367,7 +385,8 @@ impl Graph {
             }
             None => {
                 let mut g = self.inner.borrow_mut();
-                g.params.push(ParamDef { name: name.to_string(), shape, init, decay: trained && shape.rank() >= 2, trained });
+                let decay = trained && shape.rank() >= 2 && !is_bias(name);
+                g.params.push(ParamDef { name: name.to_string(), shape, init, decay, trained });
                 g.params.len() - 1
             }
         };

@@ -535,9 +535,10 @@ fn groups(device: &Device) -> Check {
             ("a.bias", Shape::from([2])),
             ("b.weight", Shape::from([2, 2])),
             ("b.bias", Shape::from([2])),
+            ("c.bias", Shape::from([2, 2])),
         ];
         let loss = all.map(|(name, shape)| g.param(name, shape, Init::Constant(2.0)).sum_all()).into_iter().reduce(|a, b| a + b);
-        let mut trainer = Trainer::new(device, loss.expect("four parameters"), optimizer)?;
+        let mut trainer = Trainer::new(device, loss.expect("five parameters"), optimizer)?;
         trainer.step(&[])?;
         trainer.loss()?;
         let mut out = Vec::new();
@@ -548,15 +549,15 @@ fn groups(device: &Device) -> Check {
         Ok(out)
     };
     let sgd = || Sgd::new(0.5).weight_decay(0.25);
-    // Matrices decay, biases do not.
-    assert_eq!(step(sgd().into())?, [1.25, 1.5, 1.25, 1.5]);
-    assert_eq!(step(sgd().decay_all())?, [1.25; 4]);
+    // Matrices decay. Biases do not, whatever their rank.
+    assert_eq!(step(sgd().into())?, [1.25, 1.5, 1.25, 1.5, 1.5]);
+    assert_eq!(step(sgd().decay_all())?, [1.25; 5]);
     let frozen = GroupOptions { lr_scale: 0.0, ..Default::default() };
-    assert_eq!(step(sgd().group(|name| name.starts_with("a."), frozen))?, [2.0, 2.0, 1.25, 1.5]);
+    assert_eq!(step(sgd().group(|name| name.starts_with("a."), frozen))?, [2.0, 2.0, 1.25, 1.5, 1.5]);
     let slow = GroupOptions { lr_scale: 0.5, weight_decay: None };
     let decaying = GroupOptions { lr_scale: 1.0, weight_decay: Some(0.5) };
     let both = sgd().group(|name| name.ends_with("bias"), decaying).group(|name| name.starts_with("a."), slow);
-    assert_eq!(step(both)?, [1.625, 1.0, 1.25, 1.0]);
+    assert_eq!(step(both)?, [1.625, 1.0, 1.25, 1.0, 1.0]);
     Ok(())
 }
 

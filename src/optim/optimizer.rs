@@ -49,8 +49,10 @@ type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// An update rule with a learning rate schedule, parameter groups and gradient clipping. Every rule converts into an optimizer:
 /// pass `AdamW::new(1e-3)` wherever a function takes an optimizer.
 ///
-/// Weight decay applies to matrices. It does not apply to biases and other vectors, unless [`decay_all`](Optimizer::decay_all)
-/// or a [`group`](Optimizer::group) says so. Steps are counted from 1, as in the formulas of the rules.
+/// Weight decay applies to matrices and other weights of two or more axes. It does not apply to biases, to the parameters of
+/// norms and to other vectors, unless [`decay_all`](Optimizer::decay_all) or a [`group`](Optimizer::group) says so. A parameter
+/// is a bias if the last part of its name has the word `bias`, as in `fc1.bias` or `gru.bias_ih`. Steps are counted from 1, as in
+/// the formulas of the rules.
 ///
 /// ```
 /// use downhill::optim::{AdamW, GroupOptions, Schedule};

@@ -217,3 +217,47 @@ fn groups_are_settings_that_parameters_share() {
     let error = frozen(sgd().freeze(["enc", "head"])).unwrap_err().to_string();
     assert!(error.contains("every parameter is frozen"), "{error}");
 }
+
+#[test]
+fn neither_biases_nor_norms_decay_by_default() {
+    use crate::{
+        Graph, Shape,
+        layers::{LayerNorm, RmsNorm},
+    };
+    let g = Graph::training();
+    let x = g.input([4, 6, 8]).linear("fc", 8);
+    // Norms over two axes, whose parameters are matrices.
+    let x = x.layer_norm_with("ln", LayerNorm { axes: 2, ..LayerNorm::default() });
+    let x = x.rms_norm_with("rms", RmsNorm { axes: 2, ..RmsNorm::default() }).batch_norm("bn");
+    let named = |name: &str, shape: Shape| g.param(name, shape, Init::Ones).sum_all();
+    let more = [
+        ("head.weight", [2, 3]),
+        ("head.bias", [2, 3]),
+        ("gru.bias_ih", [2, 3]),
+        ("attention.in_proj_bias", [2, 3]),
+        ("bias", [2, 3]),
+        ("block.relative_position_bias_table", [2, 3]),
+        ("bias.weight", [2, 3]),
+        ("unbiased", [2, 3]),
+    ];
+    let loss = more.into_iter().map(|(name, shape)| named(name, shape.into())).fold(x.sum_all(), |sum, x| sum + x);
+    assert!(loss.error().is_none());
+    let params = g.inner.borrow().params.clone();
+    let decays: Vec<&str> = params.iter().filter(|p| p.decay).map(|p| &p.name[..]).collect();
+    assert_eq!(decays, ["fc.weight", "head.weight", "bias.weight", "unbiased"]);
+    assert!(params.iter().any(|p| p.name == "ln.weight" && p.shape.rank() == 2), "the scale of a norm is a matrix here");
+    // So LAMB adapts these four only, unless it always adapts. The last number of a row is the largest ratio.
+    let adapting = |o: Optimizer| {
+        let groups = o.groups(&params).expect("options in range");
+        let rows = hyper(&o, 1, &groups.settings);
+        let adapts = |status: &Status| matches!(status, Status::Trained { group } if rows[*group][7] > 0.0);
+        groups.statuses.iter().filter(|status| adapts(status)).count()
+    };
+    let trained = params.iter().filter(|p| p.trained).count();
+    assert_eq!(adapting(Lamb::new(0.1).into()), 4);
+    assert_eq!(adapting(Lars::new(0.1).weight_decay(0.1).into()), 4);
+    assert_eq!(adapting(Lars::new(0.1).into()), 0);
+    assert_eq!(adapting(Lamb::new(0.1).always_adapt(true).into()), trained);
+    assert_eq!(adapting(Lars::new(0.1).always_adapt(true).into()), trained);
+    assert_eq!(adapting(Lamb::new(0.1).decay_all()), trained);
+}
