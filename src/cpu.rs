@@ -10,9 +10,13 @@ use crate::{
     rng::Key,
     scratch,
     shape::{DType, Shape},
-    threads::{TASK, chunk, chunks},
+    threads::{TASK, chunk, chunks, lock},
 };
-use std::{array, mem, ops::Range};
+use std::{
+    array, mem,
+    ops::{Deref, DerefMut, Range},
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 /// Runs `f` on a thread of the device's thread pool. The parallel work inside `f` then starts faster, because the other
 /// threads are not woken for each op.
@@ -47,11 +51,60 @@ pub struct CpuStore {
     sizes: Bounds,
 }
 
+/// The flat buffers of a model, which several plans share. In a view of the averages, a state of the optimizer stands in place of the
+/// trained weights.
+#[derive(Clone)]
+pub struct Shared {
+    store: Arc<Mutex<CpuStore>>,
+    average: Option<usize>,
+}
+
+impl Shared {
+    pub fn new(store: CpuStore) -> Shared {
+        Shared { store: Arc::new(Mutex::new(store)), average: None }
+    }
+    /// Returns a view in which state `k` stands in place of the trained weights.
+    pub fn averaged(&self, k: usize) -> Shared {
+        Shared { store: self.store.clone(), average: Some(k) }
+    }
+    /// Locks the buffers for one user.
+    pub fn lock(&self) -> Locked<'_> {
+        let mut store = lock(&self.store);
+        self.average.iter().for_each(|&k| store.exchange(k));
+        Locked { store, average: self.average }
+    }
+}
+
+/// The locked buffers. Weights and averages change places again at the end.
+pub struct Locked<'a> {
+    store: MutexGuard<'a, CpuStore>,
+    average: Option<usize>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = CpuStore;
+    fn deref(&self) -> &CpuStore {
+        &self.store
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut CpuStore {
+        &mut self.store
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.average.iter().for_each(|&k| self.store.exchange(k));
+    }
+}
+
 /// The optimizer and hyperparameters of an update.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
     pub optimizer: &'a Optimizer,
-    /// The hyperparameters, one row for each parameter group.
+    /// The [rows](Optimizer::rows) of hyperparameters of a step.
     pub hyper: &'a [Hyper],
 }
 
@@ -70,6 +123,14 @@ impl CpuStore {
         let ends = (0..layout.trained).map(|piece| layout.ends(piece).collect()).collect();
         let trusts = vec![Vec::new(); layout.trained];
         Ok(CpuStore { params, grads, states, next, squares, runs, ends, trusts, layout, ..CpuStore::default() })
+    }
+    /// Sets state `k` to the trained weights.
+    pub fn start_average(&mut self, k: usize) {
+        self.states[k].iter_mut().zip(&self.params).for_each(|(state, w)| state.copy_from_slice(w));
+    }
+    /// Exchanges the trained weights and state `k`. Nothing is copied.
+    fn exchange(&mut self, k: usize) {
+        self.params.iter_mut().zip(&mut self.states[k]).for_each(|(w, state)| mem::swap(w, state));
     }
     /// Makes the buffers for the gradients of micro-batches, unless they exist.
     pub fn hold_micro(&mut self) -> Result<()> {
@@ -200,7 +261,8 @@ impl CpuStore {
         self.sizes = self.sizes.after(optimizer, self.guard.reach(optimizer.clip()), hyper);
         if self.sizes.are_near() || self.guard.strict != 0 {
             // The exact sizes are measured only if the bounds cannot exclude an overflow.
-            let weights = self.params[..self.layout.trained].iter().map(Vec::as_slice);
+            let slow = self.states.last().filter(|_| optimizer.looks_ahead());
+            let weights = self.params[..self.layout.trained].iter().chain(slow.into_iter().flatten()).map(Vec::as_slice);
             self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
@@ -225,8 +287,8 @@ fn zeros(layout: &Layout, what: &str, pieces: Range<usize>) -> Result<Vec<Vec<f3
     pieces.map(piece).collect()
 }
 
-/// Returns one piece of each state.
-fn states(all: &mut [Vec<Vec<f32>>], piece: usize) -> [&mut [f32]; MAX_STATES] {
+/// Returns one piece of each state, and of an average.
+fn states(all: &mut [Vec<Vec<f32>>], piece: usize) -> [&mut [f32]; MAX_STATES + 1] {
     let mut all = all.iter_mut();
     array::from_fn(|_| all.next().map_or(&mut [][..], |s| &mut s[piece][..]))
 }

@@ -35,7 +35,11 @@ impl Updater {
         let groups = optimizer.groups(params)?;
         Ok(Updater { optimizer, groups })
     }
-    /// Adds the hyperparameters of a step (counted from 0) to `rows`, one row for each group.
+    /// Returns the number of rows of hyperparameters of a step.
+    pub fn rows(&self) -> usize {
+        self.optimizer.rows(self.groups.settings.len())
+    }
+    /// Adds the hyperparameters of a step (counted from 0) to `rows`.
     fn add_hyper(&self, step: u64, rows: &mut Vec<Hyper>) {
         rows.extend(self.optimizer.hyper(step + 1, &self.groups.settings));
     }
@@ -45,9 +49,8 @@ impl Updater {
         let caps = device.as_gpu().map(|gpu| gpu.caps());
         // A plan with gradients from outside assigns no state.
         let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
-        let groups = self.groups.settings.len();
-        let steps = self.optimizer.steps(layout, groups, assigns, plan.outputs[0].0, weight, caps);
-        plan.append(steps, groups);
+        let steps = self.optimizer.steps(layout, self.rows(), assigns, plan.outputs[0].0, weight, caps);
+        plan.append(steps, self.rows());
     }
 }
 
@@ -79,7 +82,7 @@ pub(crate) fn memory(
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
     let kept = match device.as_gpu() {
-        Some(gpu) => gpu::GpuRing::all_bytes(ring, RING) + gpu::GpuStore::control_bytes(gpu, layout, update.groups.settings.len()),
+        Some(gpu) => gpu::GpuRing::all_bytes(ring, RING) + gpu::GpuStore::control_bytes(gpu, layout, update.rows()),
         None => (RING * (ring + NORMS.len()) * 4 + size_of::<Guard>()) as u64,
     };
     Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
@@ -114,7 +117,7 @@ pub(crate) struct Store {
 
 #[derive(Clone)]
 enum StoreOn {
-    Cpu(Arc<Mutex<cpu::CpuStore>>),
+    Cpu(cpu::Shared),
     Gpu(Arc<gpu::GpuStore>),
 }
 
@@ -124,10 +127,8 @@ impl Store {
         let states = update.map_or(Vec::new(), |u| u.optimizer.states());
         let layout = layout(device, params, update)?;
         let flat = match device.as_gpu() {
-            None => StoreOn::Cpu(Arc::new(Mutex::new(cpu::CpuStore::new(layout, states.len())?))),
-            Some(gpu) => {
-                StoreOn::Gpu(Arc::new(gpu::GpuStore::new(gpu, layout, states.len(), update.map_or(0, |u| u.groups.settings.len())).await?))
-            }
+            None => StoreOn::Cpu(cpu::Shared::new(cpu::CpuStore::new(layout, states.len())?)),
+            Some(gpu) => StoreOn::Gpu(Arc::new(gpu::GpuStore::new(gpu, layout, states.len(), update.map_or(0, Updater::rows)).await?)),
         };
         let store = Store { flat, trained: Arc::default(), strict: Arc::default() };
         store.reset(params, update, seed)?;
@@ -166,20 +167,20 @@ impl Store {
     }
     pub fn layout(&self) -> Layout {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).layout.clone(),
+            StoreOn::Cpu(s) => s.lock().layout.clone(),
             StoreOn::Gpu(s) => s.layout().clone(),
         }
     }
     pub fn write_params(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).params = pieces,
+            StoreOn::Cpu(s) => s.lock().params = pieces,
             StoreOn::Gpu(s) => s.write_params(&pieces)?,
         }
         self.set_near()
     }
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            StoreOn::Cpu(s) => copies("params", &lock(s).params),
+            StoreOn::Cpu(s) => copies("params", &s.lock().params),
             StoreOn::Gpu(s) => s.read_params().await,
         }
     }
@@ -188,12 +189,28 @@ impl Store {
     pub async fn copy(&self) -> Result<StoreCopy> {
         Ok(match &self.flat {
             StoreOn::Cpu(s) => {
-                let store = lock(s);
+                let store = s.lock();
                 let states = store.states.iter().map(|state| copies("state", state));
                 StoreCopy::Cpu([copies("params", &store.params)].into_iter().chain(states).collect::<Result<_>>()?)
             }
             StoreOn::Gpu(s) => StoreCopy::Gpu(s.copy().await?),
         })
+    }
+    /// Returns a store in which state `k` stands in place of the trained weights. Both share all of their memory.
+    pub fn averaged(&self, k: usize) -> Store {
+        let flat = match &self.flat {
+            StoreOn::Cpu(s) => StoreOn::Cpu(s.averaged(k)),
+            StoreOn::Gpu(s) => StoreOn::Gpu(Arc::new(s.averaged(k))),
+        };
+        Store { flat, trained: self.trained.clone(), strict: self.strict.clone() }
+    }
+    /// Sets state `k` to the trained weights.
+    pub fn start_average(&self, k: usize) -> Result<()> {
+        match &self.flat {
+            StoreOn::Cpu(s) => s.lock().start_average(k),
+            StoreOn::Gpu(s) => s.start_average(k)?,
+        }
+        Ok(())
     }
     /// Copies parameters from another store. Each pair has the number of a parameter there and here.
     pub async fn copy_from(&self, from: &Store, pairs: &[(usize, usize)]) -> Result<()> {
@@ -217,34 +234,34 @@ impl Store {
     }
     pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).set_grads(pieces),
+            StoreOn::Cpu(s) => s.lock().set_grads(pieces),
             StoreOn::Gpu(s) => s.write_grads(&pieces)?,
         }
         Ok(())
     }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            StoreOn::Cpu(s) => copies("grads", &lock(s).grads),
+            StoreOn::Cpu(s) => copies("grads", &s.lock().grads),
             StoreOn::Gpu(s) => s.read_grads().await,
         }
     }
     pub fn write_state(&self, k: usize, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).states[k] = pieces,
+            StoreOn::Cpu(s) => s.lock().states[k] = pieces,
             StoreOn::Gpu(s) => s.write_state(k, &pieces)?,
         }
         self.set_near()
     }
     pub async fn read_state(&self, k: usize) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
-            StoreOn::Cpu(s) => copies("state", &lock(s).states[k]),
+            StoreOn::Cpu(s) => copies("state", &s.lock().states[k]),
             StoreOn::Gpu(s) => s.read_state(k).await,
         }
     }
     /// Records that parameters or states come from outside and may have any size.
     fn set_near(&self) -> Result<()> {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).guard.near = 1,
+            StoreOn::Cpu(s) => s.lock().guard.near = 1,
             StoreOn::Gpu(s) => s.write_near(true)?,
         }
         Ok(())
@@ -255,7 +272,7 @@ impl Store {
             return Ok(());
         }
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).guard.strict = strict.into(),
+            StoreOn::Cpu(s) => s.lock().guard.strict = strict.into(),
             StoreOn::Gpu(s) => s.write_strict(strict)?,
         }
         Ok(())
@@ -263,7 +280,7 @@ impl Store {
     /// Discards the gradients of micro-batches that were summed for the next step.
     pub fn forget_micro(&self) -> Result<()> {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).guard.weight = 0.0,
+            StoreOn::Cpu(s) => s.lock().guard.weight = 0.0,
             StoreOn::Gpu(s) => s.forget_micro()?,
         }
         Ok(())
@@ -271,35 +288,35 @@ impl Store {
     pub fn write_guard(&self, guard: Guard) -> Result<()> {
         self.strict.store(guard.strict != 0, Relaxed);
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).set_guard(guard),
+            StoreOn::Cpu(s) => s.lock().set_guard(guard),
             StoreOn::Gpu(s) => s.write_guard(bytemuck::cast_slice(&[guard]))?,
         }
         Ok(())
     }
     pub async fn read_guard(&self) -> Result<Guard> {
         match &self.flat {
-            StoreOn::Cpu(s) => Ok(lock(s).guard),
+            StoreOn::Cpu(s) => Ok(s.lock().guard),
             StoreOn::Gpu(s) => Ok(guard_of(&s.read_guard().await?)),
         }
     }
     /// Returns the first parameter whose gradient was not finite in a bad step, if there is such a parameter.
     pub async fn culprit(&self) -> Result<Option<usize>> {
         match &self.flat {
-            StoreOn::Cpu(s) => Ok(lock(s).culprit),
+            StoreOn::Cpu(s) => Ok(s.lock().culprit),
             StoreOn::Gpu(s) => s.culprit().await,
         }
     }
     /// Returns the norms and ratios of the last update, by parameter.
     pub async fn trusts(&self) -> Result<Vec<Trust>> {
         match &self.flat {
-            StoreOn::Cpu(s) => Ok(lock(s).trusts()),
+            StoreOn::Cpu(s) => Ok(s.lock().trusts()),
             StoreOn::Gpu(s) => s.trusts().await,
         }
     }
     /// Returns whether the store has buffers for the gradients of micro-batches.
     pub fn holds_micro(&self) -> bool {
         match &self.flat {
-            StoreOn::Cpu(s) => lock(s).holds_micro(),
+            StoreOn::Cpu(s) => s.lock().holds_micro(),
             StoreOn::Gpu(s) => s.holds_micro(),
         }
     }
@@ -338,7 +355,7 @@ pub(crate) const RING: usize = 1024;
 /// A ring buffer. The plans of a model write the first outputs and the gradient norms of each batch into it.
 #[derive(Clone)]
 pub(crate) enum Ring {
-    Cpu { kept: Arc<Mutex<CpuRing>>, store: Arc<Mutex<cpu::CpuStore>> },
+    Cpu { kept: Arc<Mutex<CpuRing>>, store: cpu::Shared },
     Gpu(Arc<gpu::GpuRing>),
 }
 
@@ -382,7 +399,7 @@ impl Ring {
                 let mut ring = lock(kept);
                 let Some((first, count)) = ring.asked.take() else { return Ok(None) };
                 let rows = (first..first + count as u64).map(|s| ring.rows[(s % RING as u64) as usize].clone()).collect();
-                Ok(Some(RingRows { rows, guard: lock(store).guard }))
+                Ok(Some(RingRows { rows, guard: store.lock().guard }))
             }
             Ring::Gpu(ring) => Ok(ring.take()?.map(RingRows::of)),
         }
@@ -430,7 +447,7 @@ pub(crate) struct Engine {
 }
 
 enum ExecOn {
-    Cpu { exec: Box<cpu::CpuExec>, store: Arc<Mutex<cpu::CpuStore>>, ring: Option<Arc<Mutex<CpuRing>>> },
+    Cpu { exec: Box<cpu::CpuExec>, store: cpu::Shared, ring: Option<Arc<Mutex<CpuRing>>> },
     Gpu(Box<gpu::GpuExec>),
 }
 
@@ -447,7 +464,7 @@ impl Engine {
             }
             (None, StoreOn::Cpu(store)) => {
                 if plan.micro {
-                    lock(store).hold_micro()?;
+                    store.lock().hold_micro()?;
                 }
                 let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
                 ExecOn::Cpu { exec: Box::new(cpu::CpuExec::new(plan)?), store: store.clone(), ring }
@@ -501,15 +518,15 @@ impl Engine {
         let Some(update) = update else { return Ok(()) };
         self.store.mark_trained();
         rows.iter().for_each(|row| update.add_hyper(row.step, &mut self.hyper));
-        self.store.set_strict(!update.optimizer.is_bounded(&self.hyper))
+        self.store.set_strict(!self.hyper.chunks(update.rows()).all(|rows| update.optimizer.is_bounded(rows)))
     }
     /// Runs the row with this number on the CPU. `done` is called with the number of each kernel when the kernel is done.
     fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize)) {
         let ExecOn::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
-        let mut store = lock(store);
+        let mut store = store.lock();
         let rules = update.map(|update| {
-            let groups = update.groups.settings.len();
-            cpu::Rules { optimizer: &update.optimizer, hyper: &self.hyper[number * groups..][..groups] }
+            let rows = update.rows();
+            cpu::Rules { optimizer: &update.optimizer, hyper: &self.hyper[number * rows..][..rows] }
         });
         exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.more, rules, done);
         if let Some(ring) = ring {
@@ -555,7 +572,7 @@ impl Engine {
     /// Waits for the last step and returns one of its outputs.
     pub async fn read(&self, output: usize) -> Result<Host<f32>> {
         match &self.on {
-            ExecOn::Cpu { exec, store, .. } => exec.read(&lock(store), output),
+            ExecOn::Cpu { exec, store, .. } => exec.read(&store.lock(), output),
             ExecOn::Gpu(exec) => exec.read(output).await,
         }
     }

@@ -110,7 +110,7 @@ pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result
     let (groups, elements) = (optimizer.groups(&plan.params)?, (caps.max_binding_bytes / 4) as usize);
     let layout = Layout::new(&plan.params, &groups.statuses, elements, elements)?;
     let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
-    let count = groups.settings.len();
+    let count = optimizer.rows(groups.settings.len());
     plan.append(optimizer.steps(&layout, count, assigns, plan.outputs[0].0, None, Some(caps)), count);
     Ok(plan)
 }

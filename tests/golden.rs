@@ -29,6 +29,7 @@ fn main() {
         ("losses", "loss", loss),
         ("optimizers", "optimizer", optimizer),
         ("optimizers_timm", "optimizer", optimizer),
+        ("averages", "average", averages),
         ("training", "model", training),
     ]
     .into_iter()
@@ -445,6 +446,55 @@ fn steps(row: &Value, device: &Device, micro: &[f32]) -> Check {
             }
         }
         last.clone_from(want);
+    }
+    trainer.loss()?;
+    Ok(())
+}
+
+/// Ten steps of an optimizer with an average, and ten more of two micro-batches each. The loss is that of [`optimizer`].
+fn averages(row: &Value, device: &Device) -> Check {
+    let what = format!("{} {} of {} {}", row["average"], row["args"], row["optimizer"], row["options"]);
+    let mut args = Args::new(&row["args"]);
+    let rule = match text(row, "average") {
+        "ema" => rule(row).ema(args.f("decay")),
+        "swa" => rule(row).swa(args.u("from") as u64, args.u("every") as u64),
+        "lookahead" => rule(row).lookahead(args.u("k") as u64, args.f("alpha")),
+        other => panic!("no average for {other}"),
+    };
+    args.done();
+    let start: Vec<f32> = numbers(&row["params"]).iter().map(|&x| x as f32).collect();
+    let n = start.len();
+    let g = Graph::training();
+    let w = g.param("w", [n], downhill::init::Init::Zeros);
+    let mut trainer = Trainer::new(device, (w * g.input([n])).sum_all(), rule)?;
+    trainer.params().set("w", &Host::new([n], start.clone()))?;
+    assert_eq!(trainer.averaged()?.params().get("w")?.f(), start, "{what}: before the first step");
+    let rows = |key: &str| row[key].as_array().expect("a list").iter().map(numbers).collect::<Vec<_>>();
+    let (weights, averages, grads) = (rows("weights"), rows("averages"), row["grads"].as_array().expect("a list"));
+    assert!(grads.len() == 20 && weights.len() == 20 && averages.len() == 20, "{what}");
+    let mut last: Vec<f64> = start.iter().map(|&x| f64::from(x)).collect();
+    // As in `optimizer`. An average has the errors of the weights, and is rounded a few times in each step.
+    let (mut rounded, mut more) = (vec![0.0; n], vec![0.0; n]);
+    for (k, parts) in grads.iter().enumerate() {
+        let mut parts: Vec<Host<f32>> =
+            parts.as_array().expect("a list").iter().map(|g| Host::new([n], numbers(g).iter().map(|&x| x as f32).collect())).collect();
+        let end = parts.pop().ok_or("no gradient")?;
+        parts.iter().try_for_each(|part| trainer.accumulate(std::slice::from_ref(part)))?;
+        trainer.step(&[end])?;
+        let got = [trainer.params().get("w")?, trainer.averaged()?.params().get("w")?];
+        for i in 0..n {
+            rounded[i] += weights[k][i].abs() + 16.0 * (weights[k][i] - last[i]).abs();
+            more[i] += 4.0 * averages[k][i].abs();
+            for (name, got, want, sum) in
+                [("weight", &got[0], weights[k][i], rounded[i]), ("average", &got[1], averages[k][i], rounded[i] + more[i])]
+            {
+                let (got, error) = (f64::from(got.f()[i]), (f64::from(got.f()[i]) - want).abs());
+                if error.is_nan() || error > f64::from(f32::EPSILON) * sum {
+                    return Err(format!("{what}: step {}, {name} {i}: {got} instead of {want}", k + 1).into());
+                }
+            }
+        }
+        last.clone_from(&weights[k]);
     }
     trainer.loss()?;
     Ok(())

@@ -506,6 +506,15 @@ fn own_states() -> Check {
         let error = Trainer::new(&Device::cpu(), loss, Optimizer::from(SignSgd { lr: 0.25, states })).err();
         assert_eq!(error.ok_or("no error")?.to_string(), want);
     }
+    // The name of an average is taken if there is one.
+    for averaged in [false, true] {
+        let g = Graph::training();
+        let loss = g.param("w", [2], Init::Ones).square().sum_all();
+        let o = Optimizer::from(SignSgd { lr: 0.25, states: vec![state("average", 0.0)] });
+        let error = Trainer::new(&Device::cpu(), loss, if averaged { o.ema(0.9) } else { o }).err().map(|e| e.to_string());
+        let want = "SignSgd: Rule::states gives a state of the name `average`, which is that of the average of the weights";
+        assert_eq!(error.as_deref(), averaged.then_some(want));
+    }
     Ok(())
 }
 

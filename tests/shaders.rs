@@ -300,7 +300,7 @@ impl Seen {
         let layout = Layout::new(&params, &statuses, 1024, 1 << 20)?;
         assert!(layout.trained > 1 && layout.state == 1);
         for micro in [None, Some(Loc::Slot(1))] {
-            for step in optimizer.steps(&layout, groups.settings.len(), true, Loc::Slot(0), micro, Some(caps)) {
+            for step in optimizer.steps(&layout, optimizer.rows(groups.settings.len()), true, Loc::Slot(0), micro, Some(caps)) {
                 let (what, kernel) = (format!("{optimizer:?} {}", step.label), step.kernel.expect("a GPU's steps have kernels"));
                 // Adam's six buffers are more than the smallest device has; there, training with it is an error.
                 let fits = kernel.passes.iter().all(|p| p.binds.len() <= caps.max_bindings);

@@ -5,7 +5,7 @@
 // finite.
 // Generated before this file: `State`; for four elements, `States` and the functions `load`, `store`, `squares` and `compare` of the
 // stored states; `group_of`, the group of four elements; `limited`, which clips four gradients; `ratio_of`, the ratio of four elements;
-// `scaled`, a direction times the ratio. Put before this file: the rule's `direction` and `apply`, piece.wgsl and refuse.wgsl.
+// `scaled`, a direction times the ratio; `turn` and `averaged` (average.wgsl). Put before this file: the rule's `direction` and `apply`, piece.wgsl and refuse.wgsl.
 // Memory limits the speed, so an invocation updates four neighbouring elements, with one load for each tensor.
 //!include lib/index
 
@@ -52,15 +52,17 @@ fn update(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
     let four = p.first + min(i, p.units - 1u);
     let all = same(four);
     let r = ratio_of(four);
+    let at = turn();
     // If this step or an earlier step was not finite, the weights do not change.
     if (guard[0] != 0u || i >= p.units) {
         return;
     }
     let next = stepped(i, params[i], load(i), all, r);
-    params[i] = next.w;
+    let w = averaged(i, next.w, at);
+    params[i] = w;
     store(i, next.states);
     // This compares the bits, so that infinity and NaN count as well.
-    if (bitcast<u32>(dot(next.w, next.w) + squares(next.states)) > FAR) {
+    if (bitcast<u32>(dot(w, w) + squares(next.states)) > FAR) {
         guard[5] = 1u;
     }
 }

@@ -116,6 +116,11 @@ impl GpuStore {
     pub async fn read_params(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.params).await
     }
+    /// Whether parameter `i` lies in the same buffer as parameter `other` of another store. Weights and a view of their averages share
+    /// frozen parameters and state.
+    pub(super) fn shares(&self, i: usize, store: &GpuStore, other: usize) -> bool {
+        self.params[self.layout.ranges[i].piece] == store.params[store.layout.ranges[other].piece]
+    }
     /// Copies parameters from another store of the same GPU, in the queue. Each pair has the number of a parameter there and
     /// here. Returns false if the other store is on another GPU.
     pub(crate) fn copy_from(&self, from: &GpuStore, pairs: &[(usize, usize)]) -> Result<bool> {
@@ -123,7 +128,7 @@ impl GpuStore {
             return Ok(false);
         }
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy of parameters") });
-        for &(at, to) in pairs {
+        for &(at, to) in pairs.iter().filter(|&&(at, to)| !self.shares(to, from, at)) {
             let (at, to) = (from.layout.ranges[at], self.layout.ranges[to]);
             let bytes = |n: usize| 4 * n as u64;
             encoder.copy_buffer_to_buffer(&from.params[at.piece], bytes(at.start), &self.params[to.piece], bytes(to.start), bytes(to.len));
@@ -131,6 +136,30 @@ impl GpuStore {
         self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()?;
         Ok(true)
+    }
+    /// Returns a store in which state `k` stands in place of the trained weights. It shares all buffers with this store and has no states.
+    pub(crate) fn averaged(&self, k: usize) -> GpuStore {
+        let rest = &self.params[self.layout.trained..];
+        GpuStore {
+            gpu: self.gpu.clone(),
+            layout: self.layout.clone(),
+            params: [&self.states[k], rest].concat(),
+            grads: self.grads.clone(),
+            states: Vec::new(),
+            micro: OnceLock::new(),
+            next: self.next.clone(),
+            control: self.control.clone(),
+            tables: self.tables.clone(),
+        }
+    }
+    /// Sets state `k` to the trained weights, behind the steps submitted so far.
+    pub(crate) fn start_average(&self, k: usize) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("start of an average") });
+        for (from, to) in self.params.iter().zip(&self.states[k]) {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, None);
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.check()
     }
     /// Sets all gradients, by trained piece.
     pub fn write_grads(&self, pieces: &[Vec<f32>]) -> Result<()> {

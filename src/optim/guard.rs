@@ -219,7 +219,7 @@ impl Guard {
     /// Returns the error of the first bad step, if there was one. `loss` is the loss of this step, and `parameter` the first
     /// parameter whose gradient was not finite.
     pub fn error(&self, loss: f32, parameter: Option<String>, optimizer: &Optimizer) -> Option<Error> {
-        let names = optimizer.states().into_iter().map(|s| format!("the optimizer's state `{}`", s.name));
+        let names = optimizer.rule_states().into_iter().map(|s| format!("the optimizer's state `{}`", s.name));
         let names = std::iter::once("a weight".to_string()).chain(names).zip(self.over);
         let assigned = ("state of the model".to_string(), self.over[MAX_STATES + 1]);
         let over: Vec<String> = names.chain([assigned]).filter(|(_, over)| *over != 0).map(|(name, _)| name).collect();

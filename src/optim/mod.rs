@@ -27,6 +27,7 @@
 //! Options that are branches in other libraries are numbers here: a rule without momentum is the rule with momentum 0. A state
 //! that the options do not need is not stored and reads as 0. So every rule has one kernel.
 
+mod average;
 mod guard;
 mod optimizer;
 mod schedule;
@@ -192,16 +193,29 @@ macro_rules! rules {
                 pub fn clip_value(self, max: f64) -> Optimizer {
                     Optimizer::from(self).clip_value(max)
                 }
+                /// Keeps an exponential moving average of the weights. See [`Optimizer::ema`].
+                pub fn ema(self, decay: f64) -> Optimizer {
+                    Optimizer::from(self).ema(decay)
+                }
+                /// Keeps an equal average of the weights of some steps. See [`Optimizer::swa`].
+                pub fn swa(self, from: u64, every: u64) -> Optimizer {
+                    Optimizer::from(self).swa(from, every)
+                }
+                /// Moves slow weights towards the weights in each k-th step. See [`Optimizer::lookahead`].
+                pub fn lookahead(self, k: u64, alpha: f64) -> Optimizer {
+                    Optimizer::from(self).lookahead(k, alpha)
+                }
                 /// Freezes some parameters. See [`Optimizer::freeze`].
                 pub fn freeze<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Optimizer {
                     Optimizer::from(self).freeze(names)
                 }
             }
         )*)*
-        /// Returns every rule with each set of options to test. Tests and shader validation use this list.
+        /// Returns every rule with each set of options to test, and optimizers with averages. Tests and shader validation use this list.
         pub fn all() -> Vec<Optimizer> {
             let mut all = Vec::new();
             $($(all.extend(<$rule as Rule>::cases().into_iter().map(Optimizer::from));)*)*
+            all.extend(Optimizer::averaged_cases());
             all
         }
         /// Whether `rule` is the type of a rule of this crate.

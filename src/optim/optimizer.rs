@@ -1,6 +1,6 @@
 //! The [`Optimizer`]: a rule and the settings that users combine with it.
 
-use super::{Clip, Hyper, MAX_STATES, Rule, Schedule, State, require, update::AnyRule};
+use super::{Clip, Hyper, MAX_STATES, Rule, Schedule, State, average::Average, require, update::AnyRule};
 use crate::{
     error::{Error, Result},
     graph::ParamDef,
@@ -76,6 +76,8 @@ pub struct Optimizer {
     decay_all: bool,
     clip_norm: Option<f64>,
     clip_value: Option<f64>,
+    /// At most one of each kind. More than one is an error.
+    pub(super) averages: Vec<Average>,
 }
 
 impl<R: Rule> From<R> for Optimizer {
@@ -92,6 +94,7 @@ impl<R: Rule> From<R> for Optimizer {
             decay_all: false,
             clip_norm,
             clip_value: None,
+            averages: Vec::new(),
         }
     }
 }
@@ -189,14 +192,20 @@ impl Optimizer {
     pub fn clip(&self) -> Clip {
         Clip { norm: self.clip_norm.map(|max| max as f32), value: self.clip_value.map(|max| max as f32) }
     }
-    /// Returns the states that are stored. Each state is a flat buffer, initially filled with [`State::start`].
+    /// Returns the states that are stored. Each state is a flat buffer, initially filled with [`State::start`]. An average of the weights
+    /// comes last.
     pub fn states(&self) -> Vec<State> {
+        self.rule_states().into_iter().chain(self.average_state()).collect()
+    }
+    /// Returns the states of the rule that are stored.
+    pub(super) fn rule_states(&self) -> Vec<State> {
         self.rule.states().into_iter().filter(|s| s.kept).collect()
     }
-    /// Returns the hyperparameters of step `t` (from 1), one row for each group.
+    /// Returns the hyperparameters of step `t` (from 1), one row for each group. If there is an average of the weights, the row of the
+    /// average comes last.
     pub fn hyper<'a>(&'a self, t: u64, groups: &'a [Group]) -> impl Iterator<Item = Hyper> + 'a {
         let lr = self.lr(t);
-        groups.iter().map(move |group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay))
+        groups.iter().map(move |group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay)).chain(self.average_row(t))
     }
     /// Returns every option with its name, for checkpoints. The rule's options come from its `Debug` text, which must show them
     /// all (a derived `Debug` does). The options of the optimizer follow.
@@ -211,6 +220,7 @@ impl Optimizer {
         let number = |max: Option<f64>| max.map_or("none".into(), |max| format!("{max:?}"));
         set("clip_norm", number(self.clip_norm));
         set("clip_value", number(self.clip_value));
+        self.average_option().into_iter().for_each(|average| set("average", average));
         options
     }
     /// Returns an error if an option is out of range.
@@ -228,7 +238,8 @@ impl Optimizer {
             max.map_or(Ok(()), |max| require(positive(max), name, what, max, "finite and positive (as f32)"))?;
         }
         self.rule.check()?;
-        check_states(name, &self.rule.states())?;
+        check_states(name, &self.rule.states(), self.average_state())?;
+        self.check_average()?;
         self.schedule.check()
     }
     /// Returns the status of each parameter and the settings of the groups. The options are checked as well: an optimizer that
@@ -313,11 +324,15 @@ fn positive(x: f64) -> bool {
 
 /// Returns an error unless the states have different names and finite starts. Shaders and checkpoints identify a state by its
 /// name.
-fn check_states(rule: &str, states: &[State]) -> Result<()> {
+fn check_states(rule: &str, states: &[State], average: Option<State>) -> Result<()> {
     if states.len() > MAX_STATES {
         return Err(Error::argument(rule, format!("Rule::states gives {} states, but there can be {MAX_STATES}", states.len())));
     }
     for (i, state) in states.iter().enumerate() {
+        if average.is_some_and(|average| average.name == state.name) {
+            let why = format!("Rule::states gives a state of the name `{}`, which is that of the average of the weights", state.name);
+            return Err(Error::argument(rule, why));
+        }
         if states[..i].iter().any(|other| other.name == state.name) {
             return Err(Error::argument(rule, format!("Rule::states gives two states of the name `{}`", state.name)));
         }
@@ -341,6 +356,7 @@ impl fmt::Debug for Optimizer {
             .field("decay_all", &self.decay_all)
             .field("clip_norm", &self.clip_norm)
             .field("clip_value", &self.clip_value)
+            .field("averages", &self.averages)
             .finish()
     }
 }

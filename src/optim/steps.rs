@@ -34,7 +34,7 @@ impl Optimizer {
     /// 5. the update;
     /// 6. the assignment of state, if `assigns`.
     ///
-    /// `groups` is the number of parameter groups. `loss` is the location of the loss, and `micro` the location of the
+    /// `groups` is the number of [rows](Optimizer::rows) of hyperparameters of a step. `loss` is the location of the loss, and `micro` the location of the
     /// micro-batch's weight. Without `caps`, the steps are for the CPU device.
     pub fn steps(&self, layout: &Layout, groups: usize, assigns: bool, loss: Loc, micro: Option<Loc>, caps: Option<&Caps>) -> Vec<Step> {
         let (trained, state) = (0..layout.trained, if assigns { layout.state_pieces() } else { 0..0 });
@@ -155,9 +155,9 @@ impl Steps<'_> {
         self.step(Phase::Check, Update::Check, "guard", piece, inputs, kernel)
     }
 
-    /// Returns the inputs of a rule's kernels: weights, gradients, the control buffer and states.
+    /// Returns the inputs of a rule's kernels: weights, gradients, the control buffer and states of the rule.
     fn of_rule(&self, piece: usize) -> Vec<(Loc, Shape)> {
-        let flats = (0..self.optimizer.states().len()).map(Flat::State).map(|state| self.piece(state, piece));
+        let flats = (0..self.optimizer.rule_states().len()).map(Flat::State).map(|state| self.piece(state, piece));
         [self.piece(Flat::Weights, piece), self.piece(Flat::Grads, piece), self.control()].into_iter().chain(flats).collect()
     }
     /// Returns the positions of the tables in the control buffer, for piece.wgsl.
@@ -196,7 +196,7 @@ impl Steps<'_> {
 
     /// Computes the norms of the parameters and their ratios.
     fn norms(&self, piece: usize) -> Step {
-        let kept = self.optimizer.states();
+        let kept = self.optimizer.rule_states();
         let kernel = self.caps.map(|caps| {
             let (cell, len) = (chunk(caps, ALIGN), self.layout.pieces[piece]);
             let (cells, segments) = (len.div_ceil(cell), self.control.segments[piece].1);
@@ -221,7 +221,12 @@ impl Steps<'_> {
 
     /// Applies one step of the rule, or its trial. A trial writes only the guard.
     fn apply(&self, trial: bool, piece: usize) -> Step {
-        let (rule, kept) = (&self.optimizer.rule, self.optimizer.states());
+        let (rule, mut kept, mut inputs) = (&self.optimizer.rule, self.optimizer.rule_states(), self.of_rule(piece));
+        let average = self.optimizer.average_state().filter(|_| !trial);
+        if let Some(average) = average {
+            inputs.push(self.piece(Flat::State(kept.len()), piece));
+            kept.push(average);
+        }
         let kernel = self.caps.map(|caps| {
             // A unit is four elements of one parameter.
             let each = |name, i| Bind { write: !trial, ..Bind::input(name, i, DType::F32).per_unit(4).vec4() };
@@ -232,9 +237,10 @@ impl Steps<'_> {
             ];
             binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
             let scaled = if self.optimizer.has_ratio() { SCALED } else { UNSCALED };
+            let average = if average.is_some() { source!("optim/average").text } else { ALONE };
             let mut pass = Pass {
                 params: self.tables(piece),
-                code: [&self.code(piece), scaled, source!("optim/refuse").text].join("\n"),
+                code: [&self.code(piece), scaled, average, source!("optim/refuse").text].join("\n"),
                 units: self.layout.pieces[piece] / 4,
                 per_group: caps.workgroup(256),
                 step: true,
@@ -248,7 +254,7 @@ impl Steps<'_> {
             Kernel::one(rule.name(), pass)
         });
         let (phase, update) = if trial { (Phase::Check, Update::Try) } else { (Phase::Update, Update::Apply) };
-        self.step(phase, update, rule.name(), piece, self.of_rule(piece), kernel)
+        self.step(phase, update, rule.name(), piece, inputs, kernel)
     }
 
     /// Assigns the next values to a piece of state, or makes a trial of the assignment. The trial writes only the guard.
@@ -286,6 +292,15 @@ const UNSCALED: &str = "fn ratio_of(four: u32) -> f32 {
 }
 fn scaled(u: f32, r: f32) -> f32 {
     return u;
+}
+";
+
+/// The WGSL functions of an optimizer without an average of the weights.
+const ALONE: &str = "fn turn() -> vec2<f32> {
+    return vec2(0.0);
+}
+fn averaged(i: u32, w: vec4<f32>, turn: vec2<f32>) -> vec4<f32> {
+    return w;
 }
 ";
 

@@ -2,6 +2,7 @@
 
 use super::{
     Guard, Hyper, MAX_STATES, Norms, Optimizer, Rule, State, Trust,
+    average::{Turn, follow},
     guard::FAR,
     is_own,
     trust::{directions, squares},
@@ -95,11 +96,11 @@ type Block<T> = fn(&[T; 8], [T; 2], &mut [T], &[T], &mut [T], &mut [T], &mut [T]
 type Directions<T> = fn(&[T; 8], &[T], &mut [T], &mut [T], &mut [T], &mut [T]);
 
 impl Optimizer {
-    /// Returns whether a step with these hyperparameters cannot overflow if all numbers are at most 2⁶⁰. `hyper` has a row for
-    /// each group.
+    /// Returns whether a step with these hyperparameters cannot overflow if all numbers are at most 2⁶⁰. `hyper` has the
+    /// rows of one step.
     pub(crate) fn is_bounded(&self, hyper: &[Hyper]) -> bool {
         let far = f64::from(FAR);
-        hyper.iter().all(|h| {
+        self.divide(hyper).0.iter().all(|h| {
             let (weight, states) = self.rule.grow(far, far, [far; MAX_STATES], h);
             // A NaN fails the comparison, so it counts as too large.
             states.into_iter().chain([weight]).all(|size| size <= 2f64.powi(126))
@@ -195,7 +196,9 @@ impl Bounds {
         const ROUNDED: f64 = 1.0 + 1e-5;
         let larger = |a: f64, b: f64| if a > b || a.is_nan() { a } else { b };
         let mut all = Bounds::all(0.0);
-        for h in hyper {
+        // Slow weights that become the weights are within the bound of the weights, and stay so.
+        all.weight = if optimizer.looks_ahead() { self.weight } else { 0.0 };
+        for h in optimizer.divide(hyper).0 {
             let (weight, states) = optimizer.rule.grow(g * ROUNDED, self.weight, self.states, h);
             all.weight = larger(all.weight, weight * ROUNDED);
             for (k, (all, state)) in all.states.iter_mut().zip(states).enumerate() {
@@ -266,6 +269,8 @@ pub(super) struct Elements<'a, T> {
     w: &'a mut [T],
     g: &'a [T],
     states: [Option<&'a mut [T]>; MAX_STATES],
+    /// The average of the weights, and what the step does with it. `None` without an average, and in a trial.
+    average: Option<(&'a mut [T], Turn)>,
 }
 
 impl<'a, T: Real> Elements<'a, T> {
@@ -279,6 +284,7 @@ impl<'a, T: Real> Elements<'a, T> {
             w: self.w.split_off_mut(..n).expect("the groups end within the weights"),
             g: self.g.split_off(..n).expect("as many gradients as weights"),
             states: self.states.each_mut().map(|s| s.as_mut().map(|s| s.split_off_mut(..n).expect("as many states as weights"))),
+            average: self.average.as_mut().map(|(a, turn)| (a.split_off_mut(..n).expect("as many averages as weights"), *turn)),
         }
     }
     pub fn len(&self) -> usize {
@@ -290,7 +296,8 @@ impl<'a, T: Real> Elements<'a, T> {
     }
     /// Borrows the same elements again.
     fn again(&mut self) -> Elements<'_, T> {
-        Elements { w: &mut *self.w, states: self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s)), ..*self }
+        let states = self.states.each_mut().map(|s| s.as_mut().map(|s| &mut **s));
+        Elements { w: &mut *self.w, states, average: self.average.as_mut().map(|(a, turn)| (&mut **a, *turn)), ..*self }
     }
     /// Runs a step or its trial on parts of the elements, with all threads.
     fn run(self, block: Block<T>) {
@@ -300,9 +307,9 @@ impl<'a, T: Real> Elements<'a, T> {
         let (a, b) = self.halves();
         rayon::join(|| a.run(block), || b.run(block));
     }
-    fn run_here(self, block: Block<T>) {
+    fn run_here(mut self, block: Block<T>) {
         let (h, ratio, trial, kept) = (self.hyper, self.ratio, self.trial, self.states.each_ref().map(Option::is_some));
-        let mut seen = 0;
+        let (mut seen, mut average) = (0, self.average.take());
         self.blocks(|factor, w, g, states| {
             if trial.is_some() {
                 seen |= attempt(block, &h, [factor, ratio], w, g, states);
@@ -310,6 +317,10 @@ impl<'a, T: Real> Elements<'a, T> {
             }
             let [s0, s1, s2] = states;
             block(&h, [factor, ratio], w, g, s0, s1, s2);
+            // The block is still in the cache.
+            if let Some((average, turn)) = &mut average {
+                follow(average.split_off_mut(..w.len()).expect("as many averages as weights"), w, *turn);
+            }
         });
         if let Some(found) = trial {
             found.fetch_or(dense(seen, kept), Relaxed);
@@ -345,9 +356,11 @@ impl<'a, T: Real> Elements<'a, T> {
 /// its norms and its ratio are computed first.
 fn jobs<T: Real>(optimizer: &Optimizer, loops: Loops<T>, todo: Todo<T>, w: &mut [T], g: &[T], states: &mut [&mut [T]]) {
     let Todo { settings: Settings { hyper, runs }, clipped, trial, mut trusts } = todo;
-    let mut states = states.iter_mut().map(|s| &mut **s);
-    let states = optimizer.kept.map(|kept| kept.then(|| states.next().expect("one buffer for each of the optimizer's states")));
-    let (mut all, mut start) = (Elements { hyper: [T::zero(); 8], ratio: T::one(), clipped, trial, w, g, states }, 0);
+    let mut rest = states.iter_mut();
+    let states = optimizer.kept.map(|kept| kept.then(|| &mut **rest.next().expect("one buffer for each of the optimizer's states")));
+    let (hyper, turn) = optimizer.divide(hyper);
+    let average = rest.next().map(|s| &mut **s).zip(turn).filter(|_| trial.is_none());
+    let (mut all, mut start) = (Elements { hyper: [T::zero(); 8], ratio: T::one(), clipped, trial, w, g, states, average }, 0);
     for &(end, group) in runs {
         let mut job = Elements { hyper: hyper[group].map(T::of), ..all.split_off(end - start) };
         if optimizer.has_ratio() {

@@ -19,7 +19,7 @@ pub struct Memory {
     pub weights: u64,
     /// The gradients of the trained parameters. With micro-batches, both the gradients of one micro-batch and their sum.
     pub gradients: u64,
-    /// Each state of the optimizer, with its name: `mean` and `square` for Adam.
+    /// Each state of the optimizer, with its name: `mean` and `square` for Adam. Averages of the weights are the state `average`.
     pub optimizer: Vec<(String, u64)>,
     /// The model's state, such as running averages, and the buffers for its new values in a step.
     pub state: u64,

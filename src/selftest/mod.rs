@@ -33,7 +33,7 @@ use crate::{
     testing::{self, Checked, Subject},
     train::Trainer,
 };
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 /// The choice of tests. `Options::default()` selects everything.
 #[derive(Clone)]
@@ -86,7 +86,8 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
     let ops: Vec<(&str, Vec<Case>)> = ops::all().into_iter().chain(options.own.iter().cloned()).collect();
     let optimizers = optim::all();
     let mut names: Vec<&str> = ops.iter().map(|op| op.0).chain(optimizers.iter().map(Optimizer::name)).collect();
-    names.dedup();
+    let mut known = HashSet::new();
+    names.retain(|name| known.insert(*name));
     if let Some(unknown) = options.only.iter().find(|name| !names.contains(&name.as_str())) {
         return Err(Error::argument("selftest", format!("there is no `{unknown}`; there are {}", names.join(", "))));
     }

@@ -1,7 +1,7 @@
 //! Callbacks of `fit`, and their handle to the training.
 
 use super::{
-    Evaluation, Params, StepReport, Trainer,
+    Averaged, Evaluation, Params, StepReport, Trainer,
     options::{Epoch, Fit, History},
     place::FIT,
     saved::Saved,
@@ -216,6 +216,13 @@ impl Run<'_> {
     /// The errors of [`Trainer::evaluate`].
     pub fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
         self.trainer.evaluate(data)
+    }
+    /// Returns a view of the averages of the weights. See [`Trainer::averaged`].
+    ///
+    /// # Errors
+    /// The errors of [`Trainer::averaged`].
+    pub fn averaged(&mut self) -> Result<Averaged<'_>> {
+        self.trainer.averaged()
     }
     /// Saves the training to a file. [`Trainer::load`] loads the trainer from it. See [`snapshot`](Run::snapshot) for its content.
     ///

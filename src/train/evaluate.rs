@@ -315,7 +315,7 @@ impl Trainer {
     }
     /// Returns the bytes that an inference plan for `batch` samples takes on the device. Allocates nothing there.
     pub(super) fn inference_bytes(&self, batch: usize) -> Result<u64> {
-        if let Some((f, _)) = self.inference.get(batch) {
+        if let Some((f, _)) = self.inference.get((self.seen.is_some(), batch)) {
             return Ok(f.bytes());
         }
         let plan = self.model("evaluate")?.inference(&self.device, batch)?.0.lower(&self.device.plan_options());
@@ -345,7 +345,8 @@ impl Trainer {
 
     /// Returns the compiled inference graph for `batch` samples, and the description of the numbers that it reports.
     async fn inference(&mut self, batch: usize) -> Result<&mut (Compiled, Tracked)> {
-        if self.inference.get(batch).is_none() {
+        let key = (self.seen.is_some(), batch);
+        if self.inference.get(key).is_none() {
             let options = self.device.plan_options();
             let (draft, kept) = self.model("evaluate")?.inference(&self.device, batch)?;
             let mut plan = self.device.lower(draft, &options).await?;
@@ -353,9 +354,9 @@ impl Trainer {
             if let Some((old, _)) = self.inference.room(None) {
                 old.counters().into_iter().for_each(|old| self.gone += old);
             }
-            let compiled = Compiled::on(&self.device, plan, &self.store, self.seed).await?;
-            self.inference.insert(batch, (compiled, kept));
+            let compiled = Compiled::on(&self.device, plan, self.seen.as_ref().unwrap_or(&self.store), self.seed).await?;
+            self.inference.insert(key, (compiled, kept));
         }
-        Ok(self.inference.get_mut(batch).expect("it was just put there"))
+        Ok(self.inference.get_mut(key).expect("it was just put there"))
     }
 }

@@ -58,6 +58,9 @@ impl Trainer {
         if fit.steps_per_submit.is_some_and(|steps| !(1..=MOST_STEPS).contains(&steps)) {
             return Err(Error::argument("steps_per_submit", format!("must be 1 to {MOST_STEPS}")));
         }
+        if fit.averaged {
+            self.averaged()?;
+        }
         self.no_part("fit")?;
         let resumes = fit.resume.is_some();
         fit.saver = fit.checkpoints.take().map(|wants| Saver::new(wants, resumes)).transpose()?;
@@ -211,7 +214,11 @@ impl Trainer {
         self.place.epoch = epoch;
         if let Some(data) = fit.validation {
             flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_begin(run))?);
-            match self.evaluate_async(data).await {
+            let evaluated = match fit.averaged {
+                true => self.averaged()?.evaluate_async(data).await,
+                false => self.evaluate_async(data).await,
+            };
+            match evaluated {
                 Ok(e) => {
                     report.validation = Some((e.loss, e.accuracy));
                     report.validation_watched = e.watched.clone();

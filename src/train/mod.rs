@@ -1,5 +1,6 @@
 //! Training: [`Trainer`] holds a model's weights and optimizer on a device, and the plans that use them.
 
+mod averaged;
 mod batch;
 mod callback;
 pub mod callbacks;
@@ -32,6 +33,7 @@ mod tests;
 mod tried;
 
 pub use crate::weights::Params;
+pub use averaged::Averaged;
 pub use batch::{Batch, Outputs};
 pub use callback::{Callback, Run};
 pub use checkpoints::Checkpoints;
@@ -135,8 +137,11 @@ pub struct Trainer {
     graph_plan: Option<Plan>,
     /// Plans of the training graph.
     plans: Latest<Key, Loaded>,
-    /// Plans of the inference graph by batch size. `Tracked` describes the numbers that a batch of the plan reports.
-    inference: Latest<usize, (Compiled, Tracked)>,
+    /// Plans of the inference graph, by whether they use the averages of the weights and by batch size. `Tracked` describes the numbers
+    /// that a batch of the plan reports.
+    inference: Latest<(bool, usize), (Compiled, Tracked)>,
+    /// The averages of the weights, while an evaluation uses them.
+    seen: Option<Store>,
     /// The batch size of evaluation, where the user set it.
     evaluation: Option<usize>,
     small: Option<evaluate::Small>,
@@ -360,6 +365,7 @@ impl Trainer {
             graph_plan: None,
             plans: Latest::new(PLANS),
             inference: Latest::new(PLANS),
+            seen: None,
             evaluation: None,
             small: None,
             budget: None,
@@ -453,12 +459,15 @@ impl Trainer {
     /// # Errors
     /// A parameter that this trainer does not have, or has in another shape, and the errors of [`Device::compile`].
     pub fn compile(&self, outputs: &[Tensor]) -> Result<Compiled> {
+        self.compile_on(&self.store, outputs)
+    }
+    fn compile_on(&self, store: &Store, outputs: &[Tensor]) -> Result<Compiled> {
         let options = self.device.plan_options();
         let draft = Draft::new(outputs, &[], &options)?;
         pollster::block_on(async {
             let mut plan = self.device.lower(draft, &options).await?;
             plan.bind_params(&self.params)?;
-            Compiled::on(&self.device, plan, &self.store, self.seed).await
+            Compiled::on(&self.device, plan, store, self.seed).await
         })
     }
 

@@ -97,6 +97,7 @@ pub struct Fit<'a> {
     pub(super) shuffle: bool,
     pub(super) progress: bool,
     pub(super) validation: Option<&'a Dataset>,
+    pub(super) averaged: bool,
     pub(super) append: bool,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) resume: Option<PathBuf>,
@@ -120,6 +121,7 @@ impl Default for Fit<'_> {
             shuffle: true,
             progress: false,
             validation: None,
+            averaged: false,
             append: false,
             checkpoints: None,
             resume: None,
@@ -203,6 +205,14 @@ impl<'a> Fit<'a> {
     /// Sets the data to evaluate after each epoch.
     pub fn validation(self, data: &'a Dataset) -> Self {
         Fit { validation: Some(data), ..self }
+    }
+    /// Sets whether the [`validation`](Fit::validation) evaluates the [averages](crate::optim::Optimizer::ema) of the weights instead of
+    /// the weights. `false` by default.
+    ///
+    /// # Errors
+    /// `fit` returns an error if the optimizer keeps no average.
+    pub fn averaged(self, averaged: bool) -> Self {
+        Fit { averaged, ..self }
     }
     /// Sets the random changes that `fit` makes to the images of each batch.
     pub fn augment(self, augment: Augment) -> Self {

@@ -1,5 +1,6 @@
-//! Control of a training: callbacks and their handle, the ready ones, checkpoints within an epoch.
+//! Control of a training: callbacks and their handle, the ready ones, checkpoints within an epoch, averages of the weights.
 
+mod averages;
 mod callbacks;
 #[path = "../common/mod.rs"]
 mod common;
@@ -19,6 +20,7 @@ fn main() -> std::process::ExitCode {
         return code;
     }
     let mut suite = Suite::new();
+    averages::trials(&mut suite);
     callbacks::trials(&mut suite);
     rates::trials(&mut suite);
     ready::trials(&mut suite);

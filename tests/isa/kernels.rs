@@ -169,7 +169,7 @@ impl Items {
         let params: Vec<ParamDef> = (0..4).map(param).collect();
         let groups = optimizer.groups(&params)?;
         let layout = Layout::new(&params, &groups.statuses, 1 << 20, 1 << 20)?;
-        for step in optimizer.steps(&layout, groups.settings.len(), false, Loc::Slot(0), Some(Loc::Slot(1)), Some(caps)) {
+        for step in optimizer.steps(&layout, optimizer.rows(groups.settings.len()), false, Loc::Slot(0), Some(Loc::Slot(1)), Some(caps)) {
             self.kernel("optimizers", &step.label, step.kernel.as_ref().expect("a GPU's step has a kernel"), true, [0, step.bytes()])?;
         }
         Ok(())

@@ -1498,6 +1498,12 @@ struct Same {
  factor: f32,
  scale: f32,
 }
+fn turn() -> vec2<f32> {
+ return vec2(0.0);
+}
+fn averaged(i: u32, w: vec4<f32>, turn: vec2<f32>) -> vec4<f32> {
+ return w;
+}
 const FAR: u32 = 0x7b800000u;
 struct New {
  w: vec4<f32>,
@@ -1509,13 +1515,15 @@ fn update(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
  let four = p.first + min(i, p.units - 1u);
  let all = same(four);
  let r = ratio_of(four);
+ let at = turn();
  if (guard[0] != 0u || i >= p.units) {
   return;
  }
  let next = stepped(i, params[i], load(i), all, r);
- params[i] = next.w;
+ let w = averaged(i, next.w, at);
+ params[i] = w;
  store(i, next.states);
- if (bitcast<u32>(dot(next.w, next.w) + squares(next.states)) > FAR) {
+ if (bitcast<u32>(dot(w, w) + squares(next.states)) > FAR) {
   guard[5] = 1u;
  }
 }==== conv2d_tiles.tiles 1

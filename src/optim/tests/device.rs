@@ -37,7 +37,7 @@ pub(super) struct OnGpu {
 
 impl OnGpu {
     pub fn new(gpu: &Arc<Gpu>, o: &Optimizer, groups: &Groups, layout: &Layout, weights: &[Vec<f32>]) -> OnGpu {
-        let (loss, count) = (Shape::SCALAR, groups.settings.len());
+        let (loss, count) = (Shape::SCALAR, o.rows(groups.settings.len()));
         let inputs = vec![InputDef { shape: loss, classes: None }];
         let mut plan = Plan { inputs, outputs: vec![(Loc::Input(0), loss)], ..Plan::default() };
         plan.append(o.steps(layout, count, false, Loc::Input(0), None, Some(gpu.caps())), count);
@@ -247,10 +247,11 @@ fn kernels() -> Vec<Kernel> {
         let (groups, mut layout) = split_model(&o);
         // The last piece is treated as state.
         layout.state = 1;
-        let steps = |micro| o.steps(&layout, groups.settings.len(), true, Loc::Slot(0), micro, Some(&caps));
+        let steps = |micro| o.steps(&layout, o.rows(groups.settings.len()), true, Loc::Slot(0), micro, Some(&caps));
         [steps(None), steps(Some(Loc::Slot(1)))].concat().into_iter().filter_map(|step| step.kernel).collect::<Vec<_>>()
     };
-    all().into_iter().flat_map(of).collect()
+    let averaged = [Lamb::new(0.1).ema(0.9), Lars::new(0.1).ema(0.9)];
+    all().into_iter().chain(averaged).flat_map(of).collect()
 }
 
 #[test]
