@@ -7,7 +7,7 @@ use crate::{
     gpu::{self, Counters, ExecOptions, FlipShift, Resident, StepRow},
     graph::ParamDef,
     host::{self, Host},
-    optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust},
+    optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust, blend},
     params::{Layout, Status},
     plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
@@ -27,21 +27,31 @@ use std::{
 pub(crate) struct Updater {
     pub optimizer: Optimizer,
     pub groups: Groups,
+    /// The number of steps that the trainer had made when it got the optimizer.
+    pub since: u64,
 }
 
 impl Updater {
     /// Makes the groups of these parameters for the optimizer.
     pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Updater> {
         let groups = optimizer.groups(params)?;
-        Ok(Updater { optimizer, groups })
+        Ok(Updater { optimizer, groups, since: 0 })
     }
     /// Returns the number of rows of hyperparameters of a step.
     pub fn rows(&self) -> usize {
         self.optimizer.rows(self.groups.settings.len())
     }
+    /// Returns the number of a step in the formulas of the rule, which count from 1. `step` counts from 0.
+    pub fn count(&self, step: u64) -> u64 {
+        step.saturating_sub(self.since) + 1
+    }
+    /// Returns the learning rate of a step (counted from 0).
+    pub fn lr(&self, step: u64) -> f64 {
+        self.optimizer.lr(self.count(step))
+    }
     /// Adds the hyperparameters of a step (counted from 0) to `rows`.
     fn add_hyper(&self, step: u64, rows: &mut Vec<Hyper>) {
-        rows.extend(self.optimizer.hyper(step + 1, &self.groups.settings));
+        rows.extend(self.optimizer.hyper(self.count(step), &self.groups.settings));
     }
     /// Adds the update to a plan that computes gradients. The first output of the plan must be the loss. In a plan for
     /// micro-batches, `weight` is the place of the weight of each micro-batch.
@@ -212,17 +222,23 @@ impl Store {
         }
         Ok(())
     }
-    /// Copies parameters from another store. Each pair has the number of a parameter there and here.
-    pub async fn copy_from(&self, from: &Store, pairs: &[(usize, usize)]) -> Result<()> {
+    /// Moves parameters by `share` of their way to those of another store. A share of 1 copies them. Each pair has the number of a
+    /// parameter there and here.
+    pub async fn copy_from(&self, from: &Store, pairs: &[(usize, usize)], share: f32) -> Result<()> {
         match (&self.flat, &from.flat) {
             (StoreOn::Gpu(to), StoreOn::Gpu(from)) if Arc::ptr_eq(to, from) => return Ok(()),
-            (StoreOn::Gpu(to), StoreOn::Gpu(from)) if to.copy_from(from, pairs)? => {}
+            (StoreOn::Gpu(to), StoreOn::Gpu(from)) if share == 1.0 && to.copy_from(from, pairs)? => {}
+            (StoreOn::Gpu(to), StoreOn::Gpu(from)) if share < 1.0 && to.soft_update(from, pairs, share).await? => {}
             _ => {
                 let (theirs, ours) = (from.layout().ranges, self.layout().ranges);
                 let source = from.read_params().await?;
                 let mut flat = self.read_params().await?;
                 for &(at, to) in pairs {
-                    flat[ours[to].piece][ours[to].of()].copy_from_slice(&source[theirs[at].piece][theirs[at].of()]);
+                    let (to, from) = (&mut flat[ours[to].piece][ours[to].of()], &source[theirs[at].piece][theirs[at].of()]);
+                    match share < 1.0 {
+                        true => to.iter_mut().zip(from).for_each(|(to, &from)| *to = blend(*to, from, share)),
+                        false => to.copy_from_slice(from),
+                    }
                 }
                 self.write_params(flat)?;
             }
@@ -382,6 +398,14 @@ impl Ring {
             }
             StoreOn::Gpu(store) => Ring::Gpu(Arc::new(gpu::GpuRing::new(store, outputs, RING).await?)),
         })
+    }
+    /// Makes an empty ring of the same size for another store.
+    pub async fn again(&self, store: &Store) -> Result<Ring> {
+        let outputs = match self {
+            Ring::Cpu { kept, .. } => lock(kept).rows[0].len() - NORMS.len(),
+            Ring::Gpu(ring) => ring.outputs(),
+        };
+        Ring::new(store, outputs).await
     }
     /// Asks for the rows of the batches `first..first + count`. `count` is at most [`RING`]. All these batches must be queued,
     /// and the previous read must be complete.

@@ -118,6 +118,43 @@ impl<'a> Params<'a> {
     /// [`Error::Parameter`] for a parameter that has another shape in the other model. [`Error::Argument`] if the models have
     /// no parameter in common for which `only` is true. Nothing is copied then.
     pub fn copy_from(&self, from: &Params<'_>, only: impl Fn(&str) -> bool) -> Result<usize> {
+        self.follow("copy_from", from, 1.0, &only)
+    }
+    /// Moves the values of all parameters and states that both models have under one name by a share `tau` of their way to those of
+    /// `from`, and returns their number:
+    ///
+    /// ```text
+    /// w ← (1 − tau)·w + tau·w'
+    /// ```
+    /// A target network follows its network so: a share of 1 copies, and a share of 0.005 is usual. On one GPU the device computes it,
+    /// nothing goes through the host, and nothing waits. Steps queued before are made before. Lillicrap et al. 2015,
+    /// arXiv:1509.02971.
+    ///
+    /// ```
+    /// use downhill::{Device, Graph, Host, Trainer, optim::Sgd};
+    /// let g = Graph::training();
+    /// let loss = g.input([4, 2]).linear("q", 3).square().mean_all();
+    /// let mut network = Trainer::new(&Device::cpu(), loss, Sgd::new(0.1))?;
+    /// let h = Graph::inference();
+    /// let mut target = Device::cpu().compile(&[h.input([4, 2]).linear("q", 3)])?;
+    /// target.params().copy_from(&network.params(), |_| true)?;
+    /// for _ in 0..10 {
+    ///     network.step(&[Host::new([4, 2], vec![0.5; 8])])?;
+    ///     target.params().soft_update(&network.params(), 0.005, |_| true)?;
+    /// }
+    /// let y = target.run(&[Host::new([4, 2], vec![0.5; 8])])?;
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`copy_from`](Params::copy_from), and a share that is not in 0..=1. Nothing is changed then.
+    pub fn soft_update(&self, from: &Params<'_>, tau: f64, only: impl Fn(&str) -> bool) -> Result<usize> {
+        if !(0.0..=1.0).contains(&tau) {
+            return Err(Error::argument("soft_update", format!("tau is {tau}, but must be in 0..=1")));
+        }
+        self.follow("soft_update", from, tau as f32, &only)
+    }
+    fn follow(&self, what: &str, from: &Params<'_>, share: f32, only: &dyn Fn(&str) -> bool) -> Result<usize> {
         let mut pairs = Vec::new();
         for (to, p) in self.defs.iter().enumerate().filter(|(_, p)| only(&p.name)) {
             let Some(at) = from.defs.iter().position(|other| other.name == p.name) else { continue };
@@ -128,9 +165,9 @@ impl<'a> Params<'a> {
             pairs.push((at, to));
         }
         if pairs.is_empty() {
-            return Err(Error::argument("copy_from", "the models have none of these parameters in common"));
+            return Err(Error::argument(what, "the models have none of these parameters in common"));
         }
-        pollster::block_on(self.store.copy_from(from.store, &pairs))?;
+        pollster::block_on(self.store.copy_from(from.store, &pairs, share))?;
         Ok(pairs.len())
     }
     /// Saves all values to a safetensors file, which PyTorch and others can read. The file is [replaced](crate::file::replace)

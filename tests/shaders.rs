@@ -17,7 +17,7 @@ mod fxc;
 use common::{Check, Suite, small_limits};
 use downhill::{
     Graph, Host, Shape, Tensor,
-    gpu::{FlipShift, feed_pass, shader::assemble},
+    gpu::{FlipShift, feed_pass, shader::assemble, soft_update_pass},
     graph::ParamDef,
     host::Real,
     init::Init,
@@ -116,6 +116,9 @@ fn main() {
                 });
                 seen.optimizer(&many, &caps)?;
             }
+        }
+        for caps in devices() {
+            seen.pass("soft update", &soft_update_pass(4096, 0.005, &caps), &caps)?;
         }
         seen.report("optimizers", 20)
     });

@@ -1,6 +1,8 @@
 // average — a ← a + share·(w − a);  w ← a in a step of Lookahead that says so
 //   average [n]   the last row of the hyperparameters of a step: the share, and whether the weights take the average
-// update.wgsl calls `turn` and `averaged` for four elements of a piece. Put before this file: piece.wgsl.
+// update.wgsl calls `turn` and `averaged` for four elements of a piece. Put before this file then: piece.wgsl.
+// `soft_update` is an entry point of its own, for four elements: average [n]   weights [n]   p.share
+//!include lib/index
 
 // The share, and 1 if the weights take the average.
 fn turn() -> vec2<f32> {
@@ -20,4 +22,12 @@ fn averaged(i: u32, w: vec4<f32>, turn: vec2<f32>) -> vec4<f32> {
     let a = blend(average[i], w, turn.x);
     average[i] = a;
     return select(w, a, turn.y != 0.0);
+}
+
+@compute @workgroup_size(WG)
+fn soft_update(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, n) * WG + lane;
+    if (i < p.units) {
+        average[i] = blend(average[i], weights[i], p.share);
+    }
 }

@@ -147,11 +147,15 @@ pub(super) struct Dispatch {
 impl Dispatch {
     /// Encodes the dispatch. `at` is the offset of the step's row in the table.
     pub fn encode(&self, pass: &mut wgpu::ComputePass, rows: &wgpu::BindGroup, at: u32) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
         if self.step {
             pass.set_bind_group(1, rows, &[at]);
         }
+        self.encode_alone(pass);
+    }
+    /// Encodes a dispatch that reads no row.
+    pub fn encode_alone(&self, pass: &mut wgpu::ComputePass) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
         let [x, y, z] = self.size;
         pass.dispatch_workgroups(x, y, z);
     }

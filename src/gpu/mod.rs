@@ -2,7 +2,7 @@
 //!
 //! * `device.rs` finds and opens an adapter.
 //! * [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a pipeline.
-//! * `store.rs` holds the parameters, their gradients and the optimizer's states.
+//! * `store.rs` holds the parameters, their gradients and the optimizer's states. `mix.rs` moves parameters towards those of another store.
 //! * `exec.rs` holds the other buffers of a plan and runs the plan. `pace.rs` limits how far the host runs ahead of the device.
 //! * `feed.rs` holds a data set on the device.
 //! * `ring.rs` and `collect.rs` store the outputs of steps on the device until the host reads them.
@@ -16,6 +16,7 @@ mod dispatch;
 mod exec;
 mod feed;
 mod lower;
+mod mix;
 mod options;
 mod pace;
 mod profile;
@@ -36,6 +37,7 @@ pub(crate) use exec::{ExecOptions, GpuExec, StepRow};
 pub(crate) use feed::{FeedColumn, Resident};
 pub use feed::{FlipShift, feed_pass};
 pub(crate) use lower::needs;
+pub use mix::soft_update_pass;
 pub use options::{Dx12Compiler, GpuOptions, Limits};
 pub(crate) use pace::MOST as MOST_STEPS;
 pub(crate) use ring::{GpuRing, RingRead};

@@ -197,7 +197,7 @@ impl Optimizer {
 }
 
 /// Returns `a + share·(w − a)`. Neither the difference nor the result overflows, and the result is exact at both ends and if a equals w.
-fn blend<T: Real>(a: T, w: T, share: T) -> T {
+pub(crate) fn blend<T: Real>(a: T, w: T, share: T) -> T {
     if share < T::of(0.5) {
         a + (share * w - share * a)
     } else {

@@ -36,6 +36,7 @@ mod trust;
 mod update;
 
 pub use adam::AdamOf;
+pub(crate) use average::blend;
 pub(crate) use guard::{Clip, Control, GUARD, Guard, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};

@@ -54,7 +54,7 @@ impl Trainer {
         }
         // The average is the last state of the optimizer.
         let k = self.update.optimizer.states().len() - 1;
-        if self.step == 0 {
+        if self.step <= self.update.since {
             self.store.start_average(k)?;
         }
         let store = self.store.averaged(k);

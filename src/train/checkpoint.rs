@@ -16,7 +16,7 @@ use crate::{
 use std::{collections::BTreeMap, path::Path};
 
 impl Trainer {
-    /// Saves parameters, state, the optimizer's states and options, the number of steps and the seed to a safetensors file. It also saves
+    /// Saves parameters, state, the optimizer's states (averages of the weights among them) and options, the number of steps and the seed to a safetensors file. It also saves
     /// the learning rate, if [`set_lr`](Trainer::set_lr) has set one.
     ///
     /// Training that continues after [`load`](Trainer::load) has exactly the parameters of training without a break. Frozen
@@ -49,6 +49,9 @@ impl Trainer {
         let numbers = [("step", step), ("epoch", self.epoch), ("seed", self.seed)];
         let mut info: BTreeMap<String, String> = numbers.map(|(k, v)| (k.to_string(), v.to_string())).into();
         info.insert("optimizer".into(), self.update.optimizer.name().into());
+        if self.update.since > 0 {
+            info.insert("since".into(), self.update.since.to_string());
+        }
         info.extend(self.options().into_iter().map(|(name, value)| (option(&name), value)));
         info.extend(self.update.optimizer.lr_set().map(|lr| ("lr".to_string(), format!("{lr:?}"))));
         info
@@ -95,6 +98,7 @@ impl Trainer {
             n => Ok(n),
         };
         let (step, epoch, seed) = (count("step")?, count("epoch")?, number("seed")?);
+        let since = if file.info.contains_key("since") { count("since")? } else { 0 };
         // The options that differ from those in the file. Checkpoints of old versions have no options.
         let differs = |(name, now): (String, String)| {
             let saved = file.info.get(&option(&name)).filter(|saved| **saved != now && !["lr", "schedule"].contains(&name.as_str()))?;
@@ -110,6 +114,14 @@ impl Trainer {
             Some(_) => return Err(Error::format(path, "`lr` is not a learning rate")),
         };
         let mut rest = file.names();
+        let mut wanted: Vec<String> = self.params.iter().map(|p| p.name.clone()).collect();
+        let trained = || self.params.iter().zip(&self.update.groups.statuses).filter(|(_, s)| matches!(s, Status::Trained { .. }));
+        wanted.extend(self.update.optimizer.states().iter().flat_map(|state| trained().map(|(p, _)| key(state.name, &p.name))));
+        wanted.retain(|name| !rest.contains(&name.as_str()));
+        if let Some(name) = wanted.first() {
+            let all = if wanted.len() > 1 { format!("; {} are missing: {}", wanted.len(), wanted.join(", ")) } else { String::new() };
+            return Err(Error::Parameter { name: name.clone(), why: format!("not in {}{all}{but}; {ALONE}", path.display()) });
+        }
         // A training writes its place and the state of its callbacks to the same file.
         let own = |name: &str| self.params.iter().any(|p| p.name == name);
         rest.retain(|name| own(name) || ![FIT, CALLBACK].iter().any(|prefix| name.starts_with(prefix)));
@@ -127,17 +139,14 @@ impl Trainer {
             let mut flat: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
             for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate() {
                 if let Status::Trained { .. } = r.status {
-                    let name = key(state.name, &p.name);
-                    if !file.names().contains(&name.as_str()) {
-                        return Err(Error::Parameter { name, why: format!("not in {}{but}; {ALONE}", path.display()) });
-                    }
-                    flat[r.piece][r.of()].copy_from_slice(take(name, i)?.f());
+                    flat[r.piece][r.of()].copy_from_slice(take(key(state.name, &p.name), i)?.f());
                 }
             }
             states.push(flat);
         }
         if let Some(name) = rest.first() {
-            return Err(Error::format(path, format!("it contains `{name}`, which has no place in this trainer{but}; {ALONE}")));
+            let all = if rest.len() > 1 { format!("; {} have no place: {}", rest.len(), rest.join(", ")) } else { String::new() };
+            return Err(Error::format(path, format!("it contains `{name}`, which has no place in this trainer{all}{but}; {ALONE}")));
         }
         self.params().set_all(&weights)?;
         lr.map_or(Ok(()), |lr| self.set_lr(lr))?;
@@ -145,7 +154,7 @@ impl Trainer {
             self.store.write_state(k, flat)?;
         }
         self.store.write_guard(Default::default())?;
-        (self.step, self.epoch, self.seed) = (step, epoch, seed);
+        (self.step, self.epoch, self.seed, self.update.since) = (step, epoch, seed, since);
         if !differ.is_empty() {
             log::warn!("{}: {optimizer} continues with options that differ from the saved options: {differ}", path.display());
         }

@@ -10,6 +10,7 @@ mod columns;
 mod curves;
 mod cut;
 mod evaluate;
+mod exchange;
 mod feed;
 mod find_lr;
 mod fit;
@@ -397,7 +398,7 @@ impl Trainer {
     /// has seed 0.
     pub fn seed(mut self, seed: u64) -> Result<Trainer> {
         self.store.reset(&self.params, Some(&self.update), seed)?;
-        (self.seed, self.step, self.epoch) = (seed, 0, 0);
+        (self.seed, self.step, self.epoch, self.update.since) = (seed, 0, 0, 0);
         self.forget()?;
         Ok(self)
     }
@@ -411,7 +412,7 @@ impl Trainer {
     }
     /// Returns the learning rate of the next step.
     pub fn lr(&self) -> f64 {
-        self.update.optimizer.lr(self.step + 1)
+        self.update.lr(self.step)
     }
     /// Sets the optimizer's base learning rate, from the next step on. The [`Schedule`](crate::optim::Schedule) and the scales
     /// of groups multiply this rate.

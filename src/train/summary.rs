@@ -51,10 +51,13 @@ impl Trainer {
         let frozen: usize = statuses.filter(|(_, status)| is_frozen(status)).map(|(p, _)| p.shape.elements()).sum();
         let frozen = if frozen == 0 { String::new() } else { format!(" ({} trained, {frozen} frozen)", params - frozen) };
         text += &format!("{params} parameters{frozen}, {:.1} MFLOP a step, update not counted\n", step.flops() as f64 / 1e6);
-        let kinds: Vec<String> =
-            memory.kinds().into_iter().filter(|k| k.1 > 0).map(|(name, bytes)| format!("{name} {}", size(bytes))).collect();
-        text += &format!("memory: {} ({})\n", size(memory.total()), kinds.join(", "));
-        text
+        text + &memory_line(memory)
+    }
+    /// Replaces the memory in the summary of the graph.
+    pub(super) fn summarise_memory(&mut self, memory: &Memory) {
+        let end = self.graph_summary.rfind(MEMORY).unwrap_or(self.graph_summary.len());
+        self.graph_summary.truncate(end);
+        self.graph_summary += &memory_line(memory);
     }
     /// Returns the plan of the last step as text, with a line for each kernel. If the data lies on the device, the kernels that
     /// fetch a batch come first. The update comes last. The text is empty before the first step of a trainer made by
@@ -65,6 +68,15 @@ impl Trainer {
         let fetch = loaded.engine.gpu().map_or(&[][..], |exec| exec.fetch());
         fetch.iter().map(|step| format!("{step}\n")).chain([loaded.plan.clone()]).collect()
     }
+}
+
+/// The start of the last line of a summary.
+const MEMORY: &str = "memory: ";
+
+fn memory_line(memory: &Memory) -> String {
+    let kinds: Vec<String> =
+        memory.kinds().into_iter().filter(|k| k.1 > 0).map(|(name, bytes)| format!("{name} {}", size(bytes))).collect();
+    format!("{MEMORY}{} ({})\n", size(memory.total()), kinds.join(", "))
 }
 
 fn layers(ir: &Ir) -> Vec<SummaryRow> {

@@ -1,9 +1,11 @@
-//! Control of a training: callbacks and their handle, the ready ones, checkpoints within an epoch, averages of the weights.
+//! Control of a training: callbacks and their handle, the ready ones, checkpoints within an epoch, averages of the weights, another
+//! optimizer.
 
 mod averages;
 mod callbacks;
 #[path = "../common/mod.rs"]
 mod common;
+mod exchange;
 mod rates;
 mod ready;
 mod resume;
@@ -22,6 +24,7 @@ fn main() -> std::process::ExitCode {
     let mut suite = Suite::new();
     averages::trials(&mut suite);
     callbacks::trials(&mut suite);
+    exchange::trials(&mut suite);
     rates::trials(&mut suite);
     ready::trials(&mut suite);
     resume::trials(&mut suite);

@@ -475,6 +475,19 @@ fn other_options(device: &Device) -> Check {
         ("error: amsgrad was true and is false now", adam.amsgrad(true).into(), adam.into()),
         ("error: centered was true and is false now", RmsProp::new(0.1).centered(true).into(), RmsProp::new(0.1).into()),
         ("error: optimizer.momentum.fc.weight: not in ", Sgd::new(0.1).into(), sgd.into()),
+        // All names that are missing, not only the first.
+        (
+            "error: 6 are missing: optimizer.momentum.fc.weight, optimizer.momentum.fc.bias, optimizer.momentum.bn.weight, ",
+            Sgd::new(0.1).into(),
+            sgd.into(),
+        ),
+        (
+            "error: 6 are missing: optimizer.average.fc.weight, optimizer.average.fc.bias, optimizer.average.bn.weight, ",
+            sgd.into(),
+            sgd.ema(0.9),
+        ),
+        ("error: it contains `optimizer.average.bn.bias`", sgd.ema(0.9), sgd.into()),
+        ("average was Ema { decay: 0.9 } and is Ema { decay: 0.5 } now", sgd.ema(0.9), sgd.ema(0.5)),
     ];
     for (want, saved, now) in cases {
         let mut from = model(device, saved)?;
@@ -506,7 +519,11 @@ fn other_options(device: &Device) -> Check {
     trainer.save(&path)?;
     let mut less = trainer_of(device, |x| x.linear("fc", 5))?;
     let error = less.load(&path).err().map_or(String::new(), |e| e.to_string());
-    assert!(error.contains("it contains `more.bias`, which has no place in this trainer; Params::load takes the weights alone"), "{error}");
+    assert!(
+        error
+            .contains("it contains `more.bias`, which has no place in this trainer; 2 have no place: more.bias, more.weight; Params::load"),
+        "{error}"
+    );
     less.params().load(&path)?;
     Ok(())
 }
