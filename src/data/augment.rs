@@ -1,6 +1,6 @@
 //! Random changes to images that do not change their class.
 
-use super::{Features, Field};
+use super::Field;
 use crate::{
     error::{Error, Result},
     rng::{philox, words},
@@ -43,7 +43,7 @@ impl Augment {
             }
         }
         let sample = images.sample;
-        if sample.rank() != 3 || matches!(images.data, Features::Tokens { .. }) {
+        if sample.rank() != 3 || images.data.vocabulary().is_some() {
             return wrong(format!("samples must be images [channels, height, width], not {sample}: see Dataset::reshape"));
         }
         let least = sample.dims()[1].min(sample.dims()[2]);

@@ -3,11 +3,12 @@
 use super::{
     Dataset, Target,
     classes::infer,
+    columns::Texts,
     fields::{FieldLines, Fields},
     file,
 };
 use crate::error::{Error, Result};
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// A column of a table.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,20 +47,24 @@ impl From<&str> for Column {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Csv {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     header: bool,
     delimiter: char,
     skip: Vec<Column>,
     labels: Option<Column>,
-    classes: Option<usize>,
+    pub(super) classes: Option<usize>,
     values: Option<Column>,
+    pub(super) categories: Vec<Column>,
+    /// The categories of columns that are known already, by name.
+    pub(super) known: Vec<(String, Arc<[String]>)>,
 }
 
 impl Csv {
     /// Describes a file without a header. Commas separate the fields, and all columns are features. The methods change these
     /// settings.
     pub fn new(path: impl Into<PathBuf>) -> Csv {
-        Csv { path: path.into(), header: false, delimiter: ',', skip: Vec::new(), labels: None, classes: None, values: None }
+        let (skip, categories, known) = (Vec::new(), Vec::new(), Vec::new());
+        Csv { path: path.into(), header: false, delimiter: ',', skip, labels: None, classes: None, values: None, categories, known }
     }
     /// Declares that the first line contains the names of the columns. A `#` before the names is allowed.
     pub fn header(self) -> Csv {
@@ -104,26 +109,13 @@ impl Csv {
     }
 
     pub(super) fn parse(&self, text: &str) -> Result<Dataset> {
-        let contradiction = match (&self.labels, self.classes, &self.values) {
-            (Some(_), _, Some(_)) => Some("labels and values are both asked for, but a table has one target"),
-            (None, Some(_), _) => Some("classes says how many classes the labels have, but labels names no column"),
-            _ => None,
-        };
-        if let Some(why) = contradiction {
-            return Err(Error::argument("Csv", why));
+        if !self.categories.is_empty() {
+            return Err(Error::argument("Csv::read", "a category is a column of its own; use Csv::columns"));
         }
-        let (x, labels, values) = (Vec::new(), Vec::new(), Vec::new());
-        let mut table = Table { csv: self, text, names: None, columns: Vec::new(), x, labels, values };
-        table.read()?;
-        if table.x.is_empty() {
-            return Err(Error::format(&self.path, "no rows of numbers in it"));
-        }
+        let table = self.table(text)?;
         let target = match (&self.labels, &self.values) {
             (Some(_), _) => {
-                let classes = match self.classes {
-                    Some(classes) => classes,
-                    None => infer(&[(&self.path, &table.labels)], 0)?,
-                };
+                let classes = self.count(&table.labels)?;
                 Target::labels(table.labels, classes)
             }
             (None, Some(_)) => Target::values([1], table.values),
@@ -132,27 +124,55 @@ impl Csv {
         let width = table.columns.iter().filter(|r| **r == Role::Feature).count();
         Dataset::new(table.x, [width], target)
     }
+    /// Reads the rows of a text.
+    pub(super) fn table<'a>(&'a self, text: &'a str) -> Result<Table<'a>> {
+        let contradiction = match (&self.labels, self.classes, &self.values) {
+            (Some(_), _, Some(_)) => Some("labels and values are both asked for, but a table has one target"),
+            (None, Some(_), _) => Some("classes says how many classes the labels have, but labels names no column"),
+            _ => None,
+        };
+        if let Some(why) = contradiction {
+            return Err(Error::argument("Csv", why));
+        }
+        let (columns, texts, x, labels, values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut table = Table { csv: self, text, names: None, columns, x, labels, values, texts };
+        table.read()?;
+        match table.columns.is_empty() {
+            true => Err(Error::format(&self.path, "no rows of numbers in it")),
+            false => Ok(table),
+        }
+    }
+    /// Returns the number of classes.
+    pub(super) fn count(&self, labels: &[u32]) -> Result<usize> {
+        self.classes.map_or_else(|| infer(&[(&self.path, labels)], 0), Ok)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Role {
+pub(super) enum Role {
     Feature,
     Skip,
     Label,
     Value,
+    /// One of the columns of texts. `label` says whether it is the target.
+    Category {
+        number: usize,
+        label: bool,
+    },
 }
 
 /// The content that has been read so far.
-struct Table<'a> {
+pub(super) struct Table<'a> {
     csv: &'a Csv,
     text: &'a str,
     /// The header, if there is one.
-    names: Option<Vec<String>>,
+    pub names: Option<Vec<String>>,
     /// The role of each column, known after the first row.
-    columns: Vec<Role>,
-    x: Vec<f32>,
-    labels: Vec<u32>,
-    values: Vec<f32>,
+    pub columns: Vec<Role>,
+    pub x: Vec<f32>,
+    pub labels: Vec<u32>,
+    pub values: Vec<f32>,
+    pub texts: Vec<Texts>,
 }
 
 impl Table<'_> {
@@ -226,6 +246,11 @@ impl Table<'_> {
                     Some(label) => self.labels.push(label),
                     None => return Err(self.bad(start, Some(i), format!("{} is not a class (0, 1, …)", quote(field)))),
                 },
+                Role::Category { number, .. } => {
+                    if let Err(why) = self.texts[number].push(field) {
+                        return Err(self.bad(start, Some(i), format!("{} is not {why}", quote(field))));
+                    }
+                }
             }
         }
         Ok(())
@@ -281,7 +306,20 @@ impl Table<'_> {
             }
             roles[i] = role;
         }
-        match roles.contains(&Role::Feature) {
+        for column in &csv.categories {
+            let i = find(column).map_err(|why| Error::argument(format!("column of {}", csv.path.display()), why))?;
+            let label = match roles[i] {
+                Role::Feature => false,
+                Role::Label => true,
+                _ => {
+                    let why = format!("{i}, from 0, is a category, but it is left out, a number to predict, or named twice");
+                    return Err(Error::argument(format!("column of {}", csv.path.display()), why));
+                }
+            };
+            roles[i] = Role::Category { number: self.texts.len(), label };
+            self.texts.push(Texts::new(&csv.known, &name_of(&self.names, i)));
+        }
+        match roles.iter().any(|role| matches!(role, Role::Feature | Role::Category { label: false, .. })) {
             true => Ok(roles),
             false => Err(Error::format(&csv.path, format!("{n} columns, none of them a feature; is `{}` the delimiter?", csv.delimiter))),
         }
@@ -303,6 +341,11 @@ impl Table<'_> {
     }
 }
 
+/// Returns the name of a column, or its number if it has no name.
+pub(super) fn name_of(names: &Option<Vec<String>>, i: usize) -> String {
+    names.as_ref().map(|names| names[i].clone()).filter(|name| !name.is_empty()).unwrap_or_else(|| i.to_string())
+}
+
 /// Parses the logical values of pandas and R.
 fn truth(field: &str) -> Option<f32> {
     let is = |word: &str| field.eq_ignore_ascii_case(word);
@@ -322,7 +365,7 @@ fn clip(text: &str) -> String {
     clip_to(text, 40)
 }
 
-fn clip_to(text: &str, most: usize) -> String {
+pub(super) fn clip_to(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((i, _)) => format!("{}…", &text[..i]),
         None => text.to_string(),

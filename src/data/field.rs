@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     shape::{DType, MAX_RANK, Shape},
 };
+use std::sync::Arc;
 
 /// The role of a column in training.
 ///
@@ -46,13 +47,15 @@ pub struct Field {
     /// The shape of one sample, with the type that the model gets.
     pub(super) sample: Shape,
     pub(super) data: Features,
+    /// The names of the tokens or labels. Empty if they have none.
+    pub(super) categories: Arc<[String]>,
 }
 
 impl Field {
     /// Makes a column of any kind. The other constructors are shorter.
     pub fn new(name: impl Into<String>, role: Role, sample: impl Into<Shape>, data: Features) -> Field {
-        let dtype = if let Features::Tokens { .. } = data { DType::U32 } else { DType::F32 };
-        Field { name: name.into(), role, sample: sample.into().of(dtype), data }
+        let dtype = if data.vocabulary().is_some() { DType::U32 } else { DType::F32 };
+        Field { name: name.into(), role, sample: sample.into().of(dtype), data, categories: Arc::default() }
     }
     /// Makes a feature of floats.
     pub fn floats(name: impl Into<String>, sample: impl Into<Shape>, data: Vec<f32>) -> Field {
@@ -97,6 +100,10 @@ impl Field {
     pub fn named(self, name: impl Into<String>) -> Field {
         Field { name: name.into(), ..self }
     }
+    /// Gives the column another role.
+    pub fn with_role(self, role: Role) -> Field {
+        Field { role, ..self }
+    }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
@@ -115,6 +122,12 @@ impl Field {
         &self.data
     }
 
+    /// Returns the names of the tokens or labels, in order. The slice is empty if they have no names. [`Csv`](super::Csv) gives
+    /// names to categories.
+    pub fn categories(&self) -> &[String] {
+        &self.categories
+    }
+
     /// Makes the column `y` of the targets of a data set. `None` where there are no targets.
     pub(super) fn of_target(target: Target) -> Option<Field> {
         match target {
@@ -125,11 +138,13 @@ impl Field {
     }
     /// Returns the numbers as targets. Only numbers and labels can be targets.
     pub(super) fn target(&self) -> Target {
+        let numbers = || (0..self.data.len()).map(|i| self.data.exact(i));
         match &self.data {
             Features::Float(data) => Target::values(self.sample, data.clone()),
-            Features::Bytes { .. } | Features::Source(_) => {
-                Target::values(self.sample, (0..self.data.len()).map(|i| self.data.at(i)).collect())
+            Features::Source(rows) if rows.vocabulary().is_some() => {
+                Target::labels_per(self.sample, numbers().map(|x| x as u32).collect(), rows.vocabulary().unwrap_or(0))
             }
+            Features::Bytes { .. } | Features::Source(_) => Target::values(self.sample, numbers().map(|x| x as f32).collect()),
             Features::Tokens { data, vocabulary } => Target::labels_per(self.sample, data.clone(), *vocabulary),
         }
     }
@@ -151,20 +166,37 @@ impl Field {
         let (what, sample) = (self.called(), self.sample);
         check_sample(&what, sample)?;
         let len = rows(&what, self.data.len(), sample)?;
-        match (&self.data, self.role) {
-            (Features::Float(x), _) => check_finite(&what, x, sample)?,
-            (Features::Bytes { scale, shift, .. }, _) if !((255.0 * scale + shift) as f32).is_finite() => {
+        match &self.data {
+            Features::Float(x) => check_finite(&what, x, sample)?,
+            Features::Bytes { scale, shift, .. } if !((255.0 * scale + shift) as f32).is_finite() => {
                 return Err(Error::argument(what, format!("the scale of the bytes is {scale}")));
             }
-            (Features::Bytes { .. } | Features::Source(_), _) => {}
-            (Features::Tokens { data, vocabulary }, Role::Target) => check_labels(data, *vocabulary).map_err(|e| match e {
+            Features::Bytes { .. } => {}
+            Features::Source(rows) => {
+                let width = rows.known_width().unwrap_or(self.width());
+                if width != self.width() {
+                    let why = format!("samples of {}, but a row of the source has {width} numbers", sample.of(DType::F32));
+                    return Err(Error::argument(what, why));
+                }
+                // The numbers are checked when they are read.
+                if let Some(vocabulary) = rows.vocabulary() {
+                    self.check_indices(&[], vocabulary)?;
+                }
+            }
+            Features::Tokens { data, vocabulary } => self.check_indices(data, *vocabulary)?,
+        }
+        Ok(len)
+    }
+    /// Checks that labels or tokens are in range. `data` has whole samples.
+    pub(super) fn check_indices(&self, data: &[u32], vocabulary: usize) -> Result<()> {
+        match self.role {
+            Role::Target => check_labels(data, vocabulary).map_err(|e| match e {
                 // A sample may have several labels. The error names the row of the sample.
                 Error::Label { row, label, classes } => Error::Label { row: row / self.width(), label, classes },
                 other => other,
-            })?,
-            (Features::Tokens { data, vocabulary }, _) => check_tokens("Dataset::tokens", data, *vocabulary, sample.dims())?,
+            }),
+            _ => check_tokens("Dataset::tokens", data, vocabulary, self.sample.dims()),
         }
-        Ok(len)
     }
     /// Returns the column of the rows `rows`, in this order.
     pub(super) fn pick(&self, rows: &[usize]) -> Field {
@@ -175,7 +207,7 @@ impl Field {
             Features::Bytes { data, scale, shift } => Features::Bytes { data: pick(data, width, rows), scale: *scale, shift: *shift },
             Features::Tokens { data, vocabulary } => Features::Tokens { data: pick(data, width, rows), vocabulary: *vocabulary },
         };
-        Field { name: self.name.clone(), data, ..*self }
+        Field { name: self.name.clone(), data, categories: self.categories.clone(), ..*self }
     }
 }
 

@@ -1,13 +1,17 @@
 //! Reading of files. This module unpacks gzip, limits the size of files, and finds the folders of named data sets.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    threads::lock,
+};
 use flate2::bufread::GzDecoder;
 use std::{
     cell::Cell,
     env,
     fs::File,
-    io::{self, BufRead, BufReader, ErrorKind, Read},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom},
     path::{Component, Path, PathBuf},
+    sync::Mutex,
 };
 
 /// The largest size of a file in bytes, unless [`with_read_limit`] sets another size.
@@ -78,12 +82,16 @@ pub(super) fn open(path: &Path) -> Result<DataFile> {
     let size = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
     let mut file = BufReader::new(file);
     let gzip = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
-    let by_ratio = size.filter(|_| gzip).map_or(MOST, |size| size.saturating_mul(RATIO).max(ALWAYS));
-    let limit = LIMIT.get().unwrap_or(by_ratio.min(MOST));
+    let limit = size.filter(|_| gzip).map_or_else(|| LIMIT.get().unwrap_or(MOST), unpacked);
     let reader: Box<dyn Read> = if gzip { Box::new(Members(Some(GzDecoder::new(file)))) } else { Box::new(file) };
     let source = DataFile { path: path.to_path_buf(), size, gzip, reader, read: 0, limit };
     // The file is too large already. Reading it would only take time.
     if !gzip && size.is_some_and(|size| size > limit) { Err(source.too_large()) } else { Ok(source) }
+}
+
+/// Returns the largest number of bytes to which a packed file of `size` bytes may unpack.
+pub(super) fn unpacked(size: u64) -> u64 {
+    LIMIT.get().unwrap_or(size.saturating_mul(RATIO).clamp(ALWAYS, MOST))
 }
 
 impl DataFile {
@@ -114,6 +122,54 @@ impl DataFile {
         };
         let why = format!("{of} more than the limit of {} bytes; data::with_read_limit sets another", self.limit);
         Error::file(&self.path, why)
+    }
+}
+
+/// A file that is read at any place. Its length must not change.
+///
+/// Memory that maps a file would end the process with a signal if another program cut the file short. Reading is an error then.
+#[derive(Debug)]
+pub(super) struct Reads {
+    path: PathBuf,
+    file: Mutex<File>,
+    len: u64,
+}
+
+impl Reads {
+    pub fn open(path: &Path) -> Result<Reads> {
+        let failed = |e| Error::file(path, e);
+        let file = File::open(path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        match meta.is_file() {
+            true => Ok(Reads { path: path.to_path_buf(), file: Mutex::new(file), len: meta.len() }),
+            false => Err(Error::file(path, "it is not a file, so it cannot be read at any place")),
+        }
+    }
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// Returns the length in bytes at the time of opening.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+    /// Reads the bytes from `at` on.
+    pub fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        let mut file = lock(&self.file);
+        let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(out));
+        drop(file);
+        read.map_err(|e| self.check().err().unwrap_or_else(|| Error::file(&self.path, e)))
+    }
+    /// Returns an error if the length has changed.
+    pub fn check(&self) -> Result<()> {
+        let now = lock(&self.file).metadata().map_err(|e| Error::file(&self.path, e))?.len();
+        match now == self.len {
+            true => Ok(()),
+            false => {
+                let why =
+                    format!("it had {} bytes when it was opened, but it has {now} now; leave it as it is while it is in use", self.len);
+                Err(Error::file(&self.path, why))
+            }
+        }
     }
 }
 

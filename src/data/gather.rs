@@ -76,6 +76,20 @@ impl Field {
                 })
             }
             Features::Tokens { data, .. } => labels(out, data, width, rows),
+            Features::Source(all) if all.vocabulary().is_some() => {
+                let out = indices(out);
+                out.resize(len, 0);
+                all.read_tokens(rows, out)?;
+                self.check_indices(out, all.vocabulary().unwrap_or(0)).map_err(|e| match e {
+                    // The error names the row of the data set.
+                    Error::Label { row, label, classes } => Error::Label { row: rows[row], label, classes },
+                    Error::Index { op, index, mut position, rows: below } => {
+                        position[0] = rows[position[0]];
+                        Error::Index { op, index, position, rows: below }
+                    }
+                    other => other,
+                })?;
+            }
             Features::Source(all) => {
                 let out = floats(out, len);
                 all.read(rows, out)?;
@@ -117,15 +131,22 @@ fn floats(h: &mut Host<f32>, len: usize) -> &mut [f32] {
     }
 }
 
+/// Returns the label buffer of `h`. Reuses its memory.
+fn indices(h: &mut Host<f32>) -> &mut Vec<u32> {
+    if let Data::Float(_) = h.data {
+        h.data = Data::Index(Vec::new());
+    }
+    match &mut h.data {
+        Data::Index(v) => v,
+        Data::Float(_) => unreachable!("made an index above"),
+    }
+}
+
 /// Copies the rows `rows` of `from` into the label buffer of `h`. Reuses its memory.
 fn labels(h: &mut Host<f32>, from: &[u32], width: usize, rows: &[usize]) {
-    let mut out = match std::mem::replace(&mut h.data, Data::Index(Vec::new())) {
-        Data::Index(v) => v,
-        Data::Float(_) => Vec::new(),
-    };
+    let out = indices(h);
     out.clear();
     rows.iter().for_each(|&r| out.extend_from_slice(&from[r * width..(r + 1) * width]));
-    h.data = Data::Index(out);
 }
 
 #[cfg(test)]

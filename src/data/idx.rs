@@ -59,27 +59,13 @@ pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     let bad = |why: String| Err(Error::format(path, why));
     let mut source = file::open(path)?;
 
-    let magic = source.read(4)?;
-    let [zero, zero2, kind, axes] = match magic[..] {
-        [a, b, c, d] => [a, b, c, d],
-        _ => return bad(format!("truncated: {} bytes, but the magic number of an IDX file alone takes 4", magic.len())),
+    let (kind, dims) = header(path, source.read(4)?, |count| source.read(count))?;
+    let size: u64 = match kind {
+        0x08 | 0x09 => 1,
+        0x0B => 2,
+        0x0C | 0x0D => 4,
+        _ => 8,
     };
-    let size: u64 = match ([zero, zero2], kind) {
-        ([0, 0], 0x08 | 0x09) => 1,
-        ([0, 0], 0x0B) => 2,
-        ([0, 0], 0x0C | 0x0D) => 4,
-        ([0, 0], 0x0E) => 8,
-        _ => return bad(format!("not an IDX file: it starts with {magic:02x?}, not with [00, 00, type 08 to 0e, axes]")),
-    };
-    if axes == 0 {
-        return bad("an IDX file of no axes".to_string());
-    }
-
-    let header = source.read(axes as u64 * 4)?;
-    if header.len() < axes as usize * 4 {
-        return bad(format!("truncated: {} bytes, but a header of {axes} axes takes {}", 4 + header.len(), 4 + axes as usize * 4));
-    }
-    let dims: Vec<usize> = header.as_chunks().0.iter().map(|&b| u32::from_be_bytes(b) as usize).collect();
     let shown = shown(&dims);
     let count = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let Some(want) = count.and_then(|n| n.checked_mul(size)).filter(|&n| n < isize::MAX as u64) else {
@@ -87,7 +73,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     };
 
     let bytes = source.read(want + 1)?;
-    let (got, start) = (bytes.len() as u64, 4 + header.len() as u64);
+    let (got, start) = (bytes.len() as u64, 4 + 4 * dims.len() as u64);
     if got < want {
         return bad(format!("truncated: {} bytes, but {shown} takes {}", start + got, start + want));
     }
@@ -105,8 +91,28 @@ pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     Ok(Idx { dims, values })
 }
 
+/// Reads the header behind the first four bytes, `magic`. Returns the type and the axes.
+pub(super) fn header(path: &Path, magic: Vec<u8>, mut next: impl FnMut(u64) -> Result<Vec<u8>>) -> Result<(u8, Vec<usize>)> {
+    let bad = |why: String| Err(Error::format(path, why));
+    let [zero, zero2, kind, axes] = match magic[..] {
+        [a, b, c, d] => [a, b, c, d],
+        _ => return bad(format!("truncated: {} bytes, but the magic number of an IDX file alone takes 4", magic.len())),
+    };
+    if !matches!(([zero, zero2], kind), ([0, 0], 0x08 | 0x09 | 0x0B..=0x0E)) {
+        return bad(format!("not an IDX file: it starts with {magic:02x?}, not with [00, 00, type 08 to 0e, axes]"));
+    }
+    if axes == 0 {
+        return bad("an IDX file of no axes".to_string());
+    }
+    let header = next(u64::from(axes) * 4)?;
+    if header.len() < axes as usize * 4 {
+        return bad(format!("truncated: {} bytes, but a header of {axes} axes takes {}", 4 + header.len(), 4 + axes as usize * 4));
+    }
+    Ok((kind, header.as_chunks().0.iter().map(|&b| u32::from_be_bytes(b) as usize).collect()))
+}
+
 /// Formats the axes, e.g. `[60000, 28, 28]`. A corrupt header may have 255 axes.
-fn shown(dims: &[usize]) -> String {
+pub(super) fn shown(dims: &[usize]) -> String {
     match dims.get(..8) {
         Some(first) if dims.len() > 8 => format!("{first:?} and {} more axes", dims.len() - 8),
         _ => format!("{dims:?}"),

@@ -4,15 +4,20 @@
 //! - [`Csv`], [`idx`], [`mnist`], [`cifar10`] read files, gzipped or not. [`with_read_limit`] sets the largest size of a
 //!   file.
 //! - [`Text`] takes a text, for models of its characters.
+//! - [`ArrayFile`], [`TokenFile`] and [`image_folder`] read files when a batch needs them, for data that memory does not hold.
+//!   [`Source`] is for readers of your own.
 //! - [`digits`], [`iris`], [`breast_cancer`], [`diabetes`], [`genesis`] are real data that ships with the crate.
 
+mod array;
 mod augment;
 mod cifar;
 mod classes;
+mod columns;
 mod csv;
 mod field;
 mod fields;
 mod file;
+mod folder;
 mod gather;
 pub mod idx;
 mod known;
@@ -22,12 +27,15 @@ mod selection;
 mod source;
 mod split;
 mod text;
+mod tokens;
 
+pub use array::ArrayFile;
 pub use augment::Augment;
 pub use cifar::cifar10;
 pub use csv::{Column, Csv};
 pub use field::{Field, Role};
 pub use file::with_read_limit;
+pub use folder::image_folder;
 pub use known::{breast_cancer, diabetes, digits, genesis, iris};
 pub use mnist::mnist;
 pub use normalise::Normalise;
@@ -35,6 +43,7 @@ pub use selection::Selection;
 pub use source::{Rows, Source};
 pub use split::{batches, shuffled};
 pub use text::Text;
+pub use tokens::TokenFile;
 
 use crate::{
     error::{Error, Result},
@@ -67,7 +76,7 @@ pub enum Features {
         /// The number of different words or characters.
         vocabulary: usize,
     },
-    /// Floats that are read when a batch needs them. See [`Source`].
+    /// Floats or tokens that are read when a batch needs them. See [`Source`].
     Source(Rows),
 }
 
@@ -95,7 +104,15 @@ impl Features {
             Features::Float(v) => f64::from(v[i]),
             Features::Bytes { data, scale, shift } => pixel(data[i], *scale, *shift),
             Features::Tokens { data, .. } => f64::from(data[i]),
-            Features::Source(rows) => f64::from(rows.element(i)),
+            Features::Source(rows) => rows.element(i),
+        }
+    }
+    /// Returns the number of different tokens or labels. `None` for numbers.
+    pub(crate) fn vocabulary(&self) -> Option<usize> {
+        match self {
+            Features::Float(_) | Features::Bytes { .. } => None,
+            Features::Tokens { vocabulary, .. } => Some(*vocabulary),
+            Features::Source(rows) => rows.vocabulary(),
         }
     }
 }
@@ -369,7 +386,7 @@ impl Dataset {
     pub fn sample_shape(&self) -> Shape {
         self.fields[0].sample
     }
-    /// Returns the labels of the first target. The slice is empty if the target is no column of labels.
+    /// Returns the labels of the first target. The slice is empty if the target is no column of labels, or has a [`Source`].
     pub fn labels(&self) -> &[u32] {
         match self.first_target().map(|i| &self.fields[i].data) {
             Some(Features::Tokens { data, .. }) => data,
@@ -378,10 +395,7 @@ impl Dataset {
     }
     /// Returns the number of classes of the first target, or 0 if it is no column of labels.
     pub fn classes(&self) -> usize {
-        match self.first_target().map(|i| &self.fields[i].data) {
-            Some(Features::Tokens { vocabulary, .. }) => *vocabulary,
-            _ => 0,
-        }
+        self.first_target().and_then(|i| self.fields[i].data.vocabulary()).unwrap_or(0)
     }
     /// Returns the names of the classes. The slice is empty if the classes have no names.
     pub fn class_names(&self) -> &[String] {
@@ -422,24 +436,23 @@ impl fmt::Debug for Dataset {
             Features::Float(_) => "floats",
             Features::Bytes { .. } => "bytes",
             Features::Tokens { .. } => "tokens",
+            Features::Source(rows) if rows.vocabulary().is_some() => "tokens of a source",
             Features::Source(_) => "floats of a source",
         };
         let text = |field: &Field| {
             let sample = field.sample.of(DType::F32);
-            match (&field.data, field.role) {
-                (data, Role::Feature) => format!("{sample} {}", kind(data)),
-                (Features::Tokens { vocabulary, .. }, Role::Target) if sample.rank() > 0 => {
-                    format!("{vocabulary} classes at each of {sample}")
-                }
-                (Features::Tokens { vocabulary, .. }, Role::Target) => format!("{vocabulary} classes"),
+            match (field.data.vocabulary(), field.role) {
+                (_, Role::Feature) => format!("{sample} {}", kind(&field.data)),
+                (Some(classes), Role::Target) if sample.rank() > 0 => format!("{classes} classes at each of {sample}"),
+                (Some(classes), Role::Target) => format!("{classes} classes"),
                 (_, role) => format!("{sample} {}", format!("{role:?}").to_lowercase()),
             }
         };
         match &self.fields[..] {
             [x] if x.name == "x" => write!(f, "Dataset({} samples of {}, no targets)", self.len, text(x)),
-            [x, y] if (x.name.as_str(), y.name.as_str()) == ("x", "y") => match y.data {
-                Features::Tokens { .. } => write!(f, "Dataset({} samples of {}, {})", self.len, text(x), text(y)),
-                _ => write!(f, "Dataset({} samples of {}, targets {})", self.len, text(x), y.sample),
+            [x, y] if (x.name.as_str(), y.name.as_str()) == ("x", "y") => match y.data.vocabulary() {
+                Some(_) => write!(f, "Dataset({} samples of {}, {})", self.len, text(x), text(y)),
+                None => write!(f, "Dataset({} samples of {}, targets {})", self.len, text(x), y.sample),
             },
             all => {
                 let all: Vec<String> = all.iter().map(|field| format!("{} {}", field.name, text(field))).collect();

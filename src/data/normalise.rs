@@ -41,7 +41,7 @@ impl Normalise {
     /// # Errors
     /// [`Error::Argument`] if the targets are not numbers.
     pub fn targets(train: &Dataset) -> Result<Normalise> {
-        match train.first_target().map(|i| &train.fields[i]).filter(|y| !matches!(y.data, Features::Tokens { .. })) {
+        match train.first_target().map(|i| &train.fields[i]).filter(|y| y.data.vocabulary().is_none()) {
             Some(field) => Ok(Normalise::each_of(field)),
             None => Err(Error::argument("Normalise::targets", "the targets are not numbers")),
         }
@@ -95,7 +95,7 @@ impl Normalise {
     /// The errors of [`apply`](Normalise::apply). [`Error::Argument`] if the targets are not numbers, or differ in shape from
     /// the training targets.
     pub fn apply_targets(&self, data: &mut Dataset) -> Result<()> {
-        match data.first_target().filter(|&i| !matches!(data.fields[i].data, Features::Tokens { .. })) {
+        match data.first_target().filter(|&i| data.fields[i].data.vocabulary().is_none()) {
             Some(i) => self.change(data, i),
             None => Err(Error::argument("Normalise::apply_targets", "the targets are not numbers")),
         }

@@ -32,8 +32,19 @@ impl Trainer {
         model.write(&g, SOME)?;
         let inputs = &g.inner.borrow().inputs;
         for ((input, taken), &pick) in taken().zip(&picks) {
-            if let (Some(below), Features::Tokens { data, .. }) = (inputs[input].classes, data.fields()[pick].data()) {
-                below.check(data, inputs[input].shape.dims(), taken.sample.elements())?;
+            let Some(below) = inputs[input].classes else { continue };
+            match data.fields()[pick].data() {
+                Features::Tokens { data, .. } => below.check(data, inputs[input].shape.dims(), taken.sample.elements())?,
+                // The tokens of a source are below its vocabulary. The vocabulary must fit the model as a whole.
+                Features::Source(rows) => {
+                    let vocabulary = rows.vocabulary().unwrap_or(0);
+                    let most = (vocabulary as u32).saturating_sub(1);
+                    if vocabulary > below.count && !(vocabulary == below.count + 1 && below.ignored == Some(most)) {
+                        let why = format!("its source has {vocabulary} classes or tokens, but the model has {}", below.count);
+                        return Err(Error::argument(format!("column `{}`", taken.name), why));
+                    }
+                }
+                _ => {}
             }
         }
         Ok(picks)

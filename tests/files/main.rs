@@ -7,6 +7,7 @@ mod mutations;
 mod parsers;
 mod readers;
 mod saving;
+mod sources;
 mod weights;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     mutations::trials(&mut suite);
     parsers::trials(&mut suite);
     saving::trials(&mut suite);
+    sources::trials(&mut suite);
     weights::trials(&mut suite);
     suite.run()
 }

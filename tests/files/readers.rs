@@ -3,7 +3,7 @@
 
 use downhill::{
     Device, Error, Graph, Host, Trainer,
-    data::{self, Column, Csv, Dataset, Features, Target, Text, idx},
+    data::{self, ArrayFile, Column, Csv, Dataset, Features, Field, Target, Text, TokenFile, idx},
     layers::BatchNorm,
     optim::Adam,
     testing::TuningFiles,
@@ -43,8 +43,17 @@ type Read = dyn FnMut(&[u8]) -> Result<(), String>;
 pub type Make = fn(&Path) -> Reader;
 
 /// All of them, by name.
-pub const READERS: [(&str, Make); 7] =
-    [("csv", csv), ("idx", idx), ("cifar", cifar), ("text", text), ("weights", weights), ("checkpoint", checkpoint), ("tuning", tuning)];
+pub const READERS: [(&str, Make); 9] = [
+    ("csv", csv),
+    ("idx", idx),
+    ("array", array),
+    ("image", image),
+    ("cifar", cifar),
+    ("text", text),
+    ("weights", weights),
+    ("checkpoint", checkpoint),
+    ("tuning", tuning),
+];
 
 /// Gzipped.
 fn packed(bytes: &[u8]) -> Vec<u8> {
@@ -135,12 +144,16 @@ fn csv(folder: &Path) -> Reader {
             csv().delimiter(' ').values(1),
             csv().delimiter(' ').header().labels("y"),
         ];
-        data::with_read_limit(LIMIT, || all.iter().try_for_each(|csv| outcome(csv.read())))
+        let categories = [csv().header().category(1).labels("class"), csv().header().category("y").labels("y"), csv().category(0)];
+        data::with_read_limit(LIMIT, || {
+            all.iter().try_for_each(|csv| outcome(csv.read()))?;
+            categories.iter().chain(&all).try_for_each(|csv| outcome(csv.columns()))
+        })
     };
     Reader { samples: samples.map(|s| s.as_bytes().to_vec()).into(), wrap: packed, read: Box::new(read) }
 }
 
-fn idx_file(kind: u8, dims: &[u32], data: &[u8]) -> Vec<u8> {
+pub fn idx_file(kind: u8, dims: &[u32], data: &[u8]) -> Vec<u8> {
     let axes = dims.iter().flat_map(|d| d.to_be_bytes());
     [0, 0, kind, dims.len() as u8].into_iter().chain(axes).chain(data.iter().copied()).collect()
 }
@@ -173,6 +186,83 @@ fn idx(folder: &Path) -> Reader {
         })
     };
     Reader { samples: all, wrap: packed, read: Box::new(read) }
+}
+
+/// A file of numpy.
+pub fn npy_file(descr: &str, dims: &[usize], data: &[u8]) -> Vec<u8> {
+    let axes: String = dims.iter().map(|d| format!("{d}, ")).collect();
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({axes}), }}");
+    header.extend(std::iter::repeat_n(' ', 63 - (10 + header.len()) % 64));
+    header.push('\n');
+    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// Files whose rows are read when a batch needs them.
+fn array(folder: &Path) -> Reader {
+    let path = folder.join("array");
+    let samples = vec![
+        npy_file("<f4", &[3, 2], &[0; 24]),
+        npy_file(">i2", &[3], &[0, 1, 0, 2, 0, 0]),
+        npy_file("|u1", &[2, 1, 2], &[0, 255, 7, 8]),
+        npy_file("<f2", &[2], &[0, 0x3e, 0, 0xc0]),
+        idx_file(8, &[3, 1, 2], &[0, 255, 51, 0, 0, 102]),
+        idx_file(0x0C, &[3], &[0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]),
+    ];
+    let read = move |bytes: &[u8]| {
+        write(&path, bytes);
+        let streamed = |data: Result<Dataset, Error>| outcome(data.and_then(|data| data.cache()));
+        match ArrayFile::open(&path) {
+            Ok(array) => {
+                if let Err(e) = array.labels() {
+                    typed(&e)?;
+                }
+                streamed(Dataset::of([Field::source("x", array.sample(), array)]))?;
+            }
+            Err(e) => typed(&e)?,
+        }
+        [TokenFile::npy(&path), TokenFile::u16(&path), TokenFile::u32(&path)]
+            .into_iter()
+            .try_for_each(|file| streamed(file.and_then(|file| file.windows(2, 1, 1 << 16))))
+    };
+    Reader { samples, wrap: <[u8]>::to_vec, read: Box::new(read) }
+}
+
+/// A PNG image of 8 bits.
+pub fn png_file(color: png::ColorType, [width, height]: [u32; 2], data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(color);
+    if color == png::ColorType::Indexed {
+        encoder.set_palette([[255, 0, 0], [0, 51, 0], [0, 0, 102]].concat());
+    }
+    let mut writer = encoder.write_header().expect("the header is right");
+    writer.write_image_data(data).expect("memory takes all that is written");
+    writer.finish().expect("memory takes all that is written");
+    bytes
+}
+
+/// A folder of one image.
+fn image(folder: &Path) -> Reader {
+    let samples = vec![
+        png_file(png::ColorType::Grayscale, [3, 2], &[0, 1, 2, 3, 4, 255]),
+        png_file(png::ColorType::Rgba, [1, 2], &[0, 1, 2, 3, 4, 255, 6, 7]),
+        png_file(png::ColorType::Indexed, [3, 1], &[0, 1, 2]),
+        b"P5 3\n2 255\n012345".to_vec(),
+        b"P6\n# a comment\n2 1\n255\n012345".to_vec(),
+        npy_file("|u1", &[1, 2, 2], &[0, 255, 7, 8]),
+    ];
+    let roots: Vec<PathBuf> = ["png", "ppm", "npy"].map(|end| folder.join(end).join(format!("class/image.{end}"))).into();
+    for path in &roots {
+        fs::create_dir_all(path.parent().expect("it has one")).expect("a temporary folder can be written to");
+    }
+    let read = move |bytes: &[u8]| {
+        roots.iter().try_for_each(|path| {
+            write(path, bytes);
+            let root = path.ancestors().nth(2).expect("it has two");
+            outcome(data::with_read_limit(LIMIT, || data::image_folder(root)).and_then(|data| data.cache()))
+        })
+    };
+    Reader { samples, wrap: <[u8]>::to_vec, read: Box::new(read) }
 }
 
 fn cifar(folder: &Path) -> Reader {

@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../target.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(init: target::samples("image"), |bytes: &[u8]| target::read("image", bytes));
