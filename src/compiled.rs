@@ -253,6 +253,24 @@ mod tests {
     use super::*;
     use crate::graph::Graph;
 
+    /// A small run stays on the calling thread, with the bits that all threads give. A larger one does not.
+    #[test]
+    fn small_runs_have_the_same_bits() {
+        for (batch, want) in [(1, true), (2, true), (64, false)] {
+            let g = Graph::inference();
+            let x = g.input([batch, 3, 8, 8]);
+            let h = x.conv2d("conv", 8, 3).relu().reshape([batch, 8 * 36]).linear("fc1", 256).gelu().linear("fc2", 100);
+            let mut f = Device::cpu().compile(&[h.softmax(1), h.mean(&[1], false), h.argmax(1)]).unwrap();
+            let x = Host::new([batch, 3, 8, 8], (0..batch * 192).map(|i| (i as f32 * 0.37).sin()).collect());
+            assert_eq!(f.engine.small(), Some(&mut { want }), "batch {batch}");
+            let mut run = |small: bool| {
+                f.engine.small().into_iter().for_each(|is| *is = small);
+                f.run(std::slice::from_ref(&x)).unwrap()
+            };
+            assert_eq!(run(true), run(false), "batch {batch}");
+        }
+    }
+
     #[test]
     fn load_once_launch_often() {
         let g = Graph::inference();

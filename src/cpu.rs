@@ -10,7 +10,7 @@ use crate::{
     rng::Key,
     scratch,
     shape::{DType, Shape},
-    threads::{TASK, chunk, chunks, lock},
+    threads::{self, TASK, chunk, chunks, lock},
 };
 use std::{
     array, mem,
@@ -20,8 +20,27 @@ use std::{
 
 /// Runs `f` on a thread of the device's thread pool. The parallel work inside `f` then starts faster, because the other
 /// threads are not woken for each op.
-pub fn work<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| f())
+///
+/// Small work stays on this thread, because waking another thread and waiting for it takes about ten microseconds.
+pub fn work<R: Send>(small: bool, f: impl FnOnce() -> R + Send) -> R {
+    if small { threads::alone(f) } else { rayon::scope(|_| f()) }
+}
+
+/// The most operations of small work. They take a tenth of a millisecond.
+const SMALL: u64 = 1 << 21;
+
+/// Returns whether a run of the plan is so small that more threads would not pay.
+pub fn is_small(plan: &Plan) -> bool {
+    let flops = |step: &Step| match &step.work {
+        Work::Op(op) if step.output.1.elements() <= TASK => {
+            let inputs: Vec<Shape> = step.inputs.iter().map(|(_, shape)| *shape).collect();
+            Some(op.flops(&inputs, step.output.1))
+        }
+        // Updates divide their work in ways of their own.
+        _ => None,
+    };
+    let steps = plan.steps.iter().filter(|step| !step.is_alias());
+    steps.map(flops).try_fold(0u64, |sum, flops| sum.checked_add(flops?)).is_some_and(|sum| sum < SMALL)
 }
 
 /// The flat buffers of a model on the CPU device, by piece. See [`Layout`].

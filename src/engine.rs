@@ -471,7 +471,13 @@ pub(crate) struct Engine {
 }
 
 enum ExecOn {
-    Cpu { exec: Box<cpu::CpuExec>, store: cpu::Shared, ring: Option<Arc<Mutex<CpuRing>>> },
+    Cpu {
+        exec: Box<cpu::CpuExec>,
+        store: cpu::Shared,
+        ring: Option<Arc<Mutex<CpuRing>>>,
+        /// Whether a run stays on the calling thread.
+        small: bool,
+    },
     Gpu(Box<gpu::GpuExec>),
 }
 
@@ -491,7 +497,8 @@ impl Engine {
                     store.lock().hold_micro()?;
                 }
                 let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
-                ExecOn::Cpu { exec: Box::new(cpu::CpuExec::new(plan)?), store: store.clone(), ring }
+                let small = cpu::is_small(&plan);
+                ExecOn::Cpu { exec: Box::new(cpu::CpuExec::new(plan)?), store: store.clone(), ring, small }
             }
             _ => unreachable!("a store is made for its device"),
         };
@@ -500,6 +507,11 @@ impl Engine {
     /// Returns the bytes of the plan's own memory.
     pub fn bytes(&self) -> u64 {
         self.gpu().map_or(self.bytes, |exec| exec.bytes())
+    }
+    /// Returns whether a run on the CPU stays on the calling thread.
+    #[cfg(test)]
+    pub fn small(&mut self) -> Option<&mut bool> {
+        if let ExecOn::Cpu { small, .. } = &mut self.on { Some(small) } else { None }
     }
     /// Returns the flat buffers that the plan uses.
     pub fn store(&self) -> &Store {
@@ -529,8 +541,8 @@ impl Engine {
     pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Updater>) -> Result<()> {
         self.expect(rows, update)?;
         match &mut self.on {
-            ExecOn::Cpu { .. } => {
-                cpu::work(|| (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_| ())));
+            &mut ExecOn::Cpu { small, .. } => {
+                cpu::work(small, || (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_| ())));
                 Ok(())
             }
             ExecOn::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
@@ -546,7 +558,7 @@ impl Engine {
     }
     /// Runs the row with this number on the CPU. `done` is called with the number of each kernel when the kernel is done.
     fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize)) {
-        let ExecOn::Cpu { exec, store, ring } = &mut self.on else { unreachable!("only called for the CPU") };
+        let ExecOn::Cpu { exec, store, ring, .. } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = store.lock();
         let rules = update.map(|update| {
             let rows = update.rows();
@@ -566,12 +578,13 @@ impl Engine {
     /// Runs one step with a clock around each kernel and a wait at the end. Times are in seconds from `zero`.
     pub async fn profile(&mut self, row: &StepRow, fed: bool, update: Option<&Updater>, zero: Instant) -> Result<StepTimes> {
         self.expect(std::slice::from_ref(row), update)?;
-        if let ExecOn::Gpu(exec) = &mut self.on {
-            return exec.profile(row, &self.hyper, fed, zero).await;
-        }
+        let small = match &mut self.on {
+            ExecOn::Gpu(exec) => return exec.profile(row, &self.hyper, fed, zero).await,
+            ExecOn::Cpu { small, .. } => *small,
+        };
         let begun = zero.elapsed().as_secs_f64();
         let (mut times, mut last) = (StepTimes::default(), begun);
-        cpu::work(|| {
+        cpu::work(small, || {
             self.run_here(0, row, update, |kernel| {
                 let now = zero.elapsed().as_secs_f64();
                 times.device.push((kernel, last, now));

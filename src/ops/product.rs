@@ -11,7 +11,7 @@
 use crate::{
     scratch,
     simd::Vectors,
-    threads::{lines, parallel},
+    threads::{count, lines, parallel},
 };
 use std::ops::Range;
 
@@ -66,7 +66,7 @@ pub fn product_then([m, k, n]: [usize; 3], [a, b]: [Matrix; 2], y: &mut [f32], b
 }
 
 fn threads([m, k, n]: [usize; 3], by: By) -> usize {
-    if by == By::This || m * k * n < SMALL { 1 } else { rayon::current_num_threads() }
+    if by == By::This || m * k * n < SMALL { 1 } else { count() }
 }
 
 /// A product. It writes y through a pointer, because blocks of y are not slices.
