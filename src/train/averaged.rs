@@ -1,6 +1,6 @@
 //! The model with the averages of its weights.
 
-use super::{Evaluation, Named, Params, Trainer};
+use super::{Evaluation, Named, Params, Trainer, evaluate::Seen};
 use crate::{
     compiled::Compiled,
     data::Dataset,
@@ -86,6 +86,10 @@ impl Averaged<'_> {
     /// [`evaluate`](Averaged::evaluate), without blocking.
     pub async fn evaluate_async(&mut self, data: &Dataset) -> Result<Evaluation> {
         self.used().0.evaluate_async(data).await
+    }
+    /// [`evaluate`](Averaged::evaluate). `seen` is called with the number of samples evaluated so far, after each batch.
+    pub(super) async fn evaluate_with(&mut self, data: &Dataset, seen: Seen<'_>) -> Result<Evaluation> {
+        self.used().0.evaluate_with(data, seen).await
     }
     /// Computes the model's outputs for samples. See [`Trainer::predict`].
     ///

@@ -46,6 +46,11 @@ use std::path::Path;
 /// # Ok::<(), downhill::Error>(())
 /// ```
 pub trait Callback {
+    /// Returns the name by which a checkpoint knows the callback. By default it is the name of the type. A training that
+    /// [resumes](crate::Fit::resume) must have the callbacks of the checkpoint in the same order.
+    fn name(&self) -> String {
+        short(std::any::type_name::<Self>())
+    }
     /// Called once, before the first epoch.
     fn on_train_begin(&mut self, run: &mut Run) -> Result<()> {
         let _ = run;
@@ -108,8 +113,24 @@ pub trait Callback {
     }
 }
 
+/// Returns the name of a type without its modules.
+fn short(name: &str) -> String {
+    let (mut out, mut word) = (String::new(), String::new());
+    for c in name.chars() {
+        match c {
+            ':' => word.clear(),
+            c if c.is_alphanumeric() || c == '_' => word.push(c),
+            c => out.extend(word.drain(..).chain([c]).collect::<Vec<_>>()),
+        }
+    }
+    out + &word
+}
+
 /// A callback that is lent to `fit`, so that its fields can be read afterwards.
 impl<C: Callback + ?Sized> Callback for &mut C {
+    fn name(&self) -> String {
+        (**self).name()
+    }
     fn on_train_begin(&mut self, run: &mut Run) -> Result<()> {
         (**self).on_train_begin(run)
     }
@@ -190,6 +211,10 @@ impl Run<'_> {
     /// Returns the reports of the complete epochs.
     pub fn history(&self) -> &History {
         self.trainer.history()
+    }
+    /// Returns the names of the losses and scalars that the model reports by name.
+    pub(super) fn watched(&self) -> std::sync::Arc<[String]> {
+        self.trainer.kept.names()
     }
     /// Returns the learning rate of the next step.
     pub fn lr(&self) -> f64 {
@@ -284,4 +309,14 @@ impl Fit<'_> {
 
 pub(super) fn wants(callback: &dyn Callback, step: u64) -> bool {
     callback.every().is_some_and(|n| step.is_multiple_of(n.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_without_modules() {
+        for (name, want) in [("a::b::C", "C"), ("C", "C"), ("a::B<c::D, e_1::F<g::H>>", "B<D, F<H>>"), ("&mut a::B", "&mut B")] {
+            assert_eq!(super::short(name), want);
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Callbacks that are ready to use with [`Fit::with`](crate::Fit::with). Names and defaults are those of Keras.
 
-use super::{Callback, Epoch, Run, Saved, StepReport};
+pub use super::monitor::Monitor;
+
+use super::{Callback, Epoch, Named, Run, Saved, StepReport};
 use crate::{
     error::{Error, Result},
     file,
@@ -10,48 +12,6 @@ use std::{
     fmt::Write,
     path::{Path, PathBuf},
 };
-
-/// The number of an epoch that a callback watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Monitor {
-    /// [`Epoch::loss`]. Less is better.
-    Loss,
-    /// [`Epoch::accuracy`]. More is better.
-    Accuracy,
-    /// The loss on the [validation](crate::Fit::validation) data. Less is better.
-    ValLoss,
-    /// The accuracy on the [validation](crate::Fit::validation) data. More is better.
-    ValAccuracy,
-}
-
-impl Monitor {
-    /// Returns the number in the report of an epoch, or `None` where the report has no such number.
-    pub fn value(self, epoch: &Epoch) -> Option<f64> {
-        match self {
-            Monitor::Loss => Some(epoch.loss),
-            Monitor::Accuracy => epoch.accuracy,
-            Monitor::ValLoss => epoch.validation.map(|(loss, _)| loss),
-            Monitor::ValAccuracy => epoch.validation.and_then(|(_, accuracy)| accuracy),
-        }
-    }
-    fn get(self, who: &str, epoch: &Epoch) -> Result<f64> {
-        let why = match self {
-            Monitor::ValLoss => "it watches the validation loss, but there is no validation data; set Fit::validation",
-            _ => {
-                "it watches an accuracy that the training does not report; the model must be a classifier, with validation data for ValAccuracy"
-            }
-        };
-        self.value(epoch).ok_or_else(|| Error::argument(who, why))
-    }
-    /// Returns whether `new` is better than `best` by more than `min_delta`. A NaN is never better.
-    fn improves(self, new: f64, best: Option<f64>, min_delta: f64) -> bool {
-        let gain = |best: f64| match self {
-            Monitor::Loss | Monitor::ValLoss => best - new,
-            Monitor::Accuracy | Monitor::ValAccuracy => new - best,
-        };
-        best.map_or(!new.is_nan(), |best| gain(best) > min_delta.abs())
-    }
-}
 
 /// The best value so far, and the number of epochs since then.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -121,9 +81,12 @@ impl EarlyStopping {
 }
 
 impl Callback for EarlyStopping {
-    fn on_train_begin(&mut self, _: &mut Run) -> Result<()> {
+    fn name(&self) -> String {
+        format!("EarlyStopping of {}", self.monitor.name())
+    }
+    fn on_train_begin(&mut self, run: &mut Run) -> Result<()> {
         (self.watch, self.weights) = (Watch::default(), Vec::new());
-        Ok(())
+        self.monitor.check("EarlyStopping", run)
     }
     fn on_epoch_end(&mut self, run: &mut Run, epoch: &Epoch) -> Result<()> {
         let value = self.monitor.get("EarlyStopping", epoch)?;
@@ -208,8 +171,12 @@ impl ReduceLROnPlateau {
 }
 
 impl Callback for ReduceLROnPlateau {
-    fn on_train_begin(&mut self, _: &mut Run) -> Result<()> {
+    fn name(&self) -> String {
+        format!("ReduceLROnPlateau of {}", self.monitor.name())
+    }
+    fn on_train_begin(&mut self, run: &mut Run) -> Result<()> {
         (self.watch, self.cooling) = (Watch::default(), 0);
+        self.monitor.check("ReduceLROnPlateau", run)?;
         match self.factor > 0.0 && self.factor < 1.0 {
             true => Ok(()),
             false => Err(Error::argument("ReduceLROnPlateau", format!("the factor must lie between 0 and 1, but it is {}", self.factor))),
@@ -285,15 +252,19 @@ impl ModelCheckpoint {
 }
 
 impl Callback for ModelCheckpoint {
-    fn on_train_begin(&mut self, _: &mut Run) -> Result<()> {
+    fn name(&self) -> String {
+        let of = self.monitor.as_ref().map_or(String::new(), |monitor| format!(" of {}", monitor.name()));
+        format!("ModelCheckpoint{of}")
+    }
+    fn on_train_begin(&mut self, run: &mut Run) -> Result<()> {
         self.watch = Watch::default();
-        Ok(())
+        self.monitor.as_ref().map_or(Ok(()), |monitor| monitor.check("ModelCheckpoint", run))
     }
     fn on_epoch_end(&mut self, run: &mut Run, epoch: &Epoch) -> Result<()> {
         if !epoch.epoch.is_multiple_of(self.every.max(1)) {
             return Ok(());
         }
-        if let Some(monitor) = self.monitor {
+        if let Some(monitor) = &self.monitor {
             let value = monitor.get("ModelCheckpoint", epoch)?;
             if !monitor.improves(value, self.watch.best, 0.0) {
                 return Ok(());
@@ -317,7 +288,9 @@ impl Callback for ModelCheckpoint {
 
 /// Writes a table with a row for each epoch. The file is [replaced](crate::file::replace) after each epoch, so it is always whole.
 ///
-/// The columns are epoch, loss, accuracy, val_loss, val_accuracy, lr and seconds. A number that the training does not have is empty.
+/// The columns are epoch, loss, accuracy, val_loss, val_accuracy, lr and seconds. The losses and scalars that the model
+/// [reports by name](crate::Outputs::watch) come before lr: `rmse` and `val_rmse`, for example. A number that the training does not have
+/// is empty.
 ///
 /// ```
 /// use downhill::{Device, Fit, Trainer, callbacks::CsvLogger, data, optim::Sgd};
@@ -342,23 +315,28 @@ impl CsvLogger {
     }
 }
 
+/// Returns a text as a field of a table.
+fn field(text: &str) -> String {
+    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
+}
+
 impl Callback for CsvLogger {
     fn on_epoch_end(&mut self, run: &mut Run, _: &Epoch) -> Result<()> {
-        let mut text = String::from("epoch,loss,accuracy,val_loss,val_accuracy,lr,seconds\n");
+        let names = run.watched();
+        let mut text = String::from("epoch,loss,accuracy,val_loss,val_accuracy,");
+        for name in names.iter() {
+            let _ = write!(text, "{},{},", field(name), field(&format!("val_{name}")));
+        }
+        text += "lr,seconds\n";
         let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
         for e in &run.history().epochs {
             let (loss, accuracy) = (e.validation.map(|v| v.0), e.validation.and_then(|v| v.1));
-            let _ = writeln!(
-                text,
-                "{},{},{},{},{},{},{}",
-                e.epoch,
-                e.loss,
-                number(e.accuracy),
-                number(loss),
-                number(accuracy),
-                e.lr,
-                e.seconds
-            );
+            let _ = write!(text, "{},{},{},{},{},", e.epoch, e.loss, number(e.accuracy), number(loss), number(accuracy));
+            for name in names.iter() {
+                let of = |all: &Named<f64>| number(all.get(name).ok().copied());
+                let _ = write!(text, "{},{},", of(&e.watched), of(&e.validation_watched));
+            }
+            let _ = writeln!(text, "{},{}", e.lr, e.seconds);
         }
         file::replace(&self.path, text.as_bytes())
     }

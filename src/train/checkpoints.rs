@@ -25,7 +25,7 @@ use std::{
 ///
 /// A checkpoint is a copy of all parameters and states that the device makes between two steps. Another thread writes the copy to a file,
 /// while training goes on. The file is [synced and renamed](crate::file::replace), so each file in the folder is whole. On a GPU the copy
-/// needs as much memory as the parameters and the optimizer's states.
+/// needs as much memory as the parameters and the optimizer's states, which [`Fit::memory`] counts.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
@@ -54,6 +54,8 @@ impl Checkpoints {
     }
 }
 
+/// The name of the list of callbacks in a file.
+const CALLBACKS: &str = "callbacks";
 const NAME: [&str; 2] = ["checkpoint-", ".safetensors"];
 
 /// Returns the numbers of the checkpoints in a folder, in order. A folder that does not exist has none.
@@ -156,12 +158,52 @@ impl Fit<'_> {
         let mut saved = Saved { info: trainer.info(trainer.step), ..Saved::default() };
         saved.join(FIT, trainer.save_place());
         saved.info.insert(format!("{FIT}cut"), cut.text(self.shuffle));
+        let names: Vec<String> = self.hooks.iter().map(|callback| callback.name()).collect();
+        saved.info.insert(format!("{FIT}{CALLBACKS}"), names.join("\n"));
         for (k, callback) in self.hooks.iter().enumerate() {
             saved.join(&format!("{CALLBACK}{k}."), callback.save());
         }
         saver.copying = Some((trainer.store.copy().await?, saved));
         saver.last = Instant::now();
         saver.advance(trainer, false)
+    }
+    /// Returns the state of each callback in a checkpoint. `names` are those of the callbacks that the training had, a line each.
+    /// Callbacks without a state may come and go.
+    fn states(&self, path: &Path, names: Option<&String>, state: impl Fn(usize) -> Result<Saved>) -> Result<Vec<Saved>> {
+        let none = Saved::default();
+        // A file that a callback wrote has no states. A file of an older version has no names.
+        let Some(names) = names else { return (0..self.hooks.len()).map(state).collect() };
+        let mut were = Vec::new();
+        for (k, name) in names.lines().enumerate() {
+            let state = state(k)?;
+            if state != none {
+                were.push((name, state));
+            }
+        }
+        let are: Vec<(String, bool)> = self.hooks.iter().map(|callback| (callback.name(), callback.save() != none)).collect();
+        let (mut states, mut left) = (Vec::new(), were.iter().peekable());
+        for (name, has_state) in &are {
+            let state = left.next_if(|(was, _)| was == name).map(|(_, state)| state.clone());
+            if state.is_none() && *has_state {
+                break;
+            }
+            states.push(state.unwrap_or_default());
+        }
+        if states.len() == are.len() && left.next().is_none() {
+            return Ok(states);
+        }
+        let told = |names: Vec<&str>| if names.is_empty() { "no callback with a state".to_string() } else { names.join(", ") };
+        let was = told(were.iter().map(|(name, _)| *name).collect());
+        let is = told(
+            are.iter()
+                .filter(|(name, has_state)| *has_state || were.iter().any(|(was, _)| was == name))
+                .map(|(name, _)| name.as_str())
+                .collect(),
+        );
+        Err(Error::format(
+            path,
+            format!("its training had the callbacks {was}, but this one has {is}; add the same callbacks in the same order"),
+        ))
     }
     /// Waits until all checkpoints are written.
     pub(super) fn finish(&mut self, trainer: &Trainer) -> Result<()> {
@@ -193,7 +235,7 @@ impl Trainer {
         if let Some(was) = was.filter(|was| **was != is) {
             return Err(Error::format(&path, format!("its training had {was}, but this one has {is}")));
         }
-        let states = (0..fit.hooks.len()).map(|k| Saved::of_file(&weights, &format!("{CALLBACK}{k}."))).collect::<Result<_>>()?;
+        let states = fit.states(&path, place.info.get(CALLBACKS), |k| Saved::of_file(&weights, &format!("{CALLBACK}{k}.")))?;
         self.adopt(&path, &bytes)?;
         self.load_place(&path, &place)?;
         Ok(states)

@@ -97,6 +97,9 @@ struct Run {
 /// number of samples.
 type Each<'a> = &'a mut (dyn FnMut(Vec<Host<f32>>, &Tracked, usize) -> Result<()> + Send);
 
+/// A function that receives the number of samples evaluated so far.
+pub(super) type Seen<'a> = &'a mut (dyn FnMut(usize) + Send);
+
 /// Returns whether a prediction needs the columns of this role. Targets and weights affect only losses.
 fn needed(role: Role) -> bool {
     !matches!(role, Role::Target | Role::Weight)
@@ -119,6 +122,10 @@ impl Trainer {
     }
     /// [`evaluate`](Trainer::evaluate), without blocking.
     pub async fn evaluate_async(&mut self, data: &Dataset) -> Result<Evaluation> {
+        self.evaluate_with(data, &mut |_| {}).await
+    }
+    /// [`evaluate`](Trainer::evaluate). `seen` is called with the number of samples evaluated so far, after each batch.
+    pub(super) async fn evaluate_with(&mut self, data: &Dataset, seen: Seen<'_>) -> Result<Evaluation> {
         let started = Instant::now();
         let picks = self.check_data("evaluate", data)?;
         let order: Vec<usize> = (0..data.len()).collect();
@@ -134,7 +141,7 @@ impl Trainer {
             tally.add(kept, &row, samples, labels);
             outputs.iter_mut().zip(out).try_for_each(|(output, part)| output.push(part, samples))
         };
-        self.infer(data.len(), resident.as_ref(), batch, &mut each).await?;
+        self.infer(data.len(), resident.as_ref(), batch, &mut each, seen).await?;
         let (loss, accuracy, watched) = (tally.loss(), tally.accuracy(), tally.watched());
         let mut outputs = outputs.into_iter().map(Joined::join);
         let (outputs, more) = (outputs.next().unwrap_or_else(|| Host::new([0], Vec::new())), outputs.collect());
@@ -201,7 +208,7 @@ impl Trainer {
             let rest = rest.iter().filter_map(|sample| sample.batched(n).map(Host::zeros));
             Ok(std::iter::once(Host { shape, data: part }).chain(rest).collect())
         };
-        self.infer(n, None, batch, &mut |mut out, _, samples| outputs[0].push(out.swap_remove(0), samples)).await?;
+        self.infer(n, None, batch, &mut |mut out, _, samples| outputs[0].push(out.swap_remove(0), samples), &mut |_| {}).await?;
         Ok(outputs.swap_remove(0).join())
     }
     /// Computes all outputs of the model for the samples of a data set, in inference mode. The data needs no targets and no
@@ -231,19 +238,20 @@ impl Trainer {
         let mut each = |out: Vec<Host<f32>>, _: &Tracked, samples: usize| {
             outputs.iter_mut().zip(out).try_for_each(|(output, part)| output.push(part, samples))
         };
-        self.infer(data.len(), None, batch, &mut each).await?;
+        self.infer(data.len(), None, batch, &mut each, &mut |_| {}).await?;
         Ok(Named::new(names, outputs.into_iter().map(Joined::join).collect()))
     }
 
     /// Runs the inference graph on `n` samples, batch by batch. `batch` returns the inputs for a range of rows, unless the data
     /// lies on the device. `each` receives the outputs, in order. A GPU collects the outputs of many batches before they are
-    /// read.
+    /// read. `seen` receives the number of samples so far, after each batch.
     async fn infer(
         &mut self,
         n: usize,
         resident: Option<&Arc<Resident>>,
         mut batch: impl FnMut(Range<usize>) -> Result<Vec<Host<f32>>> + Send,
         each: Each<'_>,
+        seen: Seen<'_>,
     ) -> Result<()> {
         let size = self.evaluation_size(n).await?;
         self.reordered |= resident.is_some();
@@ -256,6 +264,7 @@ impl Trainer {
             let (f, kept) = self.inference(samples).await?;
             let (Some(into), Some(exec)) = (&into, f.gpu()) else {
                 each(f.run_async(&batch(rows)?).await?, kept, samples)?;
+                seen(first + samples);
                 continue;
             };
             let run = Run { shapes: exec.output_shapes().collect(), kept: kept.clone(), samples };
@@ -275,6 +284,7 @@ impl Trainer {
                 exec.collect(None);
             }
             there.push(run);
+            seen(first + samples);
         }
         match into {
             Some(into) => give(&into, &mut there, each).await,

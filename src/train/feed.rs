@@ -6,7 +6,7 @@ use super::{
     cut::{Cut, Part},
     options::Event,
     plans::Batch,
-    progress::Progress,
+    progress::Shown,
 };
 use crate::{
     data::{Augment, Dataset, Features, Field, Id},
@@ -59,7 +59,7 @@ impl Held {
 pub(super) struct Course<'a, 'f> {
     pub data: &'a Dataset,
     pub fit: &'a mut Fit<'f>,
-    pub progress: &'a mut Progress,
+    pub progress: &'a mut Shown,
     /// The number of the epoch. The first epoch is 1.
     pub epoch: usize,
     pub cut: Cut,
@@ -159,9 +159,9 @@ impl Trainer {
         let gather = move |(draw, rows): (u64, &[usize]), batch: &mut [Host<f32>]| {
             data.gather_into(&picks, rows, augment.as_ref().map(|augment| (augment, seed, draw)), batch)
         };
-        if self.device.as_gpu().is_none() {
+        if self.device.as_gpu().is_none() && !data.has_source() {
             // A step uses every core, so another thread would not help. Batches are gathered directly into the inputs of the
-            // plan.
+            // plan. A source may wait for a file, so it has another thread.
             let mut write = |engine: &mut Engine, k: usize| gather(draws[k], engine.inputs());
             return self.walk(course, &parts, Batches::Written(&mut write)).await;
         }

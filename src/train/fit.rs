@@ -8,7 +8,7 @@ use super::{
     feed::Course,
     options::{Epoch, Event, Fit, History},
     place::Place,
-    progress::Progress,
+    progress::{Progress, Shown},
     saved::Saved,
 };
 use crate::{
@@ -81,7 +81,7 @@ impl Trainer {
                 for most in [fit.resident.min(bytes / 2), 0] {
                     self.hold(&wanted, most).await;
                     self.feed_from(data, fit.augment);
-                    fitting = self.fitting(bytes, &cut, validation);
+                    fitting = self.fitting(bytes, &cut, validation, fit.saver.is_some());
                     if fitting.is_ok() || self.held.is_empty() {
                         break;
                     }
@@ -141,7 +141,11 @@ impl Trainer {
     }
     async fn epochs(&mut self, data: &Dataset, fit: &mut Fit<'_>, cut: Cut, states: &[Saved]) -> Result<()> {
         let last = self.place.start + fit.epochs;
-        let mut progress = Progress::new(fit.progress, self.place.start..last, cut.steps);
+        let memory = match (fit.progress, cut.keys().first()) {
+            (Progress::Off, _) | (_, None) => None,
+            (_, Some(&key)) => self.step_memory(key).ok().map(|memory| memory.total()),
+        };
+        let mut progress = Shown::new(fit.progress, self.place.start..last, cut.steps, memory);
         let resident = self.resident(data);
         let mut flow = fit.each(self, self.place.epoch, cut.steps, |callback, run| callback.on_train_begin(run))?;
         // A callback without state saves nothing.
@@ -176,7 +180,7 @@ impl Trainer {
         data: &Dataset,
         fit: &mut Fit<'_>,
         cut: Cut,
-        progress: &mut Progress,
+        progress: &mut Shown,
         resident: Option<&Arc<Resident>>,
     ) -> Result<Flow> {
         let epoch = self.place.epoch + 1;
@@ -214,9 +218,11 @@ impl Trainer {
         self.place.epoch = epoch;
         if let Some(data) = fit.validation {
             flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_begin(run))?);
+            let since = Instant::now();
+            let seen = &mut |done| progress.validation(done, data.len(), since);
             let evaluated = match fit.averaged {
-                true => self.averaged()?.evaluate_async(data).await,
-                false => self.evaluate_async(data).await,
+                true => self.averaged()?.evaluate_with(data, seen).await,
+                false => self.evaluate_with(data, seen).await,
             };
             match evaluated {
                 Ok(e) => {

@@ -81,7 +81,8 @@ impl Trainer {
         }
         self.step_memory(Batch::Micro(if self.model.is_some() { micro } else { 0 }))
     }
-    fn step_memory(&self, key: Batch) -> Result<Memory> {
+    /// Returns the bytes that training with the plan `key` takes, by kind and by layer.
+    pub(super) fn step_memory(&self, key: Batch) -> Result<Memory> {
         Ok(self.memory_of(&self.step_plan(key)?)?.with_plans(self.others(key)))
     }
     /// Returns a plan whose bytes can be counted. No kernel is measured for it.
@@ -208,8 +209,10 @@ fn largest(first: (usize, u64), need: &dyn Fn(usize) -> Result<u64>, budget: u64
 
 impl Trainer {
     /// Returns the largest size of a micro-batch for which training with the batches of `cut` fits into `bytes`. `None` where
-    /// whole batches fit. `validation` is the number of samples evaluated after each epoch.
-    pub(super) fn fitting(&self, bytes: u64, cut: &Cut, validation: Option<usize>) -> Result<Option<usize>> {
+    /// whole batches fit. `validation` is the number of samples evaluated after each epoch. `copies` says whether the device copies the
+    /// parameters and states for checkpoints.
+    pub(super) fn fitting(&self, bytes: u64, cut: &Cut, validation: Option<usize>, copies: bool) -> Result<Option<usize>> {
+        let copy = if copies { self.copy_bytes() } else { 0 };
         let inference = |samples: usize| match self.inference_bytes(samples) {
             // Evaluation then uses smaller batches.
             Err(Error::Limit { .. }) => Ok(0),
@@ -224,7 +227,7 @@ impl Trainer {
                 Ok(3 * inference(size.min(most))?.max(inference(most)?.min(evaluate::small(Some(bytes)))))
             }
         };
-        let alone = |key: Batch| Ok(self.step_memory(key)?.total() + evaluation(key.samples().unwrap_or(1))?);
+        let alone = |key: Batch| Ok(self.step_memory(key)?.total() + evaluation(key.samples().unwrap_or(1))? + copy);
         let all = |cut: Cut| -> Result<u64> {
             let mut keys = cut.keys();
             keys.sort_by_key(|key| Reverse(key.samples()));
@@ -256,12 +259,13 @@ impl Trainer {
                 return Ok(Some(size));
             }
         }
-        let flat = self.flat_bytes();
+        let flat = self.flat_bytes() + copy;
         let why = match flat > bytes {
             true => format!(
-                "{}, but weights, gradients and states of the optimizer take {} alone; use a smaller model, freeze parts of it, or take an \
+                "{}, but weights, gradients and states of the optimizer{} take {} alone; use a smaller model, freeze parts of it, or take an \
                  optimizer with fewer states",
                 size(bytes),
+                if copies { " and the copy of a checkpoint" } else { "" },
                 size(flat)
             ),
             false => format!(
@@ -272,6 +276,11 @@ impl Trainer {
             ),
         };
         Err(Error::argument("Fit::memory", why))
+    }
+    /// Returns the bytes of a copy of the parameters and states.
+    fn copy_bytes(&self) -> u64 {
+        let (layout, states) = (self.store.layout(), self.update.optimizer.states().len());
+        4 * (layout.elements() + layout.trained_elements() * states) as u64
     }
     fn fed(&self) -> Option<engine::Fed<'_>> {
         self.held.iter().find_map(Held::fed)

@@ -18,6 +18,7 @@ mod gradients;
 mod memory;
 pub mod metrics;
 mod model;
+mod monitor;
 mod named;
 mod options;
 mod outputs;
@@ -42,6 +43,7 @@ pub use evaluate::Evaluation;
 pub use find_lr::{FindLr, LrCurve};
 pub use named::Named;
 pub use options::{Epoch, Event, Fit, History};
+pub use progress::Progress;
 pub use saved::Saved;
 
 use crate::{

@@ -6,6 +6,7 @@ use super::{
     cut::Cut,
     feed::RESIDENT,
     named::Named,
+    progress::Progress,
 };
 use crate::{
     data::{Augment, Dataset},
@@ -95,7 +96,7 @@ pub struct Fit<'a> {
     pub(super) steps_per_submit: Option<usize>,
     pub(super) drop_last: bool,
     pub(super) shuffle: bool,
-    pub(super) progress: bool,
+    pub(super) progress: Progress,
     pub(super) validation: Option<&'a Dataset>,
     pub(super) averaged: bool,
     pub(super) append: bool,
@@ -119,7 +120,7 @@ impl Default for Fit<'_> {
             steps_per_submit: None,
             drop_last: false,
             shuffle: true,
-            progress: false,
+            progress: Progress::Off,
             validation: None,
             averaged: false,
             append: false,
@@ -178,8 +179,8 @@ impl<'a> Fit<'a> {
     /// Limits training to `bytes` of the device's memory. `fit` chooses the largest micro-batch that fits.
     ///
     /// The limit covers the parameters, the gradients, the optimizer's states, the plans, the data on the device and the
-    /// evaluation of the [`validation`](Fit::validation) data. The sizes tried are the largest size that fits, and ⌊batch / k⌋
-    /// for k = 1, 2, …. Sizes ⌊batch / k⌋ leave few samples over, and remaining samples need a plan of their own. The size
+    /// evaluation of the [`validation`](Fit::validation) data, and the copy of a [checkpoint](Fit::checkpoints). The sizes tried are
+    /// the largest size that fits, and ⌊batch / k⌋ for k = 1, 2, …. Sizes ⌊batch / k⌋ leave few samples over, and remaining samples need a plan of their own. The size
     /// never exceeds [`micro_batch`](Fit::micro_batch), nor the batch size where [`accumulate`](Fit::accumulate) is set.
     ///
     /// The data goes to the device if it takes at most half of `bytes` and a micro-batch still fits beside it.
@@ -197,10 +198,13 @@ impl<'a> Fit<'a> {
     pub fn shuffle(self, shuffle: bool) -> Self {
         Fit { shuffle, ..self }
     }
-    /// Sets whether to show progress on the standard error. `false` by default. A terminal shows a bar with epoch, loss,
-    /// accuracy, samples per second and remaining time. Any other output gets plain lines.
-    pub fn progress(self, progress: bool) -> Self {
-        Fit { progress, ..self }
+    /// Sets whether to show progress on the standard error. `false` by default. A terminal shows one line with a bar, the epoch, the
+    /// loss, the accuracy, the samples per second, the remaining time and the memory on the device. During a validation, the line has the
+    /// samples evaluated so far. Any other output gets a plain line after each epoch.
+    ///
+    /// [`Progress::Log`] gives the same numbers to the crate [`log`] instead.
+    pub fn progress(self, progress: impl Into<Progress>) -> Self {
+        Fit { progress: progress.into(), ..self }
     }
     /// Sets the data to evaluate after each epoch.
     pub fn validation(self, data: &'a Dataset) -> Self {
@@ -284,7 +288,8 @@ impl<'a> Fit<'a> {
     /// ```
     ///
     /// # Errors
-    /// `fit` returns an error if the checkpoint is of another model, optimizer, size of steps or number of samples.
+    /// `fit` returns an error if the checkpoint is of another model, optimizer, size of steps or number of samples. It also returns an
+    /// error if the callbacks that have a state are others, or have another order. See [`Callback::name`].
     pub fn resume(self, path: impl AsRef<Path>) -> Self {
         Fit { resume: Some(path.as_ref().into()), ..self }
     }

@@ -6,6 +6,7 @@ mod callbacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod exchange;
+mod monitors;
 mod rates;
 mod ready;
 mod resume;
@@ -25,6 +26,7 @@ fn main() -> std::process::ExitCode {
     averages::trials(&mut suite);
     callbacks::trials(&mut suite);
     exchange::trials(&mut suite);
+    monitors::trials(&mut suite);
     rates::trials(&mut suite);
     ready::trials(&mut suite);
     resume::trials(&mut suite);
