@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden values from PyTorch for the tests of downhill: ops, losses, optimizers, schedules, init.
+"""Golden values from PyTorch for the tests of downhill: ops, losses, optimizers, rules for whole parameters, schedules, init.
 
     pip install torch numpy
     python scripts/golden.py [--out tests/golden]
@@ -10,7 +10,7 @@ came from torch 2.15.0 on a CPU with one thread; another version or CPU may chan
 seeded generator; what is computed from them is float64, unless its key ends in `_f32`. `null` in the place of
 a gradient or cotangent: not differentiable.
 """
-import argparse, json, math, warnings, zlib
+import argparse, inspect, json, math, warnings, zlib
 from pathlib import Path
 
 import numpy as np
@@ -452,6 +452,74 @@ def optimizers():
     return cases
 
 
+# ---- rules for whole parameters --------------------------------------------------------------------------
+
+def muon_in_full():
+    """torch.optim.Muon, but its products have the type of the gradient instead of bfloat16."""
+    module = torch.optim._muon
+    source = inspect.getsource(module._zeropower_via_newtonschulz)
+    assert source.count("dtype=torch.bfloat16") == 1
+    exec(source.replace("dtype=torch.bfloat16", "dtype=grad.dtype"), module.__dict__)
+
+
+MUON = dict(lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True, ns_coefficients=(3.4445, -4.7750, 2.0315), eps=1e-7,
+            ns_steps=5, adjust_lr_fn="original")
+# PyTorch's eps1 would be that of the type, so that of f32 is given.
+ADAFACTOR = dict(lr=0.05, beta2_decay=-0.8, eps=(2.0 ** -23, 1e-3), d=1.0, weight_decay=0.0)
+
+
+def whole():
+    """Twenty steps on parameters of several shapes, the same for all cases. Muon's have AdamW for the rest; a kernel is a matrix for it, if it is flattened.
+
+    `scaled`: the first parameter has a tenth of the rate. `schedule`: all rates are halved after each five steps.
+    """
+    muon_in_full()
+    shapes = {"wide": [4, 7], "tall": [9, 3], "kernel": [3, 2, 2, 2], "bias": [5], "scalar": []}
+    short = dict(ns_steps=2, ns_coefficients=(2.0, -1.5, 0.5))
+    tables = {
+        "Muon": [{}, dict(lr=0.1), dict(weight_decay=0.0), dict(momentum=0.8), dict(nesterov=False), dict(momentum=0.3, nesterov=False),
+                 short, dict(eps=10.0), dict(adjust_lr_fn="match_rms_adamw"), dict(adjust_lr_fn="spectral_unclamped"),
+                 dict(flatten=True), dict(clip_norm=0.5), dict(clip_value=0.4), dict(scaled=True, schedule=True, flatten=True),
+                 dict(rest=dict(lr=0.01, weight_decay=0.2, amsgrad=True))],
+        "Adafactor": [{}, dict(lr=0.3), dict(beta2_decay=-0.5), dict(eps=(0.05, 1e-3)), dict(eps=(2.0 ** -23, 5.0)), dict(d=1.5),
+                      dict(weight_decay=0.1), dict(clip_norm=0.5), dict(clip_value=0.4), dict(scaled=True, schedule=True),
+                      dict(lr=0.2, beta2_decay=-1.0, eps=(1e-4, 0.01), d=2.0, weight_decay=0.2)]}
+    scales = [1, 3, 10, 0.3, 0.1, 0.01, 0.5, 2, 0.03, 1] * 2
+    start = {key: draw(f"whole {key}", shape) for key, shape in shapes.items()}
+    grads = [{key: draw(f"whole {key}{k}", shape, 0.2, 1.5) * np.float32(s) for key, shape in shapes.items()}
+             for k, s in enumerate(scales)]
+    flat = lambda of: {key: np.asarray(x).ravel().tolist() for key, x in of.items()}
+    cases = [{"shapes": shapes, "params": flat(start), "grads": [flat(g) for g in grads]}]
+    for name, options in tables.items():
+        for option in options:
+            option = dict(option)
+            rest = OPTIMIZERS["AdamW"] | option.pop("rest", {})
+            more = {key: option.pop(key, None) for key in ("flatten", "clip_norm", "clip_value", "scaled", "schedule")}
+            full = (MUON if name == "Muon" else ADAFACTOR) | option
+            seen = lambda key, x: x.reshape(3, 8) if key == "kernel" and more["flatten"] else x
+            dtype = torch.float64
+            params = {key: to_torch(seen(key, x), dtype).clone().requires_grad_() for key, x in start.items()}
+            own = [key for key, p in params.items() if name == "Adafactor" or p.ndim == 2]
+            groups = [dict(params=[params[key]], lr=full["lr"] * (0.1 if more["scaled"] and key == "wide" else 1)) for key in own]
+            used = [getattr(torch.optim, name)(groups, **full)]
+            left = [p for key, p in params.items() if key not in own]
+            used += [torch.optim.AdamW(left, **rest)] if left else []
+            halve = [torch.optim.lr_scheduler.StepLR(opt, 5, 0.5) for opt in used] if more["schedule"] else []
+            path = []
+            for g in grads:
+                for key, p in params.items():
+                    p.grad = to_torch(seen(key, np.asarray(g[key], np.float32)), dtype).clone()
+                if more["clip_norm"]:
+                    torch.nn.utils.clip_grad_norm_(params.values(), more["clip_norm"])
+                if more["clip_value"]:
+                    torch.nn.utils.clip_grad_value_(params.values(), more["clip_value"])
+                for step in used + halve:
+                    step.step()
+                path.append({key: [float(f"{x:.10g}") for x in p.detach().flatten().tolist()] for key, p in params.items()})
+            cases.append({"optimizer": name, "options": full, **more, "rest": rest, "trajectory": {k: path[k - 1] for k in (1, 2, 5, 10, 12, 20)}})
+    return cases
+
+
 # ---- schedules -------------------------------------------------------------------------------------------
 
 def schedules():
@@ -527,7 +595,7 @@ def main():
     warnings.filterwarnings("ignore", "reduction: 'mean' divides", UserWarning)   # kl_div; both are recorded
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for group in ops, losses, optimizers, schedules, init:
+    for group in ops, losses, optimizers, whole, schedules, init:
         write(args.out, group.__name__, group())
 
 

@@ -5,17 +5,20 @@ use crate::{
     host::{self, Host, View, ViewMut},
     ops::Op,
     optim::{Bounds, Guard, Hyper, MAX_STATES, Optimizer, Settings, Squares, Trust, squares},
-    params::{Layout, Status},
-    plan::{Loc, Plan, Step, Update, Work},
+    params::{Layout, StateLayout},
+    plan::{Flat, Loc, Plan, Step, Update, Work},
     rng::Key,
     scratch,
     shape::{DType, Shape},
-    threads::{self, TASK, chunk, chunks, lock},
+    threads::{self, TASK, chunk, chunks, lock, parallel},
 };
 use std::{
     array, mem,
     ops::{Deref, DerefMut, Range},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 /// Runs `f` on a thread of the device's thread pool. The parallel work inside `f` then starts faster, because the other
@@ -125,6 +128,8 @@ pub struct Rules<'a> {
     pub optimizer: &'a Optimizer,
     /// The [rows](Optimizer::rows) of hyperparameters of a step.
     pub hyper: &'a [Hyper],
+    /// The hyperparameters of groups of whole parameters.
+    pub whole: &'a [Hyper],
 }
 
 impl CpuStore {
@@ -132,9 +137,13 @@ impl CpuStore {
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if there is not enough memory.
-    pub fn new(layout: Layout, states: usize) -> Result<CpuStore> {
+    pub fn new(layout: Layout) -> Result<CpuStore> {
         let (all, trained) = (0..layout.pieces.len(), 0..layout.trained);
-        let states = (0..states).map(|k| zeros(&layout, &format!("state {k}"), trained.clone())).collect::<Result<_>>()?;
+        let state = |(k, state): (usize, &StateLayout)| {
+            let pieces = state.pieces.iter().enumerate();
+            pieces.map(|(i, &n)| host::zeros(&format!("state {k} piece {i} [{n}]"), n)).collect()
+        };
+        let states = layout.states.iter().enumerate().map(state).collect::<Result<_>>()?;
         let (params, grads) = (zeros(&layout, "params", all)?, zeros(&layout, "grads", trained)?);
         let next = zeros(&layout, "next state", layout.state_pieces())?;
         let squares = vec![Squares::default(); layout.ranges.len()];
@@ -192,6 +201,7 @@ impl CpuStore {
             Update::Accumulate => self.accumulate(piece, loss.zip(weight)),
             Update::Check => self.check(step, loss, rules),
             Update::TryAssign => self.try_assign(piece, step),
+            Update::Numbers | Update::Look | Update::TryStore | Update::Store => unreachable!("slots are not in the store"),
             Update::Norms => unreachable!("the CPU device finds the norms in the update"),
             Update::Try => self.attempt(piece, step, rules),
             Update::Apply => self.apply(piece, rules),
@@ -234,7 +244,7 @@ impl CpuStore {
             self.square();
         }
         let (halted, loss) = (self.guard.halt != 0, loss.unwrap_or(self.guard.loss));
-        let trained = || self.squares.iter().zip(&self.layout.ranges).map(|(s, r)| (s, matches!(r.status, Status::Trained { .. })));
+        let trained = || self.squares.iter().zip(&self.layout.ranges).map(|(s, r)| (s, r.status.is_trained()));
         self.guard.judge(step, loss, trained().filter(|t| t.1).map(|t| *t.0).sum(), rules.optimizer.clip());
         if self.guard.halt != 0 && !halted {
             self.culprit = trained().position(|(squares, trained)| trained && !squares.sum.is_finite());
@@ -255,33 +265,35 @@ impl CpuStore {
         self.guard.refuse(step, over);
     }
     /// Stops the step if the update would make a number infinite or NaN.
-    fn attempt(&mut self, piece: usize, step: u64, Rules { optimizer, hyper }: Rules) {
+    fn attempt(&mut self, piece: usize, step: u64, Rules { optimizer, hyper, .. }: Rules) {
         if self.guard.trial != 2 {
             return;
         }
-        let (count, mut states) = (self.states.len(), states(&mut self.states, piece));
+        let count = optimizer.kept();
+        let mut states = states(&mut self.states[..count], piece);
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
         let over = optimizer.try_update(Settings { hyper, runs: &runs[piece] }, &self.guard, w, g, &mut states[..count]);
         (0..=MAX_STATES).filter(|k| over >> k & 1 != 0).for_each(|k| self.refuse(step, k));
     }
-    fn apply(&mut self, piece: usize, Rules { optimizer, hyper }: Rules) {
+    fn apply(&mut self, piece: usize, Rules { optimizer, hyper, .. }: Rules) {
         if self.guard.halt != 0 {
             return;
         }
-        let (count, mut states) = (self.states.len(), states(&mut self.states, piece));
+        let count = optimizer.kept();
+        let mut states = states(&mut self.states[..count], piece);
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
         let (settings, trusts) = (Settings { hyper, runs: &runs[piece] }, &mut self.trusts[piece]);
         optimizer.update(settings, &self.guard, w, g, &mut states[..count], trusts);
-        if piece + 1 < self.layout.trained {
+        if piece + 1 < self.layout.elementwise().end {
             return;
         }
         self.sizes = self.sizes.after(optimizer, self.guard.reach(optimizer.clip()), hyper);
         if self.sizes.are_near() || self.guard.strict != 0 {
             // The exact sizes are measured only if the bounds cannot exclude an overflow.
             let slow = self.states.last().filter(|_| optimizer.looks_ahead());
-            let weights = self.params[..self.layout.trained].iter().chain(slow.into_iter().flatten()).map(Vec::as_slice);
+            let weights = self.params[self.layout.elementwise()].iter().chain(slow.into_iter().flatten()).map(Vec::as_slice);
             self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
@@ -358,6 +370,11 @@ impl CpuExec {
             match &part.work {
                 _ if more && !part.phase.is_of_each() => continue,
                 Work::Op(op) => self.step(&plan, part, &**op, store, key),
+                Work::Update(Update::Numbers, _) => {
+                    self.numbers(part, store, rules.expect("a plan with an update is run with its optimizer"))
+                }
+                &Work::Update(Update::TryStore, what) => self.try_store(&plan, part, store, step, what),
+                Work::Update(Update::Store, _) => self.store(part, store),
                 &Work::Update(update, piece) => {
                     // The guard is followed by the loss and the weight of a micro-batch.
                     let behind = part.inputs.iter().skip_while(|input| input.0 != Loc::Control).skip(1);
@@ -406,6 +423,46 @@ impl CpuExec {
             _ => unreachable!("gradients are floats"),
         }
     }
+    /// Copies the factors of the gradients and the hyperparameters of whole parameters to a slot.
+    fn numbers(&mut self, part: &Step, store: &CpuStore, rules: Rules) {
+        let (Loc::Slot(slot), shape) = part.output else { unreachable!("the numbers have a slot") };
+        let to = &mut self.slots[slot].view_mut().f[..shape.elements()];
+        let hyper = rules.whole.as_flattened().iter().map(|&h| h as f32);
+        to.iter_mut().zip([store.guard.factor, store.guard.scale].into_iter().chain(hyper)).for_each(|(to, x)| *to = x);
+    }
+    /// Stops the step if a finite number would become infinite or NaN.
+    fn try_store(&self, plan: &Plan, part: &Step, store: &mut CpuStore, step: u64, what: usize) {
+        if !matches!(store.guard.trial, 1 | 2) {
+            return;
+        }
+        let [was, is] = [0, 1].map(|i| self.view(plan, store, part.inputs[i].0, part.inputs[i].1).f);
+        let breaks = AtomicBool::new(false);
+        parallel(is.len().div_ceil(TASK), &|k| {
+            if chunk(was, TASK, k).iter().zip(chunk(is, TASK, k)).any(|(was, is)| was.is_finite() && !is.is_finite()) {
+                breaks.store(true, Relaxed);
+            }
+        });
+        if breaks.into_inner() {
+            store.refuse(step, what);
+        }
+    }
+    /// Stores a new weight or state.
+    fn store(&mut self, part: &Step, store: &mut CpuStore) {
+        if store.guard.halt != 0 {
+            return;
+        }
+        let [(to, _), (Loc::Slot(slot), shape), ..] = part.inputs[..] else { unreachable!("new values are in slots") };
+        let from = &self.slots[slot].f()[..shape.elements()];
+        let to = match to {
+            Loc::Param(i) => &mut store.params[store.layout.ranges[i].piece][store.layout.ranges[i].of()],
+            Loc::Of(Flat::State(k), i) => {
+                let (range, _) = store.layout.states[k].ranges[i].expect("the parameter has this state");
+                &mut store.states[k][range.piece][range.of()]
+            }
+            _ => unreachable!("weights and states are stored"),
+        };
+        chunks(to, TASK, |k, to| to.copy_from_slice(chunk(from, TASK, k)));
+    }
     fn view<'a>(&'a self, plan: &'a Plan, store: &'a CpuStore, loc: Loc, shape: Shape) -> View<'a, f32> {
         let n = shape.elements();
         let range = |buffers: &'a [Vec<f32>], i: usize| {
@@ -421,6 +478,11 @@ impl CpuExec {
             Loc::Input(i) => whole(&self.inputs[i]),
             Loc::Constant(i) => whole(&plan.constants[i]),
             Loc::Param(i) => range(&store.params, i),
+            Loc::Of(Flat::Grads, i) => range(&store.grads, i),
+            Loc::Of(Flat::State(k), i) => {
+                let (r, _) = store.layout.states[k].ranges[i].expect("the parameter has this state");
+                View { shape, f: &store.states[k][r.piece][r.start..r.start + n], u: &[] }
+            }
             Loc::Grad(i) => range(if plan.micro { &store.micro } else { &store.grads }, i),
             Loc::Next(i) => {
                 let r = store.layout.ranges[i];

@@ -7,7 +7,7 @@ use crate::{
     gpu::{self, Counters, ExecOptions, FlipShift, Resident, StepRow},
     graph::ParamDef,
     host::{self, Host},
-    optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust, blend},
+    optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust, Whole, blend},
     params::{Layout, Status},
     plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
@@ -29,13 +29,33 @@ pub(crate) struct Updater {
     pub groups: Groups,
     /// The number of steps that the trainer had made when it got the optimizer.
     pub since: u64,
+    /// The update of whole parameters, for a rule that is written with tensors.
+    pub whole: Option<Whole>,
 }
 
 impl Updater {
     /// Makes the groups of these parameters for the optimizer.
     pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Updater> {
         let groups = optimizer.groups(params)?;
-        Ok(Updater { optimizer, groups, since: 0 })
+        Ok(Updater { optimizer, groups, since: 0, whole: None })
+    }
+    /// Plans the update of whole parameters. Its kernels are measured.
+    pub async fn prepare(&mut self, device: &Device, params: &[ParamDef]) -> Result<()> {
+        let options = device.plan_options();
+        if let Some(draft) = self.optimizer.whole_draft(params, &self.groups, &options)? {
+            self.whole = Some(draft.lower(async |draft| device.lower(draft, &options).await).await?);
+        }
+        Ok(())
+    }
+    /// Plans the update of whole parameters, but measures nothing.
+    pub fn sketch(&mut self, device: &Device, params: &[ParamDef]) -> Result<()> {
+        let options = device.plan_options();
+        self.whole = self.optimizer.whole_draft(params, &self.groups, &options)?.map(|draft| draft.lowered(|draft| draft.lower(&options)));
+        Ok(())
+    }
+    /// Returns the number of rows of hyperparameters for the update of elements. They come first.
+    fn elementwise(&self) -> usize {
+        self.rows() - self.groups.whole
     }
     /// Returns the number of rows of hyperparameters of a step.
     pub fn rows(&self) -> usize {
@@ -51,25 +71,31 @@ impl Updater {
     }
     /// Adds the hyperparameters of a step (counted from 0) to `rows`.
     fn add_hyper(&self, step: u64, rows: &mut Vec<Hyper>) {
-        rows.extend(self.optimizer.hyper(self.count(step), &self.groups.settings));
+        let (elementwise, whole) = self.groups.settings.split_at(self.groups.settings.len() - self.groups.whole);
+        rows.extend(self.optimizer.hyper(self.count(step), elementwise));
+        rows.extend(self.optimizer.whole_hyper(self.count(step), whole));
+    }
+    /// Returns whether steps with these hyperparameters cannot overflow if all numbers are far from the largest. Whole parameters do not
+    /// count, because each of their steps is tried.
+    fn is_bounded(&self, hyper: &[Hyper]) -> bool {
+        hyper.chunks(self.rows().max(1)).all(|rows| self.optimizer.is_bounded(&rows[..self.elementwise()]))
     }
     /// Adds the update to a plan that computes gradients. The first output of the plan must be the loss. In a plan for
     /// micro-batches, `weight` is the place of the weight of each micro-batch.
-    pub fn append(&self, device: &Device, plan: &mut Plan, layout: &Layout, weight: Option<Loc>) {
+    pub fn append(&self, device: &Device, plan: &mut Plan, layout: &Layout, weight: Option<Loc>) -> Result<()> {
         let caps = device.as_gpu().map(|gpu| gpu.caps());
-        // A plan with gradients from outside assigns no state.
-        let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
-        let steps = self.optimizer.steps(layout, self.rows(), assigns, plan.outputs[0].0, weight, caps);
-        plan.append(steps, self.rows());
+        self.optimizer.append(plan, layout, &self.groups, self.whole.as_ref(), weight, caps)
     }
 }
 
 /// Returns the layout of the parameters on a device. [`Store::new`] makes buffers of this layout.
 pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Updater>) -> Result<Layout> {
-    let statuses = update.map_or_else(|| Status::plain(params), |u| u.groups.statuses.clone());
     let [piece, buffer] =
         device.as_gpu().map_or([usize::MAX; 2], |gpu| [gpu.caps().max_binding_bytes, gpu.max_buffer_bytes()].map(|b| (b / 4) as usize));
-    Layout::new(params, &statuses, piece, buffer)
+    match update {
+        Some(update) => update.optimizer.layout(params, &update.groups, piece, buffer),
+        None => Layout::new(params, &Status::plain(params), piece, buffer),
+    }
 }
 
 /// A data set on a GPU from which steps fetch their batches, and the random changes to its images.
@@ -134,11 +160,10 @@ enum StoreOn {
 impl Store {
     /// Makes the flat buffers for `params` and fills them with the initial values.
     pub async fn new(device: &Device, params: &[ParamDef], update: Option<&Updater>, seed: u64) -> Result<Store> {
-        let states = update.map_or(Vec::new(), |u| u.optimizer.states());
         let layout = layout(device, params, update)?;
         let flat = match device.as_gpu() {
-            None => StoreOn::Cpu(cpu::Shared::new(cpu::CpuStore::new(layout, states.len())?)),
-            Some(gpu) => StoreOn::Gpu(Arc::new(gpu::GpuStore::new(gpu, layout, states.len(), update.map_or(0, Updater::rows)).await?)),
+            None => StoreOn::Cpu(cpu::Shared::new(cpu::CpuStore::new(layout)?)),
+            Some(gpu) => StoreOn::Gpu(Arc::new(gpu::GpuStore::new(gpu, layout, update.map_or(0, Updater::rows)).await?)),
         };
         let store = Store { flat, trained: Arc::default(), strict: Arc::default() };
         store.reset(params, update, seed)?;
@@ -154,8 +179,7 @@ impl Store {
         }
         self.write_params(flat)?;
         for (k, state) in update.iter().flat_map(|u| u.optimizer.states()).enumerate() {
-            let mut start: Vec<Vec<f32>> =
-                layout.pieces[..layout.trained].iter().map(|&n| host::zeros(state.name, n)).collect::<Result<_>>()?;
+            let mut start: Vec<Vec<f32>> = layout.states[k].pieces.iter().map(|&n| host::zeros(state.name, n)).collect::<Result<_>>()?;
             if state.start != 0.0 {
                 start.iter_mut().for_each(|piece| piece.fill(state.start));
             }
@@ -554,7 +578,7 @@ impl Engine {
         let Some(update) = update else { return Ok(()) };
         self.store.mark_trained();
         rows.iter().for_each(|row| update.add_hyper(row.step, &mut self.hyper));
-        self.store.set_strict(!self.hyper.chunks(update.rows()).all(|rows| update.optimizer.is_bounded(rows)))
+        self.store.set_strict(!update.is_bounded(&self.hyper))
     }
     /// Runs the row with this number on the CPU. `done` is called with the number of each kernel when the kernel is done.
     fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize)) {
@@ -562,7 +586,8 @@ impl Engine {
         let mut store = store.lock();
         let rules = update.map(|update| {
             let rows = update.rows();
-            cpu::Rules { optimizer: &update.optimizer, hyper: &self.hyper[number * rows..][..rows] }
+            let (elementwise, whole) = self.hyper[number * rows..][..rows].split_at(update.elementwise());
+            cpu::Rules { optimizer: &update.optimizer, hyper: elementwise, whole }
         });
         exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.more, rules, done);
         if let Some(ring) = ring {

@@ -7,7 +7,9 @@
 use crate::{
     error::{Error, Result},
     graph::ParamDef,
+    init::Init,
     kernel::ALIGN,
+    shape::Shape,
     threads::sorted,
 };
 use std::{mem, ops};
@@ -20,6 +22,11 @@ pub enum Status {
         /// The number of the group.
         group: usize,
     },
+    /// The parameter has a gradient. A rule that is written with tensors updates it as a whole, with the settings of its group.
+    Whole {
+        /// The number of the group.
+        group: usize,
+    },
     /// The parameter has no gradient and no state of the optimizer. Training does not change it.
     Frozen,
     /// Each step assigns a new value to it, for example a running average.
@@ -27,6 +34,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// Returns the number of the group of a parameter that is trained.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Status::Trained { group } | Status::Whole { group } => Some(group),
+            Status::Frozen | Status::State => None,
+        }
+    }
+    /// Returns whether the parameter has a gradient.
+    pub fn is_trained(self) -> bool {
+        self.group().is_some()
+    }
     /// Returns the status of each parameter without an optimizer. All parameters that can be trained are in group 0.
     pub fn plain(params: &[ParamDef]) -> Vec<Status> {
         params.iter().map(|p| if p.trained { Status::Trained { group: 0 } } else { Status::State }).collect()
@@ -56,9 +74,9 @@ impl Range {
 
 /// The ranges of all parameters, and the sizes of the pieces.
 ///
-/// A piece holds parameters of one kind. The trained pieces come first, then the frozen pieces, then the pieces of state.
-/// Gradients and the optimizer's states exist for the trained pieces only. A step computes new state into separate buffers, one
-/// for each piece of state.
+/// A piece holds parameters of one kind. The trained pieces come first, then the frozen pieces, then the pieces of state. Of the
+/// trained pieces, those with [whole](Status::Whole) parameters come last. Gradients exist for the trained pieces only. A step
+/// computes new state into separate buffers, one for each piece of state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// The range of each parameter, in the order of the graph.
@@ -67,8 +85,21 @@ pub struct Layout {
     pub pieces: Vec<usize>,
     /// The number of trained pieces. They come first.
     pub trained: usize,
+    /// The number of pieces of [whole](Status::Whole) parameters. They are the last of the trained pieces.
+    pub whole: usize,
     /// The number of pieces of state. They come last.
     pub state: usize,
+    /// The places of each state of the optimizer.
+    pub states: Vec<StateLayout>,
+}
+
+/// The places of one state of the optimizer in a flat buffer of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateLayout {
+    /// The range and the shape of the state of each parameter, in the order of the graph. `None` for a parameter without this state.
+    pub ranges: Vec<Option<(Range, Shape)>>,
+    /// The number of elements of each piece.
+    pub pieces: Vec<usize>,
 }
 
 impl Layout {
@@ -90,7 +121,8 @@ impl Layout {
             let kind = mem::discriminant(&status);
             if last.replace(kind) != Some(kind) || layout.pieces.last().is_none_or(|&n| n + room > max_piece) {
                 layout.pieces.push(0);
-                layout.trained += usize::from(matches!(status, Status::Trained { .. }));
+                layout.trained += usize::from(status.is_trained());
+                layout.whole += usize::from(matches!(status, Status::Whole { .. }));
                 layout.state += usize::from(status == Status::State);
             }
             let piece = layout.pieces.len() - 1;
@@ -99,6 +131,32 @@ impl Layout {
             layout.pieces[piece] += room;
         }
         Ok(layout)
+    }
+    /// Adds `count` states that have an element for each element of the parameters that are [trained](Status::Trained) element by
+    /// element.
+    pub(crate) fn with_states(mut self, params: &[ParamDef], count: usize) -> Layout {
+        let place = |(range, param): (&Range, &ParamDef)| matches!(range.status, Status::Trained { .. }).then_some((*range, param.shape));
+        let ranges = self.ranges.iter().zip(params).map(place).collect();
+        let pieces = self.pieces[self.elementwise()].to_vec();
+        self.states.extend(vec![StateLayout { ranges, pieces }; count]);
+        self
+    }
+    /// Adds a state that has the given shape for each parameter. The limits are those of [`Layout::new`].
+    pub(crate) fn with_state(mut self, name: &str, shapes: &[Option<Shape>], max_piece: usize, max_buffer: usize) -> Result<Layout> {
+        let mut defs = Vec::new();
+        for shape in shapes.iter().flatten() {
+            defs.push(ParamDef { name: name.into(), shape: *shape, init: Init::Zeros, decay: false, trained: true });
+        }
+        let own = Layout::new(&defs, &vec![Status::Whole { group: 0 }; defs.len()], max_piece, max_buffer)?;
+        let mut ranges = own.ranges.into_iter();
+        let place = |shape: &Option<Shape>| shape.map(|shape| (ranges.next().expect("a range for each shape"), shape));
+        let ranges = shapes.iter().map(place).collect();
+        self.states.push(StateLayout { ranges, pieces: own.pieces });
+        Ok(self)
+    }
+    /// Returns the numbers of the trained pieces whose parameters are updated element by element.
+    pub(crate) fn elementwise(&self) -> ops::Range<usize> {
+        0..self.trained - self.whole
     }
     /// Returns the numbers of the pieces of state.
     pub(crate) fn state_pieces(&self) -> ops::Range<usize> {
@@ -112,10 +170,7 @@ impl Layout {
     /// Returns, for each parameter of a trained piece in order, the element at which it ends (with the gap behind it) and its
     /// group.
     pub(crate) fn ends(&self, piece: usize) -> impl Iterator<Item = (usize, usize)> {
-        self.segments(piece).filter_map(|(_, range)| match range.status {
-            Status::Trained { group } => Some((range.start + range.len.next_multiple_of(ALIGN), group)),
-            _ => None,
-        })
+        self.segments(piece).filter_map(|(_, range)| Some((range.start + range.len.next_multiple_of(ALIGN), range.status.group()?)))
     }
     /// Returns, for each run of neighbours of one group in a trained piece, the element at which it ends (with the gap behind
     /// it) and the group.
@@ -142,7 +197,6 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{init::Init, shape::Shape};
 
     #[test]
     fn groups_lie_together_and_pieces_hold_the_limit() {

@@ -54,7 +54,7 @@ use crate::{
     optim::Optimizer,
     oracle::{KEY, NAN, interpret},
     params::{Layout, Status},
-    plan::{Draft, Loc, Plan, PlanOptions, ir::Ir},
+    plan::{Draft, Plan, PlanOptions, ir::Ir},
     shape::{DType, Shape},
 };
 use std::sync::Arc;
@@ -108,10 +108,10 @@ pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result
     let grads = g.param_grads(loss, |_| false);
     let mut plan = Draft::new(&[loss], &grads, &PlanOptions::new(Some(*caps)))?.lower(&PlanOptions::new(Some(*caps)));
     let (groups, elements) = (optimizer.groups(&plan.params)?, (caps.max_binding_bytes / 4) as usize);
-    let layout = Layout::new(&plan.params, &groups.statuses, elements, elements)?;
-    let assigns = plan.steps.iter().any(|step| matches!(step.output.0, Loc::Next(_)));
-    let count = optimizer.rows(groups.settings.len());
-    plan.append(optimizer.steps(&layout, count, assigns, plan.outputs[0].0, None, Some(caps)), count);
+    let layout = optimizer.layout(&plan.params, &groups, elements, elements)?;
+    let options = PlanOptions::new(Some(*caps));
+    let whole = optimizer.whole_draft(&plan.params, &groups, &options)?.map(|draft| draft.lowered(|draft| draft.lower(&options)));
+    optimizer.append(&mut plan, &layout, &groups, whole.as_ref(), None, Some(caps))?;
     Ok(plan)
 }
 
@@ -318,7 +318,7 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Plan
     let plan = Plan::new(outputs, &[], options)?;
     let Some(gpu) = device.as_gpu() else {
         let layout = Layout::new(&plan.params, &Status::plain(&plan.params), usize::MAX, usize::MAX)?;
-        let mut store = cpu::CpuStore::new(layout, 0)?;
+        let mut store = cpu::CpuStore::new(layout)?;
         initial(&plan, &store.layout.clone(), &mut store.params)?;
         let mut exec = cpu::CpuExec::new(plan)?;
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
@@ -331,7 +331,7 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Plan
     let piece = (gpu.caps().max_binding_bytes / 4) as usize;
     let layout = Layout::new(&plan.params, &Status::plain(&plan.params), piece, (gpu.max_buffer_bytes() / 4) as usize)?;
     pollster::block_on(async {
-        let store = Arc::new(gpu::GpuStore::new(gpu, layout, 0, 0).await?);
+        let store = Arc::new(gpu::GpuStore::new(gpu, layout, 0).await?);
         let mut flat: Vec<Vec<f32>> = store.layout().pieces.iter().map(|&n| vec![0.0; n]).collect();
         initial(&plan, store.layout(), &mut flat)?;
         store.write_params(&flat)?;

@@ -120,7 +120,18 @@ fn main() {
         for caps in devices() {
             seen.pass("soft update", &soft_update_pass(4096, 0.005, &caps), &caps)?;
         }
-        seen.report("optimizers", 20)
+        // Rules for whole parameters, with an optimizer for the rest and without one.
+        for optimizer in [optim::Muon::new(0.1).rest(optim::Adam::new(0.1)).clip_norm(1.0), optim::Adafactor::new(0.1).clip_value(1.0)] {
+            for caps in devices() {
+                let g = Graph::training();
+                let loss = g.input([5, 33]).linear("fc1", 17).relu().linear("fc2", 40).square().mean_all();
+                for step in testing::training_plan(loss, &optimizer, &caps)?.steps {
+                    let caps = Caps { max_bindings: caps.max_bindings.max(8), ..caps };
+                    step.kernel.iter().try_for_each(|kernel| seen.kernel(&format!("{optimizer:?} {}", step.label), kernel, &caps))?;
+                }
+            }
+        }
+        seen.report("optimizers", 22)
     });
     suite.test("data on the device", || {
         let mut seen = Seen::default();

@@ -1,10 +1,8 @@
 // assign — state = value, after a good step. trial — stops the step if a state that is finite would become not finite.
 //   state [n]   value [n], which the step computed   guard (src/optim/guard.rs)
-// One invocation per element. refuse.wgsl is put before this file.
+// One invocation per element. refuse.wgsl is put before this file. WHAT is the flag of the guard for a number that would overflow.
 // Between micro-batches there is no trial. Then `assign` does not write such a number and sets a flag, so that the check stops the step.
 //!include lib/index
-
-const ASSIGNED: u32 = 4u;
 
 // Returns whether the new number is not finite, although the old number is.
 fn breaks(i: u32) -> bool {
@@ -19,7 +17,7 @@ fn assign(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
         return;
     }
     if breaks(i) {
-        guard[8u + ASSIGNED] = 1u;
+        guard[8u + WHAT] = 1u;
     } else {
         state[i] = value[i];
     }
@@ -30,6 +28,6 @@ fn trial(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
     let i = group_index(id, n) * WG + lane;
     // After a bad step the guard does not change.
     if i < p.units && guard[7] != 0u && guard[7] != LOOK && breaks(i) {
-        refuse(ASSIGNED);
+        refuse(WHAT);
     }
 }

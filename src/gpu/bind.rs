@@ -101,6 +101,11 @@ impl Buffers {
             Loc::Param(i) => flat(Flat::Weights, i),
             Loc::Grad(i) => flat(if self.micro { Flat::Micro } else { Flat::Grads }, i),
             Loc::Next(i) => flat(Flat::Next, i),
+            Loc::Of(Flat::State(k), i) => {
+                let (range, _) = (*store.layout().states.get(k)?.ranges.get(i)?)?;
+                Some(BufferRange { buffer: store.piece(Flat::State(k), range.piece)?, offset: range.start as u64 * 4, elements, fence: 0 })
+            }
+            Loc::Of(of, i) => flat(of, i),
             Loc::Piece(flat, piece) => store.piece(flat, piece).map(whole),
             Loc::Control => Some(whole(&store.control)),
             Loc::Data(input, piece) => data?.piece(input, piece).map(whole),

@@ -284,7 +284,7 @@ mod tests {
         const NAN: u32 = 0x7fc0_dead;
         let mut batch: [Host<f32>; 2] = data.batch(&[0, 1, 2, 3, 4, 5, 6]).unwrap().into();
         let plan = plan(&[batch[0].shape, batch[1].shape]);
-        let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0, 0)).unwrap());
+        let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0)).unwrap());
         let mut exec = block_on(GpuExec::new(gpu, &plan, &store, ExecOptions { guards: true, ..ExecOptions::default() })).unwrap();
         let means = data.fields()[0].means();
         let width = data.sample_shape().elements();

@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     gpu::device::Gpu,
     optim::{Control, GUARD, NEAR, ROW, STRICT, Trust, WEIGHT},
-    params::Layout,
+    params::{Layout, StateLayout},
     plan::Flat,
 };
 use std::sync::{
@@ -26,7 +26,7 @@ pub struct GpuStore {
     params: Vec<wgpu::Buffer>,
     /// The gradients of the trained pieces.
     grads: Vec<wgpu::Buffer>,
-    /// The optimizer states of the trained pieces, by state and then by piece.
+    /// The optimizer states, by state and then by piece.
     states: Vec<Vec<wgpu::Buffer>>,
     /// The gradients of micro-batches, by trained piece. Empty until a plan needs them.
     micro: OnceLock<Vec<wgpu::Buffer>>,
@@ -38,25 +38,27 @@ pub struct GpuStore {
 }
 
 impl GpuStore {
-    /// Makes the buffers for `layout` and for an optimizer with `states` states and `groups` parameter groups. All values are
-    /// zero.
+    /// Makes the buffers for `layout` and for an optimizer with `groups` parameter groups. All values are zero.
     ///
     /// # Errors
     /// [`Error::Limit`] if a piece is larger than a buffer can be. [`Error::Device`] if there is not enough memory.
-    pub async fn new(gpu: &Arc<Gpu>, layout: Layout, states: usize, groups: usize) -> Result<GpuStore> {
+    pub async fn new(gpu: &Arc<Gpu>, layout: Layout, groups: usize) -> Result<GpuStore> {
         let tables = Control::new(&layout, groups, gpu.caps().max_binding_bytes);
         let (trained, all, control) = (0..layout.trained, 0..layout.pieces.len(), wanted("guard", 0, tables.words));
         let params = all.clone().map(|i| wanted("params", i, layout.pieces[i]));
-        let flat = |name: String| trained.clone().map(move |i| (name.clone(), i));
-        let grads = flat("grads".into()).chain((0..states).flat_map(|k| flat(format!("state {k}"))));
-        let grads = grads.map(|(name, i)| wanted(&name, i, layout.pieces[i]));
+        let grads = trained.clone().map(|i| wanted("grads", i, layout.pieces[i]));
+        let state = |(k, state): (usize, &StateLayout)| {
+            let pieces = state.pieces.iter().enumerate();
+            pieces.map(|(i, &n)| wanted(&format!("state {k}"), i, n)).collect::<Vec<_>>()
+        };
+        let states = layout.states.iter().enumerate().flat_map(state);
         let next = layout.state_pieces().map(|i| wanted("next state", i, layout.pieces[i]));
-        let wanted: Vec<(String, u64)> = [control].into_iter().chain(params).chain(grads).chain(next).collect();
+        let wanted: Vec<(String, u64)> = [control].into_iter().chain(params).chain(grads).chain(states).chain(next).collect();
         let mut made = gpu.buffers(&wanted, USAGE).await?.into_iter();
         let control = made.next().expect("the guard is the first of the buffers made");
         let mut take = |pieces: usize| made.by_ref().take(pieces).collect::<Vec<_>>();
         let (params, grads) = (take(all.len()), take(trained.len()));
-        let states = (0..states).map(|_| take(trained.len())).collect();
+        let states = layout.states.iter().map(|state| take(state.pieces.len())).collect();
         let next = take(layout.state);
         let at = 4 * (tables.hyper - tables.tables.len()) as u64;
         gpu.queue.write_buffer(&control, at, bytemuck::cast_slice(&tables.tables));
@@ -244,7 +246,8 @@ impl GpuStore {
         self.states.get(k).map(Vec::as_slice).ok_or_else(|| Error::argument(format!("state {k}"), why()))
     }
     fn write(&self, buffers: &[wgpu::Buffer], pieces: &[Vec<f32>]) -> Result<()> {
-        let (lengths, wanted): (Vec<usize>, _) = (pieces.iter().map(Vec::len).collect(), &self.layout.pieces[..buffers.len()]);
+        let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
+        let wanted: Vec<usize> = buffers.iter().map(|buffer| buffer.size() as usize / 4).collect();
         if lengths != wanted {
             let (got, want) = (format!("pieces of {lengths:?}"), format!("pieces of {wanted:?}"));
             return Err(Error::Input { what: "flat values".into(), got, want });
@@ -256,8 +259,8 @@ impl GpuStore {
     }
     async fn read(&self, buffers: &[wgpu::Buffer]) -> Result<Vec<Vec<f32>>> {
         let mut pieces = Vec::with_capacity(buffers.len());
-        for (buffer, &n) in buffers.iter().zip(&self.layout.pieces) {
-            pieces.push(self.gpu.read(&[(buffer, 0, n)]).await?);
+        for buffer in buffers {
+            pieces.push(self.gpu.read(&[(buffer, 0, buffer.size() as usize / 4)]).await?);
         }
         Ok(pieces)
     }

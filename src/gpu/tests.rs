@@ -145,7 +145,7 @@ fn one(inputs: &[Shape], output: Shape, pass: Pass) -> Plan {
 }
 
 fn load(gpu: &Arc<Gpu>, plan: &Plan, options: ExecOptions) -> Result<GpuExec> {
-    let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0, 0))?);
+    let store = Arc::new(block_on(GpuStore::new(gpu, Layout::default(), 0))?);
     block_on(GpuExec::new(gpu, plan, &store, options))
 }
 
@@ -247,7 +247,7 @@ fn limits_are_typed_errors() {
     assert_eq!(refused(&whole(100, 1)), ("probe [100] → [100]: probe plain (storage buffers bound at once)".into(), 3, 2));
     // Sizes just inside the limits work.
     assert_eq!(run(&gpu, &double(1024), &[ramp([1024])]).0.f()[1023], 2.0 * 1023.25);
-    let error = block_on(GpuStore::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0, 0)).err().unwrap();
+    let error = block_on(GpuStore::new(&gpu, Layout { pieces: vec![64, 32_768], ..Layout::default() }, 0)).err().unwrap();
     assert!(error.to_string().starts_with("params piece 1 [32768]: needs 131072, but this device's limit is 65536"), "{error}");
 }
 
@@ -351,7 +351,7 @@ fn steps_update_the_store_and_fill_the_ring() {
     let steps = 150u64; // More steps than the table has rows and than the ring has.
     let train = || {
         let (plan, layout) = trained();
-        let store = Arc::new(block_on(GpuStore::new(&gpu, layout, 1, 2)).unwrap());
+        let store = Arc::new(block_on(GpuStore::new(&gpu, layout.with_states(&[], 1), 2)).unwrap());
         let ring = Arc::new(block_on(GpuRing::new(&store, 1, 48)).unwrap());
         let options = ExecOptions { ring: Some(&ring), guards: true };
         let mut exec = block_on(GpuExec::new(&gpu, &plan, &store, options)).unwrap();

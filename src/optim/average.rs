@@ -153,6 +153,10 @@ impl Optimizer {
             let why = format!("{} and {} are set, but an optimizer keeps one average; choose one", one.name(), other.name());
             return Err(Error::argument(self.name(), why));
         }
+        if let (Some(average), true) = (self.averages.first(), self.tensors.is_some()) {
+            let why = format!("{} is set, but averages follow rules for elements only; leave it out, or choose such a rule", average.name());
+            return Err(Error::argument(self.name(), why));
+        }
         self.averages.iter().try_for_each(|average| average.check(self.name()))
     }
     /// Whether the optimizer keeps an average of the weights. It is the last of the [`states`](Optimizer::states) then.

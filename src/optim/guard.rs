@@ -219,7 +219,13 @@ impl Guard {
     /// Returns the error of the first bad step, if there was one. `loss` is the loss of this step, and `parameter` the first
     /// parameter whose gradient was not finite.
     pub fn error(&self, loss: f32, parameter: Option<String>, optimizer: &Optimizer) -> Option<Error> {
-        let names = optimizer.rule_states().into_iter().map(|s| format!("the optimizer's state `{}`", s.name));
+        let mut names: Vec<String> = optimizer.rule_states().into_iter().map(|s| format!("`{}`", s.name)).collect();
+        if names.len() > MAX_STATES {
+            // The last states share a flag.
+            let last = names.split_off(MAX_STATES - 1).join(" or ");
+            names.push(last);
+        }
+        let names = names.into_iter().map(|name| format!("the optimizer's state {name}"));
         let names = std::iter::once("a weight".to_string()).chain(names).zip(self.over);
         let assigned = ("state of the model".to_string(), self.over[MAX_STATES + 1]);
         let over: Vec<String> = names.chain([assigned]).filter(|(_, over)| *over != 0).map(|(name, _)| name).collect();

@@ -24,25 +24,34 @@
 //! [`Lars`] and [`Lamb`] are for large batches. They measure the norms of each parameter before the update, so a step reads
 //! weights, gradients and states once more.
 //!
+//! [`Muon`] and [`Adafactor`] need a whole parameter at once. Each of them is a function that writes the update with tensors (see
+//! `whole.rs`), so ordinary ops compute it.
+//!
 //! Options that are branches in other libraries are numbers here: a rule without momentum is the rule with momentum 0. A state
 //! that the options do not need is not stored and reads as 0. So every rule has one kernel.
 
+mod adafactor;
 mod average;
 mod guard;
+mod muon;
 mod optimizer;
 mod schedule;
 mod steps;
 mod trust;
 mod update;
+mod whole;
 
+pub use adafactor::Adafactor;
 pub use adam::AdamOf;
 pub(crate) use average::blend;
 pub(crate) use guard::{Clip, Control, GUARD, Guard, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares};
+pub use muon::{AdjustLr, Muon};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
 pub use schedule::{Curve, Schedule};
 pub use trust::{Norms, Trust};
 pub(crate) use update::Bounds;
 pub use update::Settings;
+pub(crate) use whole::Whole;
 
 use crate::{
     error::{Error, Result},
@@ -169,49 +178,57 @@ fn require_eps(rule: &str, value: f64) -> Result<()> {
     require(value.is_finite() && value as f32 > 0.0, rule, "eps", value, "finite and positive (as f32)")
 }
 
+/// Gives a rule the methods of [`Optimizer`], which turn it into an optimizer.
+macro_rules! options {
+    ($rule:ident) => {
+        impl $rule {
+            /// Sets a learning rate that changes over time. See [`Optimizer::schedule`].
+            pub fn schedule(self, schedule: impl Into<Schedule>) -> Optimizer {
+                Optimizer::from(self).schedule(schedule)
+            }
+            /// Sets different options for some parameters. See [`Optimizer::group`].
+            pub fn group(self, matches: impl Fn(&str) -> bool + Send + Sync + 'static, options: GroupOptions) -> Optimizer {
+                Optimizer::from(self).group(matches, options)
+            }
+            /// Applies weight decay to all parameters. See [`Optimizer::decay_all`].
+            pub fn decay_all(self) -> Optimizer {
+                Optimizer::from(self).decay_all()
+            }
+            /// Limits the norm of the gradients. See [`Optimizer::clip_norm`].
+            pub fn clip_norm(self, max: f64) -> Optimizer {
+                Optimizer::from(self).clip_norm(max)
+            }
+            /// Limits each element of the gradients. See [`Optimizer::clip_value`].
+            pub fn clip_value(self, max: f64) -> Optimizer {
+                Optimizer::from(self).clip_value(max)
+            }
+            /// Keeps an exponential moving average of the weights. See [`Optimizer::ema`].
+            pub fn ema(self, decay: f64) -> Optimizer {
+                Optimizer::from(self).ema(decay)
+            }
+            /// Keeps an equal average of the weights of some steps. See [`Optimizer::swa`].
+            pub fn swa(self, from: u64, every: u64) -> Optimizer {
+                Optimizer::from(self).swa(from, every)
+            }
+            /// Moves slow weights towards the weights in each k-th step. See [`Optimizer::lookahead`].
+            pub fn lookahead(self, k: u64, alpha: f64) -> Optimizer {
+                Optimizer::from(self).lookahead(k, alpha)
+            }
+            /// Freezes some parameters. See [`Optimizer::freeze`].
+            pub fn freeze<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Optimizer {
+                Optimizer::from(self).freeze(names)
+            }
+        }
+    };
+}
+
+options!(Muon);
+options!(Adafactor);
+
 macro_rules! rules {
     ($($file:ident :: { $($rule:ident),* }),* $(,)?) => {
         $(mod $file; $(pub use $file::$rule;)*)*
-        $($(
-            impl $rule {
-                /// Sets a learning rate that changes over time. See [`Optimizer::schedule`].
-                pub fn schedule(self, schedule: impl Into<Schedule>) -> Optimizer {
-                    Optimizer::from(self).schedule(schedule)
-                }
-                /// Sets different options for some parameters. See [`Optimizer::group`].
-                pub fn group(self, matches: impl Fn(&str) -> bool + Send + Sync + 'static, options: GroupOptions) -> Optimizer {
-                    Optimizer::from(self).group(matches, options)
-                }
-                /// Applies weight decay to all parameters. See [`Optimizer::decay_all`].
-                pub fn decay_all(self) -> Optimizer {
-                    Optimizer::from(self).decay_all()
-                }
-                /// Limits the norm of the gradients. See [`Optimizer::clip_norm`].
-                pub fn clip_norm(self, max: f64) -> Optimizer {
-                    Optimizer::from(self).clip_norm(max)
-                }
-                /// Limits each element of the gradients. See [`Optimizer::clip_value`].
-                pub fn clip_value(self, max: f64) -> Optimizer {
-                    Optimizer::from(self).clip_value(max)
-                }
-                /// Keeps an exponential moving average of the weights. See [`Optimizer::ema`].
-                pub fn ema(self, decay: f64) -> Optimizer {
-                    Optimizer::from(self).ema(decay)
-                }
-                /// Keeps an equal average of the weights of some steps. See [`Optimizer::swa`].
-                pub fn swa(self, from: u64, every: u64) -> Optimizer {
-                    Optimizer::from(self).swa(from, every)
-                }
-                /// Moves slow weights towards the weights in each k-th step. See [`Optimizer::lookahead`].
-                pub fn lookahead(self, k: u64, alpha: f64) -> Optimizer {
-                    Optimizer::from(self).lookahead(k, alpha)
-                }
-                /// Freezes some parameters. See [`Optimizer::freeze`].
-                pub fn freeze<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Optimizer {
-                    Optimizer::from(self).freeze(names)
-                }
-            }
-        )*)*
+        $($(options!($rule);)*)*
         /// Returns every rule with each set of options to test, and optimizers with averages. Tests and shader validation use this list.
         pub fn all() -> Vec<Optimizer> {
             let mut all = Vec::new();

@@ -1,6 +1,6 @@
 //! The [`Optimizer`]: a rule and the settings that users combine with it.
 
-use super::{Clip, Hyper, MAX_STATES, Rule, Schedule, State, average::Average, require, update::AnyRule};
+use super::{Clip, Hyper, MAX_STATES, Rule, Schedule, State, average::Average, require, update::AnyRule, whole::Tensors};
 use crate::{
     error::{Error, Result},
     graph::ParamDef,
@@ -41,6 +41,8 @@ pub struct Groups {
     pub statuses: Vec<Status>,
     /// The settings of each group. A frozen parameter is in no group.
     pub settings: Vec<Group>,
+    /// The number of groups of [whole](Status::Whole) parameters. They come last.
+    pub whole: usize,
 }
 
 /// Selects parameters by name.
@@ -65,6 +67,8 @@ type Matches = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct Optimizer {
     pub(super) rule: Arc<dyn AnyRule>,
+    /// The rule that is written with tensors, if there is one. It has its own parameters, and `rule` has the rest.
+    pub(super) tensors: Option<Tensors>,
     /// Whether each of the rule's states is stored.
     pub(super) kept: [bool; MAX_STATES],
     /// The learning rate that replaces the rule's learning rate, if one was set.
@@ -73,6 +77,8 @@ pub struct Optimizer {
     groups: Vec<(Matches, GroupOptions)>,
     /// Names of parameters, layers and blocks of layers.
     frozen: Vec<String>,
+    /// Names of parameters, layers and blocks of layers that belong to the rule for the rest.
+    pub(super) except: Vec<String>,
     decay_all: bool,
     clip_norm: Option<f64>,
     clip_value: Option<f64>,
@@ -86,11 +92,13 @@ impl<R: Rule> From<R> for Optimizer {
         let kept = std::array::from_fn(|k| states.get(k).is_some_and(|s| s.kept));
         Optimizer {
             rule: Arc::new(rule),
+            tensors: None,
             kept,
             lr: None,
             schedule: Schedule::constant(),
             groups: Vec::new(),
             frozen: Vec::new(),
+            except: Vec::new(),
             decay_all: false,
             clip_norm,
             clip_value: None,
@@ -166,9 +174,16 @@ impl Optimizer {
         self.frozen.extend(names.into_iter().map(Into::into));
         self
     }
+    /// Gives some parameters to the rule for the rest, although the main rule could update them: embeddings and the last layer, for
+    /// example. A name is the name of a parameter, of a layer, or of a block of layers, as in [`freeze`](Optimizer::freeze). A later call
+    /// adds to the names. See [`Muon::rest`](super::Muon::rest).
+    pub fn except<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Optimizer {
+        self.except.extend(names.into_iter().map(Into::into));
+        self
+    }
     /// Returns the name of the rule.
     pub fn name(&self) -> &'static str {
-        self.rule.name()
+        self.tensors.as_ref().map_or_else(|| self.rule.name(), |tensors| tensors.rule.name())
     }
     /// Returns the learning rate of step `t` (from 1), before the groups scale it.
     pub fn lr(&self, t: u64) -> f64 {
@@ -176,7 +191,11 @@ impl Optimizer {
     }
     /// Returns the learning rate that the schedule multiplies.
     pub(crate) fn base_lr(&self) -> f64 {
-        self.lr.unwrap_or_else(|| self.rule.lr())
+        self.lr.unwrap_or_else(|| self.rule_lr())
+    }
+    /// Returns the learning rate of the rule.
+    fn rule_lr(&self) -> f64 {
+        self.tensors.as_ref().map_or_else(|| self.rule.lr(), |tensors| tensors.rule.lr())
     }
     /// Returns the learning rate that replaces the rule's learning rate, if one was set.
     pub(crate) fn lr_set(&self) -> Option<f64> {
@@ -197,20 +216,29 @@ impl Optimizer {
     pub fn states(&self) -> Vec<State> {
         self.rule_states().into_iter().chain(self.average_state()).collect()
     }
-    /// Returns the states of the rule that are stored.
+    /// Returns the stored states of the rules.
     pub(super) fn rule_states(&self) -> Vec<State> {
+        let whole = self.tensors.iter().flat_map(|tensors| tensors.rule.states()).map(|name| State::zero(name));
+        self.elementwise_states().into_iter().chain(whole).collect()
+    }
+    /// Returns the stored states of the rule that have an element for each element of a parameter. They are the first of all states.
+    pub(crate) fn elementwise_states(&self) -> Vec<State> {
         self.rule.states().into_iter().filter(|s| s.kept).collect()
     }
-    /// Returns the hyperparameters of step `t` (from 1), one row for each group. If there is an average of the weights, the row of the
-    /// average comes last.
+    /// Returns the hyperparameters of step `t` (from 1), one row for each group. For a rule that is written with tensors, the groups are
+    /// those of the rest. If there is an average of the weights, the row of the average comes last.
     pub fn hyper<'a>(&'a self, t: u64, groups: &'a [Group]) -> impl Iterator<Item = Hyper> + 'a {
-        let lr = self.lr(t);
+        // A schedule and a rate that was set change both rates by the same factor.
+        let lr = if self.tensors.is_some() { self.rule.lr() * (self.lr(t) / self.rule_lr()) } else { self.lr(t) };
         groups.iter().map(move |group| self.rule.hyper(t, lr * group.lr_scale, group.weight_decay)).chain(self.average_row(t))
     }
     /// Returns every option with its name, for checkpoints. The rule's options come from its `Debug` text, which must show them
     /// all (a derived `Debug` does). The options of the optimizer follow.
     pub(crate) fn options(&self) -> Vec<(String, String)> {
         let mut options = fields(&format!("{:?}", self.rule));
+        if let Some(tensors) = &self.tensors {
+            options = tensors.options(self.rule.name(), options, &self.except);
+        }
         // Only the weight decays of the groups. The scale of a group belongs to the learning rate.
         let decays: Vec<f64> = self.groups.iter().filter_map(|(_, options)| options.weight_decay).collect();
         let mut set = |name: &str, value: String| options.push((name.to_string(), value));
@@ -228,7 +256,8 @@ impl Optimizer {
         let name = self.name();
         check_lr(name, self.base_lr())?;
         let decays = self.groups.iter().filter_map(|(_, options)| options.weight_decay);
-        for decay in decays.chain([self.rule.weight_decay()]) {
+        let whole = self.tensors.as_ref().map(|tensors| &tensors.rule);
+        for decay in decays.chain([self.rule.weight_decay()]).chain(whole.map(|rule| rule.weight_decay())) {
             require(fits(decay), name, "the weight decay", decay, "finite and not negative")?;
         }
         for (_, options) in &self.groups {
@@ -236,6 +265,10 @@ impl Optimizer {
         }
         for (what, max) in [("the norm to clip to", self.clip_norm), ("the value to clip to", self.clip_value)] {
             max.map_or(Ok(()), |max| require(positive(max), name, what, max, "finite and positive (as f32)"))?;
+        }
+        if let Some(rule) = whole {
+            rule.check()?;
+            check_lr(self.rule.name(), self.rule.lr())?;
         }
         self.rule.check()?;
         check_states(name, &self.rule.states(), self.average_state())?;
@@ -263,8 +296,21 @@ impl Optimizer {
             };
             return Err(Error::argument(self.name(), format!("freeze names `{name}`, {why}; the names are {}", names())));
         }
+        let tensors = self.tensors.as_ref();
+        let excepted = |param: &ParamDef| self.except.iter().any(|name| is(param, name));
+        if !self.except.is_empty() && !tensors.is_some_and(|tensors| tensors.rest) {
+            return Err(Error::argument(
+                self.name(),
+                "`except` gives parameters to the rule for the rest, but there is none; see Muon::rest",
+            ));
+        }
+        if let Some(name) = self.except.iter().find(|name| !params.iter().any(|p| p.trained && is(p, name))) {
+            let why = format!("except names `{name}`, and there is no trained parameter or layer of that name; the names are {}", names());
+            return Err(Error::argument(self.name(), why));
+        }
         let mut used = vec![false; self.groups.len()];
         let mut groups = Groups::default();
+        let (mut whole, mut left) = (Vec::new(), Vec::new());
         for param in params {
             if !param.trained {
                 groups.statuses.push(Status::State);
@@ -279,14 +325,32 @@ impl Optimizer {
                 groups.statuses.push(Status::Frozen);
                 continue;
             }
-            let by_rule = if param.decay || self.decay_all { self.rule.weight_decay() } else { 0.0 };
+            let taken = tensors.filter(|tensors| tensors.rule.takes(param.shape) && !excepted(param));
+            if tensors.is_some_and(|tensors| taken.is_none() && !tensors.rest) {
+                left.push(format!("{} {}", param.name, param.shape));
+            }
+            let by_rule = taken.map_or_else(|| self.rule.weight_decay(), |tensors| tensors.rule.weight_decay());
+            let by_rule = if param.decay || self.decay_all { by_rule } else { 0.0 };
             let own = Group { lr_scale: options.lr_scale, weight_decay: options.weight_decay.unwrap_or(by_rule) };
-            let known = groups.settings.iter().position(|g| *g == own);
-            groups.statuses.push(Status::Trained { group: known.unwrap_or(groups.settings.len()) });
+            let settings = if taken.is_some() { &mut whole } else { &mut groups.settings };
+            let known = settings.iter().position(|g| *g == own);
+            let group = known.unwrap_or(settings.len());
+            groups.statuses.push(if taken.is_some() { Status::Whole { group } } else { Status::Trained { group } });
             if known.is_none() {
-                groups.settings.push(own);
+                settings.push(own);
             }
         }
+        if let Some(tensors) = tensors.filter(|_| !left.is_empty()) {
+            return Err(Error::argument(self.name(), format!("{}: {}", tensors.rule.why_not(), left.join(", "))));
+        }
+        // The groups of whole parameters come last.
+        groups.statuses.iter_mut().for_each(|status| {
+            if let Status::Whole { group } = status {
+                *group += groups.settings.len();
+            }
+        });
+        groups.whole = whole.len();
+        groups.settings.extend(whole);
         if let Some(i) = used.iter().position(|used| !used) {
             let why = format!(
                 "group {i} (counted from 0) has no parameter: no name matches, or earlier groups match them; the names are {}",
@@ -303,7 +367,7 @@ impl Optimizer {
 }
 
 /// Splits a struct's derived `Debug` text into names and values: `Sgd { lr: 0.1, momentum: 0.9 }`.
-fn fields(text: &str) -> Vec<(String, String)> {
+pub(super) fn fields(text: &str) -> Vec<(String, String)> {
     let inner = text.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inner, _)| inner);
     let mut depth = 0;
     // A comma within a value, such as a tuple, does not end the value.
@@ -341,7 +405,7 @@ fn check_states(rule: &str, states: &[State], average: Option<State>) -> Result<
     Ok(())
 }
 
-fn check_lr(rule: &str, lr: f64) -> Result<()> {
+pub(super) fn check_lr(rule: &str, lr: f64) -> Result<()> {
     require(positive(lr), rule, "the learning rate", lr, "finite and positive (as f32)")
 }
 
@@ -350,9 +414,11 @@ impl fmt::Debug for Optimizer {
         let groups: Vec<&GroupOptions> = self.groups.iter().map(|(_, options)| options).collect();
         f.debug_struct("Optimizer")
             .field("rule", &self.rule)
+            .field("tensors", &self.tensors)
             .field("schedule", &self.schedule)
             .field("groups", &groups)
             .field("frozen", &self.frozen)
+            .field("except", &self.except)
             .field("decay_all", &self.decay_all)
             .field("clip_norm", &self.clip_norm)
             .field("clip_value", &self.clip_value)

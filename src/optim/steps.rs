@@ -1,6 +1,6 @@
 //! The update as steps of a plan.
 
-use super::{Control, Optimizer, State, guard::TOTAL};
+use super::{Control, MAX_STATES, Optimizer, State, guard::TOTAL, whole::control};
 use crate::{
     kernel::{ALIGN, Bind, Caps, Kernel, Pass, Word, source},
     params::Layout,
@@ -34,11 +34,13 @@ impl Optimizer {
     /// 5. the update;
     /// 6. the assignment of state, if `assigns`.
     ///
-    /// `groups` is the number of [rows](Optimizer::rows) of hyperparameters of a step. `loss` is the location of the loss, and `micro` the location of the
+    /// The pieces of whole parameters are checked only. Another function adds the steps that update them. `groups` is the number of
+    /// [rows](Optimizer::rows) of hyperparameters of a step. `loss` is the location of the loss, and `micro` the location of the
     /// micro-batch's weight. Without `caps`, the steps are for the CPU device.
     pub fn steps(&self, layout: &Layout, groups: usize, assigns: bool, loss: Loc, micro: Option<Loc>, caps: Option<&Caps>) -> Vec<Step> {
         let (trained, state) = (0..layout.trained, if assigns { layout.state_pieces() } else { 0..0 });
-        let control = Control::new(layout, groups, caps.map_or(u64::MAX, |caps| caps.max_binding_bytes));
+        let elementwise = layout.elementwise();
+        let control = control(layout, groups, caps);
         let of = Steps { optimizer: self, layout, control, groups, loss, micro, caps };
         let mut steps = Vec::new();
         if micro.is_some() {
@@ -48,24 +50,24 @@ impl Optimizer {
         let checked = if caps.is_some() { trained.clone() } else { 0..1 };
         steps.extend(checked.map(|piece| of.check(piece)));
         // The update of the CPU device computes the ratios too.
-        let measured = if self.has_ratio() && caps.is_some() { trained.clone() } else { 0..0 };
+        let measured = if self.has_ratio() && caps.is_some() { elementwise.clone() } else { 0..0 };
         steps.extend(measured.map(|piece| of.norms(piece)));
         steps.extend(state.clone().map(|piece| of.assign(true, piece)));
-        steps.extend(trained.clone().map(|piece| of.apply(true, piece)));
-        steps.extend(trained.map(|piece| of.apply(false, piece)));
+        steps.extend(elementwise.clone().map(|piece| of.apply(true, piece)));
+        steps.extend(elementwise.map(|piece| of.apply(false, piece)));
         steps.extend(state.map(|piece| of.assign(false, piece)));
         steps
     }
 }
 
-struct Steps<'a> {
-    optimizer: &'a Optimizer,
-    layout: &'a Layout,
-    control: Control,
-    groups: usize,
-    loss: Loc,
-    micro: Option<Loc>,
-    caps: Option<&'a Caps>,
+pub(super) struct Steps<'a> {
+    pub optimizer: &'a Optimizer,
+    pub layout: &'a Layout,
+    pub control: Control,
+    pub groups: usize,
+    pub loss: Loc,
+    pub micro: Option<Loc>,
+    pub caps: Option<&'a Caps>,
 }
 
 impl Steps<'_> {
@@ -157,7 +159,7 @@ impl Steps<'_> {
 
     /// Returns the inputs of a rule's kernels: weights, gradients, the control buffer and states of the rule.
     fn of_rule(&self, piece: usize) -> Vec<(Loc, Shape)> {
-        let flats = (0..self.optimizer.rule_states().len()).map(Flat::State).map(|state| self.piece(state, piece));
+        let flats = (0..self.optimizer.elementwise_states().len()).map(Flat::State).map(|state| self.piece(state, piece));
         [self.piece(Flat::Weights, piece), self.piece(Flat::Grads, piece), self.control()].into_iter().chain(flats).collect()
     }
     /// Returns the positions of the tables in the control buffer, for piece.wgsl.
@@ -196,7 +198,7 @@ impl Steps<'_> {
 
     /// Computes the norms of the parameters and their ratios.
     fn norms(&self, piece: usize) -> Step {
-        let kept = self.optimizer.rule_states();
+        let kept = self.optimizer.elementwise_states();
         let kernel = self.caps.map(|caps| {
             let (cell, len) = (chunk(caps, ALIGN), self.layout.pieces[piece]);
             let (cells, segments) = (len.div_ceil(cell), self.control.segments[piece].1);
@@ -221,7 +223,7 @@ impl Steps<'_> {
 
     /// Applies one step of the rule, or its trial. A trial writes only the guard.
     fn apply(&self, trial: bool, piece: usize) -> Step {
-        let (rule, mut kept, mut inputs) = (&self.optimizer.rule, self.optimizer.rule_states(), self.of_rule(piece));
+        let (rule, mut kept, mut inputs) = (&self.optimizer.rule, self.optimizer.elementwise_states(), self.of_rule(piece));
         let average = self.optimizer.average_state().filter(|_| !trial);
         if let Some(average) = average {
             inputs.push(self.piece(Flat::State(kept.len()), piece));
@@ -260,21 +262,69 @@ impl Steps<'_> {
     /// Assigns the next values to a piece of state, or makes a trial of the assignment. The trial writes only the guard.
     fn assign(&self, trial: bool, piece: usize) -> Step {
         let inputs = vec![self.piece(Flat::Weights, piece), self.piece(Flat::Next, piece), self.control()];
-        let kernel = self.caps.map(|caps| {
+        let kernel = self.assignment(trial, self.layout.pieces[piece], MAX_STATES + 1);
+        let (phase, update) = if trial { (Phase::Check, Update::TryAssign) } else { (Phase::Assign, Update::Assign) };
+        self.step(phase, update, "assign", piece, inputs, kernel)
+    }
+    /// Returns the kernel that assigns `units` values. If one of them would overflow, it raises the guard's flag `what`.
+    fn assignment(&self, trial: bool, units: usize, what: usize) -> Option<Kernel> {
+        self.caps.map(|caps| {
             let each = |name, i| Bind::input(name, i, DType::F32).per_unit(1);
             let state = Bind { write: !trial, ..each("state", 0) };
             let binds = vec![state, each("value", 1), Bind::input("guard", 2, DType::U32).flags()];
+            let base = pass(caps, source!("optim/assign"), if trial { "trial" } else { "assign" }, binds);
             let pass = Pass {
+                consts: [base.consts, vec![("WHAT", Word::from(what))]].concat(),
                 code: source!("optim/refuse").text.into(),
-                units: self.layout.pieces[piece],
+                units,
                 per_group: caps.workgroup(256),
                 step: trial,
-                ..pass(caps, source!("optim/assign"), if trial { "trial" } else { "assign" }, binds)
+                ..base
             };
             Kernel::one("assign", pass)
+        })
+    }
+
+    /// Copies the factors that clip gradients, and the hyperparameters of the groups from `first` on, to `to`.
+    pub fn numbers(&self, to: Loc, count: usize, first: usize) -> Step {
+        let kernel = self.caps.map(|caps| {
+            let binds = vec![Bind::input("guard", 0, DType::U32), Bind::output("numbers", DType::F32)];
+            let params = [("hyper", self.control.hyper), ("groups", self.groups), ("own", first)];
+            let pass = Pass {
+                params: params.map(|(name, n)| (name.to_string(), Word::from(n))).into(),
+                units: count,
+                per_group: caps.workgroup(256),
+                step: true,
+                ..pass(caps, source!("optim/numbers"), "copy", binds)
+            };
+            Kernel::one("numbers", pass)
         });
-        let (phase, update) = if trial { (Phase::Check, Update::TryAssign) } else { (Phase::Assign, Update::Assign) };
-        self.step(phase, update, "assign", piece, inputs, kernel)
+        let step = self.step(Phase::Check, Update::Numbers, "numbers", 0, vec![self.control()], kernel);
+        Step { label: format!("update numbers [{count}]"), output: (to, Shape::from([count])), ..step }
+    }
+    /// After a bad step, flags the parameters of a piece whose gradients are not finite.
+    pub fn look(&self, piece: usize) -> Step {
+        let kernel = self.caps.map(|caps| {
+            let binds = vec![Bind::input("grads", 0, DType::F32).per_unit(4).vec4(), Bind::input("guard", 1, DType::U32).flags()];
+            let base = pass(caps, source!("optim/look"), "look", binds);
+            let pass = Pass {
+                consts: [base.consts, vec![("EACH", Word::from(EACH))]].concat(),
+                params: self.tables(piece),
+                code: [source!("optim/refuse").text, source!("optim/piece").text].join("\n"),
+                units: self.layout.pieces[piece] / 4,
+                per_group: caps.workgroup(256) * EACH,
+                ..base
+            };
+            Kernel::one("look", pass)
+        });
+        self.step(Phase::Check, Update::Look, "look", piece, vec![self.piece(Flat::Grads, piece), self.control()], kernel)
+    }
+    /// Stores a new weight or state, or makes a trial of that. `what` is the flag of the guard for a number that would overflow.
+    pub fn store(&self, trial: bool, name: &str, to: Loc, from: (Loc, Shape), what: usize) -> Step {
+        let kernel = self.assignment(trial, from.1.elements(), what);
+        let (phase, update, of) = if trial { (Phase::Check, Update::TryStore, "trial of ") } else { (Phase::Update, Update::Store, "") };
+        let step = self.step(phase, update, "", what, vec![(to, from.1), from, self.control()], kernel);
+        Step { label: format!("update {of}store {name} {}", from.1), ..step }
     }
 }
 

@@ -107,6 +107,11 @@ impl Optimizer {
         })
     }
 
+    /// Returns the number of stored states that have an element for each element of a parameter.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.iter().filter(|kept| **kept).count()
+    }
+
     /// Returns whether the rule has a [`ratio`](Rule::ratio). Parameters are then updated one by one.
     pub(crate) fn has_ratio(&self) -> bool {
         self.rule.has_ratio()

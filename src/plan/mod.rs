@@ -81,6 +81,9 @@ pub enum Loc {
     Grad(usize),
     /// The range of the state `i` in the flat buffer of new values of state.
     Next(usize),
+    /// The range of parameter `i` in a flat buffer. The gradients are those that the update reads. Each state of the optimizer has
+    /// its own range.
+    Of(Flat, usize),
     /// The buffer of input `i`.
     Input(usize),
     /// The buffer of constant `i`.
@@ -103,7 +106,8 @@ pub enum Work {
     Op(Arc<dyn Op>),
     /// Fetches a part of a batch from data on the device.
     Fetch,
-    /// A part of the optimizer's update, and the number of the piece of the flat buffers that it works on.
+    /// A part of the optimizer's update, and the number of the piece of the flat buffers that it works on. If the part stores a new
+    /// weight or state, the number says which flag of the guard is raised when the new number would overflow.
     Update(Update, usize),
 }
 
@@ -116,6 +120,15 @@ pub enum Update {
     Check,
     /// Computes the norms of each parameter and its ratio, if the rule has a ratio.
     Norms,
+    /// Copies numbers from the control buffer to a slot, for the rule that is written with tensors: the factors that clip the
+    /// gradients, and hyperparameters.
+    Numbers,
+    /// After a bad step, finds the gradients that are not finite.
+    Look,
+    /// Checks that a new weight or a new state that the rule computed from tensors is finite.
+    TryStore,
+    /// Stores a new weight or a new state that the rule computed from tensors.
+    Store,
     /// Checks that the new state is finite.
     TryAssign,
     /// Checks that the update would not overflow. After a bad step, it finds the gradients that are not finite.
@@ -189,7 +202,7 @@ impl Step {
         // In nearly all steps, a trial finds in the guard that there is nothing to try. An update reads everything that it
         // writes, except the state that it assigns.
         let each = |&(loc, shape): &(Loc, Shape)| match (update, loc) {
-            (Update::Try, Loc::Piece(..)) => 0,
+            (Update::Try | Update::Look, Loc::Piece(..)) => 0,
             // The tables are small, so they are not counted.
             (_, Loc::Control) => 0,
             (Update::Apply, Loc::Piece(Flat::Weights | Flat::State(_), _)) | (Update::Accumulate, Loc::Piece(Flat::Grads, _)) => {
@@ -375,7 +388,9 @@ impl Plan {
         self.micro = steps.iter().any(|step| step.phase == Phase::Reduce);
         let kept: Vec<usize> = self.outputs.iter().filter_map(|o| if let Loc::Slot(i) = o.0 { Some(i) } else { None }).collect();
         for mut step in steps {
-            for &elements in step.kernel.iter().flat_map(|kernel| &kernel.scratch) {
+            // The steps of another plan have theirs.
+            let placed = step.scratch.len();
+            for &elements in step.kernel.iter().flat_map(|kernel| &kernel.scratch[placed..]) {
                 let free = |i: &usize| !kept.contains(i) && !step.scratch.contains(i) && self.slots[*i].elements >= elements;
                 let smallest = (0..self.slots.len()).filter(free).min_by_key(|&i| self.slots[i].elements);
                 step.scratch.push(smallest.unwrap_or_else(|| {
@@ -386,6 +401,41 @@ impl Plan {
             }
             self.steps.push(step);
         }
+    }
+
+    /// Takes the slots and the constants of another plan into this plan. Its slots become slots that hold no output of this plan
+    /// once the graph is computed, or new slots. `inputs` has the place of each of its inputs. Its parameters must have the numbers of
+    /// this plan's parameters. Returns its steps, which belong to `phase` now, and its outputs.
+    pub(crate) fn embed(&mut self, other: Plan, inputs: &[Loc], phase: Phase) -> (Vec<Step>, Vec<(Loc, Shape)>) {
+        let slot = |loc: Loc| if let Loc::Slot(i) = loc { Some(i) } else { None };
+        let mut kept: Vec<usize> = self.outputs.iter().map(|o| o.0).chain(inputs.iter().copied()).filter_map(slot).collect();
+        let mut slots = Vec::with_capacity(other.slots.len());
+        for wanted in &other.slots {
+            let fits = |own: Slot| own.elements >= wanted.elements && own.dtype == wanted.dtype;
+            let free = (0..self.slots.len()).filter(|i| !kept.contains(i) && fits(self.slots[*i]));
+            let slot = free.min_by_key(|&i| self.slots[i].elements).unwrap_or(self.slots.len());
+            if slot == self.slots.len() {
+                self.slots.push(*wanted);
+            }
+            kept.push(slot);
+            slots.push(slot);
+        }
+        let first = self.constants.len();
+        self.constants.extend(other.constants);
+        self.unplanned_bytes += other.unplanned_bytes;
+        let place = |loc: Loc| match loc {
+            Loc::Slot(i) => Loc::Slot(slots[i]),
+            Loc::Constant(i) => Loc::Constant(first + i),
+            Loc::Input(i) => inputs[i],
+            other => other,
+        };
+        let mut steps = other.steps;
+        for step in &mut steps {
+            step.phase = phase;
+            step.inputs.iter_mut().chain([&mut step.output]).for_each(|(loc, _)| *loc = place(*loc));
+            step.scratch.iter_mut().for_each(|i| *i = slots[*i]);
+        }
+        (steps, other.outputs.into_iter().map(|(loc, shape)| (place(loc), shape)).collect())
     }
 
     /// Gives each parameter the number of the parameter with the same name in `known`.

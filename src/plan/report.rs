@@ -85,28 +85,35 @@ impl Memory {
     pub(crate) fn new(plan: &Plan, layout: &Layout, states: &[&str], tables: u64, data: u64) -> Memory {
         let mut m = Memory { tables, data, planned: plan.activation_bytes(), unplanned: plan.unplanned_bytes, ..Memory::default() };
         m.row(STEP).other = tables;
-        m.optimizer = states.iter().map(|s| (s.to_string(), 0)).collect();
-        for (param, range) in plan.params.iter().zip(&layout.ranges) {
+        for (i, (param, range)) in plan.params.iter().zip(&layout.ranges).enumerate() {
             // The gap behind the parameter counts, too.
             let bytes = range.len.next_multiple_of(ALIGN) as u64 * 4;
             let gradients = 1 + u64::from(plan.micro);
-            let copies = match range.status {
-                Status::Trained { .. } => {
+            let all = match range.status {
+                Status::Trained { .. } | Status::Whole { .. } => {
                     m.weights += bytes;
                     m.gradients += gradients * bytes;
-                    m.optimizer.iter_mut().for_each(|s| s.1 += bytes);
-                    1 + gradients + states.len() as u64
+                    bytes * (1 + gradients)
                 }
                 Status::Frozen => {
                     m.weights += bytes;
-                    1
+                    bytes
                 }
                 Status::State => {
                     m.state += 2 * bytes;
-                    2
+                    2 * bytes
                 }
             };
-            m.row(param.layer()).parameters += bytes * copies;
+            m.row(param.layer()).parameters += all;
+            for (name, state) in states.iter().zip(&layout.states) {
+                let bytes = state.ranges[i].map_or(0, |(range, _)| range.len.next_multiple_of(ALIGN) as u64 * 4);
+                m.row(param.layer()).parameters += bytes;
+                // Two rules may have states of one name.
+                match m.optimizer.iter_mut().find(|known| known.0 == *name) {
+                    Some(known) => known.1 += bytes,
+                    None => m.optimizer.push((name.to_string(), bytes)),
+                }
+            }
         }
         m.inputs = plan.inputs.iter().map(|i| i.shape.bytes()).sum();
         m.constants = plan.constants.iter().map(|c| c.shape.bytes()).sum();

@@ -11,6 +11,7 @@ use crate::{
     graph::ParamDef,
     host::Host,
     params::{Layout, Status},
+    shape::Shape,
     weights::{WeightFile, read_bytes, split, write_to},
 };
 use std::{collections::BTreeMap, path::Path};
@@ -101,7 +102,8 @@ impl Trainer {
         let since = if file.info.contains_key("since") { count("since")? } else { 0 };
         // The options that differ from those in the file. Checkpoints of old versions have no options.
         let differs = |(name, now): (String, String)| {
-            let saved = file.info.get(&option(&name)).filter(|saved| **saved != now && !["lr", "schedule"].contains(&name.as_str()))?;
+            let saved =
+                file.info.get(&option(&name)).filter(|saved| **saved != now && !["lr", "rest.lr", "schedule"].contains(&name.as_str()))?;
             Some(format!("{name} was {saved} and is {now} now"))
         };
         let differ: Vec<String> = self.options().into_iter().filter_map(differs).collect();
@@ -115,8 +117,11 @@ impl Trainer {
         };
         let mut rest = file.names();
         let mut wanted: Vec<String> = self.params.iter().map(|p| p.name.clone()).collect();
-        let trained = || self.params.iter().zip(&self.update.groups.statuses).filter(|(_, s)| matches!(s, Status::Trained { .. }));
-        wanted.extend(self.update.optimizer.states().iter().flat_map(|state| trained().map(|(p, _)| key(state.name, &p.name))));
+        let layout = self.store.layout();
+        for (state, places) in self.update.optimizer.states().iter().zip(&layout.states) {
+            let of = self.params.iter().zip(&places.ranges).filter(|(_, place)| place.is_some());
+            wanted.extend(of.map(|(p, _)| key(state.name, &p.name)));
+        }
         wanted.retain(|name| !rest.contains(&name.as_str()));
         if let Some(name) = wanted.first() {
             let all = if wanted.len() > 1 { format!("; {} are missing: {}", wanted.len(), wanted.join(", ")) } else { String::new() };
@@ -126,20 +131,19 @@ impl Trainer {
         let own = |name: &str| self.params.iter().any(|p| p.name == name);
         rest.retain(|name| own(name) || ![FIT, CALLBACK].iter().any(|prefix| name.starts_with(prefix)));
         rest.sort_unstable();
-        let mut take = |name: String, i: usize| -> Result<Host<f32>> {
-            let value = file.take(&name, self.params[i].shape)?;
+        let mut take = |name: String, shape: Shape| -> Result<Host<f32>> {
+            let value = file.take(&name, shape)?;
             rest.retain(|other| *other != name);
             Ok(value)
         };
         let weights: Vec<(String, Host<f32>)> =
-            self.params.iter().enumerate().map(|(i, p)| Ok((p.name.clone(), take(p.name.clone(), i)?))).collect::<Result<_>>()?;
-        let layout = self.store.layout();
+            self.params.iter().map(|p| Ok((p.name.clone(), take(p.name.clone(), p.shape)?))).collect::<Result<_>>()?;
         let mut states = Vec::new();
-        for state in self.update.optimizer.states() {
-            let mut flat: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
-            for (i, (p, r)) in self.params.iter().zip(&layout.ranges).enumerate() {
-                if let Status::Trained { .. } = r.status {
-                    flat[r.piece][r.of()].copy_from_slice(take(key(state.name, &p.name), i)?.f());
+        for (state, places) in self.update.optimizer.states().into_iter().zip(&layout.states) {
+            let mut flat: Vec<Vec<f32>> = places.pieces.iter().map(|&n| vec![state.start; n]).collect();
+            for (p, place) in self.params.iter().zip(&places.ranges) {
+                if let Some((r, shape)) = *place {
+                    flat[r.piece][r.of()].copy_from_slice(take(key(state.name, &p.name), shape)?.f());
                 }
             }
             states.push(flat);
@@ -175,9 +179,10 @@ const ALONE: &str = "Params::load takes the weights alone";
 /// Returns the tensors of a checkpoint with their names. `flat` has the parameters, and then each state of the optimizer.
 pub(super) fn named(params: &[ParamDef], layout: &Layout, states: &[&str], flat: &[Vec<Vec<f32>>]) -> Vec<(String, Host<f32>)> {
     let mut tensors = split(params, &layout.ranges, &flat[0]);
-    let trained = params.iter().zip(&layout.ranges).filter(|(_, r)| matches!(r.status, Status::Trained { .. }));
-    let (params, ranges): (Vec<_>, Vec<_>) = trained.map(|(p, r)| (p.clone(), *r)).unzip();
-    for (state, flat) in states.iter().zip(&flat[1..]) {
+    for ((state, places), flat) in states.iter().zip(&layout.states).zip(&flat[1..]) {
+        let places = params.iter().zip(&places.ranges).filter_map(|(param, place)| Some((param, (*place)?)));
+        let own = places.map(|(param, (range, shape))| (ParamDef { shape, ..param.clone() }, range));
+        let (params, ranges): (Vec<_>, Vec<_>) = own.unzip();
         tensors.extend(split(&params, &ranges, flat).into_iter().map(|(name, value)| (key(state, &name), value)));
     }
     tensors

@@ -44,6 +44,7 @@ impl Trainer {
     pub async fn set_optimizer_async(&mut self, optimizer: impl Into<Optimizer>) -> Result<()> {
         self.no_part("set_optimizer")?;
         let mut update = Updater::new(optimizer.into(), &self.params)?;
+        update.prepare(&self.device, &self.params).await?;
         match &self.model {
             Some(model) => model.try_with(&update.optimizer)?,
             None => {

@@ -77,7 +77,7 @@ impl Trainer {
     fn trained(&self, name: &str) -> Result<usize> {
         let i = self.params().index(name)?;
         let why = match self.update.groups.statuses[i] {
-            Status::Trained { .. } => return Ok(i),
+            Status::Trained { .. } | Status::Whole { .. } => return Ok(i),
             Status::Frozen => "it is frozen, so it has no gradient; remove it from Optimizer::freeze and from groups whose lr_scale is 0",
             Status::State => "it is state, which has no gradient",
         };

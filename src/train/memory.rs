@@ -38,11 +38,12 @@ impl Memory {
     pub fn of(device: &Device, loss: Tensor, optimizer: impl Into<Optimizer>) -> Result<Memory> {
         check_loss(loss)?;
         let params = loss.graph().inner.borrow().params.clone();
-        let update = Updater::new(optimizer.into(), &params)?;
+        let mut update = Updater::new(optimizer.into(), &params)?;
+        update.sketch(device, &params)?;
         let layout = engine::layout(device, &params, Some(&update))?;
         let numbers = Tracked::of(loss, None, &[]).1;
         let mut plan = training_draft(device, &numbers, loss, &update.groups.statuses)?.lower(&device.plan_options());
-        update.append(device, &mut plan, &layout, None);
+        update.append(device, &mut plan, &layout, None)?;
         engine::memory(device, &plan, &layout, &update, numbers.len(), None, 0)
     }
 }
@@ -288,7 +289,7 @@ impl Trainer {
     /// Returns the bytes of parameters, gradients, gradients of micro-batches, and states.
     fn flat_bytes(&self) -> u64 {
         let layout = self.store.layout();
-        let trained = layout.trained_elements() * (2 + self.update.optimizer.states().len());
-        4 * (layout.elements() + trained) as u64
+        let states: usize = layout.states.iter().flat_map(|state| &state.pieces).sum();
+        4 * (layout.elements() + 2 * layout.trained_elements() + states) as u64
     }
 }

@@ -351,7 +351,8 @@ impl Trainer {
     async fn empty(device: &Device, loss: Tensor<'_>, optimizer: Optimizer, width: usize, kept: Tracked) -> Result<Trainer> {
         loss.graph().check()?;
         let params = loss.graph().inner.borrow().params.clone();
-        let update = Updater::new(optimizer, &params)?;
+        let mut update = Updater::new(optimizer, &params)?;
+        update.prepare(device, &params).await?;
         let idle = gradients(loss, &update.groups.statuses)?.1;
         if !idle.is_empty() {
             log::warn!("the loss does not depend on {}: training leaves them as they are, but for weight decay", idle.join(", "));
@@ -515,7 +516,7 @@ impl Trainer {
             }),
             _ => None,
         };
-        self.update.append(&self.device, &mut plan, &self.store.layout(), weight);
+        self.update.append(&self.device, &mut plan, &self.store.layout(), weight)?;
         Ok(plan)
     }
     async fn load_plan(&mut self, key: Key, plan: Plan) -> Result<()> {
@@ -600,7 +601,7 @@ fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Te
     let g = loss.graph();
     let grads = g.param_grads(loss, |i| statuses[i] == Status::Frozen);
     g.check()?;
-    let trained = statuses.iter().filter(|status| matches!(status, Status::Trained { .. })).count();
+    let trained = statuses.iter().filter(|status| status.is_trained()).count();
     let idle: Vec<String> = {
         let g = g.inner.borrow();
         let is_idle = |grad: &Option<Tensor>| grad.is_some_and(|grad| g.nodes[grad.id].is_zeros());

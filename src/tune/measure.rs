@@ -117,7 +117,7 @@ struct Measurements<'a> {
 impl Measurements<'_> {
     async fn new(gpu: &Arc<Gpu>, budget: Duration) -> Result<Measurements<'_>> {
         let end = Instant::now() + budget;
-        let store = Arc::new(GpuStore::new(gpu, Layout::default(), 0, 0).await?);
+        let store = Arc::new(GpuStore::new(gpu, Layout::default(), 0).await?);
         Ok(Measurements { gpu, store, end, some: budget.is_zero() })
     }
     fn is_over(&self) -> bool {

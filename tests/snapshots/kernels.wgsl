@@ -3017,11 +3017,11 @@ fn map(g: u32, x0: f32) -> f32 {
 struct Step { seed: vec2<u32>, step: vec2<u32>, sample: u32, row: u32, unused: vec2<u32> }
 @group(1) @binding(0) var<uniform> step: Step;
 const WG: u32 = 256u;
+const WHAT: u32 = 4u;
 const LOOK: u32 = 3u;
 fn finite_bits(x: u32) -> bool {
  return (x & 0x7f800000u) != 0x7f800000u;
 }
-const ASSIGNED: u32 = 4u;
 fn breaks(i: u32) -> bool {
  return !finite_bits(bitcast<u32>(value[i])) && finite_bits(bitcast<u32>(state[i]));
 }
@@ -3029,7 +3029,7 @@ fn breaks(i: u32) -> bool {
 fn trial(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
  let i = group_index(id, n) * WG + lane;
  if i < p.units && guard[7] != 0u && guard[7] != LOOK && breaks(i) {
-  refuse(ASSIGNED);
+  refuse(WHAT);
  }
 }==== optim/assign.assign 1
 (0) var<uniform> p: Params;
@@ -3037,7 +3037,7 @@ fn trial(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<
 (2) <read> value: array<f32>;
 (3) <read_write> guard: array<u32>;
 const WG: u32 = 256u;
-const ASSIGNED: u32 = 4u;
+const WHAT: u32 = 4u;
 @compute @workgroup_size(WG)
 fn assign(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
  let i = group_index(id, n) * WG + lane;
@@ -3045,7 +3045,7 @@ fn assign(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
   return;
  }
  if breaks(i) {
-  guard[8u + ASSIGNED] = 1u;
+  guard[8u + WHAT] = 1u;
  } else {
   state[i] = value[i];
  }

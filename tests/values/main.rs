@@ -16,6 +16,7 @@ mod refusals;
 mod trainer;
 mod updates;
 mod watchdog;
+mod whole;
 
 fn main() {
     let mut suite = common::Suite::new();
@@ -31,5 +32,6 @@ fn main() {
     trainer::trials(&mut suite);
     updates::trials(&mut suite);
     watchdog::trials(&mut suite);
+    whole::trials(&mut suite);
     suite.run()
 }

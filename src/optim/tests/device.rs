@@ -41,7 +41,8 @@ impl OnGpu {
         let inputs = vec![InputDef { shape: loss, classes: None }];
         let mut plan = Plan { inputs, outputs: vec![(Loc::Input(0), loss)], ..Plan::default() };
         plan.append(o.steps(layout, count, false, Loc::Input(0), None, Some(gpu.caps())), count);
-        let store = Arc::new(block_on(GpuStore::new(gpu, layout.clone(), o.states().len(), count)).expect("a small model"));
+        let store =
+            Arc::new(block_on(GpuStore::new(gpu, layout.clone().with_states(&[], o.states().len()), count)).expect("a small model"));
         store.write_params(weights).expect("weights fit");
         for (k, state) in o.states().iter().enumerate() {
             let start: Vec<Vec<f32>> = layout.pieces[..layout.trained].iter().map(|&n| vec![state.start; n]).collect();
