@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<Report, Box<dyn Error>> {
         .batch_size(32)
         .validation(&validation)
         .progress(true)
-        .with(ReduceLROnPlateau::new(ValLoss).factor(0.2).patience(3))
+        .with(ReduceLROnPlateau::new(ValLoss).factor(0.2).patience(2))
         .with(EarlyStopping::new(ValLoss).patience(8).restore_best_weights(true))
         .with(ModelCheckpoint::new(&args.save).save_best_only(ValLoss))
         .with(CsvLogger::new(&args.log));

@@ -536,7 +536,15 @@ def schedules():
         ("SequentialLR", dict(warmup=dict(start_factor=0.1, end_factor=1.0, total_iters=5),
                               cosine=dict(T_max=25, eta_min=1e-3), milestones=[5])),
         ("OneCycleLR", cycle | dict(anneal_strategy="cos")), ("OneCycleLR", cycle | dict(anneal_strategy="linear")),
-        ("OneCycleLR", cycle | dict(anneal_strategy="cos", pct_start=0.25, div_factor=10.0, final_div_factor=100.0))]
+        ("OneCycleLR", cycle | dict(anneal_strategy="cos", pct_start=0.25, div_factor=10.0, final_div_factor=100.0)),
+        *(("CosineAnnealingWarmRestarts", dict(T_0=t_0, T_mult=t_mult, eta_min=eta_min))
+          for t_0, t_mult, eta_min in [(1, 1, 0.0), (7, 1, 1e-3), (1, 2, 0.0), (3, 2, 1e-3), (2, 3, 0.0), (40, 2, 0.0)]),
+        # the formula of Vaswani et al. 2017, section 5.3, as a factor whose top is 1
+        *(("Noam", dict(warm=warm)) for warm in [1, 2, 10, 100]),
+        # pct_start · total_steps = 1 divides by 0 in PyTorch
+        *(("OneCycleLR", cycle | dict(anneal_strategy=strategy, pct_start=share, total_steps=total))
+          for strategy in ("cos", "linear") for total in (1, 2, 3, 4, 5, 7, 10, 30) for share in (0.0, 0.3, 0.5, 1.0)
+          if share * total != 1)]
     cases = []
     for name, args in table:
         for base in (0.05,) if name == "OneCycleLR" else (0.05, 0.3):
@@ -547,16 +555,45 @@ def schedules():
                 s = S.SequentialLR(opt, parts, milestones=args["milestones"])
             elif name == "OneCycleLR":
                 s = S.OneCycleLR(opt, **args, cycle_momentum=False)
+            elif name == "Noam":
+                warm = args["warm"]
+                s = S.LambdaLR(opt, lambda k: warm ** 0.5 * min((k + 1) ** -0.5, (k + 1) * warm ** -1.5))
             else:
                 s = getattr(S, name)(opt, **args)
-            lr = []
-            for step in range(30):
+            lr, last = [], args.get("total_steps", 30) - 1
+            for step in range(last + 1):
                 lr.append(float(opt.param_groups[0]["lr"]))
                 opt.step()
-                if step < 29:
+                if step < last:
                     s.step()
             # OneCycleLR replaces the optimizer's own rate
             cases.append({"schedule": name, "args": args if name == "OneCycleLR" else {"lr": base} | args, "lr": lr})
+    return cases
+
+
+def plateaus():
+    """lr[k] is the rate after epoch k, whose metric is metrics[k]."""
+    rng, cases = np.random.default_rng(14), []
+    for mode in "min", "max":
+        for threshold_mode in "rel", "abs":
+            for k in range(30):
+                args = dict(mode=mode, factor=float(rng.choice([0.1, 0.5, 0.9])), patience=int(rng.integers(0, 4)),
+                            threshold=float(rng.choice([0.0, 1e-4, 0.05])), threshold_mode=threshold_mode,
+                            cooldown=int(rng.integers(0, 4)), min_lr=float(rng.choice([0.0, 1e-3, 0.02])),
+                            eps=float(rng.choice([1e-8, 5e-3])))
+                p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+                opt = torch.optim.SGD([p], lr=0.1)
+                s = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, **args)
+                slope = 0.03 if mode == "max" else -0.03
+                metrics = [float(np.float32(1 + slope * min(e, 12) + 0.03 * rng.standard_normal())) for e in range(40)]
+                if k % 5 == 0:
+                    metrics[9] = math.nan
+                lr = []
+                for metric in metrics:
+                    opt.step()
+                    s.step(metric)
+                    lr.append(float(opt.param_groups[0]["lr"]))
+                cases.append({"args": {"lr": 0.1} | args, "metrics": [None if math.isnan(m) else m for m in metrics], "lr": lr})
     return cases
 
 
@@ -595,7 +632,7 @@ def main():
     warnings.filterwarnings("ignore", "reduction: 'mean' divides", UserWarning)   # kl_div; both are recorded
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for group in ops, losses, optimizers, whole, schedules, init:
+    for group in ops, losses, optimizers, whole, schedules, plateaus, init:
         write(args.out, group.__name__, group())
 
 

@@ -4,9 +4,9 @@ use crate::{
     error::Result,
     host::{self, Host, View, ViewMut},
     ops::Op,
-    optim::{Bounds, Guard, Hyper, MAX_STATES, Optimizer, Settings, Squares, Trust, squares},
+    optim::{Bounds, Guard, Hyper, MAX_STATES, MEASURED, Optimizer, Settings, Squares, Trust, norm, squares},
     params::{Layout, StateLayout},
-    plan::{Flat, Loc, Plan, Step, Update, Work},
+    plan::{Flat, Loc, Phases, Plan, Step, Update, Work},
     rng::Key,
     scratch,
     shape::{DType, Shape},
@@ -62,6 +62,10 @@ pub struct CpuStore {
     pub states: Vec<Vec<Vec<f32>>>,
     /// The gradients of a micro-batch. Empty until a plan needs them.
     micro: Vec<Vec<f32>>,
+    /// The weights before the update, in steps that measure norms. Empty until a plan needs them.
+    before: Vec<Vec<f32>>,
+    /// The norms of each parameter's weights, gradients and change, in the last step that measured them.
+    norms: Vec<[f32; MEASURED]>,
     /// The next values of the state pieces. A step assigns them at its end.
     next: Vec<Vec<f32>>,
     /// The sum of squares of each parameter's gradient.
@@ -147,10 +151,11 @@ impl CpuStore {
         let (params, grads) = (zeros(&layout, "params", all)?, zeros(&layout, "grads", trained)?);
         let next = zeros(&layout, "next state", layout.state_pieces())?;
         let squares = vec![Squares::default(); layout.ranges.len()];
+        let norms = vec![[0.0; MEASURED]; layout.ranges.len()];
         let runs = (0..layout.trained).map(|piece| layout.runs(piece)).collect();
         let ends = (0..layout.trained).map(|piece| layout.ends(piece).collect()).collect();
         let trusts = vec![Vec::new(); layout.trained];
-        Ok(CpuStore { params, grads, states, next, squares, runs, ends, trusts, layout, ..CpuStore::default() })
+        Ok(CpuStore { params, grads, states, next, squares, norms, runs, ends, trusts, layout, ..CpuStore::default() })
     }
     /// Sets state `k` to the trained weights.
     pub fn start_average(&mut self, k: usize) {
@@ -167,6 +172,13 @@ impl CpuStore {
         }
         Ok(())
     }
+    /// Makes the buffers for the weights before an update, unless they exist.
+    pub fn hold_before(&mut self) -> Result<()> {
+        if self.before.is_empty() {
+            self.before = zeros(&self.layout, "params before an update", 0..self.layout.trained)?;
+        }
+        Ok(())
+    }
     pub fn set_guard(&mut self, guard: Guard) {
         (self.guard, self.culprit) = (guard, None);
     }
@@ -180,6 +192,10 @@ impl CpuStore {
             self.layout.segments(piece).zip(trusts).for_each(|((i, _), &trust)| all[i] = trust);
         }
         all
+    }
+    /// Returns the measured norms and the ratio of each parameter.
+    pub fn measured(&self) -> Vec<[f32; MEASURED + 1]> {
+        self.norms.iter().zip(self.trusts()).map(|(&[w, g, u], trust)| [w, g, u, trust.ratio as f32]).collect()
     }
     /// Sets all gradients, by trained piece.
     pub fn set_grads(&mut self, pieces: Vec<Vec<f32>>) {
@@ -199,6 +215,7 @@ impl CpuStore {
     fn update(&mut self, update: Update, piece: usize, step: u64, [loss, weight]: [Option<f32>; 2], rules: Rules) {
         match update {
             Update::Accumulate => self.accumulate(piece, loss.zip(weight)),
+            Update::Spread => self.guard.add_spread(self.micro.iter().map(|piece| squares(piece).sum).sum()),
             Update::Check => self.check(step, loss, rules),
             Update::TryAssign => self.try_assign(piece, step),
             Update::Numbers | Update::Look | Update::TryStore | Update::Store => unreachable!("slots are not in the store"),
@@ -206,6 +223,8 @@ impl CpuStore {
             Update::Try => self.attempt(piece, step, rules),
             Update::Apply => self.apply(piece, rules),
             Update::Assign => self.assign(piece),
+            Update::Keep => self.before[piece].copy_from_slice(&self.params[piece]),
+            Update::Measure => self.measure(piece),
         }
     }
     /// Returns the flat buffer into which an op writes `loc`.
@@ -297,6 +316,19 @@ impl CpuStore {
             self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
+    /// Computes the norms of the parameters of a piece.
+    fn measure(&mut self, piece: usize) {
+        if self.guard.halt != 0 {
+            return;
+        }
+        let (before, after, grads) = (&mut self.before[piece], &self.params[piece], &self.grads[piece]);
+        for (i, range) in self.layout.segments(piece) {
+            let (was, is) = (&mut before[range.of()], &after[range.of()]);
+            let [weight, gradient] = [&*was, &grads[range.of()]].map(|x| squares(x).sum);
+            chunks(was, TASK, |k, was| was.iter_mut().zip(chunk(is, TASK, k)).for_each(|(was, is)| *was = is - *was));
+            self.norms[i] = [weight, gradient, squares(was).sum].map(|sum| norm(sum) as f32);
+        }
+    }
     /// Assigns the next values to a piece of state. A finite number that would become infinite or NaN stays unchanged, and the
     /// guard records the fault.
     fn assign(&mut self, piece: usize) {
@@ -362,13 +394,13 @@ impl CpuExec {
     pub fn inputs(&mut self) -> &mut [Host<f32>] {
         &mut self.inputs
     }
-    /// Runs the plan for step `step`. If `more` micro-batches follow, the update is left out. `done` is called with the number
+    /// Runs the given phases of the plan for step `step`. `done` is called with the number
     /// of each plan step when the plan step is done. The caller must be on a thread of the device: see [`work`].
-    pub fn run(&mut self, store: &mut CpuStore, key: Key, step: u64, more: bool, rules: Option<Rules>, mut done: impl FnMut(usize)) {
+    pub fn run(&mut self, store: &mut CpuStore, key: Key, step: u64, phases: Phases, rules: Option<Rules>, mut done: impl FnMut(usize)) {
         let plan = mem::take(&mut self.plan);
         for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate() {
             match &part.work {
-                _ if more && !part.phase.is_of_each() => continue,
+                _ if !phases.have(part.phase) => continue,
                 Work::Op(op) => self.step(&plan, part, &**op, store, key),
                 Work::Update(Update::Numbers, _) => {
                     self.numbers(part, store, rules.expect("a plan with an update is run with its optimizer"))

@@ -7,7 +7,7 @@ use crate::{
     gpu::{self, Counters, ExecOptions, FlipShift, Resident, StepRow},
     graph::ParamDef,
     host::{self, Host},
-    optim::{Groups, Guard, Hyper, NORMS, Optimizer, Trust, Whole, blend},
+    optim::{Groups, Guard, Hyper, MEASURED, Optimizer, Parts, ROW, Readouts, Trust, Whole, blend},
     params::{Layout, Status},
     plan::{Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
@@ -15,6 +15,7 @@ use crate::{
     threads::lock,
 };
 use std::{
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -27,6 +28,7 @@ use std::{
 pub(crate) struct Updater {
     pub optimizer: Optimizer,
     pub groups: Groups,
+    pub readouts: Readouts,
     /// The number of steps that the trainer had made when it got the optimizer.
     pub since: u64,
     /// The update of whole parameters, for a rule that is written with tensors.
@@ -37,7 +39,7 @@ impl Updater {
     /// Makes the groups of these parameters for the optimizer.
     pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Updater> {
         let groups = optimizer.groups(params)?;
-        Ok(Updater { optimizer, groups, since: 0, whole: None })
+        Ok(Updater { optimizer, groups, readouts: Readouts::default(), since: 0, whole: None })
     }
     /// Plans the update of whole parameters. Its kernels are measured.
     pub async fn prepare(&mut self, device: &Device, params: &[ParamDef]) -> Result<()> {
@@ -84,7 +86,8 @@ impl Updater {
     /// micro-batches, `weight` is the place of the weight of each micro-batch.
     pub fn append(&self, device: &Device, plan: &mut Plan, layout: &Layout, weight: Option<Loc>) -> Result<()> {
         let caps = device.as_gpu().map(|gpu| gpu.caps());
-        self.optimizer.append(plan, layout, &self.groups, self.whole.as_ref(), weight, caps)
+        let parts = Parts { groups: &self.groups, whole: self.whole.as_ref(), readouts: self.readouts };
+        self.optimizer.append(plan, layout, parts, weight, caps)
     }
 }
 
@@ -118,9 +121,18 @@ pub(crate) fn memory(
     let states = update.optimizer.states();
     let names: Vec<&str> = states.iter().map(|s| s.name).collect();
     let kept = match device.as_gpu() {
-        Some(gpu) => gpu::GpuRing::all_bytes(ring, RING) + gpu::GpuStore::control_bytes(gpu, layout, update.rows()),
-        None => (RING * (ring + NORMS.len()) * 4 + size_of::<Guard>()) as u64,
+        Some(gpu) => {
+            gpu::GpuRing::all_bytes(ring + update.readouts.tail(), RING) + gpu::GpuStore::control_bytes(gpu, layout, update.rows())
+        }
+        None => (RING * (ring + update.readouts.tail()) * 4 + size_of::<Guard>()) as u64,
     };
+    let measurements = measurements(update.readouts);
+    let norms = match measurements {
+        0 => 0,
+        // The weights before the update, and the rows in the ring and in its read-back buffer.
+        n => 4 * (layout.trained_elements() + MEASURED * layout.ranges.len()) as u64 + 2 * gpu::GpuRing::norm_bytes(layout.ranges.len(), n),
+    };
+    let kept = kept + norms;
     Ok(Memory::new(plan, layout, &names, tables(device, plan, fed)? + kept, data))
 }
 /// Returns the bytes that a loaded plan needs in addition to the flat buffers of the model.
@@ -389,6 +401,11 @@ fn copies(what: &str, pieces: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
     pieces.iter().map(|piece| host::copy(what, piece)).collect()
 }
 
+/// Returns the number of measurements of norms in a ring. Each half of the ring may have the steps of `RING / 2` batches.
+fn measurements(readouts: Readouts) -> usize {
+    readouts.norms.map_or(0, |every| 2 * ((RING as u64 / 2).div_ceil(every) as usize))
+}
+
 /// The number of batches in a ring. Their losses and metrics stay in the ring until they are read.
 pub(crate) const RING: usize = 1024;
 
@@ -401,42 +418,52 @@ pub(crate) enum Ring {
 
 #[derive(Default)]
 pub(crate) struct CpuRing {
+    outputs: usize,
     rows: Vec<Vec<f32>>,
-    /// The first batch and the number of batches of the pending read.
-    asked: Option<(u64, usize)>,
+    /// The measured norms and the ratio of each parameter, a row for each measurement.
+    norms: Vec<Vec<[f32; MEASURED + 1]>>,
+    /// The first batch, the number of batches and the measurements of the pending read.
+    asked: Option<(u64, usize, Range<u64>)>,
 }
 
 /// The rows that batches wrote into a ring, and the guard after the last batch.
 pub(crate) struct RingRows {
     pub rows: Vec<Vec<f32>>,
+    /// For each measurement, the norms of each parameter's weights, gradients and change, and its ratio.
+    pub norms: Vec<Vec<[f32; MEASURED + 1]>>,
     pub guard: Guard,
 }
 
 impl Ring {
-    /// Makes a ring for [`RING`] batches with `outputs` outputs each.
-    pub async fn new(store: &Store, outputs: usize) -> Result<Ring> {
+    /// Makes a ring for [`RING`] batches with `outputs` outputs each, and for what `readouts` measure.
+    pub async fn new(store: &Store, outputs: usize, readouts: Readouts) -> Result<Ring> {
+        let measurements = measurements(readouts);
         Ok(match &store.flat {
             StoreOn::Cpu(store) => {
-                let ring = CpuRing { rows: vec![vec![f32::NAN; outputs + NORMS.len()]; RING], asked: None };
+                let (rows, norms) = (vec![vec![f32::NAN; outputs + readouts.tail()]; RING], vec![Vec::new(); measurements]);
+                let ring = CpuRing { outputs, rows, norms, asked: None };
                 Ring::Cpu { kept: Arc::new(Mutex::new(ring)), store: store.clone() }
             }
-            StoreOn::Gpu(store) => Ring::Gpu(Arc::new(gpu::GpuRing::new(store, outputs, RING).await?)),
+            StoreOn::Gpu(store) => Ring::Gpu(Arc::new(gpu::GpuRing::new(store, outputs, RING, readouts, measurements).await?)),
         })
     }
     /// Makes an empty ring of the same size for another store.
-    pub async fn again(&self, store: &Store) -> Result<Ring> {
-        let outputs = match self {
-            Ring::Cpu { kept, .. } => lock(kept).rows[0].len() - NORMS.len(),
-            Ring::Gpu(ring) => ring.outputs(),
-        };
-        Ring::new(store, outputs).await
+    pub async fn again(&self, store: &Store, readouts: Readouts) -> Result<Ring> {
+        Ring::new(store, self.outputs(), readouts).await
     }
-    /// Asks for the rows of the batches `first..first + count`. `count` is at most [`RING`]. All these batches must be queued,
-    /// and the previous read must be complete.
-    pub fn ask(&self, first: u64, count: usize) -> Result<()> {
+    /// Returns the number of outputs in a row.
+    pub fn outputs(&self) -> usize {
         match self {
-            Ring::Cpu { kept, .. } => lock(kept).asked = Some((first, count)),
-            Ring::Gpu(ring) => ring.ask(first, count)?,
+            Ring::Cpu { kept, .. } => lock(kept).outputs,
+            Ring::Gpu(ring) => ring.outputs(),
+        }
+    }
+    /// Asks for the rows of the batches `first..first + count` and of the measurements `norms`. `count` is at most [`RING`]. All
+    /// these batches must be queued, and the previous read must be complete.
+    pub fn ask(&self, first: u64, count: usize, norms: Range<u64>) -> Result<()> {
+        match self {
+            Ring::Cpu { kept, .. } => lock(kept).asked = Some((first, count, norms)),
+            Ring::Gpu(ring) => ring.ask(first, count, norms)?,
         }
         Ok(())
     }
@@ -445,9 +472,11 @@ impl Ring {
         match self {
             Ring::Cpu { kept, store } => {
                 let mut ring = lock(kept);
-                let Some((first, count)) = ring.asked.take() else { return Ok(None) };
+                let Some((first, count, norms)) = ring.asked.take() else { return Ok(None) };
+                let measured = ring.norms.len() as u64;
+                let norms = norms.map(|k| ring.norms[(k % measured) as usize].clone()).collect();
                 let rows = (first..first + count as u64).map(|s| ring.rows[(s % RING as u64) as usize].clone()).collect();
-                Ok(Some(RingRows { rows, guard: store.lock().guard }))
+                Ok(Some(RingRows { rows, norms, guard: store.lock().guard }))
             }
             Ring::Gpu(ring) => Ok(ring.take()?.map(RingRows::of)),
         }
@@ -465,8 +494,8 @@ impl Ring {
             Ring::Cpu { .. } => Counters::default(),
             Ring::Gpu(ring) => {
                 let [reads, waits, bytes_read] = ring.counts();
-                // The two allocations are the ring and its read-back buffer.
-                Counters { reads, waits, bytes_read, allocations: 2, ..Counters::default() }
+                // The allocations are the ring, its read-back buffer and the rows of measured norms.
+                Counters { reads, waits, bytes_read, allocations: 2 + u64::from(ring.measures()), ..Counters::default() }
             }
         }
     }
@@ -474,7 +503,11 @@ impl Ring {
 
 impl RingRows {
     fn of(kept: gpu::RingRead) -> RingRows {
-        RingRows { rows: kept.rows, guard: guard_of(&kept.guard) }
+        let of = |words: &Vec<f32>| {
+            let (trusts, norms) = words.split_at(words.len() / (ROW + MEASURED) * ROW);
+            norms.chunks_exact(MEASURED).zip(trusts.chunks_exact(ROW)).map(|(n, trust)| [n[0], n[1], n[2], trust[ROW - 1]]).collect()
+        };
+        RingRows { norms: kept.norms.iter().map(of).collect(), rows: kept.rows, guard: guard_of(&kept.guard) }
     }
 }
 
@@ -519,6 +552,9 @@ impl Engine {
             (None, StoreOn::Cpu(store)) => {
                 if plan.micro {
                     store.lock().hold_micro()?;
+                }
+                if plan.measures() {
+                    store.lock().hold_before()?;
                 }
                 let ring = ring.and_then(|ring| if let Ring::Cpu { kept, .. } = ring { Some(kept.clone()) } else { None });
                 let small = cpu::is_small(&plan);
@@ -589,15 +625,19 @@ impl Engine {
             let (elementwise, whole) = self.hyper[number * rows..][..rows].split_at(update.elementwise());
             cpu::Rules { optimizer: &update.optimizer, hyper: elementwise, whole }
         });
-        exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.more, rules, done);
+        exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.phases(), rules, done);
         if let Some(ring) = ring {
-            let kept = &mut lock(ring).rows[(row.batch % RING as u64) as usize];
-            let width = kept.len() - NORMS.len();
-            let (outputs, norms) = kept.split_at_mut(width);
+            let ring = &mut *lock(ring);
+            let kept = &mut ring.rows[(row.batch % RING as u64) as usize];
+            let (outputs, tail) = kept.split_at_mut(ring.outputs);
             for (value, output) in outputs.iter_mut().zip(0..exec.outputs()) {
                 *value = exec.number(&store, output);
             }
-            norms.copy_from_slice(&[store.guard.norm, store.guard.largest]);
+            tail.iter_mut().zip([store.guard.norm, store.guard.largest, store.guard.spread]).for_each(|(to, from)| *to = from);
+            if let (Some(number), false) = (row.norms, ring.norms.is_empty()) {
+                let at = (number % ring.norms.len() as u64) as usize;
+                ring.norms[at] = store.measured();
+            }
         }
     }
     /// Runs one step with a clock around each kernel and a wait at the end. Times are in seconds from `zero`.

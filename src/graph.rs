@@ -350,17 +350,6 @@ impl Graph {
         let place = g.place.unwrap_or(place);
         g.untrained.get_or_insert(Error::Op { op: op.to_string(), operands, why, place });
     }
-    /// Makes a parameter one to which weight decay does not apply by default. Norms call it for their scales. They may have
-    /// several axes.
-    pub(crate) fn no_decay<'g>(&'g self, param: Tensor<'g>) -> Tensor<'g> {
-        if !param.is_dead() {
-            let mut g = self.inner.borrow_mut();
-            if let NodeKind::Param(i) = g.nodes[param.id].kind {
-                g.params[i].decay = false;
-            }
-        }
-        param
-    }
     fn named(&self, kind: &str, name: &str, shape: Shape, init: Init, place: Place) -> Tensor<'_> {
         let trained = kind == "param";
         if let Some(why) = size_mistake(shape) {
@@ -395,6 +384,13 @@ impl Graph {
             Some(id) => Tensor { graph: self, id },
             None => self.push(Node { kind: NodeKind::Param(i), inputs: Vec::new(), shape, place, layer: None, copy: 0 }),
         }
+    }
+    /// Adds a parameter to which weight decay does not apply by default, whatever its rank: the scale or the shift of a norm.
+    #[track_caller]
+    pub(crate) fn undecayed(&self, name: &str, shape: Shape, init: Init) -> Tensor<'_> {
+        let param = self.param(name, shape, init);
+        self.inner.borrow_mut().params.iter_mut().filter(|p| p.name == name).for_each(|p| p.decay = false);
+        param
     }
     /// Adds a constant, such as class weights, a mask or a table.
     #[track_caller]

@@ -51,10 +51,10 @@ use crate::{
     host::{Data, Host},
     kernel::Caps,
     ops::{Case, Fill, OpDef},
-    optim::Optimizer,
+    optim::{Optimizer, Parts, Readouts},
     oracle::{KEY, NAN, interpret},
     params::{Layout, Status},
-    plan::{Draft, Plan, PlanOptions, ir::Ir},
+    plan::{Draft, Phases, Plan, PlanOptions, ir::Ir},
     shape::{DType, Shape},
 };
 use std::sync::Arc;
@@ -111,7 +111,8 @@ pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result
     let layout = optimizer.layout(&plan.params, &groups, elements, elements)?;
     let options = PlanOptions::new(Some(*caps));
     let whole = optimizer.whole_draft(&plan.params, &groups, &options)?.map(|draft| draft.lowered(|draft| draft.lower(&options)));
-    optimizer.append(&mut plan, &layout, &groups, whole.as_ref(), None, Some(caps))?;
+    let parts = Parts { groups: &groups, whole: whole.as_ref(), readouts: Readouts::default() };
+    optimizer.append(&mut plan, &layout, parts, None, Some(caps))?;
     Ok(plan)
 }
 
@@ -323,7 +324,7 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Plan
         let mut exec = cpu::CpuExec::new(plan)?;
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
         let mut run = || {
-            exec.run(&mut store, KEY, KEY.step, false, None, |_| ());
+            exec.run(&mut store, KEY, KEY.step, Phases::default(), None, |_| ());
             (0..outputs.len()).map(|o| exec.read(&store, o)).collect::<Result<Vec<_>>>()
         };
         return Ok(Runs { first: run()?, again: run()?, broken: None });

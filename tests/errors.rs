@@ -17,7 +17,7 @@ use downhill::{
     init::Init,
     layers::Linear,
     losses,
-    optim::{Adadelta, Adagrad, Adam, AdamW, Adamax, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Schedule, Sgd},
+    optim::{Adadelta, Adagrad, Adam, AdamW, Adamax, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Scaling, Schedule, Sgd},
 };
 use std::sync::Arc;
 
@@ -367,6 +367,10 @@ fn optimizers() -> Check {
         (Sgd::new(0.1).schedule(Schedule::step(0, 0.5)), ""),
         (Sgd::new(0.1).schedule(Schedule::exponential(nan)), ""),
         (Sgd::new(0.1).schedule(Schedule::cosine(0)), ""),
+        (Sgd::new(0.1).schedule(Schedule::cosine_warm_restarts(0, 2)), "schedule CosineWarmRestarts"),
+        (Sgd::new(0.1).schedule(Schedule::constant().scaled(0, 256, Scaling::Linear)), "schedule Constant: `scaled` needs a batch"),
+        (Sgd::new(0.1).schedule(Schedule::constant().scaled(256, 0, Scaling::Sqrt)), "schedule Constant: `scaled` needs a batch"),
+        (Sgd::new(0.1).schedule(Schedule::cosine(0).in_epochs()), "schedule Cosine"),
         (Sgd::new(0.1).schedule(Schedule::warmup(2).then(Schedule::cosine(0))), ""),
         (Sgd::new(0.1).schedule(Schedule::constant().then(Schedule::step(0, 0.5))), ""),
     ] {

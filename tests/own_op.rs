@@ -13,7 +13,7 @@ use downhill::{
     init::Init,
     kernel::{Bind, Caps, Checks, Kernel, Pass, Source},
     ops::{Case, Fill, OpDef},
-    optim::{Hyper, MAX_STATES, Norms, Optimizer, Rule, Sgd, State},
+    optim::{Hyper, MAX_STATES, Norms, Optimizer, Readouts, Rule, Sgd, State},
     plan::{Plan, PlanOptions},
     rng::Key,
     selftest::{self, Computed, Report},
@@ -630,6 +630,7 @@ fn own_norms(device: &Device, momentum: f64) -> Check {
         let n = 8 / micro;
         let loss = g.input([n, 3]).linear("fc1", 70).tanh().linear("fc2", 2).mse(g.input([n, 2]));
         let mut trainer = Trainer::new(device, loss, Optimizer::from(Layerwise { lr: 0.3, momentum }))?;
+        trainer.measure(Readouts { noise_scale: micro > 1, norms: Some(1) })?;
         let names: Vec<String> = trainer.params().all()?.into_iter().map(|(name, _)| name).collect();
         let mut moved: Vec<Vec<f64>> = trainer.params().all()?.iter().map(|(_, w)| vec![0.0; w.len()]).collect();
         for t in 0..4 {
@@ -642,7 +643,7 @@ fn own_norms(device: &Device, momentum: f64) -> Check {
                 let batch = [part(3, 1), part(2, 2)];
                 if k + 1 < micro { trainer.accumulate(&batch)? } else { trainer.step(&batch)? }
             }
-            let ratios = trainer.trust_ratios()?;
+            let (ratios, measured) = (trainer.trust_ratios()?, trainer.take_reports()?.remove(0).norms);
             for (i, name) in names.iter().enumerate() {
                 let (w, g) = (before[i].1.to_f64(), trainer.gradient(name)?.to_f64());
                 let ratio = if norm(&w) == 0.0 || norm(&g) == 0.0 { 1.0 } else { ETA * norm(&w) / norm(&g) };
@@ -650,6 +651,12 @@ fn own_norms(device: &Device, momentum: f64) -> Check {
                 if trust.0 != *name || (trust.1.ratio / ratio - 1.0).abs() > 1e-5 || (trust.1.norms.gradient / norm(&g) - 1.0).abs() > 1e-5
                 {
                     return Err(format!("step {t}, {name}: {trust:?} instead of {ratio}").into());
+                }
+                let change: Vec<f64> = got.to_f64().iter().zip(&w).map(|(is, was)| is - was).collect();
+                let all = measured.get(name)?;
+                let near = |got: f32, want: f64| (f64::from(got) - want).abs() <= 1e-6 * want;
+                if all.trust_ratio != Some(trust.1.ratio as f32) || !near(all.weight, norm(&w)) || !near(all.update, norm(&change)) {
+                    return Err(format!("step {t}, {name}: {all:?} instead of {trust:?}").into());
                 }
                 for (k, got) in got.f().iter().enumerate() {
                     moved[i][k] = momentum * moved[i][k] + ratio * g[k];

@@ -23,7 +23,7 @@ use downhill::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     losses, ops,
-    optim::{self, GroupOptions, Hyper, MAX_STATES, Norms, Optimizer, Rule, State},
+    optim::{self, GroupOptions, Hyper, MAX_STATES, Norms, Optimizer, Readouts, Rule, State},
     params::{Layout, Status},
     plan::{Loc, Plan, PlanOptions},
     shape::DType,
@@ -314,7 +314,10 @@ impl Seen {
         let layout = Layout::new(&params, &statuses, 1024, 1 << 20)?;
         assert!(layout.trained > 1 && layout.state == 1);
         for micro in [None, Some(Loc::Slot(1))] {
-            for step in optimizer.steps(&layout, optimizer.rows(groups.settings.len()), true, Loc::Slot(0), micro, Some(caps)) {
+            let mut steps = optimizer.steps(&layout, optimizer.rows(groups.settings.len()), true, Loc::Slot(0), micro, Some(caps));
+            let readouts = Readouts { noise_scale: true, norms: Some(1) };
+            optimizer.read_out(&mut steps, readouts, &layout, optimizer.rows(groups.settings.len()), Some(caps));
+            for step in steps {
                 let (what, kernel) = (format!("{optimizer:?} {}", step.label), step.kernel.expect("a GPU's steps have kernels"));
                 // Adam's six buffers are more than the smallest device has; there, training with it is an error.
                 let fits = kernel.passes.iter().all(|p| p.binds.len() <= caps.max_bindings);

@@ -26,9 +26,9 @@ fn magnitude(x: vec4<f32>) -> vec4<u32> {
 // a + b. The squares of a class are 2^168 times those of the class below, so a sum of a lower class is too small to count.
 fn join(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
     let below = select(0.0, DOWN, abs(a.y - b.y) < 1.5);
-    let same = a.y == b.y;
-    let x = select(a.x * below * DOWN, a.x, same || a.y > b.y);
-    let y = select(b.x * below * DOWN, b.x, same || b.y > a.y);
+    let level = a.y == b.y;
+    let x = select(a.x * below * DOWN, a.x, level || a.y > b.y);
+    let y = select(b.x * below * DOWN, b.x, level || b.y > a.y);
     return vec3(x + y, max(a.y, b.y), max(a.z, b.z));
 }
 

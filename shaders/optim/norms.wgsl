@@ -1,45 +1,15 @@
 // norms — ‖w‖, ‖g‖ and ‖direction(w, g)‖ of each parameter of a piece, and the ratio that the rule takes from them
 //   params [n]   grads [n]   the rule's states, [n] each   guard, its tables and rows (`Control` in src/optim/guard.rs)
-//   partials [cells + parameters, 6]: of w, g and direction, a sum of squares and its class (join.wgsl)
-// `add_up` has one workgroup for each CELL elements of the piece. It makes one partial for each parameter in the cell, so that no sum crosses
-// from one parameter to the next. The place of a partial is the number of the cell plus the number of the parameter. This sum grows from
-// cell to cell and from parameter to parameter, so no two partials share a place.
+//   partials [cells + parameters, 6]: of w, g and direction, a sum of squares and its class (cells.wgsl)
 // `ratios` has one workgroup for each parameter. It joins the partials in a fixed tree and writes the row. Directions are not stored: the
 // trial and the update compute them again.
-// Put before this file: join.wgsl, piece.wgsl, the rule's functions and its `State`.                  You, Gitman and Ginsburg 2017
+// Put before this file: join.wgsl, cells.wgsl, piece.wgsl, the rule's functions and its `State`.                  You, Gitman and Ginsburg 2017
 //!include lib/index
-
-const MOST: f32 = 3.4028234663852886e38;
-// The smallest normal float times 2^84, and MOST times 2^-84.
-const LEAST_UP: f32 = 2.2737367544323206e-13;
-const MOST_DOWN: f32 = 17592184995840.0;
 
 struct Norms {
     weight: f32,
     gradient: f32,
     direction: f32,
-}
-
-// The sum of four squares.
-fn sum_of(x: vec4<f32>) -> vec3<f32> {
-    let tops = magnitude(x);
-    let top = max(max(tops.x, tops.y), max(tops.z, tops.w));
-    if (top >= 0x7f800000u) {
-        return vec3(0.0, BAD, 0.0);
-    }
-    let small = top < 0x29800000u;
-    let large = top >= 0x55800000u;
-    let y = select(select(1.0, DOWN, large), UP, small) * x;
-    return vec3(dot(y, y), select(select(PLAIN, LARGE, large), SMALL, small), 0.0);
-}
-
-fn put(at: u32, mine: vec3<f32>, lane: u32) {
-    let total = join_lanes(mine, lane);
-    if (lane == 0u) {
-        partials[at] = total.x;
-        partials[at + 1u] = total.y;
-    }
-    workgroupBarrier();
 }
 
 @compute @workgroup_size(WG)
@@ -80,29 +50,6 @@ fn add_up(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
         first = end;
         row += 1u;
     }
-}
-
-// A class is 2^84 times the class below. A number below the smallest normal float counts as 0.
-fn norm_of(total: vec3<f32>) -> f32 {
-    let root = sqrt(total.x);
-    if (total.y == SMALL) {
-        return select(0.0, root * DOWN, root >= LEAST_UP);
-    }
-    if (total.y == PLAIN) {
-        return root;
-    }
-    return select(MOST, min(root, MOST_DOWN) * UP, total.y == LARGE);
-}
-
-// Joins all partials of one kind, for `count` cells from `at` on.
-fn total_of(at: u32, count: u32, lane: u32) -> f32 {
-    var mine = vec3(0.0, SMALL, 0.0);
-    for (var k = lane; k < count; k += WG) {
-        mine = join(mine, vec3(partials[at + 6u * k], partials[at + 6u * k + 1u], 0.0));
-    }
-    let total = join_lanes(mine, lane);
-    workgroupBarrier();
-    return norm_of(total);
 }
 
 @compute @workgroup_size(WG)

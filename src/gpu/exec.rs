@@ -17,8 +17,8 @@ use crate::{
     },
     graph::InputDef,
     host::Host,
-    optim::{Hyper, NORMS},
-    plan::{Flat, Loc, Plan, ROWS, Step},
+    optim::{Hyper, NORMS, SPREAD},
+    plan::{Flat, Loc, Phases, Plan, ROWS, Step, Update, Work},
     rng::words,
     shape::{DType, Shape},
 };
@@ -58,6 +58,8 @@ pub struct StepRow {
     pub batch: u64,
     /// The place of the batch's first sample in the order of the data set on the device.
     pub sample: u32,
+    /// The number of the measurement, if the step measures norms. It selects the row in the ring.
+    pub norms: Option<u64>,
 }
 
 impl StepRow {
@@ -65,6 +67,10 @@ impl StepRow {
     /// micro-batch it is the number of the step.
     pub fn draw(&self) -> u64 {
         self.step | u64::from(self.micro) << 40
+    }
+    /// Returns the phases that this run goes through.
+    pub(crate) fn phases(&self) -> Phases {
+        Phases { more: self.more, measures: self.norms.is_some() }
     }
     /// Returns `struct Step` of the shaders as words. `row` is the number of the row of hyperparameters.
     fn words(&self, row: usize) -> [u32; STEP_BYTES as usize / 4] {
@@ -141,6 +147,8 @@ pub struct GpuExec {
     /// The number of steps in the plan, without aliases.
     steps: usize,
     groups: usize,
+    /// Whether micro-batches measure the spread of their gradients.
+    spreads: bool,
     inputs: Vec<InputDef>,
     outputs: Vec<(Loc, Shape)>,
     dispatches: Vec<Dispatch>,
@@ -175,6 +183,9 @@ impl GpuExec {
         if plan.micro {
             store.hold_micro().await?;
         }
+        if plan.measures() {
+            store.hold_before().await?;
+        }
         let buffers = Buffers::new(gpu, plan, &options).await?;
         let (dispatches, uniform_bytes) = lower(gpu, &plan.steps, |loc, elements| buffers.place(store, None, loc, elements)).await?;
 
@@ -206,6 +217,7 @@ impl GpuExec {
             params: plan.params.len(),
             steps: plan.steps.iter().filter(|step| !step.is_alias()).count(),
             groups: plan.groups,
+            spreads: plan.steps.iter().any(|step| matches!(step.work, Work::Update(Update::Spread, _))),
             inputs: plan.inputs.clone(),
             outputs: plan.outputs.clone(),
             dispatches,
@@ -335,7 +347,7 @@ impl GpuExec {
         let mut dispatches = 0;
         for (i, row) in rows.iter().enumerate() {
             let at = i as u32 * self.row_stride as u32;
-            let all = || feed.iter().chain(&self.dispatches).filter(|dispatch| !row.more || dispatch.phase.is_of_each());
+            let all = || feed.iter().chain(&self.dispatches).filter(|dispatch| row.phases().have(dispatch.phase));
             dispatches += all().count();
             record(&self.gpu, &mut encoder, all(), (&self.rows_group, at), clocks.as_deref_mut())?;
             if let Some(ring) = &self.ring {
@@ -352,6 +364,17 @@ impl GpuExec {
                         to,
                         Some(4 * NORMS.len() as u64),
                     );
+                    if self.spreads {
+                        let to = ring.place(row.batch, ring.outputs() + NORMS.len());
+                        encoder.copy_buffer_to_buffer(&self.store.control, 4 * SPREAD as u64, &ring.buffer, to, Some(4));
+                    }
+                    if let (Some(number), Some(norms)) = (row.norms, &ring.norms) {
+                        let mut to = norms.place(number);
+                        for (buffer, from, bytes) in self.store.rows().into_iter().flatten() {
+                            encoder.copy_buffer_to_buffer(buffer, from, &norms.buffer, to, Some(bytes));
+                            to += bytes;
+                        }
+                    }
                 }
             }
             if let Some(into) = &self.collect {

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     gpu::device::Gpu,
-    optim::{Control, GUARD, NEAR, ROW, STRICT, Trust, WEIGHT},
+    optim::{Control, GUARD, MEASURED, NEAR, ROW, STRICT, Trust, WEIGHT},
     params::{Layout, StateLayout},
     plan::Flat,
 };
@@ -30,6 +30,8 @@ pub struct GpuStore {
     states: Vec<Vec<wgpu::Buffer>>,
     /// The gradients of micro-batches, by trained piece. Empty until a plan needs them.
     micro: OnceLock<Vec<wgpu::Buffer>>,
+    /// The weights before an update, by trained piece, and then the rows of measured norms. Empty until a plan needs them.
+    before: OnceLock<Vec<wgpu::Buffer>>,
     /// The next values of the state pieces.
     next: Vec<wgpu::Buffer>,
     pub(super) control: wgpu::Buffer,
@@ -62,18 +64,39 @@ impl GpuStore {
         let next = take(layout.state);
         let at = 4 * (tables.hyper - tables.tables.len()) as u64;
         gpu.queue.write_buffer(&control, at, bytemuck::cast_slice(&tables.tables));
-        Ok(GpuStore { gpu: gpu.clone(), layout, params, grads, states, micro: OnceLock::new(), next, control, tables })
+        Ok(GpuStore {
+            gpu: gpu.clone(),
+            layout,
+            params,
+            grads,
+            states,
+            micro: OnceLock::new(),
+            before: OnceLock::new(),
+            next,
+            control,
+            tables,
+        })
     }
     /// Makes the buffers for the gradients of micro-batches, unless they exist.
     ///
     /// # Errors
     /// [`Error::Device`] if there is not enough memory.
     pub(crate) async fn hold_micro(&self) -> Result<()> {
-        if self.micro.get().is_none() {
-            let pieces = self.layout.pieces[..self.layout.trained].iter().enumerate();
-            let wanted: Vec<(String, u64)> = pieces.map(|(i, &n)| wanted("grads of a micro-batch", i, n)).collect();
+        self.hold("grads of a micro-batch", &self.micro, None).await
+    }
+    /// Makes the buffers for the weights before an update, unless they exist.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not enough memory.
+    pub(crate) async fn hold_before(&self) -> Result<()> {
+        self.hold("params before an update", &self.before, Some(MEASURED * self.layout.ranges.len())).await
+    }
+    async fn hold(&self, what: &str, buffers: &OnceLock<Vec<wgpu::Buffer>>, more: Option<usize>) -> Result<()> {
+        if buffers.get().is_none() {
+            let pieces = self.layout.pieces[..self.layout.trained].iter().copied().chain(more).enumerate();
+            let wanted: Vec<(String, u64)> = pieces.map(|(i, n)| wanted(what, i, n)).collect();
             // If another thread has set the buffers meanwhile, its buffers are used.
-            let _ = self.micro.set(self.gpu.buffers(&wanted, USAGE).await?);
+            let _ = buffers.set(self.gpu.buffers(&wanted, USAGE).await?);
         }
         Ok(())
     }
@@ -98,11 +121,19 @@ impl GpuStore {
             Flat::Weights => self.params.get(piece),
             Flat::Grads => self.grads.get(piece),
             Flat::Micro => self.micro.get()?.get(piece),
+            Flat::Before => self.before.get()?.get(piece),
             Flat::State(k) => self.states.get(k)?.get(piece),
             Flat::Next => self.next.get(piece.checked_sub(self.layout.state_pieces().start)?),
         }
     }
 
+    /// Returns the rows of norms and ratios: their buffer, their offset and their size in bytes. The measured norms follow, if there are
+    /// any.
+    pub(super) fn rows(&self) -> [Option<(&wgpu::Buffer, u64, u64)>; 2] {
+        let bytes = |words: usize| 4 * (words * self.layout.ranges.len()) as u64;
+        let norms = self.piece(Flat::Before, self.layout.trained).map(|buffer| (buffer, 0, bytes(MEASURED)));
+        [Some((&self.control, 4 * self.tables.rows as u64, bytes(ROW))), norms]
+    }
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
@@ -149,6 +180,7 @@ impl GpuStore {
             grads: self.grads.clone(),
             states: Vec::new(),
             micro: OnceLock::new(),
+            before: OnceLock::new(),
             next: self.next.clone(),
             control: self.control.clone(),
             tables: self.tables.clone(),

@@ -8,7 +8,7 @@ use crate::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source, Span, Which, Word},
     ops::{Case, OpDef},
-    optim::Control,
+    optim::{Control, Readouts},
     params::{Layout, Status},
     plan::{Flat, Loc, Phase, Plan, Slot, Step, Update, Work},
     rng::Key,
@@ -352,7 +352,7 @@ fn steps_update_the_store_and_fill_the_ring() {
     let train = || {
         let (plan, layout) = trained();
         let store = Arc::new(block_on(GpuStore::new(&gpu, layout.with_states(&[], 1), 2)).unwrap());
-        let ring = Arc::new(block_on(GpuRing::new(&store, 1, 48)).unwrap());
+        let ring = Arc::new(block_on(GpuRing::new(&store, 1, 48, Readouts::default(), 0)).unwrap());
         let options = ExecOptions { ring: Some(&ring), guards: true };
         let mut exec = block_on(GpuExec::new(&gpu, &plan, &store, options)).unwrap();
         exec.fill_slots(NAN).unwrap();
@@ -374,9 +374,9 @@ fn steps_update_the_store_and_fill_the_ring() {
         assert_eq!(after.bytes_uploaded - before.bytes_uploaded, steps * (280 + 32 + 64));
         assert_eq!(after.allocations, before.allocations);
         assert!(ring.take().unwrap().is_none());
-        assert!(ring.ask(0, 49).is_err() && ring.ask(0, 0).is_err());
-        ring.ask(steps - 48, 48).unwrap();
-        assert!(ring.ask(0, 1).unwrap_err().to_string().contains("under way"));
+        assert!(ring.ask(0, 49, 0..0).is_err() && ring.ask(0, 0, 0..0).is_err() && ring.ask(0, 1, 0..1).is_err());
+        ring.ask(steps - 48, 48, 0..0).unwrap();
+        assert!(ring.ask(0, 1, 0..0).unwrap_err().to_string().contains("under way"));
         let ring = block_on(ring.wait()).unwrap().unwrap();
         assert_eq!((ring.first, ring.guard), (steps - 48, block_on(store.read_guard()).unwrap()));
         let ring = ring.rows;

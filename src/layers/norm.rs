@@ -323,10 +323,10 @@ impl<'g> Tensor<'g> {
         let g = self.graph();
         let mut y = self;
         if weight {
-            y = y.standardise(g.no_decay(g.param(&format!("{name}.weight"), shape, Init::Ones)).reshape(kept), None);
+            y = y.standardise(g.undecayed(&format!("{name}.weight"), shape, Init::Ones).reshape(kept), None);
         }
         if bias {
-            y = y + g.param(&format!("{name}.bias"), shape, Init::Zeros).reshape(kept);
+            y = y + g.undecayed(&format!("{name}.bias"), shape, Init::Zeros).reshape(kept);
         }
         y
     }

@@ -50,6 +50,8 @@ pub struct Guard {
     pub add: f32,
     /// The mean loss of the micro-batches of the current step so far.
     pub loss: f32,
+    /// The mean of |g|² over the micro-batches of the current step so far, if the steps measure it.
+    pub spread: f32,
 }
 
 impl Default for Guard {
@@ -67,6 +69,8 @@ pub(crate) const NEAR: usize = 5;
 pub(crate) const STRICT: usize = 6;
 /// The indices of the words [`norm`](Guard::norm) and [`largest`](Guard::largest).
 pub(crate) const NORMS: Range<usize> = 2..4;
+/// The index of the word [`spread`](Guard::spread).
+pub(crate) const SPREAD: usize = 18;
 /// The index of the word [`weight`](Guard::weight).
 pub(crate) const WEIGHT: usize = 14;
 /// The number of words for each piece of the gradients: a sum of squares, its class and the largest magnitude.
@@ -215,6 +219,12 @@ impl Guard {
         // Before the first micro-batch, `self.loss` is the loss of the previous step.
         self.loss = if self.weight == 0.0 { 0.0 } else { self.keep * self.loss } + self.add * loss;
         self.weight = all;
+    }
+    /// Adds |g|² of a micro-batch to the mean, after [`weigh`](Guard::weigh).
+    pub(crate) fn add_spread(&mut self, squares: f64) {
+        let mine = self.add * squares.min(f64::from(f32::MAX)) as f32;
+        // Before the first micro-batch, `self.spread` is the mean of an earlier step.
+        self.spread = if self.keep == 0.0 { mine } else { self.keep * self.spread + mine };
     }
     /// Returns the error of the first bad step, if there was one. `loss` is the loss of this step, and `parameter` the first
     /// parameter whose gradient was not finite.

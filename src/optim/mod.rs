@@ -32,9 +32,11 @@
 
 mod adafactor;
 mod average;
+mod curve;
 mod guard;
 mod muon;
 mod optimizer;
+mod readouts;
 mod schedule;
 mod steps;
 mod trust;
@@ -44,14 +46,18 @@ mod whole;
 pub use adafactor::Adafactor;
 pub use adam::AdamOf;
 pub(crate) use average::blend;
-pub(crate) use guard::{Clip, Control, GUARD, Guard, NEAR, NORMS, ROW, STRICT, Squares, WEIGHT, squares};
+pub use curve::Curve;
+pub(crate) use guard::{Clip, Control, GUARD, Guard, NEAR, NORMS, ROW, SPREAD, STRICT, Squares, WEIGHT, squares};
 pub use muon::{AdjustLr, Muon};
 pub use optimizer::{Group, GroupOptions, Groups, Optimizer};
-pub use schedule::{Curve, Schedule};
+pub(crate) use readouts::MEASURED;
+pub use readouts::Readouts;
+pub use schedule::{Scaling, Schedule};
+pub(crate) use trust::norm;
 pub use trust::{Norms, Trust};
 pub(crate) use update::Bounds;
 pub use update::Settings;
-pub(crate) use whole::Whole;
+pub(crate) use whole::{Parts, Whole};
 
 use crate::{
     error::{Error, Result},

@@ -74,6 +74,8 @@ pub struct Optimizer {
     /// The learning rate that replaces the rule's learning rate, if one was set.
     lr: Option<f64>,
     schedule: Schedule,
+    /// The schedule in steps, once the number of steps in an epoch is known, and the numbers that it was made with.
+    timed: Option<(Schedule, [u64; 2])>,
     groups: Vec<(Matches, GroupOptions)>,
     /// Names of parameters, layers and blocks of layers.
     frozen: Vec<String>,
@@ -96,6 +98,7 @@ impl<R: Rule> From<R> for Optimizer {
             kept,
             lr: None,
             schedule: Schedule::constant(),
+            timed: None,
             groups: Vec::new(),
             frozen: Vec::new(),
             except: Vec::new(),
@@ -110,7 +113,7 @@ impl<R: Rule> From<R> for Optimizer {
 impl Optimizer {
     /// Sets a learning rate that changes over time.
     pub fn schedule(self, schedule: impl Into<Schedule>) -> Optimizer {
-        Optimizer { schedule: schedule.into(), ..self }
+        Optimizer { schedule: schedule.into(), timed: None, ..self }
     }
     /// Sets different options for the parameters whose names match. If several groups match a name, the first one counts.
     pub fn group(mut self, matches: impl Fn(&str) -> bool + Send + Sync + 'static, options: GroupOptions) -> Optimizer {
@@ -185,9 +188,42 @@ impl Optimizer {
     pub fn name(&self) -> &'static str {
         self.tensors.as_ref().map_or_else(|| self.rule.name(), |tensors| tensors.rule.name())
     }
-    /// Returns the learning rate of step `t` (from 1), before the groups scale it.
+    /// Returns the learning rate of step `t` (from 1), before the groups scale it. The rate is NaN if the schedule counts epochs
+    /// or samples and [`Trainer::fit`](crate::Trainer::fit) has not turned them into steps.
     pub fn lr(&self, t: u64) -> f64 {
-        self.base_lr() * self.schedule.at(t.saturating_sub(1))
+        let schedule = self.timed.as_ref().map_or(&self.schedule, |(schedule, _)| schedule);
+        self.base_lr() * schedule.at(t.saturating_sub(1))
+    }
+    /// Turns the epochs and samples of the schedule into steps. `made` is the number of steps made so far.
+    ///
+    /// # Errors
+    /// The schedule counts epochs or samples, and the steps so far were counted with other numbers.
+    pub(crate) fn time(&mut self, steps_per_epoch: usize, samples_per_step: usize, made: u64) -> Result<()> {
+        let now = [steps_per_epoch as u64, samples_per_step as u64];
+        if self.schedule.is_in_steps() || now.contains(&0) {
+            return Ok(());
+        }
+        if let Some((_, [steps, samples])) = self.timed.as_ref().filter(|(_, old)| *old != now && made > 0) {
+            let why = format!(
+                "the schedule counts epochs or samples, and the {made} steps so far had {samples} samples and epochs of {steps} steps, but now \
+                 they have {samples_per_step} samples and epochs of {steps_per_epoch} steps; keep the batch size and the data set, or give \
+                 the schedule in steps (Schedule::to_steps)"
+            );
+            return Err(Error::argument(self.name(), why));
+        }
+        self.timed = Some((self.schedule.to_steps(now[0], now[1])?, now));
+        Ok(())
+    }
+    /// Returns an error if the schedule counts epochs or samples that were not turned into steps.
+    pub(crate) fn check_time(&self) -> Result<()> {
+        match self.timed.is_some() || self.schedule.is_in_steps() {
+            true => Ok(()),
+            false => Err(Error::argument(
+                self.name(),
+                "the schedule counts epochs or samples, which Trainer::fit turns into steps; for steps without fit, give the schedule in \
+                 steps (Schedule::to_steps)",
+            )),
+        }
     }
     /// Returns the learning rate that the schedule multiplies.
     pub(crate) fn base_lr(&self) -> f64 {

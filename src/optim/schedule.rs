@@ -1,131 +1,41 @@
 //! Learning rate schedules.
 
+use super::Curve;
 use crate::error::{Error, Result};
-use std::{f64::consts::PI, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
-/// A factor of the learning rate as a function of the step k (from 0). The schedule multiplies the optimizer's learning rate by
-/// this factor. The formulas are PyTorch's closed forms.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Curve {
-    /// The factor is always 1.
-    Constant,
-    /// The factor is `gamma` to the power ⌊k / every⌋. PyTorch's `StepLR`.
-    Step {
-        /// The number of steps between two changes of the factor.
-        every: u64,
-        /// The factor of each change.
-        gamma: f64,
-    },
-    /// The factor is `gamma` to the power k. PyTorch's `ExponentialLR`.
-    Exponential {
-        /// The factor of each step.
-        gamma: f64,
-    },
-    /// The factor is (1 − k / total) to the power `power`. After `total` steps it is 0. PyTorch's `PolynomialLR`.
-    Polynomial {
-        /// The number of steps until the factor is 0.
-        total: u64,
-        /// The exponent; 1 gives a straight line.
-        power: f64,
-    },
-    /// The factor falls from 1 to `floor` in `total` steps and then rises again, along a cosine: floor + (1 − floor)·(1 +
-    /// cos(π·k / total)) / 2. PyTorch's `CosineAnnealingLR`, whose `eta_min` is `floor` times the learning rate.
-    Cosine {
-        /// The number of steps until the factor is `floor`.
-        total: u64,
-        /// The lowest factor.
-        floor: f64,
-    },
-    /// The factor goes from `from` to `to` in a straight line of `total` steps, and then stays at `to`. With 0 steps it is `to`
-    /// at once. PyTorch's `LinearLR`.
-    Linear {
-        /// The first factor.
-        from: f64,
-        /// The last factor.
-        to: f64,
-        /// The number of steps from the first to the last factor.
-        total: u64,
-    },
-    /// The factor rises from 1 / `div` to 1 in the share `warm` of the steps. Then it falls to 1 / (div · final_div). Both
-    /// phases follow cosines or straight lines. With a share of 1 there is only the rise. PyTorch's `OneCycleLR` with two
-    /// phases, without its momentum. The optimizer's learning rate is the highest rate. Smith and Topin 2017, arXiv:1708.07120.
-    OneCycle {
-        /// The number of steps of both phases together.
-        total: u64,
-        /// The share of the steps in which the factor rises, in 0..=1.
-        warm: f64,
-        /// The highest factor divided by the first factor.
-        div: f64,
-        /// The first factor divided by the last factor.
-        final_div: f64,
-        /// Whether the phases are straight lines instead of cosines.
-        straight: bool,
-    },
+/// The unit in which a schedule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Steps,
+    Epochs,
+    Samples,
 }
 
-impl Curve {
-    /// Returns the factor at step `k`.
-    fn at(self, k: u64) -> f64 {
-        let x = k as f64;
-        let half_cosine = |from: f64, to: f64, t: f64| to + (from - to) / 2.0 * (1.0 + (PI * t).cos());
+impl Unit {
+    /// Returns the number of steps that `n` of this unit take.
+    pub fn steps(self, n: u64, steps_per_epoch: u64, samples_per_step: u64) -> u64 {
         match self {
-            Curve::Constant => 1.0,
-            Curve::Step { every, gamma } => gamma.powf((k / every.max(1)) as f64),
-            Curve::Exponential { gamma } => gamma.powf(x),
-            Curve::Polynomial { total, power } => (1.0 - k.min(total) as f64 / total as f64).powf(power),
-            Curve::Cosine { total, floor } => half_cosine(1.0, floor, x / total as f64),
-            Curve::Linear { to, total, .. } if k >= total => to,
-            Curve::Linear { from, to, total } => from + (to - from) * x / total as f64,
-            Curve::OneCycle { total, warm, div, final_div, straight } => {
-                let (top, last) = (warm * total as f64 - 1.0, total as f64 - 1.0);
-                let (low, end) = (1.0 / div, 1.0 / (div * final_div));
-                let (from, to, t) = match x {
-                    // A rise of at most one step is at the top at once.
-                    _ if x <= top => (low, 1.0, if top > 0.0 { x / top } else { 1.0 }),
-                    _ if x < last => (1.0, end, (x - top) / (last - top)),
-                    // The steps after the end of the schedule. If all steps rise, there is no second phase.
-                    _ if top >= last => (1.0, 1.0, 1.0),
-                    _ => (1.0, end, 1.0),
-                };
-                if straight { from + (to - from) * t } else { half_cosine(from, to, t) }
-            }
+            Unit::Steps => n,
+            Unit::Epochs => n.saturating_mul(steps_per_epoch),
+            Unit::Samples => n.div_ceil(samples_per_step),
         }
     }
-    /// Returns the number of steps until the end of the curve, if it has an end.
-    fn steps(self) -> Option<u64> {
-        match self {
-            Curve::Constant | Curve::Step { .. } | Curve::Exponential { .. } => None,
-            Curve::Polynomial { total, .. } | Curve::Cosine { total, .. } | Curve::Linear { total, .. } | Curve::OneCycle { total, .. } => {
-                Some(total)
-            }
-        }
-    }
-    /// Returns a sentence that says which number is out of range, if there is a mistake.
-    fn mistake(self) -> Option<&'static str> {
-        let ok = |x: f64| x.is_finite() && x >= 0.0;
-        let bad = match self {
-            Curve::Constant => None,
-            Curve::Step { every, gamma } => (every == 0 || !ok(gamma)).then_some("every must be at least 1, gamma finite and not negative"),
-            Curve::Exponential { gamma } => (!ok(gamma)).then_some("gamma must be finite and not negative"),
-            Curve::Polynomial { power, .. } => (!ok(power)).then_some("the power must be finite and not negative"),
-            Curve::Cosine { floor, .. } => (!ok(floor)).then_some("the floor must be finite and not negative"),
-            Curve::Linear { from, to, .. } => (!ok(from) || !ok(to)).then_some("both ends must be finite and not negative"),
-            Curve::OneCycle { warm, div, final_div, .. } => {
-                let ends = [1.0 / div, 1.0 / (div * final_div)];
-                let fits = (0.0..=1.0).contains(&warm)
-                    && [div, final_div].iter().all(|x| x.is_finite() && *x > 0.0)
-                    && ends.iter().all(|x| ok(*x));
-                (!fits).then_some("warm must be in 0..=1, div and final_div finite and positive, 1/div and 1/(div·final_div) finite")
-            }
-        };
-        // A straight line of 0 steps is at its end at once, so a warm-up of 0 steps has no effect. Any other curve of 0 steps
-        // would be 0/0.
-        let empty = self.steps() == Some(0) && !matches!(self, Curve::Linear { .. });
-        bad.or(empty.then_some("it must last at least one step"))
-    }
+}
+
+/// The rule by which the learning rate grows with the batch. See [`Schedule::scaled`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scaling {
+    /// The rate grows like the batch: batch / base. The usual rule for SGD. Goyal et al. 2017, arXiv:1706.02677.
+    Linear,
+    /// The rate grows like the square root of the batch: √(batch / base). The usual rule for Adam, AdamW and LAMB. Krizhevsky
+    /// 2014, arXiv:1404.5997; You et al. 2019, arXiv:1904.00962.
+    Sqrt,
 }
 
 /// A learning rate schedule: one [`Curve`] after another. A schedule is a pure function of the step.
+///
+/// A schedule counts steps, or epochs ([`in_epochs`](Schedule::in_epochs)), or samples ([`in_samples`](Schedule::in_samples)).
 ///
 /// ```
 /// use downhill::optim::Schedule;
@@ -134,8 +44,18 @@ impl Curve {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// Each curve, with the number of steps after which the next curve begins. `None` if the curve has no end.
-    parts: Vec<(Part, Option<u64>)>,
+    parts: Vec<Piece>,
+}
+
+/// A curve of a schedule.
+#[derive(Clone, PartialEq)]
+struct Piece {
+    part: Part,
+    /// The number after which the next curve begins, counted in `unit`. `None` if the curve has no end.
+    length: Option<u64>,
+    unit: Unit,
+    /// The number by which the factor is multiplied.
+    scale: f64,
 }
 
 #[derive(Clone)]
@@ -163,6 +83,17 @@ impl fmt::Debug for Part {
     }
 }
 
+impl fmt::Debug for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Piece { part, length, unit, scale } = self;
+        // Checkpoints have this text, so it is short where a curve counts steps.
+        match (unit, *scale == 1.0) {
+            (Unit::Steps, true) => (part, length).fmt(f),
+            _ => (part, length, unit, scale).fmt(f),
+        }
+    }
+}
+
 impl PartialEq for Part {
     fn eq(&self, other: &Part) -> bool {
         match (self, other) {
@@ -175,7 +106,13 @@ impl PartialEq for Part {
 
 impl From<Curve> for Schedule {
     fn from(curve: Curve) -> Schedule {
-        Schedule { parts: vec![(Part::Curve(curve), curve.steps())] }
+        Piece { part: Part::Curve(curve), length: curve.steps(), unit: Unit::Steps, scale: 1.0 }.into()
+    }
+}
+
+impl From<Piece> for Schedule {
+    fn from(piece: Piece) -> Schedule {
+        Schedule { parts: vec![piece] }
     }
 }
 
@@ -200,6 +137,16 @@ impl Schedule {
     pub fn cosine(total: u64) -> Schedule {
         Curve::Cosine { total, floor: 0.0 }.into()
     }
+    /// Lowers the factor from 1 to 0 along half a cosine, again and again: first in `t_0` steps, then each time in `t_mult` times as
+    /// many. See [`Curve::CosineWarmRestarts`].
+    pub fn cosine_warm_restarts(t_0: u64, t_mult: u64) -> Schedule {
+        Curve::CosineWarmRestarts { t_0, t_mult, floor: 0.0 }.into()
+    }
+    /// Raises the factor to 1 in `warm` steps. Then the factor falls like the inverse square root of the number of steps. See
+    /// [`Curve::InverseSqrt`].
+    pub fn inverse_sqrt(warm: u64) -> Schedule {
+        Curve::InverseSqrt { warm }.into()
+    }
     /// Changes the factor from `from` to `to` in `total` steps, along a straight line. See [`Curve::Linear`].
     pub fn linear(from: f64, to: f64, total: u64) -> Schedule {
         Curve::Linear { from, to, total }.into()
@@ -207,7 +154,7 @@ impl Schedule {
     /// Raises the factor to 1 in `n` steps. The factor is (k + 1) / (n + 1) at step k, so the first step already has a rate
     /// above 0. With `n` = 0 there is no warm-up.
     pub fn warmup(n: u64) -> Schedule {
-        Schedule::linear(1.0 / (n as f64 + 1.0), 1.0, n)
+        Curve::Warmup { total: n }.into()
     }
     /// Raises the factor and lowers it again, with PyTorch's defaults: it rises from 1/25 to 1 in 30 % of the steps, then it
     /// falls to 1/250,000. See [`Curve::OneCycle`].
@@ -224,12 +171,12 @@ impl Schedule {
     /// assert_eq!((optimizer.lr(11), optimizer.lr(12)), (0.1, 0.05));
     /// ```
     pub fn lambda(f: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Schedule {
-        Schedule { parts: vec![(Part::Lambda(Arc::new(f)), None)] }
+        Piece { part: Part::Lambda(Arc::new(f)), length: None, unit: Unit::Steps, scale: 1.0 }.into()
     }
     /// Ends the last curve of the schedule after `steps` steps, so that another curve can follow.
     pub fn lasting(mut self, steps: u64) -> Schedule {
         if let Some(last) = self.parts.last_mut() {
-            last.1 = Some(steps);
+            last.length = Some(steps);
         }
         self
     }
@@ -238,27 +185,132 @@ impl Schedule {
         self.parts.extend(next.into().parts);
         self
     }
-    /// Returns the factor at `step`, counted from 0.
+    /// Counts epochs instead of steps: every number of steps in the schedule so far becomes a number of epochs.
+    /// [`Trainer::fit`](crate::Trainer::fit) turns epochs into steps. The factor still changes from step to step. So a warm-up of
+    /// 5 epochs rises within the epochs, and an exponential curve multiplies the factor by `gamma` over a whole epoch. A
+    /// [function](Schedule::lambda) gets the number of complete epochs. Curves that count samples stay as they are.
+    ///
+    /// Steps outside of `fit` have no epochs. A trainer whose first step is outside of `fit` needs a schedule in steps: see
+    /// [`to_steps`](Schedule::to_steps).
+    ///
+    /// ```
+    /// use downhill::{Device, Fit, Trainer, data, optim::{Adam, Schedule}};
+    /// let iris = data::iris(); // 150 samples.
+    /// let schedule = Schedule::warmup(2).then(Schedule::cosine(8)).in_epochs();
+    /// let optimizer = Adam::new(0.1).schedule(schedule);
+    /// let mut trainer = Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), optimizer)?;
+    /// let history = trainer.fit(&iris, Fit::new().epochs(10).batch_size(15))?;
+    /// // An epoch has 10 steps, and step k of the 20 steps of the warm-up has the factor (k + 1) / 21.
+    /// assert!((history.epochs[1].lr - 0.1 * 11.0 / 21.0).abs() < 1e-12);
+    /// assert_eq!(history.epochs[2].lr, 0.1);
+    /// assert!(history.epochs[9].lr < 0.004);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    pub fn in_epochs(self) -> Schedule {
+        self.counted(Unit::Epochs)
+    }
+    /// Counts samples instead of steps: every number of steps in the schedule so far becomes a number of samples. Numbers of
+    /// samples are rounded up to whole steps. An exponential curve multiplies the factor by `gamma` for each sample. A
+    /// [function](Schedule::lambda) gets the number of samples before the step. Curves that count epochs stay as they are. In all
+    /// else see [`in_epochs`](Schedule::in_epochs).
+    ///
+    /// ```
+    /// use downhill::optim::Schedule;
+    /// let schedule = Schedule::warmup(10_000).in_samples().then(Schedule::cosine(90).in_epochs());
+    /// // 40 steps of 256 samples are a warm-up of 10,000 samples.
+    /// let steps = schedule.to_steps(200, 256)?;
+    /// assert_eq!((steps.at(19), steps.at(40)), (20.0 / 41.0, 1.0));
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    pub fn in_samples(self) -> Schedule {
+        self.counted(Unit::Samples)
+    }
+    fn counted(mut self, unit: Unit) -> Schedule {
+        self.parts.iter_mut().filter(|piece| piece.unit == Unit::Steps).for_each(|piece| piece.unit = unit);
+        self
+    }
+    /// Multiplies the factor of the schedule so far by batch / base_batch, or by the square root of it. So the optimizer's
+    /// learning rate can be the one that is known to be good at a batch of `base_batch`.
+    ///
+    /// Large batches also need a warm-up. Goyal et al. 2017 begin at the rate of the base batch:
+    ///
+    /// ```
+    /// use downhill::optim::{Scaling, Schedule};
+    /// let schedule = Schedule::linear(256.0 / 8192.0, 1.0, 5).then(Schedule::step(30, 0.1)).in_epochs();
+    /// let steps = schedule.scaled(8192, 256, Scaling::Linear).to_steps(156, 8192)?;
+    /// assert_eq!((steps.at(0), steps.at(5 * 156)), (1.0, 32.0));
+    /// assert_eq!(Schedule::constant().scaled(1024, 256, Scaling::Sqrt).at(0), 2.0);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// The optimizer's check returns an error if one of the batches is 0.
+    pub fn scaled(mut self, batch: usize, base_batch: usize, scaling: Scaling) -> Schedule {
+        let ratio = batch as f64 / base_batch as f64;
+        let by = match scaling {
+            Scaling::Linear => ratio,
+            Scaling::Sqrt => ratio.sqrt(),
+        };
+        self.parts.iter_mut().for_each(|piece| piece.scale *= by);
+        self
+    }
+    /// Returns the schedule in steps, for epochs of `steps_per_epoch` steps and steps of `samples_per_step` samples.
+    /// [`Trainer::fit`](crate::Trainer::fit) does the same.
+    ///
+    /// # Errors
+    /// One of the numbers is 0.
+    pub fn to_steps(&self, steps_per_epoch: u64, samples_per_step: u64) -> Result<Schedule> {
+        if steps_per_epoch == 0 || samples_per_step == 0 {
+            return Err(Error::argument("to_steps", "an epoch has at least 1 step, and a step at least 1 sample"));
+        }
+        let piece = |piece: &Piece| Piece {
+            part: match &piece.part {
+                Part::Curve(curve) => Part::Curve(curve.in_steps(piece.unit, steps_per_epoch, samples_per_step)),
+                Part::Lambda(f) => {
+                    let (f, unit) = (f.clone(), piece.unit);
+                    Part::Lambda(match unit {
+                        Unit::Steps => f,
+                        Unit::Epochs => Arc::new(move |k| f(k / steps_per_epoch)),
+                        Unit::Samples => Arc::new(move |k: u64| f(k.saturating_mul(samples_per_step))),
+                    })
+                }
+            },
+            length: piece.length.map(|n| piece.unit.steps(n, steps_per_epoch, samples_per_step)),
+            unit: Unit::Steps,
+            scale: piece.scale,
+        };
+        Ok(Schedule { parts: self.parts.iter().map(piece).collect() })
+    }
+    /// Returns whether the schedule counts steps alone.
+    pub(crate) fn is_in_steps(&self) -> bool {
+        self.parts.iter().all(|piece| piece.unit == Unit::Steps)
+    }
+    /// Returns the factor at `step`, counted from 0. The factor is NaN if the schedule counts epochs or samples: see
+    /// [`to_steps`](Schedule::to_steps).
     pub fn at(&self, step: u64) -> f64 {
+        if !self.is_in_steps() {
+            return f64::NAN;
+        }
         let mut k = step;
-        for (i, (curve, steps)) in self.parts.iter().enumerate() {
-            match *steps {
+        for (i, piece) in self.parts.iter().enumerate() {
+            match piece.length {
                 Some(n) if k >= n && i + 1 < self.parts.len() => k -= n,
-                _ => return curve.at(k),
+                _ => return piece.scale * piece.part.at(k),
             }
         }
         1.0
     }
     /// Returns an error if a number is out of range, or if something follows a curve that has no end.
     pub fn check(&self) -> Result<()> {
-        for (i, (curve, steps)) in self.parts.iter().enumerate() {
-            let endless = (steps.is_none() && i + 1 < self.parts.len()).then_some("nothing can follow it: end it with `lasting`");
-            let mistake = match curve {
+        for (i, Piece { part, length, scale, .. }) in self.parts.iter().enumerate() {
+            let endless = (length.is_none() && i + 1 < self.parts.len()).then_some("nothing can follow it: end it with `lasting`");
+            let scaled = scale.is_finite() && *scale > 0.0;
+            let scaled = (!scaled).then_some("`scaled` needs a batch and a base batch of at least 1");
+            let mistake = match part {
                 Part::Curve(curve) => curve.mistake(),
                 Part::Lambda(_) => None,
             };
-            if let Some(why) = mistake.or(endless) {
-                return Err(Error::argument(format!("schedule {curve:?}"), why));
+            if let Some(why) = mistake.or(scaled).or(endless) {
+                return Err(Error::argument(format!("schedule {part:?}"), why));
             }
         }
         Ok(())

@@ -14,8 +14,12 @@ use crate::{
 /// b ← μ·b + (1 − dampening)·g          (b ← g in the first step)
 /// w ← w − lr·b                         (Nesterov: w − lr·(g + μ·b))
 /// ```
-/// λ is the weight decay, μ the momentum. Options and defaults are those of `torch.optim.SGD`. Sutskever et al.
-/// 2013, "On the importance of initialization and momentum in deep learning".
+/// λ is the weight decay, μ the momentum. Options and defaults are those of `torch.optim.SGD`. Sutskever et al. 2013, "On the
+/// importance of initialization and momentum in deep learning".
+///
+/// The learning rate is outside of the momentum b, so a change of the rate acts at once and in full. Rules that keep the rate
+/// inside, v ← μ·v + lr·g, need the momentum correction v ← μ·(lr/lr_before)·v + lr·g. This rule needs none: with v = lr·b it is
+/// the corrected rule (Goyal et al. 2017, arXiv:1706.02677, section 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
     lr: f64,

@@ -12,7 +12,7 @@ use crate::{
 const CHUNK: usize = 4096;
 
 /// The number of words of a partial sum of the norms. Each of the three norms has a sum of squares and its class.
-const PARTIAL: usize = 6;
+pub(super) const PARTIAL: usize = 6;
 
 /// The number of groups of four elements that one invocation of the trial reads. A trial that is not needed then starts only a
 /// few workgroups.
@@ -72,13 +72,13 @@ pub(super) struct Steps<'a> {
 
 impl Steps<'_> {
     /// Returns the place and the shape of a whole piece of a flat buffer.
-    fn piece(&self, flat: Flat, piece: usize) -> (Loc, Shape) {
+    pub fn piece(&self, flat: Flat, piece: usize) -> (Loc, Shape) {
         (Loc::Piece(flat, piece), Shape::from([self.layout.pieces[piece]]))
     }
-    fn control(&self) -> (Loc, Shape) {
+    pub fn control(&self) -> (Loc, Shape) {
         (Loc::Control, Shape::from([self.control.words]).of(DType::U32))
     }
-    fn step(&self, phase: Phase, update: Update, name: &str, piece: usize, inputs: Vec<(Loc, Shape)>, kernel: Option<Kernel>) -> Step {
+    pub fn step(&self, phase: Phase, update: Update, name: &str, piece: usize, inputs: Vec<(Loc, Shape)>, kernel: Option<Kernel>) -> Step {
         let trial = if matches!(update, Update::Try | Update::TryAssign) { "trial of " } else { "" };
         let label = format!("update {trial}{name} piece {piece} [{}]", self.layout.pieces.get(piece).unwrap_or(&0));
         let (layer, work, output) = (String::new(), Work::Update(update, piece), self.control());
@@ -209,7 +209,7 @@ impl Steps<'_> {
             binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
             let mut params = self.tables(piece);
             params.push(("fours".into(), Word::from(len / 4)));
-            let code = [&self.code(piece), source!("optim/join").text].join("\n");
+            let code = [&self.code(piece), source!("optim/join").text, source!("optim/cells").text].join("\n");
             let of = |entry, binds, units| {
                 let pass = pass(caps, source!("optim/norms"), entry, binds);
                 let consts = [pass.consts, vec![("CELL", Word::from(cell))]].concat();
@@ -356,14 +356,14 @@ fn averaged(i: u32, w: vec4<f32>, turn: vec2<f32>) -> vec4<f32> {
 
 /// Returns the number of elements that one workgroup sums. It is a multiple of `grain`. If a piece is larger than a binding,
 /// the dispatch is split at multiples of 64 such chunks.
-fn chunk(caps: &Caps, grain: usize) -> usize {
+pub(super) fn chunk(caps: &Caps, grain: usize) -> usize {
     // On a software adapter, the tree sum at the end of a chunk costs more than the loads of another 15 chunks.
     let most = if caps.software { 16 * CHUNK } else { CHUNK };
     (caps.max_binding_bytes / 256).clamp(64, most as u64) as usize / grain * grain
 }
 
 /// Returns a pass of one workgroup, without parameters.
-fn pass(caps: &Caps, source: crate::kernel::Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
+pub(super) fn pass(caps: &Caps, source: crate::kernel::Source, entry: &'static str, binds: Vec<Bind>) -> Pass {
     let consts = vec![("WG", Word::from(caps.workgroup(256)))];
     Pass { source, entry, consts, params: Vec::new(), binds, code: String::new(), units: 1, per_group: 1, step: false }
 }

@@ -34,11 +34,7 @@ pub struct Trust {
 impl Trust {
     /// Computes the norms and the ratio from the sums of squares of the weights, the gradients and the directions.
     pub(super) fn new(squares: [f64; 3], ratio: impl Fn(Norms) -> f64) -> Trust {
-        let [weight, gradient, direction] = squares.map(|sum| match sum.sqrt() {
-            none if none < f64::from(f32::MIN_POSITIVE) => 0.0,
-            // A norm that is NaN becomes the largest `f32`, too.
-            norm => norm.min(MOST),
-        });
+        let [weight, gradient, direction] = squares.map(norm);
         let norms = Norms { weight, gradient, direction };
         let ratio = match ratio(norms) {
             ratio if !(ratio as f32).is_finite() => MOST,
@@ -52,6 +48,15 @@ impl Trust {
     pub(crate) fn of_row(row: &[f32]) -> Trust {
         let [weight, gradient, direction, ratio] = array::from_fn(|k| f64::from(row[k]));
         Trust { norms: Norms { weight, gradient, direction }, ratio }
+    }
+}
+
+/// Returns the norm from a sum of squares, in the range of [`Norms`].
+pub(crate) fn norm(sum: f64) -> f64 {
+    match sum.sqrt() {
+        none if none < f64::from(f32::MIN_POSITIVE) => 0.0,
+        // A norm that is NaN becomes the largest `f32`, too.
+        norm => norm.min(MOST),
     }
 }
 

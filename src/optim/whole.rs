@@ -4,7 +4,7 @@
 //! a graph, so matrix products, fusion, memory and both devices are those of every graph. New weights and states are computed into
 //! slots. When all of them are known to be finite, they are stored. So a step that fails writes nothing.
 
-use super::{Control, Group, Groups, Hyper, MAX_STATES, Optimizer, Rule, optimizer::fields, steps::Steps};
+use super::{Control, Group, Groups, Hyper, MAX_STATES, Optimizer, Readouts, Rule, optimizer::fields, steps::Steps};
 use crate::{
     error::Result,
     graph::{Graph, NodeKind, ParamDef, Tensor},
@@ -105,6 +105,14 @@ struct Ties {
     outputs: Vec<(Loc, usize)>,
 }
 
+/// What an update has beside its optimizer.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub groups: &'a Groups,
+    pub whole: Option<&'a Whole>,
+    pub readouts: Readouts,
+}
+
 impl WholeDraft {
     /// Returns the plan that the draft was lowered to.
     pub fn lowered(self, lower: impl FnOnce(Draft) -> Plan) -> Whole {
@@ -199,8 +207,7 @@ impl Optimizer {
         &self,
         plan: &mut Plan,
         layout: &Layout,
-        groups: &Groups,
-        whole: Option<&Whole>,
+        Parts { groups, whole, readouts }: Parts,
         weight: Option<Loc>,
         caps: Option<&Caps>,
     ) -> Result<()> {
@@ -248,6 +255,7 @@ impl Optimizer {
                 [of.numbers(numbers, elements, count - groups.whole)].into_iter().chain(computed).chain(look).chain(trials).collect();
             steps.splice(check..check, all);
         }
+        self.read_out(&mut steps, readouts, layout, count, caps);
         plan.append(steps, count);
         Ok(())
     }

@@ -42,12 +42,27 @@ pub enum Phase {
     Update,
     /// Assigns the model's new state.
     Assign,
+    /// Measures the norms of the parameters, in the steps that want them. A part of it runs before the update.
+    Measure,
 }
 
-impl Phase {
-    /// Whether every micro-batch goes through the phase, not only the last one.
-    pub(crate) fn is_of_each(self) -> bool {
-        !matches!(self, Phase::Check | Phase::Update)
+/// Which phases a run of a plan goes through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Phases {
+    /// Whether more micro-batches of the step follow. The check and the update are then left out.
+    pub more: bool,
+    /// Whether the step measures norms.
+    pub measures: bool,
+}
+
+impl Phases {
+    /// Returns whether the run goes through this phase.
+    pub fn have(self, phase: Phase) -> bool {
+        match phase {
+            Phase::Check | Phase::Update => !self.more,
+            Phase::Measure => !self.more && self.measures,
+            _ => true,
+        }
     }
 }
 
@@ -63,6 +78,8 @@ pub enum Flat {
     Grads,
     /// The gradients of one micro-batch.
     Micro,
+    /// The weights before the update, in a step that measures norms.
+    Before,
     /// A state of the optimizer.
     State(usize),
     /// The new values of the model's state, before they are assigned.
@@ -116,6 +133,8 @@ pub enum Work {
 pub enum Update {
     /// Adds a micro-batch's gradients to the sum of the gradients before.
     Accumulate,
+    /// Adds the squared norm of a micro-batch's gradients to the mean over the micro-batches.
+    Spread,
     /// Computes the norm of the gradients. After the last piece, it decides whether the step counts.
     Check,
     /// Computes the norms of each parameter and its ratio, if the rule has a ratio.
@@ -137,6 +156,10 @@ pub enum Update {
     Apply,
     /// Assigns the new state.
     Assign,
+    /// Copies the weights before the update, so that `Measure` knows their change.
+    Keep,
+    /// Computes the norms of each parameter's weights, gradients and change.
+    Measure,
 }
 
 /// A step of the plan: one op, or a part of the update.
@@ -403,6 +426,10 @@ impl Plan {
         }
     }
 
+    /// Returns whether some of its steps measure norms.
+    pub(crate) fn measures(&self) -> bool {
+        self.steps.iter().any(|step| step.phase == Phase::Measure)
+    }
     /// Takes the slots and the constants of another plan into this plan. Its slots become slots that hold no output of this plan
     /// once the graph is computed, or new slots. `inputs` has the place of each of its inputs. Its parameters must have the numbers of
     /// this plan's parameters. Returns its steps, which belong to `phase` now, and its outputs.

@@ -216,6 +216,10 @@ impl Run<'_> {
     pub(super) fn watched(&self) -> std::sync::Arc<[String]> {
         self.trainer.kept.names()
     }
+    /// Returns whether steps measure the gradient noise scale. See [`Fit::noise_scale`].
+    pub(super) fn has_noise_scale(&self) -> bool {
+        self.trainer.update.readouts.noise_scale
+    }
     /// Returns the learning rate of the next step.
     pub fn lr(&self) -> f64 {
         self.trainer.lr()

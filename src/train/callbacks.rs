@@ -1,8 +1,10 @@
 //! Callbacks that are ready to use with [`Fit::with`](crate::Fit::with). Names and defaults are those of Keras.
+//! [`ReduceLROnPlateau`] is PyTorch's.
 
 pub use super::monitor::Monitor;
+pub use super::plateau::{ReduceLROnPlateau, ThresholdMode};
 
-use super::{Callback, Epoch, Named, Run, Saved, StepReport};
+use super::{Callback, Epoch, Named, Run, Saved, StepNorms, StepReport};
 use crate::{
     error::{Error, Result},
     file,
@@ -115,103 +117,6 @@ impl Callback for EarlyStopping {
     }
 }
 
-/// Lowers the base learning rate when a number has not improved for some epochs.
-///
-/// The new rate is max(rate · factor, min_lr). The rate is the one that [`Schedule`](crate::optim::Schedule) multiplies.
-///
-/// ```
-/// use downhill::{Device, Fit, Trainer, callbacks::{Monitor, ReduceLROnPlateau}, data, optim::Sgd};
-/// let iris = data::iris();
-/// let mut trainer =
-///     Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(1.0))?;
-/// // No epoch is better by 100, so every second epoch lowers the rate.
-/// let plateau = ReduceLROnPlateau::new(Monitor::Loss).factor(0.5).patience(2).min_delta(100.0);
-/// let history = trainer.fit(&iris, Fit::new().epochs(6).with(plateau))?;
-/// assert_eq!(history.epochs.iter().map(|e| e.lr).collect::<Vec<_>>(), [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]);
-/// # Ok::<(), downhill::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct ReduceLROnPlateau {
-    monitor: Monitor,
-    factor: f64,
-    patience: u64,
-    min_delta: f64,
-    cooldown: u64,
-    min_lr: f64,
-    watch: Watch,
-    cooling: u64,
-}
-
-impl ReduceLROnPlateau {
-    /// Multiplies the rate by 0.1 after 10 epochs without an improvement of more than 1e-4.
-    pub fn new(monitor: Monitor) -> ReduceLROnPlateau {
-        let (watch, min_delta) = (Watch::default(), 1e-4);
-        ReduceLROnPlateau { monitor, factor: 0.1, patience: 10, min_delta, cooldown: 0, min_lr: 0.0, watch, cooling: 0 }
-    }
-    /// Sets the factor of the rate, which must lie between 0 and 1. 0.1 by default.
-    pub fn factor(self, factor: f64) -> Self {
-        ReduceLROnPlateau { factor, ..self }
-    }
-    /// Sets the number of epochs without an improvement after which the rate is lowered. 10 by default.
-    pub fn patience(self, epochs: u64) -> Self {
-        ReduceLROnPlateau { patience: epochs, ..self }
-    }
-    /// Sets the least change that counts as an improvement. 1e-4 by default.
-    pub fn min_delta(self, min_delta: f64) -> Self {
-        ReduceLROnPlateau { min_delta, ..self }
-    }
-    /// Sets the number of epochs after a lower rate in which no epoch counts. 0 by default.
-    pub fn cooldown(self, epochs: u64) -> Self {
-        ReduceLROnPlateau { cooldown: epochs, ..self }
-    }
-    /// Sets the lowest rate. 0 by default.
-    pub fn min_lr(self, min_lr: f64) -> Self {
-        ReduceLROnPlateau { min_lr, ..self }
-    }
-}
-
-impl Callback for ReduceLROnPlateau {
-    fn name(&self) -> String {
-        format!("ReduceLROnPlateau of {}", self.monitor.name())
-    }
-    fn on_train_begin(&mut self, run: &mut Run) -> Result<()> {
-        (self.watch, self.cooling) = (Watch::default(), 0);
-        self.monitor.check("ReduceLROnPlateau", run)?;
-        match self.factor > 0.0 && self.factor < 1.0 {
-            true => Ok(()),
-            false => Err(Error::argument("ReduceLROnPlateau", format!("the factor must lie between 0 and 1, but it is {}", self.factor))),
-        }
-    }
-    fn on_epoch_end(&mut self, run: &mut Run, epoch: &Epoch) -> Result<()> {
-        let value = self.monitor.get("ReduceLROnPlateau", epoch)?;
-        if self.cooling > 0 {
-            (self.cooling, self.watch.wait) = (self.cooling - 1, 0);
-        }
-        if self.monitor.improves(value, self.watch.best, self.min_delta) {
-            self.watch = Watch { best: Some(value), wait: 0 };
-        } else if self.cooling == 0 {
-            self.watch.wait += 1;
-            if self.watch.wait >= self.patience {
-                let (old, new) = (run.base_lr(), (run.base_lr() * self.factor).max(self.min_lr));
-                if new < old && new > 0.0 {
-                    run.set_lr(new)?;
-                    (self.cooling, self.watch.wait) = (self.cooldown, 0);
-                }
-            }
-        }
-        Ok(())
-    }
-    fn save(&self) -> Saved {
-        let mut saved = self.watch.save();
-        saved.set("cooling", self.cooling);
-        saved
-    }
-    fn load(&mut self, saved: &Saved) -> Result<()> {
-        (self.watch, self.cooling) = (Watch::load(saved)?, saved.get("cooling")?);
-        Ok(())
-    }
-}
-
 /// Saves the training after epochs, as [`Run::save`] does. [`Trainer::load`](crate::Trainer::load) and
 /// [`Fit::resume`](crate::Fit::resume) read the file.
 ///
@@ -289,8 +194,8 @@ impl Callback for ModelCheckpoint {
 /// Writes a table with a row for each epoch. The file is [replaced](crate::file::replace) after each epoch, so it is always whole.
 ///
 /// The columns are epoch, loss, accuracy, val_loss, val_accuracy, lr and seconds. The losses and scalars that the model
-/// [reports by name](crate::Outputs::watch) come before lr: `rmse` and `val_rmse`, for example. A number that the training does not have
-/// is empty.
+/// [reports by name](crate::Outputs::watch) come before lr: `rmse` and `val_rmse`, for example. If the training measures the gradient
+/// [noise scale](crate::Fit::noise_scale), the column noise_scale comes last. A number that the training does not have is empty.
 ///
 /// ```
 /// use downhill::{Device, Fit, Trainer, callbacks::CsvLogger, data, optim::Sgd};
@@ -306,12 +211,19 @@ impl Callback for ModelCheckpoint {
 #[derive(Clone, Debug)]
 pub struct CsvLogger {
     path: PathBuf,
+    norms: Option<PathBuf>,
 }
 
 impl CsvLogger {
     /// Writes the table to this path.
     pub fn new(path: impl AsRef<Path>) -> CsvLogger {
-        CsvLogger { path: path.as_ref().into() }
+        CsvLogger { path: path.as_ref().into(), norms: None }
+    }
+    /// Writes another table with the [norms](crate::Fit::norms) of parameters: a row for each parameter in each step that measured them.
+    /// The columns are epoch, step, parameter, weight, gradient, update and trust_ratio. Steps count from 0. The ratio is empty for rules
+    /// that have none.
+    pub fn norms(self, path: impl AsRef<Path>) -> Self {
+        CsvLogger { norms: Some(path.as_ref().into()), ..self }
     }
 }
 
@@ -322,23 +234,34 @@ fn field(text: &str) -> String {
 
 impl Callback for CsvLogger {
     fn on_epoch_end(&mut self, run: &mut Run, _: &Epoch) -> Result<()> {
-        let names = run.watched();
+        let (names, epochs) = (run.watched(), &run.history().epochs);
+        let has_noise = run.has_noise_scale() || epochs.iter().any(|e| e.noise_scale.is_some());
         let mut text = String::from("epoch,loss,accuracy,val_loss,val_accuracy,");
         for name in names.iter() {
             let _ = write!(text, "{},{},", field(name), field(&format!("val_{name}")));
         }
-        text += "lr,seconds\n";
+        text += if has_noise { "lr,seconds,noise_scale\n" } else { "lr,seconds\n" };
         let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
-        for e in &run.history().epochs {
+        for e in epochs {
             let (loss, accuracy) = (e.validation.map(|v| v.0), e.validation.and_then(|v| v.1));
             let _ = write!(text, "{},{},{},{},{},", e.epoch, e.loss, number(e.accuracy), number(loss), number(accuracy));
             for name in names.iter() {
                 let of = |all: &Named<f64>| number(all.get(name).ok().copied());
                 let _ = write!(text, "{},{},", of(&e.watched), of(&e.validation_watched));
             }
-            let _ = writeln!(text, "{},{}", e.lr, e.seconds);
+            let noise = if has_noise { format!(",{}", number(e.noise_scale)) } else { String::new() };
+            let _ = writeln!(text, "{},{}{noise}", e.lr, e.seconds);
         }
-        file::replace(&self.path, text.as_bytes())
+        file::replace(&self.path, text.as_bytes())?;
+        let Some(path) = &self.norms else { return Ok(()) };
+        let mut text = String::from("epoch,step,parameter,weight,gradient,update,trust_ratio\n");
+        for (e, StepNorms { step, params }) in epochs.iter().flat_map(|e| e.norms.iter().map(move |norms| (e.epoch, norms))) {
+            for (name, n) in params.iter() {
+                let ratio = n.trust_ratio.map_or(String::new(), |ratio| ratio.to_string());
+                let _ = writeln!(text, "{e},{step},{},{},{},{},{ratio}", field(name), n.weight, n.gradient, n.update);
+            }
+        }
+        file::replace(path, text.as_bytes())
     }
 }
 

@@ -62,11 +62,11 @@ impl Trainer {
             }
         }
         self.collect().await?;
-        update.since = self.step;
+        (update.since, update.readouts) = (self.step, self.update.readouts);
         let store = Store::new(&self.device, &self.params, Some(&update), self.seed).await?;
         let all: Vec<(usize, usize)> = (0..self.params.len()).map(|i| (i, i)).collect();
         store.copy_from(&self.store, &all, 1.0).await?;
-        let ring = self.ring.again(&store).await?;
+        let ring = self.ring.again(&store, update.readouts).await?;
         self.release();
         self.gone += self.ring.counters();
         (self.update, self.store, self.ring) = (update, store, ring);

@@ -95,7 +95,7 @@ impl Trainer {
         self.no_part("find_lr")?;
         pollster::block_on(self.collect())?;
         let (saved, optimizer, trained) = (self.snapshot()?, self.update.optimizer.clone(), self.store.is_trained());
-        let (reports, loss) = (mem::take(&mut self.reports), self.loss);
+        let (reports, loss, noise) = (mem::take(&mut self.reports), self.loss, self.noise);
         self.update.optimizer = optimizer.clone().schedule(Schedule::constant());
         let searched = self.search(data, &picks, options);
         self.update.optimizer = optimizer;
@@ -104,7 +104,7 @@ impl Trainer {
         self.adopt(Path::new("snapshot"), &bytes)?;
         self.store.set_trained(trained);
         // The last batch is gone, so no step can be made on it again.
-        (self.reports, self.loss, self.last) = (reports, loss, None);
+        (self.reports, self.loss, self.noise, self.last) = (reports, loss, noise, None);
         searched
     }
     fn search(&mut self, data: &Dataset, picks: &[usize], options: FindLr) -> Result<LrCurve> {

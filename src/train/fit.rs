@@ -9,6 +9,7 @@ use super::{
     options::{Epoch, Event, Fit, History},
     place::Place,
     progress::{Progress, Shown},
+    readouts::Noise,
     saved::Saved,
 };
 use crate::{
@@ -41,6 +42,9 @@ impl Trainer {
     /// - The data does not fit the model.
     /// - The batch size is 0, a micro-batch is larger than a step, or the memory limit is too small.
     /// - The model does not accept the last batch of an epoch. See [`Fit::drop_last`].
+    /// - [`Fit::noise_scale`] without micro-batches, or [`Fit::norms`] of 0.
+    /// - The [schedule](crate::optim::Schedule::in_epochs) counts epochs or samples, and an earlier call had another batch size or
+    ///   another number of samples.
     /// - [`Error::Diverged`] at the first step whose loss or gradient is not finite. The parameters then have the values of the
     ///   last finite step.
     pub fn fit(&mut self, data: &Dataset, fit: Fit) -> Result<History> {
@@ -62,6 +66,7 @@ impl Trainer {
             self.averaged()?;
         }
         self.no_part("fit")?;
+        self.read_out(fit.readouts).await?;
         let resumes = fit.resume.is_some();
         fit.saver = fit.checkpoints.take().map(|wants| Saver::new(wants, resumes)).transpose()?;
         let cut = fit.cut(data.len())?;
@@ -89,7 +94,16 @@ impl Trainer {
                 self.settle(Cut { micro: fitting?, ..cut }, &fit).await?
             }
         };
+        if fit.readouts.noise_scale && fit.epochs > 0 && cut.micro.is_none() {
+            let why = "it compares the gradients of the micro-batches of a step, but steps have one batch each; set Fit::micro_batch or \
+                       Fit::accumulate";
+            return Err(Error::argument("noise_scale", why));
+        }
+        self.update.optimizer.time(cut.steps, cut.each, self.step)?;
         self.collect().await?;
+        if !fit.append {
+            self.noise = Noise::default();
+        }
         let before = if fit.append { mem::take(&mut self.history.epochs) } else { Vec::new() };
         self.place = Place::after(before.last().map_or(0, |epoch| epoch.epoch));
         self.history = History { micro_batch: cut.micro, epochs: before, stopped: false };
@@ -191,6 +205,7 @@ impl Trainer {
             }
             self.place = Place { first: self.step, lr: self.lr(), began: Instant::now(), ..self.place };
             self.tally = Some(Default::default());
+            self.measured.clear();
             self.epoch += 1;
         }
         let order = if fit.shuffle { data::shuffled(data.len(), self.seed, self.epoch - 1) } else { (0..data.len()).collect() };
@@ -214,6 +229,8 @@ impl Trainer {
             lr: self.place.lr,
             seconds,
             samples_per_s,
+            noise_scale: self.noise.scale().filter(|_| fit.readouts.noise_scale),
+            norms: mem::take(&mut self.measured),
         };
         self.place.epoch = epoch;
         if let Some(data) = fit.validation {

@@ -24,7 +24,9 @@ mod options;
 mod outputs;
 mod place;
 mod plans;
+mod plateau;
 mod progress;
+mod readouts;
 mod reports;
 mod saved;
 mod steps;
@@ -44,6 +46,7 @@ pub use find_lr::{FindLr, LrCurve};
 pub use named::Named;
 pub use options::{Epoch, Event, Fit, History};
 pub use progress::Progress;
+pub use readouts::{ParamNorms, StepNorms};
 pub use saved::Saved;
 
 use crate::{
@@ -64,6 +67,7 @@ use batch::Taken;
 use model::{Model, Written};
 use place::Place;
 use plans::{Batch as Key, Latest};
+use readouts::Noise;
 use std::{collections::VecDeque, sync::Arc};
 use tally::{Tally, Tracked};
 
@@ -106,6 +110,10 @@ pub struct StepReport {
     /// The largest magnitude of an element of the gradient, before clipping. [`clip_value`](Optimizer::clip_value) bounds this
     /// magnitude.
     pub grad_max: f32,
+    /// The gradient noise scale after this step, if steps measure it. See [`Fit::noise_scale`].
+    pub noise_scale: Option<f64>,
+    /// The norms of each trained parameter, if this step measured them. See [`Fit::norms`].
+    pub norms: Named<ParamNorms>,
 }
 
 /// Trains a model on a device.
@@ -164,6 +172,12 @@ pub struct Trainer {
     /// The plan of the last step. Its inputs still hold the last batch.
     last: Option<Key>,
     ring: Ring,
+    /// The number of measurements of norms so far. It is also the number of the next one in the ring.
+    measurements: u64,
+    /// The names of the trained parameters.
+    trained: Arc<[String]>,
+    /// The gradient noise scale.
+    noise: Noise,
     /// Describes the numbers that a step writes into the ring.
     kept: Tracked,
     /// Batches whose numbers have not been requested from the device yet.
@@ -178,6 +192,8 @@ pub struct Trainer {
     loss: f32,
     /// The sums over the steps of the current epoch, and the loss of each step.
     tally: Option<(Tally, Vec<f32>)>,
+    /// The norms that the steps of the current epoch measured.
+    measured: Vec<StepNorms>,
     history: History,
     place: Place,
     /// Whether an evaluation has changed the order of a data set on the device.
@@ -358,7 +374,9 @@ impl Trainer {
             log::warn!("the loss does not depend on {}: training leaves them as they are, but for weight decay", idle.join(", "));
         }
         let store = Store::new(device, &params, Some(&update), 0).await?;
-        let ring = Ring::new(&store, width).await?;
+        let ring = Ring::new(&store, width, update.readouts).await?;
+        let statuses = params.iter().zip(&update.groups.statuses);
+        let trained = statuses.filter(|(_, status)| status.is_trained()).map(|(p, _)| p.name.clone()).collect();
         Ok(Trainer {
             device: device.clone(),
             update,
@@ -382,6 +400,9 @@ impl Trainer {
             fed: false,
             last: None,
             ring,
+            measurements: 0,
+            trained,
+            noise: Noise::default(),
             kept,
             unread: Vec::with_capacity(RING),
             asked: Vec::with_capacity(RING),
@@ -389,6 +410,7 @@ impl Trainer {
             reports: VecDeque::new(),
             loss: f32::NAN,
             tally: None,
+            measured: Vec::new(),
             history: History::default(),
             place: Place::after(0),
             reordered: false,
@@ -531,11 +553,15 @@ impl Trainer {
     }
     /// Drops all plans and the buffer that collects outputs.
     fn release(&mut self) {
+        self.drop_plans();
+        self.inference.take().filter_map(|(f, _)| f.counters()).for_each(|f| self.gone += f);
+        self.collected.take().into_iter().for_each(|collected| self.gone += collected.counters());
+    }
+    /// Drops the plans of steps.
+    fn drop_plans(&mut self) {
         for loaded in self.plans.take() {
             loaded.engine.gpu().into_iter().for_each(|exec| self.gone += exec.counters());
         }
-        self.inference.take().filter_map(|(f, _)| f.counters()).for_each(|f| self.gone += f);
-        self.collected.take().into_iter().for_each(|collected| self.gone += collected.counters());
         self.last = None;
     }
     /// Returns the model, which must have been made for a data set.

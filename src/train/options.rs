@@ -7,10 +7,12 @@ use super::{
     feed::RESIDENT,
     named::Named,
     progress::Progress,
+    readouts::StepNorms,
 };
 use crate::{
     data::{Augment, Dataset},
     error::{Error, Result},
+    optim::Readouts,
 };
 use std::{
     ops::ControlFlow,
@@ -60,6 +62,10 @@ pub struct Epoch {
     pub seconds: f64,
     /// The number of samples trained per second, without validation.
     pub samples_per_s: f64,
+    /// The gradient noise scale after the last step, if the steps measured it. See [`Fit::noise_scale`].
+    pub noise_scale: Option<f64>,
+    /// The norms of each trained parameter in the steps that measured them, in order. See [`Fit::norms`].
+    pub norms: Vec<StepNorms>,
 }
 
 /// The reports of a call of `fit`, or of several calls. See [`Fit::append`].
@@ -97,6 +103,7 @@ pub struct Fit<'a> {
     pub(super) drop_last: bool,
     pub(super) shuffle: bool,
     pub(super) progress: Progress,
+    pub(super) readouts: Readouts,
     pub(super) validation: Option<&'a Dataset>,
     pub(super) averaged: bool,
     pub(super) append: bool,
@@ -121,6 +128,7 @@ impl Default for Fit<'_> {
             drop_last: false,
             shuffle: true,
             progress: Progress::Off,
+            readouts: Readouts::default(),
             validation: None,
             averaged: false,
             append: false,
@@ -205,6 +213,57 @@ impl<'a> Fit<'a> {
     /// [`Progress::Log`] gives the same numbers to the crate [`log`] instead.
     pub fn progress(self, progress: impl Into<Progress>) -> Self {
         Fit { progress: progress.into(), ..self }
+    }
+    /// Measures the gradient noise scale B = tr Σ / |G|², in samples. G is the gradient of all data, and Σ the covariance of the gradient of
+    /// one sample. Steps of far fewer samples than B would profit from more samples nearly in full. Steps of far more samples than B
+    /// waste them. McCandlish et al. 2018, arXiv:1812.06162. `false` by default.
+    ///
+    /// The estimate compares the gradients of a step's micro-batches with their mean (appendix A.1), so steps must have
+    /// [micro-batches](Fit::micro_batch), of any sizes. The estimates of tr Σ and of |G|² are noisy, so each is averaged over steps,
+    /// with a weight of 0.99 for the earlier steps: the average spans about 100 steps. It costs one sum of squares for each micro-batch, and
+    /// training has the same bits with and without it. For a weighted mean, a sample is a weight of 1.
+    ///
+    /// The [report](Epoch::noise_scale) of an epoch, the reports of steps, the [progress](Fit::progress) and the log of
+    /// [`CsvLogger`](super::callbacks::CsvLogger) have the noise scale. It is missing while the estimate of |G|² is not positive.
+    ///
+    /// ```
+    /// use downhill::{Device, Fit, Trainer, data, optim::Sgd};
+    /// let iris = data::iris();
+    /// let mut trainer =
+    ///     Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(0.01))?;
+    /// let history = trainer.fit(&iris, Fit::new().epochs(5).batch_size(50).micro_batch(5).noise_scale(true))?;
+    /// assert!(history.epochs[4].noise_scale.is_some_and(|b| b > 0.0));
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `fit` returns an error if steps have no micro-batches.
+    pub fn noise_scale(self, measure: bool) -> Self {
+        Fit { readouts: Readouts { noise_scale: measure, ..self.readouts }, ..self }
+    }
+    /// Measures the [norms](super::ParamNorms) of each trained parameter in each n-th step of the trainer: of the weights, the gradient and the
+    /// change of the weights, and the rule's trust ratio. By default nothing is measured.
+    ///
+    /// Measuring changes no bit of the training, and no step waits for it. It takes a copy of the weights, and time for a few more
+    /// reads of weights and gradients in the steps that measure. [`Epoch::norms`], the reports of steps and
+    /// [`CsvLogger::norms`](super::callbacks::CsvLogger::norms) have the norms.
+    ///
+    /// ```
+    /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
+    /// let iris = data::iris();
+    /// let mut trainer =
+    ///     Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Adam::new(0.01))?;
+    /// // Five steps in each of two epochs.
+    /// let history = trainer.fit(&iris, Fit::new().epochs(2).batch_size(30).norms(4))?;
+    /// assert_eq!(history.epochs[1].norms.iter().map(|norms| norms.step).collect::<Vec<_>>(), [7]);
+    /// assert!(history.epochs[1].norms[0].params.get("fc.weight")?.update > 0.0);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `fit` returns an error if `every` is 0.
+    pub fn norms(self, every: u64) -> Self {
+        Fit { readouts: Readouts { norms: Some(every), ..self.readouts }, ..self }
     }
     /// Sets the data to evaluate after each epoch.
     pub fn validation(self, data: &'a Dataset) -> Self {

@@ -4,6 +4,7 @@ use super::{
     Tally, Trainer,
     named::Named,
     options::{Epoch, History},
+    readouts::Noise,
     saved::Saved,
 };
 use crate::{
@@ -68,13 +69,20 @@ impl Trainer {
             ];
             let watched = e.watched.iter().chain(e.validation_watched.iter()).map(|(_, x)| Some(*x));
             saved.info.insert(format!("history.{k}"), text(&numbers.into_iter().chain(watched).collect::<Vec<_>>()));
+            e.noise_scale.inspect(|scale| saved.set(&format!("history.{k}.noise_scale"), scale));
+            saved.set_norms(&format!("history.{k}."), &e.norms);
             losses.extend_from_slice(&e.losses);
+        }
+        if self.update.readouts.noise_scale {
+            saved.set("noise.signal", self.noise.signal);
+            saved.set("noise.noise", self.noise.noise);
         }
         if let Some((tally, so_far)) = &self.tally {
             saved.set("first", place.first);
             saved.set("lr", place.lr);
             saved.set("seconds", place.began.elapsed().as_secs_f64());
             saved.info.insert("tally".into(), text(&tally.numbers().into_iter().map(Some).collect::<Vec<_>>()));
+            saved.set_norms("", &self.measured);
             losses.extend_from_slice(so_far);
         }
         saved.tensors.push(("losses".into(), Host::new([losses.len()], losses)));
@@ -111,6 +119,11 @@ impl Trainer {
             .into_iter();
             let (watched, validation_watched) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let losses: Vec<f32> = losses.by_ref().take(n as usize).collect();
+            let noise_scale = match saved.info.contains_key(&format!("history.{k}.noise_scale")) {
+                true => Some(saved.get(&format!("history.{k}.noise_scale"))?),
+                false => None,
+            };
+            let norms = saved.norms(&format!("history.{k}."), &self.trained).ok_or_else(|| bad("list of norms"))?;
             let epoch = epoch as usize;
             history.epochs.push(Epoch {
                 epoch,
@@ -123,6 +136,8 @@ impl Trainer {
                 lr,
                 seconds,
                 samples_per_s,
+                noise_scale,
+                norms,
             });
         }
         let tally = match saved.info.get("tally") {
@@ -136,7 +151,12 @@ impl Trainer {
                 Some((sums, losses.collect()))
             }
         };
-        (self.place, self.history, self.tally) = (place, history, tally);
+        let measured = saved.norms("", &self.trained).ok_or_else(|| bad("list of norms"))?;
+        let noise = match saved.info.contains_key("noise.signal") {
+            true => Noise::of(saved.get("noise.signal")?, saved.get("noise.noise")?),
+            false => Noise::default(),
+        };
+        (self.place, self.history, self.tally, self.measured, self.noise) = (place, history, tally, measured, noise);
         Ok(())
     }
     /// Returns the number of steps made of the epoch in progress.

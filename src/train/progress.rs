@@ -29,6 +29,10 @@ impl From<bool> for Progress {
     }
 }
 
+fn noise(scale: Option<f64>) -> String {
+    scale.map_or(String::new(), |scale| format!("  noise scale {scale:.0}"))
+}
+
 /// The target of events.
 const TARGET: &str = "downhill::fit";
 
@@ -118,7 +122,7 @@ impl Shown {
     fn told(&self, report: &StepReport) -> String {
         let rate = self.samples as f64 / (self.started.elapsed() - self.paused).as_secs_f64();
         let accuracy = report.accuracy.map_or(String::new(), |a| format!(" accuracy {:.1}%", a * 100.0));
-        format!("loss {:.4}{accuracy} {rate:.0} samples/s{}", report.loss, self.rest(" "))
+        format!("loss {:.4}{accuracy}{} {rate:.0} samples/s{}", report.loss, noise(report.noise_scale), self.rest(" "))
     }
     /// Describes the time left, at the pace of this call so far, and the memory.
     fn rest(&self, gap: &str) -> String {
@@ -156,8 +160,8 @@ impl Shown {
         };
         let validation = e.validation.map(|(loss, accuracy)| format!("  validation: {}", numbers(loss, accuracy, &e.validation_watched)));
         let (numbers, validation) = (numbers(e.loss, e.accuracy, &e.watched), validation.unwrap_or_default());
-        let rest = self.rest("  ");
-        format!("epoch {:>3}/{}  {numbers}{validation}  {:.0} samples/s{rest}", e.epoch, self.epochs.end, e.samples_per_s)
+        let (noise, rest) = (noise(e.noise_scale), self.rest("  "));
+        format!("epoch {:>3}/{}  {numbers}{validation}{noise}  {:.0} samples/s{rest}", e.epoch, self.epochs.end, e.samples_per_s)
     }
     pub fn finish(self) {
         if let To::Bar(bar) = self.to {

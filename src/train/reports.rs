@@ -1,11 +1,14 @@
 //! The reports of steps: their losses and metrics. Reading them does not stop the device.
 
-use super::{Made, Named, StepReport, Tally, Trainer};
+use super::{
+    Made, Named, StepNorms, StepReport, Tally, Trainer,
+    readouts::{Noise, norms_of},
+};
 use crate::{
     engine::{RING, RingRows},
     error::Result,
     gpu::StepRow,
-    optim::{Guard, NORMS},
+    optim::Guard,
 };
 use std::mem;
 
@@ -82,7 +85,9 @@ impl Trainer {
     }
     /// Requests the numbers of the batches that have not been requested yet.
     fn ask(&mut self) -> Result<()> {
-        self.ring.ask(self.unread[0].row.batch, self.unread.len())?;
+        let measured = || self.unread.iter().filter_map(|made| made.row.norms);
+        let norms = measured().next().map_or(0..0, |first| first..first + measured().count() as u64);
+        self.ring.ask(self.unread[0].row.batch, self.unread.len(), norms)?;
         mem::swap(&mut self.unread, &mut self.asked);
         Ok(())
     }
@@ -92,7 +97,7 @@ impl Trainer {
         self.unread.clear();
         self.asked.clear();
         self.reports.clear();
-        (self.micro, self.part) = (0, Tally::default());
+        (self.micro, self.part, self.noise) = (0, Tally::default(), Noise::default());
         self.loss = f32::NAN;
         Ok(())
     }
@@ -101,16 +106,19 @@ impl Trainer {
     async fn absorb(&mut self, kept: RingRows) -> Result<()> {
         let bad = (kept.guard.halt != 0).then(|| u64::from(kept.guard.halt) - 1);
         let labels = self.model.as_ref().map_or(0, |model| model.labels());
-        for (&Made { row: StepRow { step, micro, more, .. }, samples, given }, row) in self.asked.iter().zip(&kept.rows) {
+        let (mut norms, reads) = (kept.norms.iter(), self.update.readouts);
+        for (&Made { row: StepRow { step, micro, more, norms: measures, .. }, samples, given }, row) in self.asked.iter().zip(&kept.rows) {
             if bad.is_some_and(|bad| step > bad) {
                 break;
             }
-            let (row, norms) = row.split_at(row.len() - NORMS.len());
+            let (row, tail) = row.split_at(row.len() - reads.tail());
             if micro == 0 {
                 self.part = Tally::default();
+                self.noise.begin();
             }
             if !given {
                 self.part.add(&self.kept, row, samples, labels);
+                self.noise.add(self.kept.weight_in(row, samples));
             }
             if more {
                 continue;
@@ -126,8 +134,18 @@ impl Trainer {
                 return self.diverged(kept.guard, step, loss).await;
             }
             self.loss = loss;
-            let (samples, [grad_norm, grad_max]) = (samples.max(self.part.samples() as usize), [norms[0], norms[1]]);
-            self.reports.push_back(StepReport { step, loss, accuracy, watched, samples, grad_norm, grad_max });
+            let (samples, [grad_norm, grad_max]) = (samples.max(self.part.samples() as usize), [tail[0], tail[1]]);
+            if reads.noise_scale && micro > 0 {
+                self.noise.end(tail[2], grad_norm);
+            }
+            let noise_scale = self.noise.scale().filter(|_| reads.noise_scale);
+            let rows = measures.and_then(|_| norms.next());
+            let (statuses, ratio) = (&self.update.groups.statuses, self.update.optimizer.has_ratio());
+            let norms = rows.map_or(Named::default(), |rows| norms_of(&self.trained, statuses, rows, ratio));
+            if self.tally.is_some() && !norms.is_empty() {
+                self.measured.push(StepNorms { step, params: norms.clone() });
+            }
+            self.reports.push_back(StepReport { step, loss, accuracy, watched, samples, grad_norm, grad_max, noise_scale, norms });
             if let (Some((tally, losses)), false) = (&mut self.tally, given) {
                 tally.join(&self.part);
                 losses.push(loss);

@@ -137,6 +137,7 @@ impl Trainer {
     }
     /// Runs the batch that has been written into the inputs. The update follows, unless `more` micro-batches do.
     pub(super) async fn advance(&mut self, key: Batch, more: bool) -> Result<()> {
+        self.update.optimizer.check_time()?;
         self.make_room(1).await?;
         self.run(key, false, [(more, 0)])
     }
@@ -147,7 +148,9 @@ impl Trainer {
         self.rows.clear();
         let (mut step, mut micro) = (self.step, self.micro);
         for (k, (more, sample)) in (self.batches..).zip(batches) {
-            self.rows.push(StepRow { seed: self.seed, step, micro, more, batch: k, sample });
+            let norms = (!more && self.update.readouts.measures(step)).then_some(self.measurements);
+            self.measurements += u64::from(norms.is_some());
+            self.rows.push(StepRow { seed: self.seed, step, micro, more, batch: k, sample, norms });
             (step, micro) = if more { (step, micro + 1) } else { (step + 1, 0) };
         }
         let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");

@@ -85,6 +85,10 @@ impl Tracked {
         }
         Ok(Some(first.weight))
     }
+    /// Returns the weight of a batch of `samples` samples in the mean over micro-batches, from the numbers of the batch.
+    pub fn weight_in(&self, row: &[f32], samples: usize) -> f64 {
+        self.loss.terms.first().map_or(samples as f64, |term| f64::from(row[term.weight]))
+    }
     /// Returns the names of the watched scalars.
     pub fn names(&self) -> Arc<[String]> {
         self.names.clone()

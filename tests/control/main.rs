@@ -8,6 +8,7 @@ mod common;
 mod exchange;
 mod monitors;
 mod rates;
+mod readouts;
 mod ready;
 mod resume;
 
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
     exchange::trials(&mut suite);
     monitors::trials(&mut suite);
     rates::trials(&mut suite);
+    readouts::trials(&mut suite);
     ready::trials(&mut suite);
     resume::trials(&mut suite);
     suite.run()

@@ -80,7 +80,7 @@ fn watched(device: &Device) -> Check {
         .epochs(6)
         .validation(&data)
         .with(Play(sizes.clone()))
-        .with(ReduceLROnPlateau::new(Monitor::max(less)).factor(0.5).patience(2))
+        .with(ReduceLROnPlateau::new(Monitor::max(less)).factor(0.5).patience(1))
         .with(ModelCheckpoint::new(at("best")).save_best_only(Monitor::min("val_size")))
         .with(CsvLogger::new(at("log.csv")));
     let history = trainer.fit(&data, fit)?;
@@ -209,7 +209,7 @@ fn resumed(device: &Device) -> Check {
     let (mut trainer, data) = played(device)?;
     trainer.fit(&data, first)?;
     assert_eq!(Counts(0).name(), "Counts");
-    assert_eq!((&mut early()).name(), "EarlyStopping of loss");
+    assert_eq!(Callback::name(&&mut early()), "EarlyStopping of loss");
     // The same ones. Those without a state may come, go and move.
     let mut counts = Counts(0);
     run(Fit::new().with(early()).with(Nothing).with(&mut counts), &at)?;

@@ -6,10 +6,10 @@ use crate::{
     digits, numbers,
 };
 use downhill::{
-    Device, Fit,
+    Checkpoints, Device, Fit,
     data::{Dataset, Target},
     init::Init,
-    optim::{Adam, Schedule, Sgd},
+    optim::{Adam, Scaling, Schedule, Sgd},
     train::FindLr,
 };
 
@@ -17,6 +17,7 @@ pub fn trials(suite: &mut Suite) {
     suite.each(&BOTH, "a search for a rate leaves no trace", search);
     suite.on(On::Cpu, "the suggestion of a search", suggestion);
     suite.each(&BOTH, "a schedule that is a function", lambda);
+    suite.each(&BOTH, "a schedule in epochs", epochs);
 }
 
 fn search(device: &Device) -> Check {
@@ -86,5 +87,55 @@ fn lambda(device: &Device) -> Check {
     assert!(Schedule::lambda(|_| 1.0).then(Schedule::constant()).check().is_err(), "a function has no end");
     let bad = run(Schedule::lambda(|k| if k == 3 { f64::NAN } else { 1.0 }));
     assert!(matches!(bad, Err(downhill::Error::Diverged { step: 3, .. })), "{bad:?}");
+    Ok(())
+}
+
+fn epochs(device: &Device) -> Check {
+    let data = digits(70);
+    let fit = || Fit::new().epochs(3).batch_size(16).micro_batch(10);
+    let by_epochs = || Schedule::warmup(1).then(Schedule::cosine(2)).in_epochs().scaled(64, 16, Scaling::Sqrt);
+    // 70 samples are 5 steps of 16.
+    let by_steps = || Schedule::warmup(5).then(Schedule::cosine(10)).scaled(64, 16, Scaling::Sqrt);
+    let run = |schedule: Schedule, fit: Fit| -> downhill::Result<_> {
+        let mut trainer = classifier(device, Adam::new(0.01).schedule(schedule))?;
+        let history = trainer.fit(&data, fit)?;
+        Ok((trainer, history))
+    };
+    let ((a, ours), (b, theirs)) = (run(by_epochs(), fit())?, run(by_steps(), fit())?);
+    assert_eq!((numbers(&ours), weights(&a)?), (numbers(&theirs), weights(&b)?));
+    assert!((ours.epochs[1].lr - 0.02).abs() < 1e-15, "{}", ours.epochs[1].lr);
+    // Without the remaining samples an epoch has 4 steps.
+    let ((_, ours), (_, theirs)) = (
+        run(by_epochs(), fit().drop_last(true))?,
+        run(Schedule::warmup(4).then(Schedule::cosine(8)).scaled(4, 1, Scaling::Sqrt), fit().drop_last(true))?,
+    );
+    assert_eq!(numbers(&ours), numbers(&theirs));
+    let (_, samples) = run(Schedule::warmup(80).then(Schedule::cosine(160)).in_samples().scaled(2, 1, Scaling::Linear), fit())?;
+    assert_eq!(numbers(&samples), numbers(&run(by_steps(), fit())?.1));
+    // A training that resumes has the same rates.
+    let folder = tempfile::tempdir()?;
+    let saved = |epochs| fit().epochs(epochs).checkpoints(Checkpoints::new(folder.path()).every_steps(3)).resume(folder.path());
+    run(by_epochs(), saved(2))?;
+    let (c, history) = run(by_epochs(), saved(3))?;
+    assert_eq!((numbers(&history), weights(&c)?), (numbers(&run(by_steps(), fit())?.1), weights(&b)?));
+    // Steps alone have no epochs, unless a call of fit came before.
+    let mut trainer = classifier(device, Adam::new(0.01).schedule(by_epochs()))?;
+    assert!(trainer.lr().is_nan());
+    let (x, y) = data.batch(&[0, 1, 2, 3])?;
+    let batch = [x, y];
+    let error = trainer.step(&batch).expect_err("no epochs").to_string();
+    assert!(error.starts_with("Adam: the schedule counts epochs or samples, which Trainer::fit turns into steps"), "{error}");
+    trainer.fit(&data, fit())?;
+    assert!(trainer.lr() >= 0.0);
+    trainer.step(&batch)?;
+    // Epochs of another length would move the schedule.
+    let error = trainer.fit(&data, fit().batch_size(20)).expect_err("other epochs").to_string();
+    let want = "Adam: the schedule counts epochs or samples, and the 16 steps so far had 16 samples and epochs of 5 steps, but now they have 20 \
+        samples and epochs of 4 steps";
+    assert!(error.starts_with(want), "{error}");
+    trainer.fit(&data, fit())?;
+    trainer.seed(1)?.fit(&data, fit().batch_size(20))?;
+    // A search for a rate has no schedule.
+    classifier(device, Adam::new(0.01).schedule(by_epochs()))?.find_lr(&data, FindLr::default())?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 use downhill::{
     Device, Epoch, Error, Fit, Result, Trainer,
-    callbacks::{CsvLogger, EarlyStopping, ModelCheckpoint, Monitor, ReduceLROnPlateau, TerminateOnNaN},
+    callbacks::{CsvLogger, EarlyStopping, ModelCheckpoint, Monitor, ReduceLROnPlateau, TerminateOnNaN, ThresholdMode},
     data::{Dataset, Target},
     init::Init,
     optim::{Adam, Sgd},
@@ -65,9 +65,10 @@ fn plateau(device: &Device) -> Check {
     let (mut trainer, data) = played(device)?;
     trainer.set_lr(0.5)?;
     let losses = vec![5.0, 3.0, 3.5, 3.5, 3.5, 3.5, 3.5, 2.0, 3.0, 3.0];
-    let plateau = ReduceLROnPlateau::new(Monitor::ValLoss).factor(0.5).patience(2).cooldown(2).min_lr(0.2).min_delta(0.0);
+    let plateau =
+        ReduceLROnPlateau::new(Monitor::ValLoss).factor(0.5).patience(1).cooldown(1).min_lr(0.2).threshold(0.0, ThresholdMode::Abs);
     let history = trainer.fit(&data, Fit::new().epochs(10).validation(&data).with(Play(losses)).with(plateau))?;
-    // Epochs 3 and 4 are no better: 0.25. Keras's cooldown ends in epoch 6, which counts again, and so does epoch 7: 0.2, the lowest.
+    // Epochs 3 and 4 are no better: 0.25. Epoch 5 does not count, but epochs 6 and 7 do: 0.2, the lowest.
     let rates: Vec<f64> = history.epochs.iter().map(|e| e.lr).collect();
     assert_eq!(rates, [0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2]);
     Ok(())
@@ -146,7 +147,18 @@ fn mistakes(device: &Device) -> Check {
     let text = error(Fit::new().with(ModelCheckpoint::new("x").save_best_only(Monitor::ValAccuracy)));
     assert!(text.starts_with("ModelCheckpoint: it watches an accuracy"), "{text}");
     let text = error(Fit::new().with(ReduceLROnPlateau::new(Monitor::Loss).factor(1.5)));
-    assert!(text.contains("the factor must lie between 0 and 1, but it is 1.5"), "{text}");
+    assert!(text.contains("the factor must be at least 0 and below 1, but it is 1.5"), "{text}");
+    let plateau = || ReduceLROnPlateau::new(Monitor::Loss);
+    for (bad, what) in [
+        (plateau().factor(-0.1), "the factor"),
+        (plateau().factor(f64::NAN), "the factor"),
+        (plateau().threshold(-1.0, ThresholdMode::Rel), "the threshold"),
+        (plateau().min_lr(f64::INFINITY), "min_lr"),
+        (plateau().eps(-1e-9), "eps"),
+    ] {
+        let text = error(Fit::new().with(bad));
+        assert!(text.starts_with(&format!("ReduceLROnPlateau: {what} must be ")), "{text}");
+    }
     let text = error(Fit::new().with(CsvLogger::new("/nowhere/at/all.csv")));
     assert!(text.contains("/nowhere/at/all.csv"), "{text}");
     // A closure of one's own as a callback sees each report.

@@ -7,7 +7,7 @@ use crate::{
 };
 use downhill::{
     Checkpoints, Device, Error, Fit, Result, StepReport, Trainer,
-    callbacks::{CsvLogger, EarlyStopping, ModelCheckpoint, Monitor, ReduceLROnPlateau, TerminateOnNaN},
+    callbacks::{CsvLogger, EarlyStopping, ModelCheckpoint, Monitor, ReduceLROnPlateau, TerminateOnNaN, ThresholdMode},
     data::Augment,
     optim::{Adam, Schedule, Sgd},
     train::{Callback, Run},
@@ -78,7 +78,7 @@ fn train(device: &Device, folder: &Path, every: u64, to: Option<u64>) -> Result<
         .checkpoints(Checkpoints::new(folder.join("checkpoints")).every_steps(every).keep(2))
         .resume(folder.join("checkpoints"))
         .with(&mut early)
-        .with(ReduceLROnPlateau::new(Monitor::Loss).patience(1).min_delta(0.05).factor(0.7).cooldown(1))
+        .with(ReduceLROnPlateau::new(Monitor::Loss).patience(0).threshold(0.05, ThresholdMode::Abs).factor(0.7).cooldown(1))
         .with(&mut guard)
         .with(ModelCheckpoint::new(folder.join("best")).save_best_only(Monitor::ValLoss))
         .with(CsvLogger::new(folder.join("log.csv")));

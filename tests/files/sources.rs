@@ -29,7 +29,7 @@ const N: usize = 37;
 
 /// Numbers below `most` in no order.
 fn mixed(n: usize, most: usize) -> Vec<u32> {
-    (0..n).map(|i| ((i as u64 * 2_654_435_761 >> 9) % most as u64) as u32).collect()
+    (0..n).map(|i| (((i as u64 * 2_654_435_761) >> 9) % most as u64) as u32).collect()
 }
 
 fn bytes(n: usize) -> Vec<u8> {
@@ -359,7 +359,7 @@ fn changed() -> Check {
         let labels = Field::labels("y", mixed(N, 3), 3);
         let data = Dataset::of([Field::source("x", [2], ArrayFile::open(&path)?), labels])?;
         let mut trainer = classifier(&Device::cpu(), &data)?;
-        let now = whole.len().strict_add_signed(change as isize);
+        let now = whole.len().checked_add_signed(change as isize).expect("a length");
         let mut steps = 0;
         let e = trainer
             .fit(

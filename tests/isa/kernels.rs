@@ -6,7 +6,7 @@ use downhill::{
     graph::ParamDef,
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
-    optim::{self, Adam, Optimizer},
+    optim::{self, Adam, Optimizer, Readouts},
     params::Layout,
     plan::{Loc, Plan, PlanOptions},
     shape::DType,
@@ -169,7 +169,10 @@ impl Items {
         let params: Vec<ParamDef> = (0..4).map(param).collect();
         let groups = optimizer.groups(&params)?;
         let layout = Layout::new(&params, &groups.statuses, 1 << 20, 1 << 20)?;
-        for step in optimizer.steps(&layout, optimizer.rows(groups.settings.len()), false, Loc::Slot(0), Some(Loc::Slot(1)), Some(caps)) {
+        let mut steps = optimizer.steps(&layout, optimizer.rows(groups.settings.len()), false, Loc::Slot(0), Some(Loc::Slot(1)), Some(caps));
+        let readouts = Readouts { noise_scale: true, norms: Some(1) };
+        optimizer.read_out(&mut steps, readouts, &layout, optimizer.rows(groups.settings.len()), Some(caps));
+        for step in steps {
             self.kernel("optimizers", &step.label, step.kernel.as_ref().expect("a GPU's step has a kernel"), true, [0, step.bytes()])?;
         }
         Ok(())

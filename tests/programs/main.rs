@@ -1,6 +1,7 @@
 //! Ten programs as people write them, beside the same programs in PyTorch and Keras (`scripts/programs`): the same losses on the CPU and on
 //! the GPU, in at most 1.3 times the lines.
 
+mod accumulation_ema;
 #[path = "../common/mod.rs"]
 mod common;
 mod gan;
@@ -24,7 +25,7 @@ use std::{fs, path::Path};
 /// A program. It gets a device, and a folder that has the file `pretrained.safetensors`.
 type Program = fn(&Device, &Path) -> Result<Vec<f64>>;
 
-const PROGRAMS: [(&str, Program); 9] = [
+const PROGRAMS: [(&str, Program); 10] = [
     ("quick_start", |device, folder| {
         let (history, result) = quick_start::run(device, folder)?;
         let column = |f: fn(&Epoch) -> Option<f64>| history.epochs.iter().filter_map(f).collect();
@@ -41,6 +42,7 @@ const PROGRAMS: [(&str, Program); 9] = [
         all.extend([*result.watched.get("accuracy")?, *result.watched.get("mae")?]);
         Ok(all)
     }),
+    ("accumulation_ema", |device, _| accumulation_ema::run(device)),
     ("gan", |device, _| gan::run(device)),
     ("text", |device, _| text::run(device)),
     ("resnet18", |device, _| resnet18::run(device)),
@@ -66,6 +68,7 @@ fn same_losses(name: &str, program: Program, device: &Device) -> Check {
     shared::pretrained(&folder.path().join("pretrained.safetensors"))?;
     let got = program(device, folder.path())?;
     let cases = golden::cases("programs");
+    assert_eq!(cases.len(), PROGRAMS.len());
     let case = cases.iter().find(|case| case["program"] == name).ok_or("no golden losses")?;
     let want = golden::numbers(&case["losses"]);
     assert_eq!(got.len(), want.len(), "the number of losses");

@@ -1,7 +1,7 @@
 //! Keras's quick start: a classifier, four callbacks, an evaluation.
 
 use super::shared::start;
-use downhill::callbacks::{CsvLogger, EarlyStopping, ModelCheckpoint, Monitor::ValLoss, ReduceLROnPlateau};
+use downhill::callbacks::{CsvLogger, EarlyStopping, ModelCheckpoint, Monitor::ValLoss, ReduceLROnPlateau, ThresholdMode::Abs};
 use downhill::{Device, Evaluation, Fit, History, Result, Trainer, data, optim::Sgd};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub fn run(device: &Device, folder: &Path) -> Result<(History, Evaluation)> {
         .shuffle(false)
         .with(EarlyStopping::new(ValLoss).patience(3).restore_best_weights(true))
         .with(ModelCheckpoint::new(folder.join("best.safetensors")).save_best_only(ValLoss))
-        .with(ReduceLROnPlateau::new(ValLoss).factor(0.2).patience(1).min_delta(0.05))
+        .with(ReduceLROnPlateau::new(ValLoss).factor(0.2).patience(0).threshold(0.05, Abs))
         .with(CsvLogger::new(folder.join("log.csv")));
     let history = trainer.fit(&train, fit)?;
     Ok((history, trainer.evaluate(&test)?))

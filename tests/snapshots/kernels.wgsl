@@ -1171,9 +1171,9 @@ fn magnitude(x: vec4<f32>) -> vec4<u32> {
 }
 fn join(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
  let below = select(0.0, DOWN, abs(a.y - b.y) < 1.5);
- let same = a.y == b.y;
- let x = select(a.x * below * DOWN, a.x, same || a.y > b.y);
- let y = select(b.x * below * DOWN, b.x, same || b.y > a.y);
+ let level = a.y == b.y;
+ let x = select(a.x * below * DOWN, a.x, level || a.y > b.y);
+ let y = select(b.x * below * DOWN, b.x, level || b.y > a.y);
  return vec3(x + y, max(a.y, b.y), max(a.z, b.z));
 }
 fn join_lanes(mine: vec3<f32>, lane: u32) -> vec3<f32> {

@@ -1,12 +1,12 @@
 //! Tests of the settings of users: schedules against PyTorch, ranges of options, groups.
 
 use super::*;
-use crate::params::Status;
+use crate::{graph::Graph, layers::LayerNorm, params::Status};
 
 #[test]
 fn schedules_follow_pytorch() {
     let cases = golden("schedules.json");
-    assert!(cases.len() >= 23, "{} cases", cases.len());
+    assert!(cases.len() >= 103, "{} cases", cases.len());
     for case in &cases {
         let name = case["schedule"].as_str().expect("a name");
         let mut a = Args::new(&case["args"]);
@@ -27,6 +27,10 @@ fn schedules_follow_pytorch() {
             "PolynomialLR" => Schedule::polynomial(a.u("total_iters"), a.f("power")),
             "CosineAnnealingLR" => cosine(std::mem::replace(&mut a, Args(Map::new()))),
             "LinearLR" => linear(std::mem::replace(&mut a, Args(Map::new()))),
+            "CosineAnnealingWarmRestarts" => {
+                Curve::CosineWarmRestarts { t_0: a.u("T_0"), t_mult: a.u("T_mult"), floor: a.f("eta_min") / lr }.into()
+            }
+            "Noam" => Schedule::inverse_sqrt(a.u("warm")),
             "SequentialLR" => {
                 let milestones = numbers(&a.value("milestones"));
                 assert_eq!(milestones.len(), 1);
@@ -45,7 +49,7 @@ fn schedules_follow_pytorch() {
         let optimizer = Sgd::new(lr).schedule(schedule);
         optimizer.check().expect("PyTorch's arguments are in range");
         let want = numbers(&case["lr"]);
-        assert_eq!(want.len(), 30);
+        assert!(want.len() == 30 || name == "OneCycleLR");
         for (k, want) in want.iter().enumerate() {
             let got = optimizer.lr(k as u64 + 1);
             // PyTorch multiplies the rate from step to step, which rounds a few times in each step. Our schedule is the closed
@@ -80,6 +84,13 @@ fn schedules_at_their_edges() {
     }
     assert!((Schedule::one_cycle(100).at(0) - 0.04).abs() < 1e-15 && (Schedule::one_cycle(100).at(29) - 1.0).abs() < 1e-15);
 
+    // Without a rise, the factor falls from 1 on.
+    assert_eq!([0, 3, 8].map(|k| Schedule::inverse_sqrt(0).at(k)), [1.0, 0.5, 1.0 / 3.0]);
+    // Lengths that double until they are more than can be counted.
+    assert!(
+        Schedule::cosine_warm_restarts(1, 2).at(u64::MAX).is_finite() && Schedule::cosine_warm_restarts(u64::MAX, u64::MAX).at(5) > 0.999
+    );
+
     let why = |s: Schedule| Sgd::new(0.1).schedule(s).check().unwrap_err().to_string();
     assert_eq!(why(Schedule::constant().then(Schedule::cosine(5))), "schedule Constant: nothing can follow it: end it with `lasting`");
     assert_eq!(why(Schedule::cosine(0)), "schedule Cosine { total: 0, floor: 0.0 }: it must last at least one step");
@@ -91,11 +102,98 @@ fn schedules_at_their_edges() {
         Schedule::polynomial(5, f64::NAN),
         Schedule::linear(0.1, -1.0, 5),
         Curve::Cosine { total: 5, floor: -0.1 }.into(),
+        Schedule::cosine_warm_restarts(0, 1),
+        Schedule::cosine_warm_restarts(1, 0),
+        Curve::CosineWarmRestarts { t_0: 1, t_mult: 1, floor: f64::NAN }.into(),
+        Schedule::warmup(5).in_epochs().then(Schedule::cosine(0).in_samples()),
+        Schedule::constant().scaled(0, 256, Scaling::Linear),
+        Schedule::constant().scaled(256, 0, Scaling::Linear),
+        Schedule::warmup(5).scaled(0, 0, Scaling::Sqrt).then(Schedule::cosine(5)),
         Curve::OneCycle { total: 5, warm: 1.1, div: 25.0, final_div: 1e4, straight: true }.into(),
         Curve::OneCycle { total: 5, warm: 0.3, div: 0.0, final_div: 1e4, straight: true }.into(),
     ] {
         assert!(why(bad.clone()).starts_with("schedule "), "{bad:?}");
     }
+}
+
+#[test]
+fn schedules_in_epochs_and_samples_become_steps() {
+    let same = |a: &Schedule, b: &Schedule| (0..500).for_each(|k| assert_eq!(a.at(k).to_bits(), b.at(k).to_bits(), "step {k}: {a:?}"));
+    let to = |s: Schedule| s.to_steps(30, 256).expect("no number is 0");
+    let one_cycle = |total| Schedule::from(Curve::OneCycle { total, warm: 0.3, div: 25.0, final_div: 1e4, straight: true });
+    // Each curve with a count, in epochs of 30 steps, and in samples, of which 256 or a part of them are a step.
+    type Make = fn(u64) -> Schedule;
+    let curves: [Make; 9] = [
+        |n| Schedule::step(n, 0.5),
+        |n| Schedule::polynomial(n, 2.0),
+        Schedule::cosine,
+        |n| Schedule::cosine_warm_restarts(n, 2),
+        Schedule::inverse_sqrt,
+        |n| Schedule::linear(0.1, 1.0, n),
+        Schedule::warmup,
+        Schedule::one_cycle,
+        |n| Schedule::constant().lasting(n),
+    ];
+    for make in curves {
+        let then = || Schedule::linear(0.5, 0.1, 7);
+        let s = |n| make(n).lasting(n).then(then());
+        same(&to(s(4).in_epochs()), &make(120).lasting(120).then(Schedule::linear(0.5, 0.1, 210)));
+        // Curves that follow count on their own.
+        same(&to(make(4).in_epochs().lasting(4).then(then())), &make(120).lasting(120).then(then()));
+        same(&to(s(1025).in_samples()), &make(5).lasting(5).then(Schedule::linear(0.5, 0.1, 1)));
+        same(&to(s(4)), &s(4));
+        assert!(s(4).in_epochs().at(0).is_nan() && s(4).in_epochs().check().is_ok());
+    }
+    same(&to(one_cycle(3).in_epochs()), &one_cycle(90));
+    // A curve keeps the first unit that it gets.
+    let mixed = to(Schedule::warmup(512).in_samples().then(Schedule::cosine(2)).in_epochs());
+    same(&mixed, &Schedule::warmup(2).then(Schedule::cosine(60)));
+    let gamma = to(Schedule::exponential(0.5).in_epochs());
+    assert!((gamma.at(30) - 0.5).abs() < 1e-14 && (gamma.at(15) - 0.5f64.sqrt()).abs() < 1e-14);
+    assert!((to(Schedule::exponential(0.999).in_samples()).at(2) - 0.999f64.powi(512)).abs() < 1e-14);
+    // A function gets complete epochs, or samples.
+    let f = || Schedule::lambda(|k| k as f64);
+    assert_eq!([0, 29, 30, 61].map(|k| to(f().in_epochs()).at(k)), [0.0, 0.0, 1.0, 2.0]);
+    assert_eq!([0, 1, 7].map(|k| to(f().in_samples()).at(k)), [0.0, 256.0, 1792.0]);
+    // The scale is a factor of all curves before it.
+    let s = Schedule::warmup(3).scaled(1024, 256, Scaling::Sqrt).then(Schedule::constant()).scaled(8192, 4096, Scaling::Linear);
+    assert_eq!([0, 2, 3].map(|k| s.at(k)), [1.0, 3.0, 2.0]);
+    for (epoch, step) in [(0, 256), (30, 0)] {
+        let error = Schedule::constant().to_steps(epoch, step).unwrap_err().to_string();
+        assert_eq!(error, "to_steps: an epoch has at least 1 step, and a step at least 1 sample");
+    }
+}
+
+/// The rate is outside of the momentum. So the rule is the one with the rate inside and the momentum correction of Goyal et al.
+/// 2017, section 3: v ← μ·(lr/lr_before)·v + lr·g, w ← w − v.
+#[test]
+fn a_jump_of_the_rate_acts_at_once() {
+    let (mu, rates) = (0.9, [0.1, 0.1, 1.6, 1.6, 0.2]);
+    let o = Sgd::new(1.0).momentum(mu).schedule(Schedule::lambda(move |k| rates[k as usize]));
+    let (mut w, mut states) = (vec![0.5, -0.25], states::<f64>(&o, 2));
+    let (mut by_hand, mut v, mut before) = (w.clone(), [0.0; 2], rates[0]);
+    let mut steps = Vec::new();
+    for (k, lr) in rates.into_iter().enumerate() {
+        let g = [0.3 + 0.1 * k as f64, -0.7];
+        let mut parts: Vec<&mut [f64]> = states.iter_mut().map(|s| &mut s[..]).collect();
+        let was = w[0];
+        o.update_f64(
+            Settings { hyper: &hyper(&o, k as u64 + 1, &[Group { lr_scale: 1.0, weight_decay: 0.0 }]), runs: &[(2, 0)] },
+            1.0,
+            &mut w,
+            &g,
+            &mut parts,
+        );
+        steps.push(was - w[0]);
+        for i in 0..2 {
+            v[i] = mu * (lr / before) * v[i] + lr * g[i];
+            by_hand[i] -= v[i];
+            assert!((w[i] - by_hand[i]).abs() < 1e-14, "step {k}, element {i}: {} instead of {}", w[i], by_hand[i]);
+        }
+        before = lr;
+    }
+    // The first step at the higher rate is longer by more than the ratio of the rates, because the momentum grows too.
+    assert!(steps[2] > 16.0 * steps[1] && steps[4] < 0.2 * steps[3], "{steps:?}");
 }
 
 #[test]
@@ -192,6 +290,12 @@ fn groups_are_settings_that_parameters_share() {
     assert_eq!(clip(Lamb::new(0.1).max_grad_norm(2.0).into()), Some(2.0));
     assert_eq!(clip(Lamb::new(0.1).clip_norm(3.0)), Some(3.0));
     assert_eq!(clip(Lars::new(0.1).into()), None);
+    // The parameters of a norm do not decay, whatever their rank.
+    let g = Graph::training();
+    g.input([2, 3, 4]).layer_norm_with("norm", LayerNorm { axes: 2, ..Default::default() }).linear("fc", 2);
+    let decays: Vec<(String, bool)> = g.inner.borrow().params.iter().map(|p| (p.name.clone(), p.decay)).collect();
+    let want = [("norm.weight", false), ("norm.bias", false), ("fc.weight", true), ("fc.bias", false)];
+    assert_eq!(decays, want.map(|(name, decay)| (name.to_string(), decay)));
 
     let error = o.clone().group(|name| name == "nobody", GroupOptions::default()).groups(&params).unwrap_err().to_string();
     assert!(error.contains("group 2") && error.contains("enc.w, enc.b, head.w, head.b"), "{error}");
