@@ -90,7 +90,13 @@ def recurrent_layers():
         (3, 4, 2, 3, dict(bidirectional=True)),
         (3, 5, 3, 2, dict(bidirectional=True, state=True, bias=False)),
         (3, 4, 2, 2, dict(layers=2, bidirectional=True, state=True)),
+        (4, 5, 2, 3, dict(reverse=True)),
+        (3, 4, 3, 2, dict(reverse=True, state=True)),
     ]
+    def turned(x, lengths):
+        """Each sequence turned round within its length."""
+        return torch.stack([torch.cat([x[:n].flip(0), x[n:]]) for x, n in zip(x, lengths)])
+
     for layer, new in ("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU):
         for n, t, features, hidden, options in packed:
             args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1) | options
@@ -104,13 +110,54 @@ def recurrent_layers():
 
             def call(m, x, *more):
                 *state, lengths = more
+                x = turned(x, lengths) if args["reverse"] else x
                 x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
                 y, last = m(x, tuple(state) if len(state) == 2 else state[0] if state else None)
                 y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=t)
+                y = turned(y, lengths) if args["reverse"] else y
                 return torch.cat([s.reshape(-1) for s in (y, *(last if layer == "lstm" else [last]))])
 
             module = new(features, hidden, args["layers"], bias=args["bias"], batch_first=True, bidirectional=args["bidirectional"])
             add(f"{layer}_lengths", text, inputs, module, call, hidden=hidden, **args)
+    # Lengths with a projection: PyTorch's own.
+    for n, t, features, hidden, size, options in [(3, 4, 2, 4, 2, {}), (4, 5, 2, 3, 2, dict(bidirectional=True, state=True))]:
+        args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1, proj_size=size) | options
+        text = f"{n}x{t}x{features} to {hidden}, projected to {size}"
+        key, ways = f"{text}{options}packed", 2 if args["bidirectional"] else 1
+        inputs = [draw(key + "x", [n, t, features])]
+        inputs += [draw(key + f"{k}", [ways, n, k], 0.1, 0.9) for k in (size, hidden)] if args["state"] else []
+        inputs.append(np.array([2, t, 1, 3][:n], np.uint32))
+        module = torch.nn.LSTM(features, hidden, bias=args["bias"], batch_first=True, bidirectional=args["bidirectional"], proj_size=size)
+
+        def call(m, x, *more):
+            *state, lengths = more
+            x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            y, last = m(x, tuple(state) or None)
+            y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=t)
+            return torch.cat([s.reshape(-1) for s in (y, *last)])
+
+        add("lstm_lengths", text, inputs, module, call, hidden=hidden, **args)
+    # Lengths with the reset before the product: each sequence alone.
+    for n, t, features, hidden, options in (3, 4, 2, 3, {}), (4, 5, 2, 2, dict(reverse=True, state=True)):
+        args = dict(bias=True, state=False, reverse=False, bidirectional=False, layers=1, reset_after=False) | options
+        text = f"{n}x{t}x{features} to {hidden}, reset before"
+        key = f"{text}{options}packed"
+        inputs = [draw(key + "x", [n, t, features])]
+        inputs += [draw(key + "h", [1, n, hidden], 0.1, 0.9)] if args["state"] else []
+        inputs.append(np.array([2, t, 1, 3][:n], np.uint32))
+
+        def call(m, x, *more):
+            *state, lengths = more
+            outputs, last = [], []
+            for k, n in enumerate(lengths.tolist()):
+                row = x[k : k + 1, :n]
+                y, h = m(row.flip(1) if args["reverse"] else row, state[0][:, k : k + 1] if state else None)
+                y = y.flip(1) if args["reverse"] else y
+                outputs.append(torch.cat([y[0], y.new_zeros(t - n, hidden)]))
+                last.append(h[0, 0])
+            return torch.cat([torch.stack(outputs).reshape(-1), torch.stack(last).reshape(-1)])
+
+        add("gru_lengths", text, inputs, GruBefore(features, hidden, batch_first=True), call, hidden=hidden, **args)
     return cases
 
 

@@ -76,6 +76,20 @@ pub enum Error {
         /// The number of rows of the table.
         rows: usize,
     },
+    /// A sequence is too long, or too short.
+    #[error("{op}: sample {sample} has the length {length}, but lengths must be from {least} to {most}")]
+    Length {
+        /// The op that takes the lengths.
+        op: &'static str,
+        /// The length.
+        length: u32,
+        /// The index of the sample, counted from 0: the first axis of the lengths.
+        sample: usize,
+        /// The smallest length.
+        least: u32,
+        /// The largest length: the number of steps, or of keys.
+        most: usize,
+    },
     /// Data contains a NaN or an infinity.
     #[error("{what}: {value} at row {row}, column {column}: replace or drop it before training")]
     NonFinite {

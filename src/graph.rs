@@ -83,27 +83,34 @@ pub struct InputDef {
     pub classes: Option<Below>,
 }
 
-/// The upper limit of labels or indices.
+/// The upper limit of labels or indices, or the limits of lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Below {
     /// The number of classes, or the number of rows of a table. Each label must be smaller.
     pub count: usize,
-    /// The name of the op that looks up rows in a table. `None` if the values are labels of classes.
+    /// The name of the op that looks up rows in a table, or that takes lengths. `None` if the values are labels of classes.
     pub table: Option<&'static str>,
+    /// The smallest length, if the values are lengths of sequences.
+    pub least: Option<u32>,
     /// The label whose rows a loss ignores. This label may exceed the limit.
     pub ignored: Option<u32>,
 }
 
 impl Below {
-    /// Checks that each of `values` is below the limit or is the ignored label.
+    /// Returns the limits of lengths that `op` takes: `least..=most`.
+    pub(crate) fn lengths(op: &'static str, least: u32, most: usize) -> Below {
+        Below { count: most + 1, table: Some(op), least: Some(least), ignored: None }
+    }
+    /// Checks that each of `values` is below the limit or is the ignored label. Lengths must not be too small either.
     ///
     /// The values belong to a tensor with the axes `dims`, but the first axis may be longer than `dims` says. A row has `width`
     /// neighbouring values.
     ///
     /// # Errors
-    /// [`Error::Label`] or [`Error::Index`] for the first value that is too large.
+    /// [`Error::Label`], [`Error::Index`] or [`Error::Length`] for the first value that is out of range.
     pub(crate) fn check(self, values: &[u32], dims: &[usize], width: usize) -> Result<()> {
-        let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| l as usize >= self.count && self.ignored != Some(l)) else {
+        let wrong = |l: u32| l as usize >= self.count && self.ignored != Some(l) || self.least.is_some_and(|least| l < least);
+        let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| wrong(l)) else {
             return Ok(());
         };
         let Some(op) = self.table else { return Err(Error::Label { row: at / width, label, classes: self.count }) };
@@ -113,6 +120,10 @@ impl Below {
             rest /= d;
         }
         position.reverse();
+        if let Some(least) = self.least {
+            let sample = position.first().copied().unwrap_or(0);
+            return Err(Error::Length { op, length: label, sample, least, most: self.count - 1 });
+        }
         Err(Error::Index { op, index: label, position, rows: self.count })
     }
 }
@@ -428,7 +439,7 @@ impl Graph {
     /// Requires that the labels in `t` are below `classes`. Labels from inputs are checked with each batch. Constants are checked
     /// at once.
     pub fn require_classes(&self, t: Tensor, classes: usize) {
-        self.require(t, Below { count: classes, table: None, ignored: None });
+        self.require(t, Below { count: classes, table: None, least: None, ignored: None });
     }
     /// Requires that the labels or indices in `t` are below a limit.
     pub(crate) fn require(&self, t: Tensor, below: Below) {
@@ -442,7 +453,7 @@ impl Graph {
                     // An op may ignore a label that another op reads. The other op handles that label itself, or its result is NaN.
                     let ignored = known.and_then(|k| k.ignored).or(below.ignored);
                     let least = known.filter(|k| k.count <= below.count).unwrap_or(below);
-                    *known = Some(Below { ignored, ..least });
+                    *known = Some(Below { ignored, least: known.and_then(|k| k.least).max(below.least), ..least });
                 }
                 NodeKind::Constant(value) => {
                     if let Err(error) = below.check(value.u(), value.shape.dims(), 1) {

@@ -378,7 +378,7 @@ impl<'g> Loss<'g> {
                 if each.is_dead() {
                     return (each, None);
                 }
-                log_p.graph().require(labels, Below { count: log_p.shape().last(), table: None, ignored: self.ignored });
+                log_p.graph().require(labels, Below { count: log_p.shape().last(), table: None, least: None, ignored: self.ignored });
                 let (_, weight) = self.of_labels(labels);
                 (weight.map_or(each, |w| weigh(each, w)), weight)
             }

@@ -7,6 +7,7 @@ use downhill::{
     Batch, Device, Error, Evaluation, Fit, Graph, Host, Outputs, Tensor, Trainer,
     data::{Augment, Dataset, Field, Normalise, Source, Target},
     init::Init,
+    layers::Recurrent,
     losses,
     optim::{Adam, Optimizer, Sgd},
 };
@@ -62,6 +63,12 @@ fn model<'g>(b: &Batch<'g>) -> Outputs<'g> {
         .loss("kind", 0.25, kind.cross_entropy(b["kind"]))
         .watch("rmse", price.mse(b["price"]).sqrt())
         .watch("weighted rmse", weighted.sqrt())
+}
+
+fn read<'g>(b: &Batch<'g>) -> Outputs<'g> {
+    let options = Recurrent { lengths: Some(b["length"]), ..Recurrent::default() };
+    let h = b["x"].lstm_with("lstm", 2, options).h.reshape([b.samples(), 2]).linear("out", 1);
+    Outputs::new().output("y", h).loss("y", 1.0, h.mse(b["y"]))
 }
 
 fn trainer(device: &Device) -> Result<Trainer, Error> {
@@ -488,6 +495,13 @@ fn mistakes() -> Check {
     fields.push(Field::tokens("place", [2], (0..2 * N).map(|i| u32::from(i == 9) * 6).collect(), 9));
     let e = trainer.fit(&Dataset::of(fields)?, Fit::new()).unwrap_err();
     assert!(matches!(&e, Error::Index { position, index: 6, rows: 5, .. } if *position == [4, 1]), "{e}");
+    // A length of 0, which a recurrent layer does not take.
+    let columns = [Field::floats("x", [3, 1], wave(12, 0.3)), Field::values("y", [1], wave(4, 0.2)), Field::lengths(vec![3, 1, 0, 2], 3)];
+    let sequences = Dataset::of(columns)?;
+    let trained =
+        Trainer::for_batches(&Device::cpu(), &sequences, read, Adam::new(0.02)).and_then(|mut t| t.fit(&sequences, Fit::new()).map(|_| ()));
+    let e = trained.unwrap_err().to_string();
+    assert_eq!(e, "lstm: sample 2 has the length 0, but lengths must be from 1 to 3");
 
     for (fields, want) in [
         (vec![Field::values("y", [], vec![0.0])], "Dataset: no column is a feature, so a model has no input"),

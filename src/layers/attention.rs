@@ -99,7 +99,7 @@ impl<'g> Tensor<'g> {
         }
         let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
         // This check comes before the one of gather_rows, because its message speaks of the vocabulary.
-        self.graph().require(self, Below { count: vocabulary, table: Some("embedding"), ignored: None });
+        self.graph().require(self, Below { count: vocabulary, table: Some("embedding"), least: None, ignored: None });
         table.gather_rows(self)
     }
     /// Adds a learnt vector to each position of `[.., t, e]`: the first t rows of the parameter `name.weight` `[longest, e]`.

@@ -2,7 +2,7 @@
 
 use super::unrolled::walk;
 use crate::{
-    graph::{Graph, Tensor},
+    graph::{Below, Graph, Tensor},
     host::Host,
     init::Init,
     ops::recurrent::{Cell, RecurrentOp as Op},
@@ -47,7 +47,8 @@ pub struct Recurrent<'g> {
     pub proj_size: usize,
     /// The number of steps of each sequence, labels `[n]` from 1 to t, as in PyTorch's packed sequences. The other steps are padding.
     /// The output is 0 there, and the last states are those after the last step of each sequence. In reverse, a sequence begins with
-    /// its own last step. `None` means t steps.
+    /// its own last step. `None` means t steps. A length from the host that is not in 1..=t is an error before anything runs. If the device
+    /// computes it, it is clamped to 1..=t.
     pub lengths: Option<Tensor<'g>>,
 }
 
@@ -205,9 +206,6 @@ fn mistake(x: Tensor, cell: Cell, hidden: usize, options: &Recurrent, states: us
     if let Some(lengths) = options.lengths.map(|l| l.shape()).filter(|l| *l != Shape::from([n]).u32()) {
         return Some(format!("lengths must be labels [{n}], one for each sequence, but are {lengths}"));
     }
-    if options.lengths.is_some() && (options.proj_size > 0 || !options.reset_after) {
-        return Some("lengths are not possible with proj_size or without reset_after".into());
-    }
     if options.proj_size > 0 && (cell == Cell::Gru || options.proj_size >= hidden) {
         return Some(format!("proj_size is {}, but must be 0, or for an LSTM smaller than the hidden size {hidden}", options.proj_size));
     }
@@ -236,6 +234,9 @@ fn layers<'g>(x: Tensor<'g>, cell: Cell, name: &str, hidden: usize, options: Rec
     };
     if let Some(why) = mistake(x, cell, hidden, &options, options.layers * ways.len()) {
         return [x.graph().mistake(cell.name(), &[x], why, place); 3];
+    }
+    if let Some(lengths) = options.lengths {
+        x.graph().require(lengths, Below::lengths(cell.name(), 1, shape.dims()[1]));
     }
     let n = shape.dims()[0];
     let join = |all: &[Tensor<'g>], axis| if all.len() == 1 { all[0] } else { all[0].concat(&all[1..], axis) };
@@ -291,13 +292,16 @@ fn one<'g>(
         from_x = from_x + g.param(&name("bias_ih"), [gates], init());
         b_hh = g.param(&name("bias_hh"), [gates], init());
     }
+    // The lengths in 1..=t, and 1 at the steps of a sequence, [n, t, 1].
+    let lengths = options.lengths.map(|l| l.to_f32().clamp(1.0, t as f32).unsqueeze(1));
+    let inside = lengths.map(|l| l.gt(places(g, t)).unsqueeze(2));
     if options.proj_size > 0 || !options.reset_after {
         let projection = (options.proj_size > 0).then(|| g.param(&name("weight_hr"), [options.proj_size, hidden], init()));
-        return walk(from_x.reshape([n, t, gates]), op, [w_hh, b_hh, state], projection, hidden);
+        return walk(from_x.reshape([n, t, gates]), op, [w_hh, b_hh, state], projection, hidden, inside);
     }
     let (mut from_x, mut state) = (from_x.reshape([n, t, gates]), state);
-    // 1 at the steps of a sequence, and 1 at its last step: [n, t, 1].
-    let steps = options.lengths.map(|l| (l.sequence_mask(t).unsqueeze(2), (l.to_f32().unsqueeze(1) - 1.0).eq(places(g, t)).unsqueeze(2)));
+    // The same, and 1 at the last step of a sequence.
+    let steps = inside.zip(lengths.map(|l| (l - 1.0).eq(places(g, t)).unsqueeze(2)));
     if let (true, Some((inside, at_last))) = (op.reverse, steps) {
         (from_x, state) = hold(cell, from_x, w_hh, state, inside, at_last);
     }
@@ -403,6 +407,38 @@ mod tests {
         let g = Graph::training();
         let e = g.labels([2, 3, 4]).lstm("lstm", 4).error().unwrap().to_string();
         assert!(e.starts_with("lstm: u32 [2, 3, 4]: takes floats, not labels (see one_hot) (src/layers/recurrent.rs:"), "{e}");
+    }
+
+    #[test]
+    fn lengths_out_of_range() {
+        let run = |lengths: &[u32], gru: bool| {
+            let g = Graph::inference();
+            let options = Recurrent { lengths: Some(g.labels([2])), ..Recurrent::default() };
+            let x = g.input([2, 3, 1]);
+            let y = if gru { x.gru_with("rnn", 2, options).h } else { x.lstm_with("rnn", 2, options).h };
+            let feed = [Host::labels([2], lengths.to_vec()), Host::new([2, 3, 1], vec![0.5; 6])];
+            Device::cpu().compile(&[y]).unwrap().run(&feed).map_err(|e| e.to_string())
+        };
+        assert!(run(&[1, 3], true).is_ok());
+        assert_eq!(run(&[1, 4], true).unwrap_err(), "gru: sample 1 has the length 4, but lengths must be from 1 to 3");
+        assert_eq!(run(&[0, 3], false).unwrap_err(), "lstm: sample 0 has the length 0, but lengths must be from 1 to 3");
+    }
+
+    /// Lengths that the device computes are clamped.
+    #[test]
+    fn lengths_from_the_device() {
+        for (proj_size, direction) in [(0, Direction::Both), (1, Direction::Both), (0, Direction::Reverse)] {
+            let run = |wild: bool| {
+                let g = Graph::inference();
+                let given = g.input([2]);
+                let lengths = if wild { ((given - 2.0) * 100.0).relu().to_index() } else { given.to_index() };
+                let options = Recurrent { lengths: Some(lengths), direction, proj_size, ..Recurrent::default() };
+                let lstm = g.input([2, 3, 1]).lstm_with("rnn", 2, options);
+                let feed = [Host::new([2], vec![1.0, 3.0]), Host::new([2, 3, 1], (1..7).map(|i| i as f32).collect())];
+                Device::cpu().compile(&[lstm.output, lstm.h, lstm.c]).unwrap().run(&feed).unwrap()
+            };
+            assert_eq!(run(true), run(false));
+        }
     }
 
     #[test]

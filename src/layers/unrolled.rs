@@ -8,7 +8,8 @@ use crate::{
 
 /// Applies one layer in one direction. `x [n, t, gates]` is the part of the gates' arguments that comes from the input, `w` and
 /// `b` give the part that comes from the state, and `projection [out, hidden]` makes the hidden state smaller. `state [n, ..]`
-/// has the hidden state and then the cell state. Returns the output and the last hidden and cell states.
+/// has the hidden state and then the cell state. `inside [n, t, 1]` is 1 at the steps of a sequence and 0 at its padding, where the state
+/// stays and the output is 0. Returns the output and the last hidden and cell states.
 #[track_caller]
 pub(super) fn walk<'g>(
     x: Tensor<'g>,
@@ -16,6 +17,7 @@ pub(super) fn walk<'g>(
     [w, b, state]: [Tensor<'g>; 3],
     projection: Option<Tensor<'g>>,
     hidden: usize,
+    inside: Option<Tensor<'g>>,
 ) -> [Tensor<'g>; 3] {
     let _line = x.graph().line();
     if x.graph().error().is_some() {
@@ -30,6 +32,7 @@ pub(super) fn walk<'g>(
     for k in 0..t {
         let time = if op.reverse { t - 1 - k } else { k };
         let x = x.slice(1, time, time + 1).reshape([n, gates]);
+        let before = [h, c];
         match op.cell {
             Cell::Lstm => {
                 let a = x + h.matmul_t(w, false, true) + b;
@@ -46,7 +49,12 @@ pub(super) fn walk<'g>(
                 c = h;
             }
         }
-        outputs.push(h.unsqueeze(1));
+        if let Some(inside) = inside.map(|inside| inside.slice(1, time, time + 1).reshape([n, 1])) {
+            outputs.push(inside.where_(h, 0.0).unsqueeze(1));
+            (h, c) = (inside.where_(h, before[0]), inside.where_(c, before[1]));
+        } else {
+            outputs.push(h.unsqueeze(1));
+        }
     }
     if op.reverse {
         outputs.reverse();

@@ -247,7 +247,7 @@ impl<'g> Tensor<'g> {
     pub(crate) fn cross_entropy_rows(self, labels: Tensor<'g>, ignored: Option<u32>) -> Tensor<'g> {
         let y = self.graph.apply(CrossEntropy { ignored }, &[self, labels]);
         if !y.is_dead() {
-            self.graph.require(labels, Below { count: self.shape().last(), table: None, ignored });
+            self.graph.require(labels, Below { count: self.shape().last(), table: None, least: None, ignored });
         }
         y
     }

@@ -353,7 +353,7 @@ impl<'g> Tensor<'g> {
         if !y.is_dead() {
             self.graph.require_classes(targets, x.last());
             for (lengths, most) in [(input_lengths, t), (target_lengths, s)] {
-                self.graph.require(lengths, Below { count: most + 1, table: Some("ctc_loss"), ignored: None });
+                self.graph.require(lengths, Below { count: most + 1, table: Some("ctc_loss"), least: None, ignored: None });
             }
         }
         y

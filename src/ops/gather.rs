@@ -240,7 +240,7 @@ impl<'g> Tensor<'g> {
         };
         let y = self.graph.apply(Gather { axis: at }, &[self, index]);
         if !y.is_dead() {
-            self.graph.require(index, Below { count: x.dims()[at], table: Some("gather"), ignored: None });
+            self.graph.require(index, Below { count: x.dims()[at], table: Some("gather"), least: None, ignored: None });
         }
         y
     }

@@ -222,7 +222,7 @@ impl<'g> Tensor<'g> {
         if !y.is_dead() {
             // With several axes, the error shows the position along each axis. A single number would not help.
             let table = (index.shape().rank() > 1).then_some("gather_rows");
-            self.graph.require(index, Below { count: self.shape().dims()[0], table, ignored: None });
+            self.graph.require(index, Below { count: self.shape().dims()[0], table, least: None, ignored: None });
         }
         y
     }

@@ -82,6 +82,7 @@ fn typed(e: &Error) -> Result<(), String> {
             | Error::Argument { .. }
             | Error::Label { .. }
             | Error::Index { .. }
+            | Error::Length { .. }
             | Error::NonFinite { .. }
             | Error::Parameter { .. }
             | Error::NoData { .. }
