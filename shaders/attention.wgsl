@@ -12,8 +12,11 @@
 // four rows of the output in registers. A wide output is several units.
 // Forward, all invocations know the largest score so far of each row. If it grows, the sums so far are multiplied by e^(old − new), so
 // that no power overflows. Each invocation adds the powers of its own scores. The sums are added at the end.
-// Generated: `keys`, how many keys a sequence has; `biased`, a score with its bias, HIDDEN if the query does not see the key; and
-// `whole_of`, `level_of`, the sum of a row and its largest score, which are 1 and 0 where a row sees no key.
+// Generated, and empty without the option: `keys`, how many keys a sequence has; `biased`, a score with its bias and slope, HIDDEN if the
+// query does not see the key; `whole_of`, `level_of`, the sum of a row and its largest score, which are 1 and 0 where a row sees no key;
+// `window_start`, `window_end`, `near`, the columns that a window of rows may see; `draw`, which draws the numbers of a tile for dropout
+// into `weights`, and `kept`, which multiplies a weight by its factor there; `cols_batch`, the batch of `cols` for a batch of queries; and
+// `walk_all`, which calls `walk` for each batch of queries that reads the keys of a unit.
 // Sources: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3; Dao et al. 2022,
 // "FlashAttention", algorithms 1 and 4.
 //!include lib/index
@@ -62,7 +65,7 @@ struct Fetched {
 
 // Fetches the terms from `at` on. The fetch has no branch, because a compiler waits for a load at the end of a branch. Instead, it moves an
 // index beyond an edge to the edge.
-fn fetch(lane: u32, batch: u32, row: u32, col: u32, first: u32, at: u32, count: u32) -> Fetched {
+fn fetch(lane: u32, batch: u32, cols_of: u32, row: u32, col: u32, first: u32, at: u32, count: u32) -> Fetched {
     var got: Fetched;
     for (var f = 0u; f < FILLS_R; f++) {
         let e = lane + f * WG;
@@ -72,7 +75,7 @@ fn fetch(lane: u32, batch: u32, row: u32, col: u32, first: u32, at: u32, count: 
     for (var f = 0u; f < FILLS_C; f++) {
         let e = lane + f * WG;
         let j = min(col + e / SLAB, p.cols_n - 1u);
-        got.c[f] = cols[(batch * p.cols_n + j) * p.cols_w + first + min(at + e % SLAB, count - 1u)];
+        got.c[f] = cols[(cols_of * p.cols_n + j) * p.cols_w + first + min(at + e % SLAB, count - 1u)];
     }
     return got;
 }
@@ -93,21 +96,22 @@ fn put(lane: u32, row: u32, col: u32, at: u32, count: u32, got: ptr<function, Fe
     }
 }
 
-// Σ over the columns first .. first + count of rows[row + r + x·TR] · cols[col + c + y·TC], as [x][y]. A slab is fetched while the slab
+// Σ over the columns first .. first + count of rows[row + r + x·TR] · cols[col + c + y·TC], as [x][y], in a batch of `rows` and a batch
+// `cols_of` of `cols`. A slab is fetched while the slab
 // before it is multiplied. The number of its terms is constant, so that compilers unroll the loop: beyond `count` they are 0.
-fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
+fn product(lane: u32, batch: u32, cols_of: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
     let r = lane / TC;
     let c = lane % TC;
     var s0 = vec4<f32>();
     var s1 = vec4<f32>();
     var s2 = vec4<f32>();
     var s3 = vec4<f32>();
-    var next = fetch(lane, batch, row, col, first, 0u, count);
+    var next = fetch(lane, batch, cols_of, row, col, first, 0u, count);
     for (var at = 0u; at < count; at += SLAB) {
         put(lane, row, col, at, count, &next);
         workgroupBarrier();
         // After the last slab this fetch has no use.
-        next = fetch(lane, batch, row, col, first, at + SLAB, count);
+        next = fetch(lane, batch, cols_of, row, col, first, at + SLAB, count);
         for (var q = 0u; q < SLAB; q++) {
             let ir = q * ROW_R + r;
             let ic = q * ROW_C + c;
@@ -160,6 +164,34 @@ fn fetch_values(lane: u32, batch: u32, col: u32, first: u32) -> array<f32, FILLS
     return got;
 }
 
+// Draws the factors of the weights of a tile for dropout: 0 or 1 / (1 − p). Four neighbouring keys share a call of the generator, and
+// each invocation makes four calls. The rows are queries.
+fn draw_rows(lane: u32, batch: u32, row: u32, col: u32) {
+    for (var f = 0u; f < 4u; f++) {
+        let e = lane + f * WG;
+        let factors = factors_of(batch, row + e / TC, col / 4u + e % TC);
+        for (var z = 0u; z < 4u; z++) {
+            weights[(e % TC * 4u + z) * ROW_R + e / TC] = factors[z];
+        }
+    }
+}
+
+// The same where the columns are queries.
+fn draw_columns(lane: u32, batch: u32, row: u32, col: u32) {
+    for (var f = 0u; f < 4u; f++) {
+        let e = lane + f * WG;
+        let factors = factors_of(batch, col + e / TR, row / 4u + e % TR);
+        for (var z = 0u; z < 4u; z++) {
+            weights[e / TR * ROW_R + e % TR * 4u + z] = factors[z];
+        }
+    }
+}
+
+fn factors_of(batch: u32, query: u32, quad: u32) -> vec4<f32> {
+    let u = uniform01x4(step.seed, step.step, p.stream, (batch * p.queries + query) * p.quads + quad);
+    return select(vec4<f32>(), vec4<f32>(p.scale_of_kept), u >= vec4<f32>(p.dropout));
+}
+
 // The values that a step of a reduction reads: for each of an invocation's four rows, over the TC invocations of the row.
 fn across(r: u32, k: u32) -> vec4<f32> {
     return vec4<f32>(slab_c[r * TC + k], slab_c[(r + TR) * TC + k], slab_c[(r + 2u * TR) * TC + k], slab_c[(r + 3u * TR) * TC + k]);
@@ -188,16 +220,20 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var t = 0u; t < COLS; t++) {
         sums[t] = vec4<f32>();
     }
+    let cols_of = cols_batch(unit.batch);
     // Without masks every row sees the first key, so that after the first tile no top is HIDDEN.
-    let end = min(keys(unit.batch), select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u));
-    for (var col = 0u; col < end; col += TILE_C) {
-        var s = product(lane, unit.batch, unit.row, col, 0u, p.d);
+    let start = window_start(unit.row) / TILE_C * TILE_C;
+    let last = min(keys(unit.batch), window_end(unit.row + TILE_R));
+    let end = min(last, select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u));
+    for (var col = start; col < end; col += TILE_C) {
+        draw(lane, unit.batch, unit.row, col);
+        var s = product(lane, unit.batch, cols_of, unit.row, col, 0u, p.d);
         for (var x = 0u; x < 4u; x++) {
             var most = HIDDEN;
             for (var z = 0u; z < 4u; z++) {
                 let j = col + c + z * TC;
                 let i = unit.row + r + x * TR;
-                let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && sees(unit.batch, i, j));
+                let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && near(i, j) && sees(unit.batch, i, j));
                 s[x][z] = score;
                 most = larger(most, score);
             }
@@ -217,10 +253,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             let w = select(exp4(s[x] - top[x]), vec4<f32>(), s[x] == vec4<f32>(HIDDEN));
             total[x] += w.x + w.y + w.z + w.w;
             for (var z = 0u; z < 4u; z++) {
-                weights[(c + z * TC) * ROW_R + r + x * TR] = w[z];
+                let at = (c + z * TC) * ROW_R + r + x * TR;
+                weights[at] = kept(at, w[z]);
             }
         }
-        accumulate(lane, unit.batch, col, unit.first, &sums);
+        accumulate(lane, cols_of, col, unit.first, &sums);
     }
     for (var x = 0u; x < 4u; x++) {
         slab_c[(r + x * TR) * TC + c] = total[x];
@@ -258,6 +295,67 @@ fn of_queries(batch: u32, i: vec4<u32>, which: u32) -> vec4<f32> {
     return vec4<f32>(cols[at.x], cols[at.y], cols[at.z], cols[at.w]);
 }
 
+// Adds the products of a batch `queries` of queries to the sums of the rows `row` .. of a batch.
+fn walk(lane: u32, queries: u32, batch: u32, row: u32, first: u32, sums: ptr<function, array<vec4<f32>, COLS>>) {
+    // Queries see the keys up to their own number; keys are seen by the queries from their own number on.
+    let r = lane / TC;
+    let c = lane % TC;
+    let cols_of = cols_batch(queries);
+    var start = 0u;
+    var end = p.cols_n;
+    if p.causal == 1u {
+        if p.of_queries == 1u {
+            end = min(end, row + TILE_R);
+        } else {
+            start = row / TILE_C * TILE_C;
+        }
+    }
+    start = max(start, window_start(row) / TILE_C * TILE_C);
+    end = min(end, window_end(row + TILE_R));
+    // l and δ of the four queries of an invocation. If the columns are the queries, they are of this tile of columns.
+    let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
+    var l = of_queries(queries, row + r4, 0u);
+    var delta = of_queries(queries, row + r4, 1u);
+    // Keys behind the end of a sequence have no weight.
+    if p.of_queries == 1u {
+        end = min(end, keys(queries));
+    } else if row >= keys(queries) {
+        end = 0u;
+    }
+    for (var col = start; col < end; col += TILE_C) {
+        draw(lane, queries, row, col);
+        let s = product(lane, batch, cols_of, row, col, 0u, p.d);
+        var dp = mat4x4<f32>();
+        if p.of_values == 0u {
+            dp = product(lane, batch, cols_of, row, col, p.d, p.e);
+        }
+        if p.of_queries == 0u {
+            l = of_queries(queries, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
+            delta = of_queries(queries, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
+        }
+        for (var x = 0u; x < 4u; x++) {
+            for (var z = 0u; z < 4u; z++) {
+                let i = row + r + x * TR;
+                let j = col + c + z * TC;
+                let query = p.of_queries == 1u;
+                // The query and the key of this pair.
+                let q = select(j, i, query);
+                let k = select(i, j, query);
+                let seen = i < p.rows_n && j < p.cols_n && near(i, j) && sees(queries, q, k);
+                var w = f_exp(biased(queries, q, k, s[x][z] * p.scale) - select(l[z], l[x], query));
+                let at = (c + z * TC) * ROW_R + r + x * TR;
+                if p.of_values == 0u {
+                    w *= (kept(at, dp[x][z]) - select(delta[z], delta[x], query)) * p.scale;
+                } else {
+                    w = kept(at, w);
+                }
+                weights[at] = select(0.0, w, seen);
+            }
+        }
+        accumulate(lane, cols_of, col, first, sums);
+    }
+}
+
 @compute @workgroup_size(WG)
 fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let number = group_index(group, groups);
@@ -271,54 +369,7 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var t = 0u; t < COLS; t++) {
         sums[t] = vec4<f32>();
     }
-    // Queries see the keys up to their own number; keys are seen by the queries from their own number on.
-    var start = 0u;
-    var end = p.cols_n;
-    if p.causal == 1u {
-        if p.of_queries == 1u {
-            end = min(end, unit.row + TILE_R);
-        } else {
-            start = unit.row / TILE_C * TILE_C;
-        }
-    }
-    // l and δ of the four queries of an invocation. If the columns are the queries, they are of this tile of columns.
-    let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
-    var l = of_queries(unit.batch, unit.row + r4, 0u);
-    var delta = of_queries(unit.batch, unit.row + r4, 1u);
-    // Keys behind the end of a sequence have no weight.
-    if p.of_queries == 1u {
-        end = min(end, keys(unit.batch));
-    } else if unit.row >= keys(unit.batch) {
-        end = 0u;
-    }
-    for (var col = start; col < end; col += TILE_C) {
-        let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
-        var dp = mat4x4<f32>();
-        if p.of_values == 0u {
-            dp = product(lane, unit.batch, unit.row, col, p.d, p.e);
-        }
-        if p.of_queries == 0u {
-            l = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
-            delta = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
-        }
-        for (var x = 0u; x < 4u; x++) {
-            for (var z = 0u; z < 4u; z++) {
-                let i = unit.row + r + x * TR;
-                let j = col + c + z * TC;
-                let query = p.of_queries == 1u;
-                // The query and the key of this pair.
-                let q = select(j, i, query);
-                let k = select(i, j, query);
-                let seen = i < p.rows_n && j < p.cols_n && sees(unit.batch, q, k);
-                var w = f_exp(biased(unit.batch, q, k, s[x][z] * p.scale) - select(l[z], l[x], query));
-                if p.of_values == 0u {
-                    w *= (dp[x][z] - select(delta[z], delta[x], query)) * p.scale;
-                }
-                weights[(c + z * TC) * ROW_R + r + x * TR] = select(0.0, w, seen);
-            }
-        }
-        accumulate(lane, unit.batch, col, unit.first, &sums);
-    }
+    walk_all(lane, unit.batch, unit.row, unit.first, &sums);
     for (var x = 0u; x < 4u; x++) {
         let i = unit.row + r + x * TR;
         for (var t = 0u; t < COLS; t++) {

@@ -17,12 +17,12 @@ const HIDDEN = -3.40282347e38;
 fn columns(first: u32, lane: u32) -> vec4<u32> { return first + lane + LANES * vec4<u32>(0u, 1u, 2u, 3u); }
 
 // Σ over the columns first .. first + count of rows[row + r] · cols[the lane's four from col on], for all r.
-fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32, s: ptr<function, array<vec4<f32>, ROWS>>) {
+fn product(lane: u32, batch: u32, cols_of: u32, row: u32, col: u32, first: u32, count: u32, s: ptr<function, array<vec4<f32>, ROWS>>) {
     var at_r: array<u32, PARTS>;
     for (var i = 0u; i < PARTS; i++) {
         at_r[i] = (batch * p.rows_n + min(row + i * LANES + lane, p.rows_n - 1u)) * p.rows_w + first;
     }
-    var at_c = (batch * p.cols_n + min(columns(col, lane), vec4<u32>(p.cols_n - 1u))) * p.cols_w + first;
+    var at_c = (cols_of * p.cols_n + min(columns(col, lane), vec4<u32>(p.cols_n - 1u))) * p.cols_w + first;
     for (var r = 0u; r < ROWS; r++) {
         (*s)[r] = vec4<f32>();
     }
@@ -59,6 +59,16 @@ fn biased4(batch: u32, i: u32, j: vec4<u32>, s: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(biased(batch, i, j.x, s.x), biased(batch, i, j.y, s.y), biased(batch, i, j.z, s.z), biased(batch, i, j.w, s.w));
 }
 
+// The factors of the weights of four pairs for dropout: 0 or 1 / (1 − p).
+fn factors(batch: u32, query: vec4<u32>, key: vec4<u32>) -> vec4<f32> {
+    let block = (batch * p.queries + query) * p.quads + key / 4u;
+    var u = vec4<f32>();
+    for (var z = 0u; z < 4u; z++) {
+        u[z] = uniform01x4(step.seed, step.step, p.stream, block[z])[key[z] % 4u];
+    }
+    return select(vec4<f32>(), vec4<f32>(p.scale_of_kept), u >= vec4<f32>(p.dropout));
+}
+
 @compute @workgroup_size(LANES)
 fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let unit = group_index(group, groups);
@@ -78,13 +88,15 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
         total[r] = 0.0;
         sums[r] = vec4<f32>();
     }
+    let cols_of = cols_batch(batch);
     let cols_n = min(p.cols_n, keys(batch));
-    let end = select(cols_n, min(cols_n, row + ROWS), p.causal == 1u);
-    for (var col = 0u; col < end; col += TILE) {
-        product(lane, batch, row, col, 0u, p.d, &s);
+    let start = window_start(row) / TILE * TILE;
+    let end = min(window_end(row + ROWS), select(cols_n, min(cols_n, row + ROWS), p.causal == 1u));
+    for (var col = start; col < end; col += TILE) {
+        product(lane, batch, cols_of, row, col, 0u, p.d, &s);
         let j = columns(col, lane);
         for (var r = 0u; r < ROWS; r++) {
-            let visible = j < vec4<u32>(select(cols_n, min(cols_n, row + r + 1u), p.causal == 1u));
+            let visible = (j < vec4<u32>(select(cols_n, min(cols_n, row + r + 1u), p.causal == 1u))) & near4(row + r, j);
             let x = select(vec4<f32>(HIDDEN), biased4(batch, row + r, j, s[r] * p.scale), visible);
             let seen = visible & (x != vec4<f32>(HIDDEN));
             let before = top[r];
@@ -94,8 +106,9 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
             // The sum over this lane's columns. The sums of the lanes are added at the end.
             total[r] = total[r] * shrink + s[r].x + s[r].y + s[r].z + s[r].w;
             sums[r] *= shrink;
+            s[r] = kept4(batch, row + r, j, s[r]);
         }
-        accumulate(lane, batch, col, first, &s, &sums);
+        accumulate(lane, cols_of, col, first, &s, &sums);
     }
     let at = columns(first, lane);
     for (var r = 0u; r < ROWS; r++) {
@@ -114,23 +127,14 @@ fn forward_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
 }
 
-@compute @workgroup_size(LANES)
-fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
-    let unit = group_index(group, groups);
-    if unit >= p.units {
-        return;
-    }
-    let block = unit / p.chunks;
-    let batch = block / p.blocks;
-    let row = block % p.blocks * ROWS;
-    let first = unit % p.chunks * TILE;
+// Adds the products of a batch `queries` of queries to the sums of the rows `row` .. of a batch.
+fn walk_rows(lane: u32, queries: u32, batch: u32, row: u32, first: u32, sums: ptr<function, array<vec4<f32>, ROWS>>) {
     var s: array<vec4<f32>, ROWS>;
     var dp: array<vec4<f32>, ROWS>;
-    var sums: array<vec4<f32>, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
         dp[r] = vec4<f32>();
-        sums[r] = vec4<f32>();
     }
+    let cols_of = cols_batch(queries);
     var start = 0u;
     var end = p.cols_n;
     if p.causal == 1u {
@@ -140,22 +144,24 @@ fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
             start = row / TILE * TILE;
         }
     }
+    start = max(start, window_start(row) / TILE * TILE);
+    end = min(end, window_end(row + ROWS));
     if p.of_queries == 1u {
-        end = min(end, keys(batch));
-    } else if row >= keys(batch) {
+        end = min(end, keys(queries));
+    } else if row >= keys(queries) {
         end = 0u;
     }
     for (var col = start; col < end; col += TILE) {
-        product(lane, batch, row, col, 0u, p.d, &s);
+        product(lane, batch, cols_of, row, col, 0u, p.d, &s);
         if p.of_values == 0u {
-            product(lane, batch, row, col, p.d, p.e, &dp);
+            product(lane, batch, cols_of, row, col, p.d, p.e, &dp);
         }
         let j = columns(col, lane);
         // l and δ are the last two columns of the queries' side: of this lane's columns, or of each row.
         var l = vec4<f32>();
         var delta = vec4<f32>();
         if p.of_queries == 0u {
-            let at = (batch * p.cols_n + min(j, vec4<u32>(p.cols_n - 1u))) * p.cols_w + p.d + p.e;
+            let at = (cols_of * p.cols_n + min(j, vec4<u32>(p.cols_n - 1u))) * p.cols_w + p.d + p.e;
             l = vec4<f32>(cols[at.x], cols[at.y], cols[at.z], cols[at.w]);
             delta = vec4<f32>(cols[at.x + 1u], cols[at.y + 1u], cols[at.z + 1u], cols[at.w + 1u]);
         }
@@ -170,20 +176,39 @@ fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
             }
             var x = s[r] * p.scale;
             if p.of_queries == 1u {
-                x = biased4(batch, i, j, x);
+                x = biased4(queries, i, j, x);
             } else {
-                x = vec4<f32>(biased(batch, j.x, i, x.x), biased(batch, j.y, i, x.y), biased(batch, j.z, i, x.z), biased(batch, j.w, i, x.w));
+                x = vec4<f32>(biased(queries, j.x, i, x.x), biased(queries, j.y, i, x.y), biased(queries, j.z, i, x.z), biased(queries, j.w, i, x.w));
             }
             var w = exp4(x - l);
             if p.of_values == 0u {
-                w *= (dp[r] - delta) * p.scale;
+                w *= (kept4(queries, i, j, dp[r]) - delta) * p.scale;
+            } else {
+                w = kept4(queries, i, j, w);
             }
             let key = select(vec4<u32>(i), j, p.of_queries == 1u);
-            seen = (seen | vec4<bool>(p.causal == 0u)) & (j < vec4<u32>(p.cols_n)) & (key < vec4<u32>(keys(batch)));
+            seen = (seen | vec4<bool>(p.causal == 0u)) & (j < vec4<u32>(p.cols_n)) & (key < vec4<u32>(keys(queries))) & near4(i, j);
             s[r] = select(vec4<f32>(), w, seen);
         }
-        accumulate(lane, batch, col, first, &s, &sums);
+        accumulate(lane, cols_of, col, first, &s, sums);
     }
+}
+
+@compute @workgroup_size(LANES)
+fn grad_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let unit = group_index(group, groups);
+    if unit >= p.units {
+        return;
+    }
+    let block = unit / p.chunks;
+    let batch = block / p.blocks;
+    let row = block % p.blocks * ROWS;
+    let first = unit % p.chunks * TILE;
+    var sums: array<vec4<f32>, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        sums[r] = vec4<f32>();
+    }
+    walk_all_rows(lane, batch, row, first, &sums);
     let at = columns(first, lane);
     for (var r = 0u; r < ROWS; r++) {
         for (var z = 0u; z < 4u; z++) {

@@ -37,8 +37,8 @@ pub(crate) fn words(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
 
-/// The four elements `4·block ..` of the element stream.
-fn uniform01x4(seed: u64, step: u64, stream: u32, block: u32) -> [f32; 4] {
+/// Returns the four elements `4·block ..` of the element stream.
+pub(crate) fn uniform01x4(seed: u64, step: u64, stream: u32, block: u32) -> [f32; 4] {
     let [lo, hi] = words(step);
     // 24 bits are what an f32 holds exactly, so that 1.0 is never reached by rounding.
     philox([block, stream, lo, hi], words(seed)).map(|w| (w >> 8) as f32 * (1.0 / (1 << 24) as f32))

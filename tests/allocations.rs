@@ -8,7 +8,7 @@ use downhill::{
     data::{Dataset, Target},
     host::Real,
     kernel::Source,
-    layers::{Conv2d, MultiHeadAttention},
+    layers::{Conv2d, MultiHeadAttention, Rotary},
     losses,
     ops::{Fill, resample::Upsample},
     optim::{Adam, GroupOptions, Hyper, MAX_STATES, Norms, Optimizer, Rule, Sgd, State},
@@ -79,6 +79,15 @@ fn transformer() -> Trainer {
     let causal = MultiHeadAttention { causal: true, ..Default::default() };
     let x = x + x.layer_norm("norm1").multi_head_attention_with("attention", 4, causal);
     let x = x + x.layer_norm("norm2").multi_head_attention("all", 2);
+    let options = MultiHeadAttention {
+        kv_heads: Some(2),
+        local_window_size: Some([40, 3]),
+        alibi: true,
+        rotary: Some(Rotary::default()),
+        dropout: 0.1,
+        ..Default::default()
+    };
+    let x = x + x.layer_norm("norm4").multi_head_attention_with("options", 4, options);
     let x = x + x.layer_norm("norm3").linear("up", 64).gelu().linear("down", 32);
     let gram = x.matmul_t(x, false, true).softmax(-1).matmul(x).permute(&[2, 0, 1]);
     let logits = gram.permute(&[1, 2, 0]).mean(&[1], false).linear("out", 10);

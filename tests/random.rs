@@ -202,7 +202,7 @@ impl<'g> Random<'g> {
             42 => {
                 let (m, e) = (1 + self.below(5), 1 + self.below(4));
                 let (k, v) = (self.leaf(&[d[0], m, w]), self.leaf(&[d[0], m, e]));
-                (x.tanh().scaled_dot_product_attention(k, v, Attention { causal: self.below(2) == 1, scale: None }), 1.7)
+                (x.tanh().scaled_dot_product_attention(k, v, Attention { causal: self.below(2) == 1, ..Attention::default() }), 1.7)
             }
             _ => match self.below(2) {
                 0 => (x.lstm(&name, 1 + self.below(4)), 1.0),

@@ -592,7 +592,7 @@ fn networks(device: &Device) -> Check {
         let x = g.input([n, t, width]).positional_embedding("pos", t);
         let y = x.transformer_encoder_layer("block", heads, 2 * width).linear("qkv", 3 * width);
         let part = |i: usize| y.slice(2, i * width, (i + 1) * width);
-        let of = |causal, scale| Attention { causal, scale };
+        let of = |causal, scale| Attention { causal, scale, ..Attention::default() };
         let all = [of(true, Some(1.0)), of(false, Some(8.0)), of(false, Some(-0.3)), of(false, Some(1e-3)), of(true, None)];
         let terms = all.map(|options| part(0).scaled_dot_product_attention(part(1), part(2), options).square().mean_all());
         terms.into_iter().fold(g.scalar(0.0), |sum, term| sum + term)

@@ -1,13 +1,10 @@
-//! Attention: embeddings, positions, multi-head attention and the two layers of the transformer. Parameters and defaults
-//! are PyTorch's.
+//! Attention: multi-head attention and the two layers of the transformer. Parameters and defaults are PyTorch's.
 
-use super::Linear;
+use super::{Linear, Rotary};
 use crate::{
-    graph::{Below, Tensor},
-    host::Host,
+    graph::Tensor,
     init::Init,
     ops::attention::{Attention, AttentionMask},
-    shape::DType,
 };
 use std::panic::Location;
 
@@ -24,6 +21,17 @@ pub struct MultiHeadAttention<'g> {
     /// has four axes that broadcast to `[n, heads, t, s]`. As in Keras, a mask is 1 where a query sees a key. PyTorch's module has a
     /// boolean `attn_mask` of the opposite meaning.
     pub mask: AttentionMask<'g>,
+    /// The number of heads of keys and values, torchtune's `num_kv_heads` (Ainslie et al. 2023). It must divide `heads`. `None` means
+    /// `heads`. With k heads, `name.in_proj_weight` has e + 2·k·e/heads rows: those of the queries, the keys and the values.
+    pub kv_heads: Option<usize>,
+    /// The window of keys that each query sees. See [`Attention::local_window_size`].
+    pub local_window_size: Option<[usize; 2]>,
+    /// Whether a slope per head makes scores smaller with the distance of a key. See [`Attention::alibi`].
+    pub alibi: bool,
+    /// Turns queries and keys by their positions. See [`Tensor::rotary`].
+    pub rotary: Option<Rotary>,
+    /// The probability that a training step drops an attention weight, PyTorch's `dropout`. See [`Attention::dropout_p`].
+    pub dropout: f32,
 }
 
 /// Options of a [transformer encoder layer](Tensor::transformer_encoder_layer).
@@ -36,6 +44,8 @@ pub struct TransformerEncoderLayer<'g> {
     pub causal: bool,
     /// The dropout rate: the share of numbers that a training step drops after each part. The default is 0.1.
     pub dropout: f32,
+    /// The share of attention weights that a training step drops. The default is 0. PyTorch's layer uses `dropout` for it.
+    pub attention_dropout: f32,
     /// Uses GELU instead of ReLU.
     pub gelu: bool,
     /// Padding and other masks. See [`MultiHeadAttention::mask`].
@@ -44,7 +54,14 @@ pub struct TransformerEncoderLayer<'g> {
 
 impl Default for TransformerEncoderLayer<'_> {
     fn default() -> Self {
-        TransformerEncoderLayer { norm_first: false, causal: false, dropout: 0.1, gelu: false, mask: AttentionMask::default() }
+        TransformerEncoderLayer {
+            norm_first: false,
+            causal: false,
+            dropout: 0.1,
+            attention_dropout: 0.0,
+            gelu: false,
+            mask: AttentionMask::default(),
+        }
     }
 }
 
@@ -57,6 +74,8 @@ pub struct TransformerDecoderLayer<'g> {
     pub causal: bool,
     /// The dropout rate after each part. The default is 0.1.
     pub dropout: f32,
+    /// The share of weights of both attentions that a training step drops. The default is 0. PyTorch's layer uses `dropout` for it.
+    pub attention_dropout: f32,
     /// Uses GELU instead of ReLU.
     pub gelu: bool,
     /// Padding and other masks of the self-attention. See [`MultiHeadAttention::mask`].
@@ -68,83 +87,17 @@ pub struct TransformerDecoderLayer<'g> {
 impl Default for TransformerDecoderLayer<'_> {
     fn default() -> Self {
         let (mask, memory_mask) = (AttentionMask::default(), AttentionMask::default());
-        TransformerDecoderLayer { norm_first: false, causal: true, dropout: 0.1, gelu: false, mask, memory_mask }
+        TransformerDecoderLayer { norm_first: false, causal: true, dropout: 0.1, attention_dropout: 0.0, gelu: false, mask, memory_mask }
     }
 }
 
 impl<'g> Tensor<'g> {
-    /// Looks up a vector for each index: indices `[..]` below `vocabulary` become `[.., dim]`. The vectors are the rows of
-    /// the parameter `name.weight` `[vocabulary, dim]`, which starts standard normal. An index out of range is an error
-    /// before the step runs.
-    ///
-    /// ```
-    /// use downhill::{Device, Graph, Host};
-    /// let g = Graph::training();
-    /// let y = g.labels([2, 3]).embedding("words", 10, 4);
-    /// assert_eq!(y.shape().dims(), &[2, 3, 4]);
-    /// let mut f = Device::cpu().compile(&[y])?;
-    /// let error = f.run(&[Host::labels([2, 3], vec![0, 1, 2, 3, 10, 5])]).unwrap_err();
-    /// assert_eq!(error.to_string(), "embedding: the index 10 at position [1, 1] is not below 10, the size of the vocabulary");
-    /// # Ok::<(), downhill::Error>(())
-    /// ```
-    #[track_caller]
-    pub fn embedding(self, name: &str, vocabulary: usize, dim: usize) -> Tensor<'g> {
-        let shape = self.shape();
-        if self.is_dead() {
-            return self;
-        }
-        if shape.dtype() != DType::U32 {
-            let why = "takes indices (Graph::labels), not floats".to_string();
-            return self.graph().mistake("embedding", &[self], why, Location::caller());
-        }
-        let table = self.graph().param(&format!("{name}.weight"), [vocabulary, dim], Init::Normal { mean: 0.0, std: 1.0 });
-        // This check comes before the one of gather_rows, because its message speaks of the vocabulary.
-        self.graph().require(self, Below { count: vocabulary, table: Some("embedding"), least: None, ignored: None });
-        table.gather_rows(self)
-    }
-    /// Adds a learnt vector to each position of `[.., t, e]`: the first t rows of the parameter `name.weight` `[longest, e]`.
-    /// The parameter starts normal with a standard deviation of 0.02. A sequence longer than `longest` is a mistake.
-    #[track_caller]
-    pub fn positional_embedding(self, name: &str, longest: usize) -> Tensor<'g> {
-        let Some([t, e]) = self.places("positional_embedding") else { return self.graph().dead() };
-        if t > longest {
-            let why = format!("the sequence has {t} places, but {longest} were planned");
-            return self.graph().mistake("positional_embedding", &[self], why, Location::caller());
-        }
-        let table = self.graph().param(&format!("{name}.weight"), [longest, e], Init::Normal { mean: 0.0, std: 0.02 });
-        self + table.slice(0, 0, t)
-    }
-    /// Adds sinusoidal positions to `[.., t, e]`. Feature 2k of position i gets sin(i / 10000^(2k/e)), and feature 2k + 1
-    /// gets the cosine of the same angle (Vaswani et al. 2017, §3.5).
-    #[track_caller]
-    pub fn sinusoidal_positions(self) -> Tensor<'g> {
-        let Some([t, e]) = self.places("sinusoidal_positions") else { return self.graph().dead() };
-        let value = |at: usize| {
-            let (i, c) = ((at / e) as f64, at % e);
-            let angle = i / 1e4f64.powf((c - c % 2) as f64 / e as f64);
-            (if c % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
-        };
-        self + self.graph().constant(Host::new([t, e], (0..t * e).map(value).collect()))
-    }
-    /// Returns the sizes of the last two axes of a sequence.
-    #[track_caller]
-    fn places(self, op: &str) -> Option<[usize; 2]> {
-        let shape = self.shape();
-        match shape.dims() {
-            _ if self.is_dead() => None,
-            [.., t, e] if shape.dtype() == DType::F32 => Some([*t, *e]),
-            _ => {
-                self.graph().mistake(op, &[self], "takes floats [.., places, features]".into(), Location::caller());
-                None
-            }
-        }
-    }
     /// Applies self-attention with `heads` heads to `[n, t, e]` (Vaswani et al. 2017, §3.2.2). Queries, keys and values are
     /// linear functions of the input. Each head attends separately, with e / heads features. A last linear layer combines the
     /// results of the heads. The parameters have the names of `torch.nn.MultiheadAttention`: `name.in_proj_weight` `[3e, e]`
     /// (queries, keys, values), `name.in_proj_bias`, `name.out_proj.weight` and `name.out_proj.bias`.
     ///
-    /// It is a mistake if the input does not have three axes, or if `heads` does not divide e.
+    /// It is a mistake if the input does not have three axes, if `heads` does not divide e, or if `kv_heads` does not divide `heads`.
     #[track_caller]
     pub fn multi_head_attention(self, name: &str, heads: usize) -> Tensor<'g> {
         self.multi_head_attention_with(name, heads, MultiHeadAttention::default())
@@ -173,28 +126,57 @@ impl<'g> Tensor<'g> {
             let why = format!("a mask or bias must be [{t}, {s}] or broadcast to [{n}, {heads}, {t}, {s}], but is {}", mask.shape());
             return g.mistake("multi_head_attention", &given, why, place);
         }
-        let w = g.param(&format!("{name}.in_proj_weight"), [3 * e, e], Init::XavierUniform { gain: 1.0 });
-        let b = (!options.no_bias).then(|| g.param(&format!("{name}.in_proj_bias"), [3 * e], Init::Zeros));
-        // Returns the parts `from..to` of queries, keys and values, `[parts, n, heads, positions, features of a head]`.
+        let kv_heads = options.kv_heads.unwrap_or(heads);
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            let why = format!("{kv_heads} heads of keys and values do not divide {heads} heads");
+            return g.mistake("multi_head_attention", &given, why, place);
+        }
+        let (size, kv) = (e / heads, e / heads * kv_heads);
+        let w = g.param(&format!("{name}.in_proj_weight"), [e + 2 * kv, e], Init::XavierUniform { gain: 1.0 });
+        let b = (!options.no_bias).then(|| g.param(&format!("{name}.in_proj_bias"), [e + 2 * kv], Init::Zeros));
+        // Returns the rows `from..to` of the projection: queries, keys and values.
         let project = |x: Tensor<'g>, places: usize, from: usize, to: usize| {
-            let part = |p: Tensor<'g>| if to - from == 3 { p } else { p.slice(0, from * e, to * e) };
+            let part = |p: Tensor<'g>| if to - from == e + 2 * kv { p } else { p.slice(0, from, to) };
             let y = x.reshape([n * places, e]).matmul_t(part(w), false, true);
-            let y = b.map_or(y, |b| y + part(b));
-            y.reshape([n, places, to - from, heads, e / heads]).permute(&[2, 0, 3, 1, 4])
+            b.map_or(y, |b| y + part(b))
         };
-        let nth = |all: Tensor<'g>, i: usize| all.slice(0, i, i + 1).squeeze(0);
-        let (q, k, v) = match options.memory {
-            None => {
-                let all = project(self, t, 0, 3);
-                (nth(all, 0), nth(all, 1), nth(all, 2))
+        let (q, k, v) = if kv_heads == heads {
+            // One permutation for all parts, `[parts, n, heads, positions, features of a head]`.
+            let parts = |y: Tensor<'g>, places: usize, count: usize| y.reshape([n, places, count, heads, size]).permute(&[2, 0, 3, 1, 4]);
+            let nth = |all: Tensor<'g>, i: usize| all.slice(0, i, i + 1).squeeze(0);
+            match options.memory {
+                None => {
+                    let all = parts(project(self, t, 0, 3 * e), t, 3);
+                    (nth(all, 0), nth(all, 1), nth(all, 2))
+                }
+                Some(memory) => {
+                    let both = parts(project(memory, s, e, 3 * e), s, 2);
+                    (parts(project(self, t, 0, e), t, 1).squeeze(0), nth(both, 0), nth(both, 1))
+                }
             }
-            Some(memory) => {
-                let both = project(memory, s, 1, 3);
-                (project(self, t, 0, 1).squeeze(0), nth(both, 0), nth(both, 1))
-            }
+        } else {
+            let part = |y: Tensor<'g>, places: usize, from: usize, heads: usize| {
+                y.slice(1, from, from + heads * size).reshape([n, places, heads, size]).permute(&[0, 2, 1, 3])
+            };
+            let (of_q, of_kv, first) = match options.memory {
+                None => {
+                    let all = project(self, t, 0, e + 2 * kv);
+                    (all, all, e)
+                }
+                Some(memory) => (project(self, t, 0, e), project(memory, s, e, e + 2 * kv), 0),
+            };
+            (part(of_q, t, 0, heads), part(of_kv, s, first, kv_heads), part(of_kv, s, first + kv, kv_heads))
         };
-        let attention = Attention { causal: options.causal, scale: None };
-        let y = q.scaled_dot_product_attention_masked(k, v, options.mask, attention);
+        let turn = |x: Tensor<'g>| options.rotary.map_or(x, |rotary| x.rotary_with(rotary));
+        let attention = Attention {
+            causal: options.causal,
+            enable_gqa: kv_heads != heads,
+            local_window_size: options.local_window_size,
+            alibi: options.alibi,
+            dropout_p: options.dropout,
+            ..Attention::default()
+        };
+        let y = turn(q).scaled_dot_product_attention_masked(turn(k), v, options.mask, attention);
         if y.is_dead() {
             return y;
         }
@@ -220,8 +202,8 @@ impl<'g> Tensor<'g> {
         self.transformer_encoder_layer_with(name, heads, feed_forward, TransformerEncoderLayer::default())
     }
     /// [`transformer_encoder_layer`](Tensor::transformer_encoder_layer) with options. Dropout follows the attention, the
-    /// activation and the second linear layer. PyTorch also applies dropout to the attention weights, but this layer does
-    /// not.
+    /// activation and the second linear layer. PyTorch also applies it to the attention weights. Here that dropout has a rate of its
+    /// own, [`attention_dropout`](TransformerEncoderLayer::attention_dropout).
     #[track_caller]
     pub fn transformer_encoder_layer_with(
         self,
@@ -231,10 +213,10 @@ impl<'g> Tensor<'g> {
         options: TransformerEncoderLayer<'g>,
     ) -> Tensor<'g> {
         let _line = self.graph().line();
-        let TransformerEncoderLayer { norm_first, causal, dropout, gelu, mask } = options;
+        let TransformerEncoderLayer { norm_first, causal, dropout, attention_dropout, gelu, mask } = options;
         let part = |part: &str| format!("{name}.{part}");
         let attend = |x: Tensor<'g>| {
-            let options = MultiHeadAttention { causal, mask, ..MultiHeadAttention::default() };
+            let options = MultiHeadAttention { causal, mask, dropout: attention_dropout, ..MultiHeadAttention::default() };
             x.multi_head_attention_with(&part("self_attn"), heads, options).dropout(dropout)
         };
         let feed = |x: Tensor<'g>| x.feed_forward(name, feed_forward, gelu, dropout);
@@ -282,17 +264,18 @@ impl<'g> Tensor<'g> {
         options: TransformerDecoderLayer<'g>,
     ) -> Tensor<'g> {
         let _line = self.graph().line();
-        let TransformerDecoderLayer { norm_first, causal, dropout, gelu, mask, memory_mask } = options;
+        let TransformerDecoderLayer { norm_first, causal, dropout, attention_dropout, gelu, mask, memory_mask } = options;
+        let with = MultiHeadAttention { dropout: attention_dropout, ..MultiHeadAttention::default() };
         if self.shape().rank() != 3 {
             let why = "takes sequences [n, places, features]".to_string();
             return self.graph().mistake("transformer_decoder_layer", &[self, memory], why, Location::caller());
         }
         let attend = |x: Tensor<'g>| {
-            let options = MultiHeadAttention { causal, mask, ..MultiHeadAttention::default() };
+            let options = MultiHeadAttention { causal, mask, ..with };
             x.multi_head_attention_with(&format!("{name}.self_attn"), heads, options).dropout(dropout)
         };
         let read = |x: Tensor<'g>| {
-            let options = MultiHeadAttention { memory: Some(memory), mask: memory_mask, ..MultiHeadAttention::default() };
+            let options = MultiHeadAttention { memory: Some(memory), mask: memory_mask, ..with };
             x.multi_head_attention_with(&format!("{name}.multihead_attn"), heads, options).dropout(dropout)
         };
         let feed = |x: Tensor<'g>| x.feed_forward(name, feed_forward, gelu, dropout);
@@ -319,7 +302,7 @@ impl<'g> Tensor<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Graph, Shape, ops::Fill, testing};
+    use crate::{Device, Graph, Host, Shape, ops::Fill, testing};
 
     #[test]
     fn a_causal_layer_does_not_look_ahead() {
@@ -335,18 +318,6 @@ mod tests {
         assert_ne!(run(false, 0.5), run(false, -0.7));
     }
     #[test]
-    fn positions() {
-        let g = Graph::inference();
-        let y = Device::cpu().compile(&[(g.input([3, 5]) * 0.0).sinusoidal_positions()]).unwrap().run(&[Host::zeros(Shape::from([3, 5]))]);
-        let y = y.unwrap().remove(0);
-        let at = |i: f64, k: i32| i / 1e4f64.powf(f64::from(2 * k) / 5.0);
-        let want: Vec<f64> = (0..3).flat_map(|i| [0, 0, 1, 1, 2].map(|k| at(f64::from(i), k))).collect();
-        for (c, (got, angle)) in y.f().iter().zip(want).enumerate() {
-            let want = if c % 5 % 2 == 0 { angle.sin() } else { angle.cos() };
-            assert!((f64::from(*got) - want).abs() < 1e-6, "{c}");
-        }
-    }
-    #[test]
     fn mistakes() {
         let told = |f: for<'g> fn(&'g Graph) -> Tensor<'g>, want: &str| {
             let g = Graph::training();
@@ -354,15 +325,23 @@ mod tests {
             let text = g.error().map_or(String::new(), |e| e.to_string());
             assert!(text.starts_with(want) && text.contains("(src/layers/attention.rs:"), "{text}");
         };
-        told(|g| g.input([4, 3]).embedding("e", 5, 2), "embedding: [4, 3]: takes indices (Graph::labels), not floats");
-        told(
-            |g| g.input([2, 12, 4]).positional_embedding("p", 8),
-            "positional_embedding: [2, 12, 4]: the sequence has 12 places, but 8 were planned",
-        );
-        told(|g| g.input([4]).sinusoidal_positions(), "sinusoidal_positions: [4]: takes floats [.., places, features]");
         told(|g| g.input([2, 5, 6]).multi_head_attention("a", 4), "multi_head_attention: [2, 5, 6]: 4 heads do not divide 6 features");
         told(|g| g.input([2, 5, 6]).multi_head_attention("a", 0), "multi_head_attention: [2, 5, 6]: 0 heads do not divide 6");
         told(|g| g.input([5, 6]).multi_head_attention("a", 2), "multi_head_attention: [5, 6]: takes sequences [n, places, features]");
+        told(
+            |g| {
+                let options = MultiHeadAttention { kv_heads: Some(3), ..MultiHeadAttention::default() };
+                g.input([2, 5, 8]).multi_head_attention_with("a", 4, options)
+            },
+            "multi_head_attention: [2, 5, 8]: 3 heads of keys and values do not divide 4 heads",
+        );
+        told(
+            |g| {
+                let options = MultiHeadAttention { dropout: 1.5, ..MultiHeadAttention::default() };
+                g.input([2, 5, 6]).multi_head_attention_with("a", 2, options)
+            },
+            "scaled_dot_product_attention: [2, 2, 5, 3] × [2, 2, 5, 3] × [2, 2, 5, 3]: dropout_p = 1.5 is not in 0..=1",
+        );
         told(
             |g| {
                 let options = MultiHeadAttention { memory: Some(g.input([2, 3, 8])), ..MultiHeadAttention::default() };

@@ -4,6 +4,7 @@ mod attention;
 mod augment;
 mod conv;
 mod norm;
+mod positions;
 mod recurrent;
 mod unrolled;
 mod volumes;
@@ -13,6 +14,7 @@ pub use attention::{MultiHeadAttention, TransformerDecoderLayer, TransformerEnco
 pub use augment::RandomAffine;
 pub use conv::{Conv, Conv1d, Conv2d, ConvTranspose2d};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
+pub use positions::Rotary;
 pub use recurrent::{Direction, Gru, Lstm, Recurrent};
 pub use volumes::Conv3d;
 

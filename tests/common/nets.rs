@@ -5,7 +5,7 @@ use downhill::{
     Tensor,
     layers::{
         AttentionMask, BatchNorm, Conv, Conv2d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, MultiHeadAttention,
-        Recurrent, RmsNorm, TransformerDecoderLayer, TransformerEncoderLayer,
+        Recurrent, RmsNorm, Rotary, TransformerDecoderLayer, TransformerEncoderLayer,
     },
     losses,
     ops::{
@@ -148,15 +148,25 @@ pub fn op<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
 
         // attention and embedding
         "attention" => {
-            let options = Attention { causal: args.b("causal"), scale: Some(args.f32("scale")) };
+            let options = Attention { scale: Some(args.f32("scale")), ..pairs(args) };
             x[0].scaled_dot_product_attention(x[1], x[2], options)
         }
         "attention_masked" => {
-            let options = Attention { causal: args.b("causal"), scale: None };
+            let options = pairs(args);
             x[0].scaled_dot_product_attention_masked(x[1], x[2], mask(args, &x[3..]), options)
         }
+        "attention_options" => x[0].scaled_dot_product_attention(x[1], x[2], pairs(args)),
+        "rotary" => x[0].rotary_with(Rotary { base: args.f32("base"), interleaved: args.b("interleaved") }),
         other => panic!("no op for {other}"),
     }
+}
+
+/// The options of pairs of a query and a key. Most rows have only the first one.
+fn pairs(args: &mut Args) -> Attention {
+    let mut flag = |name: &str| args.has(name) && args.b(name);
+    let (enable_gqa, alibi) = (flag("enable_gqa"), flag("alibi"));
+    let local_window_size = args.has("window").then(|| sizes(args, "window"));
+    Attention { causal: args.b("causal"), enable_gqa, alibi, local_window_size, ..Attention::default() }
 }
 
 /// The masks that the arguments name, in this order.
@@ -225,16 +235,25 @@ pub fn layer<'g>(name: &str, args: &mut Args, x: &[Tensor<'g>]) -> Tensor<'g> {
             let mask = mask(args, &x[1 + usize::from(memory.is_some())..]);
             x[0].multi_head_attention_with("layer", args.u("heads"), MultiHeadAttention { memory, mask, ..MultiHeadAttention::default() })
         }
+        "multi_head_attention_options" => {
+            let rotary = args.has("rotary").then(|| Rotary { interleaved: args.text("rotary") == "interleaved", ..Rotary::default() });
+            let Attention { causal, local_window_size, alibi, .. } = pairs(args);
+            let (memory, kv_heads) = (x.get(1).copied(), Some(args.u("kv_heads")));
+            let options =
+                MultiHeadAttention { causal, memory, kv_heads, local_window_size, alibi, rotary, ..MultiHeadAttention::default() };
+            x[0].multi_head_attention_with("layer", args.u("heads"), options)
+        }
         "transformer_decoder_layer" => {
             let (norm_first, gelu, mask, memory_mask) =
                 (args.b("norm_first"), args.b("gelu"), AttentionMask::lengths(x[2]), AttentionMask::lengths(x[3]));
-            let options = TransformerDecoderLayer { norm_first, gelu, mask, memory_mask, dropout: 0.0, causal: true };
+            let options =
+                TransformerDecoderLayer { norm_first, gelu, mask, memory_mask, dropout: 0.0, ..TransformerDecoderLayer::default() };
             x[0].transformer_decoder_layer_with("layer", x[1], args.u("heads"), args.u("feed_forward"), options)
         }
         "transformer_encoder_layer" => {
             let (norm_first, causal, gelu) = (args.b("norm_first"), args.b("causal"), args.b("gelu"));
             let mask = AttentionMask { lengths: x.get(1).copied(), ..AttentionMask::default() };
-            let options = TransformerEncoderLayer { norm_first, causal, gelu, dropout: 0.0, mask };
+            let options = TransformerEncoderLayer { norm_first, causal, gelu, mask, dropout: 0.0, ..TransformerEncoderLayer::default() };
             x[0].transformer_encoder_layer_with("layer", args.u("heads"), args.u("feed_forward"), options)
         }
 

@@ -7,7 +7,7 @@ use downhill::{
     init::Init,
     layers::{
         BatchNorm, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Direction, GroupNorm, InstanceNorm, LayerNorm, Linear, MultiHeadAttention,
-        RandomAffine, Recurrent, RmsNorm, TransformerDecoderLayer, TransformerEncoderLayer,
+        RandomAffine, Recurrent, RmsNorm, Rotary, TransformerDecoderLayer, TransformerEncoderLayer,
     },
     losses,
     ops::{
@@ -47,8 +47,11 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 3]).cumsum(-1));
     case!(|g| g.input([2, 3]).argmax(0).to_f32() + g.input([2, 3]).argmin(0).to_f32());
     case!(|g| g.input([2, 3, 4]).variance(&[0, 2], 1, true) + g.input([2, 3, 4]).std(&[2], 0, true));
-    case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention(g.input([2, 5, 4]), g.input([2, 5, 6]), Attention { causal: true, scale: None }));
+    case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention(g.input([2, 5, 4]), g.input([2, 5, 6]), Attention { causal: true, ..Attention::default() }));
     case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention_masked(g.input([2, 5, 4]), g.input([2, 5, 6]), AttentionMask { lengths: Some(g.labels([2])), mask: Some(g.labels([3, 5])), bias: Some(g.input([3, 5])) }, Attention::default()));
+    case!(|g| g.input([2, 4, 3, 4]).scaled_dot_product_attention(g.input([2, 2, 5, 4]), g.input([2, 2, 5, 6]), Attention { enable_gqa: true, local_window_size: Some([1, 1]), alibi: true, dropout_p: 0.2, ..Attention::default() }));
+    case!(|g| g.input([2, 1, 3, 4]).scaled_dot_product_attention(g.input([3, 5, 4]), g.input([5, 6]), Attention::default()));
+    case!(|g| g.input([2, 3, 4]).rotary().rotary_with(Rotary { base: 100.0, interleaved: true }));
     case!(|g| g.input([2, 3, 4]).permute(&[2, 0, 1]).transpose());
     case!(|g| g.input([2, 3, 8, 8]).max_pool2d(2).max_pool2d_with(2, MaxPool { padding: [1, 1], ..MaxPool::default() }));
     case!(|g| g.input([2, 3, 8]).max_pool1d(2).max_pool1d_with(2, MaxPool { padding: [1], ..MaxPool::default() }));
@@ -82,6 +85,8 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.labels([2, 3]).embedding("e", 5, 8).positional_embedding("p", 4).sinusoidal_positions());
     case!(|g| g.input([2, 3, 8]).multi_head_attention("a", 2));
     case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 2, MultiHeadAttention { memory: Some(g.input([2, 5, 8])), ..MultiHeadAttention::default() }));
+    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 4, MultiHeadAttention { kv_heads: Some(2), rotary: Some(Rotary::default()), alibi: true, local_window_size: Some([1, 1]), dropout: 0.1, ..MultiHeadAttention::default() }));
+    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 4, MultiHeadAttention { kv_heads: Some(1), memory: Some(g.input([2, 5, 8])), ..MultiHeadAttention::default() }));
     case!(|g| g.input([2, 3, 8]).transformer_encoder_layer("t", 2, 16));
     case!(|g| g.input([2, 3, 8]).transformer_encoder_layer_with("t", 2, 16, TransformerEncoderLayer { norm_first: true, causal: true, gelu: true, dropout: 0.2, ..TransformerEncoderLayer::default() }));
     case!(|g| g.input([2, 3, 8]).transformer_decoder_layer("t", g.input([2, 5, 8]), 2, 16));
@@ -98,6 +103,7 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([2, 4, 6]).gru_with("r", 5, Recurrent { layers: 2, direction: Direction::Reverse, no_bias: true, ..Recurrent::default() }).h);
     case!(|g| g.input([2, 4, 6]).gru_with("r", 5, Recurrent { reset_after: false, direction: Direction::Both, ..Recurrent::default() }).output);
     case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { proj_size: 3, layers: 2, ..Recurrent::default() }).c);
+    case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { proj_size: 3, direction: Direction::Both, lengths: Some(g.labels([2])), ..Recurrent::default() }).c);
     case!(|g| g.input([2, 4, 6]).batch_norm("n").batch_norm_with("m", BatchNorm { momentum: 0.5, ..BatchNorm::default() }));
     case!(|g| g.input([2, 4, 6]).layer_norm("n").layer_norm_with("m", LayerNorm { axes: 2, ..LayerNorm::default() }));
     case!(|g| g.input([1, 1 << 16]).layer_norm_with("n", LayerNorm { no_affine: true, ..LayerNorm::default() }));
@@ -239,6 +245,16 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
     case!(|g| g.input([4]).sinusoidal_positions());
     case!(|g| g.input([2, 3, 8]).multi_head_attention("a", 3));
     case!(|g| g.input([3, 8]).multi_head_attention("a", 2));
+    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 4, MultiHeadAttention { kv_heads: Some(3), ..MultiHeadAttention::default() }));
+    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 4, MultiHeadAttention { dropout: 2.0, ..MultiHeadAttention::default() }));
+    case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 8, MultiHeadAttention { rotary: Some(Rotary::default()), ..MultiHeadAttention::default() }));
+    case!(|g| g.input([2, 3, 7]).rotary());
+    case!(|g| g.input([2, 3, 8]).rotary_with(Rotary { base: 0.0, interleaved: false }));
+    case!(|g| g.input([4, 3, 4]).scaled_dot_product_attention(g.input([3, 5, 4]), g.input([3, 5, 6]), Attention { enable_gqa: true, ..Attention::default() }));
+    case!(|g| g.input([4, 3, 4]).scaled_dot_product_attention(g.input([3, 5, 4]), g.input([3, 5, 6]), Attention::default()));
+    case!(|g| g.input([3, 4]).scaled_dot_product_attention(g.input([5, 4]), g.input([5, 6]), Attention { alibi: true, ..Attention::default() }));
+    case!(|g| g.input([3, 4]).scaled_dot_product_attention(g.input([5, 4]), g.input([5, 6]), Attention { dropout_p: 2.0, ..Attention::default() }));
+    case!(|g| g.input([2, 4, 6]).lstm_with("r", 5, Recurrent { lengths: Some(g.labels([3])), proj_size: 3, ..Recurrent::default() }).output);
     case!(|g| g.labels([2, 3, 8]).multi_head_attention("a", 2));
     case!(|g| g.input([2, 3, 8]).multi_head_attention_with("a", 2, MultiHeadAttention { memory: Some(g.input([2, 5, 7])), ..MultiHeadAttention::default() }));
     case!(|g| g.input([2, 3, 4]).scaled_dot_product_attention_masked(g.input([2, 5, 4]), g.input([2, 5, 6]), AttentionMask::lengths(g.labels([3])), Attention::default()));

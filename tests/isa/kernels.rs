@@ -6,6 +6,7 @@ use downhill::{
     graph::ParamDef,
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
+    layers::{AttentionMask, MultiHeadAttention},
     optim::{self, Adam, Optimizer, Readouts},
     params::Layout,
     plan::{Loc, Plan, PlanOptions},
@@ -36,7 +37,14 @@ pub struct Item {
 
 type Model = for<'g> fn(&'g Graph) -> Tensor<'g>;
 
-const MODELS: [(&str, Model); 5] = [("mlp", mlp), ("mlp, small", mlp_small), ("cnn", cnn), ("transformer", transformer), ("lstm", lstm)];
+const MODELS: [(&str, Model); 6] = [
+    ("mlp", mlp),
+    ("mlp, small", mlp_small),
+    ("cnn", cnn),
+    ("transformer", transformer),
+    ("attention with options", attention),
+    ("lstm", lstm),
+];
 
 fn mlp(g: &Graph) -> Tensor<'_> {
     let y = g.input([4096, 784]).linear("fc1", 512).relu().linear("fc2", 256).relu().linear("fc3", 10);
@@ -58,6 +66,21 @@ fn transformer(g: &Graph) -> Tensor<'_> {
     let x = g.labels([16, 128]).embedding("embedding", 1000, 256).positional_embedding("place", 128);
     let x = x.transformer_encoder_layer("layer", 4, 1024);
     x.layer_norm("norm").linear("head", 1000).cross_entropy(g.labels([16, 128]))
+}
+
+/// Every option of attention at once: shared heads, a window, slopes, dropout.
+fn attention(g: &Graph) -> Tensor<'_> {
+    let options = MultiHeadAttention {
+        causal: true,
+        kv_heads: Some(2),
+        local_window_size: Some([100, 0]),
+        alibi: true,
+        dropout: 0.1,
+        mask: AttentionMask::lengths(g.labels([16])),
+        ..MultiHeadAttention::default()
+    };
+    let x = g.input([16, 128, 256]).multi_head_attention_with("attention", 4, options);
+    x.mean(&[1], false).cross_entropy(g.labels([16]))
 }
 
 fn lstm(g: &Graph) -> Tensor<'_> {

@@ -3154,6 +3154,12 @@ fn biased(batch: u32, query: u32, key: u32, score: f32) -> f32 {
 }
 fn whole_of(total: f32) -> f32 { return total; }
 fn level_of(top: f32, total: f32) -> f32 { return top; }
+fn window_start(row: u32) -> u32 { return 0u; }
+fn window_end(row: u32) -> u32 { return 0xffffffffu; }
+fn near(row: u32, col: u32) -> bool { return true; }
+fn draw(lane: u32, batch: u32, row: u32, col: u32) {  }
+fn kept(at: u32, w: f32) -> f32 { return w; }
+fn cols_batch(batch: u32) -> u32 { return batch; }
 const WG = TR * TC;
 const TILE_R = 4u * TR;
 const TILE_C = 4u * TC;
@@ -3181,7 +3187,7 @@ struct Fetched {
  r: array<f32, FILLS_R>,
  c: array<f32, FILLS_C>,
 }
-fn fetch(lane: u32, batch: u32, row: u32, col: u32, first: u32, at: u32, count: u32) -> Fetched {
+fn fetch(lane: u32, batch: u32, cols_of: u32, row: u32, col: u32, first: u32, at: u32, count: u32) -> Fetched {
  var got: Fetched;
  for (var f = 0u; f < FILLS_R; f++) {
   let e = lane + f * WG;
@@ -3191,7 +3197,7 @@ fn fetch(lane: u32, batch: u32, row: u32, col: u32, first: u32, at: u32, count: 
  for (var f = 0u; f < FILLS_C; f++) {
   let e = lane + f * WG;
   let j = min(col + e / SLAB, p.cols_n - 1u);
-  got.c[f] = cols[(batch * p.cols_n + j) * p.cols_w + first + min(at + e % SLAB, count - 1u)];
+  got.c[f] = cols[(cols_of * p.cols_n + j) * p.cols_w + first + min(at + e % SLAB, count - 1u)];
  }
  return got;
 }
@@ -3209,18 +3215,18 @@ fn put(lane: u32, row: u32, col: u32, at: u32, count: u32, got: ptr<function, Fe
   }
  }
 }
-fn product(lane: u32, batch: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
+fn product(lane: u32, batch: u32, cols_of: u32, row: u32, col: u32, first: u32, count: u32) -> mat4x4<f32> {
  let r = lane / TC;
  let c = lane % TC;
  var s0 = vec4<f32>();
  var s1 = vec4<f32>();
  var s2 = vec4<f32>();
  var s3 = vec4<f32>();
- var next = fetch(lane, batch, row, col, first, 0u, count);
+ var next = fetch(lane, batch, cols_of, row, col, first, 0u, count);
  for (var at = 0u; at < count; at += SLAB) {
   put(lane, row, col, at, count, &next);
   workgroupBarrier();
-  next = fetch(lane, batch, row, col, first, at + SLAB, count);
+  next = fetch(lane, batch, cols_of, row, col, first, at + SLAB, count);
   for (var q = 0u; q < SLAB; q++) {
    let ir = q * ROW_R + r;
    let ic = q * ROW_C + c;
@@ -3290,15 +3296,19 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
  for (var t = 0u; t < COLS; t++) {
   sums[t] = vec4<f32>();
  }
- let end = min(keys(unit.batch), select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u));
- for (var col = 0u; col < end; col += TILE_C) {
-  var s = product(lane, unit.batch, unit.row, col, 0u, p.d);
+ let cols_of = cols_batch(unit.batch);
+ let start = window_start(unit.row) / TILE_C * TILE_C;
+ let last = min(keys(unit.batch), window_end(unit.row + TILE_R));
+ let end = min(last, select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u));
+ for (var col = start; col < end; col += TILE_C) {
+  draw(lane, unit.batch, unit.row, col);
+  var s = product(lane, unit.batch, cols_of, unit.row, col, 0u, p.d);
   for (var x = 0u; x < 4u; x++) {
    var most = HIDDEN;
    for (var z = 0u; z < 4u; z++) {
     let j = col + c + z * TC;
     let i = unit.row + r + x * TR;
-    let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && sees(unit.batch, i, j));
+    let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && near(i, j) && sees(unit.batch, i, j));
     s[x][z] = score;
     most = larger(most, score);
    }
@@ -3318,10 +3328,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
    let w = select(exp4(s[x] - top[x]), vec4<f32>(), s[x] == vec4<f32>(HIDDEN));
    total[x] += w.x + w.y + w.z + w.w;
    for (var z = 0u; z < 4u; z++) {
-    weights[(c + z * TC) * ROW_R + r + x * TR] = w[z];
+    let at = (c + z * TC) * ROW_R + r + x * TR;
+    weights[at] = kept(at, w[z]);
    }
   }
-  accumulate(lane, unit.batch, col, unit.first, &sums);
+  accumulate(lane, cols_of, col, unit.first, &sums);
  }
  for (var x = 0u; x < 4u; x++) {
   slab_c[(r + x * TR) * TC + c] = total[x];
@@ -4145,6 +4156,9 @@ const TR: u32 = 8u;
 const TC: u32 = 16u;
 const SLAB: u32 = 16u;
 const COLS: u32 = 1u;
+fn walk_all(lane: u32, batch: u32, row: u32, first: u32, sums: ptr<function, array<vec4<f32>, COLS>>) {
+ walk(lane, batch, batch, row, first, sums);
+}
 const WG = TR * TC;
 const TILE_R = 4u * TR;
 const TILE_C = 4u * TC;
@@ -4176,6 +4190,61 @@ fn of_queries(batch: u32, i: vec4<u32>, which: u32) -> vec4<f32> {
  let at = (batch * p.cols_n + min(i, vec4<u32>(p.cols_n - 1u))) * p.cols_w + column;
  return vec4<f32>(cols[at.x], cols[at.y], cols[at.z], cols[at.w]);
 }
+fn walk(lane: u32, queries: u32, batch: u32, row: u32, first: u32, sums: ptr<function, array<vec4<f32>, COLS>>) {
+ let r = lane / TC;
+ let c = lane % TC;
+ let cols_of = cols_batch(queries);
+ var start = 0u;
+ var end = p.cols_n;
+ if p.causal == 1u {
+  if p.of_queries == 1u {
+   end = min(end, row + TILE_R);
+  } else {
+   start = row / TILE_C * TILE_C;
+  }
+ }
+ start = max(start, window_start(row) / TILE_C * TILE_C);
+ end = min(end, window_end(row + TILE_R));
+ let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
+ var l = of_queries(queries, row + r4, 0u);
+ var delta = of_queries(queries, row + r4, 1u);
+ if p.of_queries == 1u {
+  end = min(end, keys(queries));
+ } else if row >= keys(queries) {
+  end = 0u;
+ }
+ for (var col = start; col < end; col += TILE_C) {
+  draw(lane, queries, row, col);
+  let s = product(lane, batch, cols_of, row, col, 0u, p.d);
+  var dp = mat4x4<f32>();
+  if p.of_values == 0u {
+   dp = product(lane, batch, cols_of, row, col, p.d, p.e);
+  }
+  if p.of_queries == 0u {
+   l = of_queries(queries, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
+   delta = of_queries(queries, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
+  }
+  for (var x = 0u; x < 4u; x++) {
+   for (var z = 0u; z < 4u; z++) {
+    let i = row + r + x * TR;
+    let j = col + c + z * TC;
+    let query = p.of_queries == 1u;
+    let q = select(j, i, query);
+    let k = select(i, j, query);
+    let seen = i < p.rows_n && j < p.cols_n && near(i, j) && sees(queries, q, k);
+    var w = f_exp(biased(queries, q, k, s[x][z] * p.scale) - select(l[z], l[x], query));
+    let at = (c + z * TC) * ROW_R + r + x * TR;
+    if p.of_values == 0u {
+     w *= (kept(at, dp[x][z]) - select(delta[z], delta[x], query)) * p.scale;
+    } else {
+     w = kept(at, w);
+    }
+    weights[at] = select(0.0, w, seen);
+   }
+  }
+  accumulate(lane, cols_of, col, first, sums);
+ }
+}
 @compute @workgroup_size(WG)
 fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
  let number = group_index(group, groups);
@@ -4189,50 +4258,7 @@ fn grad(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
  for (var t = 0u; t < COLS; t++) {
   sums[t] = vec4<f32>();
  }
- var start = 0u;
- var end = p.cols_n;
- if p.causal == 1u {
-  if p.of_queries == 1u {
-   end = min(end, unit.row + TILE_R);
-  } else {
-   start = unit.row / TILE_C * TILE_C;
-  }
- }
- let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
- var l = of_queries(unit.batch, unit.row + r4, 0u);
- var delta = of_queries(unit.batch, unit.row + r4, 1u);
- if p.of_queries == 1u {
-  end = min(end, keys(unit.batch));
- } else if unit.row >= keys(unit.batch) {
-  end = 0u;
- }
- for (var col = start; col < end; col += TILE_C) {
-  let s = product(lane, unit.batch, unit.row, col, 0u, p.d);
-  var dp = mat4x4<f32>();
-  if p.of_values == 0u {
-   dp = product(lane, unit.batch, unit.row, col, p.d, p.e);
-  }
-  if p.of_queries == 0u {
-   l = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
-   delta = of_queries(unit.batch, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
-  }
-  for (var x = 0u; x < 4u; x++) {
-   for (var z = 0u; z < 4u; z++) {
-    let i = unit.row + r + x * TR;
-    let j = col + c + z * TC;
-    let query = p.of_queries == 1u;
-    let q = select(j, i, query);
-    let k = select(i, j, query);
-    let seen = i < p.rows_n && j < p.cols_n && sees(unit.batch, q, k);
-    var w = f_exp(biased(unit.batch, q, k, s[x][z] * p.scale) - select(l[z], l[x], query));
-    if p.of_values == 0u {
-     w *= (dp[x][z] - select(delta[z], delta[x], query)) * p.scale;
-    }
-    weights[(c + z * TC) * ROW_R + r + x * TR] = select(0.0, w, seen);
-   }
-  }
-  accumulate(lane, unit.batch, col, unit.first, &sums);
- }
+ walk_all(lane, unit.batch, unit.row, unit.first, &sums);
  for (var x = 0u; x < 4u; x++) {
   let i = unit.row + r + x * TR;
   for (var t = 0u; t < COLS; t++) {

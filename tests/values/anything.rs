@@ -391,7 +391,7 @@ impl<'g> Random<'g> {
                 let [k, v] = [s.last(), e].map(|last| s.with(s.rank().max(2) - 2, m).with(s.rank().max(1) - 1, last));
                 let (k, v) = if self.below(4) == 0 { (self.any(), self.any()) } else { (self.of(k), self.of(v)) };
                 let scale = if self.yes() { Some(self.number()) } else { None };
-                q.scaled_dot_product_attention(k, v, Attention { causal: self.yes(), scale })
+                q.scaled_dot_product_attention(k, v, Attention { causal: self.yes(), scale, ..Attention::default() })
             }
             39 => {
                 let (x, kernel, padding, dilation) = (self.rank(4), self.pair(), self.pad_pair(), self.step());
