@@ -88,11 +88,11 @@ impl Rule {
     /// The optimizer whose learning rate is good at a batch of [`BASE`].
     fn optimizer(self, factor: f64) -> Optimizer {
         match self {
-            Rule::Sgd => Sgd::new(0.02 * factor).momentum(0.9).into(),
+            Rule::Sgd => Sgd::new(0.006 * factor).momentum(0.9).into(),
             Rule::Adamw => AdamW::new(1e-3 * factor).into(),
-            Rule::Lars => Lars::new(1.0 * factor).momentum(0.9).weight_decay(1e-4).into(),
+            Rule::Lars => Lars::new(0.3 * factor).momentum(0.9).weight_decay(1e-4).into(),
             Rule::Lamb => Lamb::new(4e-3 * factor).weight_decay(0.01).into(),
-            Rule::Muon => Muon::new(0.02 * factor).rest(AdamW::new(1e-3 * factor)),
+            Rule::Muon => Muon::new(0.006 * factor).rest(AdamW::new(3e-4 * factor)),
         }
     }
 }
@@ -224,7 +224,8 @@ pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
 /// The accuracy and the steps to the goal over the batch. The axis of the batch is logarithmic.
 fn panels(rules: &[Rule], rows: &[(usize, Vec<Option<Outcome>>)], goal: f64) -> Vec<Panel> {
     let series = |value: &dyn Fn(&Outcome) -> Option<f64>| {
-        let points = |k: usize| rows.iter().filter_map(move |(batch, row)| Some(((*batch as f64).log2(), row[k].as_ref().and_then(value)?)));
+        let points =
+            |k: usize| rows.iter().filter_map(move |(batch, row)| Some(((*batch as f64).log2(), row[k].as_ref().and_then(value)?)));
         rules.iter().enumerate().map(|(k, rule)| Series::new(rule.title(), points(k))).collect()
     };
     let x = "log₂ of the batch";

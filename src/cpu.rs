@@ -299,7 +299,8 @@ impl CpuStore {
         if self.guard.halt != 0 {
             return;
         }
-        let count = optimizer.kept();
+        // An average of the weights lies behind the states of the rule.
+        let count = optimizer.kept() + usize::from(optimizer.is_averaged());
         let mut states = states(&mut self.states[..count], piece);
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };

@@ -17,7 +17,9 @@ use downhill::{
     init::Init,
     layers::Linear,
     losses,
-    optim::{Adadelta, Adagrad, Adam, AdamW, Adamax, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Scaling, Schedule, Sgd},
+    optim::{
+        Adadelta, Adagrad, Adam, AdamW, Adamax, GroupOptions, Lamb, Lars, Lion, NAdam, Optimizer, RAdam, RmsProp, Scaling, Schedule, Sgd,
+    },
 };
 use std::sync::Arc;
 

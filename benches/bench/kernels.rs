@@ -138,7 +138,7 @@ pub fn attention(table: &mut Table, on: &On) {
     };
     for &[heads, n, d] in sizes {
         for causal in [false, true] {
-            let options = Attention { causal, scale: None };
+            let options = Attention { causal, ..Attention::default() };
             let name = |what: &str| format!("{heads} × {n} × {d}{}{what}", if causal { ", causal" } else { "" });
             let pairs = if causal { n * (n + 1) / 2 } else { n * n };
             let flop = |products: usize| Rate::Flop((2 * heads * pairs * d * products) as f64);

@@ -31,9 +31,7 @@ fn twice_atanh(s: f32) -> f32 {
 
 // Devices may drop the sign of 0 on the way, and it is the sign of an infinite quotient.
 fn with_sign(y: f32, x: f32) -> f32 {
-    // As y & 0x7fffffff | x & 0x80000000, but FXC, a compiler of DX12, breaks down on that for x = -p.
-    let bits = bitcast<u32>(y);
-    return bitcast<f32>(bits ^ ((bits ^ bitcast<u32>(x)) & 0x80000000u));
+    return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
 }
 // WGSL has no constants for these, and compilers may take it that x - x is 0.
 fn not_a_number() -> f32 { return bitcast<f32>(0x7fc00000u | (p.units & 0u)); }

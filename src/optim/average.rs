@@ -154,7 +154,8 @@ impl Optimizer {
             return Err(Error::argument(self.name(), why));
         }
         if let (Some(average), true) = (self.averages.first(), self.tensors.is_some()) {
-            let why = format!("{} is set, but averages follow rules for elements only; leave it out, or choose such a rule", average.name());
+            let why =
+                format!("{} is set, but averages follow rules for elements only; leave it out, or choose such a rule", average.name());
             return Err(Error::argument(self.name(), why));
         }
         self.averages.iter().try_for_each(|average| average.check(self.name()))

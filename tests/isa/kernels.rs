@@ -192,7 +192,8 @@ impl Items {
         let params: Vec<ParamDef> = (0..4).map(param).collect();
         let groups = optimizer.groups(&params)?;
         let layout = Layout::new(&params, &groups.statuses, 1 << 20, 1 << 20)?;
-        let mut steps = optimizer.steps(&layout, optimizer.rows(groups.settings.len()), false, Loc::Slot(0), Some(Loc::Slot(1)), Some(caps));
+        let mut steps =
+            optimizer.steps(&layout, optimizer.rows(groups.settings.len()), false, Loc::Slot(0), Some(Loc::Slot(1)), Some(caps));
         let readouts = Readouts { noise_scale: true, norms: Some(1) };
         optimizer.read_out(&mut steps, readouts, &layout, optimizer.rows(groups.settings.len()), Some(caps));
         for step in steps {
