@@ -42,7 +42,9 @@ fn check(families: &[&str]) -> Check {
     }
     assert!(rows.iter().filter(|row| row.of == kernels::CONTROL).all(table::Row::spills), "scratch memory is not reported");
     let is_intel = families[0] == radv::INTEL[0];
-    let spills = |row: &&table::Row| row.expected && row.spills() && !(is_intel && MAY_SPILL.contains(&&row.kernel[..]));
+    // With all options at once, the forward kernel of attention spills there as well.
+    let may = |row: &table::Row| MAY_SPILL.contains(&&row.kernel[..]) || row.name().starts_with("attention with options");
+    let spills = |row: &&table::Row| row.expected && row.spills() && !(is_intel && may(row));
     let bad: Vec<String> = rows.iter().filter(spills).map(|row| format!("{}: {} ({})", row.family, row.name(), row.kernel)).collect();
     assert!(bad.is_empty(), "these spill registers: make them smaller, or do not expect them\n{}", bad.join("\n"));
     let (all, last) = estimate::last(&rows);
