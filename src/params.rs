@@ -74,8 +74,8 @@ impl Range {
 
 /// The ranges of all parameters, and the sizes of the pieces.
 ///
-/// A piece holds parameters of one kind. The trained pieces come first, then the frozen pieces, then the pieces of state. Of the
-/// trained pieces, those with [whole](Status::Whole) parameters come last. Gradients exist for the trained pieces only. A step
+/// A piece holds parameters of one kind. The trained pieces come first, then the frozen pieces, then the pieces of state. The
+/// pieces with [whole](Status::Whole) parameters are the last trained pieces. Gradients exist for the trained pieces only. A step
 /// computes new state into separate buffers, one for each piece of state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
