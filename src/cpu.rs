@@ -4,7 +4,7 @@ use crate::{
     error::Result,
     host::{self, Host, View, ViewMut},
     ops::Op,
-    optim::{Bounds, Guard, Hyper, MAX_STATES, MEASURED, Optimizer, Settings, Squares, Trust, norm, squares},
+    optim::{Bounds, Guard, Hyper, MAX_STATES, MEASURED, Optimizer, Settings, Squares, Trust, blend, norm, squares},
     params::{Layout, StateLayout},
     plan::{Flat, Loc, Phases, Plan, Step, Update, Work},
     rng::Key,
@@ -93,6 +93,30 @@ impl Shared {
     pub fn averaged(&self, k: usize) -> Shared {
         Shared { store: self.store.clone(), average: Some(k) }
     }
+    /// Moves parameters by `share` of their way to those of another store. A share of 1 copies them. Each pair has the number of a
+    /// parameter there and here.
+    pub fn copy_from(&self, from: &Shared, pairs: &[(usize, usize)], share: f32) -> Result<()> {
+        let address = |shared: &Shared| Arc::as_ptr(&shared.store);
+        if address(self) == address(from) {
+            // Weights and a view of their averages. One view is locked at a time.
+            let source = from.lock();
+            let copies: Vec<Vec<f32>> = pairs.iter().map(|&(at, _)| host::copy("parameters", source.param(at))).collect::<Result<_>>()?;
+            drop(source);
+            let mut store = self.lock();
+            pairs.iter().zip(&copies).for_each(|(&(_, to), from)| store.follow(to, from, share));
+        } else {
+            // Two threads that copy between the same stores lock them in one order.
+            let (mut store, source) = match address(self) < address(from) {
+                true => (self.lock(), from.lock()),
+                false => {
+                    let source = from.lock();
+                    (self.lock(), source)
+                }
+            };
+            pairs.iter().for_each(|&(at, to)| store.follow(to, source.param(at), share));
+        }
+        Ok(())
+    }
     /// Locks the buffers for one user.
     pub fn lock(&self) -> Locked<'_> {
         let mut store = lock(&self.store);
@@ -160,6 +184,19 @@ impl CpuStore {
     /// Sets state `k` to the trained weights.
     pub fn start_average(&mut self, k: usize) {
         self.states[k].iter_mut().zip(&self.params).for_each(|(state, w)| state.copy_from_slice(w));
+    }
+    fn param(&self, i: usize) -> &[f32] {
+        let range = self.layout.ranges[i];
+        &self.params[range.piece][range.of()]
+    }
+    /// Moves parameter `to` by `share` of its way to `from`.
+    fn follow(&mut self, to: usize, from: &[f32], share: f32) {
+        let range = self.layout.ranges[to];
+        let to = &mut self.params[range.piece][range.of()];
+        match share < 1.0 {
+            true => to.iter_mut().zip(from).for_each(|(to, &from)| *to = blend(*to, from, share)),
+            false => to.copy_from_slice(from),
+        }
     }
     /// Exchanges the trained weights and state `k`. Nothing is copied.
     fn exchange(&mut self, k: usize) {

@@ -265,6 +265,8 @@ impl Store {
             (StoreOn::Gpu(to), StoreOn::Gpu(from)) if Arc::ptr_eq(to, from) => return Ok(()),
             (StoreOn::Gpu(to), StoreOn::Gpu(from)) if share == 1.0 && to.copy_from(from, pairs)? => {}
             (StoreOn::Gpu(to), StoreOn::Gpu(from)) if share < 1.0 && to.soft_update(from, pairs, share).await? => {}
+            (StoreOn::Cpu(to), StoreOn::Cpu(from)) => to.copy_from(from, pairs, share)?,
+            // Two devices.
             _ => {
                 let (theirs, ours) = (from.layout().ranges, self.layout().ranges);
                 let source = from.read_params().await?;
@@ -282,7 +284,15 @@ impl Store {
         if from.is_trained() {
             self.mark_trained();
         }
-        self.set_near()
+        // No update reads frozen parameters, so their sizes do not matter.
+        if pairs.iter().all(|&(_, to)| self.is_frozen(to)) { Ok(()) } else { self.set_near() }
+    }
+    fn is_frozen(&self, i: usize) -> bool {
+        let status = match &self.flat {
+            StoreOn::Cpu(s) => s.lock().layout.ranges[i].status,
+            StoreOn::Gpu(s) => s.layout().ranges[i].status,
+        };
+        status == Status::Frozen
     }
     pub fn write_grads(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
         match &self.flat {

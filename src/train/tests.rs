@@ -117,3 +117,22 @@ fn a_place_has_the_watched_scalars() {
     assert_eq!((restored.watched(), restored.loss()), (tally.watched(), tally.loss()));
     assert_eq!(format!("{restored:?}"), format!("{tally:?}"));
 }
+
+/// Values from outside may be large, so the next step is tried first. Frozen parameters are in no update.
+#[test]
+fn a_step_is_tried_after_a_copy_into_trained_parameters_alone() {
+    let make = || {
+        let g = Graph::training();
+        let loss = g.input([3, 2]).linear("a", 4).tanh().linear("b", 1).square().mean_all();
+        Trainer::new(&Device::cpu(), loss, Sgd::new(0.1).freeze(["a"])).unwrap()
+    };
+    let (mut trainer, other) = (make(), make().seed(7).unwrap());
+    let near = |trainer: &Trainer| pollster::block_on(trainer.store.read_guard()).unwrap().near;
+    let x = [Host::new([3, 2], vec![0.5; 6])];
+    for (layer, want) in [("a.", 0), ("b.", 1)] {
+        trainer.step(&x).unwrap();
+        assert_eq!(near(&trainer), 0);
+        assert_eq!(trainer.params().copy_from(&other.params(), |name| name.starts_with(layer)).unwrap(), 2);
+        assert_eq!(near(&trainer), want, "{layer}");
+    }
+}

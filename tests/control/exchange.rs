@@ -18,6 +18,7 @@ pub fn trials(suite: &mut Suite) {
     suite.each(&BOTH, "another optimizer after a bad step", after_bad);
     suite.each(&[On::Cpu, On::Gpu, On::Pieces], "a model follows another softly", soft);
     suite.on(On::Gpu, "a model follows another on the device", soft_on_the_device);
+    suite.each(&BOTH, "two models follow each other at once", crosswise);
 }
 
 /// No dropout: its masks depend on the number of the step.
@@ -219,6 +220,23 @@ fn soft(device: &Device) -> Check {
     assert_eq!(none, "soft_update: the models have none of these parameters in common");
     target.step(&[Host::new([4, 100], vec![0.5; 400])])?;
     target.loss()?;
+    Ok(())
+}
+
+/// Two threads copy between the same models, each in one direction. Neither waits for ever, and a parameter is of one of the models.
+fn crosswise(device: &Device) -> Check {
+    let [a, b] = pair(device)?;
+    let old = [a.params().get("a.weight")?, b.params().get("a.weight")?];
+    let copy =
+        |to: &Trainer, from: &Trainer| (0..50).try_for_each(|_| to.params().copy_from(&from.params(), |name| name == "a.weight").map(drop));
+    std::thread::scope(|s| {
+        let other = s.spawn(|| copy(&a, &b));
+        copy(&b, &a)?;
+        other.join().expect("it does not panic")
+    })?;
+    for model in [&a, &b] {
+        assert!(old.contains(&model.params().get("a.weight")?));
+    }
     Ok(())
 }
 
