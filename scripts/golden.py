@@ -625,6 +625,22 @@ def init():
     return cases
 
 
+# ---- an op without a public method ---------------------------------------------------------------------------
+
+def warp():
+    """The maps count from the centre of an image, in pixels; affine_grid counts in halves of the image."""
+    cases, add = op_rows()
+    for n, c, h, w in [1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 8, 8], [2, 1, 9, 4], [2, 1, 1, 6]:
+        def fn(x, m):
+            units = torch.tensor([[1, h / w, 2 / w], [w / h, 1, 2 / h]], dtype=m.dtype)
+            grid = F.affine_grid(m.detach().reshape(n, 2, 3) * units, x.shape, align_corners=False)
+            return F.grid_sample(x.detach(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        for hi in 0.9, 2.5:
+            text = f"{[n, c, h, w]}, maps up to {hi}"
+            add("warp", text, [draw(text + "x", [n, c, h, w]), draw(text + "m", [n, 6], hi=hi)], fn)
+    return cases
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "tests/golden")
@@ -632,7 +648,7 @@ def main():
     warnings.filterwarnings("ignore", "reduction: 'mean' divides", UserWarning)   # kl_div; both are recorded
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for group in ops, losses, optimizers, whole, schedules, plateaus, init:
+    for group in ops, losses, optimizers, whole, schedules, plateaus, init, warp:
         write(args.out, group.__name__, group())
 
 

@@ -76,10 +76,10 @@ pub enum Error {
         /// The number of rows of the table.
         rows: usize,
     },
-    /// A sequence is too long, or too short.
+    /// The length of a sequence is too large or too small.
     #[error("{op}: sample {sample} has the length {length}, but lengths must be from {least} to {most}")]
     Length {
-        /// The op that takes the lengths.
+        /// The op that takes the lengths, or the function that made their column.
         op: &'static str,
         /// The length.
         length: u32,
@@ -87,7 +87,7 @@ pub enum Error {
         sample: usize,
         /// The smallest length.
         least: u32,
-        /// The largest length: the number of steps, or of keys.
+        /// The largest length: the number of steps, of targets or of keys.
         most: usize,
     },
     /// Data contains a NaN or an infinity.

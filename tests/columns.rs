@@ -514,7 +514,10 @@ fn mistakes() -> Check {
         (vec![Field::floats("a", [2], vec![0.0, 1.0, 2.0, f32::NAN])], "a: NaN at row 1, column 1"),
         (vec![Field::floats("a", [2], vec![0.0; 3])], "a: 3 numbers are no whole samples of [2]"),
         (vec![Field::floats("a", [], vec![0.0]), Field::labels("b", vec![3], 3)], "label 3 in row 0 is not one of the 3 classes"),
-        (vec![Field::floats("a", [], vec![0.0]), Field::lengths(vec![5], 4)], "Dataset::tokens: the index 5 at position [0]"),
+        (
+            vec![Field::floats("a", [], vec![0.0; 2]), Field::lengths(vec![4, 5], 4)],
+            "Field::lengths: sample 1 has the length 5, but lengths must be from 0 to 4",
+        ),
     ] {
         let e = Dataset::of(fields).expect_err(want).to_string();
         assert!(e.starts_with(want), "{want}: {e}");

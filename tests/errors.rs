@@ -365,6 +365,7 @@ fn optimizers() -> Check {
         (Sgd::new(0.1).freeze(["b"]), "Sgd: freeze names `b`, and there is no parameter or layer of that name; the names are a.weight"),
         (Sgd::new(0.1).group(|_| false, GroupOptions::default()), "Sgd: group 0 (counted from 0) has no parameter"),
         (Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: nan, ..Default::default() }), "Sgd: the lr_scale of a group is NaN"),
+        (Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: 1e-60, ..Default::default() }), "Sgd: the lr_scale of a group is 0.0000"),
         (Sgd::new(0.1).group(|_| true, GroupOptions { weight_decay: Some(nan), ..Default::default() }), "Sgd: the weight decay is NaN"),
         (Sgd::new(0.1).schedule(Schedule::step(0, 0.5)), ""),
         (Sgd::new(0.1).schedule(Schedule::exponential(nan)), ""),

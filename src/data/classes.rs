@@ -37,34 +37,12 @@ pub(super) fn infer(files: &[(&Path, &[u32])], few: usize) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
-
-    thread_local!(static TOLD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
-
-    struct Told;
-
-    impl log::Log for Told {
-        fn enabled(&self, _: &log::Metadata) -> bool {
-            true
-        }
-        fn log(&self, record: &log::Record) {
-            if record.target().starts_with("downhill::data") {
-                TOLD.with_borrow_mut(|told| told.push(record.args().to_string()));
-            }
-        }
-        fn flush(&self) {}
-    }
-
+    use crate::data::{Csv, told::told};
     /// A warning reports each class without a sample, with the row of the next label. If the number of classes is given, there is
     /// no warning.
     #[test]
     fn gaps_are_told() {
-        log::set_logger(&Told).expect("no other test of this library has a logger");
-        log::set_max_level(log::LevelFilter::Warn);
-        let told = |labels: &[u32]| {
-            of(labels, 10).unwrap();
-            TOLD.take()
-        };
+        let of = |labels: &[u32]| told("downhill::data", || assert!(of(labels, 10).is_ok()));
         for (labels, want) in [
             (
                 &[9, 8, 6, 5, 4, 3, 2, 1, 0][..],
@@ -79,15 +57,13 @@ mod tests {
                 "4 classes (0 to 3), and 2 of them without a sample: row 1 (counted from 0) has the label 3, and no row has the classes 1 to 2.",
             ),
         ] {
-            let told = told(labels);
-            assert!(told.len() == 1 && told[0].starts_with("labels: ") && told[0].contains(want), "{told:?}");
+            let told = of(labels);
+            assert!(told.len() == 1 && told[0].contains(": labels: ") && told[0].contains(want), "{told:?}");
         }
-        assert!(told(&[0, 2, 1, 1]).is_empty());
-        let csv = crate::data::Csv::new("table").labels(1);
-        csv.parse("0.5,1\n0.25,3\n").unwrap();
-        assert!(TOLD.take()[0].starts_with("table: 4 classes"));
-        csv.classes(4).parse("0.5,1\n0.25,3\n").unwrap();
-        assert!(TOLD.take().is_empty());
+        assert!(of(&[0, 2, 1, 1]).is_empty());
+        let parse = |csv: Csv| told("downhill::data", || assert!(csv.parse("0.5,1\n0.25,3\n").is_ok()));
+        assert!(parse(Csv::new("table").labels(1))[0].contains(": table: 4 classes"));
+        assert!(parse(Csv::new("table").labels(1).classes(4)).is_empty());
     }
 
     fn of(labels: &[u32], few: usize) -> Result<usize> {

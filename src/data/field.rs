@@ -195,6 +195,13 @@ impl Field {
                 Error::Label { row, label, classes } => Error::Label { row: row / self.width(), label, classes },
                 other => other,
             }),
+            Role::Length => match data.iter().position(|&length| length as usize >= vocabulary) {
+                Some(at) => {
+                    let (sample, most) = (at / self.width(), vocabulary.saturating_sub(1));
+                    Err(Error::Length { op: "Field::lengths", length: data[at], sample, least: 0, most })
+                }
+                None => Ok(()),
+            },
             _ => check_tokens("Dataset::tokens", data, vocabulary, self.sample.dims()),
         }
     }

@@ -28,6 +28,8 @@ mod source;
 mod split;
 mod text;
 mod tokens;
+#[cfg(test)]
+pub(crate) mod told;
 
 pub use array::ArrayFile;
 pub use augment::Augment;

@@ -39,7 +39,12 @@ pub(crate) fn axes(args: &Value) -> Vec<isize> {
 /// Checks the value and the gradients of `method` on every golden row of `op`, in `f64`. PyTorch computed the rows in `f64` from
 /// inputs that are `f32`. Constants of our graphs are `f32`, with a relative error of 2⁻²⁴. Values near 1e4 lose their last digits.
 pub(crate) fn golden(op: &str, method: impl for<'g> Fn(&Value, &[Tensor<'g>]) -> Tensor<'g>) {
-    let file: Value = serde_json::from_str(include_str!("../../tests/golden/ops.json")).expect("the golden file is JSON");
+    golden_in(include_str!("../../tests/golden/ops.json"), op, method);
+}
+
+/// [`golden`] with the rows of a file of an op without a public method.
+pub(crate) fn golden_in(file: &str, op: &str, method: impl for<'g> Fn(&Value, &[Tensor<'g>]) -> Tensor<'g>) {
+    let file: Value = serde_json::from_str(file).expect("the golden file is JSON");
     let rows: Vec<&Value> = file["cases"].as_array().expect("`cases` is a list").iter().filter(|c| c["op"] == op).collect();
     assert!(!rows.is_empty(), "no golden values of {op}");
     for row in rows {

@@ -353,7 +353,7 @@ impl<'g> Tensor<'g> {
         if !y.is_dead() {
             self.graph.require_classes(targets, x.last());
             for (lengths, most) in [(input_lengths, t), (target_lengths, s)] {
-                self.graph.require(lengths, Below { count: most + 1, table: Some("ctc_loss"), least: None, ignored: None });
+                self.graph.require(lengths, Below::lengths("ctc_loss", 0, most));
             }
         }
         y
@@ -413,7 +413,11 @@ mod tests {
         assert_eq!(y[0].f()[1..], [inf, 0.0, inf]);
         assert_eq!(dx[..6], [0.0, -1.0, -1.0, 0.0, 0.0, -1.0]);
         assert!(dx[6..].iter().all(|&d| d == 0.0), "{dx:?}");
-        let e = f.run(&feed([4, 2, 0, 0], [2, 2, 0, 1])).unwrap_err().to_string();
-        assert!(e.starts_with("label 4 in row 0") || e.contains("the index 4 at position [0] is not below 4"), "{e}");
+        // Lengths that do not fit.
+        let mut error = |steps, targets| f.run(&feed(steps, targets)).unwrap_err().to_string();
+        let e = error([3, 4, 0, 0], [2, 2, 0, 1]);
+        assert_eq!(e, "ctc_loss: sample 1 has the length 4, but lengths must be from 0 to 3");
+        let e = error([3, 2, 0, 0], [2, 2, 3, 1]);
+        assert_eq!(e, "ctc_loss: sample 2 has the length 3, but lengths must be from 0 to 2");
     }
 }

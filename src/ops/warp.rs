@@ -105,6 +105,10 @@ mod tests {
     use crate::{Device, Graph, host::Host, ops::checks};
 
     #[test]
+    fn golden() {
+        checks::golden_in(include_str!("../../tests/golden/warp.json"), "warp", |_, x| x[0].warp(x[1]));
+    }
+    #[test]
     fn cpu() {
         // The places in an image are rounded, so the error grows with its size: `terms` has this, and the tolerance of
         // `checks::cpu` has not.

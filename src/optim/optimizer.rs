@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupOptions {
     /// The factor by which the optimizer's learning rate is multiplied; 1 by default. A factor of 0
-    /// [freezes](Optimizer::freeze) the parameters.
+    /// [freezes](Optimizer::freeze) the parameters. A positive factor that is 0 as `f32` is an error.
     pub lr_scale: f64,
     /// The weight decay of all parameters of the group, biases and other vectors included. With `None`, the weight decay is the
     /// same as without a group.
@@ -297,7 +297,9 @@ impl Optimizer {
             require(fits(decay), name, "the weight decay", decay, "finite and not negative")?;
         }
         for (_, options) in &self.groups {
-            require(fits(options.lr_scale), name, "the lr_scale of a group", options.lr_scale, "finite and not negative")?;
+            // A scale that is 0 as `f32` would train the parameters without moving them.
+            let scale = options.lr_scale;
+            require(scale == 0.0 || positive(scale), name, "the lr_scale of a group", scale, "0, or finite and positive (as f32)")?;
         }
         for (what, max) in [("the norm to clip to", self.clip_norm), ("the value to clip to", self.clip_value)] {
             max.map_or(Ok(()), |max| require(positive(max), name, what, max, "finite and positive (as f32)"))?;

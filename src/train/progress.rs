@@ -84,6 +84,8 @@ impl Shown {
             (Progress::Show, None) => To::Lines,
         };
         let renew = if progress == Progress::Log { Duration::from_secs(10) } else { Duration::from_millis(500) };
+        #[cfg(test)]
+        let renew = tests::RENEW.get().unwrap_or(renew);
         let (now, paused) = (Instant::now(), Duration::ZERO);
         let (samples, first, made) = (0, None, 0);
         Shown { to, epochs, steps, memory, samples, started: now, paused, first, made, renew, renewed: now, due: false }
@@ -183,7 +185,17 @@ fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Fit, Trainer, data, optim::Sgd};
+    use crate::{
+        Device, Fit, Trainer,
+        data::{self, told::told},
+        optim::Sgd,
+    };
+    use std::cell::Cell;
+
+    thread_local! {
+        /// The time between two reports within an epoch, for the trainings of a test.
+        pub(super) static RENEW: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
 
     #[test]
     fn times() {
@@ -193,12 +205,56 @@ mod tests {
         assert!(time(f64::INFINITY).ends_with("min"));
     }
 
+    fn trainer(data: &data::Dataset) -> Trainer {
+        Trainer::for_data(&Device::cpu(), data, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(0.1)).unwrap()
+    }
+
+    #[test]
+    fn events_within_an_epoch_come_every_ten_seconds() {
+        let mut shown = Shown::new(Progress::Log, 0..1, 10, None);
+        let ago = |seconds: u64| Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the clock runs for longer");
+        for (seconds, due) in [(0, false), (9, false), (10, true), (11, true)] {
+            shown.renewed = ago(seconds);
+            assert_eq!(shown.wants_loss(), due, "{seconds}");
+        }
+        // The clock starts again with each event.
+        assert!(!shown.wants_loss());
+        // Nothing is due where nothing is shown.
+        let mut off = Shown::new(Progress::Off, 0..1, 10, None);
+        off.renewed = ago(11);
+        assert!(!off.wants_loss());
+    }
+
+    /// Two epochs of five steps, with an interval that no step undercuts, and with one that no epoch exceeds. An event has the latest report
+    /// that has arrived, which is that of the step before.
+    #[test]
+    fn events_of_steps() {
+        let iris = data::iris();
+        let fit = |renew: Duration| {
+            RENEW.set(Some(renew));
+            let mut trainer = trainer(&iris);
+            let events = told("downhill::fit", || {
+                trainer.fit(&iris, Fit::new().epochs(2).batch_size(30).progress(Progress::Log)).unwrap();
+            });
+            RENEW.set(None);
+            (events, trainer.take_reports().unwrap())
+        };
+        let (events, reports) = fit(Duration::ZERO);
+        let steps: Vec<&String> = events.iter().filter(|event| event.contains(" step ")).collect();
+        for (k, (event, report)) in steps.iter().zip(&reports).enumerate() {
+            let (epoch, step) = ((k + 1) / 5 + 1, (k + 1) % 5 + 1);
+            let want = format!("INFO downhill::fit: epoch {epoch}/2 step {step}/5 loss {:.4} accuracy ", report.loss);
+            assert!(event.starts_with(&want) && event.contains(" samples/s "), "{event} is not {want}");
+        }
+        assert_eq!((reports.len(), steps.len(), events.len()), (10, 9, 11));
+        assert_eq!(fit(Duration::from_secs(3600)).0.len(), 2);
+    }
+
     #[test]
     fn a_line_tells_all_numbers_of_an_epoch() {
         let named = |x: f64| super::super::Named::new(["rmse".to_string()].into(), vec![x]);
         let iris = data::iris();
-        let mut trainer =
-            Trainer::for_data(&Device::cpu(), &iris, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(0.1)).unwrap();
+        let mut trainer = trainer(&iris);
         let any = trainer.fit(&iris, Fit::new()).unwrap().epochs.remove(0);
         let report = trainer.take_reports().unwrap().remove(0);
         let epoch = Epoch {

@@ -252,6 +252,8 @@ fn options_out_of_range_are_typed_errors() {
         Sgd::new(0.1).clip_norm(0.0),
         Sgd::new(0.1).clip_norm(f64::NAN),
         Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: -1.0, weight_decay: None }),
+        Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: 1e-60, weight_decay: None }),
+        Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: 1e60, weight_decay: None }),
         Sgd::new(0.1).group(|_| true, GroupOptions { lr_scale: 1.0, weight_decay: Some(f64::NAN) }),
     ];
     for o in bad {
