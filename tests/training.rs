@@ -1,22 +1,28 @@
 //! The promises of training: the same bits in every run, the same numbers for every way of planning, one submit for each step,
 //! checkpoints that continue exactly, and an end at the first step that is not finite.
 
+#[path = "training/checkpoints.rs"]
+mod checkpoints;
 mod common;
+#[path = "training/curves.rs"]
+mod curves;
+#[path = "training/ends.rs"]
+mod ends;
+#[path = "training/updates.rs"]
+mod updates;
 
 use common::{BOTH, Check, On, Suite, bits, weights};
 use downhill::{
-    Compiled, Device, Error, Event, Fit, Graph, Host, Shape, Tensor, Trainer,
+    Compiled, Device, Error, Fit, Graph, Host, Shape, Tensor, Trainer,
     data::{self, Dataset, Target},
     init::Init,
-    layers::Conv2d,
     losses,
     ops::Fill,
-    optim::{Adam, AdamW, GroupOptions, Optimizer, RmsProp, Sgd},
+    optim::{Adam, Optimizer, RmsProp, Sgd},
     plan::PlanOptions,
     testing,
     train::metrics,
 };
-use std::{cell::Cell, ops::ControlFlow};
 
 fn main() {
     let mut suite = Suite::new();
@@ -30,21 +36,21 @@ fn main() {
     suite.each(&[On::Gpu, On::Pieces], "one submit a step", one_submit);
     suite.each(&BOTH, "the short last batch", short_batch);
     suite.each(&BOTH, "the order of samples", orders);
-    suite.each(&BOTH, "a checkpoint goes on exactly", checkpoint);
-    suite.each(&[On::Gpu], "a checkpoint goes to another device", checkpoint_elsewhere);
-    suite.each(&BOTH, "params save and load", params_round_trip);
+    suite.each(&BOTH, "a checkpoint goes on exactly", checkpoints::checkpoint);
+    suite.each(&[On::Gpu], "a checkpoint goes to another device", checkpoints::checkpoint_elsewhere);
+    suite.each(&BOTH, "params save and load", checkpoints::params_round_trip);
     suite.each(&BOTH, "compiled graphs see every step", shared_buffers);
     suite.each(&BOTH, "evaluate", evaluate);
     suite.each(&everywhere, "dropout", dropout);
-    suite.each(&BOTH, "a diverging loss", diverging);
-    suite.each(&BOTH, "a gradient that is not finite", bad_gradient);
-    suite.each(&BOTH, "an early end", early_end);
-    suite.each(&everywhere, "gradient clipping", clipping);
-    suite.each(&BOTH, "parameter groups", groups);
+    suite.each(&BOTH, "a diverging loss", ends::diverging);
+    suite.each(&BOTH, "a gradient that is not finite", ends::bad_gradient);
+    suite.each(&BOTH, "an early end", ends::early_end);
+    suite.each(&everywhere, "gradient clipping", updates::clipping);
+    suite.each(&BOTH, "parameter groups", updates::groups);
     suite.each(&[On::Cpu, On::Gpu, On::Pieces], "gradients that are given", given_gradients);
-    suite.each(&[On::Pieces], "split flat buffers", split);
-    suite.each(&[On::Gpu, On::Pieces], "the CPU's loss curve", loss_curve);
-    suite.each(&[On::Gpu, On::Webgpu], "the CPU's loss curve with convolutions", cnn_curve);
+    suite.each(&[On::Pieces], "split flat buffers", updates::split);
+    suite.each(&[On::Gpu, On::Pieces], "the CPU's loss curve", curves::loss_curve);
+    suite.each(&[On::Gpu, On::Webgpu], "the CPU's loss curve with convolutions", curves::cnn_curve);
     suite.run()
 }
 
@@ -235,75 +241,6 @@ fn orders(device: &Device) -> Check {
     Ok(())
 }
 
-fn checkpoint(device: &Device) -> Check {
-    let (data, folder) = (digits(70), tempfile::tempdir()?);
-    let path = folder.path().join("at.safetensors");
-    let adam: Optimizer = Adam::new(0.01).amsgrad(true).into();
-    let sgd: Optimizer = Sgd::new(0.05).momentum(0.9).into();
-    let plain: Optimizer = Sgd::new(0.05).into();
-    for optimizer in [adam, sgd, plain] {
-        let fit = || Fit::new().epochs(2).batch_size(16);
-        let mut whole = classifier(device, optimizer.clone()).seed(5)?;
-        whole.fit(&data, fit())?;
-        whole.save(&path)?;
-        let history = whole.fit(&data, fit())?;
-        // Another seed, and fewer steps and epochs: all of it must be replaced.
-        let mut resumed = classifier(device, optimizer.clone()).seed(6)?;
-        resumed.fit(&data, fit().epochs(1))?;
-        resumed.load(&path)?;
-        assert_eq!(resumed.steps(), 10);
-        let again = resumed.fit(&data, fit())?;
-        assert!(weights(&whole)? == weights(&resumed)?, "{optimizer:?}: other weights");
-        let losses = |h: &downhill::History| h.epochs.iter().map(|e| bits(&e.losses)).collect::<Vec<_>>();
-        assert_eq!(losses(&history), losses(&again), "{optimizer:?}");
-        assert_eq!((whole.steps(), whole.lr()), (resumed.steps(), resumed.lr()));
-    }
-    Ok(())
-}
-
-fn checkpoint_elsewhere(device: &Device) -> Check {
-    let (data, folder) = (digits(70), tempfile::tempdir()?);
-    let path = folder.path().join("at.safetensors");
-    for (from, to) in [(device, &Device::cpu()), (&Device::cpu(), device)] {
-        let mut a = classifier(from, AdamW::new(0.01)).seed(5)?;
-        a.fit(&data, Fit::new().batch_size(16))?;
-        a.save(&path)?;
-        let mut b = classifier(to, AdamW::new(0.01));
-        b.load(&path)?;
-        assert!(weights(&a)? == weights(&b)?);
-        let [a, b] = [&mut a, &mut b].map(|t| t.fit(&data, Fit::new().batch_size(16)).map(|h| h.epochs[0].loss));
-        let (a, b) = (a?, b?);
-        assert!((a - b).abs() < 1e-4 * a, "{a} and {b}");
-    }
-    Ok(())
-}
-
-fn params_round_trip(device: &Device) -> Check {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("w.safetensors");
-    let mut a = classifier(device, Sgd::new(0.1)).seed(1)?;
-    a.fit(&digits(40), Fit::new())?;
-    // Awkward values: the smallest normal number, a negative zero, infinity.
-    let mut bias = a.params().get("fc2.bias")?;
-    bias.view_mut().f[..3].copy_from_slice(&[f32::MIN_POSITIVE, -0.0, f32::INFINITY]);
-    a.params().set("fc2.bias", &bias)?;
-    a.params().save(&path)?;
-    let b = classifier(device, Sgd::new(0.1)).seed(2)?;
-    assert!(weights(&a)? != weights(&b)?);
-    b.params().load(&path)?;
-    assert!(weights(&a)? == weights(&b)?);
-    assert_eq!(bits(b.params().get("fc2.bias")?.f()), bits(bias.f()));
-    assert_eq!(b.params().names().collect::<Vec<_>>(), ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]);
-    // Other libraries read it: a safetensors file of f32 tensors by these names, and nothing else.
-    let bytes = std::fs::read(&path)?;
-    let file = safetensors::SafeTensors::deserialize(&bytes)?;
-    let mut names = file.names();
-    names.sort_unstable();
-    assert_eq!(names, ["fc1.bias", "fc1.weight", "fc2.bias", "fc2.weight"]);
-    assert_eq!(file.tensor("fc1.weight")?.shape(), [24, 64]);
-    Ok(())
-}
-
 fn shared_buffers(device: &Device) -> Check {
     let data = digits(20);
     let mut trainer = classifier(device, Sgd::new(0.1)).seed(1)?;
@@ -383,262 +320,6 @@ fn dropout(device: &Device) -> Check {
             }
         }
     }
-    Ok(())
-}
-
-/// Gradient descent on w⁴ with a step that is too large: |w| grows until the loss overflows.
-fn diverging(device: &Device) -> Check {
-    let data = Dataset::new(vec![1.0; 64], [1], Target::values([1], vec![0.0; 64]))?;
-    let new = || {
-        Trainer::for_data(
-            device,
-            &data,
-            |x| x * x.graph().param("w", [1], Init::Constant(2.5)),
-            |x, _| x.square().square().mean_all(),
-            Sgd::new(0.5).momentum(0.5),
-        )
-    };
-    let mut trainer = new()?;
-    let error = trainer.fit(&data, Fit::new().epochs(5).batch_size(4)).expect_err("it overflows");
-    let Error::Diverged { step, loss, what, .. } = &error else { return Err(error.into()) };
-    assert!(*step >= 2 && *step < 16, "step {step}");
-    assert!(!loss.is_finite() && what == "loss", "{error}");
-    assert!(error.to_string().starts_with(&format!("step {step}: the loss is not finite")), "{error}");
-    assert_eq!(trainer.steps(), *step);
-    // The same training, ended before that step.
-    let mut stopped = new()?;
-    let last = *step as usize;
-    let history = stopped.fit(&data, Fit::new().batch_size(4).callback(|event| stop_at(event, last)))?;
-    assert!(history.stopped && history.epochs[0].losses.len() == last && history.epochs[0].losses.iter().all(|l| l.is_finite()));
-    assert_eq!(stopped.steps(), *step);
-    assert_eq!(weights(&trainer)?, weights(&stopped)?);
-    assert!(trainer.params().get("w")?.f()[0].is_finite());
-    // The same again ends at once; from better weights training goes on, and the old error is forgotten.
-    let again = trainer.fit(&data, Fit::new().batch_size(4));
-    assert!(matches!(again, Err(Error::Diverged { step: s, .. }) if s == *step), "{again:?}");
-    trainer.params().set("w", &Host::new([1], vec![0.1]))?;
-    let mut quiet = trainer;
-    quiet.step(&[Host::new([4, 1], vec![0.5; 4]), Host::new([4, 1], vec![0.0; 4])])?;
-    assert!(quiet.loss()? < 1e-4);
-    Ok(())
-}
-
-fn stop_at(event: &Event, last: usize) -> ControlFlow<()> {
-    match event {
-        Event::Step { step, .. } if *step == last => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    }
-}
-
-/// √0 is finite; its gradient is not.
-fn bad_gradient(device: &Device) -> Check {
-    let g = Graph::training();
-    let w = g.param("w", [2], Init::Constant(1.0));
-    let still = g.param("still", [1], Init::Constant(3.0));
-    let mut trainer = Trainer::new(device, (w * g.input([2])).sqrt().sum_all() + still.sum_all(), Adam::new(0.01))?;
-    let good = [Host::new([2], vec![1.0, 2.0])];
-    trainer.step(&good)?;
-    trainer.step(&good)?;
-    let before = weights(&trainer)?;
-    trainer.step(&[Host::new([2], vec![0.0, 1.0])])?;
-    trainer.step(&good)?;
-    let error = trainer.loss().expect_err("0/0");
-    assert!(
-        matches!(&error, Error::Diverged { step: 2, loss, what, parameter: Some(name) }
-        if loss.is_finite() && what == "gradient" && name == "w"),
-        "{error}"
-    );
-    assert_eq!(weights(&trainer)?, before, "a step after the bad one was made");
-    // Its reports are those of the finite steps.
-    assert_eq!(trainer.take_reports()?.iter().map(|r| r.step).collect::<Vec<_>>(), [0, 1]);
-    // And it goes on as if the bad step had not been.
-    trainer.step(&good)?;
-    trainer.loss()?;
-    let g = Graph::training();
-    let w = g.param("w", [2], Init::Constant(1.0));
-    let still = g.param("still", [1], Init::Constant(3.0));
-    let mut other = Trainer::new(device, (w * g.input([2])).sqrt().sum_all() + still.sum_all(), Adam::new(0.01))?;
-    (0..3).try_for_each(|_| other.step(&good))?;
-    assert_eq!(weights(&trainer)?, weights(&other)?);
-    Ok(())
-}
-
-fn early_end(device: &Device) -> Check {
-    let data = digits(50);
-    let mut trainer = classifier(device, Sgd::new(0.1));
-    let heard = Cell::new(0);
-    let history = trainer.fit(
-        &data,
-        Fit::new()
-            .epochs(9)
-            .batch_size(10)
-            .callback(|event| match event {
-                Event::Step { epoch: 2, step: 3, steps: 5 } => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            })
-            .callback(|_| {
-                heard.set(heard.get() + 1);
-                ControlFlow::Continue(())
-            }),
-    )?;
-    assert!(history.stopped);
-    assert_eq!(history.epochs.iter().map(|e| e.losses.len()).collect::<Vec<_>>(), [5, 3]);
-    // Five steps, an epoch, three steps, an epoch.
-    assert_eq!((heard.get(), trainer.steps()), (10, 8));
-    // By epoch, and not at all.
-    let history = trainer.fit(
-        &data,
-        Fit::new().epochs(9).callback(|event| match event {
-            Event::Epoch(e) if e.epoch == 3 => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        }),
-    )?;
-    assert!(history.stopped && history.epochs.len() == 3);
-    let history = trainer.fit(&data, Fit::new().epochs(2))?;
-    assert!(!history.stopped && history.epochs.len() == 2);
-    Ok(())
-}
-
-/// Σ a·x + Σ b·z: the gradients are x and z, and one norm is taken of both.
-fn clipping(device: &Device) -> Check {
-    let n = 700;
-    let x: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
-    for (max, scale) in [(1.0, 1.0), (0.5, 3.0), (1e6, 1.0)] {
-        let g = Graph::training();
-        let (a, b) = (g.param("a", [n], Init::Zeros), g.param("b", [2, 2], Init::Zeros));
-        let loss = (a * g.input([n])).sum_all() + (b * g.input([2, 2])).sum_all();
-        let mut trainer = Trainer::new(device, loss, Sgd::new(1.0).clip_norm(max))?;
-        let x: Vec<f32> = x.iter().map(|x| x * scale).collect();
-        let z = vec![3.0, -4.0, 0.5, 12.0];
-        trainer.step(&[Host::new([n], x.clone()), Host::new([2, 2], z.clone())])?;
-        let norm = x.iter().chain(&z).map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        let factor = (max / (norm + 1e-6)).min(1.0);
-        assert_eq!(factor < 1.0, max < 100.0);
-        for (name, grad) in [("a", &x), ("b", &z)] {
-            let want: Vec<f64> = grad.iter().map(|&g| -factor * f64::from(g)).collect();
-            let got = trainer.params().get(name)?.to_f64();
-            testing::close(&got, &want, n).map_err(|e| format!("max {max}: {name}: {e}"))?;
-            assert!(factor < 1.0 || got == want, "not clipped, and yet changed");
-        }
-        // The trainer returns the gradient before clipping.
-        assert_eq!(trainer.gradient("a")?.f(), x);
-    }
-    Ok(())
-}
-
-/// One step of SGD: w ← w − lr·scale·(g + decay·w) with g = 1 everywhere.
-fn groups(device: &Device) -> Check {
-    let step = |optimizer: Optimizer| -> Result<Vec<f32>, Error> {
-        let g = Graph::training();
-        let all = [
-            ("a.weight", Shape::from([2, 2])),
-            ("a.bias", Shape::from([2])),
-            ("b.weight", Shape::from([2, 2])),
-            ("b.bias", Shape::from([2])),
-            ("c.bias", Shape::from([2, 2])),
-        ];
-        let loss = all.map(|(name, shape)| g.param(name, shape, Init::Constant(2.0)).sum_all()).into_iter().reduce(|a, b| a + b);
-        let mut trainer = Trainer::new(device, loss.expect("five parameters"), optimizer)?;
-        trainer.step(&[])?;
-        trainer.loss()?;
-        let mut out = Vec::new();
-        for (name, value) in trainer.params().all()? {
-            assert!(value.f().iter().all(|x| *x == value.f()[0]), "{name}: {:?}", value.f());
-            out.push(value.f()[0]);
-        }
-        Ok(out)
-    };
-    let sgd = || Sgd::new(0.5).weight_decay(0.25);
-    // Matrices decay. Biases do not, whatever their rank.
-    assert_eq!(step(sgd().into())?, [1.25, 1.5, 1.25, 1.5, 1.5]);
-    assert_eq!(step(sgd().decay_all())?, [1.25; 5]);
-    let frozen = GroupOptions { lr_scale: 0.0, ..Default::default() };
-    assert_eq!(step(sgd().group(|name| name.starts_with("a."), frozen))?, [2.0, 2.0, 1.25, 1.5, 1.5]);
-    let slow = GroupOptions { lr_scale: 0.5, weight_decay: None };
-    let decaying = GroupOptions { lr_scale: 1.0, weight_decay: Some(0.5) };
-    let both = sgd().group(|name| name.ends_with("bias"), decaying).group(|name| name.starts_with("a."), slow);
-    assert_eq!(step(both)?, [1.625, 1.0, 1.25, 1.0, 1.0]);
-    Ok(())
-}
-
-/// Parameters of more than one piece, one of them larger than a binding: every rule, against the CPU.
-fn split(device: &Device) -> Check {
-    let sizes: [(&str, usize); 5] = [("a", 9_000), ("b", 20_001), ("c", 7), ("d", 40_000), ("e", 12_000)];
-    let limit = common::inner(device).caps().max_binding_bytes as usize / 4;
-    assert!(sizes.iter().map(|s| s.1).sum::<usize>() > 4 * limit && sizes[3].1 > 2 * limit);
-    for optimizer in downhill::optim::all() {
-        for optimizer in [optimizer.clone(), optimizer.clip_norm(1.0)] {
-            let run = |device: &Device| -> Result<Vec<(String, Host<f32>)>, Error> {
-                let g = Graph::training();
-                let mut feed = Vec::new();
-                let mut loss: Option<Tensor> = None;
-                for (k, (name, n)) in sizes.into_iter().enumerate() {
-                    let w = g.param(name, [n], Init::Uniform { low: -1.0, high: 1.0 });
-                    let x = g.input([n]);
-                    feed.push(testing::fill(x.shape(), &Fill::Range(-1.0, 1.0), k as u64));
-                    let term = (w * x).sum_all();
-                    loss = Some(loss.map_or(term, |l| l + term));
-                }
-                let mut trainer = Trainer::new(device, loss.expect("five terms"), optimizer.clone())?;
-                for _ in 0..3 {
-                    trainer.step(&feed)?;
-                }
-                trainer.loss()?;
-                trainer.params().all()
-            };
-            let (got, want) = (run(device)?, run(&Device::cpu())?);
-            for ((name, got), (_, want)) in got.iter().zip(&want) {
-                // The norm is a sum of 81,008 terms.
-                testing::close(&got.to_f64(), &want.to_f64(), 81_008).map_err(|e| format!("{optimizer:?}: {name}: {e}"))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The first epoch on digits: same seed, same shuffles and masks, losses equal to 1e-3.
-fn loss_curve(device: &Device) -> Check {
-    let data = data::digits();
-    let curve = |device: &Device| -> Result<Vec<f32>, Error> {
-        let mut trainer = Trainer::for_data(
-            device,
-            &data,
-            |x| x.linear("fc1", 128).relu().dropout(0.1).linear("fc2", 64).relu().linear("fc3", 10),
-            |x, y| x.cross_entropy(y),
-            Adam::new(4e-3),
-        )?
-        .seed(42)?;
-        Ok(trainer.fit(&data, Fit::new().batch_size(100))?.epochs.remove(0).losses)
-    };
-    same_curve(&curve(device)?, &curve(&Device::cpu())?, 18)
-}
-
-/// Fifty steps of a network of convolutions with batch norm.
-fn cnn_curve(device: &Device) -> Check {
-    fn block<'g>(x: Tensor<'g>, k: usize) -> Tensor<'g> {
-        let options = Conv2d { padding: 1.into(), no_bias: true, ..Conv2d::default() };
-        x.conv2d_with(&format!("conv{k}"), 8 * k, 3, options).batch_norm(&format!("bn{k}")).relu().max_pool2d(2)
-    }
-    fn model(x: Tensor) -> Tensor {
-        block(block(x, 1), 2).flatten().linear("fc1", 32).relu().linear("fc2", 10)
-    }
-    let data = data::digits().reshape([1, 8, 8])?.subset(&(0..50 * 32).collect::<Vec<_>>())?;
-    let curve = |device: &Device| -> Result<Vec<f32>, Error> {
-        let mut trainer = Trainer::for_data(device, &data, model, |x, y| x.cross_entropy(y), Adam::new(1e-3))?.seed(42)?;
-        Ok(trainer.fit(&data, Fit::new().batch_size(32))?.epochs.remove(0).losses)
-    };
-    same_curve(&curve(device)?, &curve(&Device::cpu())?, 50)
-}
-
-/// Every step's loss is that of the other device to 1e-3, and they fall.
-fn same_curve(got: &[f32], want: &[f32], steps: usize) -> Check {
-    assert_eq!(got.len(), steps);
-    let far = got.iter().zip(want).map(|(g, w)| (g - w).abs() / w).fold(0.0, f32::max);
-    println!("{steps} steps differ by {far:e} at most");
-    for (k, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g - w).abs() <= 1e-3 * w, "step {k}: {g} and {w}");
-    }
-    assert!(want[steps - 1] < 0.8 * want[0], "it learns nothing: {want:?}");
     Ok(())
 }
 
