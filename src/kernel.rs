@@ -278,6 +278,8 @@ pub struct Caps {
     /// The number of invocations in every subgroup. `None` if the device has no subgroups, or if their sizes differ. With different
     /// sizes, the driver would choose the order of a sum by subgroups, and so the bits of the sum.
     pub subgroups: Option<u32>,
+    /// True if an invocation has few registers, as on Intel's GPUs: about 60 numbers, where others have 128 or more. Large blocks would spill.
+    pub few_registers: bool,
 }
 
 impl Caps {
@@ -304,6 +306,7 @@ impl Default for Caps {
             max_invocations: 256,
             software: false,
             subgroups: None,
+            few_registers: false,
         }
     }
 }

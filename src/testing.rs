@@ -196,13 +196,20 @@ pub fn check_device(case: &Case, device: &Device) -> Result<(), String> {
     let checked = device.as_gpu().filter(|gpu| gpu.options().checked && !case.op.is_alias());
     let Some(caps) = checked.map(|gpu| *gpu.caps()).filter(|caps| caps.software) else { return Ok(()) };
     let shapes: Vec<Shape> = case.inputs.iter().map(|i| i.0).collect();
-    let hardware = Caps { software: false, ..caps };
-    let [known, all] = [caps, hardware].map(|caps| case.op.kernels(&shapes, subject.outputs[0].shape(), &caps));
-    for candidate in (0..all.len()).filter(|&i| !known.contains(&all[i])) {
-        let options = PlanOptions { caps: Some(hardware), candidate: Some(candidate), ..device.plan_options() };
-        let checked = measure(&subject.outputs, &subject.inputs, &subject.want, device, &options, subject.terms);
-        let name = all[candidate].name;
-        checked.map_err(|e| e.to_string()).and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("hardware's {name}: {e}"))?;
+    let kernels = |caps: &Caps| case.op.kernels(&shapes, subject.outputs[0].shape(), caps);
+    let mut known = kernels(&caps);
+    for few_registers in [false, true] {
+        let hardware = Caps { software: false, few_registers, ..caps };
+        for (candidate, kernel) in kernels(&hardware).into_iter().enumerate() {
+            if known.contains(&kernel) {
+                continue;
+            }
+            let options = PlanOptions { caps: Some(hardware), candidate: Some(candidate), ..device.plan_options() };
+            let checked = measure(&subject.outputs, &subject.inputs, &subject.want, device, &options, subject.terms);
+            let name = kernel.name;
+            checked.map_err(|e| e.to_string()).and_then(|c| verdict(&c, &subject.want)).map_err(|e| format!("hardware's {name}: {e}"))?;
+            known.push(kernel);
+        }
     }
     Ok(())
 }

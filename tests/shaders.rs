@@ -233,6 +233,8 @@ fn devices() -> Vec<Caps> {
         // Hardware: subgroups of several sizes, large workgroups.
         Caps { subgroups: Some(32), max_workgroup_bytes: 48 << 10, max_invocations: 1024, max_bindings: 16, ..Caps::default() },
         Caps { subgroups: Some(128), max_workgroup_bytes: 32 << 10, max_invocations: 512, ..Caps::default() },
+        // Intel's.
+        Caps { few_registers: true, max_workgroup_bytes: 64 << 10, max_invocations: 1024, max_bindings: 16, ..Caps::default() },
         // The small device of the other tests.
         Caps {
             max_bindings: small.max_bindings as usize,

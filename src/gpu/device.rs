@@ -186,6 +186,9 @@ pub struct Gpu {
 /// The largest read-back buffer that is reused. The losses and metrics of a step need much less.
 const KEPT_STAGING: u64 = 16 << 20;
 
+/// Intel's number as a vendor on the PCI bus.
+const INTEL: u32 = 0x8086;
+
 impl Gpu {
     async fn new(adapter: &wgpu::Adapter, summary: AdapterSummary, options: &GpuOptions) -> Result<Arc<Gpu>> {
         let (info, own) = (adapter.get_info(), adapter.limits());
@@ -222,6 +225,7 @@ impl Gpu {
             max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             software: summary.software,
             subgroups: equal(info.subgroup_min_size, info.subgroup_max_size).filter(|_| subgroups),
+            few_registers: info.vendor == INTEL && !summary.software,
         };
         let file = wgpu::util::pipeline_cache_key(&info).filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE));
         let kept = folder.as_ref().zip(file).map(|(folder, name)| {

@@ -30,10 +30,6 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 
-/// Kernels that spill on Intel, whose compiler has 128 registers and puts 16 invocations into one subgroup there: tiles with 8 × 8 outputs for
-/// each invocation, and two others with many sums. Measuring avoids them on a device; nothing else may spill.
-const MAY_SPILL: [&str; 3] = ["matmul_tiles.forward_tiles", "conv2d_tiles.tiles", "attention.grad"];
-
 fn check(families: &[&str]) -> Check {
     let rows = table::rows(families)?;
     for family in families {
@@ -42,9 +38,7 @@ fn check(families: &[&str]) -> Check {
     }
     assert!(rows.iter().filter(|row| row.of == kernels::CONTROL).all(table::Row::spills), "scratch memory is not reported");
     let is_intel = families[0] == radv::INTEL[0];
-    // With all options at once, the forward kernel of attention spills there as well.
-    let may = |row: &table::Row| MAY_SPILL.contains(&&row.kernel[..]) || row.name().starts_with("attention with options");
-    let spills = |row: &&table::Row| row.expected && row.spills() && !(is_intel && may(row));
+    let spills = |row: &&table::Row| row.expected && row.spills();
     let bad: Vec<String> = rows.iter().filter(spills).map(|row| format!("{}: {} ({})", row.family, row.name(), row.kernel)).collect();
     assert!(bad.is_empty(), "these spill registers: make them smaller, or do not expect them\n{}", bad.join("\n"));
     let (all, last) = estimate::last(&rows);

@@ -19,6 +19,8 @@ use std::{collections::BTreeMap, error::Error, ffi::CString};
 pub const AMD: [&str; 5] = ["polaris10", "vega10", "navi10", "navi21", "gfx1100"];
 /// Intel's platforms: Xe of Tiger Lake, and Arc.
 pub const INTEL: [&str; 2] = ["tgl", "dg2"];
+/// Intel's number as a vendor, as in `src/gpu/device.rs`.
+const INTEL_VENDOR: u32 = 0x8086;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -56,9 +58,10 @@ impl Compiler {
             let mut sizes = vk::PhysicalDeviceSubgroupSizeControlProperties::default();
             let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut sizes);
             instance.get_physical_device_properties2(physical, &mut properties);
-            let limits = properties.properties.limits;
+            let (limits, vendor) = (properties.properties.limits, properties.properties.vendor_id);
             let one_size = sizes.min_subgroup_size == sizes.max_subgroup_size;
             let caps = Caps {
+                few_registers: vendor == INTEL_VENDOR,
                 max_bindings: limits.max_per_stage_descriptor_storage_buffers as usize,
                 max_binding_bytes: u64::from(limits.max_storage_buffer_range.min(i32::MAX as u32)) / 4 * 4,
                 max_workgroup_bytes: limits.max_compute_shared_memory_size,

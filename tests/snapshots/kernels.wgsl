@@ -3168,7 +3168,7 @@ const WIDTH = COLS * TC;
 const DEPTH = min(SLAB / 2u, TILE_C);
 const HIDDEN = -3.40282347e38;
 var<workgroup> slab_r: array<f32, SLAB * ROW_R>;
-var<workgroup> slab_c: array<f32, SLAB * ROW_C>;
+var<workgroup> slab_c: array<f32, max(SLAB * ROW_C, TILE_R * TC)>;
 var<workgroup> weights: array<f32, TILE_C * ROW_R>;
 struct Unit {
  batch: u32,
@@ -3279,7 +3279,7 @@ fn exp4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(f_exp(x.x), f_exp(x.y), f_
 fn larger4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
  return vec4<f32>(larger(a.x, b.x), larger(a.y, b.y), larger(a.z, b.z), larger(a.w, b.w));
 }
-fn sees(batch: u32, query: u32, key: u32) -> bool { return (p.causal == 0u || key <= query) && key < keys(batch); }
+fn sees(count: u32, query: u32, key: u32) -> bool { return (p.causal == 0u || key <= query) && key < count; }
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
  let number = group_index(group, groups);
@@ -3297,7 +3297,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
  }
  let cols_of = cols_batch(unit.batch);
  let start = window_start(unit.row) / TILE_C * TILE_C;
- let last = min(keys(unit.batch), window_end(unit.row + TILE_R));
+ let count = keys(unit.batch);
+ let last = min(count, window_end(unit.row + TILE_R));
  let end = min(last, select(p.cols_n, min(p.cols_n, unit.row + TILE_R), p.causal == 1u));
  for (var col = start; col < end; col += TILE_C) {
   draw(lane, unit.batch, unit.row, col);
@@ -3307,7 +3308,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
    for (var z = 0u; z < 4u; z++) {
     let j = col + c + z * TC;
     let i = unit.row + r + x * TR;
-    let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && near(i, j) && sees(unit.batch, i, j));
+    let score = select(HIDDEN, biased(unit.batch, i, j, s[x][z] * p.scale), j < p.cols_n && near(i, j) && sees(count, i, j));
     s[x][z] = score;
     most = larger(most, score);
    }
@@ -4166,7 +4167,7 @@ const ROW_C = TILE_C + 1u;
 const WIDTH = COLS * TC;
 const DEPTH = min(SLAB / 2u, TILE_C);
 var<workgroup> slab_r: array<f32, SLAB * ROW_R>;
-var<workgroup> slab_c: array<f32, SLAB * ROW_C>;
+var<workgroup> slab_c: array<f32, max(SLAB * ROW_C, TILE_R * TC)>;
 var<workgroup> weights: array<f32, TILE_C * ROW_R>;
 struct Unit {
  batch: u32,
@@ -4204,12 +4205,10 @@ fn walk(lane: u32, queries: u32, batch: u32, row: u32, first: u32, sums: ptr<fun
  }
  start = max(start, window_start(row) / TILE_C * TILE_C);
  end = min(end, window_end(row + TILE_R));
- let r4 = vec4<u32>(r, r + TR, r + 2u * TR, r + 3u * TR);
- var l = of_queries(queries, row + r4, 0u);
- var delta = of_queries(queries, row + r4, 1u);
+ let count = keys(queries);
  if p.of_queries == 1u {
-  end = min(end, keys(queries));
- } else if row >= keys(queries) {
+  end = min(end, count);
+ } else if row >= count {
   end = 0u;
  }
  for (var col = start; col < end; col += TILE_C) {
@@ -4219,10 +4218,10 @@ fn walk(lane: u32, queries: u32, batch: u32, row: u32, first: u32, sums: ptr<fun
   if p.of_values == 0u {
    dp = product(lane, batch, cols_of, row, col, p.d, p.e);
   }
-  if p.of_queries == 0u {
-   l = of_queries(queries, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 0u);
-   delta = of_queries(queries, vec4<u32>(col + c, col + c + TC, col + c + 2u * TC, col + c + 3u * TC), 1u);
-  }
+  let four = vec4<u32>(0u, 1u, 2u, 3u);
+  let query4 = select(col + c + four * TC, row + r + four * TR, p.of_queries == 1u);
+  let l = of_queries(queries, query4, 0u);
+  let delta = of_queries(queries, query4, 1u);
   for (var x = 0u; x < 4u; x++) {
    for (var z = 0u; z < 4u; z++) {
     let i = row + r + x * TR;
@@ -4230,7 +4229,7 @@ fn walk(lane: u32, queries: u32, batch: u32, row: u32, first: u32, sums: ptr<fun
     let query = p.of_queries == 1u;
     let q = select(j, i, query);
     let k = select(i, j, query);
-    let seen = i < p.rows_n && j < p.cols_n && near(i, j) && sees(queries, q, k);
+    let seen = i < p.rows_n && j < p.cols_n && near(i, j) && sees(count, q, k);
     var w = f_exp(biased(queries, q, k, s[x][z] * p.scale) - select(l[z], l[x], query));
     let at = (c + z * TC) * ROW_R + r + x * TR;
     if p.of_values == 0u {

@@ -22,13 +22,15 @@ struct Sides {
 /// number is the number of terms of a product in workgroup memory at once. The fourth number is the number of output columns of an
 /// invocation. Each set of sizes is a pipeline, so there are few sets.
 fn tile(n: usize, m: usize, width: usize, caps: &Caps) -> [usize; 4] {
-    let bytes = |&[tr, tc, slab]: &[usize; 3]| 4 * (4 * tc * (4 * tr + 1) + slab * (4 * tr + 1) + slab * (4 * tc + 1));
+    let bytes = |&[tr, tc, slab]: &[usize; 3]| 4 * (4 * tc * (4 * tr + 1) + slab * (4 * tr + 1) + (slab * (4 * tc + 1)).max(4 * tr * tc));
     let fits = |t: &[usize; 3]| t[0] * t[1] <= caps.max_invocations as usize && bytes(t) <= caps.max_workgroup_bytes as usize;
-    let [tr, tc, slab] = [[16, 16, 16], [8, 16, 16], [4, 8, 8]].into_iter().find(fits).unwrap_or([2, 4, 8]);
+    // With few registers, fewer terms are fetched at once.
+    let (slab, most) = if caps.few_registers { (4, 4) } else { (16, COLS) };
+    let [tr, tc, slab] = [[16, 16, slab], [8, 16, slab], [4, 8, 8]].into_iter().find(fits).unwrap_or([2, 4, 8]);
     // Small matrices get small tiles.
     let tr = if n <= 8 { 2 } else { tr };
-    let tc = if m <= 16 && width <= 4 * COLS { 4 } else { tc };
-    [tr, tc, slab, width.div_ceil(tc).next_power_of_two().min(COLS)]
+    let tc = if m <= 16 && width <= 4 * most { 4 } else { tc };
+    [tr, tc, slab, width.div_ceil(tc).next_power_of_two().min(most)]
 }
 
 /// The rows of a kernel are queries or keys.

@@ -184,7 +184,9 @@ impl ConvFrame<'_> {
     }
     fn tiled(&self, &[m, n, per]: &[usize; 3], to: Bind, caps: &Caps) -> Pass {
         let mut pass = self.tiles(source!("conv2d_tiles"), "tiles", [m, n], to);
-        let slab = if tile_bytes(m, n, 16) <= caps.max_workgroup_bytes.min(16384) as usize { 16 } else { 8 };
+        // In a small tile, an invocation fetches much of a slab.
+        let is_narrow = caps.few_registers && m == 16;
+        let slab = if tile_bytes(m, n, 16) <= caps.max_workgroup_bytes.min(16384) as usize && !is_narrow { 16 } else { 8 };
         let consts = [("TILE_M", m), ("TILE_N", n), ("PER_M", per), ("PER_N", per), ("SLAB", slab)];
         pass.consts.extend(consts.map(|(name, value)| (name, value.into())));
         pass
@@ -227,7 +229,7 @@ fn tile_bytes(m: usize, n: usize, slab: usize) -> usize {
 }
 
 /// Returns the tile sizes that the device allows and that are less than twice as large as the result. The best size comes last. It
-/// is the largest size that gives enough workgroups. The other sizes are in order of their distance from the best size, the
+/// is the largest size that gives enough workgroups. If registers are few, it has 4 × 4 results for each invocation. The other sizes are in order of their distance from the best size, the
 /// farthest first. `count` returns the number of workgroups for the rows and columns of a tile.
 fn tiles(m: usize, n: usize, caps: &Caps, count: &dyn Fn(usize, usize) -> usize) -> Vec<(&'static str, &'static [usize; 3])> {
     let fits = |&&[tile_m, tile_n, per]: &&[usize; 3]| {
@@ -236,7 +238,8 @@ fn tiles(m: usize, n: usize, caps: &Caps, count: &dyn Fn(usize, usize) -> usize)
         allowed && (tile_m == 16 || (tile_m < 2 * m && tile_n < 2 * n))
     };
     let sizes: Vec<&[usize; 3]> = TILES.iter().filter(fits).collect();
-    let best = sizes.iter().rposition(|&&[tile_m, tile_n, _]| count(tile_m, tile_n) >= BUSY).unwrap_or(0);
+    let lean = |per: usize| per == 4 || !caps.few_registers;
+    let best = sizes.iter().rposition(|&&[tile_m, tile_n, per]| lean(per) && count(tile_m, tile_n) >= BUSY).unwrap_or(0);
     let order = sorted(sizes.len(), |i| Reverse(i.abs_diff(best)));
     let name = |size: &[usize; 3]| match size {
         [16, ..] => "tiles_16",

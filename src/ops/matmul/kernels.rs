@@ -236,13 +236,14 @@ impl Frame<'_> {
     fn count(&self, [tile_m, tile_n, _]: &[usize; 3]) -> usize {
         self.d.batch.elements() * self.d.m.div_ceil(*tile_m) * self.d.n.div_ceil(*tile_n)
     }
-    /// Returns the kernels with tiles. The best size comes last. It is the largest size that gives enough workgroups. Sums in parts
-    /// count only if otherwise a small tile would be the choice. The other sizes are in order of their distance from the best size,
+    /// Returns the kernels with tiles. The best size comes last. It is the largest size that gives enough workgroups. If
+    /// registers are few, it has 4 × 4 outputs for each invocation. Sums in parts count only if otherwise a small tile would be the choice. The other sizes are in order of their distance from the best size,
     /// the farthest first.
     fn all_tiles(&self) -> Vec<Kernel> {
         let sizes: Vec<_> = self.fitting().collect();
-        let enough = |size| self.count(size) >= GROUPS;
-        let in_parts = |size| self.count(size) * self.tile_parts(size, GROUPS).max(1) >= GROUPS;
+        let lean = |size: &[usize; 3]| size[2] == 4 || !self.caps.few_registers;
+        let enough = |size| lean(size) && self.count(size) >= GROUPS;
+        let in_parts = |size| lean(size) && self.count(size) * self.tile_parts(size, GROUPS).max(1) >= GROUPS;
         let whole = sizes.iter().rposition(|size| size[0] >= 64 && enough(size));
         let best = whole.or(sizes.iter().rposition(|size| in_parts(size))).unwrap_or(0);
         let mut kernels: Vec<Kernel> =
@@ -275,7 +276,9 @@ impl Frame<'_> {
             (_, false) => "tiles_128",
             (_, true) => "tiles_128_parts",
         };
-        let slab = if 2 * 4 * 16 * (tile_m + tile_n) <= self.caps.max_workgroup_bytes.min(16384) as usize { 16 } else { 8 };
+        // In a small tile, an invocation fetches much of a slab.
+        let is_narrow = self.caps.few_registers && tile_m == 16;
+        let slab = if 2 * 4 * 16 * (tile_m + tile_n) <= self.caps.max_workgroup_bytes.min(16384) as usize && !is_narrow { 16 } else { 8 };
         let work = Division { block: [tile_m, tile_n], per_group: 1, parts };
         let consts = [("TILE_M", tile_m), ("TILE_N", tile_n), ("PER_M", per), ("PER_N", per), ("SLAB", slab)];
         let mut kernel = self.kernel(name, source!("matmul_tiles"), "forward_tiles", &consts, work);
