@@ -29,9 +29,9 @@ fn twice_atanh(s: f32) -> f32 {
     return 2.0 * s + 2.0 * s * t * (0.333333333 + t * (0.2 + t * (0.142857143 + t * 0.111111111)));
 }
 
-// Devices may drop the sign of 0 on the way, and it is the sign of an infinite quotient.
+// Devices may drop the sign of 0 on the way, and it is the sign of an infinite quotient. FXC, a compiler of DX12, breaks down on | for x = -p.
 fn with_sign(y: f32, x: f32) -> f32 {
-    return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
+    return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) ^ (bitcast<u32>(x) & 0x80000000u));
 }
 // WGSL has no constants for these, and compilers may take it that x - x is 0.
 fn not_a_number() -> f32 { return bitcast<f32>(0x7fc00000u | (p.units & 0u)); }

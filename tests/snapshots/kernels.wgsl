@@ -445,7 +445,7 @@ fn twice_atanh(s: f32) -> f32 {
  return 2.0 * s + 2.0 * s * t * (0.333333333 + t * (0.2 + t * (0.142857143 + t * 0.111111111)));
 }
 fn with_sign(y: f32, x: f32) -> f32 {
- return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
+ return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) ^ (bitcast<u32>(x) & 0x80000000u));
 }
 fn not_a_number() -> f32 { return bitcast<f32>(0x7fc00000u | (p.units & 0u)); }
 fn infinity() -> f32 { return bitcast<f32>(0x7f800000u | (p.units & 0u)); }
