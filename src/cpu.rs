@@ -259,6 +259,7 @@ impl CpuStore {
             Update::Norms => unreachable!("the CPU device finds the norms in the update"),
             Update::Try => self.attempt(piece, step, rules),
             Update::Apply => self.apply(piece, rules),
+            Update::Follow => self.follow_average(piece, rules),
             Update::Assign => self.assign(piece),
             Update::Keep => self.before[piece].copy_from_slice(&self.params[piece]),
             Update::Measure => self.measure(piece),
@@ -326,7 +327,7 @@ impl CpuStore {
             return;
         }
         let count = optimizer.kept();
-        let mut states = states(&mut self.states[..count], piece);
+        let mut states = states(self.states[..count].iter_mut(), piece);
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
         let over = optimizer.try_update(Settings { hyper, runs: &runs[piece] }, &self.guard, w, g, &mut states[..count]);
@@ -336,9 +337,11 @@ impl CpuStore {
         if self.guard.halt != 0 {
             return;
         }
-        // An average of the weights lies behind the states of the rule.
-        let count = optimizer.kept() + usize::from(optimizer.is_averaged());
-        let mut states = states(&mut self.states[..count], piece);
+        // An average of the weights is the last of all states.
+        let (kept, others) = self.states.split_at_mut(optimizer.kept());
+        let average = others.last_mut().filter(|_| optimizer.is_averaged());
+        let count = kept.len() + usize::from(average.is_some());
+        let mut states = states(kept.iter_mut().chain(average), piece);
         let (w, g) = (&mut self.params[piece], &self.grads[piece]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
         let (settings, trusts) = (Settings { hyper, runs: &runs[piece] }, &mut self.trusts[piece]);
@@ -350,9 +353,13 @@ impl CpuStore {
         if self.sizes.are_near() || self.guard.strict != 0 {
             // The exact sizes are measured only if the bounds cannot exclude an overflow.
             let slow = self.states.last().filter(|_| optimizer.looks_ahead());
-            let weights = self.params[self.layout.elementwise()].iter().chain(slow.into_iter().flatten()).map(Vec::as_slice);
+            let weights = [&self.params].into_iter().chain(slow).flat_map(|all| &all[self.layout.elementwise()]).map(Vec::as_slice);
             self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
+    }
+    fn follow_average(&mut self, piece: usize, Rules { optimizer, hyper, .. }: Rules) {
+        let average = self.states.last_mut().filter(|_| self.guard.halt == 0);
+        average.into_iter().for_each(|average| optimizer.follow(hyper, &mut average[piece], &mut self.params[piece]));
     }
     /// Computes the norms of the parameters of a piece.
     fn measure(&mut self, piece: usize) {
@@ -389,8 +396,7 @@ fn zeros(layout: &Layout, what: &str, pieces: Range<usize>) -> Result<Vec<Vec<f3
 }
 
 /// Returns one piece of each state, and of an average.
-fn states(all: &mut [Vec<Vec<f32>>], piece: usize) -> [&mut [f32]; MAX_STATES + 1] {
-    let mut all = all.iter_mut();
+fn states<'a>(mut all: impl Iterator<Item = &'a mut Vec<Vec<f32>>>, piece: usize) -> [&'a mut [f32]; MAX_STATES + 1] {
     array::from_fn(|_| all.next().map_or(&mut [][..], |s| &mut s[piece][..]))
 }
 

@@ -134,10 +134,20 @@ impl Layout {
     }
     /// Adds `count` states that have an element for each element of the parameters that are [trained](Status::Trained) element by
     /// element.
-    pub(crate) fn with_states(mut self, params: &[ParamDef], count: usize) -> Layout {
-        let place = |(range, param): (&Range, &ParamDef)| matches!(range.status, Status::Trained { .. }).then_some((*range, param.shape));
+    pub(crate) fn with_states(self, params: &[ParamDef], count: usize) -> Layout {
+        let pieces = self.elementwise();
+        self.with_copies(params, pieces, count)
+    }
+    /// Adds a state that has an element for each element of all trained parameters.
+    pub(crate) fn with_average(self, params: &[ParamDef]) -> Layout {
+        let pieces = 0..self.trained;
+        self.with_copies(params, pieces, 1)
+    }
+    /// Adds `count` states that have an element for each element of these pieces, which are the first.
+    fn with_copies(mut self, params: &[ParamDef], pieces: ops::Range<usize>, count: usize) -> Layout {
+        let place = |(range, param): (&Range, &ParamDef)| pieces.contains(&range.piece).then_some((*range, param.shape));
         let ranges = self.ranges.iter().zip(params).map(place).collect();
-        let pieces = self.pieces[self.elementwise()].to_vec();
+        let pieces = self.pieces[pieces.clone()].to_vec();
         self.states.extend(vec![StateLayout { ranges, pieces }; count]);
         self
     }

@@ -4,10 +4,11 @@ use super::{Hyper, Optimizer, State, require};
 use crate::{
     error::{Error, Result},
     host::Real,
+    threads::{TASK, chunk, chunks},
 };
 
 /// How the average follows the weights. The average is one more state of the optimizer. After the rule has made a step, the same
-/// dispatch moves the average a by a share of its way to the weights w:
+/// dispatch, or a dispatch behind it for whole parameters, moves the average a by a share of its way to the weights w:
 ///
 /// ```text
 /// a ← a + share·(w − a)
@@ -89,8 +90,8 @@ impl Optimizer {
     /// [`Trainer::averaged`](crate::Trainer::averaged) evaluates, predicts and saves with the averages, and
     /// [`Fit::averaged`](crate::Fit::averaged) validates with them. Each trained parameter has an average. The average of a frozen
     /// parameter is the parameter itself, and that of state (running averages of batch norm) is the state itself. The averages take the
-    /// memory of one more state of the optimizer. The update computes them in the same dispatch. A step that is not finite leaves them as
-    /// they were. Checkpoints contain them.
+    /// memory of one more state of the optimizer. The update computes them in the same dispatch. For rules that update a whole parameter
+    /// at once, such as [`Muon`](super::Muon), there is one more dispatch. A step that is not finite leaves the averages as they were. Checkpoints contain them.
     ///
     /// `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)` and `use_buffers=False`, its default.
     ///
@@ -153,11 +154,6 @@ impl Optimizer {
             let why = format!("{} and {} are set, but an optimizer keeps one average; choose one", one.name(), other.name());
             return Err(Error::argument(self.name(), why));
         }
-        if let (Some(average), true) = (self.averages.first(), self.tensors.is_some()) {
-            let why =
-                format!("{} is set, but averages follow rules for elements only; leave it out, or choose such a rule", average.name());
-            return Err(Error::argument(self.name(), why));
-        }
         self.averages.iter().try_for_each(|average| average.check(self.name()))
     }
     /// Whether the optimizer keeps an average of the weights. It is the last of the [`states`](Optimizer::states) then.
@@ -175,13 +171,22 @@ impl Optimizer {
     pub(crate) fn looks_ahead(&self) -> bool {
         matches!(self.averages[..], [Average::Lookahead { .. }])
     }
-    /// Returns the number of rows of hyperparameters of a step for a model with `groups` groups. An average has the last row.
+    /// Returns the number of rows of hyperparameters of a step for a model with `groups` groups. An average has a row behind those of the
+    /// groups whose elements are updated one by one.
     pub fn rows(&self, groups: usize) -> usize {
         groups + usize::from(self.is_averaged())
     }
-    /// Returns the last row of the hyperparameters of step `t` (from 1), if there is an average.
+    /// Returns the row of the average in the hyperparameters of step `t` (from 1), if there is an average.
     pub(super) fn average_row(&self, t: u64) -> Option<Hyper> {
         self.averages.first().map(|average| average.turn(t).row())
+    }
+    /// Moves the average of whole parameters, whose new weights are stored. `hyper` ends in the row of the average.
+    pub(crate) fn follow(&self, hyper: &[Hyper], average: &mut [f32], w: &mut [f32]) {
+        let Some(turn) = self.divide(hyper).1 else { return };
+        chunks(average, TASK, |k, average| follow(average, chunk(w, TASK, k), turn));
+        if turn.back {
+            chunks(w, TASK, |k, w| w.copy_from_slice(chunk(average, TASK, k)));
+        }
     }
     /// Divides the hyperparameters of a step into the rows of the groups, and what the step does with the average.
     pub(super) fn divide<'a>(&self, hyper: &'a [Hyper]) -> (&'a [Hyper], Option<Turn>) {
@@ -211,8 +216,8 @@ pub(crate) fn blend<T: Real>(a: T, w: T, share: T) -> T {
     }
 }
 
-/// Moves the average of a block. The weights take its values if `back` is true.
-pub(super) fn follow<T: Real>(average: &mut [T], w: &mut [T], turn: Turn) {
+/// Moves the average of a block.
+pub(super) fn follow<T: Real>(average: &mut [T], w: &[T], turn: Turn) {
     let share = T::of(turn.share);
     if share == T::zero() {
         return;
@@ -225,7 +230,4 @@ pub(super) fn follow<T: Real>(average: &mut [T], w: &mut [T], turn: Turn) {
             }
         },
     );
-    if turn.back {
-        w.copy_from_slice(average);
-    }
 }

@@ -3,7 +3,7 @@
 use super::{Control, MAX_STATES, Optimizer, State, guard::TOTAL, whole::control};
 use crate::{
     kernel::{ALIGN, Bind, Caps, Kernel, Pass, Word, source},
-    params::Layout,
+    params::{Layout, Range, Status},
     plan::{Flat, Loc, Phase, Step, Update, Work},
     shape::{DType, Shape},
 };
@@ -226,7 +226,7 @@ impl Steps<'_> {
         let (rule, mut kept, mut inputs) = (&self.optimizer.rule, self.optimizer.elementwise_states(), self.of_rule(piece));
         let average = self.optimizer.average_state().filter(|_| !trial);
         if let Some(average) = average {
-            inputs.push(self.piece(Flat::State(kept.len()), piece));
+            inputs.push(self.average(piece));
             kept.push(average);
         }
         let kernel = self.caps.map(|caps| {
@@ -239,9 +239,9 @@ impl Steps<'_> {
             ];
             binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
             let scaled = if self.optimizer.has_ratio() { SCALED } else { UNSCALED };
-            let average = if average.is_some() { source!("optim/average").text } else { ALONE };
+            let (average, turn) = if average.is_some() { (source!("optim/average").text, Some(self.turn())) } else { (ALONE, None) };
             let mut pass = Pass {
-                params: self.tables(piece),
+                params: self.tables(piece).into_iter().chain(turn).collect(),
                 code: [&self.code(piece), scaled, average, source!("optim/refuse").text].join("\n"),
                 units: self.layout.pieces[piece] / 4,
                 per_group: caps.workgroup(256),
@@ -257,6 +257,36 @@ impl Steps<'_> {
         });
         let (phase, update) = if trial { (Phase::Check, Update::Try) } else { (Phase::Update, Update::Apply) };
         self.step(phase, update, rule.name(), piece, inputs, kernel)
+    }
+
+    /// Returns the place of the average of a piece. It is the last state.
+    fn average(&self, piece: usize) -> (Loc, Shape) {
+        self.piece(Flat::State(self.optimizer.states().len() - 1), piece)
+    }
+    /// Returns the row of the average as a parameter of a kernel. The rows of whole parameters lie behind it.
+    fn turn(&self) -> (String, Word) {
+        let whole = |range: &Range| if let Status::Whole { group } = range.status { Some(group) } else { None };
+        let row = self.layout.ranges.iter().filter_map(whole).min().unwrap_or(self.groups - 1);
+        ("turn".into(), Word::from(row))
+    }
+    /// Moves the average of a piece of whole parameters, whose new weights are stored.
+    pub fn follow(&self, piece: usize) -> Step {
+        let inputs = vec![self.piece(Flat::Weights, piece), self.average(piece), self.control()];
+        let kernel = self.caps.map(|caps| {
+            let four = |name, i| Bind::input(name, i, DType::F32).per_unit(4).vec4().written();
+            let binds = vec![four("weights", 0), four("average", 1), Bind::input("guard", 2, DType::U32)];
+            let counts = [("hyper", self.control.hyper), ("groups", self.groups)].map(|(name, n)| (name.into(), Word::from(n)));
+            let pass = Pass {
+                params: counts.into_iter().chain([self.turn()]).collect(),
+                code: source!("optim/piece").text.into(),
+                units: self.layout.pieces[piece] / 4,
+                per_group: caps.workgroup(256),
+                step: true,
+                ..pass(caps, source!("optim/average"), "follow", binds)
+            };
+            Kernel::one("follow", pass)
+        });
+        self.step(Phase::Update, Update::Follow, "average", piece, inputs, kernel)
     }
 
     /// Assigns the next values to a piece of state, or makes a trial of the assignment. The trial writes only the guard.

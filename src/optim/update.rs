@@ -324,7 +324,11 @@ impl<'a, T: Real> Elements<'a, T> {
             block(&h, [factor, ratio], w, g, s0, s1, s2);
             // The block is still in the cache.
             if let Some((average, turn)) = &mut average {
-                follow(average.split_off_mut(..w.len()).expect("as many averages as weights"), w, *turn);
+                let average = average.split_off_mut(..w.len()).expect("as many averages as weights");
+                follow(average, w, *turn);
+                if turn.back {
+                    w.copy_from_slice(average);
+                }
             }
         });
         if let Some(found) = trial {

@@ -44,8 +44,8 @@ pub(crate) trait TensorRule: fmt::Debug + Send + Sync + 'static {
 
 /// The hyperparameters of a parameter as tensors.
 pub(crate) struct Numbers<'g> {
-    all: Tensor<'g>,
-    first: usize,
+    pub(super) all: Tensor<'g>,
+    pub(super) first: usize,
 }
 
 impl<'g> Numbers<'g> {
@@ -142,17 +142,18 @@ impl Optimizer {
     /// Returns the layout of the parameters and of all states.
     pub(crate) fn layout(&self, params: &[ParamDef], groups: &Groups, max_piece: usize, max_buffer: usize) -> Result<Layout> {
         let layout = Layout::new(params, &groups.statuses, max_piece, max_buffer)?;
-        let mut layout = layout.with_states(params, self.elementwise_states().len() + usize::from(self.is_averaged()));
-        let Some(tensors) = &self.tensors else { return Ok(layout) };
-        for (k, name) in tensors.rule.states().iter().enumerate() {
-            let shape = |(param, status): (&ParamDef, &Status)| match status {
-                Status::Whole { .. } => tensors.rule.state_shapes(param.shape)[k],
-                _ => None,
-            };
-            let shapes: Vec<Option<Shape>> = params.iter().zip(&groups.statuses).map(shape).collect();
-            layout = layout.with_state(&format!("state {name} of a parameter"), &shapes, max_piece, max_buffer)?;
+        let mut layout = layout.with_states(params, self.elementwise_states().len());
+        if let Some(Tensors { rule, .. }) = &self.tensors {
+            for (k, name) in rule.states().iter().enumerate() {
+                let shape = |(param, status): (&ParamDef, &Status)| match status {
+                    Status::Whole { .. } => rule.state_shapes(param.shape)[k],
+                    _ => None,
+                };
+                let shapes: Vec<Option<Shape>> = params.iter().zip(&groups.statuses).map(shape).collect();
+                layout = layout.with_state(&format!("state {name} of a parameter"), &shapes, max_piece, max_buffer)?;
+            }
         }
-        Ok(layout)
+        Ok(if self.is_averaged() { layout.with_average(params) } else { layout })
     }
 
     /// Writes the update of all whole parameters. Returns `None` if there are none.
@@ -242,15 +243,16 @@ impl Optimizer {
                 let pairs = ties.outputs.iter().zip(&outputs);
                 pairs.map(|(&(to, what), &from)| of.store(trial, &name(to), to, from, what)).collect::<Vec<Step>>()
             };
-            let (trials, stored) = (stores(true), stores(false));
+            let (trials, mut stored) = (stores(true), stores(false));
+            let whole = layout.trained - layout.whole..layout.trained;
+            stored.extend(whole.clone().filter(|_| self.is_averaged()).map(|piece| of.follow(piece)));
             // The new weights are in slots from here on, so no later step may have scratch memory.
             let updates = steps.iter().position(|step| step.phase > Phase::Check).unwrap_or(steps.len());
             steps.splice(updates..updates, stored);
             let first = |step: &Step| !matches!(step.work, Work::Update(Update::Accumulate | Update::Check | Update::Norms, _));
             let check = steps.iter().position(first).unwrap_or(steps.len());
             debug_assert!(steps[check..].iter().all(|step| step.kernel.iter().all(|kernel: &Kernel| kernel.scratch.is_empty())));
-            let look = layout.trained - layout.whole..layout.trained;
-            let look = look.filter(|_| caps.is_some()).map(|piece| of.look(piece));
+            let look = whole.filter(|_| caps.is_some()).map(|piece| of.look(piece));
             let all: Vec<Step> =
                 [of.numbers(numbers, elements, count - groups.whole)].into_iter().chain(computed).chain(look).chain(trials).collect();
             steps.splice(check..check, all);

@@ -148,6 +148,8 @@ pub enum Update {
     TryStore,
     /// Stores a new weight or a new state that the rule computed from tensors.
     Store,
+    /// Moves the average of whole parameters, after their new weights are stored.
+    Follow,
     /// Checks that the new state is finite.
     TryAssign,
     /// Checks that the update would not overflow. After a bad step, it finds the gradients that are not finite.

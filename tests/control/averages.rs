@@ -8,7 +8,7 @@ use crate::{
 use downhill::{
     Checkpoints, Device, Epoch, Error, Fit, Graph, Host, Trainer,
     init::Init,
-    optim::{Adam, GroupOptions, Optimizer, Sgd},
+    optim::{Adafactor, Adam, GroupOptions, Muon, Optimizer, Sgd},
     plan::Memory,
     train::{Callback, Run},
 };
@@ -36,10 +36,12 @@ fn averages(trainer: &mut Trainer) -> Result<Named, Error> {
     Ok(trainer.averaged()?.params().all()?.into_iter().map(|(name, value)| (name, bits(value.f()))).collect())
 }
 
-/// Every kind, over a rule with three states.
-fn kinds() -> [Optimizer; 3] {
-    let adam = || Optimizer::from(Adam::new(0.01).amsgrad(true).weight_decay(0.1));
-    [adam().ema(0.7), adam().swa(2, 2), adam().lookahead(2, 0.5)]
+/// Every kind, over a rule with three states, over a rule that updates matrices as a whole, and over one that updates everything so.
+fn kinds() -> Vec<Optimizer> {
+    let adam = Adam::new(0.01).amsgrad(true).weight_decay(0.1);
+    let rules = [adam.into(), Muon::new(0.01).rest(adam), Adafactor::new(0.01).into()];
+    let each = |rule: Optimizer| [rule.clone().ema(0.7), rule.clone().swa(2, 2), rule.lookahead(2, 0.5)];
+    rules.into_iter().flat_map(each).collect()
 }
 
 /// Averages on the host, in f64, from the weights after each step.
@@ -56,7 +58,7 @@ fn definition(device: &Device) -> Check {
             trainer.accumulate(&[Host::new([4, 40], batch.iter().map(|x| x * 0.5).collect())])?;
             trainer.step(&[Host::new([4, 40], batch)])?;
             let w = all(trainer.params().all()?);
-            let (share, exact) = match (kind, t) {
+            let (share, exact) = match (kind % 3, t) {
                 (_, 1) | (1 | 2, 2) => (1.0, true),
                 (0, _) => (1.0f32 - 0.7, false),
                 (1, 4) => (1.0 / 2.0, false),
@@ -97,13 +99,16 @@ fn alone(device: &Device) -> Check {
         trainer.fit(&data, Fit::new().epochs(2).batch_size(8).accumulate(2))?;
         weights(&trainer)
     };
-    let adam = || Optimizer::from(Adam::new(0.01).amsgrad(true));
-    let want = run(adam())?;
-    assert_eq!(run(adam().ema(0.9))?, want);
-    assert_eq!(run(adam().swa(3, 2))?, want);
-    // With a share of 1 the slow weights are the weights. With less they are not.
-    assert_eq!(run(adam().lookahead(2, 1.0))?, want);
-    assert_ne!(run(adam().lookahead(2, 0.5))?, want);
+    let adam = Adam::new(0.01).amsgrad(true);
+    for rule in [adam.into(), Muon::new(0.01).rest(adam), Adafactor::new(0.01).into()] {
+        let rule = || Optimizer::clone(&rule);
+        let want = run(rule())?;
+        assert_eq!(run(rule().ema(0.9))?, want);
+        assert_eq!(run(rule().swa(3, 2))?, want);
+        // With a share of 1 the slow weights are the weights. With less they are not.
+        assert_eq!(run(rule().lookahead(2, 1.0))?, want);
+        assert_ne!(run(rule().lookahead(2, 0.5))?, want);
+    }
     Ok(())
 }
 
@@ -119,9 +124,14 @@ fn with_norm(device: &Device, o: impl Into<Optimizer>) -> Result<Trainer, Error>
 }
 
 fn view(device: &Device) -> Check {
+    view_of(device, Adam::new(0.02).ema(0.9))?;
+    view_of(device, Muon::new(0.02).rest(Adam::new(0.02)).ema(0.9))
+}
+
+fn view_of(device: &Device, o: Optimizer) -> Check {
     let (data, folder) = (digits(50), tempfile::tempdir()?);
     let path = folder.path().join("averages.safetensors");
-    let mut trainer = with_norm(device, Adam::new(0.02).ema(0.9))?;
+    let mut trainer = with_norm(device, o)?;
     let images = Host::new([3, 1, 8, 8], (0..192).map(|k| (k % 17) as f32 / 17.0).collect());
     // Before the first step the averages are the weights, also where the weights were set.
     let first = trainer.params().get("fc2.bias")?;
@@ -218,9 +228,9 @@ fn resumed(device: &Device) -> Check {
 fn diverged(device: &Device) -> Check {
     for o in kinds() {
         let g = Graph::training();
-        let w = g.param("w", [70], Init::Constant(0.5));
-        let loss = (w * g.input([70])).sum_all();
-        let (good, bad) = (Host::new([70], vec![0.5; 70]), Host::new([70], vec![f32::MAX; 70]));
+        let w = g.param("w", [7, 10], Init::Constant(0.5));
+        let loss = (w * g.input([7, 10])).sum_all();
+        let (good, bad) = (Host::new([7, 10], vec![0.5; 70]), Host::new([7, 10], vec![f32::MAX; 70]));
         let mut trainer = Trainer::new(device, loss, o.clone())?;
         trainer.step(std::slice::from_ref(&good))?;
         trainer.step(std::slice::from_ref(&good))?;
@@ -245,15 +255,17 @@ fn diverged(device: &Device) -> Check {
 
 /// No difference between a weight and its average overflows.
 fn largest(device: &Device) -> Check {
-    let g = Graph::training();
-    let w = g.param("w", [2], Init::Constant(3e38));
-    let mut trainer = Trainer::new(device, (w * g.input([2])).sum_all(), Sgd::new(1.0).ema(0.75))?;
-    let zero = Host::new([2], vec![0.0; 2]);
-    trainer.step(std::slice::from_ref(&zero))?;
-    trainer.params().set("w", &Host::new([2], vec![-3e38, 3e38]))?;
-    trainer.step(&[zero])?;
-    let got = trainer.averaged()?.params().get("w")?;
-    assert!((got.f()[0] / 1.5e38 - 1.0).abs() < 1e-6 && got.f()[1] == 3e38, "{got:?}");
+    for rule in [Sgd::new(1.0).into(), Muon::new(1.0).weight_decay(0.0).rest(Sgd::new(1.0))] {
+        let g = Graph::training();
+        let w = g.param("w", [1, 2], Init::Constant(3e38));
+        let mut trainer = Trainer::new(device, (w * g.input([1, 2])).sum_all(), Optimizer::ema(rule, 0.75))?;
+        let zero = Host::new([1, 2], vec![0.0; 2]);
+        trainer.step(std::slice::from_ref(&zero))?;
+        trainer.params().set("w", &Host::new([1, 2], vec![-3e38, 3e38]))?;
+        trainer.step(&[zero])?;
+        let got = trainer.averaged()?.params().get("w")?;
+        assert!((got.f()[0] / 1.5e38 - 1.0).abs() < 1e-6 && got.f()[1] == 3e38, "{got:?}");
+    }
     Ok(())
 }
 
@@ -269,6 +281,10 @@ fn memory(device: &Device) -> Check {
     assert_eq!(with.optimizer[2], ("average".to_string(), plain.weights));
     // The rest is the row of hyperparameters.
     assert!((plain.weights..plain.weights + 4096).contains(&(with.total() - plain.total())), "{with}");
+    // The average of a rule for whole parameters comes behind the states of both rules.
+    let with = of(Muon::new(0.1).rest(Adam::new(0.1)).ema(0.9))?;
+    assert_eq!(with.optimizer[2].0, "momentum");
+    assert_eq!(with.optimizer[3], ("average".to_string(), plain.weights));
     // A frozen parameter has no average.
     let (plain, with) = (of(Adam::new(0.1).freeze(["fc1"]))?, of(Adam::new(0.1).freeze(["fc1"]).ema(0.9))?);
     assert_eq!(with.optimizer[2].1, 4 * (64 * 64 + 64));
