@@ -43,6 +43,22 @@ fn norm_of(total: vec3<f32>) -> f32 {
     return select(MOST, min(root, MOST_DOWN) * UP, total.y == LARGE);
 }
 
+// Where parameter `row` of the piece starts.
+fn start_of(row: u32) -> u32 {
+    if (row == 0u) {
+        return 0u;
+    }
+    return guard[p.segments + 2u * row - 2u];
+}
+
+// The three norms of parameter `row` of the piece.
+fn norms_of(row: u32, lane: u32) -> vec3<f32> {
+    let cell = start_of(row) / (CELL / 4u);
+    let count = (guard[p.segments + 2u * row] - 1u) / (CELL / 4u) - cell + 1u;
+    let at = 6u * (cell + row);
+    return vec3(total_of(at, count, lane), total_of(at + 2u, count, lane), total_of(at + 4u, count, lane));
+}
+
 // Joins all partials of one kind, for `count` cells from `at` on.
 fn total_of(at: u32, count: u32, lane: u32) -> f32 {
     var mine = vec3(0.0, SMALL, 0.0);

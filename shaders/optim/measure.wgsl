@@ -72,23 +72,13 @@ fn finish(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
         return;
     }
     let row = p.first + unit;
-    let end = guard[p.segments + 2u * row];
-    var start = 0u;
-    if (row > 0u) {
-        start = guard[p.segments + 2u * row - 2u];
-    }
-    let cell = start / (CELL / 4u);
-    let count = (end - 1u) / (CELL / 4u) - cell + 1u;
-    let at = 6u * (cell + row);
-    let weight = total_of(at, count, lane);
-    let gradient = total_of(at + 2u, count, lane);
-    let moved = total_of(at + 4u, count, lane);
+    let found = norms_of(row, lane);
     // After a bad step the rows of the last good step remain.
     if (lane != 0u || guard[0] != 0u) {
         return;
     }
     let to = 3u * guard[p.segments + 2u * row + 1u];
-    norms[to] = weight;
-    norms[to + 1u] = gradient;
-    norms[to + 2u] = moved;
+    norms[to] = found.x;
+    norms[to + 1u] = found.y;
+    norms[to + 2u] = found.z;
 }

@@ -59,25 +59,18 @@ fn ratios(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
         return;
     }
     let row = p.first + unit;
-    let end = guard[p.segments + 2u * row];
-    var start = 0u;
-    if (row > 0u) {
-        start = guard[p.segments + 2u * row - 2u];
-    }
-    let cell = start / (CELL / 4u);
-    let count = (end - 1u) / (CELL / 4u) - cell + 1u;
-    let at = 6u * (cell + row);
-    let all = Norms(total_of(at, count, lane), total_of(at + 2u, count, lane), total_of(at + 4u, count, lane));
+    let found = norms_of(row, lane);
+    let all = Norms(found.x, found.y, found.z);
     // After a bad step the rows of the last good step remain.
     if (lane != 0u || guard[0] != 0u) {
         return;
     }
-    let found = ratio(all, same(start).h);
+    let quotient = ratio(all, same(start_of(row)).h);
     let to = p.rows + 4u * guard[p.segments + 2u * row + 1u];
     guard[to] = bitcast<u32>(all.weight);
     guard[to + 1u] = bitcast<u32>(all.gradient);
     guard[to + 2u] = bitcast<u32>(all.direction);
     // A ratio below the smallest normal float becomes 0. A ratio that is not finite becomes the largest float.
-    let bits = bitcast<u32>(found);
-    guard[to + 3u] = select(bitcast<u32>(MOST), select(0u, bits, (bits & 0x7fffffffu) >= 0x00800000u), finite(found));
+    let bits = bitcast<u32>(quotient);
+    guard[to + 3u] = select(bitcast<u32>(MOST), select(0u, bits, (bits & 0x7fffffffu) >= 0x00800000u), finite(quotient));
 }
