@@ -7,7 +7,7 @@ use downhill::{
     init::Init,
     kernel::{Bind, Caps, Kernel, Pass, Source},
     layers::{AttentionMask, MultiHeadAttention},
-    optim::{self, Adam, Optimizer, Readouts},
+    optim::{self, Adam, Muon, Optimizer, Readouts},
     params::Layout,
     plan::{Loc, Plan, PlanOptions},
     shape::DType,
@@ -133,9 +133,11 @@ pub fn all(caps: &Caps) -> downhill::Result<Vec<Item>> {
                 }
             }
         }
-        let training = testing::training_plan(loss, &Adam::new(1e-3).into(), caps)?;
-        for step in training.steps.iter().filter(|step| step.op().is_none()) {
-            items.kernel(name, &step.label, step.kernel.as_ref().expect("a GPU's step has a kernel"), true, [0, step.bytes()])?;
+        for optimizer in [Adam::new(1e-3).into(), Muon::new(1e-3).rest(Adam::new(1e-3)).ema(0.9)] {
+            let training = testing::training_plan(loss, &optimizer, caps)?;
+            for step in training.steps.iter().filter(|step| step.op().is_none()) {
+                items.kernel(name, &step.label, step.kernel.as_ref().expect("a GPU's step has a kernel"), true, [0, step.bytes()])?;
+            }
         }
     }
     for optimizer in optim::all() {

@@ -3,6 +3,7 @@
 mod device;
 mod options;
 mod trust;
+mod whole;
 
 use super::*;
 use crate::{graph::ParamDef, init::Init, params::Status, shape::Shape};
