@@ -135,13 +135,15 @@ fn section(rows: &[Value]) -> Result<String, Box<dyn Error>> {
     Ok(out)
 }
 
-/// Samples a second by batch size, a curve for each device.
+/// Samples a second by batch size, a curve for each device and each size of micro-batches.
 pub fn scaling(rows: &[Value]) -> Result<String, Box<dyn Error>> {
     let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for row in rows.iter().filter(|r| r["bench"] == "scaling") {
-        let batch = text(row, "shape").strip_prefix("batch ").and_then(|n| n.parse::<f64>().ok());
-        if let (Some(batch), Some(rate)) = (batch, row["samples_per_s"].as_f64()) {
-            curves.entry(text(row, "device").to_string()).or_default().push((batch.log2(), rate));
+        let Some(batch) = text(row, "shape").strip_prefix("batch ") else { continue };
+        let (batch, micro) = batch.split_once(" in ").map_or((batch, None), |(batch, micro)| (batch, Some(micro)));
+        if let (Ok(batch), Some(rate)) = (batch.parse::<f64>(), row["samples_per_s"].as_f64()) {
+            let parts = micro.map_or(String::new(), |micro| format!(", in micro-batches of {micro}"));
+            curves.entry(format!("{}{parts}", text(row, "device"))).or_default().push((batch.log2(), rate));
         }
     }
     let series = curves.into_iter().map(|(device, points)| Series::new(device, points)).collect();

@@ -65,6 +65,9 @@ pub struct Table {
     pub failed: bool,
 }
 
+/// A row that is measured in turns with others: its name, and the work that says how long it took.
+pub type Turn<'a> = (String, Rate, Box<dyn FnMut() -> Result<Duration, Error> + 'a>);
+
 type Outcome = Result<(), Error>;
 
 impl Table {
@@ -161,6 +164,28 @@ impl Table {
             Ok(seconds)
         })();
         self.put(shape, rate, measured, more)
+    }
+    /// Rows like those of [`timed`](Table::timed) that are measured in turns. So other work on the machine slows all of them.
+    pub fn in_turns(&mut self, rows: &mut [Turn]) {
+        let mut measured: Vec<Result<Vec<f64>, Error>> = rows.iter().map(|_| Ok(Vec::new())).collect();
+        let all = Instant::now();
+        // The first round warms up.
+        for round in 0..100 {
+            if round > 5 && all.elapsed() > 2 * self.budget.time * rows.len() as u32 {
+                break;
+            }
+            for ((.., run), measured) in rows.iter_mut().zip(&mut measured) {
+                let Ok(seconds) = measured else { continue };
+                match run() {
+                    Ok(took) if round > 0 => seconds.push(took.as_secs_f64()),
+                    Ok(_) => {}
+                    Err(error) => *measured = Err(error),
+                }
+            }
+        }
+        for ((shape, rate, _), measured) in rows.iter().zip(measured) {
+            self.put(shape, *rate, measured, json!({}));
+        }
     }
     /// A row that is left out, and why.
     pub fn skip(&self, shape: &str, why: &str) {

@@ -3,7 +3,7 @@
 use crate::{
     On,
     kernels::{MLP, again, uniform},
-    table::{Rate, Table},
+    table::{Rate, Table, Turn},
 };
 use downhill::{
     Compiled, DType, Device, Error, Event, Fit, Graph, Host, Shape, Tensor, Trainer,
@@ -34,14 +34,15 @@ fn trainer(device: &Device, data: &Dataset) -> Result<Trainer, Error> {
 }
 
 /// Samples a second of `fit` at this batch size, for about `time`: what gathers the batches, normalises them and steps.
-fn fitted(trainer: &mut Trainer, data: &Dataset, batch: usize, time: Duration) -> Result<Duration, Error> {
+fn fitted(trainer: &mut Trainer, data: &Dataset, [batch, micro]: [usize; 2], time: Duration) -> Result<Duration, Error> {
     let (started, mut steps) = (Instant::now(), 0);
     // Only whole batches: the last one of an epoch would have a plan of its own.
     let until = |event: &Event| {
         steps += matches!(event, Event::Step { .. }) as u32;
         if started.elapsed() < time { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    trainer.fit(data, Fit::new().epochs(1000).batch_size(batch).callback(until))?;
+    let fit = Fit::new().epochs(1000).batch_size(batch).callback(until);
+    trainer.fit(data, if micro < batch { fit.micro_batch(micro) } else { fit })?;
     Ok(started.elapsed() / steps.max(1))
 }
 
@@ -51,11 +52,35 @@ pub fn training(table: &mut Table, on: &On) {
     fits(table, on, sizes);
 }
 
-/// Every power of two: what the plot of `--plot` is drawn from.
+/// Every power of two, and on the CPU large batches also in micro-batches. The plot in docs/performance.md shows these rows.
 pub fn scaling(table: &mut Table, on: &On) {
+    const MICRO: usize = 1024;
     table.open("scaling", &format!("{WHAT}: samples a second by batch size"));
-    let sizes: Vec<usize> = (5..=if on.quick { 12 } else { 16 }).map(|power| 1 << power).collect();
-    fits(table, on, &sizes);
+    let most = if on.quick { 12 } else { 16 };
+    let sizes = (5..=most).map(|power| 1 << power);
+    let mut all: Vec<[usize; 2]> = sizes.clone().map(|batch| [batch; 2]).collect();
+    if on.device.as_gpu().is_none() {
+        all.extend(sizes.filter(|&batch| batch > MICRO).map(|batch| [batch, MICRO]));
+    }
+    let (made, time) = (images(1 << most.max(14)), table.budget.time / 3);
+    let mut rows: Vec<Turn> = Vec::new();
+    for [batch, micro] in all {
+        let name = if micro < batch { format!("batch {batch} in {micro}") } else { format!("batch {batch}") };
+        let (made, mut known) = (&made, None);
+        let run = move || {
+            let data = made.as_ref().map_err(Error::clone)?;
+            let trainer = match &mut known {
+                Some(trainer) => trainer,
+                none => none.insert(trainer(&on.device, data)?),
+            };
+            fitted(trainer, data, [batch, micro], time)
+        };
+        if table.wants(&name) {
+            rows.push((name, Rate::Samples(batch as f64), Box::new(run)));
+        }
+    }
+    table.in_turns(&mut rows);
+    table.close();
 }
 
 const WHAT: &str = "MLP 784-512-256-10, ReLU, cross-entropy, Adam";
@@ -67,11 +92,11 @@ fn fits(table: &mut Table, on: &On, sizes: &[usize]) {
         let (row, rate, time) = (format!("batch {batch}"), Rate::Samples(batch as f64), table.budget.time / 3);
         let made = data.clone().and_then(|data| {
             let mut trainer = trainer(&on.device, &data)?;
-            fitted(&mut trainer, &data, batch, Duration::ZERO)?;
+            fitted(&mut trainer, &data, [batch; 2], Duration::ZERO)?;
             Ok((trainer, data))
         });
         match made {
-            Ok((mut trainer, data)) => table.timed(&row, rate, json!({}), || fitted(&mut trainer, &data, batch, time)),
+            Ok((mut trainer, data)) => table.timed(&row, rate, json!({}), || fitted(&mut trainer, &data, [batch; 2], time)),
             Err(error) => table.timed(&row, rate, json!({}), || Err(Error::clone(&error))),
         };
     }
