@@ -15,6 +15,8 @@ mod common;
 mod custom_loss;
 #[path = "../examples/gradient_descent.rs"]
 mod gradient_descent;
+#[path = "../examples/large_batch.rs"]
+mod large_batch;
 #[path = "../examples/linear.rs"]
 mod linear;
 #[path = "../examples/mnist.rs"]
@@ -58,6 +60,7 @@ fn main() {
     suite.on(On::Cpu, "autoencoder", |_| autoencoders());
     suite.on(On::Gpu, "autoencoder, an epoch as on the CPU", |_| autoencoder_on_both());
     suite.on(On::Cpu, "cifar", |_| residual());
+    suite.on(On::Cpu, "large_batch", |_| batches());
     for on in BOTH {
         suite.on(on, "quick_start", move |_| with_callbacks(on));
         suite.on(on, "transfer", move |_| transferred(on));
@@ -217,6 +220,28 @@ fn plot_of_mnist() -> Check {
     // More steps than there is room for are put together.
     let points = drawn(mnist::run, &["--epochs", "2", "--batch", "1", "--save", text(&save)?])?;
     assert_eq!(points, [1438, 2, 2, 2, 2]);
+    Ok(())
+}
+
+/// Two rules at the batches of the search for rates and at all samples, on the digits.
+fn batches() -> Check {
+    let dir = tempfile::tempdir()?;
+    let [json, plot] = ["out.json", "out.svg"].map(|name| dir.path().join(name));
+    let flags = ["--data", "digits", "--device", "cpu", "--epochs", "8", "--rules", "adamw,muon", "--batches", "64,256,60000"];
+    let files = ["--json", text(&json)?, "--plot", text(&plot)?, "--goal", "50", "--validate"];
+    large_batch::run(large_batch::Args::try_parse_from(["example"].iter().chain(&flags).chain(&files))?)?;
+    let all: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json)?)?;
+    let trainings = all["trainings"].as_array().ok_or("no trainings")?;
+    // Five sixths of the 1,437 digits that are not held out.
+    let steps: Vec<u64> = trainings.iter().filter_map(|t| t["steps"].as_u64()).collect();
+    assert_eq!(steps, [152, 152, 40, 40, 8, 8]);
+    assert!(trainings.iter().all(|t| t["batch"].as_u64().is_some_and(|batch| batch <= 1200)));
+    for training in &trainings[..4] {
+        let accuracy = training["accuracy"].as_f64().ok_or("no accuracy")?;
+        assert!(accuracy > 0.8 && training["steps_to_goal"].as_u64().is_some(), "{training}");
+    }
+    assert_eq!(curves(&fs::read_to_string(&plot)?)?.len(), 4, "the accuracy and the steps of two rules");
+    refused(large_batch::run, &["--data", "digits", "--batches", "0"], &["--batches", "0"])?;
     Ok(())
 }
 
