@@ -234,6 +234,14 @@ impl CpuStore {
     pub fn measured(&self) -> Vec<[f32; MEASURED + 1]> {
         self.norms.iter().zip(self.trusts()).map(|(&[w, g, u], trust)| [w, g, u, trust.ratio as f32]).collect()
     }
+    /// Returns the model's state, by piece.
+    pub fn assigned(&self) -> &[Vec<f32>] {
+        &self.params[self.layout.state_pieces()]
+    }
+    /// Sets the model's state, by piece.
+    pub fn set_assigned(&mut self, pieces: Vec<Vec<f32>>) {
+        self.params.splice(self.layout.state_pieces(), pieces);
+    }
     /// Sets all gradients, by trained piece.
     pub fn set_grads(&mut self, pieces: Vec<Vec<f32>>) {
         self.grads = pieces;
@@ -279,16 +287,8 @@ impl CpuStore {
         if let (0, Some((loss, weight))) = (piece, batch) {
             self.guard.weigh(weight, loss);
         }
-        let Guard { keep, add, .. } = self.guard;
-        let micro = &self.micro[piece];
-        chunks(&mut self.grads[piece], TASK, |k, sums| {
-            let both = sums.iter_mut().zip(chunk(micro, TASK, k));
-            // For the first micro-batch, the old content of the sum is ignored.
-            match keep == 0.0 {
-                true => both.for_each(|(sum, &g)| *sum = add * g),
-                false => both.for_each(|(sum, &g)| *sum = keep * *sum + add * g),
-            }
-        });
+        let (guard, micro) = (self.guard, &self.micro[piece]);
+        chunks(&mut self.grads[piece], TASK, |k, sums| add_micro(&guard, sums, chunk(micro, TASK, k)));
     }
     /// Decides whether the step counts. Without a given `loss`, the loss is the loss of the micro-batches.
     fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {
@@ -389,6 +389,45 @@ impl CpuStore {
     }
 }
 
+/// Adds gradients of a micro-batch, or of a rank, to the sum, after [`Guard::weigh`].
+pub fn add_micro(&Guard { keep, add, .. }: &Guard, sums: &mut [f32], micro: &[f32]) {
+    let both = sums.iter_mut().zip(micro);
+    // For the first micro-batch, the old content of the sum is ignored.
+    match keep == 0.0 {
+        true => both.for_each(|(sum, &g)| *sum = add * g),
+        false => both.for_each(|(sum, &g)| *sum = keep * *sum + add * g),
+    }
+}
+
+/// A run of a plan for micro-batches, while its gradients become ready.
+pub struct Moment<'a> {
+    exec: &'a CpuExec,
+    plan: &'a Plan,
+    store: &'a CpuStore,
+}
+
+impl Moment<'_> {
+    /// Returns the sum over the micro-batches so far of the gradients of these parameters, one behind the other, and the weight of the
+    /// sum. The gradients and the loss of the current micro-batch must be computed.
+    pub fn sum(&self, params: &[usize]) -> (Vec<f32>, f32) {
+        let reduce = self.plan.steps.iter().find(|step| matches!(step.work, Work::Update(Update::Accumulate, 0)));
+        let reduce = reduce.expect("a plan for micro-batches adds them up");
+        let [(loss, a), (weight, b)] = reduce.inputs[reduce.inputs.len() - 2..] else { unreachable!("the loss and the weight come last") };
+        let [loss, weight] = [(loss, a), (weight, b)].map(|(loc, shape)| self.exec.one(self.plan, self.store, loc, shape));
+        let mut guard = self.store.guard;
+        guard.weigh(weight, loss);
+        let ranges: Vec<_> = params.iter().map(|&i| self.store.layout.ranges[i]).collect();
+        let mut sum = Vec::with_capacity(ranges.iter().map(|range| range.len).sum());
+        for range in ranges {
+            let at = sum.len();
+            sum.extend_from_slice(&self.store.grads[range.piece][range.of()]);
+            let micro = &self.store.micro[range.piece][range.of()];
+            chunks(&mut sum[at..], TASK, |k, sums| add_micro(&guard, sums, chunk(micro, TASK, k)));
+        }
+        (sum, guard.weight)
+    }
+}
+
 /// Makes the flat buffers of some pieces, filled with zeros.
 fn zeros(layout: &Layout, what: &str, pieces: Range<usize>) -> Result<Vec<Vec<f32>>> {
     let piece = |i: usize| host::zeros(&format!("{what} piece {i} [{}]", layout.pieces[i]), layout.pieces[i]);
@@ -440,7 +479,15 @@ impl CpuExec {
     }
     /// Runs the given phases of the plan for step `step`. `done` is called with the number
     /// of each plan step when the plan step is done. The caller must be on a thread of the device: see [`work`].
-    pub fn run(&mut self, store: &mut CpuStore, key: Key, step: u64, phases: Phases, rules: Option<Rules>, mut done: impl FnMut(usize)) {
+    pub fn run(
+        &mut self,
+        store: &mut CpuStore,
+        key: Key,
+        step: u64,
+        phases: Phases,
+        rules: Option<Rules>,
+        mut done: impl FnMut(usize, &Moment),
+    ) {
         let plan = mem::take(&mut self.plan);
         for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate() {
             match &part.work {
@@ -461,7 +508,7 @@ impl CpuExec {
                 }
                 Work::Fetch => unreachable!("batches of the CPU device come from the host"),
             }
-            done(number);
+            done(number, &Moment { exec: self, plan: &plan, store });
         }
         self.plan = plan;
     }
@@ -570,6 +617,12 @@ impl CpuExec {
     fn one(&self, plan: &Plan, store: &CpuStore, loc: Loc, shape: Shape) -> f32 {
         let v = self.view(plan, store, loc, shape);
         v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
+    }
+    /// Returns the number of the step after which the gradients of each of these lists of parameters are computed.
+    pub fn ready(&self, lists: &[Vec<usize>]) -> Vec<usize> {
+        let steps: Vec<&Step> = self.plan.steps.iter().filter(|step| !step.is_alias()).collect();
+        let written = |i: usize| steps.iter().rposition(|step| step.output.0 == Loc::Grad(i));
+        lists.iter().map(|list| list.iter().filter_map(|&i| written(i)).max().unwrap_or(0)).collect()
     }
     /// Returns the number of outputs.
     pub fn outputs(&self) -> usize {

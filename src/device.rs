@@ -5,7 +5,8 @@ use crate::{
     gpu::{self, AdapterSummary, Choice, Gpu, GpuOptions},
     plan::{self, Draft, Plan},
     profile::Clock,
-    tune,
+    threads, tune,
+    world::{Tag, What, World},
 };
 use std::{fmt, sync::Arc};
 
@@ -113,6 +114,49 @@ impl Device {
             other => Device::named_with(other, &any),
         }
     }
+    /// Returns the device of this rank. The environment variable `DOWNHILL_DEVICE` names it as in [`parse`](Device::parse): `cpu`, `gpu`
+    /// or a part of an adapter's name. Without the variable, ranks take hardware GPUs, and the CPU device where there are none. Ranks
+    /// may have devices of different kinds.
+    ///
+    /// The ranks of a machine go around its adapters by their [local rank](World::local_rank): with two GPUs, the third rank shares the first
+    /// GPU. If several ranks of a machine may use the same cores, each of them takes its share of the cores, and the threads of the CPU
+    /// device stay there. If the launcher has bound the ranks to cores, they stay as they are. Only Linux can do this.
+    ///
+    /// Every rank must call this function, before any other work: threads that run already stay where they are.
+    ///
+    /// ```
+    /// use downhill::{Device, World};
+    /// let device = Device::for_rank(&World::alone())?;
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// There is no such adapter, or it does not open. [`Error::Rank`](crate::Error::Rank) if another rank is gone.
+    pub fn for_rank(world: &World) -> Result<Device> {
+        Device::for_rank_with(world, "best", &GpuOptions::default())
+    }
+    /// [`for_rank`](Device::for_rank), with options for opening a GPU. A `text` other than `best` names the device in place of the
+    /// environment variable. `options.name` and `options.software` are ignored.
+    ///
+    /// # Errors
+    /// The errors of [`for_rank`](Device::for_rank).
+    pub fn for_rank_with(world: &World, text: &str, options: &GpuOptions) -> Result<Device> {
+        take_cores(world)?;
+        let set = std::env::var("DOWNHILL_DEVICE").ok().filter(|_| text == "best");
+        let text = set.as_deref().unwrap_or(text);
+        let nth = |name: Option<&str>, software| {
+            let options = GpuOptions { name: name.map(str::to_string), software, ..options.clone() };
+            let gpu = pollster::block_on(gpu::open_nth(&options, world.local_rank()))?;
+            Ok(Device { gpu: Some(gpu), why: format!("the adapter of rank {}", world.rank()) })
+        };
+        let opened = match text {
+            "cpu" => Ok(Device::cpu()),
+            "best" => nth(None, false).or_else(|_| Device::parse_with("best", options)),
+            "gpu" => nth(None, true),
+            name => nth(Some(name), true),
+        };
+        opened.inspect_err(|error| world.fail(error))
+    }
     /// Returns the adapters of this machine, with the best first. The list does not contain the CPU device, which is always
     /// available.
     pub fn list() -> Vec<AdapterSummary> {
@@ -178,6 +222,32 @@ impl Device {
         }
         Ok(draft.lower(options))
     }
+}
+
+/// Gives this process its share of the cores, if it shares them with other ranks.
+fn take_cores(world: &World) -> Result<()> {
+    if world.size() == 1 {
+        return Ok(());
+    }
+    // The name of the machine, the process and its cores.
+    type Seat = (String, u32, Vec<usize>);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let own: Seat = (host, std::process::id(), threads::cores());
+    let bytes = serde_json::to_vec(&own).expect("texts and numbers can be written");
+    let all = world.gather(Tag { step: 0, what: What::Hello }, bytes).wait()?;
+    let seats: Vec<Seat> = all.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+    let here: Vec<&Seat> = seats.iter().filter(|seat| seat.0 == own.0).collect();
+    // Ranks that are threads of one process share its threads.
+    let processes = here.iter().filter(|seat| seat.1 == own.1).count() == 1;
+    if processes && here.len() > 1 && here.iter().all(|seat| seat.2 == own.2) {
+        let cores = threads::part(&own.2, world.local_rank(), world.local_size());
+        if !cores.is_empty() && threads::stay_on(cores) {
+            // The threads of the CPU device start here, so that they stay on these cores too.
+            let threads = rayon::current_num_threads();
+            log::debug!("rank {} stays on the cores {cores:?}, with {threads} threads", world.rank());
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Device {

@@ -301,10 +301,36 @@ impl Store {
         }
         Ok(())
     }
+    /// Returns the gradients of these parameters, one behind the other.
+    pub async fn read_grads_of(&self, params: &[usize]) -> Result<Vec<f32>> {
+        match &self.flat {
+            StoreOn::Cpu(s) => {
+                let store = s.lock();
+                let ranges = params.iter().map(|&i| store.layout.ranges[i]);
+                Ok(ranges.flat_map(|range| &store.grads[range.piece][range.of()]).copied().collect())
+            }
+            StoreOn::Gpu(s) => s.read_grads_of(params).await,
+        }
+    }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {
             StoreOn::Cpu(s) => copies("grads", &s.lock().grads),
             StoreOn::Gpu(s) => s.read_grads().await,
+        }
+    }
+    /// Sets the model's state, by piece.
+    pub fn write_assigned(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
+        match &self.flat {
+            StoreOn::Cpu(s) => s.lock().set_assigned(pieces),
+            StoreOn::Gpu(s) => s.write_assigned(&pieces)?,
+        }
+        Ok(())
+    }
+    /// Returns the model's state, by piece.
+    pub async fn read_assigned(&self) -> Result<Vec<Vec<f32>>> {
+        match &self.flat {
+            StoreOn::Cpu(s) => copies("state", s.lock().assigned()),
+            StoreOn::Gpu(s) => s.read_assigned().await,
         }
     }
     pub fn write_state(&self, k: usize, pieces: Vec<Vec<f32>>) -> Result<()> {
@@ -612,11 +638,38 @@ impl Engine {
         self.expect(rows, update)?;
         match &mut self.on {
             &mut ExecOn::Cpu { small, .. } => {
-                cpu::work(small, || (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_| ())));
+                cpu::work(small, || (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_, _| ())));
                 Ok(())
             }
             ExecOn::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
         }
+    }
+    /// Runs the plan for a micro-batch. On the CPU device, `send` gets the gradients of each list of parameters as soon as they are
+    /// computed, in the order of the lists: the sum over the micro-batches so far, and its weight. A GPU sends nothing.
+    pub fn run_sending(
+        &mut self,
+        rows: &[StepRow],
+        fed: bool,
+        update: &Updater,
+        lists: &[Vec<usize>],
+        mut send: impl FnMut(Vec<f32>, f32) + Send,
+    ) -> Result<()> {
+        let (small, ready) = match (&self.on, rows) {
+            (ExecOn::Cpu { exec, small, .. }, [_]) => (*small, exec.ready(lists)),
+            _ => return self.run(rows, fed, Some(update)),
+        };
+        self.expect(rows, Some(update))?;
+        let mut sent = 0;
+        cpu::work(small, || {
+            self.run_here(0, &rows[0], Some(update), |number, moment| {
+                while sent < lists.len() && ready[sent] <= number {
+                    let (sum, weight) = moment.sum(&lists[sent]);
+                    send(sum, weight);
+                    sent += 1;
+                }
+            })
+        });
+        Ok(())
     }
     /// Computes the hyperparameters of the next steps and updates the guard for them.
     fn expect(&mut self, rows: &[StepRow], update: Option<&Updater>) -> Result<()> {
@@ -627,7 +680,7 @@ impl Engine {
         self.store.set_strict(!update.is_bounded(&self.hyper))
     }
     /// Runs the row with this number on the CPU. `done` is called with the number of each kernel when the kernel is done.
-    fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize)) {
+    fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize, &cpu::Moment)) {
         let ExecOn::Cpu { exec, store, ring, .. } = &mut self.on else { unreachable!("only called for the CPU") };
         let mut store = store.lock();
         let rules = update.map(|update| {
@@ -660,7 +713,7 @@ impl Engine {
         let begun = zero.elapsed().as_secs_f64();
         let (mut times, mut last) = (StepTimes::default(), begun);
         cpu::work(small, || {
-            self.run_here(0, row, update, |kernel| {
+            self.run_here(0, row, update, |kernel, _| {
                 let now = zero.elapsed().as_secs_f64();
                 times.device.push((kernel, last, now));
                 last = now;

@@ -179,6 +179,14 @@ pub enum Error {
         /// The mismatch.
         why: String,
     },
+    /// A rank that trains together with this one is at fault: it ended, it does not answer, or it differs from rank 0.
+    #[error("rank {rank}: {why}")]
+    Rank {
+        /// The number of the rank at fault.
+        rank: usize,
+        /// The fault.
+        why: String,
+    },
     /// The driver refused a request, ran out of memory or lost the device.
     #[error("{device}: {why}")]
     Device {

@@ -101,6 +101,7 @@ mod threads;
 pub mod train;
 mod tune;
 pub mod weights;
+pub mod world;
 
 pub use compiled::Compiled;
 pub use device::Device;
@@ -112,6 +113,7 @@ pub use profile::{Peaks, Profile};
 pub use shape::{DType, Shape};
 pub use train::{Batch, Checkpoints, Epoch, Evaluation, Event, Fit, History, Outputs, StepReport, Trainer, callbacks};
 pub use weights::{Load, Params};
+pub use world::World;
 
 /// The README's code is an example that runs.
 #[cfg(doctest)]

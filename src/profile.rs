@@ -121,6 +121,30 @@ pub struct Profile {
     pub step_seconds: f64,
     /// All measured spans, sorted by start.
     pub spans: Vec<TimeSpan>,
+    /// The exchange of gradients with the other ranks, in the steps without clocks. `None` for one rank.
+    pub exchange: Option<Exchange>,
+}
+
+/// The exchange of gradients between the [ranks](crate::Trainer::distributed) of a training, in one step on one rank.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Exchange {
+    /// The number of ranks.
+    pub ranks: usize,
+    /// The bytes of gradients that this rank sends in a step: its part of each other rank's share, and the mean of its own share to each
+    /// other rank, 2·(n − 1)/n of all gradients for n ranks, with 4 bytes for a number. A [wire](crate::World::wire) of 2 bytes halves them.
+    pub bytes: u64,
+    /// The seconds from the moment when the first gradients are sent until the last mean has arrived.
+    pub seconds: f64,
+    /// The part of these seconds in which this rank waited and computed nothing.
+    pub waited: f64,
+}
+
+impl Exchange {
+    /// Returns the share of the exchange during which this rank computed, 0 to 1.
+    pub fn hidden(&self) -> f64 {
+        if self.seconds > 0.0 { (1.0 - self.waited / self.seconds).clamp(0.0, 1.0) } else { 0.0 }
+    }
 }
 
 /// The measurements of one step. Times are in seconds from the start of the profile.
@@ -196,7 +220,7 @@ impl Profile {
             kernel.seconds = median(sums);
         }
         spans.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.seconds.total_cmp(&a.seconds)));
-        Profile { device, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans }
+        Profile { device, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans, exchange: None }
     }
     /// Returns the sum of the times of all kernels in a step, in seconds.
     pub fn kernel_seconds(&self) -> f64 {
@@ -263,7 +287,9 @@ impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let all = self.kernel_seconds();
         writeln!(f, "{:>9} {:>7} {:>9} {:>8} {:>11}  what", "time", "share", "GFLOP/s", "GB/s", "of peak")?;
-        let mut order: Vec<&KernelTime> = self.kernels.iter().collect();
+        // Kernels of phases that did not run have no time.
+        let ran = || self.kernels.iter().filter(|k| k.dispatches > 0);
+        let mut order: Vec<&KernelTime> = ran().collect();
         order.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         for k in order {
             let (share, compute) = k.of_peak(&self.peaks);
@@ -280,8 +306,8 @@ impl fmt::Display for Profile {
             Clock::Waits => "the host's clock around each dispatch and a wait, as this device has no timestamps",
             Clock::Host => "the host's clock",
         };
-        let bytes: u64 = self.kernels.iter().map(|k| k.bytes).sum();
-        let flops: u64 = self.kernels.iter().map(|k| k.flops).sum();
+        let bytes: u64 = ran().map(|k| k.bytes).sum();
+        let flops: u64 = ran().map(|k| k.flops).sum();
         writeln!(
             f,
             "\nkernels {} a step, the median of {} by {clock}; a step as in training {}",
@@ -291,6 +317,15 @@ impl fmt::Display for Profile {
         )?;
         writeln!(f, "together {:.1} MFLOP and {}; this device's peaks: {}", flops as f64 / 1e6, size(bytes), self.peaks)?;
         let host: Vec<String> = self.host().iter().map(|(name, s)| format!("{name} {}", time(*s))).collect();
-        write!(f, "host, with clocks: {}", host.join(", "))
+        write!(f, "host, with clocks: {}", host.join(", "))?;
+        let Some(e) = &self.exchange else { return Ok(()) };
+        let (hidden, sent) = (100.0 * e.hidden(), size(e.bytes));
+        write!(
+            f,
+            "\n{} ranks: {sent} sent a step in {}, of which this rank waited {} ({hidden:.0} % hidden)",
+            e.ranks,
+            time(e.seconds),
+            time(e.waited)
+        )
     }
 }

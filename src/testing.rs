@@ -331,7 +331,7 @@ fn run(outputs: &[Tensor], inputs: &[Host<f32>], device: &Device, options: &Plan
         let mut exec = cpu::CpuExec::new(plan)?;
         inputs.iter().enumerate().for_each(|(i, x)| exec.write(i, x));
         let mut run = || {
-            exec.run(&mut store, KEY, KEY.step, Phases::default(), None, |_| ());
+            exec.run(&mut store, KEY, KEY.step, Phases::default(), None, |_, _| ());
             (0..outputs.len()).map(|o| exec.read(&store, o)).collect::<Result<Vec<_>>>()
         };
         return Ok(Runs { first: run()?, again: run()?, broken: None });

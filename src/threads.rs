@@ -84,10 +84,74 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns the numbers of the cores that this thread may run on. Empty where the system does not say.
+pub(crate) fn cores() -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a set of cores is plain bits, so zeros are an empty set. The call writes at most the size of the set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as above; the set lives until the end of the call.
+        if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } == 0 {
+            // SAFETY: the macro reads a bit of the set, and the number is below its size.
+            return (0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Keeps this thread, and threads that it starts from now on, on these cores. Returns whether the system does so.
+pub(crate) fn stay_on(cores: &[usize]) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a set of cores is plain bits, so zeros are an empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        for &core in cores.iter().filter(|&&core| core < libc::CPU_SETSIZE as usize) {
+            // SAFETY: the macro sets a bit of the set, and the number is below its size.
+            unsafe { libc::CPU_SET(core, &mut set) };
+        }
+        // SAFETY: the call only reads the set, which lives until its end.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = cores;
+        false
+    }
+}
+
+/// Returns part `k` of `n` nearly equal parts of a list. If the list is shorter than `n`, some parts are the same element.
+pub(crate) fn part<T>(all: &[T], k: usize, n: usize) -> &[T] {
+    if all.len() < n {
+        return all.get(k % all.len().max(1)..).map_or(&[], |rest| &rest[..rest.len().min(1)]);
+    }
+    &all[k * all.len() / n..(k + 1) * all.len() / n]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::{panic::catch_unwind, thread};
+
+    #[test]
+    fn parts_of_a_list() {
+        let list = [0, 1, 2, 3, 4, 5, 6];
+        assert_eq!([0, 1, 2].map(|k| part(&list, k, 3)), [&list[..2], &list[2..4], &list[4..]]);
+        assert_eq!([0, 1, 2].map(|k| part(&list[..2], k, 3)), [&list[..1], &list[1..2], &list[..1]]);
+        assert!(part(&list[..0], 1, 3).is_empty());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_stays_on_its_cores() {
+        thread::spawn(|| {
+            let all = cores();
+            assert!(stay_on(&all[..1]));
+            let own = thread::spawn(cores).join().unwrap();
+            assert_eq!((cores(), own), (all[..1].to_vec(), all[..1].to_vec()));
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn alone_means_this_thread() {

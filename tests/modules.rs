@@ -20,7 +20,7 @@ const ORDER: &[&[&str]] = &[
     &["optim"],
     &["profile", "oracle"],
     &["cpu", "gpu", "data"],
-    &["tune"],
+    &["tune", "world"],
     &["device"],
     &["engine"],
     &["weights"],

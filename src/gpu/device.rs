@@ -123,6 +123,26 @@ pub async fn open(options: &GpuOptions) -> Result<Arc<Gpu>> {
     Err(failed.unwrap_or_else(|| none(options, &found)))
 }
 
+/// Opens an adapter that `options` allow for one of several processes of a machine. Their numbers go around the adapters, the best first.
+///
+/// # Errors
+/// The errors of [`open`].
+pub(crate) async fn open_nth(options: &GpuOptions, number: usize) -> Result<Arc<Gpu>> {
+    let found = enumerate(options).await;
+    let all = || found.iter().map(|adapter| (adapter, AdapterSummary::new(&adapter.get_info())));
+    let mut fit: Vec<_> = all().filter(|(_, summary)| options.fit(summary)).collect();
+    // Several backends may offer one adapter. Software adapters serve where there is no hardware.
+    let first = fit.first().map(|(_, summary)| (summary.backend.clone(), summary.software));
+    fit.retain(|(_, summary)| Some((summary.backend.clone(), summary.software)) == first);
+    match fit.len() {
+        0 => Err(none(options, &found)),
+        n => {
+            let (adapter, summary) = fit.swap_remove(number % n);
+            Gpu::new(adapter, summary, options).await
+        }
+    }
+}
+
 /// Opens every adapter that `options` allow. The best adapter comes first. The list holds an error for each adapter that
 /// cannot be opened.
 ///

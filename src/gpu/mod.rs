@@ -31,7 +31,7 @@ mod time;
 pub use crate::choice::{Candidate, Choice, ChoiceReport, Choices, Chosen, Origin, Verdict};
 pub(crate) use collect::Collected;
 pub use device::{AdapterSummary, Gpu, adapters};
-pub(crate) use device::{open, open_all};
+pub(crate) use device::{open, open_all, open_nth};
 pub use exec::Counters;
 pub(crate) use exec::{ExecOptions, GpuExec, StepRow};
 pub(crate) use feed::{FeedColumn, Resident};

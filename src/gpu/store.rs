@@ -203,6 +203,20 @@ impl GpuStore {
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.grads).await
     }
+    /// Returns the gradients of these parameters, one behind the other, after all steps submitted so far.
+    pub(crate) async fn read_grads_of(&self, params: &[usize]) -> Result<Vec<f32>> {
+        let ranges = params.iter().map(|&i| self.layout.ranges[i]);
+        let parts: Vec<_> = ranges.map(|range| (&self.grads[range.piece], 4 * range.start as u64, range.len)).collect();
+        self.gpu.read(&parts).await
+    }
+    /// Sets the model's state, by piece.
+    pub(crate) fn write_assigned(&self, pieces: &[Vec<f32>]) -> Result<()> {
+        self.write(&self.params[self.layout.state_pieces()], pieces)
+    }
+    /// Returns the model's state, by piece, after all steps submitted so far.
+    pub(crate) async fn read_assigned(&self) -> Result<Vec<Vec<f32>>> {
+        self.read(&self.params[self.layout.state_pieces()]).await
+    }
     /// Sets optimizer state `k`, by piece.
     pub fn write_state(&self, k: usize, pieces: &[Vec<f32>]) -> Result<()> {
         self.write(self.state(k)?, pieces)

@@ -253,12 +253,18 @@ impl Run<'_> {
     pub fn averaged(&mut self) -> Result<Averaged<'_>> {
         self.trainer.averaged()
     }
-    /// Saves the training to a file. [`Trainer::load`] loads the trainer from it. See [`snapshot`](Run::snapshot) for its content.
+    /// Returns the number of this rank, which is 0 without [ranks](Trainer::distributed). A callback runs on all ranks, and writes files on
+    /// rank 0 alone.
+    pub fn rank(&self) -> usize {
+        self.trainer.rank()
+    }
+    /// Saves the training to a file. [`Trainer::load`] loads the trainer from it. See [`snapshot`](Run::snapshot) for its content. Rank 0
+    /// alone writes the file.
     ///
     /// # Errors
     /// The file cannot be written, or the device fails.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.snapshot()?.write(path)
+        if self.rank() > 0 { Ok(()) } else { self.snapshot()?.write(path) }
     }
     /// Returns the state of the training: everything that [`Trainer::save`] saves, the place in the epochs, and the reports so far.
     ///
@@ -299,11 +305,12 @@ impl Fit<'_> {
             return Ok(Flow::Go);
         }
         let epochs = trainer.place.start + self.epochs;
-        let mut run = Run { trainer, epoch, epochs, steps, flow: Flow::Go };
+        let mut run = Run { trainer: &mut *trainer, epoch, epochs, steps, flow: Flow::Go };
         for callback in &mut self.hooks {
             method(callback.as_mut(), &mut run)?;
         }
-        Ok(run.flow)
+        let flow = run.flow;
+        trainer.together(flow)
     }
     /// Returns whether a callback wants to be called at the step with this number. The trainer's first step is 1.
     pub(super) fn wants(&self, step: u64) -> bool {

@@ -234,6 +234,9 @@ fn field(text: &str) -> String {
 
 impl Callback for CsvLogger {
     fn on_epoch_end(&mut self, run: &mut Run, _: &Epoch) -> Result<()> {
+        if run.rank() > 0 {
+            return Ok(());
+        }
         let (names, epochs) = (run.watched(), &run.history().epochs);
         let has_noise = run.has_noise_scale() || epochs.iter().any(|e| e.noise_scale.is_some());
         let mut text = String::from("epoch,loss,accuracy,val_loss,val_accuracy,");

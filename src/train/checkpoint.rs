@@ -165,7 +165,7 @@ impl Trainer {
         self.forget()
     }
     /// Returns the options of the optimizer by name, and the names of the frozen parameters.
-    fn options(&self) -> Vec<(String, String)> {
+    pub(super) fn options(&self) -> Vec<(String, String)> {
         let all = self.params.iter().zip(&self.update.groups.statuses);
         let frozen: Vec<&str> = all.filter(|(_, status)| **status == Status::Frozen).map(|(p, _)| p.name.as_str()).collect();
         let frozen = if frozen.is_empty() { "none".to_string() } else { frozen.join(" ") };

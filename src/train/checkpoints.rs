@@ -56,6 +56,8 @@ impl Checkpoints {
 
 /// The name of the list of callbacks in a file.
 const CALLBACKS: &str = "callbacks";
+/// The name of the number of ranks in a file.
+const RANKS: &str = "ranks";
 const NAME: [&str; 2] = ["checkpoint-", ".safetensors"];
 
 /// Returns the numbers of the checkpoints in a folder, in order. A folder that does not exist has none.
@@ -158,6 +160,9 @@ impl Fit<'_> {
         let mut saved = Saved { info: trainer.info(trainer.step), ..Saved::default() };
         saved.join(FIT, trainer.save_place());
         saved.info.insert(format!("{FIT}cut"), cut.text(self.shuffle));
+        if trainer.ranks() > 1 {
+            saved.info.insert(format!("{FIT}{RANKS}"), trainer.ranks().to_string());
+        }
         let names: Vec<String> = self.hooks.iter().map(|callback| callback.name()).collect();
         saved.info.insert(format!("{FIT}{CALLBACKS}"), names.join("\n"));
         for (k, callback) in self.hooks.iter().enumerate() {
@@ -215,8 +220,8 @@ impl Fit<'_> {
 
 impl Trainer {
     /// Loads the checkpoint from which `fit` goes on. Returns the state of each callback. The trainer is unchanged if there is no
-    /// checkpoint, or if the checkpoint does not fit.
-    pub(super) fn resume(&mut self, path: &Path, fit: &Fit<'_>, cut: Cut) -> Result<Vec<Saved>> {
+    /// checkpoint, or if the checkpoint does not fit. `samples` is the number of samples of the data.
+    pub(super) fn resume(&mut self, path: &Path, fit: &Fit<'_>, cut: Cut, samples: usize) -> Result<Vec<Saved>> {
         let path = match numbers(path) {
             Ok(there) => match there.last() {
                 Some(last) => file(path, *last),
@@ -232,12 +237,23 @@ impl Trainer {
             return Err(Error::format(&path, "it has no place in a training; Trainer::load takes it"));
         }
         let (was, is) = (place.info.get("cut"), cut.text(fit.shuffle));
-        if let Some(was) = was.filter(|was| **was != is) {
+        // The steps of the same training on another number of ranks.
+        let ranks =
+            place.info.get(RANKS).map_or(Ok(1), |text| text.parse().map_err(|_| Error::format(&path, "its ranks cannot be read")))?;
+        let old = fit.cut(samples, ranks).map(|old| Cut { micro: if fit.memory.is_some() { cut.micro } else { old.micro }, ..old })?;
+        let old = if cut.joins { old.joined() } else { old };
+        if let Some(was) = was.filter(|was| **was != is && (ranks == self.ranks() || **was != old.text(fit.shuffle))) {
             return Err(Error::format(&path, format!("its training had {was}, but this one has {is}")));
         }
+        let other = was.is_some_and(|was| *was != is);
         let states = fit.states(&path, place.info.get(CALLBACKS), |k| Saved::of_file(&weights, &format!("{CALLBACK}{k}.")))?;
         self.adopt(&path, &bytes)?;
         self.load_place(&path, &place)?;
+        if other && self.tally.is_some() {
+            // The epoch goes on behind the samples that it has had, at a whole step.
+            let made = (self.steps_of_epoch() * old.each / cut.each).min(cut.steps);
+            self.place.first = self.step.wrapping_sub(made as u64);
+        }
         Ok(states)
     }
 }

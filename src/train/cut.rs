@@ -26,8 +26,10 @@ pub(super) struct Part<'a> {
     pub start: u32,
     /// The key of its plan.
     pub key: Batch,
-    /// Its number in the step. The first part is 0.
+    /// Its number in the step, over all ranks. The first part is 0.
     pub number: u32,
+    /// Whether the step begins with this part, on this rank.
+    pub first: bool,
     /// Whether more parts of the same step follow.
     pub more: bool,
 }
@@ -75,14 +77,31 @@ impl Cut {
     }
     /// Returns the parts of the steps from `first` on, in order.
     pub fn parts<'a>(&self, order: &'a [usize], first: usize) -> Vec<Part<'a>> {
-        let mut parts = Vec::new();
+        (first..self.steps).flat_map(|k| self.parts_of(order, k)).collect()
+    }
+    fn parts_of<'a>(&self, order: &'a [usize], k: usize) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        let (key, Range { mut start, end }) = (*self, self.step(k));
+        (0..).zip(self.sizes(end - start)).map(move |(number, size)| {
+            let (rows, at) = (&order[start..start + size], start);
+            start += size;
+            Part { rows, start: at as u32, key: key.key(size), number, first: number == 0, more: start < end }
+        })
+    }
+    /// Returns the number of parts of a step that one of `ranks` ranks computes. A rank computes neighbouring parts.
+    pub fn each_rank(&self, ranks: usize) -> usize {
+        self.sizes(self.each).count().div_ceil(ranks).max(1)
+    }
+    /// Returns the parts that rank `rank` of `ranks` computes, of the steps from `first` on. A part behind each step is the update. It has
+    /// the rows of all ranks.
+    pub fn parts_of_rank<'a>(&self, order: &'a [usize], first: usize, rank: usize, ranks: usize) -> Vec<Part<'a>> {
+        let (mut parts, each) = (Vec::new(), self.each_rank(ranks));
         for k in first..self.steps {
-            let Range { mut start, end } = self.step(k);
-            for (number, size) in (0..).zip(self.sizes(end - start)) {
-                let rows = &order[start..start + size];
-                parts.push(Part { rows, start: start as u32, key: self.key(size), number, more: start + size < end });
-                start += size;
-            }
+            let mine = self.parts_of(order, k).filter(|part| (part.number as usize / each).min(ranks - 1) == rank);
+            let before = parts.len();
+            parts.extend(mine.enumerate().map(|(i, part)| Part { first: i == 0, more: true, ..part }));
+            let (step, first) = (self.step(k), parts.len() == before);
+            let (rows, start) = (&order[step.clone()], step.start as u32);
+            parts.push(Part { rows, start, key: Batch::Mean, number: 0, first, more: false });
         }
         parts
     }

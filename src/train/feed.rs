@@ -124,7 +124,11 @@ impl Trainer {
 
     /// Runs the steps of an epoch that are not made yet. Returns how a callback wants training to go on.
     pub(super) async fn run_steps(&mut self, course: Course<'_, '_>, resident: Option<&Arc<Resident>>) -> Result<Flow> {
-        let parts = course.cut.parts(course.order, self.steps_of_epoch());
+        let made = self.steps_of_epoch();
+        let parts = match &self.ranks {
+            None => course.cut.parts(course.order, made),
+            Some(_) => course.cut.parts_of_rank(course.order, made, self.rank(), self.ranks()),
+        };
         // Plans are made before the first step, because making them takes long.
         let augment = course.fit.augment;
         self.feed_from(course.data, augment);
@@ -147,11 +151,13 @@ impl Trainer {
             return self.walk(course, &parts, Batches::There(resident)).await;
         }
         let (data, seed) = (course.data, self.seed);
-        // Each part, with the number that its augmentation is drawn with.
+        // Each part that has a batch, with the number that its augmentation is drawn with.
         let mut step = self.step;
         let mut draws = Vec::with_capacity(parts.len());
         for part in &parts {
-            draws.push((StepRow { step, micro: part.number, ..StepRow::default() }.draw(), part.rows));
+            if part.key != Batch::Mean {
+                draws.push((StepRow { step, micro: part.number, ..StepRow::default() }.draw(), part.rows));
+            }
             step += u64::from(!part.more);
         }
         let picks = self.picks(data)?;
@@ -196,10 +202,12 @@ impl Trainer {
         let fed = matches!(batches, Batches::There(_));
         // The batches of the next submit, the number of complete steps, and the number of samples of the current step.
         let (mut queued, mut made, mut samples) = (Vec::new(), self.steps_of_epoch(), 0);
+        // The means of gradients that are on their way between ranks.
+        let (mut written, mut sent) = (0, Default::default());
         for (k, part) in parts.iter().enumerate() {
-            let number = self.place.first + made as u64 + 1;
+            let number = self.place.first.wrapping_add(made as u64 + 1);
             let due = fit.wants(number);
-            if due && part.number == 0 {
+            if due && part.first {
                 let flow = fit.each(self, epoch, cut.steps, |callback, run| match wants(callback, number) {
                     true => callback.on_step_begin(run),
                     false => Ok(()),
@@ -210,24 +218,39 @@ impl Trainer {
                 batches.back(self, order, cut)?;
             }
             let loaded = self.plans.get_mut(part.key).expect("run_steps has made the plans of all batches");
+            let update = part.key == Batch::Mean;
             let together = match &mut batches {
+                _ if update => 1,
                 Batches::Written(write) => {
-                    write(&mut loaded.engine, k)?;
+                    write(&mut loaded.engine, written)?;
+                    written += 1;
                     1
                 }
                 Batches::There(_) => loaded.engine.steps_per_submit(fit.steps_per_submit),
             };
-            queued.push((part.more, part.start));
-            samples += part.rows.len();
-            if queued.len() >= together || parts.get(k + 1).is_none_or(|next| next.key != part.key) {
+            if update || self.ranks.is_none() {
+                samples += part.rows.len();
+            }
+            if update {
+                self.share(mem::take(&mut sent)).await?;
+            } else {
+                queued.push((part.more, part.start));
+            }
+            if !queued.is_empty() && (queued.len() >= together || parts.get(k + 1).is_none_or(|next| next.key != part.key)) {
                 self.make_room(queued.len()).await?;
-                self.run(part.key, fed, queued.drain(..))?;
+                match parts.get(k + 1) {
+                    Some(next) if next.key == Batch::Mean => sent = self.run_last(part.key, fed, queued.drain(..))?,
+                    _ => self.run(part.key, fed, queued.drain(..))?,
+                }
             }
             if part.more {
                 continue;
             }
             made += 1;
-            let stop = fit.call(&Event::Step { epoch, step: made, steps: cut.steps });
+            let mut stop = fit.call(&Event::Step { epoch, step: made, steps: cut.steps });
+            if !fit.closures.is_empty() {
+                stop = self.together(if stop { Flow::Stop } else { Flow::Go })? == Flow::Stop;
+            }
             // The queue also ends where the next step begins with a callback.
             let save = fit.saves(number);
             if (stop || due || save || fit.wants(number + 1)) && !queued.is_empty() {

@@ -97,7 +97,10 @@ impl Trainer {
         let (saved, optimizer, trained) = (self.snapshot()?, self.update.optimizer.clone(), self.store.is_trained());
         let (reports, loss, noise) = (mem::take(&mut self.reports), self.loss, self.noise);
         self.update.optimizer = optimizer.clone().schedule(Schedule::constant());
+        // Ranks search alone, and equal ranks find the same.
+        let ranks = self.ranks.take();
         let searched = self.search(data, &picks, options);
+        self.ranks = ranks;
         self.update.optimizer = optimizer;
         let mut bytes = Vec::new();
         write_to(&mut bytes, &saved.tensors, &saved.info).map_err(|e| Error::file(Path::new("snapshot"), e))?;

@@ -11,11 +11,13 @@ use super::{
     progress::{Progress, Shown},
     readouts::Noise,
     saved::Saved,
+    share::BUCKET,
 };
 use crate::{
     data::{self, Dataset},
     error::{Error, Result},
     gpu::{MOST_STEPS, Resident},
+    world::What,
 };
 use std::{mem, sync::Arc, time::Instant};
 
@@ -51,7 +53,19 @@ impl Trainer {
         pollster::block_on(self.fit_async(data, fit))
     }
     /// [`fit`](Trainer::fit), without blocking.
-    pub async fn fit_async(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
+    pub async fn fit_async(&mut self, data: &Dataset, fit: Fit<'_>) -> Result<History> {
+        let result = self.fit_here(data, fit).await;
+        // The next step may be one of a loop of the user's own.
+        self.ranks.iter_mut().for_each(|ranks| (ranks.each, ranks.check_weights, ranks.bucket) = (None, None, BUCKET));
+        self.told(result)
+    }
+    /// Does the work of [`fit`](Trainer::fit) on this rank.
+    async fn fit_here(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
+        self.agree_on(data, &fit)?;
+        if self.rank() > 0 {
+            fit.progress = Progress::Off;
+            fit.checkpoints = None;
+        }
         let picks = self.check_data("fit", data)?;
         if let Some(validation) = fit.validation {
             self.check_data("validation", validation)?;
@@ -65,11 +79,14 @@ impl Trainer {
         if fit.averaged {
             self.averaged()?;
         }
+        if fit.check_weights == Some(0) {
+            return Err(Error::argument("check_weights", "weights are compared after each n-th step, and n must be at least 1"));
+        }
         self.no_part("fit")?;
         self.read_out(fit.readouts).await?;
         let resumes = fit.resume.is_some();
         fit.saver = fit.checkpoints.take().map(|wants| Saver::new(wants, resumes)).transpose()?;
-        let cut = fit.cut(data.len())?;
+        let cut = fit.cut(data.len(), self.ranks())?;
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
         self.budget = fit.memory;
         let cut = match fit.memory {
@@ -91,7 +108,8 @@ impl Trainer {
                         break;
                     }
                 }
-                self.settle(Cut { micro: fitting?, ..cut }, &fit).await?
+                let micro = self.least(fitting?)?;
+                self.settle(Cut { micro, ..cut }, &fit).await?
             }
         };
         if fit.readouts.noise_scale && fit.epochs > 0 && cut.micro.is_none() {
@@ -108,12 +126,20 @@ impl Trainer {
         self.place = Place::after(before.last().map_or(0, |epoch| epoch.epoch));
         self.history = History { micro_batch: cut.micro, epochs: before, stopped: false };
         let states = match fit.resume.take() {
-            Some(path) => self.resume(&path, &fit, cut)?,
+            Some(path) => self.resume(&path, &fit, cut, data.len())?,
             None => Vec::new(),
         };
+        let each = cut.each_rank(self.ranks());
+        self.ranks.iter_mut().for_each(|ranks| ranks.each = Some(each as u32));
+        if self.ranks.is_some() {
+            self.room_of_rank(each)?;
+        }
+        self.agree_on_place(&cut.text(fit.shuffle))?;
         let result = self.epochs(data, &mut fit, cut, &states).await;
         // After an error, the latest checkpoint is still written.
         let result = result.and(fit.finish(self));
+        // All ranks end together, so a rank whose last checkpoint could not be written is heard.
+        let result = result.and_then(|()| self.gather(What::End, Vec::new).map(|_| ()));
         self.tally = None;
         // After an error in the middle of a step, the next step must not contain its micro-batches.
         let forgotten = self.forget_micro();
@@ -243,6 +269,7 @@ impl Trainer {
             };
             match evaluated {
                 Ok(e) => {
+                    let e = self.as_rank_0(e)?;
                     report.validation = Some((e.loss, e.accuracy));
                     report.validation_watched = e.watched.clone();
                     flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_evaluate_end(run, &e))?);
@@ -258,11 +285,11 @@ impl Trainer {
         if fit.hooks.is_empty() {
             let stop = fit.call(&Event::Epoch(&report));
             self.history.epochs.push(report);
-            return Ok(if stop { Flow::Stop } else { flow });
+            return self.together(if stop { Flow::Stop } else { flow });
         }
         self.history.epochs.push(report.clone());
         flow = flow.max(fit.each(self, epoch, cut.steps, |callback, run| callback.on_epoch_end(run, &report))?);
         let stop = fit.call(&Event::Epoch(&report));
-        Ok(if stop { Flow::Stop } else { flow })
+        self.together(if stop { Flow::Stop } else { flow })
     }
 }

@@ -26,9 +26,11 @@ mod place;
 mod plans;
 mod plateau;
 mod progress;
+mod ranks;
 mod readouts;
 mod reports;
 mod saved;
+mod share;
 mod steps;
 mod summary;
 mod tally;
@@ -60,13 +62,14 @@ use crate::{
     host::Host,
     optim::Optimizer,
     params::Status,
-    plan::{Draft, Loc, Plan},
+    plan::{Draft, Loc, Phase, Plan},
     shape::{DType, Shape},
 };
 use batch::Taken;
 use model::{Model, Written};
 use place::Place;
 use plans::{Batch as Key, Latest};
+use ranks::Ranks;
 use readouts::Noise;
 use std::{collections::VecDeque, sync::Arc};
 use tally::{Tally, Tracked};
@@ -161,7 +164,7 @@ pub struct Trainer {
     seed: u64,
     step: u64,
     epoch: u64,
-    /// The number of micro-batches that the next step has so far.
+    /// The number of micro-batches that the next step has so far, on this rank.
     micro: u32,
     /// The number of batches computed so far. It is also the number of the next batch in the ring.
     batches: u64,
@@ -204,6 +207,8 @@ pub struct Trainer {
     collected: Option<Arc<Collected>>,
     /// The counters of plans, data sets and buffers that have been dropped.
     gone: Counters,
+    /// The ranks that train this model together. `None` for one rank.
+    ranks: Option<Ranks>,
 }
 
 impl Trainer {
@@ -417,6 +422,7 @@ impl Trainer {
             held: Vec::new(),
             collected: None,
             gone: Counters::default(),
+            ranks: None,
         })
     }
     /// Sets the seed and initialises the parameters again. The seed decides initial values, shuffles and dropout. A new trainer
@@ -528,17 +534,21 @@ impl Trainer {
     /// Adds the optimizer's update to a plan.
     fn complete(&self, key: Key, mut plan: Plan) -> Result<Plan> {
         plan.bind_params(&self.params)?;
-        let weight = match key {
-            Key::Micro(_) => Some(match self.kept.weight(&plan.outputs)? {
-                Some(output) => plan.outputs[output].0,
-                None => {
-                    plan.constants.push(Arc::new(Host::new(Shape::SCALAR, vec![samples(&plan) as f32])));
-                    Loc::Constant(plan.constants.len() - 1)
-                }
-            }),
+        let weighted = if let Key::Micro(_) = key { self.kept.weight(&plan.outputs)? } else { None };
+        let weight = match (key, weighted) {
+            (Key::Micro(_), Some(output)) => Some(plan.outputs[output].0),
+            (Key::Micro(_) | Key::Mean, _) => {
+                plan.constants.push(Arc::new(Host::new(Shape::SCALAR, vec![samples(&plan) as f32])));
+                Some(Loc::Constant(plan.constants.len() - 1))
+            }
             _ => None,
         };
         self.update.append(&self.device, &mut plan, &self.store.layout(), weight)?;
+        if key == Key::Mean {
+            // The ranks have added up the micro-batches. The check reads the mean loss from the guard, as after micro-batches.
+            plan.steps.retain(|step| step.phase != Phase::Reduce);
+            plan.micro = false;
+        }
         Ok(plan)
     }
     async fn load_plan(&mut self, key: Key, plan: Plan) -> Result<()> {

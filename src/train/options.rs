@@ -8,6 +8,7 @@ use super::{
     named::Named,
     progress::Progress,
     readouts::StepNorms,
+    share::BUCKET,
 };
 use crate::{
     data::{Augment, Dataset},
@@ -109,6 +110,8 @@ pub struct Fit<'a> {
     pub(super) append: bool,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) resume: Option<PathBuf>,
+    pub(super) check_weights: Option<u64>,
+    pub(super) bucket: usize,
     pub(super) saver: Option<Saver>,
     pub(super) closures: Vec<Closure<'a>>,
     pub(super) hooks: Vec<Box<dyn Callback + 'a>>,
@@ -134,6 +137,8 @@ impl Default for Fit<'_> {
             append: false,
             checkpoints: None,
             resume: None,
+            check_weights: None,
+            bucket: BUCKET,
             saver: None,
             closures: Vec::new(),
             hooks: Vec::new(),
@@ -352,14 +357,32 @@ impl<'a> Fit<'a> {
     pub fn resume(self, path: impl AsRef<Path>) -> Self {
         Fit { resume: Some(path.as_ref().into()), ..self }
     }
+    /// Sets the size of a bucket of gradients in bytes. 25 MiB by default, as in PyTorch. [Ranks](crate::Trainer::distributed) exchange their
+    /// gradients in buckets, the last layers first, because the backward pass finishes them first. The CPU device computes the
+    /// gradients of one bucket while another is exchanged. A GPU is read bucket by bucket after the backward pass. The first bucket has at
+    /// most 1 MiB. A parameter that is larger than a bucket has a bucket of its own. The results are the same to the bit.
+    pub fn bucket_bytes(self, most: usize) -> Self {
+        Fit { bucket: most, ..self }
+    }
+    /// Compares the weights of all [ranks](crate::Trainer::distributed) after each n-th step of the trainer. Each rank sends a hash of its weights and
+    /// of the states of its optimizer. By default only the start is compared.
+    ///
+    /// Ranks on equal devices have equal weights, to the last bit. So a difference is a fault of a machine. Ranks on different kinds of
+    /// devices differ by rounding, and this option is not for them. Without ranks the option does nothing.
+    ///
+    /// # Errors
+    /// `fit` returns [`Error::Rank`] with the first rank whose weights differ from those of rank 0, and an error if `every` is 0.
+    pub fn check_weights(self, every: u64) -> Self {
+        Fit { check_weights: Some(every), ..self }
+    }
     /// Sets whether the epochs are counted on from the last call of `fit`, and the [`History`] keeps the earlier epochs. `false` by default.
     pub fn append(self, append: bool) -> Self {
         Fit { append, ..self }
     }
-    /// Divides `n` samples into steps and micro-batches.
-    pub(super) fn cut(&self, n: usize) -> Result<Cut> {
+    /// Divides `n` samples into steps and micro-batches. A step has the batches of all ranks.
+    pub(super) fn cut(&self, n: usize, ranks: usize) -> Result<Cut> {
         let wrong = |what: &str, why: String| Err(Error::argument(what, why));
-        let Some(size) = self.batch.checked_mul(self.accumulate) else {
+        let Some(size) = self.batch.checked_mul(self.accumulate).and_then(|size| size.checked_mul(ranks)) else {
             return wrong("accumulate", format!("{} batches of {} samples are more than can be counted", self.accumulate, self.batch));
         };
         match (self.batch, self.accumulate, self.micro) {
@@ -372,7 +395,9 @@ impl<'a> Fit<'a> {
             _ => {}
         }
         let (each, left) = (size.min(n), n % size);
-        let micro = self.micro.or((self.accumulate > 1).then_some(self.batch)).filter(|&micro| micro < each);
+        let micro = self.micro.or((self.accumulate > 1 || ranks > 1).then_some(self.batch));
+        // The gradients of ranks are added up as those of micro-batches are, so a step over ranks always has micro-batches.
+        let micro = if ranks > 1 { micro.map(|micro| micro.min(each)) } else { micro.filter(|&micro| micro < each) };
         let cut = Cut { each, steps: n.div_ceil(size), samples: n, micro, joins: false };
         Ok(if self.drop_last && left > 0 && n > size { Cut { steps: cut.steps - 1, samples: n - left, ..cut } } else { cut })
     }

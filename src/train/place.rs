@@ -162,7 +162,8 @@ impl Trainer {
     /// Returns the number of steps made of the epoch in progress.
     pub(super) fn steps_of_epoch(&self) -> usize {
         match self.tally {
-            Some(_) => (self.step - self.place.first) as usize,
+            // After a resume on another number of ranks, the epoch may seem to have begun before the first step.
+            Some(_) => self.step.wrapping_sub(self.place.first) as usize,
             None => 0,
         }
     }

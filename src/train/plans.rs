@@ -9,14 +9,16 @@ pub(super) enum Batch {
     Micro(usize),
     /// An update with gradients that the caller gave. The step computes no loss.
     Given,
+    /// The update of a step over ranks. The store has the mean of the gradients of all ranks, and the guard the mean of their losses.
+    Mean,
 }
 
 impl Batch {
-    /// Returns the number of samples. `None` for a step with given gradients.
+    /// Returns the number of samples. `None` for a step that computes no gradients.
     pub fn samples(self) -> Option<usize> {
         match self {
             Batch::Whole(n) | Batch::Micro(n) => Some(n),
-            Batch::Given => None,
+            Batch::Given | Batch::Mean => None,
         }
     }
 }

@@ -103,7 +103,7 @@ impl Trainer {
     }
 
     /// Makes reports from the numbers that arrived.
-    async fn absorb(&mut self, kept: RingRows) -> Result<()> {
+    pub(super) async fn absorb(&mut self, kept: RingRows) -> Result<()> {
         let bad = (kept.guard.halt != 0).then(|| u64::from(kept.guard.halt) - 1);
         let labels = self.model.as_ref().map_or(0, |model| model.labels());
         let (mut norms, reads) = (kept.norms.iter(), self.update.readouts);

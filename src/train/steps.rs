@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     gpu::StepRow,
     host::Host,
-    profile::Profile,
+    profile::{Exchange, Peaks, Profile, median},
 };
 use std::time::Instant;
 
@@ -27,6 +27,10 @@ impl Trainer {
     }
     /// [`step`](Trainer::step), without blocking.
     pub async fn step_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        if self.ranks.is_some() {
+            let made = self.share_batch(batch, false).await;
+            return self.told(made);
+        }
         let key = match self.micro {
             0 => self.take(batch, Batch::Whole).await?,
             _ => self.take(batch, Batch::Micro).await?,
@@ -63,11 +67,15 @@ impl Trainer {
     }
     /// [`accumulate`](Trainer::accumulate), without blocking.
     pub async fn accumulate_async(&mut self, batch: &[Host<f32>]) -> Result<()> {
+        if self.ranks.is_some() {
+            let made = self.share_batch(batch, true).await;
+            return self.told(made);
+        }
         let key = self.take(batch, Batch::Micro).await?;
         self.advance(key, true).await
     }
     /// Checks a batch and puts it into the inputs of its plan.
-    async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> Batch) -> Result<Batch> {
+    pub(super) async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> Batch) -> Result<Batch> {
         // The plan is made for the size that the shape states, so the shape must be true.
         let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
         if let Some((i, x)) = broken {
@@ -112,6 +120,7 @@ impl Trainer {
             Some(Batch::Micro(_)) => {
                 Err(Error::argument("step_again", "the last step had several micro-batches, but the device has only the last micro-batch"))
             }
+            Some(Batch::Mean) => Err(Error::argument("step_again", "the last step was made over ranks; give the batch to Trainer::step")),
             Some(key) => pollster::block_on(self.advance(key, false)),
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
         }
@@ -145,21 +154,59 @@ impl Trainer {
     /// the position of the first sample in the order of the epoch. If `fed`, each batch fetches its samples from this position
     /// on. Otherwise there is one batch, which has been written into the inputs. The ring must have room for all batches.
     pub(super) fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
+        let end = self.number(batches);
+        let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
+        loaded.engine.run(&self.rows, fed, Some(&self.update))?;
+        self.ran(key, fed, end);
+        Ok(())
+    }
+    /// Fills the rows of the next batches. Returns the numbers of the step and of the micro-batch behind them.
+    pub(super) fn number(&mut self, batches: impl IntoIterator<Item = (bool, u32)>) -> (u64, u32) {
         self.rows.clear();
         let (mut step, mut micro) = (self.step, self.micro);
         for (k, (more, sample)) in (self.batches..).zip(batches) {
             let norms = (!more && self.update.readouts.measures(step)).then_some(self.measurements);
             self.measurements += u64::from(norms.is_some());
-            self.rows.push(StepRow { seed: self.seed, step, micro, more, batch: k, sample, norms });
+            let micro_of_step = self.ranks.as_ref().map_or(micro, |ranks| ranks.number(micro));
+            self.rows.push(StepRow { seed: self.seed, step, micro: micro_of_step, more, batch: k, sample, norms });
             (step, micro) = if more { (step, micro + 1) } else { (step + 1, 0) };
         }
-        let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
-        loaded.engine.run(&self.rows, fed, Some(&self.update))?;
-        let (samples, given) = (loaded.batch, key == Batch::Given);
-        self.unread.extend(self.rows.iter().map(|&row| Made { row, samples, given }));
+        (step, micro)
+    }
+    /// Notes that the batches of the rows have been queued. `end` is what [`number`](Trainer::number) returned.
+    pub(super) fn ran(&mut self, key: Batch, fed: bool, end: (u64, u32)) {
+        let samples = self.plans.get(key).map_or(0, |loaded| loaded.batch);
+        self.unread.extend(self.rows.iter().map(|&row| Made { row, samples, given: key == Batch::Given }));
         self.batches += self.rows.len() as u64;
-        (self.step, self.micro, self.last, self.fed) = (step, micro, Some(key), fed);
-        Ok(())
+        ((self.step, self.micro), self.last, self.fed) = (end, Some(key), fed);
+    }
+    /// Does the work of [`profile`](Trainer::profile) over ranks.
+    async fn profile_ranks(&mut self, steps: usize, peaks: Peaks) -> Result<Profile> {
+        let none = || Error::argument("profile", "this rank had no sample in the last step, so there is no batch to measure");
+        let key = self.ranks.as_ref().and_then(|ranks| ranks.last).filter(|&key| self.plans.get(key).is_some()).ok_or_else(none)?;
+        let (mut plain, mut times, mut exchanges) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..steps {
+            let start = Instant::now();
+            let sent = self.run_last(key, false, [(true, 0)])?;
+            self.share(sent).await?;
+            plain.push(start.elapsed().as_secs_f64());
+            exchanges.extend(self.ranks.as_ref().map(|ranks| ranks.exchange));
+        }
+        let zero = Instant::now();
+        for _ in 0..steps {
+            let end = self.number([(true, 0)]);
+            let loaded = self.plans.get_mut(key).expect("it was there before the steps");
+            let mut time = loaded.engine.profile(&self.rows[0], false, Some(&self.update), zero).await?;
+            self.ran(key, false, end);
+            self.share(Default::default()).await?;
+            time.lap("exchange and update", zero, 0.0);
+            times.push(time);
+        }
+        let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels());
+        let mut profile = Profile::new(self.device.to_string(), self.device.clock(), peaks, kernels, plain, &times);
+        let of = |f: fn(&Exchange) -> f64| median(exchanges.iter().map(f).collect());
+        profile.exchange = exchanges.last().map(|last| Exchange { seconds: of(|e| e.seconds), waited: of(|e| e.waited), ..*last });
+        Ok(profile)
     }
     /// Measures where the time of a step goes. The profile has the time of each kernel, the time of the host, and the fraction
     /// of the device's [peaks](crate::Device::peaks) that each kernel reaches. The device's own clock measures the kernels,
@@ -184,6 +231,11 @@ impl Trainer {
     ///
     /// # Errors
     /// There was no step before, so there is no batch. Also the errors of [`step_again`](Trainer::step_again).
+    ///
+    /// # Ranks
+    /// All [ranks](Trainer::distributed) must call this method. The profile of a rank has the kernels of its micro-batch. The host's times
+    /// have the rest of the step: the exchange of gradients and the update, without overlap. [`Profile::exchange`] has the exchange as in
+    /// training, and how much of it is hidden behind the computation.
     pub fn profile(&mut self, steps: usize) -> Result<Profile> {
         pollster::block_on(self.profile_async(steps))
     }
@@ -193,6 +245,10 @@ impl Trainer {
         let none = || Error::argument("profile", "there was no step before it, so there is no batch to measure");
         let key = self.last.ok_or_else(none)?;
         let peaks = self.device.peaks_async().await?;
+        if self.ranks.is_some() {
+            let profile = self.profile_ranks(steps.max(1), peaks).await;
+            return self.told(profile);
+        }
         let (mut plain, mut times) = (Vec::new(), Vec::new());
         // If the last batch was fetched from data on the device, it is fetched again, provided that the data is still there.
         let there = self.plans.get(key).and_then(|loaded| loaded.engine.gpu()).is_some_and(|exec| !exec.fetch().is_empty());
