@@ -8,7 +8,7 @@ pub mod png;
 
 use clap::{Args, Parser};
 use downhill::{
-    Device, Result,
+    Device, Result, World,
     gpu::{Choice, GpuOptions},
 };
 use std::{
@@ -42,12 +42,37 @@ fn choice(text: &str) -> Result<Choice, String> {
 impl DeviceArgs {
     /// Opens the device and prints its name, its driver, and the reason for choosing it.
     pub fn open(&self) -> Result<Device> {
+        self.print(Device::parse_with(&self.device, &self.options())?)
+    }
+    /// Opens the device of a rank. Rank 0 prints.
+    pub fn open_for(&self, world: &World) -> Result<Device> {
+        if world.size() == 1 {
+            return self.open();
+        }
+        let device = Device::for_rank_with(world, &self.device, &self.options())?;
+        if world.rank() > 0 {
+            return Ok(device);
+        }
+        println!("ranks:  {}", world.size());
+        self.print(device)
+    }
+    fn options(&self) -> GpuOptions {
         let choice = if self.no_tune { Choice::Portable } else { self.kernels };
-        let device = Device::parse_with(&self.device, &GpuOptions { choice, ..GpuOptions::default() })?;
+        GpuOptions { choice, ..GpuOptions::default() }
+    }
+    fn print(&self, device: Device) -> Result<Device> {
         println!("device: {} (driver: {})", device.name(), device.driver());
         println!("why:    {}", device.why());
         Ok(device)
     }
+}
+
+/// Returns the ranks that `mpirun` has started. Without the feature `mpi`, this process is alone.
+pub fn world() -> Result<World> {
+    #[cfg(feature = "mpi")]
+    return World::mpi();
+    #[cfg(not(feature = "mpi"))]
+    Ok(World::alone())
 }
 
 /// Parses a path to write to, for clap. A missing folder is an error before the training instead of after it.
