@@ -37,13 +37,17 @@ first() {
   done
   return 1
 }
-# The folder of libclang, the newest one.
+# The folder of libclang: the one of llvm-config, or the newest one. A machine may have LLVM without libclang.
 clang() {
-  local file
-  file=$(compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' | grep -v -- -cpp | sort -V | tail -n 1) || return 1
-  # Without its own headers, libclang finds no stddef.h.
-  file=$(dirname "$file")
-  compgen -G "$file/clang/*/include/stddef.h" >/dev/null && echo "$file"
+  local folder
+  for folder in "$(llvm-config --libdir 2>/dev/null)" $(compgen -G '/usr/lib/llvm-*/lib' | sort -rV); do
+    # Without its own headers, libclang finds no stddef.h.
+    if compgen -G "$folder/libclang[-.]*so*" | grep -q -v -- -cpp && compgen -G "$folder/clang/*/include/stddef.h" >/dev/null; then
+      echo "$folder"
+      return
+    fi
+  done
+  return 1
 }
 
 case $name in
@@ -63,7 +67,7 @@ launcher() { local it; it=$(first "mpiexec.$name" mpiexec) && mine "$it" && echo
 compiler() { first "mpicc.$name" mpicc; }
 
 { launcher && compiler; } >/dev/null || missing+=("${packages[@]}")
-if [ "$(uname)" = Linux ] && [ -z "${LIBCLANG_PATH:-}" ] && ! clang >/dev/null && ! command -v llvm-config >/dev/null; then
+if [ "$(uname)" = Linux ] && [ -z "${LIBCLANG_PATH:-}" ] && ! clang >/dev/null; then
   missing+=(clang)
 fi
 if [ ${#missing[@]} -gt 0 ]; then

@@ -14,7 +14,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read},
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -161,9 +161,18 @@ fn start(n: usize, job: &str, folder: &Path, options: &[&str]) -> Result<Child, 
         .args(["rank", job])
         .arg(folder)
         .env("RAYON_NUM_THREADS", "1")
+        .env("TMPDIR", own(folder)?)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
+}
+
+/// A folder for the launcher's own files. Launchers of Open MPI share one folder of the user, and the end of one removes the folder
+/// while another starts in it.
+fn own(folder: &Path) -> Result<PathBuf, std::io::Error> {
+    let own = folder.join("mpi");
+    fs::create_dir_all(&own)?;
+    Ok(own)
 }
 
 /// Waits until all ranks have ended. Returns whether all succeeded, and what they wrote.
@@ -238,7 +247,7 @@ fn resumed() -> Check {
 fn alone() -> Check {
     let folder = tempfile::tempdir()?;
     let mut child = Command::new(env::current_exe()?);
-    child.args(["rank", "alone"]).arg(folder.path()).stderr(Stdio::piped()).stdout(Stdio::piped());
+    child.args(["rank", "alone"]).arg(folder.path()).env("TMPDIR", own(folder.path())?).stderr(Stdio::piped()).stdout(Stdio::piped());
     let (ok, text_of) = end(child.spawn()?, Duration::from_secs(60))?;
     assert!(ok, "{text_of}");
     let mut one = trainer(optimizer("adam"))?;
