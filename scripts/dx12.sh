@@ -16,17 +16,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+name=DX12
 what=${1:-}
 cache=$(realpath -m "${2:-${XDG_CACHE_HOME:-$HOME/.cache}/downhill/dx12}")
 wine=/usr/lib/wine/wine64
 wheel=kivy_deps_angle-0.5.0-cp311-cp311-win_amd64.whl
 sum=c8e25abd3d45dfb55966a74613258c39b4a83ea2ac77f2f80903499f4d5c03f0
-exec 3>&1 1>&2
+. scripts/have.sh
 
-cannot() {
-  echo "DX12 cannot be had here: $1"
-  exit 3
-}
 case $what in
   fxc | run) ;;
   *)
@@ -36,20 +33,15 @@ case $what in
 esac
 [ "$(uname -sm)" = 'Linux x86_64' ] || cannot 'it is for Linux on x86-64'
 
-# install FILE PACKAGE: the package that has the file.
+# needs FILE PACKAGE: the package that has the file.
 missing=()
 needs() { [ -e "$1" ] || missing+=("$2"); }
 needs $wine wine64
 needs /usr/bin/x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
 [ "$what" = fxc ] || needs /usr/bin/Xvfb xvfb
-if [ ${#missing[@]} -gt 0 ]; then
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || cannot "install ${missing[*]}"
-  apt-get update -q || true
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" || cannot "apt-get could not install ${missing[*]}"
-fi
+[ ${#missing[@]} = 0 ] || install "${missing[@]}"
 [ -e $wine ] || cannot "there is no $wine"
 
-good() { [ -e "$1" ] && echo "$sum  $1" | sha256sum --check --status; }
 mkdir -p "$cache"
 if ! good "$cache/d3dcompiler_47.dll"; then
   work=$(mktemp -d "$cache/XXXXXX")
@@ -66,7 +58,6 @@ x86_64-w64-mingw32-gcc -O1 -o "$cache/fxc.exe" scripts/fxc.c || cannot 'scripts/
 # Wine's settings are made once, before programs start at the same time.
 export WINEPREFIX=$cache/wine WINEDEBUG=-all DISPLAY=
 [ -e "$cache/wine/system.reg" ] || timeout 120 $wine wineboot --init || cannot 'Wine does not start'
-say() { printf 'export %s=%q\n' "$@" >&3; }
 # program FILE: a shell script, whose text is on stdin.
 program() {
   { printf '#!/bin/bash\nexport WINEPREFIX=%q WINEDEBUG=-all\n' "$WINEPREFIX"; cat; } >"$1"

@@ -10,16 +10,11 @@
 # cannot be had.
 set -euo pipefail
 
+name=DXC
 file=libdxcompiler_x86_64.so.3.7
 sum=fb549976da7abff1ee56bdfa4f5ab156b95e971d4270b5b4447b61682d105809
 cache=$(realpath -m "${1:-${XDG_CACHE_HOME:-$HOME/.cache}/downhill/dxc}")
-exec 3>&1 1>&2
-
-cannot() {
-  echo "DXC cannot be had here: $1"
-  exit 3
-}
-good() { [ -e "$1" ] && echo "$sum  $1" | sha256sum --check --status; }
+. "$(dirname "$0")/have.sh"
 
 if [ -z "${DXC:-}" ]; then
   [ "$(uname -sm)" = 'Linux x86_64' ] || cannot 'the library is for Linux on x86-64'
@@ -35,4 +30,4 @@ if [ -z "${DXC:-}" ]; then
   fi
 fi
 [ -e "$DXC" ] || cannot "there is no $DXC"
-printf 'export DXC=%q\n' "$DXC" >&3
+say DXC "$DXC"

@@ -11,22 +11,8 @@
 set -euo pipefail
 
 name=${1:-openmpi}
-# stdout is for the environment alone.
-exec 3>&1 1>&2
+. "$(dirname "$0")/have.sh"
 
-cannot() {
-  echo "$name cannot be had here: $1"
-  exit 3
-}
-as_root() {
-  if [ "$(id -u)" = 0 ]; then
-    "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
-  else
-    cannot "this needs root or sudo: $*"
-  fi
-}
 # first COMMAND…: the first command that is there. Debian adds the library's name to its commands.
 first() {
   local command
@@ -73,26 +59,23 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
   command -v apt-get >/dev/null ||
     cannot 'install your packages of it and of libclang; Fedora: openmpi-devel or mpich-devel, clang-devel; Arch: openmpi, clang; macOS: brew install open-mpi llvm'
-  as_root apt-get update -q || true
+  update
   if [ "${missing[-1]}" = clang ]; then
     unset 'missing[-1]'
     # libclang-dev is of this release's version; its library and headers alone are a tenth of its size.
     version=$(apt-cache depends libclang-dev | grep -o 'libclang-[0-9]*-dev' | grep -o '[0-9]*' | head -n 1) || cannot 'apt-get knows no libclang'
     missing+=("libclang1-$version" "libclang-common-$version-dev")
   fi
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" ||
-    cannot "apt-get could not install ${missing[*]}"
+  install "${missing[@]}"
 fi
 
 compiler=$(compiler) || cannot 'there is no mpicc'
 launcher=$(launcher) || cannot 'there is no mpiexec of this library'
-{
-  printf 'export MPICC=%q\n' "$compiler"
-  [ -n "${LIBCLANG_PATH:-}" ] || ! folder=$(clang) || printf 'export LIBCLANG_PATH=%q\n' "$folder"
-  # The tests know the launcher of Open MPI: it refuses root, and more ranks than cores, without options.
-  if [ "$name" != openmpi ]; then
-    printf 'export MPIRUN=%q\n' "$launcher"
-  elif ! mine mpirun; then
-    printf 'export MPIRUN=%q\n' "$launcher --allow-run-as-root --oversubscribe"
-  fi
-} >&3
+say MPICC "$compiler"
+[ -n "${LIBCLANG_PATH:-}" ] || ! folder=$(clang) || say LIBCLANG_PATH "$folder"
+# The tests know the launcher of Open MPI: it refuses root, and more ranks than cores, without options.
+if [ "$name" != openmpi ]; then
+  say MPIRUN "$launcher"
+elif ! mine mpirun; then
+  say MPIRUN "$launcher --allow-run-as-root --oversubscribe"
+fi

@@ -26,33 +26,8 @@ case $name in
   *) cache=$(realpath -m "${2:-$cache}") ;;
 esac
 
-# stdout is for the environment alone.
-exec 3>&1 1>&2
+. "$(dirname "$0")/have.sh"
 
-cannot() {
-  echo "$name cannot be had here: $1"
-  exit 3
-}
-as_root() {
-  if [ "$(id -u)" = 0 ]; then
-    "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
-  else
-    echo "this needs root or sudo: $*"
-    return 1
-  fi
-}
-updated=
-update() {
-  [ -n "$updated" ] || as_root apt-get update -q || true
-  updated=yes
-}
-install() {
-  command -v apt-get >/dev/null || cannot "$* is installed by apt-get only; use your distribution's package"
-  update
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" || cannot "apt-get could not install $*"
-}
 # The first of the files that exists.
 first() {
   local file
@@ -62,9 +37,6 @@ first() {
       return
     fi
   done
-}
-say() {
-  printf 'export %s=%q\n' "$@" >&3
 }
 # The loader's variable, under its new and its old name; and what Mesa wants headless.
 select_driver() {
