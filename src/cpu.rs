@@ -247,6 +247,15 @@ impl CpuStore {
         self.grads = pieces;
         self.square();
     }
+    /// Sets the gradients of these parameters, which come one behind the other.
+    pub fn set_grads_of(&mut self, params: &[usize], mut values: &[f32]) {
+        for &i in params {
+            let range = self.layout.ranges[i];
+            let grads = &mut self.grads[range.piece][range.of()];
+            grads.copy_from_slice(values.split_off(..range.len).expect("there is a value for each element"));
+            self.squares[i] = squares(grads);
+        }
+    }
     /// Computes the sums of squares of all gradients.
     fn square(&mut self) {
         let trained = self.layout.trained;
@@ -408,8 +417,8 @@ pub struct Moment<'a> {
 
 impl Moment<'_> {
     /// Returns the sum over the micro-batches so far of the gradients of these parameters, one behind the other, and the weight of the
-    /// sum. The gradients and the loss of the current micro-batch must be computed.
-    pub fn sum(&self, params: &[usize]) -> (Vec<f32>, f32) {
+    /// sum. The gradients and the loss of the current micro-batch must be computed. The sum is written into the memory of `sum`.
+    pub fn sum(&self, params: &[usize], mut sum: Vec<f32>) -> (Vec<f32>, f32) {
         let reduce = self.plan.steps.iter().find(|step| matches!(step.work, Work::Update(Update::Accumulate, 0)));
         let reduce = reduce.expect("a plan for micro-batches adds them up");
         let [(loss, a), (weight, b)] = reduce.inputs[reduce.inputs.len() - 2..] else { unreachable!("the loss and the weight come last") };
@@ -417,7 +426,8 @@ impl Moment<'_> {
         let mut guard = self.store.guard;
         guard.weigh(weight, loss);
         let ranges: Vec<_> = params.iter().map(|&i| self.store.layout.ranges[i]).collect();
-        let mut sum = Vec::with_capacity(ranges.iter().map(|range| range.len).sum());
+        sum.clear();
+        sum.reserve_exact(ranges.iter().map(|range| range.len).sum());
         for range in ranges {
             let at = sum.len();
             sum.extend_from_slice(&self.store.grads[range.piece][range.of()]);

@@ -301,6 +301,14 @@ impl Store {
         }
         Ok(())
     }
+    /// Sets the gradients of these parameters, which come one behind the other.
+    pub fn write_grads_of(&self, params: &[usize], values: &[f32]) -> Result<()> {
+        match &self.flat {
+            StoreOn::Cpu(s) => s.lock().set_grads_of(params, values),
+            StoreOn::Gpu(s) => s.write_grads_of(params, values)?,
+        }
+        Ok(())
+    }
     /// Returns the gradients of these parameters, one behind the other.
     pub async fn read_grads_of(&self, params: &[usize]) -> Result<Vec<f32>> {
         match &self.flat {
@@ -645,13 +653,15 @@ impl Engine {
         }
     }
     /// Runs the plan for a micro-batch. On the CPU device, `send` gets the gradients of each list of parameters as soon as they are
-    /// computed, in the order of the lists: the sum over the micro-batches so far, and its weight. A GPU sends nothing.
+    /// computed, in the order of the lists: the sum over the micro-batches so far, and its weight. A sum takes the
+    /// `memory` with its number, if there is some. A GPU sends nothing.
     pub fn run_sending(
         &mut self,
         rows: &[StepRow],
         fed: bool,
         update: &Updater,
         lists: &[Vec<usize>],
+        memory: Vec<Vec<f32>>,
         mut send: impl FnMut(Vec<f32>, f32) + Send,
     ) -> Result<()> {
         let (small, ready) = match (&self.on, rows) {
@@ -659,11 +669,11 @@ impl Engine {
             _ => return self.run(rows, fed, Some(update)),
         };
         self.expect(rows, Some(update))?;
-        let mut sent = 0;
+        let (mut sent, mut memory) = (0, memory.into_iter());
         cpu::work(small, || {
             self.run_here(0, &rows[0], Some(update), |number, moment| {
                 while sent < lists.len() && ready[sent] <= number {
-                    let (sum, weight) = moment.sum(&lists[sent]);
+                    let (sum, weight) = moment.sum(&lists[sent], memory.next().unwrap_or_default());
                     send(sum, weight);
                     sent += 1;
                 }

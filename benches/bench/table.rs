@@ -1,15 +1,18 @@
 //! Timing a row, printing it beside an earlier run's, and appending it to a file as JSON.
 
+#[path = "stamp.rs"]
+mod stamp;
+
 use downhill::{Device, Error};
 use serde_json::{Value, json};
+use stamp::{commit, today};
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
     hint::black_box,
     io::{self, Write},
     path::Path,
-    process::Command,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// The work that the time of a row is divided into.
@@ -250,34 +253,4 @@ pub const CONTROL: &str = "control: host memcpy 32 MiB";
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-/// The day in UTC, as 2026-01-31.
-fn today() -> String {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let (mut year, mut day) = (1970, seconds / 86_400);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 1;
-    for days in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < days {
-            break;
-        }
-        day -= days;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", day + 1)
-}
-
-/// The commit that this was built from, as far as git knows.
-fn commit() -> String {
-    let git = |args: &[&str]| {
-        let out = Command::new("git").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
-        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
-    };
-    let changed = git(&["status", "--porcelain", "--", ":/src", ":/shaders", ":/Cargo.toml"]).is_some_and(|files| !files.is_empty());
-    git(&["rev-parse", "--short", "HEAD"]).map_or(String::new(), |hash| if changed { hash + "+" } else { hash })
 }

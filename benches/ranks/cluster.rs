@@ -4,11 +4,11 @@ use crate::Row;
 
 /// The way between two ranks.
 pub struct Link {
-    name: &'static str,
+    pub name: &'static str,
     /// The bytes that a rank can send in a second, while it receives as many.
-    bytes_per_s: f64,
+    pub bytes_per_s: f64,
     /// The seconds that a message takes beyond its bytes, on the side of the sender.
-    latency: f64,
+    pub latency: f64,
 }
 
 /// The bytes of a bucket of gradients, and of the first one.
@@ -46,7 +46,7 @@ fn step(link: &Link, bytes: f64, compute: f64, n: f64) -> (f64, f64) {
 }
 
 fn row<'a>(rows: &'a [Row], model: &str, ranks: usize) -> Option<&'a Row> {
-    rows.iter().find(|row| row.model == model && row.ranks == ranks)
+    rows.iter().find(|row| row.model == model && row.ranks == ranks && row.link.is_none())
 }
 
 /// Prints the prediction for this machine beside the measurement, and the prediction for clusters.
@@ -66,6 +66,28 @@ pub fn predict(rows: &[Row]) {
             let want = one.step * n as f64 + exchange(&shared, one.bytes, n as f64) + (n - 1) as f64 * here.latency;
             println!("{model:<12} {n:>5} {:>9.2} ms {:>9.2} ms {:>7.2}", 1e3 * want, 1e3 * seen.step, want / seen.step);
         }
+    }
+    println!("\nPredicted and measured on 2 ranks whose messages are delayed. A rank has one core, and the link of this machine is added:");
+    println!(
+        "{:<12} {:<22} {:>12} {:>12} {:>7} {:>16} {:>8}",
+        "model", "link", "predicted", "measured", "ratio", "hidden predicted", "measured"
+    );
+    for seen in rows {
+        let Some(link) = LINKS.iter().find(|link| seen.link.as_deref() == Some(link.name)) else { continue };
+        let Some(one) = row(rows, &seen.model, 1) else { continue };
+        let both =
+            Link { bytes_per_s: 1.0 / (1.0 / link.bytes_per_s + 1.0 / here.bytes_per_s), latency: link.latency + here.latency, ..*link };
+        let (seconds, hidden) = step(&both, one.bytes, one.step * 2.0, 2.0);
+        println!(
+            "{:<12} {:<22} {:>9.2} ms {:>9.2} ms {:>7.2} {:>14.0} % {:>6.0} %",
+            seen.model,
+            link.name,
+            1e3 * seconds,
+            1e3 * seen.step,
+            seconds / seen.step,
+            100.0 * hidden,
+            100.0 * seen.hidden().unwrap_or(0.0)
+        );
     }
     println!(
         "\nPredicted for clusters, where each rank has the measured speed of this CPU to itself (weak scaling, the batch of a rank as above):"
@@ -88,8 +110,8 @@ pub fn predict(rows: &[Row]) {
     }
 }
 
-/// Links by their makers' figures, not measured here.
-const LINKS: [Link; 3] = [
+/// Links by their makers' figures, the slowest first.
+pub const LINKS: [Link; 3] = [
     Link { name: "1 Gb/s Ethernet", bytes_per_s: 0.118e9, latency: 30e-6 },
     Link { name: "10 Gb/s Ethernet", bytes_per_s: 1.18e9, latency: 20e-6 },
     Link { name: "100 Gb/s InfiniBand", bytes_per_s: 11.5e9, latency: 2e-6 },

@@ -2,21 +2,26 @@
 //!
 //! The program starts itself under `mpirun` on 1, 2 and 4 ranks of this machine, and measures steps and exchanges. The ranks share the
 //! cores, so more ranks are not faster here: the point is what the exchange adds. From the figures of one rank and of the link it
-//! predicts the step of 2 and 4 ranks here, which it compares with the measurement, and of many ranks on a cluster.
+//! predicts the step of 2 and 4 ranks here, which it compares with the measurement, and of many ranks on a cluster. Some rows delay the
+//! messages as a slower network would (`World::delayed`), so that the prediction for such a network can be compared as well.
 
 mod cluster;
+#[path = "../bench/stamp.rs"]
+mod stamp;
 
 use clap::Parser;
+use cluster::{LINKS, Link};
 use downhill::{Device, Host, Result, Shape, Tensor, Trainer, World, layers::Conv2d, ops::attention::Attention, optim::Adam};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{
     env,
     error::Error,
     fs::OpenOptions,
+    hint::black_box,
     io::Write,
     path::PathBuf,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 #[derive(Parser)]
@@ -27,6 +32,9 @@ struct Args {
     /// Measures this model as a rank; the program starts itself so
     #[arg(long)]
     rank: Option<String>,
+    /// Delays the messages of the rank as this link of a cluster would
+    #[arg(long)]
+    link: Option<String>,
     /// Measures fewer steps, and no large model
     #[arg(long)]
     quick: bool,
@@ -87,41 +95,60 @@ pub struct Row {
     pub model: String,
     pub ranks: usize,
     pub batch: usize,
+    /// The name of the link that the messages were delayed for.
+    pub link: Option<String>,
     /// The bytes of the gradients.
     pub bytes: f64,
-    /// The seconds of a step: the median on rank 0.
-    pub step: f64,
-    /// Of a step on rank 0: bytes sent, seconds of exchanges, and seconds of waiting for them.
+    /// The bytes that rank 0 sends in a step.
     pub sent: f64,
+    /// The seconds of a step, of its exchanges, and of waiting for them: medians over the steps of rank 0.
+    pub step: f64,
     pub busy: f64,
     pub waited: f64,
+    /// The line of the row in a file.
+    pub json: Value,
 }
 
 impl Row {
-    fn json(&self) -> Value {
-        let Row { model, ranks, batch, bytes, step, sent, busy, waited } = self;
-        json!({ "bench": "ranks", "model": model, "ranks": ranks, "batch": batch, "bytes": bytes, "step_s": step, "sent": sent,
-            "exchange_s": busy, "waited_s": waited })
-    }
     fn of(line: &str) -> Option<Row> {
-        let row: Value = serde_json::from_str(line).ok()?;
-        let number = |name: &str| row[name].as_f64();
+        let json: Value = serde_json::from_str(line).ok()?;
+        let number = |name: &str| json[name].as_f64();
         Some(Row {
-            model: row["model"].as_str()?.to_string(),
+            model: json["model"].as_str()?.to_string(),
             ranks: number("ranks")? as usize,
             batch: number("batch")? as usize,
+            link: json["link"].as_str().map(String::from),
             bytes: number("bytes")?,
             step: number("step_s")?,
             sent: number("sent")?,
             busy: number("exchange_s")?,
             waited: number("waited_s")?,
+            json,
         })
+    }
+    /// Returns the share of the exchange behind which the rank computed.
+    pub fn hidden(&self) -> Option<f64> {
+        (self.busy > 0.0).then(|| (1.0 - self.waited / self.busy).max(0.0))
+    }
+    /// Returns the messages and the bytes of a step, by purpose.
+    fn purposes(&self) -> String {
+        let all = self.json["purposes"].as_object().into_iter().flatten();
+        let text = all.map(|(name, of)| format!("{name} {:.2} with {:.0} B", of[0].as_f64().unwrap_or(0.0), of[1].as_f64().unwrap_or(0.0)));
+        text.collect::<Vec<_>>().join(", ")
     }
 }
 
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 /// Measures a case on this rank.
-fn rank(case: &Case, quick: bool) -> Result<Row> {
-    let world = World::mpi()?;
+fn rank(case: &Case, link: Option<&Link>, quick: bool) -> Result<Value> {
+    let mut world = World::mpi()?;
+    if let Some(link) = link {
+        world = world.delayed(Duration::from_secs_f64(link.latency), link.bytes_per_s as u64);
+    }
     let device = Device::for_rank_with(&world, "cpu", &Default::default())?;
     let (model, shapes) = (case.model, case.shapes);
     let of = |n: usize, shape: &[usize]| [&[n], shape].concat();
@@ -138,42 +165,69 @@ fn rank(case: &Case, quick: bool) -> Result<Row> {
         let shape = Shape::from(&of(case.batch, shape)[..]);
         Host::new(shape, (0..shape.elements()).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect())
     });
-    let mut times = Vec::new();
-    let mut before = world.traffic();
+    let (mut first, mut seconds) = (world.traffic(), [const { Vec::new() }; 3]);
     let steps = if quick { case.steps.div_ceil(4) } else { case.steps };
     for k in 0..steps + 2 {
-        // The first steps make plans and touch memory.
-        if k == 2 {
-            before = world.traffic();
-        }
-        let since = Instant::now();
+        let (before, since) = (world.traffic(), Instant::now());
         trainer.step(&inputs)?;
         trainer.loss()?;
-        if k >= 2 {
-            times.push(since.elapsed().as_secs_f64());
+        let (took, after) = (since.elapsed().as_secs_f64(), world.traffic());
+        // The first steps make plans and touch memory.
+        match k {
+            0..2 => first = after,
+            _ => seconds.iter_mut().zip([took, after.busy - before.busy, after.waited - before.waited]).for_each(|(all, x)| all.push(x)),
         }
     }
-    times.sort_by(f64::total_cmp);
-    let (after, each) = (world.traffic(), steps as f64);
+    let [step, busy, waited] = seconds.map(median);
+    let (last, each) = (world.traffic(), steps as f64);
     let bytes = trainer.params().all()?.iter().map(|(_, value)| 4 * value.shape.elements()).sum::<usize>() as f64;
-    Ok(Row {
-        model: case.name.into(),
-        ranks: world.size(),
-        batch: case.batch,
-        bytes,
-        step: times[times.len() / 2],
-        sent: (after.sent - before.sent) as f64 / each,
-        busy: (after.busy - before.busy) / each,
-        waited: (after.waited - before.waited) / each,
-    })
+    let purposes = last.purposes().zip(first.purposes()).filter(|(last, first)| last.1 > first.1);
+    let purposes = purposes
+        .map(|((name, messages, bytes), (_, m, b))| (name.to_string(), json!([(messages - m) as f64 / each, (bytes - b) as f64 / each])));
+    let over = link.map_or(String::new(), |link| format!(" over {}", link.name));
+    Ok(json!({
+        "bench": "ranks",
+        "shape": format!("{} on {} ranks{over}", case.name, world.size()),
+        "device": device.name(),
+        "driver": device.driver(),
+        "date": stamp::today(),
+        "commit": stamp::commit(),
+        "model": case.name,
+        "ranks": world.size(),
+        "batch": case.batch,
+        "link": link.map(|link| link.name),
+        "bytes": bytes,
+        "step_s": step,
+        "sent": (last.sent - first.sent) as f64 / each,
+        "exchange_s": busy,
+        "waited_s": waited,
+        "purposes": purposes.collect::<Map<_, _>>(),
+    }))
+}
+
+/// The row that no change of the library can affect, as in the other bench: seconds to copy 32 MiB. Where it moved, so did the machine.
+fn control() -> Value {
+    const BYTES: usize = 32 << 20;
+    let (from, mut to) = (vec![1u8; BYTES], vec![0u8; BYTES]);
+    let copy = |_| {
+        let since = Instant::now();
+        black_box(&mut to).copy_from_slice(black_box(&from));
+        since.elapsed().as_secs_f64()
+    };
+    let times: Vec<f64> = (0..101).map(copy).collect();
+    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let device = Device::cpu();
+    json!({ "bench": "ranks", "shape": "control: host memcpy 32 MiB", "device": device.name(), "driver": device.driver(),
+        "date": stamp::today(), "commit": stamp::commit(), "median_ms": 1e3 * median(times), "min_ms": 1e3 * least })
 }
 
 /// Starts the ranks of a case and returns the figures of rank 0.
-fn measure(case: &Case, ranks: usize, quick: bool) -> std::result::Result<Row, Box<dyn Error>> {
+fn measure(case: &Case, ranks: usize, link: Option<&Link>, quick: bool) -> std::result::Result<Row, Box<dyn Error>> {
     let launcher = env::var("MPIRUN").unwrap_or_else(|_| "mpirun --allow-run-as-root --oversubscribe --bind-to none".into());
     let mut words = launcher.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or("mpirun"));
     command.args(words).args(["-n", &ranks.to_string()]).arg(env::current_exe()?).args(["--rank", case.name]);
+    command.args(link.iter().flat_map(|link| ["--link", link.name]));
     if quick {
         command.arg("--quick");
     }
@@ -186,30 +240,37 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let args = Args::parse();
     if let Some(name) = &args.rank {
         let case = CASES.iter().find(|case| case.name == name).ok_or("there is no such model")?;
-        let row = rank(case, args.quick)?;
+        let link = args.link.as_ref().map(|name| LINKS.iter().find(|link| link.name == name).ok_or("there is no such link")).transpose()?;
+        let row = rank(case, link, args.quick)?;
         // The figures of the other ranks are like these.
         if env::var("OMPI_COMM_WORLD_RANK").or(env::var("PMI_RANK")).is_ok_and(|rank| rank != "0") {
             return Ok(());
         }
-        println!("{}", row.json());
+        println!("{row}");
         return Ok(());
     }
+    let put = |json: &Value| match &args.json {
+        Some(path) => OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| writeln!(file, "{json}")),
+        None => Ok(()),
+    };
     let mut rows = Vec::new();
     println!(
-        "{:<12} {:>5} {:>6} {:>12} {:>10} {:>10} {:>10} {:>10} {:>7} {:>8}",
-        "model", "ranks", "batch", "samples/s", "step", "sent", "exchange", "waited", "hidden", "added"
+        "{:<12} {:<16} {:>5} {:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7} {:>8}",
+        "model", "link", "ranks", "batch", "samples/s", "step", "sent", "exchange", "waited", "hidden", "added"
     );
     for case in &CASES {
-        for ranks in [1, 2, 4] {
+        // Each of two ranks has a core, so a delay is not hidden behind the work of the other rank.
+        let delayed = LINKS[..2].iter().map(|link| (2, Some(link))).filter(|_| ["mlp", "cnn"].contains(&case.name));
+        for (ranks, link) in [(1, None), (2, None), (4, None)].into_iter().chain(delayed) {
             if case.name == "transformer" && (ranks > 1 || args.quick) {
                 continue;
             }
-            let row = measure(case, ranks, args.quick)?;
+            let row = measure(case, ranks, link, args.quick)?;
             let one = rows.iter().find(|one: &&Row| one.model == row.model && one.ranks == 1).unwrap_or(&row).step;
-            let hidden = if row.busy > 0.0 { format!("{:.0} %", 100.0 * (1.0 - row.waited / row.busy).max(0.0)) } else { "-".into() };
             println!(
-                "{:<12} {:>5} {:>6} {:>12.0} {:>7.2} ms {:>7.2} MB {:>7.2} ms {:>7.2} ms {:>7} {:>6.0} %",
+                "{:<12} {:<16} {:>5} {:>6} {:>10.0} {:>7.2} ms {:>7.2} MB {:>7.2} ms {:>7.2} ms {:>7} {:>6.0} %",
                 row.model,
+                row.link.as_deref().unwrap_or("-"),
                 ranks,
                 row.batch,
                 (ranks * row.batch) as f64 / row.step,
@@ -217,16 +278,20 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
                 row.sent / 1e6,
                 1e3 * row.busy,
                 1e3 * row.waited,
-                hidden,
+                row.hidden().map_or("-".into(), |hidden| format!("{:.0} %", 100.0 * hidden)),
                 100.0 * (row.step / (one * ranks as f64) - 1.0),
             );
-            if let Some(path) = &args.json {
-                writeln!(OpenOptions::new().create(true).append(true).open(path)?, "{}", row.json())?;
-            }
+            put(&row.json)?;
             rows.push(row);
         }
     }
+    let control = control();
+    println!("{}: {:.2} ms", control["shape"].as_str().unwrap_or_default(), control["median_ms"].as_f64().unwrap_or_default());
+    put(&control)?;
     println!("\nadded: the time of a step beyond that of one rank for as many samples, on the same cores.\n");
+    println!("The messages of a step on 2 ranks:");
+    rows.iter().filter(|row| row.ranks == 2 && row.link.is_none()).for_each(|row| println!("{:<12} {}", row.model, row.purposes()));
+    println!();
     cluster::predict(&rows);
     Ok(())
 }

@@ -203,6 +203,14 @@ impl GpuStore {
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.grads).await
     }
+    /// Sets the gradients of these parameters, which come one behind the other.
+    pub(crate) fn write_grads_of(&self, params: &[usize], mut values: &[f32]) -> Result<()> {
+        for range in params.iter().map(|&i| self.layout.ranges[i]) {
+            let own = values.split_off(..range.len).expect("there is a value for each element");
+            self.gpu.queue.write_buffer(&self.grads[range.piece], 4 * range.start as u64, bytemuck::cast_slice(own));
+        }
+        self.gpu.check()
+    }
     /// Returns the gradients of these parameters, one behind the other, after all steps submitted so far.
     pub(crate) async fn read_grads_of(&self, params: &[usize]) -> Result<Vec<f32>> {
         let ranges = params.iter().map(|&i| self.layout.ranges[i]);

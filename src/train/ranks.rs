@@ -21,6 +21,8 @@ pub(super) struct Ranks {
     pub check_weights: Option<u64>,
     /// The exchange of the last step.
     pub exchange: Exchange,
+    /// The memory of the last step's means, by bucket. The CPU device writes the next gradients of each bucket there.
+    pub memory: Vec<Vec<f32>>,
     /// The plan of this rank's last micro-batch. Its inputs still hold the micro-batch.
     pub last: Option<Batch>,
 }
@@ -108,7 +110,8 @@ impl Trainer {
         self.no_part("distributed")?;
         pollster::block_on(self.collect())?;
         let exchange = Exchange { ranks: world.size(), ..Exchange::default() };
-        let ranks = Ranks { world: world.clone(), each: None, bucket: BUCKET, check_weights: None, exchange, last: None };
+        let ranks =
+            Ranks { world: world.clone(), each: None, bucket: BUCKET, check_weights: None, exchange, memory: Vec::new(), last: None };
         self.ranks = (world.size() > 1).then_some(ranks);
         let agreed = self.facts().and_then(|facts| self.agree(facts));
         self.told(agreed)?;

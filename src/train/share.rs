@@ -1,11 +1,11 @@
 //! A step over ranks: each rank computes its micro-batches, and all ranks make the update with the mean gradient.
 
-use super::{Made, Trainer, plans::Batch, ranks::Ranks};
+use super::{Made, Trainer, plans::Batch};
 use crate::{
     engine::{RING, RingRows},
     error::{Error, Result},
     gpu::StepRow,
-    host::{self, Host},
+    host::Host,
     optim::{Guard, MAX_STATES},
     profile::Exchange,
     world::{Tag, Waiting, What},
@@ -124,7 +124,8 @@ impl Trainer {
             let tag = Tag { step, what: What::Grads(sent.len() as u32) };
             sent.push(world.reduce(tag, sum, Some(weight)));
         };
-        loaded.engine.run_sending(&self.rows, fed, &self.update, &buckets, send)?;
+        let memory = self.ranks.as_mut().map(|ranks| mem::take(&mut ranks.memory)).unwrap_or_default();
+        loaded.engine.run_sending(&self.rows, fed, &self.update, &buckets, memory, send)?;
         self.ran(key, fed, end);
         self.ranks.iter_mut().for_each(|ranks| ranks.last = Some(key));
         Ok((sent, begun))
@@ -174,7 +175,7 @@ impl Trainer {
         let mine = Part { guard, rows: rows.collect() };
         let tag = |what| Tag { step: self.step, what };
         let (buckets, mut elements) = (self.buckets(), 0);
-        let begun = begun.unwrap_or_else(Instant::now);
+        let (early, begun) = (begun.is_some(), begun.unwrap_or_else(Instant::now));
         for (bucket, k) in buckets.iter().zip(0..).skip(sent.len()) {
             // A bucket is read from the device while the one before is exchanged.
             let (grads, weight) = match made.is_empty() {
@@ -192,21 +193,21 @@ impl Trainer {
                 Some(world.gather(tag(What::State), state.iter().flat_map(|x| x.to_le_bytes()).collect()))
             }
         };
-        let mut grads: Vec<Vec<f32>> =
-            layout.pieces[..layout.trained].iter().map(|&n| host::zeros("gradients", n)).collect::<Result<_>>()?;
-        let waiting = Instant::now();
+        let (waiting, mut memory) = (Instant::now(), Vec::new());
         for (mean, bucket) in sent.into_iter().zip(&buckets) {
-            let (mean, mut at) = (mean.wait()?, 0);
+            let mean = mean.wait()?;
             elements += mean.len();
-            for range in bucket.iter().map(|&i| layout.ranges[i]) {
-                grads[range.piece][range.of()].copy_from_slice(&mean[at..at + range.len]);
-                at += range.len;
+            // The next mean is on its way meanwhile.
+            self.store.write_grads_of(bucket, &mean)?;
+            if early {
+                memory.push(mean);
             }
         }
         let (waited, seconds) = (waiting.elapsed().as_secs_f64(), begun.elapsed().as_secs_f64());
-        if let Some(Ranks { exchange, .. }) = &mut self.ranks {
+        if let Some(ranks) = &mut self.ranks {
             let n = world.size() as u64;
-            *exchange = Exchange { bytes: 8 * (n - 1) * elements as u64 / n, seconds, waited, ..*exchange };
+            ranks.memory = memory;
+            ranks.exchange = Exchange { bytes: 8 * (n - 1) * elements as u64 / n, seconds, waited, ..ranks.exchange };
         }
         let unread = |rank| Error::Rank { rank, why: "the rows of its step cannot be read".into() };
         let parts: Vec<Part> =
@@ -222,7 +223,6 @@ impl Trainer {
             all.add_spread(f64::from(guard.spread));
             all.over.iter_mut().zip(guard.over).for_each(|(all, own)| *all |= own);
         }
-        self.store.write_grads(grads)?;
         if let Some(states) = states {
             let weights: Vec<f32> = parts.iter().map(|part| part.guard.weight).collect();
             self.store.write_assigned(pieces(mean_state(&states, &weights), &layout.pieces[layout.state_pieces()]))?;

@@ -1,6 +1,11 @@
 //! Messages between ranks: exchanges, signs of life, and farewells.
 
-use super::tag::Tag;
+use super::{
+    Traffic,
+    delay::DelayedLink,
+    pool::{Buffer, Message, Pool},
+    tag::Tag,
+};
 use crate::error::{Error, Result};
 use std::{
     collections::VecDeque,
@@ -8,17 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A message with its header. A message to several ranks is not copied.
-pub(super) type Message = Arc<Vec<u8>>;
-
 /// A way to send messages to other ranks. Messages from one rank to another arrive in order.
 pub(super) trait Link {
     /// Returns the rank and the number of ranks.
     fn place(&self) -> (usize, usize);
     /// Begins to send a message.
     fn send(&mut self, to: usize, message: Message) -> Result<()>;
-    /// Returns a message that has arrived, with its sender. Waits for at most `wait`.
-    fn receive(&mut self, wait: Duration) -> Result<Option<(usize, Message)>>;
+    /// Returns a message that has arrived, with its sender. Waits for at most `wait`. Memory for messages comes from the pool.
+    fn receive(&mut self, wait: Duration, pool: &Pool) -> Result<Option<(usize, Message)>>;
     /// Returns a rank that has not taken all messages yet. Messages that are under way make progress only in calls of the link.
     fn unsent(&mut self) -> Result<Option<usize>>;
     /// Whether a rank must wait until all ranks leave.
@@ -52,12 +54,13 @@ const GONE: u8 = 4;
 
 /// The mailbox of a rank.
 pub(super) struct Mail {
-    link: Box<dyn Link>,
+    pub link: DelayedLink,
+    pool: Pool,
     rank: usize,
     /// Data that has arrived and was not wanted yet, by rank.
     inbox: Vec<VecDeque<Message>>,
     /// The first packets of a message that is not complete, by rank.
-    partial: Vec<Vec<u8>>,
+    partial: Vec<Option<Buffer>>,
     /// Whether a rank has left.
     left: Vec<bool>,
     /// The first failure that this rank knows of.
@@ -71,18 +74,8 @@ pub(super) struct Mail {
     heard: Instant,
     silence: Duration,
     packet: usize,
-    sent: u64,
-    received: u64,
-}
-
-fn header(kind: u8, tag: Option<Tag>, len: usize) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEADER + len);
-    head.extend(MAGIC);
-    head.extend([kind, u8::from(tag.is_some()), 0, 0]);
-    head.extend(tag.map_or([0; Tag::BYTES], Tag::bytes));
-    head.extend((len as u64).to_le_bytes());
-    head.extend(env!("CARGO_PKG_VERSION").bytes().chain([0; VERSION]).take(VERSION));
-    head
+    /// The messages that this rank has sent and received.
+    pub traffic: Traffic,
 }
 
 /// The parts of a header.
@@ -107,10 +100,11 @@ impl Mail {
     pub fn new(link: Box<dyn Link>) -> Mail {
         let ((rank, size), now) = (link.place(), Instant::now());
         Mail {
-            link,
+            link: DelayedLink::new(link),
+            pool: Pool::default(),
             rank,
             inbox: vec![VecDeque::new(); size],
-            partial: vec![Vec::new(); size],
+            partial: (0..size).map(|_| None).collect(),
             left: vec![false; size],
             failed: None,
             gone: None,
@@ -119,8 +113,7 @@ impl Mail {
             heard: now,
             silence: SILENCE,
             packet: PACKET,
-            sent: 0,
-            received: 0,
+            traffic: Traffic::default(),
         }
     }
     pub fn rank(&self) -> usize {
@@ -129,16 +122,19 @@ impl Mail {
     pub fn size(&self) -> usize {
         self.inbox.len()
     }
-    /// Returns the numbers of bytes sent and received.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.sent, self.received)
+    /// Makes a message of an exchange. `write` appends its content, which has `len` bytes.
+    pub fn message(&self, tag: Tag, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Message {
+        self.make(DATA, Some(tag), len, write)
     }
-    /// Makes a message of an exchange. `write` writes its content.
-    pub fn message(tag: Tag, write: impl FnOnce(&mut Vec<u8>)) -> Message {
-        let mut message = header(DATA, Some(tag), 0);
+    fn make(&self, kind: u8, tag: Option<Tag>, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Message {
+        let mut message = self.pool.empty(HEADER + len);
+        message.extend(MAGIC);
+        message.extend([kind, u8::from(tag.is_some()), 0, 0]);
+        message.extend(tag.map_or([0; Tag::BYTES], Tag::bytes));
+        message.extend((len as u64).to_le_bytes());
+        message.extend(env!("CARGO_PKG_VERSION").bytes().chain([0; VERSION]).take(VERSION));
         write(&mut message);
-        let len = (message.len() - HEADER) as u64;
-        message[8 + Tag::BYTES..][..8].copy_from_slice(&len.to_le_bytes());
+        debug_assert_eq!(message.len(), HEADER + len, "the header has the length");
         Arc::new(message)
     }
     /// Returns the content of a message of an exchange.
@@ -154,7 +150,7 @@ impl Mail {
         // Each rank begins with the next one, so that not all send to rank 0 first.
         for k in 1..parts.len() {
             let to = (self.rank + k) % parts.len();
-            self.send(to, std::mem::take(&mut parts[to]))?;
+            self.send(Some(tag), to, std::mem::take(&mut parts[to]))?;
         }
         let since = Instant::now();
         loop {
@@ -193,20 +189,25 @@ impl Mail {
     fn ok(&self) -> Result<()> {
         self.failed.clone().map_or(Ok(()), Err)
     }
-    fn send(&mut self, to: usize, message: Message) -> Result<()> {
-        self.sent += message.len() as u64;
+    /// Sends a message of an exchange, or one without a tag that is no part of an exchange.
+    fn send(&mut self, tag: Option<Tag>, to: usize, message: Message) -> Result<()> {
+        self.traffic.count(tag.map(|tag| tag.what), message.len());
         if message.len() <= self.packet {
             return self.link.send(to, message);
         }
-        message.chunks(self.packet).try_for_each(|packet| self.link.send(to, Arc::new(packet.to_vec())))
+        let pool = &self.pool;
+        message.chunks(self.packet).try_for_each(|bytes| {
+            let mut packet = pool.empty(bytes.len());
+            packet.extend_from_slice(bytes);
+            self.link.send(to, Arc::new(packet))
+        })
     }
     /// Sends a message to all other ranks. Ranks that cannot be reached are left out.
     fn tell(&mut self, kind: u8, content: &[u8]) {
-        let mut message = header(kind, self.place, content.len());
-        message.extend(content);
-        let (message, own) = (Arc::new(message), self.rank);
+        let message = self.make(kind, self.place, content.len(), |to| to.extend_from_slice(content));
+        let own = self.rank;
         for rank in (0..self.size()).filter(|&rank| rank != own) {
-            let _ = self.send(rank, Arc::clone(&message));
+            let _ = self.send(None, rank, Arc::clone(&message));
         }
     }
     /// Ends the world with an error: this rank and all others fail from now on. Only the first error counts.
@@ -231,16 +232,16 @@ impl Mail {
         let size = self.size();
         if self.beat.elapsed() >= BEAT {
             self.beat = Instant::now();
-            let alive = Arc::new(header(ALIVE, self.place, 0));
+            let alive = self.make(ALIVE, self.place, 0, |_| ());
             let next = (self.rank + 1) % size;
             if !self.left[next]
-                && let Err(error) = self.send(next, alive)
+                && let Err(error) = self.send(None, next, alive)
             {
                 self.fail(error);
             }
         }
         loop {
-            match self.link.receive(wait) {
+            match self.link.receive(wait, &self.pool) {
                 Ok(Some((from, packet))) => self.take(from, packet),
                 Ok(None) => break,
                 Err(error) => return self.fail(error),
@@ -255,14 +256,13 @@ impl Mail {
         }
     }
     fn take(&mut self, from: usize, packet: Message) {
-        self.received += packet.len() as u64;
+        self.traffic.received += packet.len() as u64;
         if from == (self.rank + self.size() - 1) % self.size() {
             self.heard = Instant::now();
         }
-        let message = match self.partial[from].is_empty() {
-            true => packet,
-            false => {
-                let mut all = std::mem::take(&mut self.partial[from]);
+        let message = match self.partial[from].take() {
+            None => packet,
+            Some(mut all) => {
                 all.extend_from_slice(&packet);
                 Arc::new(all)
             }
@@ -276,7 +276,12 @@ impl Mail {
             return self.fail(Error::Rank { rank: from, why });
         }
         if message.len() < HEADER + head.len {
-            self.partial[from] = Arc::unwrap_or_clone(message);
+            let copy = |shared: Message| {
+                let mut own = self.pool.empty(shared.len());
+                own.extend_from_slice(&shared);
+                own
+            };
+            self.partial[from] = Some(Arc::try_unwrap(message).unwrap_or_else(copy));
             return;
         }
         match head.kind {
@@ -331,8 +336,8 @@ mod tests {
         fn send(&mut self, to: usize, message: Message) -> Result<()> {
             self.0.send(to, message)
         }
-        fn receive(&mut self, wait: Duration) -> Result<Option<(usize, Message)>> {
-            self.0.receive(wait)
+        fn receive(&mut self, wait: Duration, pool: &Pool) -> Result<Option<(usize, Message)>> {
+            self.0.receive(wait, pool)
         }
         fn unsent(&mut self) -> Result<Option<usize>> {
             self.0.unsent()
@@ -345,8 +350,12 @@ mod tests {
         }
     }
 
-    fn parts(n: usize, len: usize) -> Vec<Message> {
-        vec![Mail::message(TAG, |to| to.extend((0..len).map(|i| i as u8))); n]
+    fn parts(mail: &Mail, len: usize) -> Vec<Message> {
+        vec![mail.message(TAG, len, |to| to.extend((0..len).map(|i| i as u8))); mail.size()]
+    }
+    fn exchange(mail: &mut Mail, len: usize) -> Result<Vec<Message>> {
+        let parts = parts(mail, len);
+        mail.exchange(TAG, parts, LONG)
     }
 
     #[test]
@@ -361,7 +370,7 @@ mod tests {
                 thread::spawn(move || {
                     let mut mail = Mail::new(Box::new(Waits(link)));
                     mail.silence = Duration::from_secs(4);
-                    let error = mail.exchange(TAG, parts(3, 4), LONG).expect_err("a rank is missing").to_string();
+                    let error = exchange(&mut mail, 4).expect_err("a rank is missing").to_string();
                     mail.close();
                     error
                 })
@@ -382,21 +391,21 @@ mod tests {
                 thread::spawn(move || {
                     let mut mail = Mail::new(Box::new(link));
                     mail.packet = 100;
-                    let all = mail.exchange(TAG, parts(2, 1234), LONG).unwrap();
-                    mail.exchange(TAG, parts(2, 1), LONG).unwrap();
+                    let all = exchange(&mut mail, 1234).unwrap();
+                    exchange(&mut mail, 1).unwrap();
                     all
                 })
             })
             .collect();
         for all in ranks.into_iter().map(|rank| rank.join().unwrap()) {
-            assert!(all.iter().all(|message| message == &parts(1, 1234)[0]));
+            assert!(all.iter().all(|message| Mail::content(message).iter().copied().eq((0..1234).map(|i| i as u8))));
         }
     }
 
     #[test]
     fn strangers() {
         let version = |text: &[u8]| {
-            let mut bytes = parts(1, 4)[0].to_vec();
+            let mut bytes = parts(&Mail::new(Box::new(links(1).remove(0))), 4)[0].to_vec();
             bytes[HEADER - VERSION..][..text.len()].copy_from_slice(text);
             bytes
         };
@@ -407,12 +416,15 @@ mod tests {
         ] {
             let mut links = links(2);
             let mut other = links.remove(1);
-            other.send(0, Arc::new(bytes)).unwrap();
+            let pool = Pool::default();
+            let mut message = pool.empty(bytes.len());
+            message.extend(bytes);
+            other.send(0, Arc::new(message)).unwrap();
             let mut mail = Mail::new(Box::new(links.remove(0)));
-            assert_eq!(mail.exchange(TAG, parts(2, 4), LONG).expect_err("the message is refused").to_string(), want);
+            assert_eq!(exchange(&mut mail, 4).expect_err("the message is refused").to_string(), want);
             // The other rank hears of it.
             let mut told = false;
-            while let Some((_, message)) = other.receive(Duration::ZERO).unwrap() {
+            while let Some((_, message)) = other.receive(Duration::ZERO, &pool).unwrap() {
                 told |= head(&message).unwrap().kind == FAREWELL;
             }
             assert!(told);

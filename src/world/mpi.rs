@@ -1,6 +1,9 @@
 //! Ranks that are processes of MPI.
 
-use super::mail::{Link, Message};
+use super::{
+    mail::Link,
+    pool::{Buffer, Message, Pool},
+};
 use crate::error::{Error, Result};
 use mpi_sys as ffi;
 use std::{
@@ -26,7 +29,7 @@ pub(super) struct MpiLink {
     /// Messages under way. MPI reads them until their request is complete.
     sends: Vec<(usize, ffi::MPI_Request, Message)>,
     /// Messages that arrive, in the order in which MPI has matched them. MPI writes to the buffers until their request is complete.
-    receives: VecDeque<(usize, ffi::MPI_Request, Vec<u8>)>,
+    receives: VecDeque<(usize, ffi::MPI_Request, Buffer)>,
 }
 
 /// Returns an error if MPI's `call` did not succeed.
@@ -104,7 +107,7 @@ impl MpiLink {
         Ok(())
     }
     /// Begins to receive a message that has arrived, if there is one.
-    fn probe(&mut self) -> Result<bool> {
+    fn probe(&mut self, pool: &Pool) -> Result<bool> {
         let mut found = 0;
         let (mut message, mut status) = (MaybeUninit::uninit(), MaybeUninit::<ffi::MPI_Status>::uninit());
         // SAFETY: the out-parameters are valid. `message` and `status` are read only if MPI found a message, and MPI has set them then.
@@ -118,7 +121,7 @@ impl MpiLink {
             let (mut message, status) = (message.assume_init(), status.assume_init());
             let mut len = 0;
             check(self.rank, "MPI_Get_count", ffi::MPI_Get_count(&status, ffi::RSMPI_UINT8_T, &mut len))?;
-            let mut buffer = vec![0u8; len as usize];
+            let mut buffer = pool.of(len as usize);
             let mut request = ffi::RSMPI_REQUEST_NULL;
             let at = buffer.as_mut_ptr().cast::<c_void>();
             let code = ffi::MPI_Imrecv(at, len, ffi::RSMPI_UINT8_T, &mut message, &mut request);
@@ -161,12 +164,12 @@ impl Link for MpiLink {
         }
         Ok(())
     }
-    fn receive(&mut self, wait: Duration) -> Result<Option<(usize, Message)>> {
+    fn receive(&mut self, wait: Duration, pool: &Pool) -> Result<Option<(usize, Message)>> {
         let since = Instant::now();
         let mut tries = 0;
         loop {
             self.advance()?;
-            while self.probe()? {}
+            while self.probe(pool)? {}
             if let Some(message) = self.complete()? {
                 return Ok(Some(message));
             }
@@ -189,8 +192,8 @@ impl Link for MpiLink {
         true
     }
     fn close(&mut self, all: bool) {
-        let since = Instant::now();
-        while !self.sends.is_empty() && since.elapsed() < Duration::from_secs(3) && self.receive(Duration::from_millis(1)).is_ok() {}
+        let (since, pool) = (Instant::now(), Pool::default());
+        while !self.sends.is_empty() && since.elapsed() < Duration::from_secs(3) && self.receive(Duration::from_millis(1), &pool).is_ok() {}
         if all && self.sends.is_empty() {
             // SAFETY: this thread started MPI, and no message is under way. The other ranks call it as well, so it does not wait for long.
             unsafe { ffi::MPI_Finalize() };

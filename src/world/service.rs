@@ -2,6 +2,7 @@
 
 use super::{
     Traffic,
+    delay::Delay,
     fold::{self, Terms},
     mail::{Link, Mail},
     tag::Tag,
@@ -22,6 +23,7 @@ use std::{
 pub(super) enum Job {
     Reduce { tag: Tag, values: Vec<f32>, weight: Option<f32>, terms: Terms, to: Sender<Result<Vec<f32>>> },
     Gather { tag: Tag, bytes: Vec<u8>, terms: Terms, to: Sender<Result<Vec<Vec<u8>>>> },
+    Delay(Delay),
     Fail(Error),
 }
 
@@ -38,13 +40,14 @@ pub(super) fn serve(link: Box<dyn Link>, jobs: &Receiver<Job>, traffic: &Mutex<T
         // Nobody waits for a result whose receiver was dropped.
         match job {
             Ok(Job::Reduce { tag, values, weight, terms, to }) => {
-                drop(to.send(whole(&mut mail, traffic, since, |mail| fold::reduce(mail, tag, &values, weight, terms))))
+                drop(to.send(whole(&mut mail, traffic, since, |mail| fold::reduce(mail, tag, values, weight, terms))))
             }
             Ok(Job::Gather { tag, bytes, terms, to }) => drop(to.send(whole(&mut mail, traffic, since, |mail| {
-                let parts = vec![Mail::message(tag, |to| to.extend(bytes)); mail.size()];
+                let parts = vec![mail.message(tag, bytes.len(), |to| to.extend_from_slice(&bytes)); mail.size()];
                 let all = mail.exchange(tag, parts, terms.timeout)?;
                 Ok(all.iter().map(|message| Mail::content(message).to_vec()).collect())
             }))),
+            Ok(Job::Delay(delay)) => mail.link.delay(delay),
             Ok(Job::Fail(error)) => mail.fail(error),
             Err(RecvTimeoutError::Timeout) => mail.look(),
             Err(RecvTimeoutError::Disconnected) => break,
@@ -60,7 +63,6 @@ fn whole<T>(mail: &mut Mail, traffic: &Mutex<Traffic>, since: Instant, job: impl
         mail.fail(error.clone());
     }
     let mut all = lock(traffic);
-    (all.sent, all.received) = mail.bytes();
-    all.busy += since.elapsed().as_secs_f64();
+    *all = Traffic { busy: all.busy + since.elapsed().as_secs_f64(), waited: all.waited, ..mail.traffic };
     result
 }

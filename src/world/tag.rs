@@ -28,21 +28,30 @@ pub(crate) enum What {
     End,
 }
 
+impl What {
+    /// The names of the contents in [`Traffic::purposes`](crate::Traffic::purposes), by [`What::number`].
+    pub const NAMES: [&str; 7] = ["facts", "gradients", "losses and metrics", "states", "hashes of weights", "decisions", "ends"];
+
+    pub fn number(self) -> usize {
+        match self {
+            What::Hello => 0,
+            What::Grads(_) => 1,
+            What::Rows => 2,
+            What::State => 3,
+            What::Hash => 4,
+            What::Flow => 5,
+            What::End => 6,
+        }
+    }
+}
+
 impl Tag {
     /// The number of bytes of a tag in a message.
     pub const BYTES: usize = 16;
 
     pub fn bytes(self) -> [u8; Tag::BYTES] {
-        let (kind, bucket) = match self.what {
-            What::Hello => (0u32, 0),
-            What::Grads(bucket) => (1, bucket),
-            What::Rows => (2, 0),
-            What::State => (3, 0),
-            What::Hash => (4, 0),
-            What::Flow => (5, 0),
-            What::End => (6, 0),
-        };
-        let words = [self.step as u32, (self.step >> 32) as u32, kind, bucket];
+        let bucket = if let What::Grads(bucket) = self.what { bucket } else { 0 };
+        let words = [self.step as u32, (self.step >> 32) as u32, self.what.number() as u32, bucket];
         bytemuck::cast(words.map(u32::to_le_bytes))
     }
     pub fn of(bytes: [u8; Tag::BYTES]) -> Option<Tag> {

@@ -78,8 +78,35 @@ fn half_the_bytes() {
             // A sign of life may be under way.
             assert!((content..content + 2000).contains(&traffic.received), "{traffic:?} for {content}");
             assert!(traffic.busy > 0.0);
+            let (_, messages, bytes) = traffic.purposes().find(|(name, ..)| *name == "gradients").unwrap();
+            assert!(messages == 2 && (content..content + 200).contains(&bytes), "a part and a mean: {traffic:?}");
+            assert_eq!(traffic.purposes().map(|(_, _, bytes)| bytes).sum::<u64>(), traffic.sent);
         }
     }
+}
+
+#[test]
+fn a_slow_network() {
+    let (latency, ranks) = (Duration::from_millis(80), 3);
+    let mean = |world: &World| world.reduce(tag(0, What::Grads(0)), numbers(world.rank(), 5003), Some(1.0)).wait().unwrap();
+    let want = on_ranks(ranks, |world| mean(&world));
+    let got = on_ranks(ranks, |world| {
+        let (world, since) = (world.delayed(latency, 1_000_000), Instant::now());
+        (mean(&world), since.elapsed())
+    });
+    for ((got, took), want) in got.iter().zip(&want) {
+        assert_eq!(got, want);
+        // Two thirds of 20 kB leave a rank at 1 MB/s, and then as much of the means. The last message comes by its latency later.
+        assert!(*took > 2 * latency + Duration::from_millis(26), "{took:?}");
+    }
+    // A rank that leaves does not wait until its messages would have arrived.
+    let since = Instant::now();
+    let got = on_ranks(2, |world| {
+        let world = world.delayed(Duration::from_secs(1000), 1);
+        (world.rank() == 0).then(|| world.gather(tag(7, What::End), vec![0]).wait().unwrap_err().to_string())
+    });
+    assert_eq!(got[0].as_deref(), Some("rank 1: it left, while this rank is at step 7, the end of the training"));
+    assert!(since.elapsed() < Duration::from_secs(9), "it is not called silent");
 }
 
 #[test]

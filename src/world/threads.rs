@@ -1,6 +1,9 @@
 //! Ranks that are threads of one process.
 
-use super::mail::{Link, Message};
+use super::{
+    mail::Link,
+    pool::{Message, Pool},
+};
 use crate::error::Result;
 use std::{
     sync::mpsc::{self, Receiver, Sender},
@@ -28,7 +31,7 @@ impl Link for ThreadLink {
         let _ = self.to[to].send((self.rank, message));
         Ok(())
     }
-    fn receive(&mut self, wait: Duration) -> Result<Option<(usize, Message)>> {
+    fn receive(&mut self, wait: Duration, _pool: &Pool) -> Result<Option<(usize, Message)>> {
         Ok(self.from.recv_timeout(wait).ok())
     }
     fn unsent(&mut self) -> Result<Option<usize>> {

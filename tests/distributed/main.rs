@@ -7,6 +7,7 @@ mod devices;
 mod exact;
 mod faults;
 mod files;
+mod overlap;
 
 use common::{On, Suite, bits};
 use downhill::{
@@ -26,6 +27,7 @@ fn main() {
     suite.test("validation and early stopping", exact::validation);
     suite.test("several micro-batches of a rank", exact::several);
     suite.test("buckets", exact::buckets);
+    suite.test("an exchange behind the backward pass", overlap::hidden);
     suite.test("a profile", exact::profile);
     suite.test("a loop of one's own", exact::own_loop);
     suite.test("a limit of memory", exact::memory);
