@@ -2,7 +2,8 @@
 
 use super::{
     Averaged, Evaluation, Params, StepReport, Trainer,
-    options::{Epoch, Fit, History},
+    history::{Epoch, History},
+    options::Fit,
     place::FIT,
     saved::Saved,
 };

@@ -159,7 +159,7 @@ impl Fit<'_> {
         saver.advance(trainer, true)?;
         let mut saved = Saved { info: trainer.info(trainer.step), ..Saved::default() };
         saved.join(FIT, trainer.save_place());
-        saved.info.insert(format!("{FIT}cut"), cut.text(self.shuffle));
+        saved.info.insert(format!("{FIT}cut"), trainer.epoch_text(cut, self.shuffle));
         if trainer.ranks() > 1 {
             saved.info.insert(format!("{FIT}{RANKS}"), trainer.ranks().to_string());
         }
@@ -236,13 +236,15 @@ impl Trainer {
         if place.info.is_empty() {
             return Err(Error::format(&path, "it has no place in a training; Trainer::load takes it"));
         }
-        let (was, is) = (place.info.get("cut"), cut.text(fit.shuffle));
+        let (was, is) = (place.info.get("cut"), self.epoch_text(cut, fit.shuffle));
         // The steps of the same training on another number of ranks.
         let ranks =
             place.info.get(RANKS).map_or(Ok(1), |text| text.parse().map_err(|_| Error::format(&path, "its ranks cannot be read")))?;
         let old = fit.cut(samples, ranks).map(|old| Cut { micro: if fit.memory.is_some() { cut.micro } else { old.micro }, ..old })?;
         let old = if cut.joins { old.joined() } else { old };
-        if let Some(was) = was.filter(|was| **was != is && (ranks == self.ranks() || **was != old.text(fit.shuffle))) {
+        // A shard belongs to one rank, so a training on shards cannot go on with other ranks.
+        let fits = |was: &str| was == is || (ranks != self.ranks() && !cut.sharded && was == old.text(fit.shuffle, &[]));
+        if let Some(was) = was.filter(|was| !fits(was)) {
             return Err(Error::format(&path, format!("its training had {was}, but this one has {is}")));
         }
         let other = was.is_some_and(|was| *was != is);

@@ -1,6 +1,6 @@
 //! The curves of a training.
 
-use super::options::History;
+use super::history::History;
 use crate::plot::{Panel, Series, svg};
 
 impl History {

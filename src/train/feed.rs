@@ -228,12 +228,12 @@ impl Trainer {
                 }
                 Batches::There(_) => loaded.engine.steps_per_submit(fit.steps_per_submit),
             };
-            if update || self.ranks.is_none() {
-                samples += part.rows.len();
-            }
             if update {
                 self.share(mem::take(&mut sent)).await?;
+                // Only the report knows the samples of all ranks.
+                samples = self.reports.back().map_or(0, |report| report.samples);
             } else {
+                samples += part.rows.len();
                 queued.push((part.more, part.start));
             }
             if !queued.is_empty() && (queued.len() >= together || parts.get(k + 1).is_none_or(|next| next.key != part.key)) {

@@ -6,7 +6,8 @@ use super::{
     checkpoints::Saver,
     cut::Cut,
     feed::Course,
-    options::{Epoch, Event, Fit, History},
+    history::{Epoch, History},
+    options::{Event, Fit},
     place::Place,
     progress::{Progress, Shown},
     readouts::Noise,
@@ -86,7 +87,7 @@ impl Trainer {
         self.read_out(fit.readouts).await?;
         let resumes = fit.resume.is_some();
         fit.saver = fit.checkpoints.take().map(|wants| Saver::new(wants, resumes)).transpose()?;
-        let cut = fit.cut(data.len(), self.ranks())?;
+        let cut = self.note_shards(fit.cut(data.len(), self.ranks())?, data.len())?;
         let wanted: Vec<&Dataset> = [data].into_iter().chain(fit.validation).collect();
         self.budget = fit.memory;
         let cut = match fit.memory {
@@ -117,7 +118,8 @@ impl Trainer {
                        Fit::accumulate";
             return Err(Error::argument("noise_scale", why));
         }
-        self.update.optimizer.time(cut.steps, cut.each, self.step)?;
+        let cut = self.join_shards(cut, fit.drop_last)?;
+        self.update.optimizer.time(cut.steps, self.samples_of_step(cut), self.step)?;
         self.collect().await?;
         if !fit.append {
             self.noise = Noise::default();
@@ -134,7 +136,7 @@ impl Trainer {
         if self.ranks.is_some() {
             self.room_of_rank(each)?;
         }
-        self.agree_on_place(&cut.text(fit.shuffle))?;
+        self.agree_on_place(cut, fit.shuffle)?;
         let result = self.epochs(data, &mut fit, cut, &states).await;
         // After an error, the latest checkpoint is still written.
         let result = result.and(fit.finish(self));
@@ -234,7 +236,9 @@ impl Trainer {
             self.measured.clear();
             self.epoch += 1;
         }
-        let order = if fit.shuffle { data::shuffled(data.len(), self.seed, self.epoch - 1) } else { (0..data.len()).collect() };
+        // A shard has an order of its own.
+        let seed = self.seed.wrapping_add(if cut.sharded { self.rank() as u64 } else { 0 });
+        let order = if fit.shuffle { data::shuffled(data.len(), seed, self.epoch - 1) } else { (0..data.len()).collect() };
         let mut flow = self.run_steps(Course { data, fit, progress, epoch, cut, order: &order }, resident).await?;
         self.collect().await?;
         if flow == Flow::Moved {

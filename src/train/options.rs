@@ -1,18 +1,15 @@
-//! The options of [`Trainer::fit`](crate::Trainer::fit), and its reports.
+//! The options of [`Trainer::fit`](crate::Trainer::fit).
 
 use super::{
     callback::Callback,
     checkpoints::{Checkpoints, Saver},
-    cut::Cut,
     feed::RESIDENT,
-    named::Named,
+    history::Epoch,
     progress::Progress,
-    readouts::StepNorms,
     share::BUCKET,
 };
 use crate::{
     data::{Augment, Dataset},
-    error::{Error, Result},
     optim::Readouts,
 };
 use std::{
@@ -37,49 +34,6 @@ pub enum Event<'a> {
     Epoch(&'a Epoch),
 }
 
-/// The report of one epoch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Epoch {
-    /// The number of the epoch. The first epoch of a call of `fit` is 1, unless the call [appends](Fit::append).
-    pub epoch: usize,
-    /// The mean loss over all samples of the epoch, averaged like [`Evaluation::loss`](super::Evaluation::loss). Each step's
-    /// loss is measured before its update.
-    pub loss: f64,
-    /// The share of labels that the model predicted before the update of each step, for a classifier. See
-    /// [`Evaluation::accuracy`](super::Evaluation::accuracy).
-    pub accuracy: Option<f64>,
-    /// The losses and scalars that the model reports by name, averaged like [`loss`](Epoch::loss). See
-    /// [`Outputs::watch`](super::Outputs::watch).
-    pub watched: Named<f64>,
-    /// The loss on the validation data and, for a classifier, the accuracy.
-    pub validation: Option<(f64, Option<f64>)>,
-    /// The losses and scalars of the validation data that the model reports by name.
-    pub validation_watched: Named<f64>,
-    /// The loss of each step.
-    pub losses: Vec<f32>,
-    /// The learning rate of the epoch's first step.
-    pub lr: f64,
-    /// The seconds that the training steps took, without validation.
-    pub seconds: f64,
-    /// The number of samples trained per second, without validation.
-    pub samples_per_s: f64,
-    /// The gradient noise scale after the last step, if the steps measured it. See [`Fit::noise_scale`].
-    pub noise_scale: Option<f64>,
-    /// The norms of each trained parameter in the steps that measured them, in order. See [`Fit::norms`].
-    pub norms: Vec<StepNorms>,
-}
-
-/// The reports of a call of `fit`, or of several calls. See [`Fit::append`].
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct History {
-    /// One report for each complete epoch.
-    pub epochs: Vec<Epoch>,
-    /// Whether a callback stopped the training early.
-    pub stopped: bool,
-    /// The size of a micro-batch, where steps were divided into micro-batches. See [`Fit::micro_batch`] and [`Fit::memory`].
-    pub micro_batch: Option<usize>,
-}
-
 type Closure<'a> = Box<dyn FnMut(&Event) -> ControlFlow<()> + 'a>;
 
 /// The options of [`Trainer::fit`](crate::Trainer::fit).
@@ -102,6 +56,7 @@ pub struct Fit<'a> {
     pub(super) resident: u64,
     pub(super) steps_per_submit: Option<usize>,
     pub(super) drop_last: bool,
+    pub(super) sharded_data: bool,
     pub(super) shuffle: bool,
     pub(super) progress: Progress,
     pub(super) readouts: Readouts,
@@ -129,6 +84,7 @@ impl Default for Fit<'_> {
             resident: RESIDENT,
             steps_per_submit: None,
             drop_last: false,
+            sharded_data: false,
             shuffle: true,
             progress: Progress::Off,
             readouts: Readouts::default(),
@@ -210,6 +166,44 @@ impl<'a> Fit<'a> {
     /// default.
     pub fn shuffle(self, shuffle: bool) -> Self {
         Fit { shuffle, ..self }
+    }
+    /// Sets whether the data set of each [rank](crate::Trainer::distributed) is a shard, which that rank alone has. `false` by default: all ranks
+    /// have the same data set and divide the samples of each step. Shards may have different numbers of samples. The
+    /// [validation](Fit::validation) data is the same on all ranks.
+    ///
+    /// A step then has a batch of each shard. Rank r takes its samples in the order of
+    /// [`data::shuffled(n, seed + r, epoch)`](crate::data::shuffled), where the trainer's first epoch is 0. An epoch has as many steps as the
+    /// largest shard needs. A rank whose shard has ended takes part without samples, so an epoch has each sample of each shard once. With
+    /// [`drop_last`](Fit::drop_last) an epoch has as many steps as the smallest shard has full batches. Means are over samples, so the
+    /// weights are those of one rank that accumulates the same batches.
+    ///
+    /// Without ranks the option does nothing.
+    ///
+    /// ```
+    /// use downhill::{Device, Fit, Trainer, World, data, optim::Sgd};
+    /// let iris = data::iris();
+    /// let train = |world: World| -> downhill::Result<_> {
+    ///     // In a program of your own, each rank reads its own files.
+    ///     let shard = iris.subset(if world.rank() == 0 { 0..100 } else { 100..150 })?;
+    ///     let trainer =
+    ///         Trainer::for_data(&Device::cpu(), &shard, |x| x.linear("fc", 3), |x, y| x.cross_entropy(y), Sgd::new(0.1))?;
+    ///     let mut trainer = trainer.distributed(&world)?;
+    ///     trainer.fit(&shard, Fit::new().batch_size(30).sharded_data(true))?;
+    ///     Ok(trainer.take_reports()?.iter().map(|report| report.samples).collect::<Vec<_>>())
+    /// };
+    /// let samples: Vec<_> = std::thread::scope(|scope| {
+    ///     let ranks: Vec<_> = World::threads(2).into_iter().map(|world| scope.spawn(|| train(world))).collect();
+    ///     ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<downhill::Result<_>>()
+    /// })?;
+    /// // The first shard has batches of 30, 30, 30 and 10 samples, and the second has batches of 30 and 20.
+    /// assert_eq!(samples, [[60, 50, 30, 10]; 2]);
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `fit` returns an error if it [resumes](Fit::resume) from a checkpoint of other shards, or of another number of ranks.
+    pub fn sharded_data(self, sharded: bool) -> Self {
+        Fit { sharded_data: sharded, ..self }
     }
     /// Sets whether to show progress on the standard error. `false` by default. A terminal shows one line with a bar, the epoch, the
     /// loss, the accuracy, the samples per second, the remaining time and the memory on the device. During a validation, the line has the
@@ -378,28 +372,6 @@ impl<'a> Fit<'a> {
     /// Sets whether the epochs are counted on from the last call of `fit`, and the [`History`] keeps the earlier epochs. `false` by default.
     pub fn append(self, append: bool) -> Self {
         Fit { append, ..self }
-    }
-    /// Divides `n` samples into steps and micro-batches. A step has the batches of all ranks.
-    pub(super) fn cut(&self, n: usize, ranks: usize) -> Result<Cut> {
-        let wrong = |what: &str, why: String| Err(Error::argument(what, why));
-        let Some(size) = self.batch.checked_mul(self.accumulate).and_then(|size| size.checked_mul(ranks)) else {
-            return wrong("accumulate", format!("{} batches of {} samples are more than can be counted", self.accumulate, self.batch));
-        };
-        match (self.batch, self.accumulate, self.micro) {
-            (0, ..) => return wrong("batch size", "must be at least 1".into()),
-            (_, 0, _) => return wrong("accumulate", "a step takes the gradients of at least 1 batch".into()),
-            (.., Some(0)) => return wrong("micro_batch", "a micro-batch has at least 1 sample".into()),
-            (.., Some(micro)) if micro > size => {
-                return wrong("micro_batch", format!("{micro} samples, but a step has {size}; make it smaller, or the batch larger"));
-            }
-            _ => {}
-        }
-        let (each, left) = (size.min(n), n % size);
-        let micro = self.micro.or((self.accumulate > 1 || ranks > 1).then_some(self.batch));
-        // The gradients of ranks are added up as those of micro-batches are, so a step over ranks always has micro-batches.
-        let micro = if ranks > 1 { micro.map(|micro| micro.min(each)) } else { micro.filter(|&micro| micro < each) };
-        let cut = Cut { each, steps: n.div_ceil(size), samples: n, micro, joins: false };
-        Ok(if self.drop_last && left > 0 && n > size { Cut { steps: cut.steps - 1, samples: n - left, ..cut } } else { cut })
     }
     pub(super) fn call(&mut self, event: &Event) -> bool {
         // Every callback gets every event, even if an earlier callback has asked to stop.

@@ -2,8 +2,8 @@
 
 use super::{
     Tally, Trainer,
+    history::{Epoch, History},
     named::Named,
-    options::{Epoch, History},
     readouts::Noise,
     saved::Saved,
 };

@@ -1,6 +1,6 @@
 //! Training over ranks: the ranks of a trainer, and all that they must agree on.
 
-use super::{Trainer, callback::Flow, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, share::BUCKET};
+use super::{Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, share::BUCKET};
 use crate::{
     data::Dataset,
     error::{Error, Result},
@@ -25,9 +25,23 @@ pub(super) struct Ranks {
     pub memory: Vec<Vec<f32>>,
     /// The plan of this rank's last micro-batch. Its inputs still hold the micro-batch.
     pub last: Option<Batch>,
+    /// The number of samples of each rank in `fit`, if the data is sharded.
+    pub shards: Vec<usize>,
 }
 
 impl Ranks {
+    fn new(world: &World) -> Ranks {
+        Ranks {
+            world: world.clone(),
+            each: None,
+            bucket: BUCKET,
+            check_weights: None,
+            exchange: Exchange { ranks: world.size(), ..Exchange::default() },
+            memory: Vec::new(),
+            last: None,
+            shards: Vec::new(),
+        }
+    }
     /// Returns the number in the step of micro-batch `k` of this rank. No two micro-batches of a step have one number, because
     /// dropout and augmentation draw from it.
     pub fn number(&self, k: u32) -> u32 {
@@ -68,7 +82,8 @@ impl Trainer {
     ///
     /// On equal devices the weights, losses and reports have the bits of one rank that [accumulates](Fit::accumulate) N batches, with dropout
     /// and a short last step. With `accumulate(M)` a rank computes M neighbouring micro-batches of a step and adds them up first, so the bits
-    /// agree to rounding only. Each rank reads its own part of the data. The order of an epoch follows from the seed, so no data is sent.
+    /// agree to rounding only. Each rank reads its own part of the data. The order of an epoch follows from the seed, so no data is sent. With
+    /// [`Fit::sharded_data`] each rank has a data set of its own.
     ///
     /// - Batch norm normalises over the micro-batch of a rank. A state of the model, such as a running average, becomes the mean over ranks
     ///   after each step, weighted by samples. Accumulation assigns the state once for each micro-batch instead.
@@ -109,10 +124,7 @@ impl Trainer {
     pub fn distributed(mut self, world: &World) -> Result<Trainer> {
         self.no_part("distributed")?;
         pollster::block_on(self.collect())?;
-        let exchange = Exchange { ranks: world.size(), ..Exchange::default() };
-        let ranks =
-            Ranks { world: world.clone(), each: None, bucket: BUCKET, check_weights: None, exchange, memory: Vec::new(), last: None };
-        self.ranks = (world.size() > 1).then_some(ranks);
+        self.ranks = (world.size() > 1).then(|| Ranks::new(world));
         let agreed = self.facts().and_then(|facts| self.agree(facts));
         self.told(agreed)?;
         Ok(self)
@@ -177,8 +189,11 @@ impl Trainer {
         (ranks.check_weights, ranks.bucket) = (fit.check_weights, fit.bucket);
         let mut facts = self.facts()?;
         let callbacks: Vec<String> = fit.hooks.iter().map(|callback| callback.name()).collect();
+        facts.push(fact("sharded_data", fit.sharded_data));
+        if !fit.sharded_data {
+            facts.push(fact("data with a number of samples of", data.len()));
+        }
         facts.extend([
-            fact("data with a number of samples of", data.len()),
             fact("the batch size", fit.batch),
             fact("accumulate", fit.accumulate),
             fact("micro_batch", format!("{:?}", fit.micro)),
@@ -197,20 +212,56 @@ impl Trainer {
         ]);
         self.agree(facts)
     }
+    /// Notes the sizes of all shards if the data is sharded. `samples` is the size of this rank's shard. Steps have no more samples than the
+    /// largest shard.
+    pub(super) fn note_shards(&mut self, cut: Cut, samples: usize) -> Result<Cut> {
+        if !cut.sharded {
+            return Ok(cut);
+        }
+        let shards = self.of_ranks(samples)?;
+        let each = shards.iter().fold(samples, |most, &n| most.max(n)).min(cut.each);
+        self.ranks.iter_mut().for_each(|ranks| ranks.shards = shards.clone());
+        Ok(Cut { each, micro: cut.micro.map(|micro| micro.min(each)), ..cut })
+    }
+    /// Gives all ranks the same number of steps if the data is sharded: that of the largest shard, or with `drop_last` of the smallest.
+    pub(super) fn join_shards(&self, cut: Cut, drop_last: bool) -> Result<Cut> {
+        if !cut.sharded {
+            return Ok(cut);
+        }
+        let steps = self.of_ranks(cut.steps)?.into_iter();
+        let steps = if drop_last { steps.min() } else { steps.max() };
+        Ok(cut.with_steps(steps.unwrap_or(cut.steps)))
+    }
+    /// Returns the number of samples in a step of all ranks.
+    pub(super) fn samples_of_step(&self, cut: Cut) -> usize {
+        match &self.ranks {
+            Some(ranks) if cut.sharded => ranks.shards.iter().map(|&n| n.min(cut.each)).sum(),
+            _ => cut.each,
+        }
+    }
+    /// Returns the text of an epoch, which is the same on all ranks.
+    pub(super) fn epoch_text(&self, cut: Cut, shuffle: bool) -> String {
+        cut.text(shuffle, self.ranks.as_ref().map_or(&[], |ranks| &ranks.shards))
+    }
     /// Compares the place at which `fit` begins, after a checkpoint was loaded.
-    pub(super) fn agree_on_place(&mut self, cut: &str) -> Result<()> {
+    pub(super) fn agree_on_place(&mut self, cut: Cut, shuffle: bool) -> Result<()> {
         if self.ranks.is_none() {
             return Ok(());
         }
-        let mut facts = self.facts()?;
+        let (mut facts, cut) = (self.facts()?, self.epoch_text(cut, shuffle));
         facts.extend([fact("an epoch of", cut), fact("a place after epoch", self.place.epoch), fact("a step of", self.steps_of_epoch())]);
         self.agree(facts)
     }
     /// Returns the smallest of the numbers of all ranks.
     pub(super) fn least(&self, n: Option<usize>) -> Result<Option<usize>> {
-        let all = self.gather(What::Hello, || (n.unwrap_or(usize::MAX) as u64).to_le_bytes().to_vec())?;
-        let number = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(u64::MAX, u64::from_le_bytes);
-        Ok(all.map_or(n, |all| all.iter().map(number).min().map(|least| least as usize)))
+        let all = self.of_ranks(n.unwrap_or(usize::MAX))?;
+        Ok(all.into_iter().min().filter(|&least| least < usize::MAX))
+    }
+    /// Returns the numbers of all ranks, in order.
+    fn of_ranks(&self, n: usize) -> Result<Vec<usize>> {
+        let all = self.gather(What::Hello, || (n as u64).to_le_bytes().to_vec())?;
+        let number = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(usize::MAX, |bytes| u64::from_le_bytes(bytes) as usize);
+        Ok(all.map_or(vec![n], |all| all.iter().map(number).collect()))
     }
     /// Returns how all ranks go on: a rank that stops stops all.
     pub(super) fn together(&self, flow: Flow) -> Result<Flow> {

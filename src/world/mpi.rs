@@ -5,41 +5,58 @@ use super::{
     pool::{Buffer, Message, Pool},
 };
 use crate::error::{Error, Result};
-use mpi_sys as ffi;
 use std::{
     collections::VecDeque,
-    ffi::{c_int, c_void},
-    mem::MaybeUninit,
-    ptr,
+    ffi::{c_char, c_int, c_void},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-/// The tag of all messages. The communicator belongs to this module alone.
-const TAG: c_int = 7;
+/// The functions of mpi.c.
+mod ffi {
+    use super::{Request, c_char, c_int, c_void};
+
+    unsafe extern "C" {
+        pub fn downhill_mpi_initialized(begun: *mut c_int) -> c_int;
+        pub fn downhill_mpi_init() -> c_int;
+        pub fn downhill_mpi_place(rank: *mut c_int, size: *mut c_int) -> c_int;
+        pub fn downhill_mpi_local(rank: *mut c_int, size: *mut c_int) -> c_int;
+        pub fn downhill_mpi_send(at: *const c_void, len: c_int, to: c_int, request: *mut Request) -> c_int;
+        pub fn downhill_mpi_probe(found: *mut c_int, from: *mut c_int, len: *mut c_int) -> c_int;
+        pub fn downhill_mpi_receive(at: *mut c_void, len: c_int, request: *mut Request) -> c_int;
+        pub fn downhill_mpi_test(request: *mut Request, done: *mut c_int) -> c_int;
+        pub fn downhill_mpi_finalize() -> c_int;
+        pub fn downhill_mpi_error(code: c_int, text: *mut c_char, room: c_int) -> c_int;
+    }
+}
+
+/// A send or a receive under way, as MPI knows it.
+type Request = u64;
+
+/// The most bytes of the text of an error.
+const TEXT: usize = 512;
 
 /// The calls of MPI. All of them are made by the thread that made the link, because MPI was asked for no more
 /// (`MPI_THREAD_FUNNELED`). Sends and receives never block, so a rank that is gone cannot hold up this one.
 pub(super) struct MpiLink {
-    comm: ffi::MPI_Comm,
     rank: usize,
     size: usize,
     local: (usize, usize),
     /// Messages under way. MPI reads them until their request is complete.
-    sends: Vec<(usize, ffi::MPI_Request, Message)>,
+    sends: Vec<(usize, Request, Message)>,
     /// Messages that arrive, in the order in which MPI has matched them. MPI writes to the buffers until their request is complete.
-    receives: VecDeque<(usize, ffi::MPI_Request, Buffer)>,
+    receives: VecDeque<(usize, Request, Buffer)>,
 }
 
 /// Returns an error if MPI's `call` did not succeed.
 fn check(rank: usize, call: &str, code: c_int) -> Result<()> {
-    if code == ffi::MPI_SUCCESS as c_int {
+    if code == 0 {
         return Ok(());
     }
-    let (mut text, mut len) = ([0u8; ffi::MPI_MAX_ERROR_STRING as usize + 1], 0);
-    // SAFETY: the text has room for the longest message.
-    unsafe { ffi::MPI_Error_string(code, text.as_mut_ptr().cast(), &mut len) };
+    let mut text = [0u8; TEXT];
+    // SAFETY: the text has this many bytes.
+    let len = unsafe { ffi::downhill_mpi_error(code, text.as_mut_ptr().cast(), TEXT as c_int) };
     let text = String::from_utf8_lossy(&text[..usize::try_from(len).unwrap_or(0).min(text.len())]).into_owned();
     Err(Error::Rank { rank, why: format!("{call} failed: {text}") })
 }
@@ -49,46 +66,30 @@ impl MpiLink {
     pub fn new() -> Result<MpiLink> {
         let mut begun = 0;
         // SAFETY: MPI allows this call before MPI_Init.
-        check(0, "MPI_Initialized", unsafe { ffi::MPI_Initialized(&mut begun) })?;
+        check(0, "MPI_Initialized", unsafe { ffi::downhill_mpi_initialized(&mut begun) })?;
         if begun != 0 {
             let why = "MPI has already been started in this process; clone the first World instead of a second World::mpi".into();
             return Err(Error::Rank { rank: 0, why });
         }
-        let mut level = 0;
-        // SAFETY: MPI has not been started. It accepts null in place of the arguments of `main`.
-        let code = unsafe { ffi::MPI_Init_thread(ptr::null_mut(), ptr::null_mut(), ffi::RSMPI_THREAD_FUNNELED, &mut level) };
-        check(0, "MPI_Init_thread", code)?;
-        // SAFETY: MPI has been started, by this thread. The out-parameters are valid, and `comm` and `near` are set before they are used.
-        unsafe {
-            let mut comm = MaybeUninit::uninit();
-            check(0, "MPI_Comm_dup", ffi::MPI_Comm_dup(ffi::RSMPI_COMM_WORLD, comm.as_mut_ptr()))?;
-            let comm = comm.assume_init();
-            let near = |comm, what: &str| {
-                let (mut rank, mut size) = (0, 0);
-                check(0, what, ffi::MPI_Comm_rank(comm, &mut rank))?;
-                check(0, what, ffi::MPI_Comm_size(comm, &mut size))?;
-                Ok((rank as usize, size as usize))
-            };
-            let (rank, size) = near(comm, "MPI_Comm_rank")?;
-            check(rank, "MPI_Comm_set_errhandler", ffi::MPI_Comm_set_errhandler(comm, ffi::RSMPI_ERRORS_RETURN))?;
-            let mut machine = MaybeUninit::uninit();
-            let split = ffi::MPI_Comm_split_type(comm, ffi::RSMPI_COMM_TYPE_SHARED, 0, ffi::RSMPI_INFO_NULL, machine.as_mut_ptr());
-            check(rank, "MPI_Comm_split_type", split)?;
-            let mut machine = machine.assume_init();
-            let local = near(machine, "MPI_Comm_size")?;
-            check(rank, "MPI_Comm_free", ffi::MPI_Comm_free(&mut machine))?;
-            Ok(MpiLink { comm, rank, size, local, sends: Vec::new(), receives: VecDeque::new() })
-        }
+        // SAFETY: MPI has not been started.
+        check(0, "MPI_Init_thread", unsafe { ffi::downhill_mpi_init() })?;
+        let [mut rank, mut size, mut near, mut count] = [0; 4];
+        // SAFETY: this thread has started MPI, and the out-parameters are valid.
+        check(0, "MPI_Comm_dup", unsafe { ffi::downhill_mpi_place(&mut rank, &mut size) })?;
+        // SAFETY: the same, and the ranks have their communicator.
+        check(rank as usize, "MPI_Comm_split_type", unsafe { ffi::downhill_mpi_local(&mut near, &mut count) })?;
+        let local = (near as usize, count as usize);
+        Ok(MpiLink { rank: rank as usize, size: size as usize, local, sends: Vec::new(), receives: VecDeque::new() })
     }
     /// Returns the rank on this machine and the number of ranks here.
     pub fn local(&self) -> (usize, usize) {
         self.local
     }
     /// Returns whether a message to or from `other` is complete.
-    fn done(other: usize, request: &mut ffi::MPI_Request) -> Result<bool> {
+    fn done(other: usize, request: &mut Request) -> Result<bool> {
         let mut done = 0;
         // SAFETY: the request is of a send or a receive of this thread.
-        check(other, "MPI_Test", unsafe { ffi::MPI_Test(request, &mut done, ffi::RSMPI_STATUS_IGNORE) })?;
+        check(other, "MPI_Test", unsafe { ffi::downhill_mpi_test(request, &mut done) })?;
         Ok(done != 0)
     }
     /// Frees messages that were sent.
@@ -108,26 +109,17 @@ impl MpiLink {
     }
     /// Begins to receive a message that has arrived, if there is one.
     fn probe(&mut self, pool: &Pool) -> Result<bool> {
-        let mut found = 0;
-        let (mut message, mut status) = (MaybeUninit::uninit(), MaybeUninit::<ffi::MPI_Status>::uninit());
-        // SAFETY: the out-parameters are valid. `message` and `status` are read only if MPI found a message, and MPI has set them then.
-        // The buffer lives in `receives`, at the same address, until the request is complete.
-        unsafe {
-            let code = ffi::MPI_Improbe(ffi::RSMPI_ANY_SOURCE, TAG, self.comm, &mut found, message.as_mut_ptr(), status.as_mut_ptr());
-            check(self.rank, "MPI_Improbe", code)?;
-            if found == 0 {
-                return Ok(false);
-            }
-            let (mut message, status) = (message.assume_init(), status.assume_init());
-            let mut len = 0;
-            check(self.rank, "MPI_Get_count", ffi::MPI_Get_count(&status, ffi::RSMPI_UINT8_T, &mut len))?;
-            let mut buffer = pool.of(len as usize);
-            let mut request = ffi::RSMPI_REQUEST_NULL;
-            let at = buffer.as_mut_ptr().cast::<c_void>();
-            let code = ffi::MPI_Imrecv(at, len, ffi::RSMPI_UINT8_T, &mut message, &mut request);
-            check(self.rank, "MPI_Imrecv", code)?;
-            self.receives.push_back((status.MPI_SOURCE as usize, request, buffer));
+        let [mut found, mut from, mut len] = [0; 3];
+        // SAFETY: the out-parameters are valid.
+        check(self.rank, "MPI_Improbe", unsafe { ffi::downhill_mpi_probe(&mut found, &mut from, &mut len) })?;
+        if found == 0 {
+            return Ok(false);
         }
+        let (mut buffer, mut request) = (pool.of(len as usize), 0);
+        let at = buffer.as_mut_ptr().cast::<c_void>();
+        // SAFETY: a message of this length was found. The buffer lives in `receives`, at the same address, until the request is complete.
+        check(self.rank, "MPI_Imrecv", unsafe { ffi::downhill_mpi_receive(at, len, &mut request) })?;
+        self.receives.push_back((from as usize, request, buffer));
         Ok(true)
     }
     /// Returns a complete message that comes after no other message of its rank.
@@ -155,13 +147,10 @@ impl Link for MpiLink {
     }
     fn send(&mut self, to: usize, message: Message) -> Result<()> {
         let (at, len) = (message.as_ptr().cast::<c_void>(), message.len() as c_int);
+        let mut request = 0;
         // SAFETY: the message lives in `sends`, at the same address and unchanged, until the request is complete.
-        unsafe {
-            let mut request = ffi::RSMPI_REQUEST_NULL;
-            let code = ffi::MPI_Isend(at, len, ffi::RSMPI_UINT8_T, to as c_int, TAG, self.comm, &mut request);
-            check(to, "MPI_Isend", code)?;
-            self.sends.push((to, request, message));
-        }
+        check(to, "MPI_Isend", unsafe { ffi::downhill_mpi_send(at, len, to as c_int, &mut request) })?;
+        self.sends.push((to, request, message));
         Ok(())
     }
     fn receive(&mut self, wait: Duration, pool: &Pool) -> Result<Option<(usize, Message)>> {
@@ -196,7 +185,7 @@ impl Link for MpiLink {
         while !self.sends.is_empty() && since.elapsed() < Duration::from_secs(3) && self.receive(Duration::from_millis(1), &pool).is_ok() {}
         if all && self.sends.is_empty() {
             // SAFETY: this thread started MPI, and no message is under way. The other ranks call it as well, so it does not wait for long.
-            unsafe { ffi::MPI_Finalize() };
+            unsafe { ffi::downhill_mpi_finalize() };
         } else {
             // MPI still reads and writes these buffers, and MPI_Finalize would wait for a rank that is gone.
             std::mem::take(&mut self.sends).into_iter().for_each(std::mem::forget);

@@ -86,7 +86,7 @@ pub fn weighted() -> Check {
     Ok(())
 }
 
-fn with_batch_norm(x: Tensor) -> Tensor {
+pub fn with_batch_norm(x: Tensor) -> Tensor {
     x.linear("fc1", 24).batch_norm("bn").relu().dropout(0.2).linear("fc2", 10)
 }
 

@@ -8,6 +8,7 @@ mod exact;
 mod faults;
 mod files;
 mod overlap;
+mod shards;
 
 use common::{On, Suite, bits};
 use downhill::{
@@ -39,6 +40,13 @@ fn main() {
     suite.test("a resume from 4 ranks on 2", files::resume);
     suite.test("a resume in the middle of an epoch, with other steps", files::other_steps);
     suite.test("rank 0 alone writes", files::written);
+    suite.test("a shard for each rank", shards::optimizers);
+    suite.on(On::Gpu, "a shard for each rank", shards::on);
+    suite.test("each sample of a shard once", shards::each_once);
+    suite.test("shards in files", shards::from_files);
+    suite.test("steps over shards", shards::steps);
+    suite.test("a resume on shards", shards::resume);
+    suite.test("ranks that differ in their shards", shards::differ);
     suite.test("a step that is not finite", faults::diverged);
     suite.test("ranks that differ at the start", faults::start);
     suite.test("a rank that ends early", faults::early);

@@ -4,15 +4,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::{Check, Suite, weights};
+use common::{Check, On, Suite, gpu, weights};
 use downhill::{
     Checkpoints, Device, Fit, Trainer, World,
     data::{self, Dataset},
     optim::{Adam, Lamb, Optimizer, Sgd},
+    world::Wire,
 };
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -28,13 +29,16 @@ fn main() -> ExitCode {
         return match rank(job, Path::new(folder)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("ended with: {error}");
+                // At once, because other ranks write to the same place.
+                let _ = std::io::stderr().write_all(format!("ended with: {error}\n").as_bytes());
                 ExitCode::FAILURE
             }
         };
     }
     let mut suite = Suite::new();
     suite.test("the bits of accumulation", bits_of_accumulation);
+    suite.on(On::Gpu, "the bits of accumulation", on_gpu);
+    suite.test("gradients in 16 bits", wires);
     suite.test("4 ranks, and 2 that go on", resumed);
     suite.test("without mpirun", alone);
     suite.test("a rank that is slow", slow);
@@ -53,11 +57,15 @@ fn digits() -> Dataset {
     data::digits().subset(0..150).expect("there are that many").reshape([1, 8, 8]).expect("64 pixels")
 }
 
-/// A network with dropout and batch norm.
 fn trainer(optimizer: impl Into<Optimizer>) -> downhill::Result<Trainer> {
+    trainer_on(&Device::cpu(), optimizer)
+}
+
+/// A network with dropout and batch norm.
+fn trainer_on(device: &Device, optimizer: impl Into<Optimizer>) -> downhill::Result<Trainer> {
     let data = digits();
     Trainer::for_data(
-        &Device::cpu(),
+        device,
         &data,
         |x| x.conv2d("conv", 4, [3, 3]).batch_norm("norm").relu().flatten().dropout(0.2).linear("fc", 10),
         |y, t| y.cross_entropy(t),
@@ -94,6 +102,17 @@ fn rank(job: &str, folder: &Path) -> Check {
         "sgd" | "adam" | "lamb" => {
             let mut trainer = trainer(optimizer(job))?.distributed(&world)?;
             trainer.fit(&digits(), fit(world.size()))?;
+            save(&trainer)
+        }
+        "gpu" => {
+            let mut trainer = trainer_on(&gpu()?, optimizer("adam"))?.distributed(&world)?;
+            trainer.fit(&digits(), fit(world.size()))?;
+            save(&trainer)
+        }
+        "bf16" | "f16" => {
+            let world = world.wire(if job == "bf16" { Wire::Bf16 } else { Wire::F16 });
+            let mut trainer = trainer(optimizer("sgd"))?.distributed(&world)?;
+            trainer.fit(&digits(), fit(world.size()).check_weights(1))?;
             save(&trainer)
         }
         "first" | "second" => {
@@ -232,6 +251,33 @@ fn bits_of_accumulation() -> Check {
     Ok(())
 }
 
+fn on_gpu(device: &Device) -> Check {
+    let folder = tempfile::tempdir()?;
+    run(2, "gpu", folder.path())?;
+    let mut one = trainer_on(device, optimizer("adam"))?;
+    one.fit(&digits(), fit(2).accumulate(2))?;
+    for rank in 0..2 {
+        assert!(got(folder.path(), "gpu", rank)? == text(&one)?, "rank {rank} has other bits");
+    }
+    Ok(())
+}
+
+/// Rounded gradients: all ranks have the same weights, which are not those of exact gradients.
+fn wires() -> Check {
+    let mut one = trainer(optimizer("sgd"))?;
+    one.fit(&digits(), fit(3).accumulate(3))?;
+    let mut seen = vec![text(&one)?];
+    for job in ["bf16", "f16"] {
+        let folder = tempfile::tempdir()?;
+        run(3, job, folder.path())?;
+        let all = (0..3).map(|rank| got(folder.path(), job, rank)).collect::<Result<Vec<_>, _>>()?;
+        assert!(all[0] == all[1] && all[0] == all[2], "{job}: the ranks differ");
+        assert!(!seen.contains(&all[0]), "{job} has the bits of another format");
+        seen.extend(all);
+    }
+    Ok(())
+}
+
 fn resumed() -> Check {
     let folder = tempfile::tempdir()?;
     run(4, "first", folder.path())?;
@@ -333,19 +379,39 @@ fn killed() -> Check {
     Ok(())
 }
 
+/// The number of kills among living ranks. Each takes more than 10 seconds, the time of silence.
+fn kills() -> Result<u64, std::num::ParseIntError> {
+    env::var("DOWNHILL_KILLS").map_or(Ok(2), |text| text.parse())
+}
+
+/// The number of such kills at the same time.
+const AT_ONCE: usize = 5;
+
 fn killed_alone() -> Check {
-    for k in 0..2 {
-        let folder = tempfile::tempdir()?;
-        let (child, pids) = endless(3, folder.path(), &["--enable-recovery"])?;
-        thread::sleep(Duration::from_millis(300));
-        let victim = (k + 1) as usize;
-        signal("-KILL", pids[victim])?;
-        let (_, text) = end(child, Duration::from_secs(60))?;
-        let named = text.matches(&format!("ended with: rank {victim}: it has been silent for 10 s")).count();
-        assert_eq!(named, 2, "both other ranks say who is gone: {text}");
-        whole(folder.path())?;
+    let kills: Vec<u64> = (0..kills()?).collect();
+    for group in kills.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            let all: Vec<_> =
+                group.iter().map(|&k| scope.spawn(move || kill_one(k).map_err(|error| format!("kill {k}: {error}")))).collect();
+            all.into_iter().try_for_each(|one| one.join().map_err(|_| "a check failed, see above")?)
+        })?;
     }
     Ok(())
+}
+
+/// Kills one of three ranks at a random moment. Both others say who is gone.
+fn kill_one(k: u64) -> Check {
+    let folder = tempfile::tempdir()?;
+    let (child, pids) = endless(3, folder.path(), &["--enable-recovery"])?;
+    thread::sleep(Duration::from_millis(random(k) % 400));
+    let victim = random(k + 100) as usize % 3;
+    signal("-KILL", pids[victim])?;
+    let (_, text) = end(child, Duration::from_secs(90))?;
+    let named = text.matches(&format!("ended with: rank {victim}: it has been silent for 10 s")).count();
+    if named != 2 || pids.iter().any(|&pid| lives(pid)) {
+        return Err(format!("{named} ranks of 2 have said that rank {victim} is gone: {text}").into());
+    }
+    whole(folder.path())
 }
 
 fn stopped() -> Check {
