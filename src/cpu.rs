@@ -297,7 +297,7 @@ impl CpuStore {
             self.guard.weigh(weight, loss);
         }
         let (guard, micro) = (self.guard, &self.micro[piece]);
-        chunks(&mut self.grads[piece], TASK, |k, sums| add_micro(&guard, sums, chunk(micro, TASK, k)));
+        chunks(&mut self.grads[piece], TASK, |k, sums| guard.add_micro(sums, chunk(micro, TASK, k)));
     }
     /// Decides whether the step counts. Without a given `loss`, the loss is the loss of the micro-batches.
     fn check(&mut self, step: u64, loss: Option<f32>, rules: Rules) {
@@ -398,16 +398,6 @@ impl CpuStore {
     }
 }
 
-/// Adds gradients of a micro-batch, or of a rank, to the sum, after [`Guard::weigh`].
-pub fn add_micro(&Guard { keep, add, .. }: &Guard, sums: &mut [f32], micro: &[f32]) {
-    let both = sums.iter_mut().zip(micro);
-    // For the first micro-batch, the old content of the sum is ignored.
-    match keep == 0.0 {
-        true => both.for_each(|(sum, &g)| *sum = add * g),
-        false => both.for_each(|(sum, &g)| *sum = keep * *sum + add * g),
-    }
-}
-
 /// A run of a plan for micro-batches, while its gradients become ready.
 pub struct Moment<'a> {
     exec: &'a CpuExec,
@@ -417,14 +407,11 @@ pub struct Moment<'a> {
 
 impl Moment<'_> {
     /// Returns the sum over the micro-batches so far of the gradients of these parameters, one behind the other, and the weight of the
-    /// sum. The gradients and the loss of the current micro-batch must be computed. The sum is written into the memory of `sum`.
+    /// sum. The gradients and the weight of the current micro-batch must be computed. The sum is written into the memory of `sum`.
     pub fn sum(&self, params: &[usize], mut sum: Vec<f32>) -> (Vec<f32>, f32) {
-        let reduce = self.plan.steps.iter().find(|step| matches!(step.work, Work::Update(Update::Accumulate, 0)));
-        let reduce = reduce.expect("a plan for micro-batches adds them up");
-        let [(loss, a), (weight, b)] = reduce.inputs[reduce.inputs.len() - 2..] else { unreachable!("the loss and the weight come last") };
-        let [loss, weight] = [(loss, a), (weight, b)].map(|(loc, shape)| self.exec.one(self.plan, self.store, loc, shape));
+        let (loc, shape) = self.plan.weight().expect("a plan for micro-batches adds them up");
         let mut guard = self.store.guard;
-        guard.weigh(weight, loss);
+        guard.weigh(self.exec.one(self.plan, self.store, loc, shape), 0.0);
         let ranges: Vec<_> = params.iter().map(|&i| self.store.layout.ranges[i]).collect();
         sum.clear();
         sum.reserve_exact(ranges.iter().map(|range| range.len).sum());
@@ -432,7 +419,7 @@ impl Moment<'_> {
             let at = sum.len();
             sum.extend_from_slice(&self.store.grads[range.piece][range.of()]);
             let micro = &self.store.micro[range.piece][range.of()];
-            chunks(&mut sum[at..], TASK, |k, sums| add_micro(&guard, sums, chunk(micro, TASK, k)));
+            chunks(&mut sum[at..], TASK, |k, sums| guard.add_micro(sums, chunk(micro, TASK, k)));
         }
         (sum, guard.weight)
     }
@@ -627,12 +614,6 @@ impl CpuExec {
     fn one(&self, plan: &Plan, store: &CpuStore, loc: Loc, shape: Shape) -> f32 {
         let v = self.view(plan, store, loc, shape);
         v.f.first().copied().unwrap_or_else(|| v.u[0] as f32)
-    }
-    /// Returns the number of the step after which the gradients of each of these lists of parameters are computed.
-    pub fn ready(&self, lists: &[Vec<usize>]) -> Vec<usize> {
-        let steps: Vec<&Step> = self.plan.steps.iter().filter(|step| !step.is_alias()).collect();
-        let written = |i: usize| steps.iter().rposition(|step| step.output.0 == Loc::Grad(i));
-        lists.iter().map(|list| list.iter().filter_map(|&i| written(i)).max().unwrap_or(0)).collect()
     }
     /// Returns the number of outputs.
     pub fn outputs(&self) -> usize {

@@ -15,6 +15,7 @@ use crate::{
     threads::lock,
 };
 use std::{
+    mem,
     ops::Range,
     sync::{
         Arc, Mutex,
@@ -559,6 +560,37 @@ fn guard_of(words: &[u32]) -> Guard {
     bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words[..size_of::<Guard>() / 4]))
 }
 
+/// The buckets of gradients that [`Engine::run_sending`] sends.
+pub(crate) struct Buckets {
+    /// The parameters of each bucket.
+    pub lists: Vec<Vec<usize>>,
+    /// Whether a step may have several micro-batches.
+    pub sums: bool,
+    /// The memory for the gradients of each bucket on the CPU device. It may be short.
+    memory: Vec<Vec<f32>>,
+    /// The buckets that a GPU is read through. Empty on the CPU device.
+    on_gpu: Vec<gpu::Bucket>,
+}
+
+impl Buckets {
+    /// Makes the buffers of the buckets.
+    pub async fn new(store: &Store, lists: Vec<Vec<usize>>, sums: bool) -> Result<Buckets> {
+        let mut on_gpu = Vec::new();
+        if let StoreOn::Gpu(store) = &store.flat {
+            for list in &lists {
+                on_gpu.push(gpu::Bucket::new(store, list, sums).await?);
+            }
+        }
+        Ok(Buckets { lists, sums, memory: Vec::new(), on_gpu })
+    }
+    /// Takes the memory of the means of a step for the gradients of the next one. The system takes longer to give new memory.
+    pub fn reuse(&mut self, memory: Vec<Vec<f32>>) {
+        if self.on_gpu.is_empty() {
+            self.memory = memory;
+        }
+    }
+}
+
 /// A plan that is loaded on a device.
 pub(crate) struct Engine {
     on: ExecOn,
@@ -567,6 +599,8 @@ pub(crate) struct Engine {
     kernels: Vec<KernelTime>,
     /// The bytes of the slots, inputs and constants.
     bytes: u64,
+    /// The number of the kernel after which the gradient of each parameter is complete. Empty where the plan has no micro-batches.
+    ready: Vec<usize>,
     /// The hyperparameters of the next steps. The memory is reused.
     hyper: Vec<Hyper>,
 }
@@ -586,6 +620,7 @@ impl Engine {
     /// Loads `plan`. Each step writes the first outputs (single numbers) of the plan into `ring`.
     pub async fn new(device: &Device, plan: Plan, store: &Store, ring: Option<&Ring>) -> Result<Engine> {
         let (kernels, bytes) = (profile::kernels(&plan.steps), of_plan(&plan));
+        let ready = if plan.micro { plan.ready() } else { Vec::new() };
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), StoreOn::Gpu(store)) => {
                 let ring = ring.and_then(|ring| if let Ring::Gpu(ring) = ring { Some(ring) } else { None });
@@ -606,7 +641,7 @@ impl Engine {
             }
             _ => unreachable!("a store is made for its device"),
         };
-        Ok(Engine { on, store: store.clone(), kernels, bytes, hyper: Vec::new() })
+        Ok(Engine { on, store: store.clone(), kernels, bytes, ready, hyper: Vec::new() })
     }
     /// Returns the bytes of the plan's own memory.
     pub fn bytes(&self) -> u64 {
@@ -652,28 +687,33 @@ impl Engine {
             ExecOn::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
         }
     }
-    /// Runs the plan for a micro-batch. On the CPU device, `send` gets the gradients of each list of parameters as soon as they are
-    /// computed, in the order of the lists: the sum over the micro-batches so far, and its weight. A sum takes the
-    /// `memory` with its number, if there is some. A GPU sends nothing.
-    pub fn run_sending(
+    /// Runs the plan for micro-batches, of which the last one is the last of this rank in a step. `send` gets the gradients of each bucket
+    /// as soon as they are computed, in order: the sum over the micro-batches so far, and its weight. The device computes the next ones
+    /// meanwhile.
+    pub async fn run_sending(
         &mut self,
         rows: &[StepRow],
         fed: bool,
         update: &Updater,
-        lists: &[Vec<usize>],
-        memory: Vec<Vec<f32>>,
+        buckets: &mut Buckets,
         mut send: impl FnMut(Vec<f32>, f32) + Send,
     ) -> Result<()> {
-        let (small, ready) = match (&self.on, rows) {
-            (ExecOn::Cpu { exec, small, .. }, [_]) => (*small, exec.ready(lists)),
-            _ => return self.run(rows, fed, Some(update)),
+        let Some((last, before)) = rows.split_last() else { return Ok(()) };
+        if !before.is_empty() {
+            self.run(before, fed, Some(update))?;
+        }
+        self.expect(std::slice::from_ref(last), Some(update))?;
+        let complete = |list: &Vec<usize>| list.iter().map(|&i| self.ready[i]).max().unwrap_or(0);
+        let ready: Vec<usize> = buckets.lists.iter().map(complete).collect();
+        let small = match &mut self.on {
+            ExecOn::Gpu(exec) => return exec.run_sending(last, (&self.hyper, fed), &buckets.on_gpu, &ready, send).await,
+            ExecOn::Cpu { small, .. } => *small,
         };
-        self.expect(rows, Some(update))?;
-        let (mut sent, mut memory) = (0, memory.into_iter());
+        let (mut sent, mut memory) = (0, mem::take(&mut buckets.memory).into_iter());
         cpu::work(small, || {
-            self.run_here(0, &rows[0], Some(update), |number, moment| {
-                while sent < lists.len() && ready[sent] <= number {
-                    let (sum, weight) = moment.sum(&lists[sent], memory.next().unwrap_or_default());
+            self.run_here(0, last, Some(update), |number, moment| {
+                while sent < ready.len() && ready[sent] <= number {
+                    let (sum, weight) = moment.sum(&buckets.lists[sent], memory.next().unwrap_or_default());
                     send(sum, weight);
                     sent += 1;
                 }

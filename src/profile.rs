@@ -1,11 +1,13 @@
 //! The profile of a training step: a table for people and a trace for [Perfetto](https://ui.perfetto.dev).
 
+mod trace;
+
 use crate::{
     error::Result,
     file,
     plan::{Step, report::size},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{fmt, path::Path, time::Instant};
 
 /// The best speeds measured on a device by two small probes. The profile compares kernels with these speeds.
@@ -84,12 +86,26 @@ fn rate(n: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { n as f64 / seconds / 1e9 } else { 0.0 }
 }
 
-/// A period of time on the host or on the device. Two spans on the same side either follow each other or one contains the
-/// other.
+/// The kind of a [`TimeSpan`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Track {
+    /// Work of the host, in the steps with clocks.
+    Host,
+    /// Kernels of the device, in the steps with clocks.
+    Device,
+    /// Work of a rank, in the steps without clocks.
+    Rank,
+    /// The exchange of a bucket of gradients, in the steps without clocks: from the moment when this rank sends the bucket until the mean
+    /// over the ranks has arrived.
+    Exchange,
+}
+
+/// A period of time on the host or on the device. Two spans of one track either follow each other or one contains the other. The
+/// exchanges of several buckets may overlap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeSpan {
-    /// Whether the span was measured on the device. Otherwise it was measured on the host.
-    pub device: bool,
+    /// The kind of the span.
+    pub track: Track,
     /// The name of the work.
     pub name: String,
     /// The index of the kernel in [`Profile::kernels`], if the span is the time of a kernel.
@@ -98,6 +114,8 @@ pub struct TimeSpan {
     pub start: f64,
     /// The length of the span in seconds.
     pub seconds: f64,
+    /// The number of bytes that an exchange sends. 0 for all other spans.
+    pub bytes: u64,
 }
 
 /// The profile of a training step. See [`Trainer::profile`](crate::Trainer::profile).
@@ -123,6 +141,8 @@ pub struct Profile {
     pub spans: Vec<TimeSpan>,
     /// The exchange of gradients with the other ranks, in the steps without clocks. `None` for one rank.
     pub exchange: Option<Exchange>,
+    /// The events of the trace of each rank, on the clock of rank 0. Empty for one rank.
+    ranks: Vec<Value>,
 }
 
 /// The exchange of gradients between the [ranks](crate::Trainer::distributed) of a training, in one step on one rank.
@@ -154,9 +174,39 @@ pub(crate) struct StepTimes {
     pub device: Vec<(usize, f64, f64)>,
     /// The name, the start and the end of each piece of work of the host, in order.
     pub host: Vec<(&'static str, f64, f64)>,
+    /// The exchange of each bucket of gradients, in the order of the buckets.
+    pub exchange: Vec<BucketTime>,
+}
+
+/// The exchange of a bucket of gradients. Times are in seconds from the start of the profile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BucketTime {
+    /// The number of bytes that this rank sends.
+    pub bytes: u64,
+    /// The time when this rank sent the bucket.
+    pub start: f64,
+    /// The time when the mean over the ranks had arrived.
+    pub end: f64,
+}
+
+impl TimeSpan {
+    fn new(track: Track, name: String, start: f64, end: f64) -> TimeSpan {
+        TimeSpan { track, name, kernel: None, start, seconds: end - start, bytes: 0 }
+    }
+}
+
+/// Returns the spans of a step, in order, within a span of the whole step.
+fn within(number: usize, all: Vec<TimeSpan>) -> Vec<TimeSpan> {
+    let (Some(first), Some(last)) = (all.first(), all.last()) else { return all };
+    let step = TimeSpan::new(first.track, format!("step {}", number + 1), first.start, last.start + last.seconds);
+    [step].into_iter().chain(all).collect()
 }
 
 impl StepTimes {
+    /// Returns the spans of the host in the step with this number.
+    fn host(&self, track: Track, number: usize) -> Vec<TimeSpan> {
+        within(number, self.host.iter().map(|&(name, start, end)| TimeSpan::new(track, name.to_string(), start, end)).collect())
+    }
     /// Adds the span from the end of the last host span to now. The first span starts at `since`. Times are in seconds from
     /// `zero`.
     pub fn lap(&mut self, name: &'static str, zero: Instant, since: f64) {
@@ -192,25 +242,12 @@ impl Profile {
         let mut sums = vec![vec![0.0; steps.len()]; kernels.len()];
         let mut spans = Vec::new();
         for (number, step) in steps.iter().enumerate() {
-            let mut within = |device: bool, all: Vec<TimeSpan>| {
-                let (Some(first), Some(last)) = (all.first(), all.last()) else { return };
-                let seconds = last.start + last.seconds - first.start;
-                spans.push(TimeSpan { device, name: format!("step {}", number + 1), kernel: None, start: first.start, seconds });
-                spans.extend(all);
-            };
-            let host = step.host.iter().map(|&(name, start, end)| TimeSpan {
-                device: false,
-                name: name.to_string(),
-                kernel: None,
-                start,
-                seconds: end - start,
-            });
-            within(false, host.collect());
+            spans.extend(step.host(Track::Host, number));
             let device = step.device.iter().map(|&(k, start, end)| {
                 let name = format!("{} {}", kernels[k].op, kernels[k].kernel);
-                TimeSpan { device: true, name, kernel: Some(k), start, seconds: end - start }
+                TimeSpan { kernel: Some(k), ..TimeSpan::new(Track::Device, name, start, end) }
             });
-            within(true, device.collect());
+            spans.extend(within(number, device.collect()));
             for &(k, start, end) in &step.device {
                 sums[k][number] += end - start;
                 kernels[k].dispatches += usize::from(number == 0);
@@ -219,8 +256,25 @@ impl Profile {
         for (kernel, sums) in kernels.iter_mut().zip(sums) {
             kernel.seconds = median(sums);
         }
-        spans.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.seconds.total_cmp(&a.seconds)));
-        Profile { device, clock, peaks, steps: steps.len(), kernels, step_seconds: median(plain), spans, exchange: None }
+        let steps = steps.len();
+        let ranks = Vec::new();
+        Profile { device, clock, peaks, steps, kernels, step_seconds: median(plain), spans, exchange: None, ranks }.sorted()
+    }
+    /// Adds the steps without clocks of a rank.
+    pub(crate) fn with_exchange(mut self, exchange: Option<Exchange>, steps: &[StepTimes]) -> Profile {
+        for (number, step) in steps.iter().enumerate() {
+            self.spans.extend(step.host(Track::Rank, number));
+            let bucket = |(k, b): (usize, &BucketTime)| TimeSpan {
+                bytes: b.bytes,
+                ..TimeSpan::new(Track::Exchange, format!("gradients {}", k + 1), b.start, b.end)
+            };
+            self.spans.extend(step.exchange.iter().enumerate().map(bucket));
+        }
+        Profile { exchange, ..self }.sorted()
+    }
+    fn sorted(mut self) -> Profile {
+        self.spans.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.seconds.total_cmp(&a.seconds)));
+        self
     }
     /// Returns the sum of the times of all kernels in a step, in seconds.
     pub fn kernel_seconds(&self) -> f64 {
@@ -229,7 +283,7 @@ impl Profile {
     /// Returns the host's work in a step, in order. Each row has a name and the median time in seconds.
     pub fn host(&self) -> Vec<(String, f64)> {
         let mut names: Vec<&str> = Vec::new();
-        let spans = || self.spans.iter().filter(|s| !s.device && !s.name.starts_with("step "));
+        let spans = || self.spans.iter().filter(|s| s.track == Track::Host && !s.name.starts_with("step "));
         spans().for_each(|s| {
             if !names.contains(&s.name.as_str()) {
                 names.push(&s.name)
@@ -242,34 +296,15 @@ impl Profile {
     /// file. The trace has one track for the host and one for the device. The host and the device have different clocks. So
     /// the trace places the first dispatch of a step at the time when the host submitted the step.
     ///
+    /// The trace of a training over [ranks](crate::Trainer::distributed) has a process for each rank, with the steps without clocks and the
+    /// exchange of each bucket of gradients before the steps with clocks. Every rank has the same trace. Ranks share no clock. An exchange
+    /// ends on all ranks at nearly the same time, so the ends of the exchanges of a rank are laid over those of rank 0: the median
+    /// difference moves the times of the rank.
+    ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if the file cannot be written.
     pub fn write_trace(&self, path: impl AsRef<Path>) -> Result<()> {
         file::replace(path, self.trace().to_string().as_bytes())
-    }
-    fn trace(&self) -> Value {
-        let name = |what: &str, pid: u32, name: &str| json!({ "ph": "M", "name": what, "pid": pid, "tid": 1, "args": { "name": name } });
-        let mut events = vec![
-            name("process_name", 1, "host"),
-            name("thread_name", 1, "steps"),
-            name("process_name", 2, &self.device),
-            name("thread_name", 2, "kernels"),
-        ];
-        // Both ends are rounded to whole nanoseconds, so that a span stays inside the span that contains it.
-        let nanos = |seconds: f64| (seconds * 1e9).round();
-        for s in &self.spans {
-            let (start, end) = (nanos(s.start), nanos(s.start + s.seconds));
-            let args = s.kernel.map(|k| &self.kernels[k]).map_or(
-                json!({}),
-                |k| json!({ "what": k.label, "layer": k.layer, "flop": k.flops, "bytes": k.bytes, "dispatches": k.dispatches }),
-            );
-            let (pid, cat) = if s.device { (2, "device") } else { (1, "host") };
-            events.push(json!({
-                "ph": "X", "name": s.name, "cat": cat, "pid": pid, "tid": 1,
-                "ts": start / 1e3, "dur": (end - start) / 1e3, "args": args,
-            }));
-        }
-        json!({ "traceEvents": events, "displayTimeUnit": "ns" })
     }
 }
 

@@ -4,7 +4,12 @@
 mod common;
 
 use common::{BOTH, Check, On, Suite, weights};
-use downhill::{Device, Graph, Host, Profile, Trainer, gpu::GpuOptions, optim::Adam, profile::Clock};
+use downhill::{
+    Device, Graph, Host, Profile, Trainer,
+    gpu::GpuOptions,
+    optim::Adam,
+    profile::{Clock, Track},
+};
 use serde_json::Value;
 use std::{collections::HashMap, time::Instant};
 
@@ -84,11 +89,11 @@ fn kernels(device: &Device) -> Check {
     // Weights and two states read and written, gradients read, and read before by the guard, with the loss.
     assert_eq!(updated, 8 * weights + 4);
     // The device's times are within the host's, and not of another unit.
-    let whole = |device: bool| {
-        p.spans.iter().filter(move |s| s.device == device && s.kernel.is_none() && s.name.starts_with("step ")).map(|s| s.seconds)
+    let whole = |track: Track| {
+        p.spans.iter().filter(move |s| s.track == track && s.kernel.is_none() && s.name.starts_with("step ")).map(|s| s.seconds)
     };
-    assert_eq!(whole(true).count(), 4);
-    for (device, host) in whole(true).zip(whole(false)) {
+    assert_eq!(whole(Track::Device).count(), 4);
+    for (device, host) in whole(Track::Device).zip(whole(Track::Host)) {
         assert!(device > 0.0 && device <= 1.01 * host + 1e-5, "{device} s of the device within {host} s of the host");
     }
     let (all, plain) = (p.kernel_seconds(), p.step_seconds);

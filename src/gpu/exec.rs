@@ -23,7 +23,7 @@ use crate::{
     shape::{DType, Shape},
 };
 use std::{
-    ops::AddAssign,
+    ops::{AddAssign, Range},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -88,7 +88,7 @@ pub struct Counters {
     pub submits: u64,
     /// The number of dispatches in all steps.
     pub dispatches: u64,
-    /// The number of read-backs. Each read-back is also a submit.
+    /// The number of read-backs. Each read-back is also a submit. A bucket of gradients is read behind a part of a step, which is one.
     pub reads: u64,
     /// The number of times that the host waited for a read-back. The device is idle after such a wait.
     pub waits: u64,
@@ -151,6 +151,8 @@ pub struct GpuExec {
     spreads: bool,
     inputs: Vec<InputDef>,
     outputs: Vec<(Loc, Shape)>,
+    /// The place of the weight of a micro-batch, in a plan for micro-batches.
+    weight: Option<(Loc, Shape)>,
     dispatches: Vec<Dispatch>,
     /// The table of steps. Below it are its bind group and the distance between two rows in bytes.
     rows: wgpu::Buffer,
@@ -220,6 +222,7 @@ impl GpuExec {
             spreads: plan.steps.iter().any(|step| matches!(step.work, Work::Update(Update::Spread, _))),
             inputs: plan.inputs.clone(),
             outputs: plan.outputs.clone(),
+            weight: plan.weight(),
             dispatches,
             rows,
             rows_group,
@@ -301,11 +304,17 @@ impl GpuExec {
     /// [`Error::Argument`] if there are more rows than the table has, or if there is no room for the collected outputs. Also
     /// an error if the device fails.
     pub fn submit_steps(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool) -> Result<()> {
-        self.submit_with(rows, hyper, fed, None)
+        self.upload(rows, hyper, fed)?;
+        let started = Instant::now();
+        let mut encoder = self.encoder();
+        for (i, row) in rows.iter().enumerate() {
+            self.encode_kernels(&mut encoder, (row, i), fed, 0..self.steps, None)?;
+            self.encode_outputs(&mut encoder, row);
+        }
+        self.submit_all(encoder, started, rows.len())
     }
-    /// Does the work of [`submit_steps`](GpuExec::submit_steps). With `clocks`, it also measures one step.
-    pub(super) fn submit_with(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool, mut clocks: Option<&mut Clocks>) -> Result<()> {
-        let lap = |clocks: &mut Option<&mut Clocks>, name| clocks.iter_mut().for_each(|c| c.lap(name));
+    /// Checks the rows of the next runs and uploads them with their hyperparameters.
+    pub(super) fn upload(&mut self, rows: &[StepRow], hyper: &[Hyper], fed: bool) -> Result<()> {
         self.gpu.check()?;
         let most = self.most();
         if rows.len() > most {
@@ -315,11 +324,9 @@ impl GpuExec {
             let want = format!("{} rows of hyperparameters for {} steps of {} groups", hyper.len(), rows.len(), self.groups);
             return Err(Error::argument("submit", want));
         }
-        let feed: &[Dispatch] = match (fed, &self.feed) {
-            (false, _) => &[],
-            (true, Some(feed)) => &feed.dispatches,
-            (true, None) => return Err(Error::argument("submit", "this plan is fed from nowhere")),
-        };
+        if fed && self.feed.is_none() {
+            return Err(Error::argument("submit", "this plan is fed from nowhere"));
+        }
         let collected: usize = self.output_shapes().map(|shape| shape.elements()).sum::<usize>() * rows.len();
         if let Some(full) = self.collect.as_ref().filter(|into| into.left() < collected) {
             return Err(Error::argument("submit", format!("{collected} numbers to collect, but there is room for {}", full.left())));
@@ -340,63 +347,73 @@ impl GpuExec {
             self.store.write_hyper(&self.words);
             self.counting.bytes_uploaded.fetch_add(self.words.len() as u64 * 4, Relaxed);
         }
-
-        lap(&mut clocks, "upload");
-        let (label, started) = (Some("step"), Instant::now());
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        Ok(())
+    }
+    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
+        self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
+    }
+    /// Encodes the kernels with the numbers `kernels` of the run with the uploaded row `i`. Those that fetch the batch come before kernel 0.
+    pub(super) fn encode_kernels(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        (row, i): (&StepRow, usize),
+        fed: bool,
+        kernels: Range<usize>,
+        clocks: Option<&mut Clocks>,
+    ) -> Result<()> {
+        let feed = self.feed.as_ref().filter(|_| fed && kernels.start == 0).map_or(&[][..], |feed| &feed.dispatches);
+        let own = self.dispatches.iter().filter(|dispatch| kernels.contains(&dispatch.kernel));
         let mut dispatches = 0;
-        for (i, row) in rows.iter().enumerate() {
-            let at = i as u32 * self.row_stride as u32;
-            let all = || feed.iter().chain(&self.dispatches).filter(|dispatch| row.phases().have(dispatch.phase));
-            dispatches += all().count();
-            record(&self.gpu, &mut encoder, all(), (&self.rows_group, at), clocks.as_deref_mut())?;
-            if let Some(ring) = &self.ring {
-                for (k, &output) in self.outputs.iter().take(ring.outputs()).enumerate() {
-                    let from = self.output(output);
-                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, ring.place(row.batch, k), Some(4));
+        let all = feed.iter().chain(own).filter(|dispatch| row.phases().have(dispatch.phase)).inspect(|_| dispatches += 1);
+        record(&self.gpu, encoder, all, (&self.rows_group, i as u32 * self.row_stride as u32), clocks)?;
+        self.done.dispatches += dispatches;
+        Ok(())
+    }
+    /// Encodes the copies of a run's outputs into the ring and into the buffer that collects them.
+    pub(super) fn encode_outputs(&self, encoder: &mut wgpu::CommandEncoder, row: &StepRow) {
+        if let Some(ring) = &self.ring {
+            for (k, &output) in self.outputs.iter().take(ring.outputs()).enumerate() {
+                let from = self.output(output);
+                encoder.copy_buffer_to_buffer(from.buffer, from.offset, &ring.buffer, ring.place(row.batch, k), Some(4));
+            }
+            if self.groups > 0 && !row.more {
+                let to = ring.place(row.batch, ring.outputs());
+                let bytes = Some(4 * NORMS.len() as u64);
+                encoder.copy_buffer_to_buffer(&self.store.control, 4 * NORMS.start as u64, &ring.buffer, to, bytes);
+                if self.spreads {
+                    let to = ring.place(row.batch, ring.outputs() + NORMS.len());
+                    encoder.copy_buffer_to_buffer(&self.store.control, 4 * SPREAD as u64, &ring.buffer, to, Some(4));
                 }
-                if self.groups > 0 && !row.more {
-                    let to = ring.place(row.batch, ring.outputs());
-                    encoder.copy_buffer_to_buffer(
-                        &self.store.control,
-                        4 * NORMS.start as u64,
-                        &ring.buffer,
-                        to,
-                        Some(4 * NORMS.len() as u64),
-                    );
-                    if self.spreads {
-                        let to = ring.place(row.batch, ring.outputs() + NORMS.len());
-                        encoder.copy_buffer_to_buffer(&self.store.control, 4 * SPREAD as u64, &ring.buffer, to, Some(4));
-                    }
-                    if let (Some(number), Some(norms)) = (row.norms, &ring.norms) {
-                        let mut to = norms.place(number);
-                        for (buffer, from, bytes) in self.store.rows().into_iter().flatten() {
-                            encoder.copy_buffer_to_buffer(buffer, from, &norms.buffer, to, Some(bytes));
-                            to += bytes;
-                        }
+                if let (Some(number), Some(norms)) = (row.norms, &ring.norms) {
+                    let mut to = norms.place(number);
+                    for (buffer, from, bytes) in self.store.rows().into_iter().flatten() {
+                        encoder.copy_buffer_to_buffer(buffer, from, &norms.buffer, to, Some(bytes));
+                        to += bytes;
                     }
                 }
             }
-            if let Some(into) = &self.collect {
-                for &output in &self.outputs {
-                    let from = self.output(output);
-                    let at = into.take(from.elements);
-                    encoder.copy_buffer_to_buffer(from.buffer, from.offset, &into.buffer, at, Some(from.elements as u64 * 4));
-                }
+        }
+        if let Some(into) = &self.collect {
+            for &output in &self.outputs {
+                let from = self.output(output);
+                let at = into.take(from.elements);
+                encoder.copy_buffer_to_buffer(from.buffer, from.offset, &into.buffer, at, Some(from.elements as u64 * 4));
             }
         }
-        if let Some(clocks) = &clocks {
-            clocks.resolve(&mut encoder);
-        }
-        let commands = encoder.finish();
-        lap(&mut clocks, "encode");
-        let index = self.gpu.queue.submit([commands]);
-        self.pace.sent(&self.gpu, index, started, rows.len());
-        lap(&mut clocks, "submit");
+    }
+    /// Submits a part of a run, behind which other parts follow.
+    pub(super) fn submit_part(&mut self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
+        let index = self.gpu.queue.submit([encoder.finish()]);
         self.done.submits += 1;
-        self.done.steps += rows.len() as u64;
-        self.done.dispatches += dispatches as u64;
-        self.gpu.check()
+        self.gpu.check()?;
+        Ok(index)
+    }
+    /// Submits `steps` runs, or the last part of one. `started` is the time when the host began to encode them.
+    pub(super) fn submit_all(&mut self, encoder: wgpu::CommandEncoder, started: Instant, steps: usize) -> Result<()> {
+        let index = self.submit_part(encoder)?;
+        self.pace.sent(&self.gpu, index, started, steps);
+        self.done.steps += steps as u64;
+        Ok(())
     }
     fn output(&self, (loc, shape): (Loc, Shape)) -> BufferRange<'_> {
         self.buffers.place(&self.store, None, loc, shape.elements()).expect("outputs were bound when the plan was loaded")
@@ -419,9 +436,8 @@ impl GpuExec {
         let words = row.words(0);
         self.gpu.queue.write_buffer(&self.rows, 0, bytemuck::cast_slice(&words));
         self.counting.bytes_uploaded.fetch_add(words.len() as u64 * 4, Relaxed);
-        let label = Some("step");
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: stamps });
+        let mut encoder = self.encoder();
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("step"), timestamp_writes: stamps });
         for dispatch in (0..times).flat_map(|_| &self.dispatches) {
             dispatch.encode(&mut pass, &self.rows_group, 0);
         }
@@ -474,10 +490,25 @@ impl GpuExec {
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
+    /// Returns the number of steps in the plan, without aliases.
+    pub(super) fn steps(&self) -> usize {
+        self.steps
+    }
+    pub(super) fn store(&self) -> &GpuStore {
+        &self.store
+    }
+    /// Returns the place of the weight of a micro-batch.
+    pub(super) fn weight(&self) -> BufferRange<'_> {
+        self.output(self.weight.expect("a plan for micro-batches has their weight"))
+    }
+    /// Counts read-backs that followed parts of a run.
+    pub(super) fn read_parts(&self, reads: usize, waits: usize, bytes: u64) {
+        self.counting.reads.fetch_add(reads as u64, Relaxed);
+        self.counting.waits.fetch_add(waits as u64, Relaxed);
+        self.counting.bytes_read.fetch_add(bytes, Relaxed);
+    }
     fn count_read(&self, words: usize) {
-        self.counting.reads.fetch_add(1, Relaxed);
-        self.counting.waits.fetch_add(1, Relaxed);
-        self.counting.bytes_read.fetch_add(words as u64 * 4, Relaxed);
+        self.read_parts(1, 1, words as u64 * 4);
     }
 
     /// Fills every buffer that a step writes (slots, scratch, gradients) and every fence with `word`. For tests.

@@ -4,12 +4,14 @@
 //! * [`shader`] turns a [`Pass`](crate::kernel::Pass) into WGSL and a pipeline.
 //! * `store.rs` holds the parameters, their gradients and the optimizer's states. `mix.rs` moves parameters towards those of another store.
 //! * `exec.rs` holds the other buffers of a plan and runs the plan. `pace.rs` limits how far the host runs ahead of the device.
+//! * `run.rs` submits a run of a plan in parts. `buckets.rs` reads gradients between the parts, through the buffers of `readback.rs`.
 //! * `feed.rs` holds a data set on the device.
 //! * `ring.rs` and `collect.rs` store the outputs of steps on the device until the host reads them.
 //! * `lower.rs` turns the steps of a plan into dispatches and computes the memory that they need.
 //! * `profile.rs` measures a step, and `time.rs` measures a plan.
 
 mod bind;
+mod buckets;
 mod collect;
 mod device;
 mod dispatch;
@@ -21,7 +23,9 @@ mod options;
 mod pace;
 mod profile;
 mod prune;
+mod readback;
 mod ring;
+mod run;
 pub mod shader;
 mod store;
 #[cfg(test)]
@@ -29,6 +33,7 @@ mod tests;
 mod time;
 
 pub use crate::choice::{Candidate, Choice, ChoiceReport, Choices, Chosen, Origin, Verdict};
+pub(crate) use buckets::Bucket;
 pub(crate) use collect::Collected;
 pub use device::{AdapterSummary, Gpu, adapters};
 pub(crate) use device::{open, open_all, open_nth};

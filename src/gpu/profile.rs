@@ -93,7 +93,7 @@ impl Clocks {
     }
 }
 
-/// Encodes the dispatches of one step. The step's row is at offset `at`. Without clocks, all dispatches share one pass. With
+/// Encodes dispatches of one step. The step's row is at offset `at`. Without clocks, all dispatches share one pass. With
 /// clocks, each dispatch has its own pass. If the device has no timestamps, each dispatch is also submitted and awaited here.
 pub(super) fn record<'a>(
     gpu: &Gpu,
@@ -108,7 +108,8 @@ pub(super) fn record<'a>(
         dispatches.for_each(|dispatch| dispatch.encode(&mut pass, rows, at));
         return Ok(());
     };
-    for (i, dispatch) in dispatches.enumerate() {
+    for dispatch in dispatches {
+        let i = clocks.kernels.len();
         clocks.kernels.push(dispatch.kernel);
         if let Some((sets, _)) = &clocks.queries {
             let (set, query) = (&sets[i / SET], 2 * (i % SET) as u32);
@@ -167,7 +168,7 @@ impl GpuExec {
     pub(crate) async fn profile(&mut self, row: &StepRow, hyper: &[Hyper], fed: bool, zero: Instant) -> Result<StepTimes> {
         self.finish()?;
         let mut clocks = Clocks::new(self.gpu(), self.all_dispatches(fed), zero).await?;
-        self.submit_with(std::slice::from_ref(row), hyper, fed, Some(&mut clocks))?;
+        self.begin(row, hyper, fed, Some(&mut clocks))?.end()?;
         self.finish()?;
         clocks.lap("wait");
         clocks.read(self.gpu()).await

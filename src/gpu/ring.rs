@@ -2,16 +2,15 @@
 
 use crate::{
     error::{Error, Result},
-    gpu::{device::Gpu, store::GpuStore},
+    gpu::{device::Gpu, readback::Readback, store::GpuStore},
     optim::{GUARD, MEASURED, ROW, Readouts},
     threads::lock,
 };
-use futures_intrusive::sync::ManualResetEvent;
 use std::{
     ops::Range,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -29,7 +28,7 @@ pub struct GpuRing {
     width: usize,
     capacity: u64,
     pub(super) norms: Option<MeasuredRows>,
-    staging: wgpu::Buffer,
+    staging: Readback,
     asked: Mutex<Option<Asked>>,
     reads: AtomicU64,
     waits: AtomicU64,
@@ -58,12 +57,6 @@ struct Asked {
     /// The number of measurements.
     norms: usize,
     submission: wgpu::SubmissionIndex,
-    mapped: Arc<Mapped>,
-}
-
-struct Mapped {
-    event: ManualResetEvent,
-    ok: AtomicBool,
 }
 
 /// The result of a read.
@@ -96,8 +89,7 @@ impl GpuRing {
         let label = format!("ring of {capacity} batches × {width}");
         let buffer = gpu.buffers(&[(label, bytes)], usage | wgpu::BufferUsages::COPY_SRC).await?.remove(0);
         let norms = GpuRing::norm_bytes(store.layout().ranges.len(), measurements);
-        let wanted = [("read-back of the ring".into(), bytes + guard + norms)];
-        let staging = gpu.buffers(&wanted, usage | wgpu::BufferUsages::MAP_READ).await?.remove(0);
+        let staging = Readback::new(gpu, "read-back of the ring".into(), bytes + guard + norms).await?;
         let norms = match measurements {
             0 => None,
             n => {
@@ -150,28 +142,23 @@ impl GpuRing {
         let (all, guard) = (count as u64 * row, GUARD as u64 * 4);
         let label = Some("read-back of the ring");
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        encoder.copy_buffer_to_buffer(&self.buffer, self.place(first, 0), &self.staging, 0, Some(before));
+        encoder.copy_buffer_to_buffer(&self.buffer, self.place(first, 0), &self.staging.buffer, 0, Some(before));
         if all > before {
-            encoder.copy_buffer_to_buffer(&self.buffer, 0, &self.staging, before, Some(all - before));
+            encoder.copy_buffer_to_buffer(&self.buffer, 0, &self.staging.buffer, before, Some(all - before));
         }
-        encoder.copy_buffer_to_buffer(&self.store.control, 0, &self.staging, all, Some(guard));
+        encoder.copy_buffer_to_buffer(&self.store.control, 0, &self.staging.buffer, all, Some(guard));
         let mut end = all + guard;
         for number in norms.clone() {
             let rows = self.norms.as_ref().filter(|rows| norms.end - norms.start <= rows.capacity);
             let rows = rows.ok_or_else(|| Error::argument("ring", format!("measurements {norms:?} asked for, which it does not hold")))?;
-            encoder.copy_buffer_to_buffer(&rows.buffer, rows.place(number), &self.staging, end, Some(4 * rows.words));
+            encoder.copy_buffer_to_buffer(&rows.buffer, rows.place(number), &self.staging.buffer, end, Some(4 * rows.words));
             end += 4 * rows.words;
         }
         let submission = self.gpu.queue.submit([encoder.finish()]);
-        let mapped = Arc::new(Mapped { event: ManualResetEvent::new(false), ok: AtomicBool::new(false) });
-        let tell = mapped.clone();
-        self.staging.map_async(wgpu::MapMode::Read, ..end, move |result| {
-            tell.ok.store(result.is_ok(), Relaxed);
-            tell.event.set();
-        });
+        self.staging.ask(end);
         self.reads.fetch_add(1, Relaxed);
         self.bytes_read.fetch_add(end, Relaxed);
-        *asked = Some(Asked { first, count, norms: (norms.end - norms.start) as usize, submission, mapped });
+        *asked = Some(Asked { first, count, norms: (norms.end - norms.start) as usize, submission });
         self.gpu.check()
     }
     /// Returns the result of the pending read if it has arrived. Never waits.
@@ -181,40 +168,29 @@ impl GpuRing {
         }
         self.gpu.poll()?;
         let mut asked = lock(&self.asked);
-        match asked.take_if(|asked| asked.mapped.event.is_set()) {
+        match asked.take_if(|_| self.staging.is_here()) {
             Some(came) => self.unpack(came).map(Some),
             None => Ok(None),
         }
     }
     /// Waits for the pending read, and so for all earlier steps, and returns its result. Returns `None` if no read is pending.
     pub async fn wait(&self) -> Result<Option<RingRead>> {
-        let Some((submission, mapped)) = lock(&self.asked).as_ref().map(|a| (a.submission.clone(), a.mapped.clone())) else {
-            return Ok(None);
-        };
-        if !mapped.event.is_set() {
-            self.waits.fetch_add(1, Relaxed);
-            self.gpu.wait(submission)?;
-        }
-        // The poll of another thread may run the callback a little later. So the event is awaited, without a busy loop.
-        mapped.event.wait().await;
+        let Some(submission) = lock(&self.asked).as_ref().map(|asked| asked.submission.clone()) else { return Ok(None) };
+        self.waits.fetch_add(u64::from(!self.staging.is_here()), Relaxed);
+        self.staging.wait(submission).await?;
         self.take()
     }
     fn unpack(&self, came: Asked) -> Result<RingRead> {
-        if !came.mapped.ok.load(Relaxed) {
-            return Err(self.gpu.check().err().unwrap_or_else(|| self.gpu.error("a read-back could not be mapped")));
-        }
         let words = came.count * self.width;
         let each = self.norms.as_ref().map_or(1, |rows| rows.words as usize);
         let bytes = (words + GUARD + came.norms * each) as u64 * 4;
-        let view = self.staging.get_mapped_range(..bytes).map_err(|e| self.gpu.error(e.to_string()))?;
-        let (rows, rest) = view.split_at(words * 4);
-        let (guard, norms) = rest.split_at(GUARD * 4);
-        let rows = rows.chunks_exact(self.width * 4).map(bytemuck::pod_collect_to_vec).collect();
-        let norms = norms.chunks_exact(each * 4).map(bytemuck::pod_collect_to_vec).collect();
-        let kept = RingRead { first: came.first, rows, norms, guard: bytemuck::pod_collect_to_vec(guard) };
-        drop(view);
-        self.staging.unmap();
-        Ok(kept)
+        self.staging.take(bytes, |view| {
+            let (rows, rest) = view.split_at(words * 4);
+            let (guard, norms) = rest.split_at(GUARD * 4);
+            let rows = rows.chunks_exact(self.width * 4).map(bytemuck::pod_collect_to_vec).collect();
+            let norms = norms.chunks_exact(each * 4).map(bytemuck::pod_collect_to_vec).collect();
+            RingRead { first: came.first, rows, norms, guard: bytemuck::pod_collect_to_vec(guard) }
+        })
     }
 
     /// Returns whether the ring has rows for measured norms.

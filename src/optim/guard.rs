@@ -220,6 +220,16 @@ impl Guard {
         self.loss = if self.weight == 0.0 { 0.0 } else { self.keep * self.loss } + self.add * loss;
         self.weight = all;
     }
+    /// Adds gradients of a micro-batch, or of a rank, to the sum, after [`weigh`](Guard::weigh).
+    pub(crate) fn add_micro(&self, sums: &mut [f32], micro: &[f32]) {
+        let &Guard { keep, add, .. } = self;
+        let both = sums.iter_mut().zip(micro);
+        // For the first micro-batch, the old content of the sum is ignored.
+        match keep == 0.0 {
+            true => both.for_each(|(sum, &g)| *sum = add * g),
+            false => both.for_each(|(sum, &g)| *sum = keep * *sum + add * g),
+        }
+    }
     /// Adds |g|² of a micro-batch to the mean, after [`weigh`](Guard::weigh).
     pub(crate) fn add_spread(&mut self, squares: f64) {
         let mine = self.add * squares.min(f64::from(f32::MAX)) as f32;

@@ -406,6 +406,25 @@ impl Plan {
         Ok(Draft::new(outputs, &grads, options)?.lower(options))
     }
 
+    /// Returns the place of the weight of a micro-batch, in a plan for micro-batches.
+    pub(crate) fn weight(&self) -> Option<(Loc, Shape)> {
+        self.steps.iter().find(|step| matches!(step.work, Work::Update(Update::Accumulate, 0)))?.inputs.last().copied()
+    }
+    /// Returns for each parameter the number of the step after which its gradient and the weight of the micro-batch are computed. Numbers
+    /// leave out aliases.
+    pub(crate) fn ready(&self) -> Vec<usize> {
+        let (weight, mut weighed, mut ready) = (self.weight().map(|weight| weight.0), 0, vec![0; self.params.len()]);
+        let steps = self.steps.iter().filter(|step| !step.is_alias()).enumerate();
+        for (number, step) in steps.filter(|(_, step)| step.phase == Phase::Compute) {
+            match step.output.0 {
+                Loc::Grad(i) => ready[i] = number,
+                loc if Some(loc) == weight => weighed = number,
+                _ => {}
+            }
+        }
+        ready.into_iter().map(|number| number.max(weighed)).collect()
+    }
+
     /// Adds the steps of an update, and gives slots to the scratch buffers of their kernels. These are slots that hold no
     /// output once the graph is computed, or new slots. `groups` is the number of parameter groups.
     pub fn append(&mut self, steps: Vec<Step>, groups: usize) {

@@ -239,7 +239,7 @@ impl Trainer {
             if !queued.is_empty() && (queued.len() >= together || parts.get(k + 1).is_none_or(|next| next.key != part.key)) {
                 self.make_room(queued.len()).await?;
                 match parts.get(k + 1) {
-                    Some(next) if next.key == Batch::Mean => sent = self.run_last(part.key, fed, queued.drain(..))?,
+                    Some(next) if next.key == Batch::Mean => sent = self.run_last(part.key, fed, queued.drain(..)).await?,
                     _ => self.run(part.key, fed, queued.drain(..))?,
                 }
             }

@@ -3,12 +3,14 @@
 use super::{Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, share::BUCKET};
 use crate::{
     data::Dataset,
+    engine::Buckets,
     error::{Error, Result},
     params::Status,
-    profile::Exchange,
+    profile::{Exchange, StepTimes},
     rng::fnv1a,
     world::{Tag, What, World},
 };
+use std::time::Instant;
 
 /// The ranks that train one model, as one of them sees them.
 pub(super) struct Ranks {
@@ -17,16 +19,27 @@ pub(super) struct Ranks {
     pub each: Option<u32>,
     /// The most bytes of a bucket of gradients.
     pub bucket: usize,
+    /// The buckets of the last step, whose buffers the next step uses again.
+    pub buckets: Option<Buckets>,
     /// The number n, so that the weights are compared after each n-th step.
     pub check_weights: Option<u64>,
     /// The exchange of the last step.
     pub exchange: Exchange,
-    /// The memory of the last step's means, by bucket. The CPU device writes the next gradients of each bucket there.
-    pub memory: Vec<Vec<f32>>,
+    /// The times of the current step, if it is traced.
+    pub times: Option<Traced>,
     /// The plan of this rank's last micro-batch. Its inputs still hold the micro-batch.
     pub last: Option<Batch>,
     /// The number of samples of each rank in `fit`, if the data is sharded.
     pub shards: Vec<usize>,
+}
+
+/// A step whose times are measured.
+pub(super) struct Traced {
+    /// The start of the profile.
+    pub zero: Instant,
+    /// The start of the step, in seconds from the start of the profile.
+    pub begun: f64,
+    pub times: StepTimes,
 }
 
 impl Ranks {
@@ -35,12 +48,17 @@ impl Ranks {
             world: world.clone(),
             each: None,
             bucket: BUCKET,
+            buckets: None,
             check_weights: None,
             exchange: Exchange { ranks: world.size(), ..Exchange::default() },
-            memory: Vec::new(),
+            times: None,
             last: None,
             shards: Vec::new(),
         }
+    }
+    /// Notes the host's work since the last call, if the step is traced.
+    pub fn lap(&mut self, name: &'static str) {
+        self.times.iter_mut().for_each(|Traced { zero, begun, times }| times.lap(name, *zero, *begun));
     }
     /// Returns the number in the step of micro-batch `k` of this rank. No two micro-batches of a step have one number, because
     /// dropout and augmentation draw from it.

@@ -1,22 +1,19 @@
 //! A step over ranks: each rank computes its micro-batches, and all ranks make the update with the mean gradient.
 
-use super::{Made, Trainer, plans::Batch};
+use super::{Made, Trainer, plans::Batch, ranks::Traced};
 use crate::{
-    engine::{RING, RingRows},
+    engine::{Buckets, RING, RingRows},
     error::{Error, Result},
     gpu::StepRow,
     host::Host,
     optim::{Guard, MAX_STATES},
-    profile::Exchange,
-    world::{Tag, Waiting, What},
+    profile::{BucketTime, Exchange},
+    world::{Mean, Tag, Waiting, What},
 };
 use std::{mem, time::Instant};
 
-/// The mean of a bucket of gradients, which is on its way.
-pub(super) type Mean = Waiting<Vec<f32>>;
-
-/// The means of the first buckets, and the time at which their exchange began.
-pub(super) type Sent = (Vec<Mean>, Option<Instant>);
+/// The means of the first buckets of gradients, which are on their way, and the times at which the buckets were sent.
+pub(super) type Sent = Vec<(Waiting<Mean>, Instant)>;
 
 /// The most bytes of the first bucket, and of the others by default.
 const FIRST: usize = 1 << 20;
@@ -106,29 +103,39 @@ impl Trainer {
             }
             self.update.optimizer.check_time()?;
             self.make_room(1).await?;
-            let sent = self.run_last(key, false, [(true, 0)])?;
+            let sent = self.run_last(key, false, [(true, 0)]).await?;
             return self.share(sent).await;
         }
-        if more { Ok(()) } else { self.share((Vec::new(), None)).await }
+        if more { Ok(()) } else { self.share(Sent::new()).await }
     }
-    /// Runs the last micro-batches of this rank in a step. On the CPU device, the gradients go to the other ranks while the rest is
-    /// computed. Returns the means that are on their way.
-    pub(super) fn run_last(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<Sent> {
-        let (buckets, mut sent) = (self.buckets(), Vec::new());
+    /// Runs the last micro-batches of this rank in a step. The gradients go to the other ranks while the rest is computed. Returns the means
+    /// that are on their way.
+    pub(super) async fn run_last(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<Sent> {
+        let (end, mut sent) = (self.number(batches), Sent::new());
         let (world, step) = (self.ranks.as_ref().expect("a step over ranks has ranks").world.clone(), self.step);
-        let end = self.number(batches);
+        let mut buckets = self.take_buckets(self.micro > 0 || self.rows.len() > 1).await?;
         let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
-        let mut begun = None;
         let send = |sum, weight| {
-            begun.get_or_insert_with(Instant::now);
-            let tag = Tag { step, what: What::Grads(sent.len() as u32) };
-            sent.push(world.reduce(tag, sum, Some(weight)));
+            let (tag, now) = (Tag { step, what: What::Grads(sent.len() as u32) }, Instant::now());
+            sent.push((world.reduce(tag, sum, Some(weight)), now));
         };
-        let memory = self.ranks.as_mut().map(|ranks| mem::take(&mut ranks.memory)).unwrap_or_default();
-        loaded.engine.run_sending(&self.rows, fed, &self.update, &buckets, memory, send)?;
+        loaded.engine.run_sending(&self.rows, fed, &self.update, &mut buckets, send).await?;
         self.ran(key, fed, end);
-        self.ranks.iter_mut().for_each(|ranks| ranks.last = Some(key));
-        Ok((sent, begun))
+        if let Some(ranks) = &mut self.ranks {
+            (ranks.last, ranks.buckets) = (Some(key), Some(buckets));
+            ranks.lap("gradients");
+        }
+        Ok(sent)
+    }
+    /// Returns the buckets of the last step, or new ones if they do not fit this step. With `sums`, this rank has several micro-batches. The
+    /// caller gives them back after a step without an error.
+    async fn take_buckets(&mut self, sums: bool) -> Result<Buckets> {
+        let lists = self.buckets();
+        let last = self.ranks.as_mut().and_then(|ranks| ranks.buckets.take());
+        match last.filter(|last| last.lists == lists && (last.sums || !sums)) {
+            Some(last) => Ok(last),
+            None => Buckets::new(&self.store, lists, sums).await,
+        }
     }
     /// Returns the trained parameters of each bucket. A bucket is a part of the gradients that ranks exchange at once. The backward pass
     /// finishes the last layers first, so their parameters come first. The first bucket is small, so that the exchange begins early.
@@ -159,7 +166,7 @@ impl Trainer {
     /// micro-batches of all ranks.
     ///
     /// `sent` has the means of the first buckets of gradients, whose exchange has begun.
-    pub(super) async fn share(&mut self, (mut sent, begun): Sent) -> Result<()> {
+    pub(super) async fn share(&mut self, mut sent: Sent) -> Result<()> {
         let Some(world) = self.ranks.as_ref().map(|ranks| ranks.world.clone()) else { return Ok(()) };
         let (layout, width) = (self.store.layout(), self.ring.outputs());
         let made = mem::take(&mut self.unread);
@@ -175,14 +182,14 @@ impl Trainer {
         let mine = Part { guard, rows: rows.collect() };
         let tag = |what| Tag { step: self.step, what };
         let (buckets, mut elements) = (self.buckets(), 0);
-        let (early, begun) = (begun.is_some(), begun.unwrap_or_else(Instant::now));
         for (bucket, k) in buckets.iter().zip(0..).skip(sent.len()) {
             // A bucket is read from the device while the one before is exchanged.
             let (grads, weight) = match made.is_empty() {
                 true => (vec![0.0; bucket.iter().map(|&i| layout.ranges[i].len).sum()], None),
                 false => (self.store.read_grads_of(bucket).await?, Some(guard.weight)),
             };
-            sent.push(world.reduce(tag(What::Grads(k)), grads, weight));
+            let now = Instant::now();
+            sent.push((world.reduce(tag(What::Grads(k)), grads, weight), now));
         }
         let parts = world.gather(tag(What::Rows), mine.bytes());
         let states = match (layout.state > 0, made.is_empty()) {
@@ -193,26 +200,32 @@ impl Trainer {
                 Some(world.gather(tag(What::State), state.iter().flat_map(|x| x.to_le_bytes()).collect()))
             }
         };
-        let (waiting, mut memory) = (Instant::now(), Vec::new());
-        for (mean, bucket) in sent.into_iter().zip(&buckets) {
-            let mean = mean.wait()?;
-            elements += mean.len();
+        self.ranks.iter_mut().for_each(|ranks| ranks.lap("numbers"));
+        let (waiting, begun, n) = (Instant::now(), sent.first().map(|first| first.1), world.size() as u64);
+        let bytes = |elements: usize| 8 * (n - 1) * elements as u64 / n;
+        let mut memory = Vec::new();
+        for ((mean, sent), bucket) in sent.into_iter().zip(&buckets) {
+            let Mean { values, arrived } = mean.wait()?;
+            elements += values.len();
             // The next mean is on its way meanwhile.
-            self.store.write_grads_of(bucket, &mean)?;
-            if early {
-                memory.push(mean);
+            self.store.write_grads_of(bucket, &values)?;
+            if let Some(Traced { zero, times, .. }) = self.ranks.as_mut().and_then(|ranks| ranks.times.as_mut()) {
+                let [start, end] = [sent, arrived].map(|time| time.saturating_duration_since(*zero).as_secs_f64());
+                times.exchange.push(BucketTime { bytes: bytes(values.len()), start, end });
             }
+            memory.push(values);
         }
-        let (waited, seconds) = (waiting.elapsed().as_secs_f64(), begun.elapsed().as_secs_f64());
+        let (waited, seconds) = (waiting.elapsed().as_secs_f64(), begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()));
         if let Some(ranks) = &mut self.ranks {
-            let n = world.size() as u64;
-            ranks.memory = memory;
-            ranks.exchange = Exchange { bytes: 8 * (n - 1) * elements as u64 / n, seconds, waited, ..ranks.exchange };
+            ranks.exchange = Exchange { bytes: bytes(elements), seconds, waited, ..ranks.exchange };
+            ranks.buckets.iter_mut().for_each(|buckets| buckets.reuse(mem::take(&mut memory)));
+            ranks.lap("wait for gradients");
         }
         let unread = |rank| Error::Rank { rank, why: "the rows of its step cannot be read".into() };
         let parts: Vec<Part> =
             parts.wait()?.iter().enumerate().map(|(rank, b)| Part::of(b, width).ok_or_else(|| unread(rank))).collect::<Result<_>>()?;
         let states = states.map(|states| states.wait()).transpose()?;
+        self.ranks.iter_mut().for_each(|ranks| ranks.lap("wait for numbers"));
         if parts.iter().all(|part| part.rows.is_empty()) {
             return Err(Error::argument("step", "no rank has a sample in this step"));
         }
@@ -246,7 +259,9 @@ impl Trainer {
         self.asked = rows.iter().enumerate().map(made).collect();
         let rows = rows.into_iter().map(|(_, row)| [row, tail.clone()].concat()).collect();
         self.absorb(RingRows { rows, norms: end.norms, guard: end.guard }).await?;
-        self.check_weights()
+        self.check_weights()?;
+        self.ranks.iter_mut().for_each(|ranks| ranks.lap("update"));
+        Ok(())
     }
 }
 

@@ -3,15 +3,17 @@
 use super::{
     Loaded, Made, Trainer, check_finite,
     plans::{Batch, Latest},
+    ranks::Traced,
 };
 use crate::{
     engine::check_input,
     error::{Error, Result},
     gpu::StepRow,
     host::Host,
-    profile::{Exchange, Peaks, Profile, median},
+    profile::{Exchange, Peaks, Profile, StepTimes, median},
+    world::What,
 };
-use std::time::Instant;
+use std::{mem, time::Instant};
 
 impl Trainer {
     /// Makes one step on a batch. `batch` has the graph's inputs, in the order in which the graph created them.
@@ -127,7 +129,7 @@ impl Trainer {
     }
     /// Discards the micro-batches that wait for their step.
     pub(super) fn forget_micro(&mut self) -> Result<()> {
-        match std::mem::take(&mut self.micro) {
+        match mem::take(&mut self.micro) {
             0 => Ok(()),
             _ => self.store.forget_micro(),
         }
@@ -184,15 +186,18 @@ impl Trainer {
     async fn profile_ranks(&mut self, steps: usize, peaks: Peaks) -> Result<Profile> {
         let none = || Error::argument("profile", "this rank had no sample in the last step, so there is no batch to measure");
         let key = self.ranks.as_ref().and_then(|ranks| ranks.last).filter(|&key| self.plans.get(key).is_some()).ok_or_else(none)?;
-        let (mut plain, mut times, mut exchanges) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut plain, mut exchanges, mut traced, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let zero = Instant::now();
         for _ in 0..steps {
             let start = Instant::now();
-            let sent = self.run_last(key, false, [(true, 0)])?;
+            let begun = zero.elapsed().as_secs_f64();
+            self.ranks.iter_mut().for_each(|ranks| ranks.times = Some(Traced { zero, begun, times: StepTimes::default() }));
+            let sent = self.run_last(key, false, [(true, 0)]).await?;
             self.share(sent).await?;
             plain.push(start.elapsed().as_secs_f64());
             exchanges.extend(self.ranks.as_ref().map(|ranks| ranks.exchange));
+            traced.extend(self.ranks.as_mut().and_then(|ranks| ranks.times.take()).map(|traced| traced.times));
         }
-        let zero = Instant::now();
         for _ in 0..steps {
             let end = self.number([(true, 0)]);
             let loaded = self.plans.get_mut(key).expect("it was there before the steps");
@@ -203,9 +208,13 @@ impl Trainer {
             times.push(time);
         }
         let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels());
-        let mut profile = Profile::new(self.device.to_string(), self.device.clock(), peaks, kernels, plain, &times);
         let of = |f: fn(&Exchange) -> f64| median(exchanges.iter().map(f).collect());
-        profile.exchange = exchanges.last().map(|last| Exchange { seconds: of(|e| e.seconds), waited: of(|e| e.waited), ..*last });
+        let exchange = exchanges.last().map(|last| Exchange { seconds: of(|e| e.seconds), waited: of(|e| e.waited), ..*last });
+        let profile = Profile::new(self.device.to_string(), self.device.clock(), peaks, kernels, plain, &times);
+        let mut profile = profile.with_exchange(exchange, &traced);
+        if let Some(all) = self.gather(What::Times, || profile.shared(self.rank()))? {
+            profile.join(&all).map_err(|rank| Error::Rank { rank, why: "its times cannot be read".into() })?;
+        }
         Ok(profile)
     }
     /// Measures where the time of a step goes. The profile has the time of each kernel, the time of the host, and the fraction
@@ -235,7 +244,7 @@ impl Trainer {
     /// # Ranks
     /// All [ranks](Trainer::distributed) must call this method. The profile of a rank has the kernels of its micro-batch. The host's times
     /// have the rest of the step: the exchange of gradients and the update, without overlap. [`Profile::exchange`] has the exchange as in
-    /// training, and how much of it is hidden behind the computation.
+    /// training, and how much of it is hidden behind the computation. The [trace](Profile::write_trace) has the steps of all ranks.
     pub fn profile(&mut self, steps: usize) -> Result<Profile> {
         pollster::block_on(self.profile_async(steps))
     }

@@ -2,7 +2,6 @@
 
 use super::{mail::Mail, tag::Tag};
 use crate::{
-    cpu::add_micro,
     error::{Error, Result},
     optim::Guard,
     scratch,
@@ -134,13 +133,13 @@ pub(super) fn reduce(mail: &mut Mail, tag: Tag, mut values: Vec<f32>, weight: Op
             none = false;
             guard.weigh(f32::from_le_bytes(weight), 0.0);
             if from == rank {
-                add_micro(&guard, mean, &values[own.clone()]);
+                guard.add_micro(mean, &values[own.clone()]);
                 continue;
             }
             let mut rest = &mut *mean;
             wire.decode(bytes, |values| {
                 let part = rest.split_off_mut(..values.len()).expect("the lengths were compared");
-                add_micro(&guard, part, values);
+                guard.add_micro(part, values);
             });
         }
         if none {

@@ -89,6 +89,19 @@ pub(crate) struct Waiting<T> {
     traffic: Arc<Mutex<Traffic>>,
 }
 
+/// The mean over ranks, and the time at which it arrived.
+#[derive(Debug)]
+pub(crate) struct Mean {
+    pub values: Vec<f32>,
+    pub arrived: Instant,
+}
+
+impl Mean {
+    fn new(values: Vec<f32>) -> Mean {
+        Mean { values, arrived: Instant::now() }
+    }
+}
+
 impl<T> Waiting<T> {
     /// Waits for the result.
     pub fn wait(self) -> Result<T> {
@@ -215,12 +228,12 @@ impl World {
 
     /// Begins to compute the mean over the ranks, weighted, in the order of the ranks: the same arithmetic as the accumulation of as many
     /// micro-batches. A rank without a weight does not count. All ranks must give equally many values.
-    pub(crate) fn reduce(&self, tag: Tag, values: Vec<f32>, weight: Option<f32>) -> Waiting<Vec<f32>> {
+    pub(crate) fn reduce(&self, tag: Tag, values: Vec<f32>, weight: Option<f32>) -> Waiting<Mean> {
         let terms = self.terms;
         self.begin(
             |to| Job::Reduce { tag, values, weight, terms, to },
             |job| match job {
-                Job::Reduce { values, weight, to, .. } => (to, fold::alone(values, weight)),
+                Job::Reduce { values, weight, to, .. } => (to, Mean::new(fold::alone(values, weight))),
                 _ => unreachable!("the job was made above"),
             },
         )

@@ -1,7 +1,7 @@
 //! The communication thread of a rank.
 
 use super::{
-    Traffic,
+    Mean, Traffic,
     delay::Delay,
     fold::{self, Terms},
     mail::{Link, Mail},
@@ -21,7 +21,7 @@ use std::{
 
 /// A job of the communication thread. Jobs are done in order.
 pub(super) enum Job {
-    Reduce { tag: Tag, values: Vec<f32>, weight: Option<f32>, terms: Terms, to: Sender<Result<Vec<f32>>> },
+    Reduce { tag: Tag, values: Vec<f32>, weight: Option<f32>, terms: Terms, to: Sender<Result<Mean>> },
     Gather { tag: Tag, bytes: Vec<u8>, terms: Terms, to: Sender<Result<Vec<Vec<u8>>>> },
     Delay(Delay),
     Fail(Error),
@@ -40,7 +40,7 @@ pub(super) fn serve(link: Box<dyn Link>, jobs: &Receiver<Job>, traffic: &Mutex<T
         // Nobody waits for a result whose receiver was dropped.
         match job {
             Ok(Job::Reduce { tag, values, weight, terms, to }) => {
-                drop(to.send(whole(&mut mail, traffic, since, |mail| fold::reduce(mail, tag, values, weight, terms))))
+                drop(to.send(whole(&mut mail, traffic, since, |mail| fold::reduce(mail, tag, values, weight, terms).map(Mean::new))))
             }
             Ok(Job::Gather { tag, bytes, terms, to }) => drop(to.send(whole(&mut mail, traffic, since, |mail| {
                 let parts = vec![mail.message(tag, bytes.len(), |to| to.extend_from_slice(&bytes)); mail.size()];

@@ -16,32 +16,78 @@ pub(crate) enum What {
     Hello,
     /// A bucket of the gradients.
     Grads(u32),
+    /// Values that the computation of a micro-batch needs from all ranks, such as statistics of batch norm.
+    Values(u32),
     /// Losses and metrics.
     Rows,
     /// States of the model.
     State,
+    /// The results of the trials of an update.
+    Trial,
+    /// Weights that their owners have updated.
+    Weights,
+    /// States of the optimizer.
+    Optimizer,
     /// Hashes of the weights.
     Hash,
     /// A common decision.
     Flow,
+    /// Times, for the trace of all ranks.
+    Times,
     /// The end of a training.
     End,
 }
 
 impl What {
-    /// The names of the contents in [`Traffic::purposes`](crate::Traffic::purposes), by [`What::number`].
-    pub const NAMES: [&str; 7] = ["facts", "gradients", "losses and metrics", "states", "hashes of weights", "decisions", "ends"];
+    /// The names of the contents in [`Traffic::purposes`](crate::Traffic::purposes), by [`What::numbers`].
+    pub const NAMES: [&str; 12] = [
+        "facts",
+        "gradients",
+        "values",
+        "losses and metrics",
+        "states",
+        "trials",
+        "weights",
+        "states of the optimizer",
+        "hashes of weights",
+        "decisions",
+        "times",
+        "ends",
+    ];
 
-    pub fn number(self) -> usize {
+    /// Returns the number of the content, and the number of the exchange among those of one content.
+    pub fn numbers(self) -> [u32; 2] {
         match self {
-            What::Hello => 0,
-            What::Grads(_) => 1,
-            What::Rows => 2,
-            What::State => 3,
-            What::Hash => 4,
-            What::Flow => 5,
-            What::End => 6,
+            What::Hello => [0, 0],
+            What::Grads(k) => [1, k],
+            What::Values(k) => [2, k],
+            What::Rows => [3, 0],
+            What::State => [4, 0],
+            What::Trial => [5, 0],
+            What::Weights => [6, 0],
+            What::Optimizer => [7, 0],
+            What::Hash => [8, 0],
+            What::Flow => [9, 0],
+            What::Times => [10, 0],
+            What::End => [11, 0],
         }
+    }
+    fn of([kind, k]: [u32; 2]) -> Option<What> {
+        let all = [
+            What::Hello,
+            What::Grads(k),
+            What::Values(k),
+            What::Rows,
+            What::State,
+            What::Trial,
+            What::Weights,
+            What::Optimizer,
+            What::Hash,
+            What::Flow,
+            What::Times,
+            What::End,
+        ];
+        all.into_iter().find(|what| what.numbers()[0] == kind)
     }
 }
 
@@ -50,23 +96,12 @@ impl Tag {
     pub const BYTES: usize = 16;
 
     pub fn bytes(self) -> [u8; Tag::BYTES] {
-        let bucket = if let What::Grads(bucket) = self.what { bucket } else { 0 };
-        let words = [self.step as u32, (self.step >> 32) as u32, self.what.number() as u32, bucket];
-        bytemuck::cast(words.map(u32::to_le_bytes))
+        let [kind, k] = self.what.numbers();
+        bytemuck::cast([self.step as u32, (self.step >> 32) as u32, kind, k].map(u32::to_le_bytes))
     }
     pub fn of(bytes: [u8; Tag::BYTES]) -> Option<Tag> {
-        let [low, high, kind, bucket]: [u32; 4] = bytemuck::cast::<_, [[u8; 4]; 4]>(bytes).map(u32::from_le_bytes);
-        let what = match kind {
-            0 => What::Hello,
-            1 => What::Grads(bucket),
-            2 => What::Rows,
-            3 => What::State,
-            4 => What::Hash,
-            5 => What::Flow,
-            6 => What::End,
-            _ => return None,
-        };
-        Some(Tag { step: u64::from(low) | u64::from(high) << 32, what })
+        let [low, high, kind, k]: [u32; 4] = bytemuck::cast::<_, [[u8; 4]; 4]>(bytes).map(u32::from_le_bytes);
+        Some(Tag { step: u64::from(low) | u64::from(high) << 32, what: What::of([kind, k])? })
     }
 }
 
@@ -75,10 +110,15 @@ impl fmt::Display for Tag {
         let what = match self.what {
             What::Hello => "the comparison of the trainers",
             What::Grads(bucket) => return write!(f, "step {}, gradients {bucket}", self.step),
+            What::Values(k) => return write!(f, "step {}, values {k} of the computation", self.step),
             What::Rows => "losses",
             What::State => "states",
+            What::Trial => "the trial of the update",
+            What::Weights => "weights",
+            What::Optimizer => "states of the optimizer",
             What::Hash => "the comparison of the weights",
             What::Flow => "a common decision",
+            What::Times => "times",
             What::End => "the end of the training",
         };
         write!(f, "step {}, {what}", self.step)
@@ -91,7 +131,9 @@ mod tests {
 
     #[test]
     fn a_tag_comes_back() {
-        for what in [What::Hello, What::Grads(7), What::Rows, What::State, What::Hash, What::Flow, What::End] {
+        for number in 0..What::NAMES.len() as u32 {
+            let what = What::of([number, 7]).expect("there is a name for each content");
+            assert_eq!(what.numbers()[0], number);
             let tag = Tag { step: (5 << 32) + 3, what };
             assert_eq!(Tag::of(tag.bytes()), Some(tag));
         }

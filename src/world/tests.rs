@@ -1,5 +1,5 @@
 use super::*;
-use crate::{cpu::add_micro, optim::Guard};
+use crate::optim::Guard;
 use std::time::Duration;
 
 fn tag(step: u64, what: What) -> Tag {
@@ -33,11 +33,11 @@ fn a_mean_has_the_bits_of_accumulation() {
             for rank in 0..ranks {
                 if let Some(weight) = weight(rank) {
                     guard.weigh(weight, 0.0);
-                    add_micro(&guard, &mut want, &numbers(rank, n));
+                    guard.add_micro(&mut want, &numbers(rank, n));
                 }
             }
             let all = on_ranks(ranks, |world| {
-                world.reduce(tag(3, What::Grads(0)), numbers(world.rank(), n), weight(world.rank())).wait().unwrap()
+                world.reduce(tag(3, What::Grads(0)), numbers(world.rank(), n), weight(world.rank())).wait().unwrap().values
             });
             for mean in all {
                 assert_eq!(mean.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), want.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
@@ -53,7 +53,7 @@ fn a_number_that_is_not_finite_reaches_all_ranks() {
         if world.rank() == 2 {
             values[70] = f32::NAN;
         }
-        world.reduce(tag(0, What::Grads(0)), values, Some(1.0)).wait().unwrap()
+        world.reduce(tag(0, What::Grads(0)), values, Some(1.0)).wait().unwrap().values
     });
     assert!(all.iter().all(|mean| mean[70].is_nan() && mean[69].is_finite()));
 }
@@ -64,7 +64,7 @@ fn half_the_bytes() {
         let n = 64 * 40;
         let all = on_ranks(2, |world| {
             let world = world.wire(wire);
-            let mean = world.reduce(tag(0, What::Grads(0)), numbers(world.rank(), n), Some(1.0)).wait().unwrap();
+            let mean = world.reduce(tag(0, What::Grads(0)), numbers(world.rank(), n), Some(1.0)).wait().unwrap().values;
             (mean, world.traffic())
         });
         assert_eq!(all[0].0, all[1].0);
@@ -126,7 +126,7 @@ fn ranks_gather_in_order() {
 fn a_world_of_one_rank() {
     for world in [World::alone(), World::threads(1).remove(0), World::threads(0).remove(0)] {
         assert_eq!((world.rank(), world.size(), world.local_rank(), world.local_size()), (0, 1, 0, 1));
-        assert_eq!(world.reduce(tag(0, What::Grads(0)), vec![1.5, -2.0], Some(3.0)).wait().unwrap(), [1.5, -2.0]);
+        assert_eq!(world.reduce(tag(0, What::Grads(0)), vec![1.5, -2.0], Some(3.0)).wait().unwrap().values, [1.5, -2.0]);
         assert_eq!(world.gather(tag(0, What::Rows), vec![1, 2]).wait().unwrap(), [[1, 2]]);
         world.fail(&Error::argument("x", "y"));
         assert_eq!(world.traffic().sent, 0);

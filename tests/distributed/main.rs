@@ -8,9 +8,11 @@ mod exact;
 mod faults;
 mod files;
 mod overlap;
+mod parts;
 mod shards;
+mod traces;
 
-use common::{On, Suite, bits};
+use common::{BOTH, On, Suite, bits};
 use downhill::{
     Device, Error, Fit, History, StepReport, Tensor, Trainer, World,
     data::{self, Dataset},
@@ -35,6 +37,12 @@ fn main() {
     suite.on(On::Gpu, "the bits of accumulation", exact::on);
     suite.on(On::Pieces, "the bits of accumulation", exact::on);
     suite.on(On::Gpu, "beside the CPU", exact::mixed);
+    for on in [On::Gpu, On::Pieces] {
+        suite.on(on, "buckets of any sizes", parts::sizes);
+        suite.on(on, "sums of micro-batches", parts::sums);
+    }
+    suite.on(On::Gpu, "submits and buffers of a step", parts::counts);
+    suite.each(&BOTH, "a trace of all ranks", traces::of);
     suite.test("a device for each rank", devices::cpu);
     suite.on(On::Gpu, "a device for each rank", devices::gpu);
     suite.test("a resume from 4 ranks on 2", files::resume);

@@ -83,7 +83,8 @@ fn forward() { part[0] = 1.0; }
 fn steps_update_the_store_and_fill_the_ring() {
     let Some(gpu) = open_with(GpuOptions::default()) else { return };
     let steps = 150u64; // More steps than the table has rows and than the ring has.
-    let train = || {
+    // With `parts`, each run is submitted in parts, between which the host reads the gradient.
+    let train = |parts: bool| {
         let (plan, layout) = trained();
         let store = Arc::new(block_on(GpuStore::new(&gpu, layout.with_states(&[], 1), 2)).unwrap());
         let ring = Arc::new(block_on(GpuRing::new(&store, 1, 48, Readouts::default(), 0)).unwrap());
@@ -100,11 +101,21 @@ fn steps_update_the_store_and_fill_the_ring() {
             hyper[1][0] = f64::from(1.0 / 1024.0 / (t + 1) as f32);
             hyper[0][0] = 1e9; // A hyperparameter of another parameter group.
             exec.write(0, &x).unwrap();
-            exec.submit_steps(&[row], &hyper, false).unwrap();
+            if !parts {
+                exec.submit_steps(&[row], &hyper, false).unwrap();
+                continue;
+            }
+            let mut run = exec.begin(&row, &hyper, false, None).unwrap();
+            run.submit(1, |_, _| ()).unwrap();
+            store.write_grads(&[[[f32::NAN; 70].as_slice(), &[0.0; 58]].concat()]).unwrap();
+            run.submit(2, |_, _| ()).unwrap();
+            assert_eq!(block_on(store.read_grads()).unwrap()[0][69], 69.25 * 0.5);
+            run.end().unwrap();
         }
         exec.finish().unwrap();
         let after = exec.counters();
-        assert_eq!((after.submits, after.dispatches, after.reads), (steps, 4 * steps, 0));
+        let submits = if parts { 3 * steps } else { steps };
+        assert_eq!((after.submits, after.steps, after.dispatches, after.reads), (submits, steps, 4 * steps, 0));
         assert_eq!(after.bytes_uploaded - before.bytes_uploaded, steps * (280 + 32 + 64));
         assert_eq!(after.allocations, before.allocations);
         assert!(ring.take().unwrap().is_none());
@@ -117,7 +128,7 @@ fn steps_update_the_store_and_fill_the_ring() {
         assert_eq!(block_on(exec.fences_intact(NAN)).unwrap(), Vec::<String>::new());
         (block_on(store.read_params()).unwrap(), block_on(store.read_state(0)).unwrap(), ring, block_on(store.read_guard()).unwrap())
     };
-    let (w, m, ring, guard) = train();
+    let (w, m, ring, guard) = train(false);
 
     // The same computation by hand. The weights only affect the loss, so they are sums of known numbers.
     let x = ramp([70]);
@@ -143,6 +154,8 @@ fn steps_update_the_store_and_fill_the_ring() {
     }
     assert_eq!((guard[0], guard[1], guard[2]), (149, 7, ring[47][0].to_bits()));
 
-    let again = train();
-    assert_eq!((again.0, again.1, again.2, again.3), (w, m, ring, guard), "a second run is equal to the last bit");
+    for parts in [false, true] {
+        let again = train(parts);
+        assert!(again == (w.clone(), m.clone(), ring.clone(), guard.clone()), "a second run is equal to the last bit, in parts too");
+    }
 }
