@@ -7,7 +7,7 @@ use crate::{
     gpu::{self, Counters, StepRow},
     graph::{InputDef, ParamDef, Tensor},
     host::Host,
-    plan::{Draft, Plan, PlanOptions},
+    plan::{Draft, Plan, PlanOptions, no_gather},
     profile::{KernelTime, Profile, StepTimes},
     rng::Key,
     weights::Params,
@@ -160,7 +160,7 @@ impl Compiled {
     /// Runs once. If `fed` is true, the inputs are fetched from a data set on the device. Otherwise the loaded inputs are used.
     pub(crate) fn go(&mut self, fed: bool) -> Result<()> {
         self.trained()?;
-        self.engine.run(&[self.row()], fed, None)?;
+        self.engine.run(&[self.row()], fed, None, &mut no_gather)?;
         self.key.step += 1;
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Compiled {
     /// Makes one run with clocks, and returns the measured times.
     pub(crate) async fn measure(&mut self, zero: Instant) -> Result<StepTimes> {
         self.ready()?;
-        let times = self.engine.profile(&self.row(), false, None, zero).await?;
+        let times = self.engine.profile(&self.row(), false, None, &mut no_gather, zero).await?;
         self.key.step += 1;
         Ok(times)
     }

@@ -3,7 +3,7 @@
 use crate::{
     error::Result,
     host::{self, Host, View, ViewMut},
-    ops::Op,
+    ops::{Op, all_gather::is_exchange},
     optim::{Bounds, Guard, Hyper, MAX_STATES, MEASURED, Optimizer, Settings, Squares, Trust, blend, norm, squares},
     params::{Layout, StateLayout},
     plan::{Flat, Loc, Phases, Plan, Step, Update, Work},
@@ -443,6 +443,8 @@ pub struct CpuExec {
     inputs: Vec<Host<f32>>,
     /// Memory for the list of an op's inputs. It is reused by each op.
     views: Vec<View<'static, f32>>,
+    /// The plan step whose exchange has given the values of all ranks. The next run goes on from there.
+    received: Option<usize>,
 }
 
 /// Empties a list of views and returns it with another lifetime. Collecting in place reuses the memory.
@@ -461,7 +463,7 @@ impl CpuExec {
         let slots = plan.slots.iter().map(|s| Host::try_zeros(Shape::from([s.elements]).of(s.dtype))).collect::<Result<_>>()?;
         let inputs = plan.inputs.iter().map(|i| Host::try_zeros(i.shape)).collect::<Result<_>>()?;
         let views = Vec::with_capacity(plan.steps.iter().map(|step| step.inputs.len()).max().unwrap_or(0));
-        Ok(CpuExec { plan, slots, inputs, views })
+        Ok(CpuExec { plan, slots, inputs, views, received: None })
     }
     /// Copies the data of an input. The caller has checked the shape.
     pub fn write(&mut self, input: usize, data: &Host<f32>) {
@@ -474,8 +476,11 @@ impl CpuExec {
     pub fn inputs(&mut self) -> &mut [Host<f32>] {
         &mut self.inputs
     }
-    /// Runs the given phases of the plan for step `step`. `done` is called with the number
-    /// of each plan step when the plan step is done. The caller must be on a thread of the device: see [`work`].
+    /// Runs the given phases of the plan for step `step`. `done` is called with the number of each plan step when the plan step is done. The
+    /// caller must be on a thread of the device: see [`work`].
+    ///
+    /// The run pauses at an exchange with other ranks and returns the number of that plan step. After [`receive`](CpuExec::receive), the
+    /// next call goes on from there.
     pub fn run(
         &mut self,
         store: &mut CpuStore,
@@ -484,11 +489,18 @@ impl CpuExec {
         phases: Phases,
         rules: Option<Rules>,
         mut done: impl FnMut(usize, &Moment),
-    ) {
+    ) -> Option<usize> {
         let plan = mem::take(&mut self.plan);
-        for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate() {
+        let (received, mut paused) = (self.received.take(), None);
+        for (number, part) in plan.steps.iter().filter(|s| !s.is_alias()).enumerate().skip(received.unwrap_or(0)) {
             match &part.work {
                 _ if !phases.have(part.phase) => continue,
+                Work::Op(op) if is_exchange(&**op) => {
+                    if received != Some(number) {
+                        paused = Some(number);
+                        break;
+                    }
+                }
                 Work::Op(op) => self.step(&plan, part, &**op, store, key),
                 Work::Update(Update::Numbers, _) => {
                     self.numbers(part, store, rules.expect("a plan with an update is run with its optimizer"))
@@ -508,6 +520,19 @@ impl CpuExec {
             done(number, &Moment { exec: self, plan: &plan, store });
         }
         self.plan = plan;
+        paused
+    }
+    /// Returns the values that this rank sends in the exchange at a plan step.
+    pub fn sent(&self, store: &CpuStore, number: usize) -> Vec<f32> {
+        let step = self.plan.steps.iter().filter(|step| !step.is_alias()).nth(number).expect("the run paused there");
+        self.view(&self.plan, store, step.inputs[0].0, step.inputs[0].1).f.to_vec()
+    }
+    /// Takes the values of all ranks in the exchange at a plan step.
+    pub fn receive(&mut self, number: usize, all: &[f32]) {
+        let step = self.plan.steps.iter().filter(|step| !step.is_alias()).nth(number).expect("the run paused there");
+        let Loc::Slot(slot) = step.output.0 else { unreachable!("no gradient and no state is an exchanged tensor itself") };
+        self.slots[slot].view_mut().f[..all.len()].copy_from_slice(all);
+        self.received = Some(number);
     }
     fn step(&mut self, plan: &Plan, step: &Step, op: &dyn Op, store: &mut CpuStore, key: Key) {
         let (loc, shape) = step.output;

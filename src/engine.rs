@@ -9,7 +9,7 @@ use crate::{
     host::{self, Host},
     optim::{Groups, Guard, Hyper, MEASURED, Optimizer, Parts, ROW, Readouts, Trust, Whole, blend},
     params::{Layout, Status},
-    plan::{Loc, Memory, Plan},
+    plan::{Gather, Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
     rng::Key,
     threads::lock,
@@ -601,6 +601,8 @@ pub(crate) struct Engine {
     bytes: u64,
     /// The number of the kernel after which the gradient of each parameter is complete. Empty where the plan has no micro-batches.
     ready: Vec<usize>,
+    /// The number of exchanges with other ranks in a run.
+    exchanges: usize,
     /// The hyperparameters of the next steps. The memory is reused.
     hyper: Vec<Hyper>,
 }
@@ -619,7 +621,7 @@ enum ExecOn {
 impl Engine {
     /// Loads `plan`. Each step writes the first outputs (single numbers) of the plan into `ring`.
     pub async fn new(device: &Device, plan: Plan, store: &Store, ring: Option<&Ring>) -> Result<Engine> {
-        let (kernels, bytes) = (profile::kernels(&plan.steps), of_plan(&plan));
+        let (kernels, bytes, exchanges) = (profile::kernels(&plan.steps), of_plan(&plan), plan.exchanges());
         let ready = if plan.micro { plan.ready() } else { Vec::new() };
         let on = match (device.as_gpu(), &store.flat) {
             (Some(gpu), StoreOn::Gpu(store)) => {
@@ -641,7 +643,7 @@ impl Engine {
             }
             _ => unreachable!("a store is made for its device"),
         };
-        Ok(Engine { on, store: store.clone(), kernels, bytes, ready, hyper: Vec::new() })
+        Ok(Engine { on, store: store.clone(), kernels, bytes, ready, exchanges, hyper: Vec::new() })
     }
     /// Returns the bytes of the plan's own memory.
     pub fn bytes(&self) -> u64 {
@@ -671,55 +673,64 @@ impl Engine {
         }
     }
     /// Returns the number of fed steps that the next call of [`run`](Engine::run) should make, if the caller asks for `wanted`
-    /// steps.
+    /// steps. A run with exchanges is alone.
     pub fn steps_per_submit(&self, wanted: Option<usize>) -> usize {
-        self.gpu().map_or(1, |exec| exec.steps_per_submit(wanted))
+        self.gpu().filter(|_| self.exchanges == 0).map_or(1, |exec| exec.steps_per_submit(wanted))
+    }
+    /// Returns the number of exchanges with other ranks in a run.
+    pub fn exchanges(&self) -> usize {
+        self.exchanges
     }
     /// Runs the plan once for each row. If `fed` is true, each step fetches its own batch. `update` is the optimizer of a plan
-    /// with an update. On a GPU the call makes one submit and returns when the work is queued.
-    pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Updater>) -> Result<()> {
+    /// with an update. On a GPU the call makes one submit and returns when the work is queued. A plan with exchanges has one row.
+    ///
+    /// # Errors
+    /// The error of `gather`, and the errors of the device.
+    pub fn run(&mut self, rows: &[StepRow], fed: bool, update: Option<&Updater>, gather: Gather) -> Result<()> {
         self.expect(rows, update)?;
         match &mut self.on {
-            &mut ExecOn::Cpu { small, .. } => {
-                cpu::work(small, || (0..rows.len()).for_each(|i| self.run_here(i, &rows[i], update, |_, _| ())));
-                Ok(())
+            ExecOn::Cpu { .. } => (0..rows.len()).try_for_each(|i| self.run_here(i, &rows[i], update, gather, |_, _| ())),
+            ExecOn::Gpu(exec) if self.exchanges > 0 => {
+                let row = rows.first().filter(|_| rows.len() == 1).expect("a run with exchanges is alone");
+                exec.submit_over_ranks(row, &self.hyper, fed, gather)
             }
             ExecOn::Gpu(exec) => exec.submit_steps(rows, &self.hyper, fed),
         }
     }
     /// Runs the plan for micro-batches, of which the last one is the last of this rank in a step. `send` gets the gradients of each bucket
     /// as soon as they are computed, in order: the sum over the micro-batches so far, and its weight. The device computes the next ones
-    /// meanwhile.
+    /// meanwhile. A plan with exchanges sends nothing.
     pub async fn run_sending(
         &mut self,
         rows: &[StepRow],
         fed: bool,
         update: &Updater,
+        gather: Gather<'_>,
         buckets: &mut Buckets,
         mut send: impl FnMut(Vec<f32>, f32) + Send,
     ) -> Result<()> {
+        // Exchanges come first: all ranks make them in one order, and a rank without samples has them alone.
+        if self.exchanges > 0 {
+            return self.run(rows, fed, Some(update), gather);
+        }
         let Some((last, before)) = rows.split_last() else { return Ok(()) };
         if !before.is_empty() {
-            self.run(before, fed, Some(update))?;
+            self.run(before, fed, Some(update), gather)?;
         }
         self.expect(std::slice::from_ref(last), Some(update))?;
         let complete = |list: &Vec<usize>| list.iter().map(|&i| self.ready[i]).max().unwrap_or(0);
         let ready: Vec<usize> = buckets.lists.iter().map(complete).collect();
-        let small = match &mut self.on {
-            ExecOn::Gpu(exec) => return exec.run_sending(last, (&self.hyper, fed), &buckets.on_gpu, &ready, send).await,
-            ExecOn::Cpu { small, .. } => *small,
-        };
+        if let ExecOn::Gpu(exec) = &mut self.on {
+            return exec.run_sending(last, (&self.hyper, fed), &buckets.on_gpu, &ready, send).await;
+        }
         let (mut sent, mut memory) = (0, mem::take(&mut buckets.memory).into_iter());
-        cpu::work(small, || {
-            self.run_here(0, last, Some(update), |number, moment| {
-                while sent < ready.len() && ready[sent] <= number {
-                    let (sum, weight) = moment.sum(&buckets.lists[sent], memory.next().unwrap_or_default());
-                    send(sum, weight);
-                    sent += 1;
-                }
-            })
-        });
-        Ok(())
+        self.run_here(0, last, Some(update), gather, |number, moment| {
+            while sent < ready.len() && ready[sent] <= number {
+                let (sum, weight) = moment.sum(&buckets.lists[sent], memory.next().unwrap_or_default());
+                send(sum, weight);
+                sent += 1;
+            }
+        })
     }
     /// Computes the hyperparameters of the next steps and updates the guard for them.
     fn expect(&mut self, rows: &[StepRow], update: Option<&Updater>) -> Result<()> {
@@ -730,21 +741,33 @@ impl Engine {
         self.store.set_strict(!update.is_bounded(&self.hyper))
     }
     /// Runs the row with this number on the CPU. `done` is called with the number of each kernel when the kernel is done.
-    fn run_here(&mut self, number: usize, row: &StepRow, update: Option<&Updater>, done: impl FnMut(usize, &cpu::Moment)) {
-        let ExecOn::Cpu { exec, store, ring, .. } = &mut self.on else { unreachable!("only called for the CPU") };
-        let mut store = store.lock();
+    fn run_here(
+        &mut self,
+        number: usize,
+        row: &StepRow,
+        update: Option<&Updater>,
+        gather: Gather,
+        mut done: impl FnMut(usize, &cpu::Moment) + Send,
+    ) -> Result<()> {
+        let ExecOn::Cpu { exec, store, ring, small } = &mut self.on else { unreachable!("only called for the CPU") };
+        let store = &mut *store.lock();
         let rules = update.map(|update| {
             let rows = update.rows();
             let (elementwise, whole) = self.hyper[number * rows..][..rows].split_at(update.elementwise());
             cpu::Rules { optimizer: &update.optimizer, hyper: elementwise, whole }
         });
-        exec.run(&mut store, Key { seed: row.seed, step: row.draw() }, row.step, row.phases(), rules, done);
+        let key = Key { seed: row.seed, step: row.draw() };
+        // The threads of the device do not wait for other ranks, whose work may need the same threads.
+        while let Some(at) = cpu::work(*small, || exec.run(store, key, row.step, row.phases(), rules, &mut done)) {
+            let all = gather(exec.sent(store, at))?;
+            exec.receive(at, &all);
+        }
         if let Some(ring) = ring {
             let ring = &mut *lock(ring);
             let kept = &mut ring.rows[(row.batch % RING as u64) as usize];
             let (outputs, tail) = kept.split_at_mut(ring.outputs);
             for (value, output) in outputs.iter_mut().zip(0..exec.outputs()) {
-                *value = exec.number(&store, output);
+                *value = exec.number(store, output);
             }
             tail.iter_mut().zip([store.guard.norm, store.guard.largest, store.guard.spread]).for_each(|(to, from)| *to = from);
             if let (Some(number), false) = (row.norms, ring.norms.is_empty()) {
@@ -752,23 +775,28 @@ impl Engine {
                 ring.norms[at] = store.measured();
             }
         }
+        Ok(())
     }
     /// Runs one step with a clock around each kernel and a wait at the end. Times are in seconds from `zero`.
-    pub async fn profile(&mut self, row: &StepRow, fed: bool, update: Option<&Updater>, zero: Instant) -> Result<StepTimes> {
+    pub async fn profile(
+        &mut self,
+        row: &StepRow,
+        fed: bool,
+        update: Option<&Updater>,
+        gather: Gather<'_>,
+        zero: Instant,
+    ) -> Result<StepTimes> {
         self.expect(std::slice::from_ref(row), update)?;
-        let small = match &mut self.on {
-            ExecOn::Gpu(exec) => return exec.profile(row, &self.hyper, fed, zero).await,
-            ExecOn::Cpu { small, .. } => *small,
-        };
+        if let ExecOn::Gpu(exec) = &mut self.on {
+            return exec.profile(row, &self.hyper, fed, gather, zero).await;
+        }
         let begun = zero.elapsed().as_secs_f64();
         let (mut times, mut last) = (StepTimes::default(), begun);
-        cpu::work(small, || {
-            self.run_here(0, row, update, |kernel, _| {
-                let now = zero.elapsed().as_secs_f64();
-                times.device.push((kernel, last, now));
-                last = now;
-            })
-        });
+        self.run_here(0, row, update, gather, |kernel, _| {
+            let now = zero.elapsed().as_secs_f64();
+            times.device.push((kernel, last, now));
+            last = now;
+        })?;
         times.lap("kernels", zero, begun);
         Ok(times)
     }

@@ -154,6 +154,8 @@ pub(crate) struct Inner {
     /// The number of the recomputation that new nodes belong to, or 0.
     copy: u32,
     streams: u32,
+    /// The node of the [shares](Graph::shares) of the ranks.
+    shares: Option<usize>,
 }
 
 impl Inner {
@@ -228,17 +230,23 @@ fn texts(operands: &[impl fmt::Display]) -> Vec<String> {
 pub struct Graph {
     pub(crate) inner: RefCell<Inner>,
     training: bool,
+    ranks: Option<(usize, usize)>,
 }
 
 impl Graph {
     /// Makes a graph for training. Dropout sets elements to zero in such a graph.
     pub fn training() -> Graph {
-        Graph { inner: RefCell::default(), training: true }
+        Graph { inner: RefCell::default(), training: true, ranks: None }
+    }
+    /// Makes a graph for training whose batch norms take the statistics of all ranks. `ranks` has the number of this rank and the number
+    /// of all ranks.
+    pub(crate) fn training_over(ranks: Option<(usize, usize)>) -> Graph {
+        Graph { ranks, ..Graph::training() }
     }
     /// Makes a graph for prediction. Dropout passes all elements through in such a graph. A trainer refuses such a graph if one of
     /// its layers works differently in training.
     pub fn inference() -> Graph {
-        Graph { inner: RefCell::default(), training: false }
+        Graph { inner: RefCell::default(), training: false, ranks: None }
     }
     /// Returns true if the graph is for training.
     ///
@@ -352,6 +360,18 @@ impl Graph {
         if !mean.is_dead() && !weight.is_dead() {
             self.inner.borrow_mut().weights.insert(mean.id, weight.id);
         }
+    }
+    /// Returns the number of this rank and the number of all ranks, if batch norms take the statistics of all ranks.
+    pub(crate) fn ranks(&self) -> Option<(usize, usize)> {
+        self.ranks
+    }
+    /// Returns wᵣ / wₖ for each rank r: `[ranks, 1]`. wᵣ is the weight of rank r in the loss of all ranks, and k is this rank. `None` as
+    /// long as the weights are not known.
+    pub(crate) fn shares(&self) -> Option<Tensor<'_>> {
+        self.inner.borrow().shares.map(|id| self.tensor(id))
+    }
+    pub(crate) fn set_shares(&self, shares: Tensor) {
+        self.inner.borrow_mut().shares = (!shares.is_dead()).then_some(shares.id);
     }
     /// Makes it an error to run this graph before a trainer has made a step or has loaded parameters. Layers call this method if
     /// their state has no meaning before that. If several layers call it, the error describes the first call.

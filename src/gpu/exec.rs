@@ -12,6 +12,7 @@ use crate::{
         pace::{MOST, Pace},
         profile::{Clocks, record},
         ring::GpuRing,
+        run::Pause,
         shader::STEP_BYTES,
         store::GpuStore,
     },
@@ -164,6 +165,8 @@ pub struct GpuExec {
     feed: Option<Feed>,
     collect: Option<Arc<Collected>>,
     ring: Option<Arc<GpuRing>>,
+    /// The steps of the plan at which a run pauses for the values of other ranks.
+    pauses: Arc<[Pause]>,
     pace: Pace,
     /// The size of all buffers made for the plan in bytes, without the buffers of the feed.
     bytes: u64,
@@ -231,6 +234,7 @@ impl GpuExec {
             feed: None,
             collect: None,
             ring: options.ring.cloned(),
+            pauses: Pause::all(plan).into(),
             pace: Pace::default(),
             bytes,
             done: Counters { allocations, ..Counters::default() },
@@ -506,6 +510,21 @@ impl GpuExec {
         self.counting.reads.fetch_add(reads as u64, Relaxed);
         self.counting.waits.fetch_add(waits as u64, Relaxed);
         self.counting.bytes_read.fetch_add(bytes, Relaxed);
+    }
+    pub(super) fn pauses(&self) -> Arc<[Pause]> {
+        self.pauses.clone()
+    }
+    /// Reads a tensor of this many elements after all parts submitted so far.
+    pub(super) fn read_at(&self, (loc, elements): (Loc, usize)) -> Result<Vec<f32>> {
+        let from = self.buffers.place(&self.store, None, loc, elements).expect("tensors of the plan have places");
+        self.count_read(elements);
+        pollster::block_on(self.gpu.read(&[(from.buffer, from.offset, elements)]))
+    }
+    /// Writes a tensor of this many elements before the parts that follow.
+    pub(super) fn write_at(&self, (loc, elements): (Loc, usize), values: &[f32]) {
+        let to = self.buffers.place(&self.store, None, loc, elements).expect("tensors of the plan have places");
+        self.gpu.queue.write_buffer(to.buffer, to.offset, bytemuck::cast_slice(&values[..elements]));
+        self.counting.bytes_uploaded.fetch_add(elements as u64 * 4, Relaxed);
     }
     fn count_read(&self, words: usize) {
         self.read_parts(1, 1, words as u64 * 4);

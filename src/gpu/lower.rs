@@ -53,7 +53,7 @@ impl BoundPass<'_> {
 /// Returns every pass of these steps, in order.
 fn works(steps: &[Step]) -> Result<Vec<BoundPass<'_>>> {
     let mut all = Vec::new();
-    for (kernel, step) in steps.iter().filter(|s| !s.is_alias()).enumerate() {
+    for (kernel, step) in steps.iter().filter(|s| !s.is_alias()).enumerate().filter(|(_, s)| !s.is_exchange()) {
         let Some(chosen) = &step.kernel else {
             return Err(Error::argument(&step.label, "this step was planned for the CPU: it has no kernel"));
         };

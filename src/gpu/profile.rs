@@ -8,6 +8,7 @@ use crate::{
         lower::Dispatch,
     },
     optim::Hyper,
+    plan::Gather,
     profile::{Clock, StepTimes},
 };
 use std::time::Instant;
@@ -165,10 +166,17 @@ impl Gpu {
 
 impl GpuExec {
     /// Runs one step as [`submit`](GpuExec::submit) does, waits for it and measures it. Times are in seconds from `zero`.
-    pub(crate) async fn profile(&mut self, row: &StepRow, hyper: &[Hyper], fed: bool, zero: Instant) -> Result<StepTimes> {
+    pub(crate) async fn profile(
+        &mut self,
+        row: &StepRow,
+        hyper: &[Hyper],
+        fed: bool,
+        gather: Gather<'_>,
+        zero: Instant,
+    ) -> Result<StepTimes> {
         self.finish()?;
         let mut clocks = Clocks::new(self.gpu(), self.all_dispatches(fed), zero).await?;
-        self.begin(row, hyper, fed, Some(&mut clocks))?.end()?;
+        self.submit_pausing(row, hyper, fed, gather, Some(&mut clocks))?;
         self.finish()?;
         clocks.lap("wait");
         clocks.read(self.gpu()).await

@@ -8,6 +8,8 @@ use crate::{
         profile::Clocks,
     },
     optim::Hyper,
+    plan::{Gather, Loc, Plan},
+    shape::Shape,
 };
 use std::time::Instant;
 
@@ -34,6 +36,53 @@ impl GpuExec {
         let mut run = Run { exec: self, row: *row, fed, clocks, next: 0, started: Instant::now() };
         run.lap("upload");
         Ok(run)
+    }
+}
+
+/// A step of the plan at which a run pauses for the values of other ranks.
+#[derive(Clone, Copy)]
+pub(super) struct Pause {
+    /// The number of the step in the plan, without aliases.
+    kernel: usize,
+    from: (Loc, usize),
+    to: (Loc, usize),
+}
+
+impl Pause {
+    /// Returns the pauses of a run of a plan, in order.
+    pub fn all(plan: &Plan) -> Vec<Pause> {
+        let steps = plan.steps.iter().filter(|step| !step.is_alias()).enumerate().filter(|(_, step)| step.is_exchange());
+        let of = |(loc, shape): (Loc, Shape)| (loc, shape.elements());
+        steps.map(|(kernel, step)| Pause { kernel, from: of(step.inputs[0]), to: of(step.output) }).collect()
+    }
+}
+
+impl GpuExec {
+    /// Runs the plan once. The run pauses for each exchange: the host reads the values of this rank and writes those of all ranks.
+    ///
+    /// # Errors
+    /// The error of `gather`, and the errors of [`submit_steps`](GpuExec::submit_steps).
+    pub fn submit_over_ranks(&mut self, row: &StepRow, hyper: &[Hyper], fed: bool, gather: Gather) -> Result<()> {
+        self.submit_pausing(row, hyper, fed, gather, None)
+    }
+    /// [`submit_over_ranks`](GpuExec::submit_over_ranks). With `clocks`, the run is measured.
+    pub(super) fn submit_pausing(
+        &mut self,
+        row: &StepRow,
+        hyper: &[Hyper],
+        fed: bool,
+        gather: Gather,
+        clocks: Option<&mut Clocks>,
+    ) -> Result<()> {
+        let pauses = self.pauses();
+        let mut run = self.begin(row, hyper, fed, clocks)?;
+        for pause in pauses.iter() {
+            run.submit(pause.kernel, |_, _| ())?;
+            let all = gather(run.exec.read_at(pause.from)?)?;
+            run.exec.write_at(pause.to, &all);
+            run.lap("exchange values with ranks");
+        }
+        run.end()
     }
 }
 

@@ -104,6 +104,9 @@ impl<'g> Tensor<'g> {
     /// of the batch's variance. An inference graph uses the running statistics. Running an inference graph before a step or a
     /// load of parameters is an error.
     ///
+    /// A training over [ranks](crate::Trainer::distributed) uses the statistics of each rank's own samples. With
+    /// [`Trainer::sync_batch_norm`](crate::Trainer::sync_batch_norm) it uses those of all samples.
+    ///
     /// It is a mistake if the input has fewer than two axes, or if a training graph has only one value for each channel.
     ///
     /// ```
@@ -145,7 +148,7 @@ impl<'g> Tensor<'g> {
         let n = shape.elements() / c;
         let why = match (0.0..=1.0).contains(&momentum) {
             false => Some(format!("the momentum is {momentum}, but must be in 0..=1")),
-            true if !frozen && g.trains("batch_norm", &[self], place) && n == 1 => {
+            true if !frozen && g.trains("batch_norm", &[self], place) && n == 1 && g.ranks().is_none() => {
                 Some("in training each channel needs more than one value; use a larger batch".into())
             }
             true => None,
@@ -161,13 +164,17 @@ impl<'g> Tensor<'g> {
         let running_var = g.state(&names[1], [c], Init::Ones);
         let y = if !frozen && g.trains("batch_norm", &[self], place) {
             let axes = (0..shape.rank()).filter(|&a| a != 1).collect();
-            let (y, [mean, var]) = self.normalise_over(axes, eps, weight);
+            let (y, [mean, var], count) = self.normalise_over(axes, eps, weight);
             // A variance that overflows is replaced by the largest finite number. A running average could never recover from
             // infinity.
             let finite = |t: Tensor<'g>| t.minimum(f32::MAX);
-            let follow = |old: Tensor<'g>, new: Tensor<'g>, share: f32| old * (1.0 - momentum) + new.reshape([c]) * share;
-            g.assign(&names[0], follow(running_mean, mean, momentum));
-            let share = momentum * (n as f64 / (n - 1) as f64) as f32;
+            let follow = |old: Tensor<'g>, new: Tensor<'g>, share: Tensor<'g>| old * (1.0 - momentum) + new.reshape([c]) * share;
+            g.assign(&names[0], follow(running_mean, mean, g.scalar(momentum)));
+            let share = match count {
+                // The variance of a single value is 0.
+                Some(count) => count / (count - 1.0).maximum(1.0) * momentum,
+                None => g.scalar(momentum * (n as f64 / (n - 1) as f64) as f32),
+            };
             g.assign(&names[1], finite(follow(running_var, finite(var), share)));
             y
         } else {

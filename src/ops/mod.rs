@@ -204,7 +204,9 @@ mod einsum;
 mod lines;
 mod parts;
 mod product;
+pub(crate) mod synced;
 
+pub(crate) mod all_gather;
 pub(crate) mod argmax;
 pub mod attention;
 pub(crate) mod comoment;
@@ -261,6 +263,7 @@ macro_rules! ops {
 // The list of all ops. Each line names a file, its op and, in brackets, further ops of the file. The rest of the crate knows an op only
 // by its line here and the line of its module above.
 ops! {
+    all_gather::AllGather,
     argmax::Argmax [Correct],
     attention::Attention [AttentionGrad],
     comoment::Comoment,

@@ -19,6 +19,7 @@ use crate::{
     kernel::{Caps, Kernel, Which},
     ops::{
         Op,
+        all_gather::is_exchange,
         map::{Expr, Fun, Inst, Map},
     },
     shape::{DType, Shape},
@@ -182,7 +183,7 @@ pub struct Step {
     pub output: (Loc, Shape),
     /// The slot of each scratch buffer of its kernel.
     pub scratch: Vec<usize>,
-    /// The chosen kernel. `None` in a plan for the CPU, and for an alias.
+    /// The chosen kernel. `None` in a plan for the CPU, for an alias, and for an exchange with other ranks.
     pub kernel: Option<Kernel>,
     /// Whether the WGSL of its kernel is compiled without checks. See [`Checks`](crate::kernel::Checks).
     pub(crate) unchecked: bool,
@@ -212,6 +213,10 @@ impl Step {
     /// Whether the step does nothing, because the output shares the input's memory.
     pub fn is_alias(&self) -> bool {
         self.op().is_some_and(|op| op.is_alias())
+    }
+    /// Whether a run pauses at this step, for the values of other ranks.
+    pub(crate) fn is_exchange(&self) -> bool {
+        self.op().is_some_and(|op| is_exchange(&**op))
     }
     /// Returns the number of floating-point operations. The operations of an update are not counted, so it has 0.
     pub fn flops(&self) -> u64 {
@@ -284,6 +289,15 @@ pub struct Plan {
     pub untrained: Option<Error>,
     /// The number of bytes of activations if every tensor had its own buffer.
     pub unplanned_bytes: u64,
+}
+
+/// Exchanges values with the other ranks while a run of a plan pauses: takes the values of this rank and returns those of all ranks, in the
+/// order of the ranks.
+pub(crate) type Gather<'a> = &'a mut dyn FnMut(Vec<f32>) -> Result<Vec<f32>>;
+
+/// The [`Gather`] of plans without exchanges.
+pub(crate) fn no_gather(_: Vec<f32>) -> Result<Vec<f32>> {
+    unreachable!("only the plans of a training over ranks have exchanges")
 }
 
 /// The options of lowering a graph.
@@ -360,7 +374,7 @@ impl Draft {
     /// Returns every op that needs a kernel, with the shapes of its inputs and its output and the line that built it.
     pub fn ops(&self) -> impl Iterator<Item = (&Arc<dyn Op>, Vec<Shape>, Shape, Place)> {
         let op = |id: usize| {
-            let (op, node) = (self.ir.op(id).filter(|op| !op.is_alias())?, &self.ir.nodes[id]);
+            let (op, node) = (self.ir.op(id).filter(|op| !op.is_alias() && !is_exchange(&***op))?, &self.ir.nodes[id]);
             Some((op, self.ir.shapes(id), node.shape, node.place))
         };
         (0..self.ir.nodes.len()).filter_map(op)
@@ -447,6 +461,10 @@ impl Plan {
         }
     }
 
+    /// Returns the number of times that a run pauses for the values of other ranks.
+    pub(crate) fn exchanges(&self) -> usize {
+        self.steps.iter().filter(|step| step.is_exchange()).count()
+    }
     /// Returns whether some of its steps measure norms.
     pub(crate) fn measures(&self) -> bool {
         self.steps.iter().any(|step| step.phase == Phase::Measure)

@@ -90,7 +90,7 @@ impl Trainer {
     pub(super) fn step_plan(&self, key: Batch) -> Result<Plan> {
         let plan = match &self.graph_plan {
             Some(plan) => plan.clone(),
-            None => self.draft(key.samples().unwrap_or(1))?.lower(&self.device.plan_options()),
+            None => self.draft(key)?.lower(&self.device.plan_options()),
         };
         let mut plan = self.complete(key, plan)?;
         // The buffers for gradients of micro-batches stay allocated after their first use.
@@ -118,7 +118,7 @@ impl Trainer {
     }
     pub(super) fn memory_of(&self, plan: &Plan) -> Result<Memory> {
         let (fed, data) = (self.fed(), self.held.iter().map(Held::bytes).sum());
-        engine::memory(&self.device, plan, &self.store.layout(), &self.update, plan.outputs.len(), fed, data)
+        engine::memory(&self.device, plan, &self.store.layout(), &self.update, self.ring.outputs(), fed, data)
     }
     /// Returns the largest batch size for which [`fit`](Trainer::fit) fits into `bytes` of memory and the limits of the device.
     /// `None` stands for nine tenths of the memory that the device reports. The size is computed from plans of several sizes.

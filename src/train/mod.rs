@@ -34,6 +34,7 @@ mod saved;
 mod share;
 mod steps;
 mod summary;
+mod synced;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ use crate::{
     gpu::{Collected, Counters, StepRow},
     graph::{Graph, InputDef, ParamDef, Tensor},
     host::Host,
+    ops::synced::weigh_rank,
     optim::Optimizer,
     params::Status,
     plan::{Draft, Loc, Phase, Plan},
@@ -74,7 +76,7 @@ use plans::{Batch as Key, Latest};
 use ranks::Ranks;
 use readouts::Noise;
 use std::{collections::VecDeque, sync::Arc};
-use tally::{Tally, Tracked};
+use tally::{Tally, Tracked, weight_of_batch};
 
 /// A plan of the training graph at one batch size.
 struct Loaded {
@@ -161,6 +163,8 @@ pub struct Trainer {
     /// The batch size of evaluation, where the user set it.
     evaluation: Option<usize>,
     small: Option<evaluate::Small>,
+    /// Whether batch norm takes the statistics of all ranks.
+    sync_batch_norm: bool,
     /// The memory budget of the last call of `fit`, where it had one.
     budget: Option<u64>,
     seed: u64,
@@ -397,6 +401,7 @@ impl Trainer {
             seen: None,
             evaluation: None,
             small: None,
+            sync_batch_norm: false,
             budget: None,
             seed: 0,
             step: 0,
@@ -518,13 +523,14 @@ impl Trainer {
     async fn computed(&self, key: Key) -> Result<Plan> {
         let options = self.device.plan_options();
         match (&self.model, key.samples()) {
-            (Some(_), Some(batch)) => self.device.lower(self.draft(batch)?, &options).await,
+            (Some(_), Some(_)) => self.device.lower(self.draft(key)?, &options).await,
             (_, None) => Plan::new(&[Graph::training().scalar(0.0)], &[], &options),
             (None, _) => Ok(self.graph_plan.clone().expect("a trainer without a model is made of one graph")),
         }
     }
-    fn draft(&self, batch: usize) -> Result<Draft> {
-        let (draft, kept) = self.model("step")?.draft(&self.device, batch, &self.update.groups.statuses)?;
+    fn draft(&self, key: Key) -> Result<Draft> {
+        let batch = key.samples().unwrap_or(1);
+        let (draft, kept) = self.model("step")?.draft(&self.device, batch, &self.update.groups.statuses, self.synced(key))?;
         if kept != self.kept {
             let why = format!(
                 "in a batch of {batch} its loss has other terms than in batches of another size; its terms must not depend on the batch size"
@@ -538,6 +544,8 @@ impl Trainer {
         plan.bind_params(&self.params)?;
         let weighted = if let Key::Micro(_) = key { self.kept.weight(&plan.outputs)? } else { None };
         let weight = match (key, weighted) {
+            // See `training_draft`.
+            (Key::Micro(_), _) if self.synced(key).is_some() => plan.outputs.last().map(|output| output.0),
             (Key::Micro(_), Some(output)) => Some(plan.outputs[output].0),
             (Key::Micro(_) | Key::Mean, _) => {
                 plan.constants.push(Arc::new(Host::new(Shape::SCALAR, vec![samples(&plan) as f32])));
@@ -625,10 +633,14 @@ fn samples(plan: &Plan) -> usize {
     plan.inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1)
 }
 
-/// Returns the draft of a step, before kernels are chosen. It computes the outputs, the loss first, and the gradients.
+/// Returns the draft of a step, before kernels are chosen. It computes the outputs, the loss first, and the gradients. If batch norm takes
+/// the statistics of all ranks, the last output is the weight of this rank's micro-batch.
 #[track_caller]
 fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor, statuses: &[Status]) -> Result<Draft> {
-    Draft::new(outputs, &gradients(loss, statuses)?.0, &device.plan_options())
+    check_loss(loss)?;
+    let weight = loss.graph().ranks().map(|_| weigh_rank(weight_of_batch(loss)));
+    let outputs: Vec<Tensor> = outputs.iter().copied().chain(weight).collect();
+    Draft::new(&outputs, &gradients(loss, statuses)?.0, &device.plan_options())
 }
 
 /// Returns the tensor that a step computes for each parameter: a gradient, or the next value of a state. Also returns the names

@@ -191,8 +191,9 @@ impl Model {
         Ok(Written { outputs, loss, numbers, kept })
     }
     /// Returns the draft of a training step on `batch` samples, and the description of the numbers that the step reports.
-    pub fn draft(&self, device: &Device, batch: usize, statuses: &[Status]) -> Result<(Draft, Tracked)> {
-        let g = Graph::training();
+    /// `ranks` has the number of this rank and of all ranks, if batch norm takes the statistics of all of them.
+    pub fn draft(&self, device: &Device, batch: usize, statuses: &[Status], ranks: Option<(usize, usize)>) -> Result<(Draft, Tracked)> {
+        let g = Graph::training_over(ranks);
         let written = self.write(&g, batch)?;
         Ok((training_draft(device, &written.numbers, written.loss, statuses)?, written.kept))
     }

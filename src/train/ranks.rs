@@ -1,6 +1,8 @@
 //! Training over ranks: the ranks of a trainer, and all that they must agree on.
 
-use super::{Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, share::BUCKET};
+use super::{
+    Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, share::BUCKET, synced::Exchanges,
+};
 use crate::{
     data::Dataset,
     engine::Buckets,
@@ -31,6 +33,8 @@ pub(super) struct Ranks {
     pub last: Option<Batch>,
     /// The number of samples of each rank in `fit`, if the data is sharded.
     pub shards: Vec<usize>,
+    /// The exchanges of the micro-batches of this step so far.
+    pub exchanges: Exchanges,
 }
 
 /// A step whose times are measured.
@@ -54,6 +58,7 @@ impl Ranks {
             times: None,
             last: None,
             shards: Vec::new(),
+            exchanges: Exchanges::default(),
         }
     }
     /// Notes the host's work since the last call, if the step is traced.
@@ -103,8 +108,9 @@ impl Trainer {
     /// agree to rounding only. Each rank reads its own part of the data. The order of an epoch follows from the seed, so no data is sent. With
     /// [`Fit::sharded_data`] each rank has a data set of its own.
     ///
-    /// - Batch norm normalises over the micro-batch of a rank. A state of the model, such as a running average, becomes the mean over ranks
-    ///   after each step, weighted by samples. Accumulation assigns the state once for each micro-batch instead.
+    /// - Batch norm normalises over the micro-batch of a rank, unless [`sync_batch_norm`](Trainer::sync_batch_norm) is set. A state of the
+    ///   model, such as a running average, becomes the mean over ranks after each step, weighted by samples. Accumulation assigns the state
+    ///   once for each micro-batch instead.
     /// - All ranks have the same reports and the same history, but for times. Each rank evaluates the validation data. Decisions use the
     ///   numbers of rank 0. A callback that stops the training on one rank stops it on all.
     /// - Rank 0 alone shows [progress](Fit::progress) and writes [checkpoints](Fit::checkpoints) and the files of
@@ -143,9 +149,11 @@ impl Trainer {
         self.no_part("distributed")?;
         pollster::block_on(self.collect())?;
         self.ranks = (world.size() > 1).then(|| Ranks::new(world));
-        let agreed = self.facts().and_then(|facts| self.agree(facts));
-        self.told(agreed)?;
-        Ok(self)
+        if self.sync_batch_norm {
+            // Plans know the ranks.
+            self.drop_plans();
+        }
+        self.agreed()
     }
     /// Returns the number of this rank. It is 0 where the trainer has no ranks.
     pub(super) fn rank(&self) -> usize {
@@ -179,6 +187,12 @@ impl Trainer {
         let all: Vec<Facts> = all.iter().enumerate().map(read).collect::<Result<_>>()?;
         difference(&all).map_or(Ok(()), Err)
     }
+    /// Compares the facts of the trainer with those of the other ranks.
+    pub(super) fn agreed(self) -> Result<Trainer> {
+        let agreed = self.facts().and_then(|facts| self.agree(facts));
+        self.told(agreed)?;
+        Ok(self)
+    }
     /// Returns the facts of a trainer.
     fn facts(&self) -> Result<Facts> {
         if self.ranks.is_none() {
@@ -192,6 +206,7 @@ impl Trainer {
         facts.push(fact("the optimizer", self.update.optimizer.name()));
         facts.push(fact("the learning rate", format!("{:?}", self.update.optimizer.base_lr())));
         facts.extend(self.options().into_iter().map(|(name, value)| fact(format!("the option {name} of the optimizer"), value)));
+        facts.push(fact("sync_batch_norm", self.sync_batch_norm));
         facts.extend([fact("the seed", self.seed), fact("a number of steps of", self.step), fact("a number of epochs of", self.epoch)]);
         // Different kinds of devices round differently, so only the start is the same on all of them.
         let device = if self.step > 0 { self.device.to_string() } else { String::new() };

@@ -1,6 +1,6 @@
 //! A step over ranks: each rank computes its micro-batches, and all ranks make the update with the mean gradient.
 
-use super::{Made, Trainer, plans::Batch, ranks::Traced};
+use super::{Made, Trainer, plans::Batch, ranks::Traced, synced::gather_values};
 use crate::{
     engine::{Buckets, RING, RingRows},
     error::{Error, Result},
@@ -119,7 +119,10 @@ impl Trainer {
             let (tag, now) = (Tag { step, what: What::Grads(sent.len() as u32) }, Instant::now());
             sent.push((world.reduce(tag, sum, Some(weight)), now));
         };
-        loaded.engine.run_sending(&self.rows, fed, &self.update, &mut buckets, send).await?;
+        let left = loaded.engine.exchanges();
+        let mut gather = gather_values(&mut self.ranks, step, left, true);
+        loaded.engine.run_sending(&self.rows, fed, &self.update, &mut gather, &mut buckets, send).await?;
+        drop(gather);
         self.ran(key, fed, end);
         if let Some(ranks) = &mut self.ranks {
             (ranks.last, ranks.buckets) = (Some(key), Some(buckets));
@@ -168,6 +171,7 @@ impl Trainer {
     /// `sent` has the means of the first buckets of gradients, whose exchange has begun.
     pub(super) async fn share(&mut self, mut sent: Sent) -> Result<()> {
         let Some(world) = self.ranks.as_ref().map(|ranks| ranks.world.clone()) else { return Ok(()) };
+        self.follow()?;
         let (layout, width) = (self.store.layout(), self.ring.outputs());
         let made = mem::take(&mut self.unread);
         let read = self.rows_of(&made).await?;
@@ -236,7 +240,13 @@ impl Trainer {
             all.add_spread(f64::from(guard.spread));
             all.over.iter_mut().zip(guard.over).for_each(|(all, own)| *all |= own);
         }
-        if let Some(states) = states {
+        if let Some(mut states) = states {
+            if self.sync_batch_norm {
+                // A rank with fewer micro-batches has not seen the last statistics of all ranks.
+                let most = parts.iter().map(|part| part.rows.len()).max().unwrap_or(0);
+                let fewer = states.iter_mut().zip(&parts).filter(|(_, part)| part.rows.len() < most);
+                fewer.for_each(|(state, _)| state.clear());
+            }
             let weights: Vec<f32> = parts.iter().map(|part| part.guard.weight).collect();
             self.store.write_assigned(pieces(mean_state(&states, &weights), &layout.pieces[layout.state_pieces()]))?;
         }

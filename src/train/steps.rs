@@ -4,12 +4,14 @@ use super::{
     Loaded, Made, Trainer, check_finite,
     plans::{Batch, Latest},
     ranks::Traced,
+    synced::gather_values,
 };
 use crate::{
     engine::check_input,
     error::{Error, Result},
     gpu::StepRow,
     host::Host,
+    plan::no_gather,
     profile::{Exchange, Peaks, Profile, StepTimes, median},
     world::What,
 };
@@ -158,7 +160,8 @@ impl Trainer {
     pub(super) fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
         let end = self.number(batches);
         let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
-        loaded.engine.run(&self.rows, fed, Some(&self.update))?;
+        let left = loaded.engine.exchanges();
+        loaded.engine.run(&self.rows, fed, Some(&self.update), &mut gather_values(&mut self.ranks, self.step, left, false))?;
         self.ran(key, fed, end);
         Ok(())
     }
@@ -201,7 +204,9 @@ impl Trainer {
         for _ in 0..steps {
             let end = self.number([(true, 0)]);
             let loaded = self.plans.get_mut(key).expect("it was there before the steps");
-            let mut time = loaded.engine.profile(&self.rows[0], false, Some(&self.update), zero).await?;
+            let mut gather = gather_values(&mut self.ranks, self.step, loaded.engine.exchanges(), true);
+            let mut time = loaded.engine.profile(&self.rows[0], false, Some(&self.update), &mut gather, zero).await?;
+            drop(gather);
             self.ran(key, false, end);
             self.share(Default::default()).await?;
             time.lap("exchange and update", zero, 0.0);
@@ -276,7 +281,7 @@ impl Trainer {
             self.make_room(1).await?;
             let row = StepRow { seed: self.seed, step: self.step, batch: self.batches, sample, ..StepRow::default() };
             let loaded = self.plans.get_mut(key).expect("the last step was made on it");
-            times.push(loaded.engine.profile(&row, fed, Some(&self.update), zero).await?);
+            times.push(loaded.engine.profile(&row, fed, Some(&self.update), &mut no_gather, zero).await?);
             self.unread.push(Made { row, samples: loaded.batch, given: key == Batch::Given });
             (self.step, self.batches) = (self.step + 1, self.batches + 1);
         }

@@ -258,6 +258,14 @@ impl Tally {
     }
 }
 
+/// Returns the weight of the loss of a batch in the mean over several batches: the number of samples, or the sum of weights that the loss
+/// divides by. [`Tracked::weight`] refuses a loss for which no single weight is right.
+pub(super) fn weight_of_batch(loss: Tensor) -> Tensor {
+    let g = loss.graph();
+    let samples = || g.inner.borrow().inputs.first().and_then(|x| x.shape.dims().first().copied()).unwrap_or(1);
+    weighted_means(loss).0.first().map_or_else(|| g.scalar(samples() as f32), |term| term.2)
+}
+
 /// Finds the weighted means in a loss. Each comes with its factor and the tensor of its weight. Also returns whether other
 /// terms of the loss depend on the batch.
 fn weighted_means(loss: Tensor) -> (Vec<(Tensor, f64, Tensor)>, bool) {

@@ -10,7 +10,7 @@ use downhill::{
 use std::ops::ControlFlow;
 
 /// The rank at fault and the reason.
-fn fault<T: std::fmt::Debug>(result: Result<T, Error>) -> (usize, String) {
+pub fn fault<T: std::fmt::Debug>(result: Result<T, Error>) -> (usize, String) {
     match result {
         Err(Error::Rank { rank, why, .. }) => (rank, why),
         other => panic!("no error of a rank: {other:?}"),

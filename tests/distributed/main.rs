@@ -10,6 +10,7 @@ mod files;
 mod overlap;
 mod parts;
 mod shards;
+mod synced;
 mod traces;
 
 use common::{BOTH, On, Suite, bits};
@@ -34,6 +35,15 @@ fn main() {
     suite.test("a profile", exact::profile);
     suite.test("a loop of one's own", exact::own_loop);
     suite.test("a limit of memory", exact::memory);
+    for on in [On::Cpu, On::Gpu, On::Pieces] {
+        suite.on(on, "batch norm over ranks, against the whole batch", synced::whole_batch);
+        suite.on(on, "batch norm over ranks, with means far from 0", synced::far_means);
+        suite.on(on, "batch norm over ranks, with sample weights", synced::weighted);
+        suite.on(on, "batch norm over ranks, for epochs", synced::epochs);
+    }
+    suite.test("batch norm over ranks, in a loop of one's own", synced::own_loop);
+    suite.test("batch norm over ranks, refused", synced::refused);
+    suite.on(On::Gpu, "batch norm over ranks, beside the CPU", synced::mixed);
     suite.on(On::Gpu, "the bits of accumulation", exact::on);
     suite.on(On::Pieces, "the bits of accumulation", exact::on);
     suite.on(On::Gpu, "beside the CPU", exact::mixed);

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     suite.on(On::Gpu, "the bits of accumulation", on_gpu);
     suite.test("gradients in 16 bits", wires);
     suite.test("4 ranks, and 2 that go on", resumed);
+    suite.test("batch norm over ranks", synced);
     suite.test("without mpirun", alone);
     suite.test("a rank that is slow", slow);
     suite.test("ranks that differ", differ);
@@ -114,6 +115,11 @@ fn rank(job: &str, folder: &Path) -> Check {
             let mut trainer = trainer(optimizer("sgd"))?.distributed(&world)?;
             trainer.fit(&digits(), fit(world.size()).check_weights(1))?;
             save(&trainer)
+        }
+        "synced" => {
+            let mut trainer = trainer(optimizer("adam"))?.sync_batch_norm(true)?.distributed(&world)?;
+            trainer.fit(&digits(), fit(world.size()))?;
+            Ok(fs::write(folder.join(format!("{job}-{me}")), format!("{:?}", weights(&trainer)?))?)
         }
         "first" | "second" => {
             let checkpoints = Checkpoints::new(folder.join("checkpoints")).every_steps(3);
@@ -274,6 +280,27 @@ fn wires() -> Check {
         assert!(all[0] == all[1] && all[0] == all[2], "{job}: the ranks differ");
         assert!(!seen.contains(&all[0]), "{job} has the bits of another format");
         seen.extend(all);
+    }
+    Ok(())
+}
+
+/// Processes have the bits of threads, running averages too. The last step has 6 samples, so that two of four ranks have none.
+fn synced() -> Check {
+    for n in [2, 4] {
+        let folder = tempfile::tempdir()?;
+        run(n, "synced", folder.path())?;
+        let want: Vec<String> = thread::scope(|scope| {
+            let rank = |world: World| -> downhill::Result<String> {
+                let mut trainer = trainer(optimizer("adam"))?.sync_batch_norm(true)?.distributed(&world)?;
+                trainer.fit(&digits(), fit(n))?;
+                Ok(format!("{:?}", weights(&trainer)?))
+            };
+            let all: Vec<_> = World::threads(n).into_iter().map(|world| scope.spawn(move || rank(world))).collect();
+            all.into_iter().map(|one| one.join().expect("a rank does not panic")).collect::<downhill::Result<_>>()
+        })?;
+        for (rank, want) in want.iter().enumerate() {
+            assert!(got(folder.path(), "synced", rank)? == *want, "rank {rank} of {n} has other bits");
+        }
     }
     Ok(())
 }
