@@ -52,14 +52,16 @@ pub struct CpuStore {
     pub layout: Layout,
     pub params: Vec<Vec<f32>>,
     pub grads: Vec<Vec<f32>>,
-    /// For each piece, the elements at which another parameter group begins. See [`Layout::runs`].
+    /// For each part, the elements at which another parameter group begins. See [`Layout::runs`].
     runs: Vec<Vec<(usize, usize)>>,
-    /// For each piece, the elements at which another parameter begins.
+    /// For each part, the elements at which another parameter begins.
     ends: Vec<Vec<(usize, usize)>>,
-    /// The norms and ratios of the parameters in each piece, if the rule uses ratios.
+    /// The norms and ratios of the parameters in each part, if the rule uses ratios.
     trusts: Vec<Vec<Trust>>,
     /// The optimizer states, by state and then by piece.
     pub states: Vec<Vec<Vec<f32>>>,
+    /// The averages of all trained weights, by piece, if this rank updates a part of them alone. Empty until they are gathered.
+    pub average: Vec<Vec<f32>>,
     /// The gradients of a micro-batch. Empty until a plan needs them.
     micro: Vec<Vec<f32>>,
     /// The weights before the update, in steps that measure norms. Empty until a plan needs them.
@@ -176,14 +178,16 @@ impl CpuStore {
         let next = zeros(&layout, "next state", layout.state_pieces())?;
         let squares = vec![Squares::default(); layout.ranges.len()];
         let norms = vec![[0.0; MEASURED]; layout.ranges.len()];
-        let runs = (0..layout.trained).map(|piece| layout.runs(piece)).collect();
-        let ends = (0..layout.trained).map(|piece| layout.ends(piece).collect()).collect();
-        let trusts = vec![Vec::new(); layout.trained];
+        let parts = 0..layout.parts.len();
+        let runs = parts.clone().map(|part| layout.runs(part)).collect();
+        let ends = parts.clone().map(|part| layout.ends(part).collect()).collect();
+        let trusts = vec![Vec::new(); parts.len()];
         Ok(CpuStore { params, grads, states, next, squares, norms, runs, ends, trusts, layout, ..CpuStore::default() })
     }
     /// Sets state `k` to the trained weights.
     pub fn start_average(&mut self, k: usize) {
-        self.states[k].iter_mut().zip(&self.params).for_each(|(state, w)| state.copy_from_slice(w));
+        let weights = self.layout.parts.iter().map(|part| &self.params[part.piece][part.of()]);
+        self.states[k].iter_mut().zip(weights).for_each(|(state, w)| state.copy_from_slice(w));
     }
     fn param(&self, i: usize) -> &[f32] {
         let range = self.layout.ranges[i];
@@ -198,9 +202,10 @@ impl CpuStore {
             false => to.copy_from_slice(from),
         }
     }
-    /// Exchanges the trained weights and state `k`. Nothing is copied.
+    /// Exchanges the trained weights and state `k`, or the gathered averages. Nothing is copied.
     fn exchange(&mut self, k: usize) {
-        self.params.iter_mut().zip(&mut self.states[k]).for_each(|(w, state)| mem::swap(w, state));
+        let average = if self.average.is_empty() { &mut self.states[k] } else { &mut self.average };
+        self.params.iter_mut().zip(average).for_each(|(w, state)| mem::swap(w, state));
     }
     /// Makes the buffers for the gradients of micro-batches, unless they exist.
     pub fn hold_micro(&mut self) -> Result<()> {
@@ -225,8 +230,8 @@ impl CpuStore {
     /// Returns the norms and ratios of the last update, by parameter.
     pub fn trusts(&self) -> Vec<Trust> {
         let mut all = vec![Trust::default(); self.layout.ranges.len()];
-        for (piece, trusts) in self.trusts.iter().enumerate() {
-            self.layout.segments(piece).zip(trusts).for_each(|((i, _), &trust)| all[i] = trust);
+        for (part, trusts) in self.trusts.iter().enumerate() {
+            self.layout.own(part).zip(trusts).for_each(|((i, _), &trust)| all[i] = trust);
         }
         all
     }
@@ -331,18 +336,18 @@ impl CpuStore {
         self.guard.refuse(step, over);
     }
     /// Stops the step if the update would make a number infinite or NaN.
-    fn attempt(&mut self, piece: usize, step: u64, Rules { optimizer, hyper, .. }: Rules) {
+    fn attempt(&mut self, number: usize, step: u64, Rules { optimizer, hyper, .. }: Rules) {
         if self.guard.trial != 2 {
             return;
         }
-        let count = optimizer.kept();
-        let mut states = states(self.states[..count].iter_mut(), piece);
-        let (w, g) = (&mut self.params[piece], &self.grads[piece]);
+        let (count, part) = (optimizer.kept(), self.layout.parts[number]);
+        let mut states = states(self.states[..count].iter_mut(), number);
+        let (w, g) = (&mut self.params[part.piece][part.of()], &self.grads[part.piece][part.of()]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
-        let over = optimizer.try_update(Settings { hyper, runs: &runs[piece] }, &self.guard, w, g, &mut states[..count]);
+        let over = optimizer.try_update(Settings { hyper, runs: &runs[number] }, &self.guard, w, g, &mut states[..count]);
         (0..=MAX_STATES).filter(|k| over >> k & 1 != 0).for_each(|k| self.refuse(step, k));
     }
-    fn apply(&mut self, piece: usize, Rules { optimizer, hyper, .. }: Rules) {
+    fn apply(&mut self, number: usize, Rules { optimizer, hyper, .. }: Rules) {
         if self.guard.halt != 0 {
             return;
         }
@@ -350,25 +355,26 @@ impl CpuStore {
         let (kept, others) = self.states.split_at_mut(optimizer.kept());
         let average = others.last_mut().filter(|_| optimizer.is_averaged());
         let count = kept.len() + usize::from(average.is_some());
-        let mut states = states(kept.iter_mut().chain(average), piece);
-        let (w, g) = (&mut self.params[piece], &self.grads[piece]);
+        let (mut states, part) = (states(kept.iter_mut().chain(average), number), self.layout.parts[number]);
+        let (w, g) = (&mut self.params[part.piece][part.of()], &self.grads[part.piece][part.of()]);
         let runs = if optimizer.has_ratio() { &self.ends } else { &self.runs };
-        let (settings, trusts) = (Settings { hyper, runs: &runs[piece] }, &mut self.trusts[piece]);
+        let (settings, trusts) = (Settings { hyper, runs: &runs[number] }, &mut self.trusts[number]);
         optimizer.update(settings, &self.guard, w, g, &mut states[..count], trusts);
-        if piece + 1 < self.layout.elementwise().end {
+        if number + 1 < self.layout.elementwise().end {
             return;
         }
         self.sizes = self.sizes.after(optimizer, self.guard.reach(optimizer.clip()), hyper);
         if self.sizes.are_near() || self.guard.strict != 0 {
             // The exact sizes are measured only if the bounds cannot exclude an overflow.
-            let slow = self.states.last().filter(|_| optimizer.looks_ahead());
-            let weights = [&self.params].into_iter().chain(slow).flat_map(|all| &all[self.layout.elementwise()]).map(Vec::as_slice);
+            let (parts, slow) = (self.layout.elementwise().end, self.states.last().filter(|_| optimizer.looks_ahead()));
+            let own = self.layout.parts[..parts].iter().map(|part| &self.params[part.piece][part.of()]);
+            let weights = own.chain(slow.into_iter().flat_map(|all| &all[..parts]).map(Vec::as_slice));
             self.sizes = Bounds::of(weights, self.states.iter().map(Vec::as_slice), optimizer);
         }
     }
-    fn follow_average(&mut self, piece: usize, Rules { optimizer, hyper, .. }: Rules) {
-        let average = self.states.last_mut().filter(|_| self.guard.halt == 0);
-        average.into_iter().for_each(|average| optimizer.follow(hyper, &mut average[piece], &mut self.params[piece]));
+    fn follow_average(&mut self, number: usize, Rules { optimizer, hyper, .. }: Rules) {
+        let (average, part) = (self.states.last_mut().filter(|_| self.guard.halt == 0), self.layout.parts[number]);
+        average.into_iter().for_each(|average| optimizer.follow(hyper, &mut average[number], &mut self.params[part.piece][part.of()]));
     }
     /// Computes the norms of the parameters of a piece.
     fn measure(&mut self, piece: usize) {

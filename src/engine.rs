@@ -8,8 +8,8 @@ use crate::{
     graph::ParamDef,
     host::{self, Host},
     optim::{Groups, Guard, Hyper, MEASURED, Optimizer, Parts, ROW, Readouts, Trust, Whole, blend},
-    params::{Layout, Status},
-    plan::{Gather, Loc, Memory, Plan},
+    params::{Layout, Owners, Status},
+    plan::{Flat, Gather, Loc, Memory, Plan},
     profile::{self, KernelTime, StepTimes},
     rng::Key,
     threads::lock,
@@ -34,26 +34,30 @@ pub(crate) struct Updater {
     pub since: u64,
     /// The update of whole parameters, for a rule that is written with tensors.
     pub whole: Option<Whole>,
+    /// The ranks that share the update. `None` if this rank updates all parameters.
+    pub owners: Option<Owners>,
 }
 
 impl Updater {
     /// Makes the groups of these parameters for the optimizer.
     pub fn new(optimizer: Optimizer, params: &[ParamDef]) -> Result<Updater> {
         let groups = optimizer.groups(params)?;
-        Ok(Updater { optimizer, groups, readouts: Readouts::default(), since: 0, whole: None })
+        Ok(Updater { optimizer, groups, readouts: Readouts::default(), since: 0, whole: None, owners: None })
     }
     /// Plans the update of whole parameters. Its kernels are measured.
     pub async fn prepare(&mut self, device: &Device, params: &[ParamDef]) -> Result<()> {
         let options = device.plan_options();
-        if let Some(draft) = self.optimizer.whole_draft(params, &self.groups, &options)? {
-            self.whole = Some(draft.lower(async |draft| device.lower(draft, &options).await).await?);
-        }
+        self.whole = match self.optimizer.whole_draft(params, &self.groups, self.owners.as_ref(), &options)? {
+            Some(draft) => Some(draft.lower(async |draft| device.lower(draft, &options).await).await?),
+            None => None,
+        };
         Ok(())
     }
     /// Plans the update of whole parameters, but measures nothing.
     pub fn sketch(&mut self, device: &Device, params: &[ParamDef]) -> Result<()> {
         let options = device.plan_options();
-        self.whole = self.optimizer.whole_draft(params, &self.groups, &options)?.map(|draft| draft.lowered(|draft| draft.lower(&options)));
+        let draft = self.optimizer.whole_draft(params, &self.groups, self.owners.as_ref(), &options)?;
+        self.whole = draft.map(|draft| draft.lowered(|draft| draft.lower(&options)));
         Ok(())
     }
     /// Returns the number of rows of hyperparameters for the update of elements. They come first.
@@ -97,7 +101,7 @@ pub(crate) fn layout(device: &Device, params: &[ParamDef], update: Option<&Updat
     let [piece, buffer] =
         device.as_gpu().map_or([usize::MAX; 2], |gpu| [gpu.caps().max_binding_bytes, gpu.max_buffer_bytes()].map(|b| (b / 4) as usize));
     match update {
-        Some(update) => update.optimizer.layout(params, &update.groups, piece, buffer),
+        Some(update) => update.optimizer.layout(params, &update.groups, update.owners.as_ref(), piece, buffer),
         None => Layout::new(params, &Status::plain(params), piece, buffer),
     }
 }
@@ -251,6 +255,21 @@ impl Store {
         };
         Store { flat, trained: self.trained.clone(), strict: self.strict.clone() }
     }
+    /// Sets the averages of all trained weights, for a store that has a part of them alone. [`averaged`](Store::averaged) shows them.
+    pub async fn write_average(&self, pieces: Vec<Vec<f32>>) -> Result<()> {
+        match &self.flat {
+            StoreOn::Cpu(s) => s.lock().average = pieces,
+            StoreOn::Gpu(s) => s.write_average(&pieces).await?,
+        }
+        Ok(())
+    }
+    /// Returns whether the store has buffers for averages from other ranks.
+    pub fn holds_average(&self) -> bool {
+        match &self.flat {
+            StoreOn::Cpu(s) => !s.lock().average.is_empty(),
+            StoreOn::Gpu(s) => s.holds_average(),
+        }
+    }
     /// Sets state `k` to the trained weights.
     pub fn start_average(&self, k: usize) -> Result<()> {
         match &self.flat {
@@ -310,15 +329,30 @@ impl Store {
         }
         Ok(())
     }
-    /// Returns the gradients of these parameters, one behind the other.
-    pub async fn read_grads_of(&self, params: &[usize]) -> Result<Vec<f32>> {
+    /// Returns the gradients, or the weights, of these parameters, one behind the other.
+    pub async fn read_of(&self, flat: Flat, params: &[usize]) -> Result<Vec<f32>> {
         match &self.flat {
             StoreOn::Cpu(s) => {
                 let store = s.lock();
+                let all = if flat == Flat::Grads { &store.grads } else { &store.params };
                 let ranges = params.iter().map(|&i| store.layout.ranges[i]);
-                Ok(ranges.flat_map(|range| &store.grads[range.piece][range.of()]).copied().collect())
+                Ok(ranges.flat_map(|range| &all[range.piece][range.of()]).copied().collect())
             }
-            StoreOn::Gpu(s) => s.read_grads_of(params).await,
+            StoreOn::Gpu(s) => s.read_of(flat, params).await,
+        }
+    }
+    /// Sets the weights of parameters that another rank updates. The update of this rank does not read them, so their sizes do not matter.
+    pub fn write_weights_of(&self, params: &[usize], values: &[f32]) -> Result<()> {
+        match &self.flat {
+            StoreOn::Cpu(s) => {
+                let (mut store, mut at) = (s.lock(), 0);
+                for range in params.iter().map(|&i| store.layout.ranges[i]).collect::<Vec<_>>() {
+                    store.params[range.piece][range.of()].copy_from_slice(&values[at..at + range.len]);
+                    at += range.len;
+                }
+                Ok(())
+            }
+            StoreOn::Gpu(s) => s.write_weights_of(params, values),
         }
     }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {

@@ -111,7 +111,7 @@ pub use host::Host;
 pub use plan::Memory;
 pub use profile::{Peaks, Profile};
 pub use shape::{DType, Shape};
-pub use train::{Batch, Checkpoints, Epoch, Evaluation, Event, Fit, History, Outputs, StepReport, Trainer, callbacks};
+pub use train::{Batch, Checkpoints, Epoch, Evaluation, Event, Fit, History, Outputs, Shard, StepReport, Trainer, callbacks};
 pub use weights::{Load, Params};
 pub use world::World;
 

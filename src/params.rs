@@ -72,6 +72,62 @@ impl Range {
     }
 }
 
+/// A run of neighbouring parameters in a trained piece, which this rank updates. States of the optimizer that have an element for each
+/// element of a parameter have a piece for each part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The number of the trained piece.
+    pub piece: usize,
+    /// The first element within the piece, a multiple of 64.
+    pub start: usize,
+    /// The number of elements, with the gap behind the last parameter.
+    pub len: usize,
+}
+
+impl Part {
+    /// Returns the indices of its elements within the piece.
+    pub fn of(self) -> ops::Range<usize> {
+        self.start..self.start + self.len
+    }
+    /// Returns whether it has the parameter at this place.
+    fn has(self, range: &Range) -> bool {
+        range.piece == self.piece && self.of().contains(&range.start)
+    }
+}
+
+/// The rank that updates each trained parameter, if ranks [share](crate::train::Shard::State) the update. A rank has a run of neighbours in
+/// the order of the [`Layout`]. The runs have about equally many elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owners {
+    /// The number of this rank.
+    rank: usize,
+    /// The rank of each parameter, in the order of the graph. `None` for a parameter that is not trained.
+    all: Vec<Option<usize>>,
+}
+
+impl Owners {
+    /// Divides the parameters among `ranks` ranks. A parameter belongs to the rank in whose equal share its middle lies.
+    pub fn new(params: &[ParamDef], statuses: &[Status], rank: usize, ranks: usize) -> Owners {
+        let (mut all, mut before) = (vec![None; params.len()], 0);
+        let elements = |i: usize| params[i].shape.elements();
+        let trained: Vec<usize> = sorted(params.len(), |i| statuses[i]).into_iter().filter(|&i| statuses[i].is_trained()).collect();
+        let total: usize = trained.iter().map(|&i| elements(i)).sum();
+        for i in trained {
+            all[i] = Some(((2 * before + elements(i)) * ranks / (2 * total).max(1)).min(ranks - 1));
+            before += elements(i);
+        }
+        Owners { rank, all }
+    }
+    /// Returns whether this rank updates parameter `i`.
+    pub fn own(&self, i: usize) -> bool {
+        self.all[i] == Some(self.rank)
+    }
+    /// Returns the parameters of a rank, in the order of the graph.
+    pub fn of(&self, rank: usize) -> impl Iterator<Item = usize> {
+        (0..self.all.len()).filter(move |&i| self.all[i] == Some(rank))
+    }
+}
+
 /// The ranges of all parameters, and the sizes of the pieces.
 ///
 /// A piece holds parameters of one kind. The trained pieces come first, then the frozen pieces, then the pieces of state. The
@@ -89,6 +145,8 @@ pub struct Layout {
     pub whole: usize,
     /// The number of pieces of state. They come last.
     pub state: usize,
+    /// The parts that this rank updates, in order: all trained pieces, unless ranks share the update.
+    pub parts: Vec<Part>,
     /// The places of each state of the optimizer.
     pub states: Vec<StateLayout>,
 }
@@ -130,24 +188,44 @@ impl Layout {
             layout.ranges[i] = Range { piece, start, len, status };
             layout.pieces[piece] += room;
         }
+        layout.parts = (0..layout.trained).map(|piece| Part { piece, start: 0, len: layout.pieces[piece] }).collect();
         Ok(layout)
+    }
+    /// Leaves the parts of one rank alone. The parameters that the rank updates are neighbours in each piece. No state was added before.
+    pub(crate) fn cut(mut self, owners: &Owners) -> Layout {
+        let part = |piece: usize| {
+            let mut own = self.segments(piece).filter(|(i, _)| owners.own(*i)).map(|(_, range)| *range);
+            let first = own.next()?;
+            let last = own.last().unwrap_or(first);
+            Some(Part { piece, start: first.start, len: last.start + last.len.next_multiple_of(ALIGN) - first.start })
+        };
+        self.parts = (0..self.trained).filter_map(part).collect();
+        self
+    }
+    /// Returns whether this rank does not update all parameters.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.parts.len() != self.trained || self.parts.iter().zip(&self.pieces).any(|(part, &len)| part.len != len)
     }
     /// Adds `count` states that have an element for each element of the parameters that are [trained](Status::Trained) element by
     /// element.
     pub(crate) fn with_states(self, params: &[ParamDef], count: usize) -> Layout {
-        let pieces = self.elementwise();
-        self.with_copies(params, pieces, count)
+        let parts = self.elementwise();
+        self.with_copies(params, parts, count)
     }
     /// Adds a state that has an element for each element of all trained parameters.
     pub(crate) fn with_average(self, params: &[ParamDef]) -> Layout {
-        let pieces = 0..self.trained;
-        self.with_copies(params, pieces, 1)
+        let parts = 0..self.parts.len();
+        self.with_copies(params, parts, 1)
     }
-    /// Adds `count` states that have an element for each element of these pieces, which are the first.
-    fn with_copies(mut self, params: &[ParamDef], pieces: ops::Range<usize>, count: usize) -> Layout {
-        let place = |(range, param): (&Range, &ParamDef)| pieces.contains(&range.piece).then_some((*range, param.shape));
+    /// Adds `count` states that have an element for each element of these parts, which are the first.
+    fn with_copies(mut self, params: &[ParamDef], parts: ops::Range<usize>, count: usize) -> Layout {
+        let parts = &self.parts[parts];
+        let place = |(range, param): (&Range, &ParamDef)| {
+            let piece = parts.iter().position(|part| part.has(range))?;
+            Some((Range { piece, start: range.start - parts[piece].start, ..*range }, param.shape))
+        };
         let ranges = self.ranges.iter().zip(params).map(place).collect();
-        let pieces = self.pieces[pieces.clone()].to_vec();
+        let pieces = parts.iter().map(|part| part.len).collect();
         self.states.extend(vec![StateLayout { ranges, pieces }; count]);
         self
     }
@@ -164,9 +242,9 @@ impl Layout {
         self.states.push(StateLayout { ranges, pieces: own.pieces });
         Ok(self)
     }
-    /// Returns the numbers of the trained pieces whose parameters are updated element by element.
+    /// Returns the numbers of the parts whose parameters are updated element by element.
     pub(crate) fn elementwise(&self) -> ops::Range<usize> {
-        0..self.trained - self.whole
+        0..self.parts.iter().filter(|part| part.piece < self.trained - self.whole).count()
     }
     /// Returns the numbers of the pieces of state.
     pub(crate) fn state_pieces(&self) -> ops::Range<usize> {
@@ -177,16 +255,20 @@ impl Layout {
         let order = sorted(self.ranges.len(), |i| self.ranges[i].start);
         order.into_iter().map(|i| (i, &self.ranges[i])).filter(move |(_, r)| r.piece == piece)
     }
-    /// Returns, for each parameter of a trained piece in order, the element at which it ends (with the gap behind it) and its
-    /// group.
-    pub(crate) fn ends(&self, piece: usize) -> impl Iterator<Item = (usize, usize)> {
-        self.segments(piece).filter_map(|(_, range)| Some((range.start + range.len.next_multiple_of(ALIGN), range.status.group()?)))
+    /// Returns the parameters of a part in order, with the element of the part at which each ends (with the gap behind it).
+    pub(crate) fn own(&self, part: usize) -> impl Iterator<Item = (usize, usize)> {
+        let part = self.parts[part];
+        let own = self.segments(part.piece).filter(move |(_, range)| part.has(range));
+        own.map(move |(i, range)| (i, range.start + range.len.next_multiple_of(ALIGN) - part.start))
     }
-    /// Returns, for each run of neighbours of one group in a trained piece, the element at which it ends (with the gap behind
-    /// it) and the group.
-    pub(crate) fn runs(&self, piece: usize) -> Vec<(usize, usize)> {
+    /// Returns, for each parameter of a part in order, the element at which it ends (with the gap behind it) and its group.
+    pub(crate) fn ends(&self, part: usize) -> impl Iterator<Item = (usize, usize)> {
+        self.own(part).filter_map(|(i, end)| Some((end, self.ranges[i].status.group()?)))
+    }
+    /// Returns, for each run of neighbours of one group in a part, the element at which it ends (with the gap behind it) and the group.
+    pub(crate) fn runs(&self, part: usize) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
-        for (end, group) in self.ends(piece) {
+        for (end, group) in self.ends(part) {
             match runs.last_mut() {
                 Some(last) if last.1 == group => last.0 = end,
                 _ => runs.push((end, group)),
@@ -230,6 +312,21 @@ mod tests {
         let l = Layout::new(&[def("mean", 5), def("a", 3), def("mean", 7)], &[Status::State, own, Status::State], 256, 2048).unwrap();
         assert_eq!((&l.pieces[..], l.trained, l.state_pieces()), (&[64, 128][..], 1, 1..2));
         assert_eq!(l.ranges.iter().map(|r| (r.piece, r.start)).collect::<Vec<_>>(), [(1, 0), (0, 0), (1, 64)]);
+        // Three ranks: d, then a and c, then b. A state has the elements of its rank alone.
+        let statuses = [own, other, own, own];
+        let parts = |rank: usize| {
+            let owners = Owners::new(&params, &statuses, rank, 3);
+            let l = Layout::new(&params, &statuses, 4096, 4096).unwrap().cut(&owners).with_states(&params, 1);
+            (owners.of(rank).collect::<Vec<_>>(), l)
+        };
+        let (of, l) = parts(2);
+        assert_eq!((of, &l.parts[..]), (vec![1], &[Part { piece: 0, start: 1216, len: 64 }][..]));
+        assert_eq!((&l.states[0].pieces[..], l.states[0].ranges[1].unwrap().0.start, l.is_cut()), (&[64][..], 0, true));
+        assert_eq!((l.ends(0).collect::<Vec<_>>(), l.own(0).collect::<Vec<_>>()), (vec![(64, 1)], vec![(1, 64)]));
+        let (of, l) = parts(0);
+        assert_eq!((of, l.parts[0].of(), l.runs(0)), (vec![0, 2], 0..192, vec![(192, 0)]));
+        assert!(l.states[0].ranges[1].is_none() && l.states[0].ranges[3].is_none());
+        assert_eq!(parts(1).0, [3]);
         // Frozen parameters have their own pieces, too.
         let l = Layout::new(&params, &[Status::Frozen, own, own, Status::Frozen], 4096, 4096).unwrap();
         assert_eq!((&l.pieces[..], l.trained, l.state), (&[128, 1152][..], 1, 0));

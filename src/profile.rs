@@ -153,8 +153,10 @@ pub struct Exchange {
     pub ranks: usize,
     /// The bytes of gradients that this rank sends in a step: its part of each other rank's share, and the mean of its own share to each
     /// other rank, 2·(n − 1)/n of all gradients for n ranks, with 4 bytes for a number. A [wire](crate::World::wire) of 2 bytes halves them.
+    /// With [`Shard::State`](crate::Shard::State), the weights of this rank for each other rank are added.
     pub bytes: u64,
-    /// The seconds from the moment when the first gradients are sent until the last mean has arrived.
+    /// The seconds from the moment when the first gradients are sent until the last mean has arrived. With
+    /// [`Shard::State`](crate::Shard::State), the seconds in which the weights of the other ranks arrive are added.
     pub seconds: f64,
     /// The part of these seconds in which this rank waited and computed nothing.
     pub waited: f64,

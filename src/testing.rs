@@ -108,9 +108,9 @@ pub fn training_plan(loss: Tensor, optimizer: &Optimizer, caps: &Caps) -> Result
     let grads = g.param_grads(loss, |_| false);
     let mut plan = Draft::new(&[loss], &grads, &PlanOptions::new(Some(*caps)))?.lower(&PlanOptions::new(Some(*caps)));
     let (groups, elements) = (optimizer.groups(&plan.params)?, (caps.max_binding_bytes / 4) as usize);
-    let layout = optimizer.layout(&plan.params, &groups, elements, elements)?;
+    let layout = optimizer.layout(&plan.params, &groups, None, elements, elements)?;
     let options = PlanOptions::new(Some(*caps));
-    let whole = optimizer.whole_draft(&plan.params, &groups, &options)?.map(|draft| draft.lowered(|draft| draft.lower(&options)));
+    let whole = optimizer.whole_draft(&plan.params, &groups, None, &options)?.map(|draft| draft.lowered(|draft| draft.lower(&options)));
     let parts = Parts { groups: &groups, whole: whole.as_ref(), readouts: Readouts::default() };
     optimizer.append(&mut plan, &layout, parts, None, Some(caps))?;
     Ok(plan)

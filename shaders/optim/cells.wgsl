@@ -3,6 +3,7 @@
 // The place of a partial is the number of the cell plus the number of the parameter. This sum grows from cell to cell and from parameter to
 // parameter, so no two partials share a place. A partial has three sums, each with its class (join.wgsl).
 //   partials [cells + parameters, 6]
+// The first element lies SHIFT fours behind the start of the first cell. So a part of a piece has the sums that the whole piece would have.
 
 const MOST: f32 = 3.4028234663852886e38;
 // The smallest normal float times 2^84, and MOST times 2^-84.
@@ -53,8 +54,8 @@ fn start_of(row: u32) -> u32 {
 
 // The three norms of parameter `row` of the piece.
 fn norms_of(row: u32, lane: u32) -> vec3<f32> {
-    let cell = start_of(row) / (CELL / 4u);
-    let count = (guard[p.segments + 2u * row] - 1u) / (CELL / 4u) - cell + 1u;
+    let cell = (start_of(row) + SHIFT) / (CELL / 4u);
+    let count = (guard[p.segments + 2u * row] - 1u + SHIFT) / (CELL / 4u) - cell + 1u;
     let at = 6u * (cell + row);
     return vec3(total_of(at, count, lane), total_of(at + 2u, count, lane), total_of(at + 4u, count, lane));
 }

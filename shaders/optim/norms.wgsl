@@ -1,5 +1,6 @@
 // norms — ‖w‖, ‖g‖ and ‖direction(w, g)‖ of each parameter of a piece, and the ratio that the rule takes from them
 //   params [n]   grads [n]   the rule's states, [n] each   guard, its tables and rows (`Control` in src/optim/guard.rs)
+// With shards, n is the part of the piece that this rank updates, which may begin within a cell (SHIFT in cells.wgsl).
 //   partials [cells + parameters, 6]: of w, g and direction, a sum of squares and its class (cells.wgsl)
 // `ratios` has one workgroup for each parameter. It joins the partials in a fixed tree and writes the row. Directions are not stored: the
 // trial and the update compute them again.
@@ -18,8 +19,9 @@ fn add_up(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
     if (cell >= p.units || guard[0] != 0u) {
         return;
     }
-    let start = (p.first + cell) * (CELL / 4u);
-    let last = min(start + CELL / 4u, p.fours);
+    let at = (p.first + cell) * (CELL / 4u);
+    let start = max(at, SHIFT) - SHIFT;
+    let last = min(at + CELL / 4u - SHIFT, p.fours);
     var row = row_of(start, p.segments, p.segment_count);
     var first = start;
     while (first < last) {
@@ -43,10 +45,10 @@ fn add_up(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3
             gradient = join(gradient, sum_of(g));
             along = join(along, sum_of(u));
         }
-        let at = 6u * (p.first + cell + row);
-        put(at, weight, lane);
-        put(at + 2u, gradient, lane);
-        put(at + 4u, along, lane);
+        let to = 6u * (p.first + cell + row);
+        put(to, weight, lane);
+        put(to + 2u, gradient, lane);
+        put(to + 4u, along, lane);
         first = end;
         row += 1u;
     }

@@ -107,6 +107,10 @@ impl Buffers {
             }
             Loc::Of(of, i) => flat(of, i),
             Loc::Piece(flat, piece) => store.piece(flat, piece).map(whole),
+            Loc::Part(flat, part) => {
+                let part = store.layout().parts.get(part)?;
+                Some(BufferRange { buffer: store.piece(flat, part.piece)?, offset: part.start as u64 * 4, elements, fence: 0 })
+            }
             Loc::Control => Some(whole(&store.control)),
             Loc::Data(input, piece) => data?.piece(input, piece).map(whole),
             Loc::Order => Some(whole(data?.order())),

@@ -19,7 +19,7 @@ use crate::{
     graph::InputDef,
     host::Host,
     optim::{Hyper, NORMS, SPREAD},
-    plan::{Flat, Loc, Phases, Plan, ROWS, Step, Update, Work},
+    plan::{Flat, Half, Loc, Phases, Plan, ROWS, Step, Update, Work},
     rng::words,
     shape::{DType, Shape},
 };
@@ -61,6 +61,8 @@ pub struct StepRow {
     pub sample: u32,
     /// The number of the measurement, if the step measures norms. It selects the row in the ring.
     pub norms: Option<u64>,
+    /// The half of the update, if ranks share it.
+    pub(crate) half: Option<Half>,
 }
 
 impl StepRow {
@@ -71,7 +73,7 @@ impl StepRow {
     }
     /// Returns the phases that this run goes through.
     pub(crate) fn phases(&self) -> Phases {
-        Phases { more: self.more, measures: self.norms.is_some() }
+        Phases { more: self.more, measures: self.norms.is_some(), half: self.half }
     }
     /// Returns `struct Step` of the shaders as words. `row` is the number of the row of hyperparameters.
     fn words(&self, row: usize) -> [u32; STEP_BYTES as usize / 4] {

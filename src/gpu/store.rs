@@ -32,6 +32,8 @@ pub struct GpuStore {
     micro: OnceLock<Vec<wgpu::Buffer>>,
     /// The weights before an update, by trained piece, and then the rows of measured norms. Empty until a plan needs them.
     before: OnceLock<Vec<wgpu::Buffer>>,
+    /// The averages of all trained weights, if this rank updates a part of them alone. Empty until they are gathered.
+    average: OnceLock<Vec<wgpu::Buffer>>,
     /// The next values of the state pieces.
     next: Vec<wgpu::Buffer>,
     pub(super) control: wgpu::Buffer,
@@ -72,6 +74,7 @@ impl GpuStore {
             states,
             micro: OnceLock::new(),
             before: OnceLock::new(),
+            average: OnceLock::new(),
             next,
             control,
             tables,
@@ -170,17 +173,27 @@ impl GpuStore {
         self.gpu.check()?;
         Ok(true)
     }
-    /// Returns a store in which state `k` stands in place of the trained weights. It shares all buffers with this store and has no states.
+    /// Sets the averages of all trained weights, by piece. The buffers are made at the first call.
+    pub(crate) async fn write_average(&self, pieces: &[Vec<f32>]) -> Result<()> {
+        self.hold("averages of all ranks", &self.average, None).await?;
+        self.write(self.average.get().expect("it was made above"), pieces)
+    }
+    pub(crate) fn holds_average(&self) -> bool {
+        self.average.get().is_some()
+    }
+    /// Returns a store in which state `k`, or the gathered averages, stand in place of the trained weights. It shares all buffers with this
+    /// store and has no states.
     pub(crate) fn averaged(&self, k: usize) -> GpuStore {
         let rest = &self.params[self.layout.trained..];
         GpuStore {
             gpu: self.gpu.clone(),
             layout: self.layout.clone(),
-            params: [&self.states[k], rest].concat(),
+            params: [self.average.get().unwrap_or(&self.states[k]), rest].concat(),
             grads: self.grads.clone(),
             states: Vec::new(),
             micro: OnceLock::new(),
             before: OnceLock::new(),
+            average: OnceLock::new(),
             next: self.next.clone(),
             control: self.control.clone(),
             tables: self.tables.clone(),
@@ -189,8 +202,8 @@ impl GpuStore {
     /// Sets state `k` to the trained weights, behind the steps submitted so far.
     pub(crate) fn start_average(&self, k: usize) -> Result<()> {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("start of an average") });
-        for (from, to) in self.params.iter().zip(&self.states[k]) {
-            encoder.copy_buffer_to_buffer(from, 0, to, 0, None);
+        for (part, to) in self.layout.parts.iter().zip(&self.states[k]) {
+            encoder.copy_buffer_to_buffer(&self.params[part.piece], 4 * part.start as u64, to, 0, Some(4 * part.len as u64));
         }
         self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()
@@ -211,11 +224,22 @@ impl GpuStore {
         }
         self.gpu.check()
     }
-    /// Returns the gradients of these parameters, one behind the other, after all steps submitted so far.
-    pub(crate) async fn read_grads_of(&self, params: &[usize]) -> Result<Vec<f32>> {
+    /// Returns the gradients, or the weights, of these parameters, one behind the other, after all steps submitted so far.
+    pub(crate) async fn read_of(&self, flat: Flat, params: &[usize]) -> Result<Vec<f32>> {
+        let all = if flat == Flat::Grads { &self.grads } else { &self.params };
         let ranges = params.iter().map(|&i| self.layout.ranges[i]);
-        let parts: Vec<_> = ranges.map(|range| (&self.grads[range.piece], 4 * range.start as u64, range.len)).collect();
+        let parts: Vec<_> = ranges.map(|range| (&all[range.piece], 4 * range.start as u64, range.len)).collect();
         self.gpu.read(&parts).await
+    }
+    /// Sets the weights of these parameters, which lie in `values` one behind the other.
+    pub(crate) fn write_weights_of(&self, params: &[usize], values: &[f32]) -> Result<()> {
+        let mut at = 0;
+        for range in params.iter().map(|&i| self.layout.ranges[i]) {
+            let own = bytemuck::cast_slice(&values[at..at + range.len]);
+            self.gpu.queue.write_buffer(&self.params[range.piece], 4 * range.start as u64, own);
+            at += range.len;
+        }
+        self.gpu.check()
     }
     /// Sets the model's state, by piece.
     pub(crate) fn write_assigned(&self, pieces: &[Vec<f32>]) -> Result<()> {

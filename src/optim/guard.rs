@@ -85,8 +85,9 @@ pub(crate) const ROW: usize = 4;
 /// 2. [`TOTAL`] words for each piece of the gradients;
 /// 3. a flag for each parameter, which is set if its gradient was not finite;
 /// 4. a row of norms and ratio for each parameter (see [`Trust`](super::Trust));
-/// 5. for each piece, a table of the ends of parameters, with the number of each parameter;
-/// 6. for each piece, a table of the ends of runs, with the number of each group. A run is a series of neighbouring parameters
+/// 5. for each piece, a table of the ends of parameters, with the number of each parameter, and the same for each part if the update is
+///    [cut](Layout::cut);
+/// 6. for each part, a table of the ends of runs, with the number of each group. A run is a series of neighbouring parameters
 ///    of one group;
 /// 7. the hyperparameters of each step of a submit, a row for each group.
 ///
@@ -99,7 +100,9 @@ pub struct Control {
     pub rows: usize,
     /// For each trained piece, the start and the number of rows of the table of parameters.
     pub segments: Vec<(usize, usize)>,
-    /// For each trained piece, the start and the number of rows of the table of runs.
+    /// For each part, the start and the number of rows of the table of parameters.
+    pub own: Vec<(usize, usize)>,
+    /// For each part, the start and the number of rows of the table of runs.
     pub runs: Vec<(usize, usize)>,
     /// The start of the hyperparameters.
     pub hyper: usize,
@@ -123,12 +126,16 @@ impl Control {
             (at, rows.len())
         };
         let ends = |piece: usize| layout.segments(piece).map(|(i, range)| (range.start + range.len.next_multiple_of(ALIGN), i)).collect();
-        let segments = (0..layout.trained).map(|piece| add(ends(piece))).collect();
-        let runs = (0..layout.trained).map(|piece| add(layout.runs(piece))).collect();
+        let segments: Vec<_> = (0..layout.trained).map(|piece| add(ends(piece))).collect();
+        let mut own = segments.clone();
+        if layout.is_cut() {
+            own = (0..layout.parts.len()).map(|part| add(layout.own(part).map(|(i, end)| (end, i)).collect())).collect();
+        }
+        let runs = (0..layout.parts.len()).map(|part| add(layout.runs(part))).collect();
         let hyper = first + tables.len();
         let room = usize::try_from(max_binding_bytes / 4).unwrap_or(usize::MAX).saturating_sub(hyper);
         let steps = (room / (8 * groups).max(1)).clamp(1, ROWS);
-        Control { flags, rows, segments, runs, hyper, tables, steps, words: hyper + steps * groups * 8 }
+        Control { flags, rows, segments, own, runs, hyper, tables, steps, words: hyper + steps * groups * 8 }
     }
 }
 

@@ -118,7 +118,7 @@ impl Steps<'_> {
             let code = [source!("optim/join"), source!("optim/cells"), source!("optim/piece")].map(|source| source.text).join("\n");
             let of = |entry, binds, units| {
                 let pass = pass(caps, source!("optim/measure"), entry, binds);
-                let consts = [pass.consts, vec![("CELL", Word::from(cell))]].concat();
+                let consts = [pass.consts, vec![("CELL", Word::from(cell)), ("SHIFT", Word::from(0usize))]].concat();
                 Pass { consts, params: params.clone(), code: code.clone(), units, ..pass }
             };
             let passes = vec![

@@ -3,7 +3,7 @@
 use super::{Control, MAX_STATES, Optimizer, State, guard::TOTAL, whole::control};
 use crate::{
     kernel::{ALIGN, Bind, Caps, Kernel, Pass, Word, source},
-    params::{Layout, Range, Status},
+    params::{Layout, Part, Range, Status},
     plan::{Flat, Loc, Phase, Step, Update, Work},
     shape::{DType, Shape},
 };
@@ -25,13 +25,13 @@ const GUARD: usize = 2;
 const STATES: usize = 3;
 
 impl Optimizer {
-    /// Returns the steps between the gradients and the new weights, in order. For each piece of `layout` they are:
+    /// Returns the steps between the gradients and the new weights, in order. For each piece of `layout`, or each of its parts, they are:
     ///
     /// 1. the accumulation of a micro-batch, if `micro` is set;
     /// 2. the check;
-    /// 3. the norms of the parameters, if the rule has a ratio;
-    /// 4. the trials of the assignment of state and of the update;
-    /// 5. the update;
+    /// 3. the norms of the parameters of a part, if the rule has a ratio;
+    /// 4. the trials of the assignment of state and of the update of a part;
+    /// 5. the update of a part;
     /// 6. the assignment of state, if `assigns`.
     ///
     /// The pieces of whole parameters are checked only. Another function adds the steps that update them. `groups` is the number of
@@ -40,6 +40,8 @@ impl Optimizer {
     pub fn steps(&self, layout: &Layout, groups: usize, assigns: bool, loss: Loc, micro: Option<Loc>, caps: Option<&Caps>) -> Vec<Step> {
         let (trained, state) = (0..layout.trained, if assigns { layout.state_pieces() } else { 0..0 });
         let elementwise = layout.elementwise();
+        // The trial looks for the gradients at fault. It sees no whole parameters, and none of another rank.
+        let unseen = if layout.is_cut() { trained.clone() } else { layout.trained - layout.whole..layout.trained };
         let control = control(layout, groups, caps);
         let of = Steps { optimizer: self, layout, control, groups, loss, micro, caps };
         let mut steps = Vec::new();
@@ -51,10 +53,11 @@ impl Optimizer {
         steps.extend(checked.map(|piece| of.check(piece)));
         // The update of the CPU device computes the ratios too.
         let measured = if self.has_ratio() && caps.is_some() { elementwise.clone() } else { 0..0 };
-        steps.extend(measured.map(|piece| of.norms(piece)));
+        steps.extend(measured.map(|part| of.norms(part)));
+        steps.extend(unseen.filter(|_| caps.is_some()).map(|piece| of.look(piece)));
         steps.extend(state.clone().map(|piece| of.assign(true, piece)));
-        steps.extend(elementwise.clone().map(|piece| of.apply(true, piece)));
-        steps.extend(elementwise.map(|piece| of.apply(false, piece)));
+        steps.extend(elementwise.clone().map(|part| of.apply(true, part)));
+        steps.extend(elementwise.map(|part| of.apply(false, part)));
         steps.extend(state.map(|piece| of.assign(false, piece)));
         steps
     }
@@ -75,12 +78,23 @@ impl Steps<'_> {
     pub fn piece(&self, flat: Flat, piece: usize) -> (Loc, Shape) {
         (Loc::Piece(flat, piece), Shape::from([self.layout.pieces[piece]]))
     }
+    /// Returns the place and the shape of a part of a flat buffer of weights or gradients.
+    fn part(&self, flat: Flat, part: usize) -> (Loc, Shape) {
+        match self.layout.is_cut() {
+            true => (Loc::Part(flat, part), Shape::from([self.layout.parts[part].len])),
+            false => self.piece(flat, part),
+        }
+    }
+    /// Returns the place and the shape of a state of the rule, or of the average, for a part.
+    fn state(&self, k: usize, part: usize) -> (Loc, Shape) {
+        (Loc::Piece(Flat::State(k), part), Shape::from([self.layout.parts[part].len]))
+    }
     pub fn control(&self) -> (Loc, Shape) {
         (Loc::Control, Shape::from([self.control.words]).of(DType::U32))
     }
     pub fn step(&self, phase: Phase, update: Update, name: &str, piece: usize, inputs: Vec<(Loc, Shape)>, kernel: Option<Kernel>) -> Step {
         let trial = if matches!(update, Update::Try | Update::TryAssign) { "trial of " } else { "" };
-        let label = format!("update {trial}{name} piece {piece} [{}]", self.layout.pieces.get(piece).unwrap_or(&0));
+        let label = format!("update {trial}{name} piece {piece} [{}]", inputs.first().map_or(0, |(_, shape)| shape.elements()));
         let (layer, work, output) = (String::new(), Work::Update(update, piece), self.control());
         // Steps without code of the rule contain only WGSL of the library.
         let unchecked = !matches!(update, Update::Norms | Update::Try | Update::Apply) || self.optimizer.rule.is_unchecked();
@@ -158,14 +172,14 @@ impl Steps<'_> {
     }
 
     /// Returns the inputs of a rule's kernels: weights, gradients, the control buffer and states of the rule.
-    fn of_rule(&self, piece: usize) -> Vec<(Loc, Shape)> {
-        let flats = (0..self.optimizer.elementwise_states().len()).map(Flat::State).map(|state| self.piece(state, piece));
-        [self.piece(Flat::Weights, piece), self.piece(Flat::Grads, piece), self.control()].into_iter().chain(flats).collect()
+    fn of_rule(&self, part: usize) -> Vec<(Loc, Shape)> {
+        let states = (0..self.optimizer.elementwise_states().len()).map(|k| self.state(k, part));
+        [self.part(Flat::Weights, part), self.part(Flat::Grads, part), self.control()].into_iter().chain(states).collect()
     }
-    /// Returns the positions of the tables in the control buffer, for piece.wgsl.
-    fn tables(&self, piece: usize) -> Vec<(String, Word)> {
+    /// Returns the positions of the tables of a part in the control buffer, for piece.wgsl.
+    fn tables(&self, part: usize) -> Vec<(String, Word)> {
         let limit = Word::F(self.optimizer.clip().value.unwrap_or(f32::MAX));
-        let ((segments, segment_count), (runs, run_count)) = (self.control.segments[piece], self.control.runs[piece]);
+        let ((segments, segment_count), (runs, run_count)) = (self.control.own[part], self.control.runs[part]);
         let mut counts = vec![
             ("groups", self.groups),
             ("hyper", self.control.hyper),
@@ -183,10 +197,10 @@ impl Steps<'_> {
     }
 
     /// Returns the code of the rule, and piece.wgsl with the functions that it needs.
-    fn code(&self, piece: usize) -> String {
+    fn code(&self, part: usize) -> String {
         let rule = &self.optimizer.rule;
-        // If all parameters of a piece belong to one group, no table is needed.
-        let group = match self.layout.runs(piece)[..] {
+        // If all parameters of a part belong to one group, no table is needed.
+        let group = match self.layout.runs(part)[..] {
             [(_, group)] => format!("{group}u"),
             _ => "owner(i, p.runs, p.run_count)".into(),
         };
@@ -197,36 +211,42 @@ impl Steps<'_> {
     }
 
     /// Computes the norms of the parameters and their ratios.
-    fn norms(&self, piece: usize) -> Step {
+    fn norms(&self, part: usize) -> Step {
         let kept = self.optimizer.elementwise_states();
         let kernel = self.caps.map(|caps| {
-            let (cell, len) = (chunk(caps, ALIGN), self.layout.pieces[piece]);
-            let (cells, segments) = (len.div_ceil(cell), self.control.segments[piece].1);
-            let each = |name, i| Bind::input(name, i, DType::F32).per_unit(cell).vec4();
+            let (cell, Part { start, len, .. }) = (chunk(caps, ALIGN), self.layout.parts[part]);
+            // Cells lie where those of the whole piece lie, so that the sums do not depend on shards.
+            let shift = start % cell;
+            let (cells, segments) = ((shift + len).div_ceil(cell), self.control.own[part].1);
+            // A piece with a part that begins within a cell has several parameters, so one binding can reach all of it.
+            let each = |name, i| match (shift, Bind::input(name, i, DType::F32).vec4()) {
+                (0, bind) => bind.per_unit(cell),
+                (_, bind) => bind,
+            };
             let (guard, partials) = (Bind::input("guard", GUARD, DType::U32), Bind::scratch("partials", 0));
             // Each element of the partials is written by one workgroup only.
             let mut binds = vec![each("params", WEIGHTS), each("grads", GRADS), guard.clone(), partials.clone().flags()];
             binds.extend(kept.iter().enumerate().map(|(k, s)| each(s.name, STATES + k)));
-            let mut params = self.tables(piece);
+            let mut params = self.tables(part);
             params.push(("fours".into(), Word::from(len / 4)));
-            let code = [&self.code(piece), source!("optim/join").text, source!("optim/cells").text].join("\n");
+            let code = [&self.code(part), source!("optim/join").text, source!("optim/cells").text].join("\n");
             let of = |entry, binds, units| {
                 let pass = pass(caps, source!("optim/norms"), entry, binds);
-                let consts = [pass.consts, vec![("CELL", Word::from(cell))]].concat();
+                let consts = [pass.consts, vec![("CELL", Word::from(cell)), ("SHIFT", Word::from(shift / 4))]].concat();
                 Pass { consts, params: params.clone(), code: code.clone(), units, step: true, ..pass }
             };
             let passes = vec![of("add_up", binds, cells), of("ratios", vec![partials, guard.flags()], segments)];
             Kernel { name: "norms", passes, scratch: vec![PARTIAL * (cells + segments)] }
         });
-        self.step(Phase::Check, Update::Norms, "norms", piece, self.of_rule(piece), kernel)
+        self.step(Phase::Check, Update::Norms, "norms", part, self.of_rule(part), kernel)
     }
 
     /// Applies one step of the rule, or its trial. A trial writes only the guard.
-    fn apply(&self, trial: bool, piece: usize) -> Step {
-        let (rule, mut kept, mut inputs) = (&self.optimizer.rule, self.optimizer.elementwise_states(), self.of_rule(piece));
+    fn apply(&self, trial: bool, part: usize) -> Step {
+        let (rule, mut kept, mut inputs) = (&self.optimizer.rule, self.optimizer.elementwise_states(), self.of_rule(part));
         let average = self.optimizer.average_state().filter(|_| !trial);
         if let Some(average) = average {
-            inputs.push(self.average(piece));
+            inputs.push(self.average(part));
             kept.push(average);
         }
         let kernel = self.caps.map(|caps| {
@@ -241,9 +261,9 @@ impl Steps<'_> {
             let scaled = if self.optimizer.has_ratio() { SCALED } else { UNSCALED };
             let (average, turn) = if average.is_some() { (source!("optim/average").text, Some(self.turn())) } else { (ALONE, None) };
             let mut pass = Pass {
-                params: self.tables(piece).into_iter().chain(turn).collect(),
-                code: [&self.code(piece), scaled, average, source!("optim/refuse").text].join("\n"),
-                units: self.layout.pieces[piece] / 4,
+                params: self.tables(part).into_iter().chain(turn).collect(),
+                code: [&self.code(part), scaled, average, source!("optim/refuse").text].join("\n"),
+                units: self.layout.parts[part].len / 4,
                 per_group: caps.workgroup(256),
                 step: true,
                 ..pass(caps, source!("optim/update"), "update", binds)
@@ -256,12 +276,12 @@ impl Steps<'_> {
             Kernel::one(rule.name(), pass)
         });
         let (phase, update) = if trial { (Phase::Check, Update::Try) } else { (Phase::Update, Update::Apply) };
-        self.step(phase, update, rule.name(), piece, inputs, kernel)
+        self.step(phase, update, rule.name(), part, inputs, kernel)
     }
 
-    /// Returns the place of the average of a piece. It is the last state.
-    fn average(&self, piece: usize) -> (Loc, Shape) {
-        self.piece(Flat::State(self.optimizer.states().len() - 1), piece)
+    /// Returns the place of the average of a part. It is the last state.
+    fn average(&self, part: usize) -> (Loc, Shape) {
+        self.state(self.optimizer.states().len() - 1, part)
     }
     /// Returns the row of the average as a parameter of a kernel. The rows of whole parameters lie behind it.
     fn turn(&self) -> (String, Word) {
@@ -269,9 +289,9 @@ impl Steps<'_> {
         let row = self.layout.ranges.iter().filter_map(whole).min().unwrap_or(self.groups - 1);
         ("turn".into(), Word::from(row))
     }
-    /// Moves the average of a piece of whole parameters, whose new weights are stored.
-    pub fn follow(&self, piece: usize) -> Step {
-        let inputs = vec![self.piece(Flat::Weights, piece), self.average(piece), self.control()];
+    /// Moves the average of a part of whole parameters, whose new weights are stored.
+    pub fn follow(&self, part: usize) -> Step {
+        let inputs = vec![self.part(Flat::Weights, part), self.average(part), self.control()];
         let kernel = self.caps.map(|caps| {
             let four = |name, i| Bind::input(name, i, DType::F32).per_unit(4).vec4().written();
             let binds = vec![four("weights", 0), four("average", 1), Bind::input("guard", 2, DType::U32)];
@@ -279,14 +299,14 @@ impl Steps<'_> {
             let pass = Pass {
                 params: counts.into_iter().chain([self.turn()]).collect(),
                 code: source!("optim/piece").text.into(),
-                units: self.layout.pieces[piece] / 4,
+                units: self.layout.parts[part].len / 4,
                 per_group: caps.workgroup(256),
                 step: true,
                 ..pass(caps, source!("optim/average"), "follow", binds)
             };
             Kernel::one("follow", pass)
         });
-        self.step(Phase::Update, Update::Follow, "average", piece, inputs, kernel)
+        self.step(Phase::Update, Update::Follow, "average", part, inputs, kernel)
     }
 
     /// Assigns the next values to a piece of state, or makes a trial of the assignment. The trial writes only the guard.
@@ -333,13 +353,15 @@ impl Steps<'_> {
         Step { label: format!("update numbers [{count}]"), output: (to, Shape::from([count])), ..step }
     }
     /// After a bad step, flags the parameters of a piece whose gradients are not finite.
-    pub fn look(&self, piece: usize) -> Step {
+    fn look(&self, piece: usize) -> Step {
         let kernel = self.caps.map(|caps| {
+            let (segments, count) = self.control.segments[piece];
+            let params = [("flags", self.control.flags), ("segments", segments), ("segment_count", count)];
             let binds = vec![Bind::input("grads", 0, DType::F32).per_unit(4).vec4(), Bind::input("guard", 1, DType::U32).flags()];
             let base = pass(caps, source!("optim/look"), "look", binds);
             let pass = Pass {
                 consts: [base.consts, vec![("EACH", Word::from(EACH))]].concat(),
-                params: self.tables(piece),
+                params: params.map(|(name, n)| (name.to_string(), Word::from(n))).into(),
                 code: [source!("optim/refuse").text, source!("optim/piece").text].join("\n"),
                 units: self.layout.pieces[piece] / 4,
                 per_group: caps.workgroup(256) * EACH,

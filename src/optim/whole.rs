@@ -10,7 +10,7 @@ use crate::{
     graph::{Graph, NodeKind, ParamDef, Tensor},
     init::Init,
     kernel::{Caps, Kernel},
-    params::{Layout, Status},
+    params::{Layout, Owners, Status},
     plan::{Draft, Flat, Loc, Phase, Plan, PlanOptions, Slot, Step, Update, Work},
     shape::{DType, Shape},
 };
@@ -139,35 +139,52 @@ impl Optimizer {
         let (lr, rule) = (self.lr(t), self.tensors.iter().map(|tensors| &tensors.rule));
         rule.flat_map(move |rule| groups.iter().map(move |group| rule.hyper(t, lr * group.lr_scale, group.weight_decay)))
     }
-    /// Returns the layout of the parameters and of all states.
-    pub(crate) fn layout(&self, params: &[ParamDef], groups: &Groups, max_piece: usize, max_buffer: usize) -> Result<Layout> {
-        let layout = Layout::new(params, &groups.statuses, max_piece, max_buffer)?;
-        let mut layout = layout.with_states(params, self.elementwise_states().len());
+    /// Returns the layout of the parameters and of all states. With `owners`, it has the states of this rank's parameters alone.
+    pub(crate) fn layout(
+        &self,
+        params: &[ParamDef],
+        groups: &Groups,
+        owners: Option<&Owners>,
+        max_piece: usize,
+        max_buffer: usize,
+    ) -> Result<Layout> {
+        let mut layout = Layout::new(params, &groups.statuses, max_piece, max_buffer)?;
+        if let Some(owners) = owners {
+            layout = layout.cut(owners);
+        }
+        layout = layout.with_states(params, self.elementwise_states().len());
         if let Some(Tensors { rule, .. }) = &self.tensors {
             for (k, name) in rule.states().iter().enumerate() {
-                let shape = |(param, status): (&ParamDef, &Status)| match status {
-                    Status::Whole { .. } => rule.state_shapes(param.shape)[k],
+                let shape = |i: usize| match groups.statuses[i] {
+                    Status::Whole { .. } if owners.is_none_or(|owners| owners.own(i)) => rule.state_shapes(params[i].shape)[k],
                     _ => None,
                 };
-                let shapes: Vec<Option<Shape>> = params.iter().zip(&groups.statuses).map(shape).collect();
+                let shapes: Vec<Option<Shape>> = (0..params.len()).map(shape).collect();
                 layout = layout.with_state(&format!("state {name} of a parameter"), &shapes, max_piece, max_buffer)?;
             }
         }
         Ok(if self.is_averaged() { layout.with_average(params) } else { layout })
     }
 
-    /// Writes the update of all whole parameters. Returns `None` if there are none.
+    /// Writes the update of all whole parameters, or of those of this rank. Returns `None` if there are none.
     ///
     /// # Errors
     /// The rule makes a mistake in the graph.
-    pub(crate) fn whole_draft(&self, params: &[ParamDef], groups: &Groups, options: &PlanOptions) -> Result<Option<WholeDraft>> {
-        let Some(Tensors { rule, .. }) = self.tensors.as_ref().filter(|_| groups.whole > 0) else { return Ok(None) };
+    pub(crate) fn whole_draft(
+        &self,
+        params: &[ParamDef],
+        groups: &Groups,
+        owners: Option<&Owners>,
+        options: &PlanOptions,
+    ) -> Result<Option<WholeDraft>> {
+        let own = |i: usize| matches!(groups.statuses[i], Status::Whole { .. }) && owners.is_none_or(|owners| owners.own(i));
+        let Some(Tensors { rule, .. }) = self.tensors.as_ref().filter(|_| (0..params.len()).any(own)) else { return Ok(None) };
         let (g, clip) = (Graph::training(), self.clip());
         let (before, first) = (groups.settings.len() - groups.whole, self.elementwise_states().len());
         let numbers = g.input([FACTORS + 8 * groups.whole]);
         let (mut ties, mut outputs) = (Ties::default(), Vec::new());
         for (i, (param, status)) in params.iter().zip(&groups.statuses).enumerate() {
-            let Status::Whole { group } = *status else { continue };
+            let (Status::Whole { group }, true) = (*status, own(i)) else { continue };
             let w = g.param(&param.name, param.shape, Init::Zeros);
             let node = g.inner.borrow().nodes[w.id].clone();
             debug_assert!(matches!(node.kind, NodeKind::Param(_)));
@@ -244,17 +261,16 @@ impl Optimizer {
                 pairs.map(|(&(to, what), &from)| of.store(trial, &name(to), to, from, what)).collect::<Vec<Step>>()
             };
             let (trials, mut stored) = (stores(true), stores(false));
-            let whole = layout.trained - layout.whole..layout.trained;
-            stored.extend(whole.clone().filter(|_| self.is_averaged()).map(|piece| of.follow(piece)));
+            let whole = layout.elementwise().end..layout.parts.len();
+            stored.extend(whole.filter(|_| self.is_averaged()).map(|part| of.follow(part)));
             // The new weights are in slots from here on, so no later step may have scratch memory.
             let updates = steps.iter().position(|step| step.phase > Phase::Check).unwrap_or(steps.len());
             steps.splice(updates..updates, stored);
-            let first = |step: &Step| !matches!(step.work, Work::Update(Update::Accumulate | Update::Check | Update::Norms, _));
+            let first =
+                |step: &Step| !matches!(step.work, Work::Update(Update::Accumulate | Update::Check | Update::Norms | Update::Look, _));
             let check = steps.iter().position(first).unwrap_or(steps.len());
             debug_assert!(steps[check..].iter().all(|step| step.kernel.iter().all(|kernel: &Kernel| kernel.scratch.is_empty())));
-            let look = whole.filter(|_| caps.is_some()).map(|piece| of.look(piece));
-            let all: Vec<Step> =
-                [of.numbers(numbers, elements, count - groups.whole)].into_iter().chain(computed).chain(look).chain(trials).collect();
+            let all: Vec<Step> = [of.numbers(numbers, elements, count - groups.whole)].into_iter().chain(computed).chain(trials).collect();
             steps.splice(check..check, all);
         }
         self.read_out(&mut steps, readouts, layout, count, caps);

@@ -54,12 +54,26 @@ pub(crate) struct Phases {
     pub more: bool,
     /// Whether the step measures norms.
     pub measures: bool,
+    /// The half of a step of ranks that share the update.
+    pub half: Option<Half>,
+}
+
+/// The halves of the update of a step, which are runs of their own if [ranks share it](crate::train::Shard::State). Between them the ranks
+/// decide together whether the step counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// The check, with the trial.
+    Check,
+    /// The update and all that follows it.
+    Update,
 }
 
 impl Phases {
     /// Returns whether the run goes through this phase.
     pub fn have(self, phase: Phase) -> bool {
         match phase {
+            Phase::Check if self.half == Some(Half::Update) => false,
+            Phase::Update | Phase::Measure if self.half == Some(Half::Check) => false,
             Phase::Check | Phase::Update => !self.more,
             Phase::Measure => !self.more && self.measures,
             _ => true,
@@ -108,6 +122,8 @@ pub enum Loc {
     Constant(usize),
     /// A whole piece of a flat buffer.
     Piece(Flat, usize),
+    /// A [part](crate::params::Part) of a piece of the flat buffer of weights or gradients.
+    Part(Flat, usize),
     /// The control buffer: the decisions that steps make on the device, and the tables of the update.
     Control,
     /// A piece of data on the device, from which an input is fetched. The fields are the number of the input and the number of
@@ -124,7 +140,8 @@ pub enum Work {
     Op(Arc<dyn Op>),
     /// Fetches a part of a batch from data on the device.
     Fetch,
-    /// A part of the optimizer's update, and the number of the piece of the flat buffers that it works on. If the part stores a new
+    /// A part of the optimizer's update, and the number of the piece of the flat buffers that it works on. For the rule itself, it is the
+    /// number of the [part](crate::params::Part). If the step stores a new
     /// weight or state, the number says which flag of the guard is raised when the new number would overflow.
     Update(Update, usize),
 }
@@ -232,12 +249,11 @@ impl Step {
         // In nearly all steps, a trial finds in the guard that there is nothing to try. An update reads everything that it
         // writes, except the state that it assigns.
         let each = |&(loc, shape): &(Loc, Shape)| match (update, loc) {
-            (Update::Try | Update::Look, Loc::Piece(..)) => 0,
+            (Update::Try | Update::Look, Loc::Piece(..) | Loc::Part(..)) => 0,
             // The tables are small, so they are not counted.
             (_, Loc::Control) => 0,
-            (Update::Apply, Loc::Piece(Flat::Weights | Flat::State(_), _)) | (Update::Accumulate, Loc::Piece(Flat::Grads, _)) => {
-                2 * shape.bytes()
-            }
+            (Update::Apply, Loc::Piece(Flat::Weights | Flat::State(_), _) | Loc::Part(Flat::Weights, _))
+            | (Update::Accumulate, Loc::Piece(Flat::Grads, _)) => 2 * shape.bytes(),
             _ => shape.bytes(),
         };
         self.inputs.iter().map(each).sum()
@@ -293,7 +309,7 @@ pub struct Plan {
 
 /// Exchanges values with the other ranks while a run of a plan pauses: takes the values of this rank and returns those of all ranks, in the
 /// order of the ranks.
-pub(crate) type Gather<'a> = &'a mut dyn FnMut(Vec<f32>) -> Result<Vec<f32>>;
+pub(crate) type Gather<'a> = &'a mut (dyn FnMut(Vec<f32>) -> Result<Vec<f32>> + Send);
 
 /// The [`Gather`] of plans without exchanges.
 pub(crate) fn no_gather(_: Vec<f32>) -> Result<Vec<f32>> {

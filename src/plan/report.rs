@@ -36,7 +36,8 @@ pub struct Memory {
     /// The sizes and settings of kernels, the learning rates, and the losses that have not been read yet.
     pub tables: u64,
     /// The other plans that the trainer stores: plans for other batch sizes (such as the last batch of an epoch), plans of
-    /// [evaluation](crate::Trainer::evaluate), and the buffers through which outputs are read.
+    /// [evaluation](crate::Trainer::evaluate), and the buffers through which outputs are read. With [shards](crate::Shard::State), also the
+    /// averages of the weights that this rank has gathered.
     pub plans: u64,
     /// All of the above by layer, in the model's order. The rows that belong to no layer come last.
     pub layers: Vec<LayerMemory>,

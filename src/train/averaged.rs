@@ -1,6 +1,6 @@
 //! The model with the averages of its weights.
 
-use super::{Evaluation, Named, Params, Trainer, evaluate::Seen};
+use super::{Evaluation, Named, Params, Shard, Trainer, evaluate::Seen};
 use crate::{
     compiled::Compiled,
     data::Dataset,
@@ -24,6 +24,9 @@ impl Trainer {
     /// Returns a view of the model with averages in place of the trained weights. [`Optimizer::ema`](crate::optim::Optimizer::ema),
     /// [`swa`](crate::optim::Optimizer::swa) and [`lookahead`](crate::optim::Optimizer::lookahead) define the averages. Frozen
     /// parameters and state have their current values. Before the first step, the averages equal the weights.
+    ///
+    /// With [`Shard::State`](crate::Shard::State), each rank has a part of the averages. Then all ranks must call this method, and each
+    /// gets a copy of all averages.
     ///
     /// ```
     /// use downhill::{Device, Fit, Trainer, data, optim::Adam};
@@ -57,8 +60,19 @@ impl Trainer {
         if self.step <= self.update.since {
             self.store.start_average(k)?;
         }
+        if self.shards() == Shard::State {
+            let gathered = self.gather_average(k);
+            self.told(gathered)?;
+        }
         let store = self.store.averaged(k);
         Ok(Averaged { trainer: self, store })
+    }
+    /// Gathers the averages from their owners.
+    fn gather_average(&self, k: usize) -> Result<()> {
+        pollster::block_on(async {
+            let average = self.whole_states(&self.whole_layout()?, k..k + 1, None).await?;
+            self.store.write_average(average.into_iter().flatten().collect()).await
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
     options::Fit,
     place::FIT,
     saved::Saved,
+    shard::Shard,
 };
 use crate::{
     data::Dataset,
@@ -260,19 +261,28 @@ impl Run<'_> {
         self.trainer.rank()
     }
     /// Saves the training to a file. [`Trainer::load`] loads the trainer from it. See [`snapshot`](Run::snapshot) for its content. Rank 0
-    /// alone writes the file.
+    /// alone writes the file. With [`Shard::State`](crate::Shard::State), all ranks must call it.
     ///
     /// # Errors
     /// The file cannot be written, or the device fails.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        if self.rank() > 0 { Ok(()) } else { self.snapshot()?.write(path) }
+        match (self.rank(), self.trainer.shards()) {
+            (0, _) => self.taken(Some(0))?.write(path),
+            (_, Shard::None) => Ok(()),
+            // This rank gives its part of the states.
+            (_, Shard::State) => self.taken(Some(0)).map(|_| ()),
+        }
     }
-    /// Returns the state of the training: everything that [`Trainer::save`] saves, the place in the epochs, and the reports so far.
+    /// Returns the state of the training: everything that [`Trainer::save`] saves, the place in the epochs, and the reports so far. With
+    /// [`Shard::State`](crate::Shard::State), all ranks must call it.
     ///
     /// # Errors
     /// The device fails.
     pub fn snapshot(&self) -> Result<Saved> {
-        let mut saved = self.trainer.snapshot()?;
+        self.taken(None)
+    }
+    fn taken(&self, root: Option<usize>) -> Result<Saved> {
+        let mut saved = self.trainer.snapshot(root)?;
         saved.join(FIT, self.trainer.save_place());
         Ok(saved)
     }

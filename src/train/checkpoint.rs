@@ -26,20 +26,25 @@ impl Trainer {
     /// The file is [replaced](crate::file::replace) whole or not at all. A reader finds this checkpoint or the previous one,
     /// even after a crash. Equal trainers write equal bytes.
     ///
+    /// With [`Shard::State`](crate::Shard::State), all ranks must call it, and rank 0 alone writes the file.
+    ///
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.snapshot()?.write(path)
-    }
-    /// Returns the content of a checkpoint.
-    pub(super) fn snapshot(&self) -> Result<Saved> {
-        let states = self.update.optimizer.states();
-        let mut flat = vec![pollster::block_on(self.store.read_params())?];
-        for k in 0..states.len() {
-            flat.push(pollster::block_on(self.store.read_state(k))?);
+        match self.update.owners {
+            None => self.snapshot(None)?.write(path),
+            Some(_) => {
+                let saved = self.told(self.snapshot(Some(0)))?;
+                if self.rank() == 0 { self.told(saved.write(path)) } else { Ok(()) }
+            }
         }
+    }
+    /// Returns the content of a checkpoint. With shards, all ranks must call it. With `root`, this rank alone gets the states then.
+    pub(super) fn snapshot(&self, root: Option<usize>) -> Result<Saved> {
+        let (layout, states) = (self.whole_layout()?, self.update.optimizer.states());
+        let flat = pollster::block_on(self.whole(&layout, root))?;
         let names: Vec<&str> = states.iter().map(|state| state.name).collect();
-        let tensors = named(&self.params, &self.store.layout(), &names, &flat);
+        let tensors = named(&self.params, &layout, &names, &flat);
         // A step may have been not finite without its report having been read. This step and all steps after it changed nothing.
         let guard = pollster::block_on(self.store.read_guard())?;
         let step = if guard.halt == 0 { self.step } else { u64::from(guard.halt) - 1 };
@@ -117,7 +122,8 @@ impl Trainer {
         };
         let mut rest = file.names();
         let mut wanted: Vec<String> = self.params.iter().map(|p| p.name.clone()).collect();
-        let layout = self.store.layout();
+        // With shards, the file has the states of all ranks.
+        let (layout, mine) = (self.whole_layout()?, self.store.layout());
         for (state, places) in self.update.optimizer.states().iter().zip(&layout.states) {
             let of = self.params.iter().zip(&places.ranges).filter(|(_, place)| place.is_some());
             wanted.extend(of.map(|(p, _)| key(state.name, &p.name)));
@@ -139,11 +145,13 @@ impl Trainer {
         let weights: Vec<(String, Host<f32>)> =
             self.params.iter().map(|p| Ok((p.name.clone(), take(p.name.clone(), p.shape)?))).collect::<Result<_>>()?;
         let mut states = Vec::new();
-        for (state, places) in self.update.optimizer.states().into_iter().zip(&layout.states) {
-            let mut flat: Vec<Vec<f32>> = places.pieces.iter().map(|&n| vec![state.start; n]).collect();
-            for (p, place) in self.params.iter().zip(&places.ranges) {
-                if let Some((r, shape)) = *place {
-                    flat[r.piece][r.of()].copy_from_slice(take(key(state.name, &p.name), shape)?.f());
+        for (state, (places, own)) in self.update.optimizer.states().into_iter().zip(layout.states.iter().zip(&mine.states)) {
+            let mut flat: Vec<Vec<f32>> = own.pieces.iter().map(|&n| vec![state.start; n]).collect();
+            for (p, (place, own)) in self.params.iter().zip(places.ranges.iter().zip(&own.ranges)) {
+                let Some((_, shape)) = *place else { continue };
+                let value = take(key(state.name, &p.name), shape)?;
+                if let Some((r, _)) = *own {
+                    flat[r.piece][r.of()].copy_from_slice(value.f());
                 }
             }
             states.push(flat);

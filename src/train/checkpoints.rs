@@ -121,7 +121,7 @@ impl Saver {
         self.join()?;
         let Some((copy, mut saved)) = self.copying.take() else { return Ok(()) };
         let flat = copy.take()?;
-        let (params, layout) = (trainer.params.clone(), trainer.store.layout());
+        let (params, layout) = (trainer.params.clone(), trainer.whole_layout()?);
         let states: Vec<&'static str> = trainer.update.optimizer.states().iter().map(|state| state.name).collect();
         let (folder, number, keep) = (self.wants.folder.clone(), self.next, self.wants.keep);
         self.next += 1;
@@ -155,6 +155,7 @@ impl Fit<'_> {
     }
     /// Begins a checkpoint of the trainer, whose steps have all been read.
     pub(super) async fn save(&mut self, trainer: &Trainer, cut: Cut) -> Result<()> {
+        let gathered = if self.gathers { Some(trainer.whole(&trainer.whole_layout()?, Some(0)).await?) } else { None };
         let Some(saver) = &mut self.saver else { return Ok(()) };
         saver.advance(trainer, true)?;
         let mut saved = Saved { info: trainer.info(trainer.step), ..Saved::default() };
@@ -168,7 +169,11 @@ impl Fit<'_> {
         for (k, callback) in self.hooks.iter().enumerate() {
             saved.join(&format!("{CALLBACK}{k}."), callback.save());
         }
-        saver.copying = Some((trainer.store.copy().await?, saved));
+        let copy = match gathered {
+            Some(flat) => StoreCopy::Cpu(flat),
+            None => trainer.store.copy().await?,
+        };
+        saver.copying = Some((copy, saved));
         saver.last = Instant::now();
         saver.advance(trainer, false)
     }

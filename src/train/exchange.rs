@@ -44,6 +44,7 @@ impl Trainer {
     pub async fn set_optimizer_async(&mut self, optimizer: impl Into<Optimizer>) -> Result<()> {
         self.no_part("set_optimizer")?;
         let mut update = Updater::new(optimizer.into(), &self.params)?;
+        self.share_update(&mut update);
         update.prepare(&self.device, &self.params).await?;
         match &self.model {
             Some(model) => model.try_with(&update.optimizer)?,
@@ -66,6 +67,10 @@ impl Trainer {
         let store = Store::new(&self.device, &self.params, Some(&update), self.seed).await?;
         let all: Vec<(usize, usize)> = (0..self.params.len()).map(|i| (i, i)).collect();
         store.copy_from(&self.store, &all, 1.0).await?;
+        self.replace(update, store).await
+    }
+    /// Goes on with another update and with buffers for it. Plans are made again.
+    pub(super) async fn replace(&mut self, update: Updater, store: Store) -> Result<()> {
         let ring = self.ring.again(&store, update.readouts).await?;
         self.release();
         self.gone += self.ring.counters();

@@ -252,7 +252,11 @@ impl Trainer {
                 stop = self.together(if stop { Flow::Stop } else { Flow::Go })? == Flow::Stop;
             }
             // The queue also ends where the next step begins with a callback.
-            let save = fit.saves(number);
+            let mut save = fit.saves(number);
+            if fit.gathers {
+                // Rank 0 has the clock of the checkpoints, and all ranks give their states.
+                save = self.rank_0_says(save)?;
+            }
             if (stop || due || save || fit.wants(number + 1)) && !queued.is_empty() {
                 self.make_room(queued.len()).await?;
                 self.run(part.key, fed, queued.drain(..))?;

@@ -93,8 +93,9 @@ impl Trainer {
         }
         let picks = self.check_data("find_lr", data)?;
         self.no_part("find_lr")?;
+        self.no_shard("find_lr", "search before Trainer::shard")?;
         pollster::block_on(self.collect())?;
-        let (saved, optimizer, trained) = (self.snapshot()?, self.update.optimizer.clone(), self.store.is_trained());
+        let (saved, optimizer, trained) = (self.snapshot(None)?, self.update.optimizer.clone(), self.store.is_trained());
         let (reports, loss, noise) = (mem::take(&mut self.reports), self.loss, self.noise);
         self.update.optimizer = optimizer.clone().schedule(Schedule::constant());
         // Ranks search alone, and equal ranks find the same.

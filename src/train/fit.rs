@@ -12,6 +12,7 @@ use super::{
     progress::{Progress, Shown},
     readouts::Noise,
     saved::Saved,
+    shard::Shard,
     share::BUCKET,
 };
 use crate::{
@@ -63,6 +64,7 @@ impl Trainer {
     /// Does the work of [`fit`](Trainer::fit) on this rank.
     async fn fit_here(&mut self, data: &Dataset, mut fit: Fit<'_>) -> Result<History> {
         self.agree_on(data, &fit)?;
+        fit.gathers = self.shards() == Shard::State && fit.checkpoints.is_some();
         if self.rank() > 0 {
             fit.progress = Progress::Off;
             fit.checkpoints = None;
@@ -104,7 +106,7 @@ impl Trainer {
                 for most in [fit.resident.min(bytes / 2), 0] {
                     self.hold(&wanted, most).await;
                     self.feed_from(data, fit.augment);
-                    fitting = self.fitting(bytes, &cut, validation, fit.saver.is_some());
+                    fitting = self.fitting(bytes, &cut, validation, fit.saver.is_some() && !fit.gathers);
                     if fitting.is_ok() || self.held.is_empty() {
                         break;
                     }

@@ -55,6 +55,7 @@ impl Trainer {
     /// [`Error::Diverged`], from the call that reads the reports.
     pub fn apply_gradients(&mut self, gradients: &[(&str, Host<f32>)]) -> Result<()> {
         self.no_part("apply_gradients")?;
+        self.no_shard("apply_gradients", "give batches to Trainer::step, or use Shard::None")?;
         let layout = self.store.layout();
         let mut flat: Vec<Vec<f32>> =
             layout.pieces[..layout.trained].iter().map(|&n| host::zeros("gradients", n)).collect::<Result<_>>()?;

@@ -97,12 +97,13 @@ impl Trainer {
         plan.micro |= self.store.holds_micro();
         Ok(plan)
     }
-    /// Returns the bytes of all cached plans except the plan `key`, and of the buffer that collects outputs.
+    /// Returns the bytes of all cached plans except the plan `key`, of the buffer that collects outputs, and of gathered averages.
     fn others(&self, key: Batch) -> u64 {
         let training = self.plans.iter().filter(|(k, _)| *k != key).map(|(_, loaded)| loaded.engine.bytes());
         let inference = self.inference.iter().map(|(_, (f, _))| f.bytes());
         let outputs = self.collected.iter().map(|collected| collected.words() as u64 * 4);
-        training.chain(inference).chain(outputs).sum()
+        let averages = self.store.holds_average().then(|| 4 * self.store.layout().trained_elements() as u64);
+        training.chain(inference).chain(outputs).chain(averages).sum()
     }
     /// Returns the most bytes that `fit` may take with batches of `batch` samples and an evaluation after each epoch.
     fn fit_bytes(&self, batch: usize) -> Result<u64> {
@@ -280,8 +281,9 @@ impl Trainer {
     }
     /// Returns the bytes of a copy of the parameters and states.
     fn copy_bytes(&self) -> u64 {
-        let (layout, states) = (self.store.layout(), self.update.optimizer.states().len());
-        4 * (layout.elements() + layout.trained_elements() * states) as u64
+        let layout = self.store.layout();
+        let states: usize = layout.states.iter().flat_map(|state| &state.pieces).sum();
+        4 * (layout.elements() + states) as u64
     }
     fn fed(&self) -> Option<engine::Fed<'_>> {
         self.held.iter().find_map(Held::fed)

@@ -31,6 +31,7 @@ mod ranks;
 mod readouts;
 mod reports;
 mod saved;
+mod shard;
 mod share;
 mod steps;
 mod summary;
@@ -53,6 +54,7 @@ pub use options::{Event, Fit};
 pub use progress::Progress;
 pub use readouts::{ParamNorms, StepNorms};
 pub use saved::Saved;
+pub use shard::Shard;
 
 use crate::{
     compiled::Compiled,

@@ -68,6 +68,8 @@ pub struct Fit<'a> {
     pub(super) check_weights: Option<u64>,
     pub(super) bucket: usize,
     pub(super) saver: Option<Saver>,
+    /// Whether all ranks give their states to the checkpoints of rank 0.
+    pub(super) gathers: bool,
     pub(super) closures: Vec<Closure<'a>>,
     pub(super) hooks: Vec<Box<dyn Callback + 'a>>,
 }
@@ -96,6 +98,7 @@ impl Default for Fit<'_> {
             check_weights: None,
             bucket: BUCKET,
             saver: None,
+            gathers: false,
             closures: Vec::new(),
             hooks: Vec::new(),
         }

@@ -1,7 +1,8 @@
 //! Training over ranks: the ranks of a trainer, and all that they must agree on.
 
 use super::{
-    Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, share::BUCKET, synced::Exchanges,
+    Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, shard::Shard, share::BUCKET,
+    synced::Exchanges,
 };
 use crate::{
     data::Dataset,
@@ -79,7 +80,7 @@ impl Ranks {
 /// Facts that must be the same on all ranks: a name and a value each.
 type Facts = Vec<(String, String)>;
 
-fn fact(name: impl Into<String>, value: impl ToString) -> (String, String) {
+pub(super) fn fact(name: impl Into<String>, value: impl ToString) -> (String, String) {
     (name.into(), value.to_string())
 }
 
@@ -116,6 +117,7 @@ impl Trainer {
     /// - Rank 0 alone shows [progress](Fit::progress) and writes [checkpoints](Fit::checkpoints) and the files of
     ///   [callbacks](crate::callbacks). All ranks must be able to read the checkpoint that they [resume](Fit::resume) from. A training may
     ///   resume on another number of ranks.
+    /// - Each rank holds all states of the optimizer, unless the ranks [share](Trainer::shard) them.
     /// - In a loop of your own, each rank gives its own batch to [`step`](Trainer::step). A batch may be of any size. Every rank must
     ///   make every step. [`loss`](Trainer::loss), [`evaluate`](Trainer::evaluate) and all other methods concern one rank alone.
     ///   Set the [seed](Trainer::seed) before this call.
@@ -241,6 +243,9 @@ impl Trainer {
             fact("bucket_bytes", fit.bucket),
             fact("append", fit.append),
             fact("resume:", fit.resume.is_some()),
+            fact("averaged", fit.averaged),
+            fact("the shards", format!("{:?}", self.shards())),
+            fact("checkpoints of shards:", self.shards() == Shard::State && fit.checkpoints.is_some()),
             fact("the callbacks", format!("[{}] and {} closures", callbacks.join(", "), fit.closures.len())),
         ]);
         self.agree(facts)
@@ -296,6 +301,11 @@ impl Trainer {
         let number = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(usize::MAX, |bytes| u64::from_le_bytes(bytes) as usize);
         Ok(all.map_or(vec![n], |all| all.iter().map(number).collect()))
     }
+    /// Returns what rank 0 says.
+    pub(super) fn rank_0_says(&self, yes: bool) -> Result<bool> {
+        let all = self.gather(What::Flow, || vec![u8::from(yes)])?;
+        Ok(all.map_or(yes, |all| all[0] != [0]))
+    }
     /// Returns how all ranks go on: a rank that stops stops all.
     pub(super) fn together(&self, flow: Flow) -> Result<Flow> {
         let all = self.gather(What::Flow, || vec![flow as u8])?;
@@ -319,10 +329,12 @@ impl Trainer {
         }
         Ok(e)
     }
-    /// Returns a hash of the parameters and of the states of the optimizer. It does not depend on how a device cuts them into pieces.
+    /// Returns a hash of the parameters and, without shards, of the states of the optimizer. It does not depend on how a device cuts them
+    /// into pieces.
     fn hash(&self) -> Result<u64> {
         let mut all = pollster::block_on(self.store.read_params())?;
-        for k in 0..self.update.optimizer.states().len() {
+        let states = if self.update.owners.is_none() { self.update.optimizer.states().len() } else { 0 };
+        for k in 0..states {
             all.extend(pollster::block_on(self.store.read_state(k))?);
         }
         Ok(fnv1a(all.iter().flatten().flat_map(|x| x.to_bits().to_le_bytes())))

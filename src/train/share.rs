@@ -7,6 +7,7 @@ use crate::{
     gpu::StepRow,
     host::Host,
     optim::{Guard, MAX_STATES},
+    plan::Flat,
     profile::{BucketTime, Exchange},
     world::{Mean, Tag, Waiting, What},
 };
@@ -190,7 +191,7 @@ impl Trainer {
             // A bucket is read from the device while the one before is exchanged.
             let (grads, weight) = match made.is_empty() {
                 true => (vec![0.0; bucket.iter().map(|&i| layout.ranges[i].len).sum()], None),
-                false => (self.store.read_grads_of(bucket).await?, Some(guard.weight)),
+                false => (self.store.read_of(Flat::Grads, bucket).await?, Some(guard.weight)),
             };
             let now = Instant::now();
             sent.push((world.reduce(tag(What::Grads(k)), grads, weight), now));
@@ -253,9 +254,13 @@ impl Trainer {
         self.store.write_guard(all)?;
         self.micro = 0;
         self.plan(Batch::Mean).await?;
-        self.run(Batch::Mean, false, [(false, 0)])?;
+        match self.update.owners {
+            None => self.run(Batch::Mean, false, [(false, 0)])?,
+            Some(_) => self.run_halves().await?,
+        }
         let update = mem::take(&mut self.unread);
-        let Some(end) = self.rows_of(&update).await? else { return Ok(()) };
+        let Some(mut end) = self.rows_of(&update).await? else { return Ok(()) };
+        self.exchange_weights(&mut end).await?;
         let mut tail = end.rows[0][width..].to_vec();
         // The update measures no spread.
         tail.iter_mut().skip(2).for_each(|spread| *spread = all.spread);

@@ -173,7 +173,7 @@ impl Trainer {
             let norms = (!more && self.update.readouts.measures(step)).then_some(self.measurements);
             self.measurements += u64::from(norms.is_some());
             let micro_of_step = self.ranks.as_ref().map_or(micro, |ranks| ranks.number(micro));
-            self.rows.push(StepRow { seed: self.seed, step, micro: micro_of_step, more, batch: k, sample, norms });
+            self.rows.push(StepRow { seed: self.seed, step, micro: micro_of_step, more, batch: k, sample, norms, half: None });
             (step, micro) = if more { (step, micro + 1) } else { (step + 1, 0) };
         }
         (step, micro)

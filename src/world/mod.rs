@@ -240,9 +240,14 @@ impl World {
     }
     /// Begins to send `bytes` to all ranks. The result has the bytes of all ranks, in the order of the ranks.
     pub(crate) fn gather(&self, tag: Tag, bytes: Vec<u8>) -> Waiting<Vec<Vec<u8>>> {
+        self.gather_on(tag, bytes, None)
+    }
+    /// Begins to send `bytes` to the rank `root`. The result there has the bytes of all ranks, in the order of the ranks. On the other ranks
+    /// it has no bytes.
+    pub(crate) fn gather_on(&self, tag: Tag, bytes: Vec<u8>, root: Option<usize>) -> Waiting<Vec<Vec<u8>>> {
         let terms = self.terms;
         self.begin(
-            |to| Job::Gather { tag, bytes, terms, to },
+            |to| Job::Gather { tag, bytes, root, terms, to },
             |job| match job {
                 Job::Gather { bytes, to, .. } => (to, vec![bytes]),
                 _ => unreachable!("the job was made above"),

@@ -21,8 +21,21 @@ use std::{
 
 /// A job of the communication thread. Jobs are done in order.
 pub(super) enum Job {
-    Reduce { tag: Tag, values: Vec<f32>, weight: Option<f32>, terms: Terms, to: Sender<Result<Mean>> },
-    Gather { tag: Tag, bytes: Vec<u8>, terms: Terms, to: Sender<Result<Vec<Vec<u8>>>> },
+    Reduce {
+        tag: Tag,
+        values: Vec<f32>,
+        weight: Option<f32>,
+        terms: Terms,
+        to: Sender<Result<Mean>>,
+    },
+    /// With `root`, this rank alone gets the bytes of the other ranks.
+    Gather {
+        tag: Tag,
+        bytes: Vec<u8>,
+        root: Option<usize>,
+        terms: Terms,
+        to: Sender<Result<Vec<Vec<u8>>>>,
+    },
     Delay(Delay),
     Fail(Error),
 }
@@ -42,8 +55,10 @@ pub(super) fn serve(link: Box<dyn Link>, jobs: &Receiver<Job>, traffic: &Mutex<T
             Ok(Job::Reduce { tag, values, weight, terms, to }) => {
                 drop(to.send(whole(&mut mail, traffic, since, |mail| fold::reduce(mail, tag, values, weight, terms).map(Mean::new))))
             }
-            Ok(Job::Gather { tag, bytes, terms, to }) => drop(to.send(whole(&mut mail, traffic, since, |mail| {
-                let parts = vec![mail.message(tag, bytes.len(), |to| to.extend_from_slice(&bytes)); mail.size()];
+            Ok(Job::Gather { tag, bytes, root, terms, to }) => drop(to.send(whole(&mut mail, traffic, since, |mail| {
+                let (full, empty) = (mail.message(tag, bytes.len(), |to| to.extend_from_slice(&bytes)), mail.message(tag, 0, |_| ()));
+                let part = |rank: usize| if root.is_none_or(|root| root == rank) { full.clone() } else { empty.clone() };
+                let parts = (0..mail.size()).map(part).collect();
                 let all = mail.exchange(tag, parts, terms.timeout)?;
                 Ok(all.iter().map(|message| Mail::content(message).to_vec()).collect())
             }))),

@@ -88,7 +88,7 @@ fn half_the_bytes() {
 #[test]
 fn a_slow_network() {
     let (latency, ranks) = (Duration::from_millis(80), 3);
-    let mean = |world: &World| world.reduce(tag(0, What::Grads(0)), numbers(world.rank(), 5003), Some(1.0)).wait().unwrap();
+    let mean = |world: &World| world.reduce(tag(0, What::Grads(0)), numbers(world.rank(), 5003), Some(1.0)).wait().unwrap().values;
     let want = on_ranks(ranks, |world| mean(&world));
     let got = on_ranks(ranks, |world| {
         let (world, since) = (world.delayed(latency, 1_000_000), Instant::now());
@@ -120,6 +120,13 @@ fn ranks_gather_in_order() {
     for (first, second) in all {
         assert_eq!((first, second), (vec![vec![], vec![1], vec![2, 2], vec![3, 3, 3]], vec![vec![9]; 4]));
     }
+}
+
+#[test]
+fn one_rank_gathers() {
+    let all = on_ranks(3, |world| world.gather_on(tag(1, What::Optimizer), vec![7; 100 * world.rank()], Some(1)).wait().unwrap());
+    assert_eq!(all[1], [vec![], vec![7; 100], vec![7; 200]]);
+    assert!(all[0].iter().chain(&all[2]).all(Vec::is_empty));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Check, On, Suite, gpu, weights};
 use downhill::{
-    Checkpoints, Device, Fit, Trainer, World,
+    Checkpoints, Device, Fit, Host, Shard, Trainer, World,
     data::{self, Dataset},
     optim::{Adam, Lamb, Optimizer, Sgd},
     world::Wire,
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
     suite.test("gradients in 16 bits", wires);
     suite.test("4 ranks, and 2 that go on", resumed);
     suite.test("batch norm over ranks", synced);
+    suite.test("shards of the optimizer's states", shards);
     suite.test("without mpirun", alone);
     suite.test("a rank that is slow", slow);
     suite.test("ranks that differ", differ);
@@ -121,11 +122,18 @@ fn rank(job: &str, folder: &Path) -> Check {
             trainer.fit(&digits(), fit(world.size()))?;
             Ok(fs::write(folder.join(format!("{job}-{me}")), format!("{:?}", weights(&trainer)?))?)
         }
-        "first" | "second" => {
+        "shards" => {
+            let mut trainer = trainer(optimizer("adam"))?.distributed(&world)?.shard(Shard::State)?;
+            trainer.fit(&digits(), fit(world.size()).check_weights(1))?;
+            trainer.save(folder.join("end.safetensors"))?;
+            save(&trainer)
+        }
+        "first" | "second" | "first shards" | "second shards" => {
             let checkpoints = Checkpoints::new(folder.join("checkpoints")).every_steps(3);
-            let mut trainer = trainer(optimizer("adam"))?.distributed(&world)?;
+            let shard = if job.ends_with("shards") { Shard::State } else { Shard::None };
+            let mut trainer = trainer(optimizer("adam"))?.distributed(&world)?.shard(shard)?;
             let fit = fit(4).checkpoints(checkpoints).resume(folder.join("checkpoints"));
-            trainer.fit(&digits(), if job == "second" { fit.epochs(4) } else { fit })?;
+            trainer.fit(&digits(), if job.starts_with("second") { fit.epochs(4) } else { fit })?;
             save(&trainer)
         }
         "alone" => {
@@ -305,15 +313,40 @@ fn synced() -> Check {
     Ok(())
 }
 
+/// Each rank has the weights of one rank that accumulates, and rank 0 writes the file of that rank.
+fn shards() -> Check {
+    for n in [1, 2, 3] {
+        let folder = tempfile::tempdir()?;
+        run(n, "shards", folder.path())?;
+        let mut one = trainer(optimizer("adam"))?;
+        one.fit(&digits(), fit(n).accumulate(n))?;
+        for rank in 0..n {
+            assert!(got(folder.path(), "shards", rank)? == text(&one)?, "rank {rank} of {n} has other bits");
+        }
+        one.save(folder.path().join("one.safetensors"))?;
+        let [shared, whole] = ["end", "one"].map(|name| downhill::weights::read(folder.path().join(format!("{name}.safetensors"))));
+        let trained = |all: Vec<(String, Host<f32>)>| all.into_iter().filter(|(name, _)| !name.contains("running")).collect::<Vec<_>>();
+        assert!(trained(shared?) == trained(whole?), "the file of {n} ranks");
+    }
+    Ok(())
+}
+
 fn resumed() -> Check {
+    for (first, second) in [("first", "second"), ("first shards", "second shards"), ("first shards", "second")] {
+        resumed_as(first, second)?;
+    }
+    Ok(())
+}
+
+fn resumed_as(first: &str, second: &str) -> Check {
     let folder = tempfile::tempdir()?;
-    run(4, "first", folder.path())?;
-    run(2, "second", folder.path())?;
+    run(4, first, folder.path())?;
+    run(2, second, folder.path())?;
     // The same on one rank: two epochs with steps of four batches, and two with steps of two.
     let mut one = trainer(optimizer("adam"))?;
     one.fit(&digits(), fit(4).accumulate(4))?;
     one.fit(&digits(), fit(4).accumulate(2).append(true))?;
-    assert!(got(folder.path(), "second", 0)? == text(&one)? && got(folder.path(), "second", 1)? == text(&one)?);
+    assert!(got(folder.path(), second, 0)? == text(&one)? && got(folder.path(), second, 1)? == text(&one)?);
     Ok(())
 }
 
