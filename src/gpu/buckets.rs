@@ -25,8 +25,8 @@ pub(crate) struct Bucket {
 /// The bytes before the gradients: the weight of the earlier micro-batches of the step, and the weight of this one.
 const WEIGHTS: u64 = 8;
 
-/// Returns the size in bytes of what the host reads.
-fn bytes(elements: usize, sums: bool) -> u64 {
+/// Returns the size in bytes of the read-back buffer of a bucket.
+pub(crate) fn bytes(elements: usize, sums: bool) -> u64 {
     WEIGHTS + 4 * elements as u64 * if sums { 2 } else { 1 }
 }
 

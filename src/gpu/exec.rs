@@ -91,7 +91,8 @@ pub struct Counters {
     pub submits: u64,
     /// The number of dispatches in all steps.
     pub dispatches: u64,
-    /// The number of read-backs. Each read-back is also a submit. A bucket of gradients is read behind a part of a step, which is one.
+    /// The number of read-backs. Each read-back is also a submit. Only a bucket of gradients has none of its own: a part of a step ends
+    /// with its copy.
     pub reads: u64,
     /// The number of times that the host waited for a read-back. The device is idle after such a wait.
     pub waits: u64,

@@ -33,7 +33,7 @@ mod tests;
 mod time;
 
 pub use crate::choice::{Candidate, Choice, ChoiceReport, Choices, Chosen, Origin, Verdict};
-pub(crate) use buckets::Bucket;
+pub(crate) use buckets::{Bucket, bytes as readback_bytes};
 pub(crate) use collect::Collected;
 pub use device::{AdapterSummary, Gpu, adapters};
 pub(crate) use device::{open, open_all, open_nth};

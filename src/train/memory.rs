@@ -13,6 +13,7 @@ use crate::{
     device::Device,
     engine::{self, Updater},
     error::{Error, Result},
+    gpu,
     graph::Tensor,
     optim::Optimizer,
     plan::{Memory, Plan, report::size},
@@ -97,13 +98,22 @@ impl Trainer {
         plan.micro |= self.store.holds_micro();
         Ok(plan)
     }
-    /// Returns the bytes of all cached plans except the plan `key`, of the buffer that collects outputs, and of gathered averages.
+    /// Returns the bytes of all cached plans except the plan `key`, of the buffer that collects outputs, of gathered averages, and of the
+    /// buffers through which a rank reads gradients from a GPU.
     fn others(&self, key: Batch) -> u64 {
         let training = self.plans.iter().filter(|(k, _)| *k != key).map(|(_, loaded)| loaded.engine.bytes());
         let inference = self.inference.iter().map(|(_, (f, _))| f.bytes());
         let outputs = self.collected.iter().map(|collected| collected.words() as u64 * 4);
         let averages = self.store.holds_average().then(|| 4 * self.store.layout().trained_elements() as u64);
-        training.chain(inference).chain(outputs).chain(averages).sum()
+        training.chain(inference).chain(outputs).chain(averages).sum::<u64>() + self.readback_bytes()
+    }
+    /// Returns the bytes of the read-back buffers of gradients of a rank on a GPU, with room for the sums of earlier micro-batches.
+    fn readback_bytes(&self) -> u64 {
+        if self.ranks.is_none() || self.device.as_gpu().is_none() {
+            return 0;
+        }
+        let elements = |bucket: &Vec<usize>| bucket.iter().map(|&i| self.params[i].shape.elements()).sum();
+        self.buckets().iter().map(|bucket| gpu::readback_bytes(elements(bucket), true)).sum()
     }
     /// Returns the most bytes that `fit` may take with batches of `batch` samples and an evaluation after each epoch.
     fn fit_bytes(&self, batch: usize) -> Result<u64> {

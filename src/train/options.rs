@@ -355,9 +355,9 @@ impl<'a> Fit<'a> {
         Fit { resume: Some(path.as_ref().into()), ..self }
     }
     /// Sets the size of a bucket of gradients in bytes. 25 MiB by default, as in PyTorch. [Ranks](crate::Trainer::distributed) exchange their
-    /// gradients in buckets, the last layers first, because the backward pass finishes them first. The CPU device computes the
-    /// gradients of one bucket while another is exchanged. A GPU is read bucket by bucket after the backward pass. The first bucket has at
-    /// most 1 MiB. A parameter that is larger than a bucket has a bucket of its own. The results are the same to the bit.
+    /// gradients in buckets, the last layers first, because the backward pass finishes them first. The device computes the
+    /// gradients of one bucket while another is exchanged. A GPU gets a submit for each bucket, and a buffer of the host's memory through which
+    /// the bucket is read. The first bucket has at most 1 MiB. A parameter that is larger than a bucket has a bucket of its own. The results are the same to the bit.
     pub fn bucket_bytes(self, most: usize) -> Self {
         Fit { bucket: most, ..self }
     }

@@ -143,7 +143,7 @@ impl Trainer {
     }
     /// Returns the trained parameters of each bucket. A bucket is a part of the gradients that ranks exchange at once. The backward pass
     /// finishes the last layers first, so their parameters come first. The first bucket is small, so that the exchange begins early.
-    fn buckets(&self) -> Vec<Vec<usize>> {
+    pub(super) fn buckets(&self) -> Vec<Vec<usize>> {
         let most = self.ranks.as_ref().map_or(0, |ranks| ranks.bucket);
         let (mut buckets, mut bytes) = (vec![Vec::new()], 0);
         for i in (0..self.params.len()).rev().filter(|&i| self.update.groups.statuses[i].is_trained()) {

@@ -80,11 +80,11 @@ impl Wire {
     }
 }
 
-/// The number of elements to which the bounds of shards are rounded.
+/// The number of elements to which the bounds of parts are rounded.
 const GRAIN: usize = 64;
 
 /// Returns the part of `n` elements that `rank` adds up.
-fn shard(n: usize, rank: usize, ranks: usize) -> Range<usize> {
+fn part_of(n: usize, rank: usize, ranks: usize) -> Range<usize> {
     let bound = |rank: usize| (n.div_ceil(GRAIN) * rank / ranks * GRAIN).min(n);
     bound(rank)..bound(rank + 1)
 }
@@ -97,15 +97,15 @@ pub(super) fn alone(mut values: Vec<f32>, weight: Option<f32>) -> Vec<f32> {
     values
 }
 
-/// Computes the mean over ranks: each rank gets its shard from all ranks, adds up, and sends the mean to all ranks. The mean takes the
+/// Computes the mean over ranks: each rank gets its part from all ranks, adds up, and sends the mean to all ranks. The mean takes the
 /// place of the values.
 pub(super) fn reduce(mail: &mut Mail, tag: Tag, mut values: Vec<f32>, weight: Option<f32>, terms: Terms) -> Result<Vec<f32>> {
     let (rank, ranks, Terms { timeout, wire }) = (mail.rank(), mail.size(), terms);
-    let of = |rank: usize| shard(values.len(), rank, ranks);
-    let (own, shards) = (of(rank), (0..ranks).map(of).collect::<Vec<_>>());
+    let of = |rank: usize| part_of(values.len(), rank, ranks);
+    let (own, ranges) = (of(rank), (0..ranks).map(of).collect::<Vec<_>>());
     let part = |to: usize| {
         // A rank sends itself nothing.
-        let values = if to == rank { &[] } else { &values[shards[to].clone()] };
+        let values = if to == rank { &[] } else { &values[ranges[to].clone()] };
         mail.message(tag, 8 + wire.size() * values.len(), |bytes| {
             bytes.extend([u8::from(weight.is_some()), 0, 0, 0]);
             bytes.extend(weight.unwrap_or(0.0).to_le_bytes());
@@ -153,12 +153,12 @@ pub(super) fn reduce(mail: &mut Mail, tag: Tag, mut values: Vec<f32>, weight: Op
     drop(came);
     let mean = mail.message(tag, wire.size() * own.len(), |bytes| wire.encode(&values[own], bytes));
     let all = mail.exchange(tag, vec![mean; ranks], timeout)?;
-    for (from, (message, shard)) in all.iter().zip(shards).enumerate().filter(|(from, _)| *from != rank) {
+    for (from, (message, range)) in all.iter().zip(ranges).enumerate().filter(|(from, _)| *from != rank) {
         let bytes = Mail::content(message);
-        if bytes.len() != wire.size() * shard.len() {
+        if bytes.len() != wire.size() * range.len() {
             return Err(Error::Rank { rank: from, why: format!("its mean at {tag} has a wrong size") });
         }
-        let mut rest = &mut values[shard];
+        let mut rest = &mut values[range];
         wire.decode(bytes, |values| rest.split_off_mut(..values.len()).expect("the lengths were compared").copy_from_slice(values));
     }
     Ok(values)
@@ -169,15 +169,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_cover_all() {
+    fn parts_cover_all() {
         for n in [0, 1, 63, 64, 65, 1000, 4097] {
             for ranks in 1..7 {
-                let shards: Vec<_> = (0..ranks).map(|rank| shard(n, rank, ranks)).collect();
-                assert_eq!((shards[0].start, shards[ranks - 1].end), (0, n));
-                assert!(shards.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let parts: Vec<_> = (0..ranks).map(|rank| part_of(n, rank, ranks)).collect();
+                assert_eq!((parts[0].start, parts[ranks - 1].end), (0, n));
+                assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
             }
         }
-        assert_eq!(shard(4096, 1, 4), 1024..2048);
+        assert_eq!(part_of(4096, 1, 4), 1024..2048);
     }
 
     #[test]

@@ -47,6 +47,16 @@ fn a_mean_has_the_bits_of_accumulation() {
 }
 
 #[test]
+fn a_mean_without_weights_is_zero() {
+    // The memory of the sum still holds the mean before.
+    let all = on_ranks(2, |world| {
+        let mean = |step, weight| world.reduce(tag(step, What::Grads(0)), numbers(world.rank(), 1000), weight).wait().unwrap().values;
+        (mean(0, Some(1.0)), mean(1, None))
+    });
+    assert!(all.iter().all(|(first, second)| first.iter().any(|x| *x != 0.0) && *second == [0.0; 1000]));
+}
+
+#[test]
 fn a_number_that_is_not_finite_reaches_all_ranks() {
     let all = on_ranks(3, |world| {
         let mut values = numbers(world.rank(), 100);

@@ -53,6 +53,7 @@ fn main() {
         suite.on(on, "sums of micro-batches", parts::sums);
     }
     suite.on(On::Gpu, "submits and buffers of a step", parts::counts);
+    suite.on(On::Gpu, "the memory of buckets", parts::memory);
     suite.each(&BOTH, "a trace of all ranks", traces::of);
     suite.test("a device for each rank", devices::cpu);
     suite.on(On::Gpu, "a device for each rank", devices::gpu);
@@ -76,6 +77,7 @@ fn main() {
     suite.test("the files of shards", sharded_states::files);
     suite.each(&common::BOTH, "an overflow on one rank", sharded_states::overflow);
     suite.each(&common::BOTH, "a step of shards that is not finite", sharded_states::diverged);
+    suite.each(&common::BOTH, "all options of ranks", sharded_states::together);
     suite.test("shards that begin and end", sharded_states::changes);
     suite.test("what shards do not do", sharded_states::refused);
     suite.test("a step that is not finite", faults::diverged);

@@ -92,3 +92,12 @@ pub fn counts(device: &Device) -> Check {
     }
     Ok(())
 }
+
+/// The buffers through which gradients are read count: each gradient beside the sum of earlier micro-batches, and two weights.
+pub fn memory(device: &Device) -> Check {
+    let elements = 64 * 24 + 3 * 24 + 24 * 10 + 10;
+    let alone = new(device)?.micro_memory(4)?.total();
+    let over_ranks = all(2, |world| Ok(new(device)?.distributed(world)?.micro_memory(4)?.total()))?;
+    assert_eq!(over_ranks, [alone + 2 * 4 * elements + 2 * 4; 2]);
+    Ok(())
+}

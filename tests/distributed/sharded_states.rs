@@ -50,6 +50,12 @@ fn plain(fit: Fit) -> Fit {
     fit.epochs(2).norms(3).check_weights(2)
 }
 
+/// A name, and an optimizer.
+type Rule = (&'static str, fn() -> Optimizer);
+
+/// The name of a file, and its tensors.
+type File = (String, Vec<(String, Host<f32>)>);
+
 fn grouped() -> Optimizer {
     let adam = AdamW::new(1e-2).eps(1e-4).group(|name| name.ends_with("bias"), GroupOptions { lr_scale: 0.5, weight_decay: Some(0.1) });
     adam.group(|name| name == "fc2.weight", GroupOptions { lr_scale: 2.0, ..GroupOptions::default() }).clip_norm(0.7)
@@ -61,7 +67,7 @@ fn muon() -> Optimizer {
 
 pub fn optimizers() -> Check {
     let (cpu, data) = (Device::cpu(), digits(100));
-    let rules: [(&str, fn() -> Optimizer); 9] = [
+    let rules: [Rule; 9] = [
         ("SGD", || Sgd::new(0.2).momentum(0.9).nesterov(true).weight_decay(1e-3).clip_value(0.05)),
         ("Adam", || Adam::new(1e-2).eps(1e-4).amsgrad(true).clip_norm(0.7).clip_value(0.05)),
         ("AdamW with groups", grouped),
@@ -84,10 +90,31 @@ fn with_batch_norm(x: Tensor) -> Tensor {
     x.linear("fc1", 25).batch_norm("bn").relu().dropout(0.2).linear("fc2", 40).relu().linear("fc3", 10)
 }
 
+/// Shards of the data and of the states, batch norm over ranks, and several buckets and micro-batches, all at once.
+pub fn together(device: &Device) -> Check {
+    let parts = [0..40, 40..57, 57..61];
+    let train = |shard| {
+        all(3, |world| {
+            let own = digits(61).subset(&parts[world.rank()].clone().collect::<Vec<_>>())?;
+            let new = Trainer::for_data(device, &own, with_batch_norm, |y, t| y.cross_entropy(t), grouped())?;
+            let trainer = new.sync_batch_norm(true)?.distributed(world)?.shard(shard)?;
+            let fit = Fit::new().epochs(3).batch_size(4).accumulate(2).sharded_data(true).bucket_bytes(2000).check_weights(1);
+            fitted(trainer, &own, fit)
+        })
+    };
+    let (want, got) = (train(Shard::None)?, train(Shard::State)?);
+    assert!(want.iter().chain(&got).all(|one| *one == want[0]), "a rank differs");
+    let losses: Vec<f64> = want[0].history.epochs.iter().map(|epoch| epoch.loss).collect();
+    assert!(losses[2] < 0.97 * losses[0], "{losses:?}");
+    // The second shard ends after 3 steps of 8 samples, and the third one after 1.
+    assert_eq!(want[0].reports.iter().map(|report| report.samples).take(5).collect::<Vec<_>>(), [20, 16, 9, 8, 8]);
+    Ok(())
+}
+
 /// Ranks on a GPU, also where parameters lie in several pieces.
 pub fn on(device: &Device) -> Check {
     let data = digits(61);
-    let rules: [(&str, fn() -> Optimizer); 5] = [
+    let rules: [Rule; 5] = [
         ("AdamW", grouped),
         ("Muon", muon),
         ("slow weights", || Adam::new(1e-2).eps(1e-4).lookahead(2, 0.5)),
@@ -222,7 +249,7 @@ pub fn files() -> Check {
     let want = run(4, Shard::None, whole, &|fit| fit.epochs(2))?;
     let got = run(4, Shard::State, shared, &|fit| fit.epochs(2))?;
     assert!(got == want);
-    let files = |path: &Path| -> Result<Vec<(String, Vec<(String, Host<f32>)>)>, Error> {
+    let files = |path: &Path| -> Result<Vec<File>, Error> {
         let mut names: Vec<_> = fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
         names.extend(fs::read_dir(path.join("all")).expect("a folder").map(|entry| entry.expect("an entry").path()));
         names.retain(|path| path.is_file());

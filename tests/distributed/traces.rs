@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 /// The name, the start and the end of an event in microseconds, and the bytes that it sends.
 type Span = (String, f64, f64, u64);
 
-/// The spans of a trace, by rank and kind, and the names of the processes. Checks all events.
-fn read(bytes: &[u8]) -> Result<(BTreeMap<(u64, String), Vec<Span>>, Vec<String>), Box<dyn std::error::Error>> {
+/// The spans of a trace, by rank and kind.
+type Spans = BTreeMap<(u64, String), Vec<Span>>;
+
+/// Returns the spans of a trace and the names of its processes. Checks all events.
+fn read(bytes: &[u8]) -> Result<(Spans, Vec<String>), Box<dyn std::error::Error>> {
     let trace: Value = serde_json::from_slice(bytes)?;
-    let (mut spans, mut processes) = (BTreeMap::<_, Vec<Span>>::new(), Vec::new());
+    let (mut spans, mut processes) = (Spans::new(), Vec::new());
     let (mut threads, mut named) = (BTreeMap::<_, Vec<(f64, f64)>>::new(), Vec::new());
     for e in trace["traceEvents"].as_array().ok_or("no events")? {
         let number = |key: &str| e[key].as_f64().ok_or_else(|| format!("no number `{key}` in {e}"));
@@ -65,6 +68,7 @@ pub fn of(device: &Device) -> Check {
             profile.write_trace(folder.path().join(format!("{}.json", world.rank())))?;
             Ok(profile)
         })?;
+        println!("{}", profiles[0]);
         let file = |rank: usize| std::fs::read(folder.path().join(format!("{rank}.json")));
         assert!((1..n).all(|rank| file(rank).is_ok_and(|other| file(0).is_ok_and(|first| first == other))), "one trace for all ranks");
         let (spans, processes) = read(&file(0)?)?;
