@@ -25,7 +25,7 @@ impl Trainer {
     /// [`swa`](crate::optim::Optimizer::swa) and [`lookahead`](crate::optim::Optimizer::lookahead) define the averages. Frozen
     /// parameters and state have their current values. Before the first step, the averages equal the weights.
     ///
-    /// With [`Shard::State`](crate::Shard::State), each rank has a part of the averages. Then all ranks must call this method, and each
+    /// With [`Shard::State`], each rank has a part of the averages. Then all ranks must call this method, and each
     /// gets a copy of all averages.
     ///
     /// ```

@@ -5,7 +5,7 @@ use super::{named::Named, readouts::StepNorms};
 /// The report of one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epoch {
-    /// The number of the epoch. The first epoch of a call of `fit` is 1, unless the call [appends](Fit::append).
+    /// The number of the epoch. The first epoch of a call of `fit` is 1, unless the call [appends](crate::Fit::append).
     pub epoch: usize,
     /// The mean loss over all samples of the epoch, averaged like [`Evaluation::loss`](super::Evaluation::loss). Each step's
     /// loss is measured before its update.
@@ -28,19 +28,19 @@ pub struct Epoch {
     pub seconds: f64,
     /// The number of samples trained per second, without validation.
     pub samples_per_s: f64,
-    /// The gradient noise scale after the last step, if the steps measured it. See [`Fit::noise_scale`].
+    /// The gradient noise scale after the last step, if the steps measured it. See [`Fit::noise_scale`](crate::Fit::noise_scale).
     pub noise_scale: Option<f64>,
-    /// The norms of each trained parameter in the steps that measured them, in order. See [`Fit::norms`].
+    /// The norms of each trained parameter in the steps that measured them, in order. See [`Fit::norms`](crate::Fit::norms).
     pub norms: Vec<StepNorms>,
 }
 
-/// The reports of a call of `fit`, or of several calls. See [`Fit::append`].
+/// The reports of a call of `fit`, or of several calls. See [`Fit::append`](crate::Fit::append).
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct History {
     /// One report for each complete epoch.
     pub epochs: Vec<Epoch>,
     /// Whether a callback stopped the training early.
     pub stopped: bool,
-    /// The size of a micro-batch, where steps were divided into micro-batches. See [`Fit::micro_batch`] and [`Fit::memory`].
+    /// The size of a micro-batch, where steps were divided into micro-batches. See [`Fit::micro_batch`](crate::Fit::micro_batch) and [`Fit::memory`](crate::Fit::memory).
     pub micro_batch: Option<usize>,
 }

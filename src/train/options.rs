@@ -331,7 +331,7 @@ impl<'a> Fit<'a> {
     /// folder has no checkpoint, training begins at the beginning.
     ///
     /// A program that calls `fit` with the same data, options and callbacks may be killed at any moment and started again. It ends with the
-    /// same parameters, the same [`History`] but for times, and the same state of its callbacks, to the last bit. The steps after the latest
+    /// same parameters, the same [`History`](crate::History) but for times, and the same state of its callbacks, to the last bit. The steps after the latest
     /// checkpoint are made again. [`epochs`](Fit::epochs) counts the epochs before the break as well.
     ///
     /// ```
@@ -368,11 +368,11 @@ impl<'a> Fit<'a> {
     /// devices differ by rounding, and this option is not for them. Without ranks the option does nothing.
     ///
     /// # Errors
-    /// `fit` returns [`Error::Rank`] with the first rank whose weights differ from those of rank 0, and an error if `every` is 0.
+    /// `fit` returns [`Error::Rank`](crate::Error::Rank) with the first rank whose weights differ from those of rank 0, and an error if `every` is 0.
     pub fn check_weights(self, every: u64) -> Self {
         Fit { check_weights: Some(every), ..self }
     }
-    /// Sets whether the epochs are counted on from the last call of `fit`, and the [`History`] keeps the earlier epochs. `false` by default.
+    /// Sets whether the epochs are counted on from the last call of `fit`, and the [`History`](crate::History) keeps the earlier epochs. `false` by default.
     pub fn append(self, append: bool) -> Self {
         Fit { append, ..self }
     }

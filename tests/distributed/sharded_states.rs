@@ -155,11 +155,14 @@ pub fn memory(device: &Device) -> Check {
         let memory = trainer.memory(8)?;
         Ok([memory.optimizer.iter().map(|(_, bytes)| bytes).sum(), memory.total()])
     };
-    let [states, total] = bytes(&new()?)?;
     for n in [2, 4] {
-        let got = all(n, |world| bytes(&new()?.distributed(world)?.shard(Shard::State)?))?;
-        assert_eq!(got.iter().map(|[states, _]| states).sum::<u64>(), states);
-        for [own, all] in got {
+        let got = all(n, |world| {
+            let whole = new()?.distributed(world)?;
+            Ok((bytes(&whole)?, bytes(&whole.shard(Shard::State)?)?))
+        })?;
+        let ([states, total], _) = got[0];
+        assert_eq!(got.iter().map(|(_, [own, _])| own).sum::<u64>(), states);
+        for (_, [own, all]) in got {
             // Eight equal layers and a small one: no rank has more than a layer beyond its share.
             let share = states / n as u64;
             assert!(own.abs_diff(share) <= 2 * 4 * (64 * 64 + 64), "{own} of {states} bytes on {n} ranks");
