@@ -11,8 +11,8 @@ mod common;
 mod dx12;
 #[path = "backends/dxc.rs"]
 mod dxc;
-#[path = "backends/fxc.rs"]
-mod fxc;
+#[path = "backends/process.rs"]
+mod process;
 
 use common::{Check, Suite, small_limits};
 use downhill::{
@@ -39,6 +39,9 @@ use naga::{
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 fn main() {
+    if std::env::args().nth(1).is_some_and(|argument| argument == dxc::SERVE) {
+        return dxc::serve().expect("the test sends texts");
+    }
     let mut suite = Suite::new();
     suite.test("ops", || {
         let mut seen = Seen::default();
@@ -147,6 +150,8 @@ fn main() {
     });
     suite.test("FXC compiles portable kernels", dx12::portable);
     suite.test("broken shaders are found", broken);
+    #[cfg(unix)]
+    suite.test("a compiler that crashes is found", dx12::crashes);
     suite.test("DX12's compiler needs a shader without aliases", dx12::aliases);
     suite.run()
 }

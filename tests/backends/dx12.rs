@@ -1,9 +1,8 @@
 //! Shaders as HLSL, translated as wgpu does it for DX12, and compiled by Microsoft's compilers.
 
 use super::{
-    Check, Seen, bindings, dxc,
-    fxc::{self, Fxc, Refusal},
-    parse, pass,
+    Check, Seen, bindings, dxc, parse, pass,
+    process::{Process, Refusal},
 };
 use downhill::{
     Shape,
@@ -14,6 +13,8 @@ use downhill::{
 use naga::{Module, ShaderStage, back::hlsl, valid::ModuleInfo};
 use std::{
     collections::HashSet,
+    env,
+    process::Command,
     sync::{
         LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -27,7 +28,7 @@ const MODEL: hlsl::ShaderModel = hlsl::ShaderModel::V6_0;
 
 /// The time for the texts of one test, in seconds: `$DXC_SECONDS`, or 8. The texts that are left are counted and reported.
 static MOST: LazyLock<Duration> = LazyLock::new(|| {
-    let seconds = std::env::var("DXC_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = env::var("DXC_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(8))
 });
 
@@ -87,50 +88,32 @@ pub fn compile(shaders: &[(String, Hlsl)]) -> Result<String, String> {
     static KNOWN: LazyLock<Mutex<HashSet<Hlsl>>> = LazyLock::new(Mutex::default);
     let dxc = match &*dxc::DXC {
         Ok(dxc) => dxc,
-        Err(why) if std::env::var("CI").is_ok_and(|ci| ci == "true") => return Err(why.clone()),
+        Err(why) if env::var("CI").is_ok_and(|ci| ci == "true") => return Err(why.clone()),
         Err(why) => return Ok(format!("DXC: not run: {why}")),
     };
     let new: Vec<&(String, Hlsl)> = {
         let mut known = KNOWN.lock().expect("no test panics inside");
         shaders.iter().filter(|(_, hlsl)| known.insert(hlsl.clone())).collect()
     };
-    each(&format!("DXC {}", dxc.version), "cs_6_0", &new, || {
-        let compiler = dxc.compiler().expect("the library has made one before");
-        move |hlsl: &Hlsl| compiler.compile(hlsl, "cs_6_0").map_err(Refusal::Error)
-    })
+    each(&format!("DXC {}", dxc.version), "cs_6_0", &new, dxc::process)
 }
 
 /// Gives texts to FXC, on all cores. Returns a line about it.
-pub fn compile_by_fxc(shaders: &[(String, Hlsl)]) -> Result<String, String> {
-    let program = match fxc::program() {
-        Ok(program) => program,
-        Err(why) => return Ok(format!("FXC: not run: {why}")),
+fn compile_by_fxc(shaders: &[(String, Hlsl)]) -> Result<String, String> {
+    let Some(program) = env::var_os("FXC") else {
+        return Ok("FXC: not run: $FXC names no program; `scripts/dx12.sh fxc` prints one".to_string());
     };
     let all: Vec<&(String, Hlsl)> = shaders.iter().collect();
-    each("FXC", "cs_5_1", &all, || {
-        let mut compiler = Fxc::new(&program);
-        let program = &program;
-        move |hlsl: &Hlsl| {
-            let result = compiler.compile(hlsl);
-            if matches!(result, Err(Refusal::Slow)) {
-                compiler = Fxc::new(program);
-            }
-            result
-        }
-    })
+    each("FXC", "cs_5_1", &all, || Process::new(&mut Command::new(&program)))
 }
 
-/// Compiles texts on all cores, as long as there is time.
-fn each<C: FnMut(&Hlsl) -> Result<(), Refusal>>(
-    name: &str,
-    model: &str,
-    texts: &[&(String, Hlsl)],
-    compiler: impl Fn() -> C + Sync,
-) -> Result<String, String> {
+/// Compiles texts on all cores, as long as there is time. A text is refused if its compiler ends twice.
+fn each(name: &str, model: &str, texts: &[&(String, Hlsl)], compiler: impl Fn() -> Process + Sync) -> Result<String, String> {
     let begun = Instant::now();
-    let (next, late, slow, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let [next, late, slow, ended] = [const { AtomicUsize::new(0) }; 4];
+    let failed = Mutex::new(Vec::new());
     let work = || {
-        let mut compile = compiler();
+        let mut process = compiler();
         // Steps of a prime number, so that all kinds of shaders have their turn where time is short.
         while let Some(i) = Some(next.fetch_add(1, Relaxed)).filter(|&i| i < texts.len()) {
             let (what, hlsl) = texts[i * 7919 % texts.len()];
@@ -138,11 +121,27 @@ fn each<C: FnMut(&Hlsl) -> Result<(), Refusal>>(
                 late.fetch_add(1, Relaxed);
                 continue;
             }
-            match compile(hlsl) {
-                Ok(()) => {}
-                Err(Refusal::Slow) => drop(slow.fetch_add(1, Relaxed)),
-                Err(Refusal::Error(why)) => failed.lock().expect("no thread panics inside").push(format!("{what}: {why}")),
+            let mut result = process.compile(hlsl);
+            if let Err(Refusal::Ended(why)) = &result {
+                println!("{name}: {what}: {why}; once more");
+                ended.fetch_add(1, Relaxed);
+                process = compiler();
+                result = process.compile(hlsl);
             }
+            let why = match result {
+                Ok(()) => continue,
+                Err(Refusal::Slow) => {
+                    slow.fetch_add(1, Relaxed);
+                    process = compiler();
+                    continue;
+                }
+                Err(Refusal::Ended(why)) => {
+                    process = compiler();
+                    why
+                }
+                Err(Refusal::Error(why)) => why,
+            };
+            failed.lock().expect("no thread panics inside").push(format!("{what}: {why}"));
         }
     };
     thread::scope(|scope| {
@@ -150,14 +149,16 @@ fn each<C: FnMut(&Hlsl) -> Result<(), Refusal>>(
             scope.spawn(work);
         }
     });
-    let (late, slow, failed) = (late.into_inner(), slow.into_inner(), failed.into_inner().expect("no thread panicked"));
+    let [late, slow, ended] = [late, slow, ended].map(AtomicUsize::into_inner);
+    let failed = failed.into_inner().expect("no thread panicked");
     if !failed.is_empty() {
         let (some, more) = (failed[..failed.len().min(10)].join("\n"), failed.len().saturating_sub(10));
         return Err(format!("{name} refuses {} of {} texts. {some}\nand {more} more", failed.len(), texts.len()));
     }
     let time = begun.elapsed().as_secs();
     let left = if late + slow > 0 { format!("; not run: {}, for lack of time", late + slow) } else { String::new() };
-    Ok(format!("{name}: {} texts compiled as {model} in {time} s{left}", texts.len() - late - slow))
+    let ended = if ended > 0 { format!("; {ended} needed a second process") } else { String::new() };
+    Ok(format!("{name}: {} texts compiled as {model} in {time} s{left}{ended}", texts.len() - late - slow))
 }
 
 /// The reason why `assemble` writes types for aliases: with an alias, DXC refuses a shader that naga accepts.
@@ -175,11 +176,31 @@ pub fn aliases() -> Check {
     let hlsl = |text: &str| parse(text).and_then(|(module, info)| translate(&module, &info, &pass, false));
     let [mended, as_written] = [hlsl(&mended)?, hlsl(&as_written)?];
     println!("{}", compile(&[("a shader without aliases".to_string(), mended)])?);
-    let Ok(dxc) = &*dxc::DXC else { return Ok(()) };
-    match dxc.compiler()?.compile(&as_written, "cs_6_0") {
-        Err(why) => assert!(why.contains("redefinition of 'ZeroValuefloat'"), "refused, but for another reason: {why}"),
-        Ok(()) => return Err("DXC accepts a shader with an alias".into()),
+    if dxc::DXC.is_err() {
+        return Ok(());
     }
+    let mut process = dxc::process();
+    match process.compile(&as_written) {
+        Err(Refusal::Error(why)) if why.contains("redefinition of 'ZeroValuefloat'") => {}
+        other => return Err(format!("DXC says of a shader with an alias: {other:?}").into()),
+    }
+    Ok(())
+}
+
+/// The harness itself: a compiler that ends is an error that says so, and the next process compiles.
+pub fn crashes() -> Check {
+    let text = Hlsl { text: "[numthreads(1, 1, 1)] void main() {}".to_string(), entry: "main".to_string() };
+    let texts = [("a text".to_string(), text)];
+    let texts: Vec<_> = texts.iter().collect();
+    let answer = |of: &str| Process::new(Command::new("sh").args(["-c", &format!("read line; {of}")]));
+    let why = each("a compiler", "cs_6_0", &texts, || answer("kill -SEGV $$")).expect_err("it ends each time");
+    assert!(why.contains("a compiler refuses 1 of 1 texts. a text: the compiler ended (signal: 11"), "{why}");
+    let threads = Mutex::new(HashSet::new());
+    let line = each("a compiler", "cs_6_0", &texts, || {
+        let first = threads.lock().expect("no thread panics inside").insert(thread::current().id());
+        answer(if first { "exit 3" } else { "echo ok" })
+    })?;
+    assert!(line.ends_with("1 texts compiled as cs_6_0 in 0 s; 1 needed a second process"), "{line}");
     Ok(())
 }
 

@@ -1,14 +1,52 @@
 //! Microsoft's HLSL compiler DXC as a library, called as wgpu calls it. Its interface is COM, which is an address of a table of functions.
 
-use super::dx12::Hlsl;
+use super::{dx12::Hlsl, process::Process};
 use libloading::Library;
-use std::{ffi::c_void, mem::transmute_copy, path::Path, ptr::null_mut, slice, sync::LazyLock};
+use std::{
+    env,
+    ffi::c_void,
+    io::{self, BufRead, Read, Write},
+    mem::transmute_copy,
+    path::Path,
+    process::Command,
+    ptr::null_mut,
+    slice,
+    sync::LazyLock,
+};
 
 /// The library that `$DXC` names.
-pub static DXC: LazyLock<Result<Dxc, String>> = LazyLock::new(|| match std::env::var_os("DXC") {
+pub static DXC: LazyLock<Result<Dxc, String>> = LazyLock::new(|| match env::var_os("DXC") {
     Some(path) => Dxc::open(path.as_ref()),
     None => Err("$DXC names no library; scripts/dxc.sh prints one".to_string()),
 });
+
+/// The argument with which the test's program is a compiler.
+pub const SERVE: &str = "dxc";
+
+/// DXC 1.7 crashed once where several threads of one process compiled, so each thread has a process.
+pub fn process() -> Process {
+    Process::new(Command::new(env::current_exe().expect("a test has a file")).arg(SERVE))
+}
+
+/// Compiles the texts that come in, as `scripts/fxc.c` does.
+pub fn serve() -> io::Result<()> {
+    let dxc = DXC.as_ref().map_err(|why| io::Error::other(why.clone()))?;
+    let compiler = dxc.compiler().map_err(io::Error::other)?;
+    let (mut texts, mut line) = (io::stdin().lock(), String::new());
+    while texts.read_line(&mut line)? > 0 {
+        let (entry, bytes) = line.trim_end().split_once(' ').ok_or_else(|| io::Error::other(format!("no text: {line}")))?;
+        let mut text = vec![0; bytes.parse().map_err(io::Error::other)?];
+        texts.read_exact(&mut text)?;
+        let hlsl = Hlsl { text: String::from_utf8(text).map_err(io::Error::other)?, entry: entry.to_string() };
+        match compiler.compile(&hlsl) {
+            Ok(()) => println!("ok"),
+            Err(why) => print!("refused {}\n{why}", why.len()),
+        }
+        io::stdout().flush()?;
+        line.clear();
+    }
+    Ok(())
+}
 
 /// A character of a wide string.
 #[cfg(windows)]
@@ -113,12 +151,12 @@ impl Dxc {
         Object::new(|object| unsafe { (self.create)(&COMPILER, interface, object) })
     }
     /// A compiler for one thread.
-    pub fn compiler(&self) -> Result<Compiler<'_>, String> {
+    fn compiler(&self) -> Result<Compiler<'_>, String> {
         Ok(Compiler { dxc: self, object: self.object(&ICOMPILER3)? })
     }
 }
 
-pub struct Compiler<'a> {
+struct Compiler<'a> {
     dxc: &'a Dxc,
     object: Object,
 }
@@ -126,8 +164,8 @@ pub struct Compiler<'a> {
 impl Compiler<'_> {
     /// Compiles with the arguments of wgpu. As for wgpu, any text of the compiler is an error, but for one: outside of Windows nothing signs
     /// shaders.
-    pub fn compile(&self, hlsl: &Hlsl, profile: &str) -> Result<(), String> {
-        let arguments = ["-E", &hlsl.entry, "-T", profile, "-HV", "2018", "-no-warnings", "-Ges"].map(wide);
+    fn compile(&self, hlsl: &Hlsl) -> Result<(), String> {
+        let arguments = ["-E", &hlsl.entry, "-T", "cs_6_0", "-HV", "2018", "-no-warnings", "-Ges"].map(wide);
         let arguments = arguments.each_ref().map(|text| text.as_ptr());
         let source = Buffer { text: hlsl.text.as_ptr(), bytes: hlsl.text.len(), encoding: UTF8 };
         let (first, count) = (self.dxc.first, arguments.len() as u32);
