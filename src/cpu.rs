@@ -252,13 +252,16 @@ impl CpuStore {
         self.grads = pieces;
         self.square();
     }
-    /// Sets the gradients of these parameters, which come one behind the other.
-    pub fn set_grads_of(&mut self, params: &[usize], mut values: &[f32]) {
+    /// Sets the gradients, or the weights, of these parameters, which come one behind the other.
+    pub fn set_of(&mut self, flat: Flat, params: &[usize], mut values: &[f32]) {
         for &i in params {
             let range = self.layout.ranges[i];
-            let grads = &mut self.grads[range.piece][range.of()];
-            grads.copy_from_slice(values.split_off(..range.len).expect("there is a value for each element"));
-            self.squares[i] = squares(grads);
+            let all = if flat == Flat::Grads { &mut self.grads } else { &mut self.params };
+            let own = &mut all[range.piece][range.of()];
+            own.copy_from_slice(values.split_off(..range.len).expect("there is a value for each element"));
+            if flat == Flat::Grads {
+                self.squares[i] = squares(own);
+            }
         }
     }
     /// Computes the sums of squares of all gradients.

@@ -180,14 +180,6 @@ impl Store {
         }
         Ok(())
     }
-    /// Sets the gradients of these parameters, which come one behind the other.
-    pub fn write_grads_of(&self, params: &[usize], values: &[f32]) -> Result<()> {
-        match &self.flat {
-            StoreOn::Cpu(s) => s.lock().set_grads_of(params, values),
-            StoreOn::Gpu(s) => s.write_grads_of(params, values)?,
-        }
-        Ok(())
-    }
     /// Returns the gradients, or the weights, of these parameters, one behind the other.
     pub async fn read_of(&self, flat: Flat, params: &[usize]) -> Result<Vec<f32>> {
         match &self.flat {
@@ -200,19 +192,13 @@ impl Store {
             StoreOn::Gpu(s) => s.read_of(flat, params).await,
         }
     }
-    /// Sets the weights of parameters that another rank updates. The update of this rank does not read them, so their sizes do not matter.
-    pub fn write_weights_of(&self, params: &[usize], values: &[f32]) -> Result<()> {
+    /// Sets the gradients, or the weights, of these parameters, which come one behind the other.
+    pub fn write_of(&self, flat: Flat, params: &[usize], values: &[f32]) -> Result<()> {
         match &self.flat {
-            StoreOn::Cpu(s) => {
-                let (mut store, mut at) = (s.lock(), 0);
-                for range in params.iter().map(|&i| store.layout.ranges[i]).collect::<Vec<_>>() {
-                    store.params[range.piece][range.of()].copy_from_slice(&values[at..at + range.len]);
-                    at += range.len;
-                }
-                Ok(())
-            }
-            StoreOn::Gpu(s) => s.write_weights_of(params, values),
+            StoreOn::Cpu(s) => s.lock().set_of(flat, params, values),
+            StoreOn::Gpu(s) => s.write_of(flat, params, values)?,
         }
+        Ok(())
     }
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         match &self.flat {

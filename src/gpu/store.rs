@@ -216,11 +216,12 @@ impl GpuStore {
     pub async fn read_grads(&self) -> Result<Vec<Vec<f32>>> {
         self.read(&self.grads).await
     }
-    /// Sets the gradients of these parameters, which come one behind the other.
-    pub(crate) fn write_grads_of(&self, params: &[usize], mut values: &[f32]) -> Result<()> {
+    /// Sets the gradients, or the weights, of these parameters, which come one behind the other.
+    pub(crate) fn write_of(&self, flat: Flat, params: &[usize], mut values: &[f32]) -> Result<()> {
+        let all = if flat == Flat::Grads { &self.grads } else { &self.params };
         for range in params.iter().map(|&i| self.layout.ranges[i]) {
             let own = values.split_off(..range.len).expect("there is a value for each element");
-            self.gpu.queue.write_buffer(&self.grads[range.piece], 4 * range.start as u64, bytemuck::cast_slice(own));
+            self.gpu.queue.write_buffer(&all[range.piece], 4 * range.start as u64, bytemuck::cast_slice(own));
         }
         self.gpu.check()
     }
@@ -230,16 +231,6 @@ impl GpuStore {
         let ranges = params.iter().map(|&i| self.layout.ranges[i]);
         let parts: Vec<_> = ranges.map(|range| (&all[range.piece], 4 * range.start as u64, range.len)).collect();
         self.gpu.read(&parts).await
-    }
-    /// Sets the weights of these parameters, which lie in `values` one behind the other.
-    pub(crate) fn write_weights_of(&self, params: &[usize], values: &[f32]) -> Result<()> {
-        let mut at = 0;
-        for range in params.iter().map(|&i| self.layout.ranges[i]) {
-            let own = bytemuck::cast_slice(&values[at..at + range.len]);
-            self.gpu.queue.write_buffer(&self.params[range.piece], 4 * range.start as u64, own);
-            at += range.len;
-        }
-        self.gpu.check()
     }
     /// Sets the model's state, by piece.
     pub(crate) fn write_assigned(&self, pieces: &[Vec<f32>]) -> Result<()> {

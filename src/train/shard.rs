@@ -248,7 +248,7 @@ impl Trainer {
             let values: Vec<f32> = floats(message).collect();
             let elements = lists[rank].iter().map(|&i| layout.ranges[i].len).sum();
             let (weights, rest) = values.split_at_checked(elements).ok_or_else(|| short(rank))?;
-            self.store.write_weights_of(&lists[rank], weights)?;
+            self.store.write_of(Flat::Weights, &lists[rank], weights)?;
             let mut rows = rest.as_chunks().0.iter();
             for norms in &mut end.norms {
                 for &i in &lists[rank] {

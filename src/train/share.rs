@@ -213,7 +213,7 @@ impl Trainer {
             let Mean { values, arrived } = mean.wait()?;
             elements += values.len();
             // The next mean is on its way meanwhile.
-            self.store.write_grads_of(bucket, &values)?;
+            self.store.write_of(Flat::Grads, bucket, &values)?;
             if let Some(Traced { zero, times, .. }) = self.ranks.as_mut().and_then(|ranks| ranks.times.as_mut()) {
                 let [start, end] = [sent, arrived].map(|time| time.saturating_duration_since(*zero).as_secs_f64());
                 times.exchange.push(BucketTime { bytes: bytes(values.len()), start, end });

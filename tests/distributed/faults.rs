@@ -112,10 +112,8 @@ pub fn start() -> Check {
     Ok(())
 }
 
-/// A rank that ends with an error, or just leaves: the others end too, and know why.
-pub fn early() -> Check {
-    let (cpu, data) = (Device::cpu(), digits(80));
-    let new = |world: &World| classifier(&cpu, Sgd::new(0.1))?.distributed(world);
+/// The last of three ranks gives its second step a number that is not finite. The other ranks name it.
+pub fn bad_batch(data: &Dataset, new: impl Fn(&World) -> Result<Trainer, Error> + Sync) {
     let batch = || data.batch(&[0, 1, 2]).map(|(x, y)| [x, y]);
     let mut results = ranks(3, |world| {
         let mut trainer = new(world)?;
@@ -131,6 +129,14 @@ pub fn early() -> Check {
         let (rank, why) = fault(result);
         assert!(rank == 2 && why.contains("NaN at row 1"), "{rank}: {why}");
     }
+}
+
+/// A rank that ends with an error, or just leaves: the others end too, and know why.
+pub fn early() -> Check {
+    let (cpu, data) = (Device::cpu(), digits(80));
+    let new = |world: &World| classifier(&cpu, Sgd::new(0.1))?.distributed(world);
+    let batch = || data.batch(&[0, 1, 2]).map(|(x, y)| [x, y]);
+    bad_batch(&data, new);
     let mut results = ranks(3, |world| {
         let mut trainer = new(world)?;
         (0..3 - world.rank() as u64 / 2).try_for_each(|_| trainer.step(&batch()?))?;

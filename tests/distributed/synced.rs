@@ -1,6 +1,12 @@
 //! `sync_batch_norm`: N ranks with batches of B compute what one rank computes with batches of N·B, up to rounding.
 
-use crate::{Got, all, common::*, digits, faults::fault, ranks};
+use crate::{
+    Got, all,
+    common::*,
+    digits,
+    faults::{bad_batch, fault},
+    ranks,
+};
 use downhill::{
     Device, Error, Fit, Host, Tensor, Trainer, World,
     data::{Dataset, Target},
@@ -221,21 +227,7 @@ pub fn refused() -> Check {
     let why = one.sync_batch_norm(true).err().map_or(String::new(), |error| error.to_string());
     assert!(why.contains("sync_batch_norm") && why.contains("made of one graph"), "{why}");
 
-    let batch = || data.batch(&[0, 1, 2]).map(|(x, y)| [x, y]);
-    let mut results = ranks(3, |world| {
-        let mut trainer = new()?.sync_batch_norm(true)?.distributed(world)?;
-        trainer.step(&batch()?)?;
-        let mut own = batch()?;
-        if world.rank() == 2 {
-            own[0].view_mut().f[65] = f32::NAN;
-        }
-        trainer.step(&own)
-    });
-    assert!(matches!(results.remove(2), Err(Error::NonFinite { row: 1, column: 1, .. })));
-    for result in results {
-        let (rank, why) = fault(result);
-        assert!(rank == 2 && why.contains("NaN at row 1"), "{rank}: {why}");
-    }
+    bad_batch(&data, |world| new()?.sync_batch_norm(true)?.distributed(world));
     // A layer that is frozen on one rank exchanges nothing.
     for result in ranks(2, |world| {
         let options = BatchNorm { frozen: world.rank() == 1, ..BatchNorm::default() };
