@@ -1,6 +1,6 @@
 //! How an epoch is divided into batches, and a batch into micro-batches.
 
-use super::{options::Fit, plans::Batch};
+use super::{options::Fit, plans::PlanKey};
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ pub(super) struct Part<'a> {
     /// The position of its first sample in the order of the epoch.
     pub start: u32,
     /// The key of its plan.
-    pub key: Batch,
+    pub key: PlanKey,
     /// Its number in the step, over all ranks. The first part is 0.
     pub number: u32,
     /// Whether the step begins with this part, on this rank.
@@ -103,11 +103,11 @@ impl Cut {
         let samples = if self.sharded { format!("shards of {shards:?}") } else { self.samples.to_string() };
         format!("{} steps of {}{micro} over {samples} samples {order}", self.steps, self.each)
     }
-    fn key(&self, samples: usize) -> Batch {
-        if self.micro.is_some() { Batch::Micro(samples) } else { Batch::Whole(samples) }
+    fn key(&self, samples: usize) -> PlanKey {
+        if self.micro.is_some() { PlanKey::Micro(samples) } else { PlanKey::Whole(samples) }
     }
     /// Returns the keys of the plans that an epoch needs, without duplicates. The plan of the first batch comes first.
-    pub fn keys(&self) -> Vec<Batch> {
+    pub fn keys(&self) -> Vec<PlanKey> {
         let mut keys = Vec::new();
         // All steps except the last have the same parts.
         for k in [0, self.filled - 1] {
@@ -151,7 +151,7 @@ impl Cut {
             let number = (rank * each) as u32;
             parts.extend(mine.map(|(part, i)| Part { number: number + i, first: i == 0, more: true, ..part }));
             let first = parts.len() == before;
-            parts.push(Part { rows: &[], start: 0, key: Batch::Mean, number: 0, first, more: false });
+            parts.push(Part { rows: &[], start: 0, key: PlanKey::Mean, number: 0, first, more: false });
         }
         parts
     }

@@ -1,6 +1,6 @@
 //! Another optimizer in the middle of a training.
 
-use super::{Trainer, plans::Batch};
+use super::{Trainer, plans::PlanKey};
 use crate::{
     engine::{Store, Updater},
     error::{Error, Result},
@@ -76,7 +76,7 @@ impl Trainer {
         self.gone += self.ring.counters();
         (self.update, self.store, self.ring) = (update, store, ring);
         if self.model.is_none() {
-            let memory = self.memory_of(&self.step_plan(Batch::Whole(0))?)?;
+            let memory = self.memory_of(&self.step_plan(PlanKey::Whole(0))?)?;
             self.summarise_memory(&memory);
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::{
     callback::{Flow, wants},
     cut::{Cut, Part},
     options::Event,
-    plans::Batch,
+    plans::PlanKey,
     progress::Shown,
 };
 use crate::{
@@ -132,7 +132,7 @@ impl Trainer {
         // Plans are made before the first step, because making them takes long.
         let augment = course.fit.augment;
         self.feed_from(course.data, augment);
-        let mut keys: Vec<Batch> = Vec::new();
+        let mut keys: Vec<PlanKey> = Vec::new();
         for part in &parts {
             if !keys.contains(&part.key) {
                 keys.push(part.key);
@@ -155,7 +155,7 @@ impl Trainer {
         let mut step = self.step;
         let mut draws = Vec::with_capacity(parts.len());
         for part in &parts {
-            if part.key != Batch::Mean {
+            if part.key != PlanKey::Mean {
                 draws.push((StepRow { step, micro: part.number, ..StepRow::default() }.draw(), part.rows));
             }
             step += u64::from(!part.more);
@@ -218,7 +218,7 @@ impl Trainer {
                 batches.back(self, order, cut)?;
             }
             let loaded = self.plans.get_mut(part.key).expect("run_steps has made the plans of all batches");
-            let update = part.key == Batch::Mean;
+            let update = part.key == PlanKey::Mean;
             let together = match &mut batches {
                 _ if update => 1,
                 Batches::Written(write) => {
@@ -239,7 +239,7 @@ impl Trainer {
             if !queued.is_empty() && (queued.len() >= together || parts.get(k + 1).is_none_or(|next| next.key != part.key)) {
                 self.make_room(queued.len()).await?;
                 match parts.get(k + 1) {
-                    Some(next) if next.key == Batch::Mean => sent = self.run_last(part.key, fed, queued.drain(..)).await?,
+                    Some(next) if next.key == PlanKey::Mean => sent = self.run_last(part.key, fed, queued.drain(..)).await?,
                     _ => self.run(part.key, fed, queued.drain(..))?,
                 }
             }

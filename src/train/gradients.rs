@@ -1,6 +1,6 @@
 //! Gradients of the last step, updates with given gradients, and the norms and ratios of the parameters.
 
-use super::{Trainer, plans::Batch};
+use super::{Trainer, plans::PlanKey};
 use crate::{
     error::{Error, Result},
     host::{self, Host},
@@ -69,9 +69,9 @@ impl Trainer {
             flat[range.piece][range.of()].copy_from_slice(value.f());
         }
         pollster::block_on(async {
-            self.plan(Batch::Given).await?;
+            self.plan(PlanKey::Given).await?;
             self.store.write_grads(flat)?;
-            self.advance(Batch::Given, false).await
+            self.advance(PlanKey::Given, false).await
         })
     }
     /// Returns the number of the parameter `name`, which must have a gradient.

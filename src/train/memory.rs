@@ -5,9 +5,8 @@ use super::{
     cut::Cut,
     evaluate::{self, MOST},
     feed::Held,
-    plans::Batch,
+    plans::{PlanKey, training_draft},
     tally::Tracked,
-    training_draft,
 };
 use crate::{
     device::Device,
@@ -67,7 +66,7 @@ impl Trainer {
         if batch == 0 {
             return Err(Error::argument("memory", "a batch has at least one sample"));
         }
-        self.step_memory(Batch::Whole(if self.model.is_some() { batch } else { 0 }))
+        self.step_memory(PlanKey::Whole(if self.model.is_some() { batch } else { 0 }))
     }
     /// Returns the bytes that training in micro-batches of `micro` samples takes, by kind and by layer. See
     /// [`Fit::micro_batch`](crate::Fit::micro_batch) and [`accumulate`](Trainer::accumulate).
@@ -81,14 +80,14 @@ impl Trainer {
         if micro == 0 {
             return Err(Error::argument("micro_memory", "a micro-batch has at least one sample"));
         }
-        self.step_memory(Batch::Micro(if self.model.is_some() { micro } else { 0 }))
+        self.step_memory(PlanKey::Micro(if self.model.is_some() { micro } else { 0 }))
     }
     /// Returns the bytes that training with the plan `key` takes, by kind and by layer.
-    pub(super) fn step_memory(&self, key: Batch) -> Result<Memory> {
+    pub(super) fn step_memory(&self, key: PlanKey) -> Result<Memory> {
         Ok(self.memory_of(&self.step_plan(key)?)?.with_plans(self.others(key)))
     }
     /// Returns a plan whose bytes can be counted. No kernel is measured for it.
-    pub(super) fn step_plan(&self, key: Batch) -> Result<Plan> {
+    pub(super) fn step_plan(&self, key: PlanKey) -> Result<Plan> {
         let plan = match &self.graph_plan {
             Some(plan) => plan.clone(),
             None => self.draft(key)?.lower(&self.device.plan_options()),
@@ -100,7 +99,7 @@ impl Trainer {
     }
     /// Returns the bytes of all cached plans except the plan `key`, of the buffer that collects outputs, of gathered averages, and of the
     /// buffers through which a rank reads gradients from a GPU.
-    fn others(&self, key: Batch) -> u64 {
+    fn others(&self, key: PlanKey) -> u64 {
         let training = self.plans.iter().filter(|(k, _)| *k != key).map(|(_, loaded)| loaded.engine.bytes());
         let inference = self.inference.iter().map(|(_, (f, _))| f.bytes());
         let outputs = self.collected.iter().map(|collected| collected.words() as u64 * 4);
@@ -117,7 +116,7 @@ impl Trainer {
     }
     /// Returns the most bytes that `fit` may take with batches of `batch` samples and an evaluation after each epoch.
     fn fit_bytes(&self, batch: usize) -> Result<u64> {
-        let (key, fed) = (Batch::Whole(batch), None);
+        let (key, fed) = (PlanKey::Whole(batch), None);
         let plan = self.step_plan(key)?;
         let again = engine::plan_bytes(&self.device, &plan, fed)?;
         let evaluation = match self.inference_bytes(self.evaluation.unwrap_or(batch.min(MOST))) {
@@ -239,7 +238,7 @@ impl Trainer {
                 Ok(3 * inference(size.min(most))?.max(inference(most)?.min(evaluate::small(Some(bytes)))))
             }
         };
-        let alone = |key: Batch| Ok(self.step_memory(key)?.total() + evaluation(key.samples().unwrap_or(1))? + copy);
+        let alone = |key: PlanKey| Ok(self.step_memory(key)?.total() + evaluation(key.samples().unwrap_or(1))? + copy);
         let all = |cut: Cut| -> Result<u64> {
             let mut keys = cut.keys();
             keys.sort_by_key(|key| Reverse(key.samples()));
@@ -256,11 +255,11 @@ impl Trainer {
             return Ok(None);
         }
         let most = cut.micro.unwrap_or(cut.each);
-        let least = match alone(Batch::Micro(1)) {
-            Err(Error::Op { .. }) if most >= SOME => (SOME, alone(Batch::Micro(SOME))?),
+        let least = match alone(PlanKey::Micro(1)) {
+            Err(Error::Op { .. }) if most >= SOME => (SOME, alone(PlanKey::Micro(SOME))?),
             other => (1, other?),
         };
-        let need = |micro: usize| alone(Batch::Micro(micro));
+        let need = |micro: usize| alone(PlanKey::Micro(micro));
         if let Some(upper) = largest(least, &need, bytes, most) {
             let mut sizes: Vec<usize> = (cut.each.div_ceil(upper)..=cut.each).map(|k| cut.each / k).collect();
             sizes.insert(0, upper);

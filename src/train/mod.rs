@@ -65,20 +65,18 @@ use crate::{
     gpu::{Collected, Counters, StepRow},
     graph::{Graph, InputDef, ParamDef, Tensor},
     host::Host,
-    ops::synced::weigh_rank,
     optim::Optimizer,
-    params::Status,
-    plan::{Draft, Loc, Phase, Plan},
-    shape::{DType, Shape},
+    plan::{Draft, Plan},
+    shape::DType,
 };
 use batch::Taken;
 use model::{Model, Written};
 use place::Place;
-use plans::{Batch as Key, Latest};
+use plans::{Latest, PlanKey, gradients, training_draft};
 use ranks::Ranks;
 use readouts::Noise;
 use std::{collections::VecDeque, sync::Arc};
-use tally::{Tally, Tracked, weight_of_batch};
+use tally::{Tally, Tracked};
 
 /// A plan of the training graph at one batch size.
 struct Loaded {
@@ -156,7 +154,7 @@ pub struct Trainer {
     /// The plan of the graph without the update, where `Trainer::new` made the trainer.
     graph_plan: Option<Plan>,
     /// Plans of the training graph.
-    plans: Latest<Key, Loaded>,
+    plans: Latest<PlanKey, Loaded>,
     /// Plans of the inference graph, by whether they use the averages of the weights and by batch size. `Tracked` describes the numbers
     /// that a batch of the plan reports.
     inference: Latest<(bool, usize), (Compiled, Tracked)>,
@@ -181,7 +179,7 @@ pub struct Trainer {
     /// Whether the batches of the last submit were fetched from a data set on the device.
     fed: bool,
     /// The plan of the last step. Its inputs still hold the last batch.
-    last: Option<Key>,
+    last: Option<PlanKey>,
     ring: Ring,
     /// The number of measurements of norms so far. It is also the number of the next one in the ring.
     measurements: u64,
@@ -244,11 +242,11 @@ impl Trainer {
         let mut trainer = Trainer::empty(device, loss, optimizer.into(), numbers.len(), kept).await?;
         let draft = training_draft(device, &numbers, loss, &trainer.update.groups.statuses)?;
         let plan = device.lower(draft, &device.plan_options()).await?;
-        let whole = trainer.complete(Key::Whole(0), plan.clone())?;
+        let whole = trainer.complete(PlanKey::Whole(0), plan.clone())?;
         let memory = trainer.memory_of(&whole)?;
         trainer.graph_summary = trainer.summarise(loss, &whole, &memory);
         trainer.graph_plan = Some(plan);
-        trainer.load_plan(Key::Whole(0), whole).await?;
+        trainer.load_plan(PlanKey::Whole(0), whole).await?;
         Ok(trainer)
     }
     /// Makes a trainer for a model that is a function. Its steps reduce `loss(output, target)`.
@@ -512,80 +510,6 @@ impl Trainer {
         })
     }
 
-    /// Makes and loads the plan for a batch, unless the plan exists or the batch is empty.
-    async fn plan(&mut self, key: Key) -> Result<()> {
-        let none = self.model.is_some() && key.samples() == Some(0);
-        if none || self.plans.get(key).is_some() {
-            return Ok(());
-        }
-        let plan = self.complete(key, self.computed(key).await?)?;
-        self.load_plan(key, plan).await
-    }
-    /// Returns the plan for a batch without the update. Its kernels have been measured.
-    async fn computed(&self, key: Key) -> Result<Plan> {
-        let options = self.device.plan_options();
-        match (&self.model, key.samples()) {
-            (Some(_), Some(_)) => self.device.lower(self.draft(key)?, &options).await,
-            (_, None) => Plan::new(&[Graph::training().scalar(0.0)], &[], &options),
-            (None, _) => Ok(self.graph_plan.clone().expect("a trainer without a model is made of one graph")),
-        }
-    }
-    fn draft(&self, key: Key) -> Result<Draft> {
-        let batch = key.samples().unwrap_or(1);
-        let (draft, kept) = self.model("step")?.draft(&self.device, batch, &self.update.groups.statuses, self.synced(key))?;
-        if kept != self.kept {
-            let why = format!(
-                "in a batch of {batch} its loss has other terms than in batches of another size; its terms must not depend on the batch size"
-            );
-            return Err(Error::argument("model", why));
-        }
-        Ok(draft)
-    }
-    /// Adds the optimizer's update to a plan.
-    fn complete(&self, key: Key, mut plan: Plan) -> Result<Plan> {
-        plan.bind_params(&self.params)?;
-        let weighted = if let Key::Micro(_) = key { self.kept.weight(&plan.outputs)? } else { None };
-        let weight = match (key, weighted) {
-            // See `training_draft`.
-            (Key::Micro(_), _) if self.synced(key).is_some() => plan.outputs.last().map(|output| output.0),
-            (Key::Micro(_), Some(output)) => Some(plan.outputs[output].0),
-            (Key::Micro(_) | Key::Mean, _) => {
-                plan.constants.push(Arc::new(Host::new(Shape::SCALAR, vec![samples(&plan) as f32])));
-                Some(Loc::Constant(plan.constants.len() - 1))
-            }
-            _ => None,
-        };
-        self.update.append(&self.device, &mut plan, &self.store.layout(), weight)?;
-        if key == Key::Mean {
-            // The ranks have added up the micro-batches. The check reads the mean loss from the guard, as after micro-batches.
-            plan.steps.retain(|step| step.phase != Phase::Reduce);
-            plan.micro = false;
-        }
-        Ok(plan)
-    }
-    async fn load_plan(&mut self, key: Key, plan: Plan) -> Result<()> {
-        let (inputs, batch, text) = (plan.inputs.clone(), samples(&plan), plan.to_string());
-        // Queued steps may still use buffers of the old plan. The device frees those buffers after the steps.
-        if let Some(old) = self.plans.room(self.last) {
-            old.engine.gpu().into_iter().for_each(|exec| self.gone += exec.counters());
-        }
-        let engine = Engine::new(&self.device, plan, &self.store, Some(&self.ring)).await?;
-        self.plans.insert(key, Loaded { engine, inputs, batch, plan: text });
-        Ok(())
-    }
-    /// Drops all plans and the buffer that collects outputs.
-    fn release(&mut self) {
-        self.drop_plans();
-        self.inference.take().filter_map(|(f, _)| f.counters()).for_each(|f| self.gone += f);
-        self.collected.take().into_iter().for_each(|collected| self.gone += collected.counters());
-    }
-    /// Drops the plans of steps.
-    fn drop_plans(&mut self) {
-        for loaded in self.plans.take() {
-            loaded.engine.gpu().into_iter().for_each(|exec| self.gone += exec.counters());
-        }
-        self.last = None;
-    }
     /// Returns the model, which must have been made for a data set.
     fn data_model(&self, what: &str) -> Result<&Model> {
         let why = "this trainer was made for a graph of your own; make it with Trainer::for_data or Trainer::for_batches";
@@ -633,41 +557,6 @@ fn check_loss(loss: Tensor) -> Result<()> {
 /// Returns the number of samples in a batch, which is the size of the first input's first axis.
 fn samples(plan: &Plan) -> usize {
     plan.inputs.first().and_then(|i| i.shape.dims().first().copied()).unwrap_or(1)
-}
-
-/// Returns the draft of a step, before kernels are chosen. It computes the outputs, the loss first, and the gradients. If batch norm takes
-/// the statistics of all ranks, the last output is the weight of this rank's micro-batch.
-#[track_caller]
-fn training_draft(device: &Device, outputs: &[Tensor], loss: Tensor, statuses: &[Status]) -> Result<Draft> {
-    check_loss(loss)?;
-    let weight = loss.graph().ranks().map(|_| weigh_rank(weight_of_batch(loss)));
-    let outputs: Vec<Tensor> = outputs.iter().copied().chain(weight).collect();
-    Draft::new(&outputs, &gradients(loss, statuses)?.0, &device.plan_options())
-}
-
-/// Returns the tensor that a step computes for each parameter: a gradient, or the next value of a state. Also returns the names
-/// of the trained parameters that the loss does not depend on.
-#[track_caller]
-fn gradients<'g>(loss: Tensor<'g>, statuses: &[Status]) -> Result<(Vec<Option<Tensor<'g>>>, Vec<String>)> {
-    check_loss(loss)?;
-    let g = loss.graph();
-    let grads = g.param_grads(loss, |i| statuses[i] == Status::Frozen);
-    g.check()?;
-    let trained = statuses.iter().filter(|status| status.is_trained()).count();
-    let idle: Vec<String> = {
-        let g = g.inner.borrow();
-        let is_idle = |grad: &Option<Tensor>| grad.is_some_and(|grad| g.nodes[grad.id].is_zeros());
-        g.params.iter().zip(&grads).filter(|(p, grad)| p.trained && is_idle(grad)).map(|(p, _)| p.name.clone()).collect()
-    };
-    if trained == idle.len() && trained > 0 {
-        let why = format!(
-            "it depends on no {}parameter ({}), so there is nothing to train; compute it from the model's output",
-            if statuses.contains(&Status::Frozen) { "trained " } else { "" },
-            idle.join(", ")
-        );
-        return Err(Error::Op { op: "loss".into(), operands: vec![loss.to_string()], why, place: loss.place() });
-    }
-    Ok((grads, idle))
 }
 
 /// Returns an error for the first value that is NaN or infinite.

@@ -3,9 +3,8 @@
 use super::{
     SOME,
     batch::{Batch, Outputs, Taken},
-    gradients,
+    plans::{gradients, training_draft},
     tally::{Accuracy, Tracked},
-    training_draft,
     tried::told_for_any,
 };
 use crate::{

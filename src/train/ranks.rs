@@ -1,7 +1,7 @@
 //! Training over ranks: the ranks of a trainer, and all that they must agree on.
 
 use super::{
-    Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::Batch, shard::Shard, share::BUCKET,
+    Trainer, callback::Flow, cut::Cut, evaluate::Evaluation, named::Named, options::Fit, plans::PlanKey, shard::Shard, share::BUCKET,
     synced::Exchanges,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct Ranks {
     /// The times of the current step, if it is traced.
     pub times: Option<Traced>,
     /// The plan of this rank's last micro-batch. Its inputs still hold the micro-batch.
-    pub last: Option<Batch>,
+    pub last: Option<PlanKey>,
     /// The number of samples of each rank in `fit`, if the data is sharded.
     pub shards: Vec<usize>,
     /// The exchanges of the micro-batches of this step so far.
@@ -109,7 +109,7 @@ impl Trainer {
     /// agree to rounding only. Each rank reads its own part of the data. The order of an epoch follows from the seed, so no data is sent. With
     /// [`Fit::sharded_data`] each rank has a data set of its own.
     ///
-    /// - Batch norm normalises over the micro-batch of a rank, unless [`sync_batch_norm`](Trainer::sync_batch_norm) is set. A state of the
+    /// - PlanKey norm normalises over the micro-batch of a rank, unless [`sync_batch_norm`](Trainer::sync_batch_norm) is set. A state of the
     ///   model, such as a running average, becomes the mean over ranks after each step, weighted by samples. Accumulation assigns the state
     ///   once for each micro-batch instead.
     /// - All ranks have the same reports and the same history, but for times. Each rank evaluates the validation data. Decisions use the

@@ -2,7 +2,7 @@
 
 use super::{
     Trainer,
-    plans::Batch,
+    plans::PlanKey,
     ranks::{Ranks, fact},
 };
 use crate::{
@@ -221,12 +221,12 @@ impl Trainer {
             self.store.write_guard(guard)?;
         }
         self.run_half(Half::Update)?;
-        self.ran(Batch::Mean, false, end);
+        self.ran(PlanKey::Mean, false, end);
         Ok(())
     }
     fn run_half(&mut self, half: Half) -> Result<()> {
         self.rows.iter_mut().for_each(|row| row.half = Some(half));
-        let loaded = self.plans.get_mut(Batch::Mean).expect("the plan was loaded before its batch");
+        let loaded = self.plans.get_mut(PlanKey::Mean).expect("the plan was loaded before its batch");
         loaded.engine.run(&self.rows, false, Some(&self.update), &mut no_gather)
     }
     /// Gets the weights that the other ranks have updated, and the norms of their parameters if the step measured norms.

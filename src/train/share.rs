@@ -1,6 +1,6 @@
 //! A step over ranks: each rank computes its micro-batches, and all ranks make the update with the mean gradient.
 
-use super::{Made, Trainer, plans::Batch, ranks::Traced, synced::gather_values};
+use super::{Made, Trainer, plans::PlanKey, ranks::Traced, synced::gather_values};
 use crate::{
     engine::{Buckets, RING, RingRows},
     error::{Error, Result},
@@ -97,7 +97,7 @@ impl Trainer {
         }
         let empty = self.model.is_some() && batch.first().is_some_and(|x| x.shape.rank() > 0 && x.shape.dims()[0] == 0);
         if !empty {
-            let key = self.take(batch, Batch::Micro).await?;
+            let key = self.take(batch, PlanKey::Micro).await?;
             self.room_of_rank(self.micro as usize + 1)?;
             if more {
                 return self.advance(key, true).await;
@@ -111,7 +111,7 @@ impl Trainer {
     }
     /// Runs the last micro-batches of this rank in a step. The gradients go to the other ranks while the rest is computed. Returns the means
     /// that are on their way.
-    pub(super) async fn run_last(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<Sent> {
+    pub(super) async fn run_last(&mut self, key: PlanKey, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<Sent> {
         let (end, mut sent) = (self.number(batches), Sent::new());
         let (world, step) = (self.ranks.as_ref().expect("a step over ranks has ranks").world.clone(), self.step);
         let mut buckets = self.take_buckets(self.micro > 0 || self.rows.len() > 1).await?;
@@ -253,9 +253,9 @@ impl Trainer {
         }
         self.store.write_guard(all)?;
         self.micro = 0;
-        self.plan(Batch::Mean).await?;
+        self.plan(PlanKey::Mean).await?;
         match self.update.owners {
-            None => self.run(Batch::Mean, false, [(false, 0)])?,
+            None => self.run(PlanKey::Mean, false, [(false, 0)])?,
             Some(_) => self.run_halves().await?,
         }
         let update = mem::take(&mut self.unread);

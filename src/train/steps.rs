@@ -2,7 +2,7 @@
 
 use super::{
     Loaded, Made, Trainer, check_finite,
-    plans::{Batch, Latest},
+    plans::{Latest, PlanKey},
     ranks::Traced,
     synced::gather_values,
 };
@@ -36,8 +36,8 @@ impl Trainer {
             return self.told(made);
         }
         let key = match self.micro {
-            0 => self.take(batch, Batch::Whole).await?,
-            _ => self.take(batch, Batch::Micro).await?,
+            0 => self.take(batch, PlanKey::Whole).await?,
+            _ => self.take(batch, PlanKey::Micro).await?,
         };
         self.advance(key, false).await
     }
@@ -75,11 +75,11 @@ impl Trainer {
             let made = self.share_batch(batch, true).await;
             return self.told(made);
         }
-        let key = self.take(batch, Batch::Micro).await?;
+        let key = self.take(batch, PlanKey::Micro).await?;
         self.advance(key, true).await
     }
     /// Checks a batch and puts it into the inputs of its plan.
-    pub(super) async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> Batch) -> Result<Batch> {
+    pub(super) async fn take(&mut self, batch: &[Host<f32>], key: fn(usize) -> PlanKey) -> Result<PlanKey> {
         // The plan is made for the size that the shape states, so the shape must be true.
         let broken = batch.iter().enumerate().find(|(_, x)| self.model.is_some() && !x.fits(x.shape));
         if let Some((i, x)) = broken {
@@ -121,10 +121,10 @@ impl Trainer {
     pub fn step_again(&mut self) -> Result<()> {
         self.no_part("step_again")?;
         match self.last {
-            Some(Batch::Micro(_)) => {
+            Some(PlanKey::Micro(_)) => {
                 Err(Error::argument("step_again", "the last step had several micro-batches, but the device has only the last micro-batch"))
             }
-            Some(Batch::Mean) => Err(Error::argument("step_again", "the last step was made over ranks; give the batch to Trainer::step")),
+            Some(PlanKey::Mean) => Err(Error::argument("step_again", "the last step was made over ranks; give the batch to Trainer::step")),
             Some(key) => pollster::block_on(self.advance(key, false)),
             None => Err(Error::argument("step_again", "there was no step before it, so there is no batch")),
         }
@@ -149,7 +149,7 @@ impl Trainer {
         }
     }
     /// Runs the batch that has been written into the inputs. The update follows, unless `more` micro-batches do.
-    pub(super) async fn advance(&mut self, key: Batch, more: bool) -> Result<()> {
+    pub(super) async fn advance(&mut self, key: PlanKey, more: bool) -> Result<()> {
         self.update.optimizer.check_time()?;
         self.make_room(1).await?;
         self.run(key, false, [(more, 0)])
@@ -157,7 +157,7 @@ impl Trainer {
     /// Runs batches in one submit. Each item of `batches` is a pair: whether `more` micro-batches of the same step follow, and
     /// the position of the first sample in the order of the epoch. If `fed`, each batch fetches its samples from this position
     /// on. Otherwise there is one batch, which has been written into the inputs. The ring must have room for all batches.
-    pub(super) fn run(&mut self, key: Batch, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
+    pub(super) fn run(&mut self, key: PlanKey, fed: bool, batches: impl IntoIterator<Item = (bool, u32)>) -> Result<()> {
         let end = self.number(batches);
         let loaded = self.plans.get_mut(key).expect("the plan was loaded before its batch");
         let left = loaded.engine.exchanges();
@@ -179,9 +179,9 @@ impl Trainer {
         (step, micro)
     }
     /// Notes that the batches of the rows have been queued. `end` is what [`number`](Trainer::number) returned.
-    pub(super) fn ran(&mut self, key: Batch, fed: bool, end: (u64, u32)) {
+    pub(super) fn ran(&mut self, key: PlanKey, fed: bool, end: (u64, u32)) {
         let samples = self.plans.get(key).map_or(0, |loaded| loaded.batch);
-        self.unread.extend(self.rows.iter().map(|&row| Made { row, samples, given: key == Batch::Given }));
+        self.unread.extend(self.rows.iter().map(|&row| Made { row, samples, given: key == PlanKey::Given }));
         self.batches += self.rows.len() as u64;
         ((self.step, self.micro), self.last, self.fed) = (end, Some(key), fed);
     }
@@ -267,7 +267,8 @@ impl Trainer {
         // If the last batch was fetched from data on the device, it is fetched again, provided that the data is still there.
         let there = self.plans.get(key).and_then(|loaded| loaded.engine.gpu()).is_some_and(|exec| !exec.fetch().is_empty());
         let (fed, sample) = (self.fed && there, self.rows.last().map_or(0, |row| row.sample));
-        let (wait, steps) = (|loaded: &mut Latest<Batch, Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
+        let (wait, steps) =
+            (|loaded: &mut Latest<PlanKey, Loaded>| loaded.get_mut(key).map_or(Ok(()), |l| l.engine.finish()), steps.max(1));
         for _ in 0..steps {
             wait(&mut self.plans)?;
             let start = Instant::now();
@@ -282,7 +283,7 @@ impl Trainer {
             let row = StepRow { seed: self.seed, step: self.step, batch: self.batches, sample, ..StepRow::default() };
             let loaded = self.plans.get_mut(key).expect("the last step was made on it");
             times.push(loaded.engine.profile(&row, fed, Some(&self.update), &mut no_gather, zero).await?);
-            self.unread.push(Made { row, samples: loaded.batch, given: key == Batch::Given });
+            self.unread.push(Made { row, samples: loaded.batch, given: key == PlanKey::Given });
             (self.step, self.batches) = (self.step + 1, self.batches + 1);
         }
         let kernels = self.plans.get(key).map_or(Vec::new(), |loaded| loaded.engine.kernels());

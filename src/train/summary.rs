@@ -1,6 +1,6 @@
 //! A table of a model's layers, with their sizes and costs.
 
-use super::{Trainer, plans::Batch};
+use super::{Trainer, plans::PlanKey};
 use crate::{
     error::Result,
     graph::{Graph, NodeKind, Tensor},
@@ -30,7 +30,7 @@ impl Trainer {
         let Some(model) = &self.model else { return Ok(self.graph_summary.clone()) };
         let g = Graph::training();
         let loss = model.write(&g, batch.max(1))?.loss;
-        let plan = self.step_plan(Batch::Whole(batch.max(1)))?;
+        let plan = self.step_plan(PlanKey::Whole(batch.max(1)))?;
         Ok(self.summarise(loss, &plan, &self.memory(batch.max(1))?))
     }
     pub(super) fn summarise(&self, loss: Tensor, step: &Plan, memory: &Memory) -> String {

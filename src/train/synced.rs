@@ -1,9 +1,9 @@
-//! Batch norm with the statistics of all ranks: the exchanges within the computation of a micro-batch.
+//! PlanKey norm with the statistics of all ranks: the exchanges within the computation of a micro-batch.
 //!
 //! Micro-batch k of a rank meets micro-batch k of the others. A rank without a micro-batch takes part with nothing, until no rank has
 //! another exchange in the step.
 
-use super::{Trainer, plans::Batch, ranks::Ranks};
+use super::{Trainer, plans::PlanKey, ranks::Ranks};
 use crate::{
     error::{Error, Result},
     world::{Tag, What},
@@ -111,8 +111,8 @@ impl Trainer {
         self.agreed()
     }
     /// Returns the number of this rank and of all ranks, if the plan has the statistics of all ranks. Ranks compute micro-batches.
-    pub(super) fn synced(&self, key: Batch) -> Option<(usize, usize)> {
-        let is = self.sync_batch_norm && self.ranks.is_some() && matches!(key, Batch::Micro(_));
+    pub(super) fn synced(&self, key: PlanKey) -> Option<(usize, usize)> {
+        let is = self.sync_batch_norm && self.ranks.is_some() && matches!(key, PlanKey::Micro(_));
         is.then(|| (self.rank(), self.ranks()))
     }
     /// Takes part in the exchanges that other ranks still have in this step. Ends the exchanges of the step.

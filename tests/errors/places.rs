@@ -368,8 +368,8 @@ fn cases() -> Vec<(u32, &'static str, Make)> {
 fn public() -> Result<Vec<(String, bool)>, std::io::Error> {
     let mut all = Vec::new();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
-    let mut folders = vec![src.join("ops"), src.join("layers")];
-    let mut files = ["losses.rs", "losses/margins.rs", "graph.rs", "autodiff.rs"].map(|name| src.join(name)).to_vec();
+    let mut folders = ["graph", "ops", "layers"].map(|name| src.join(name)).to_vec();
+    let mut files = ["losses.rs", "losses/margins.rs", "autodiff.rs"].map(|name| src.join(name)).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();

@@ -3,130 +3,19 @@
 //! Building a graph neither panics nor returns `Result`. The graph records the first mistake with the caller's `file:line`. The
 //! function that plans the graph returns the mistake. After a mistake, every op returns the same dead tensor.
 
+mod node;
+mod tensor;
+
 use crate::{
     error::{Error, Place, Result},
     host::Host,
     init::Init,
-    ops::{Op, OpDef, map::Expr},
+    ops::{Op, OpDef},
     shape::{DType, Shape},
 };
+pub use node::{Below, InputDef, Node, NodeKind, ParamDef};
 use std::{cell::RefCell, collections::BTreeMap, fmt, ops::Range, panic::Location, sync::Arc};
-
-/// A named tensor that a trainer stores between steps. It is a trained parameter, or it is state.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParamDef {
-    /// The unique name, for example `fc1.weight`.
-    pub name: String,
-    /// The shape. A `weight` has the shape `[out, in, …]`. The elements are always floats.
-    pub shape: Shape,
-    /// The initial values.
-    pub init: Init,
-    /// Whether weight decay applies by default. It applies to weights of two or more axes, but neither to biases nor to the
-    /// parameters of norms.
-    pub decay: bool,
-    /// Whether the optimizer trains the tensor. The other tensors are state, and [`Graph::assign`] changes them.
-    pub trained: bool,
-}
-
-/// The kind of a node.
-#[derive(Clone, Debug)]
-pub enum NodeKind {
-    /// The i-th input of the graph.
-    Input(usize),
-    /// The i-th parameter.
-    Param(usize),
-    /// A constant: its values are known while the graph is built.
-    Constant(Arc<Host<f32>>),
-    /// An op over earlier nodes.
-    Op(Arc<dyn Op>),
-}
-
-/// A node of a graph. It has one output.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// The kind of the node.
-    pub kind: NodeKind,
-    /// The numbers of the nodes that this node reads. They are all smaller than the node's own number.
-    pub inputs: Vec<usize>,
-    /// The shape of the output.
-    pub shape: Shape,
-    /// The line of the user's program that made the node.
-    pub place: Place,
-    /// The layer that the node belongs to. The layer is given as the number of its first parameter. `None` before the first layer.
-    pub layer: Option<usize>,
-    /// The number of the recomputation that made the node, or 0 for other nodes. Equal nodes become one node only if their `copy`
-    /// is equal, too.
-    pub copy: u32,
-}
-
-impl Node {
-    /// Returns true if the node is a fill with zeros. The gradient of a tensor that the loss does not depend on is such a fill.
-    pub(crate) fn is_zeros(&self) -> bool {
-        let map = if let NodeKind::Op(op) = &self.kind { op.as_map() } else { None };
-        map.is_some_and(|map| map.expr == Expr::constant(0.0))
-    }
-}
-
-impl ParamDef {
-    /// Returns the layer that the parameter belongs to: its name up to the last dot.
-    pub fn layer(&self) -> &str {
-        self.name.rsplit_once('.').map_or(self.name.as_str(), |(layer, _)| layer)
-    }
-}
-
-/// The requirements of a graph on one of its inputs. Each batch is checked against them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InputDef {
-    /// The shape, with the batch axis.
-    pub shape: Shape,
-    /// The upper limit of the labels. `None` as long as no op has set a limit.
-    pub classes: Option<Below>,
-}
-
-/// The upper limit of labels or indices, or the limits of lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Below {
-    /// The number of classes, or the number of rows of a table. Each label must be smaller.
-    pub count: usize,
-    /// The name of the op that looks up rows in a table, or that takes lengths. `None` if the values are labels of classes.
-    pub table: Option<&'static str>,
-    /// The smallest length, if the values are lengths of sequences.
-    pub least: Option<u32>,
-    /// The label whose rows a loss ignores. This label may exceed the limit.
-    pub ignored: Option<u32>,
-}
-
-impl Below {
-    /// Returns the limits of lengths that `op` takes: `least..=most`.
-    pub(crate) fn lengths(op: &'static str, least: u32, most: usize) -> Below {
-        Below { count: most + 1, table: Some(op), least: Some(least), ignored: None }
-    }
-    /// Checks that each of `values` is below the limit or is the ignored label. Lengths must not be too small either.
-    ///
-    /// The values belong to a tensor with the axes `dims`, but the first axis may be longer than `dims` says. A row has `width`
-    /// neighbouring values.
-    ///
-    /// # Errors
-    /// [`Error::Label`], [`Error::Index`] or [`Error::Length`] for the first value that is out of range.
-    pub(crate) fn check(self, values: &[u32], dims: &[usize], width: usize) -> Result<()> {
-        let wrong = |l: u32| l as usize >= self.count && self.ignored != Some(l) || self.least.is_some_and(|least| l < least);
-        let Some((at, &label)) = values.iter().enumerate().find(|&(_, &l)| wrong(l)) else {
-            return Ok(());
-        };
-        let Some(op) = self.table else { return Err(Error::Label { row: at / width, label, classes: self.count }) };
-        let (mut rest, mut position) = (at, Vec::new());
-        for (axis, &d) in dims.iter().enumerate().rev() {
-            position.push(if axis == 0 { rest } else { rest % d });
-            rest /= d;
-        }
-        position.reverse();
-        if let Some(least) = self.least {
-            let sample = position.first().copied().unwrap_or(0);
-            return Err(Error::Length { op, length: label, sample, least, most: self.count - 1 });
-        }
-        Err(Error::Index { op, index: label, position, rows: self.count })
-    }
-}
+pub use tensor::Tensor;
 
 #[derive(Default)]
 pub(crate) struct Inner {
@@ -583,75 +472,5 @@ pub(crate) struct LineGuard<'g> {
 impl Drop for LineGuard<'_> {
     fn drop(&mut self) {
         self.graph.inner.borrow_mut().place = self.before;
-    }
-}
-
-/// A handle of a node. It is `Copy`. Its methods are the ops.
-#[derive(Clone, Copy)]
-pub struct Tensor<'g> {
-    pub(crate) graph: &'g Graph,
-    pub(crate) id: usize,
-}
-
-impl<'g> Tensor<'g> {
-    /// Returns the graph that this tensor belongs to.
-    pub fn graph(self) -> &'g Graph {
-        self.graph
-    }
-    /// Returns the shape. After a mistake it is `[]`.
-    pub fn shape(self) -> Shape {
-        self.graph.inner.borrow().nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape)
-    }
-    /// Returns the line of the user's program that made this tensor.
-    #[track_caller]
-    pub(crate) fn place(self) -> Place {
-        self.graph.inner.borrow().nodes.get(self.id).map_or(Location::caller(), |n| n.place)
-    }
-    /// Returns the size of an axis. A negative `axis` counts from the last axis. A missing axis is a mistake.
-    #[track_caller]
-    pub fn dim(self, axis: isize) -> usize {
-        let (s, place) = (self.shape(), Location::caller());
-        match s.axis(axis) {
-            Some(a) => s.dims()[a],
-            None => {
-                self.graph.mistake("dim", &[s], format!("there is no axis {axis}"), place);
-                1
-            }
-        }
-    }
-    /// Returns the first mistake made in this tensor's graph.
-    pub fn error(self) -> Option<Error> {
-        self.graph.error()
-    }
-    /// Returns true if both tensors are the same node of the same graph. The numbers of nodes alone do not tell, because every
-    /// graph counts from 0.
-    pub(crate) fn is(self, other: Tensor) -> bool {
-        std::ptr::eq(self.graph, other.graph) && self.id == other.id
-    }
-    /// Returns true if this is the dead tensor, which ops return after a mistake.
-    pub(crate) fn is_dead(self) -> bool {
-        self.id == usize::MAX
-    }
-    #[track_caller]
-    pub(crate) fn apply(self, op: impl OpDef) -> Tensor<'g> {
-        self.graph.apply(op, &[self])
-    }
-}
-
-/// Writes the shape. The name of a parameter comes first: `[64, 784]`, `fc2.weight [10, 512]`.
-impl fmt::Display for Tensor<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let g = self.graph.inner.borrow();
-        let shape = g.nodes.get(self.id).map_or(Shape::SCALAR, |n| n.shape);
-        match g.nodes.get(self.id).map(|n| &n.kind) {
-            Some(NodeKind::Param(i)) => write!(f, "{} {shape}", g.params[*i].name),
-            _ => write!(f, "{shape}"),
-        }
-    }
-}
-
-impl fmt::Debug for Tensor<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Tensor({}, {})", self.id, self.shape())
     }
 }
