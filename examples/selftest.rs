@@ -29,6 +29,9 @@ struct Args {
     /// Tests only this op or optimizer. May be repeated
     #[arg(long, value_name = "NAME")]
     op: Vec<String>,
+    /// Leaves this op or optimizer out. May be repeated
+    #[arg(long, value_name = "NAME")]
+    except: Vec<String>,
     /// Omits the large cases
     #[arg(long)]
     quick: bool,
@@ -92,7 +95,8 @@ fn test(device: &Device, args: &Args) -> Result<Report, Error> {
         true => selftest::Options::quick(),
         false => selftest::Options::default(),
     };
-    let report = selftest::run(device, &selftest::Options { only: args.op.clone(), progress: Some(&say), ..full });
+    let report =
+        selftest::run(device, &selftest::Options { only: args.op.clone(), except: args.except.clone(), progress: Some(&say), ..full });
     if stderr().is_terminal() {
         eprint!("\r\x1b[2K");
     }

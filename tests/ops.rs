@@ -92,12 +92,17 @@ fn limited(device: &Device) -> Check {
 
 /// A name that is none is a mistake, and a report of nothing is no proof.
 fn nothing() -> Check {
-    let only = vec!["softmux".to_string()];
-    let error = selftest::run(&Device::cpu(), &selftest::Options { only, ..Default::default() }).expect_err("there is none").to_string();
-    assert!(
-        error.starts_with("selftest: there is no `softmux`; there are all_gather, argmax, ") && error.contains(", Adam, AdamW, Adamax"),
-        "{error}"
-    );
+    let no = || vec!["softmux".to_string()];
+    for options in [selftest::Options { only: no(), ..Default::default() }, selftest::Options { except: no(), ..Default::default() }] {
+        let error = selftest::run(&Device::cpu(), &options).expect_err("there is none").to_string();
+        assert!(
+            error.starts_with("selftest: there is no `softmux`; there are all_gather, argmax, ") && error.contains(", Adam, AdamW, Adamax"),
+            "{error}"
+        );
+    }
+    let (only, except) = (vec!["slice".into(), "Sgd".into()], vec!["Sgd".into()]);
+    let report = selftest::run(&Device::cpu(), &selftest::Options { only, except, ..Default::default() })?;
+    assert!(report.passed() && report.rows.iter().all(|row| row.op == "slice"), "{report}");
     assert!(
         !selftest::run(&Device::cpu(), &selftest::Options { max_elements: 0, only: vec!["matmul".into()], ..Default::default() })?.passed()
     );

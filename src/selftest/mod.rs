@@ -40,6 +40,8 @@ use std::{collections::HashSet, time::Instant};
 pub struct Options<'a> {
     /// The names of the ops and optimizers to test (the names of their files). An empty list selects all of them.
     pub only: Vec<String>,
+    /// The names of ops and optimizers that are left out.
+    pub except: Vec<String>,
     /// The largest number of elements. Cases with a larger tensor are skipped.
     pub max_elements: usize,
     /// Your own ops, which are tested too: [`OpDef::NAME`](ops::OpDef::NAME) and [`OpDef::cases`](ops::OpDef::cases).
@@ -50,7 +52,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { only: Vec::new(), max_elements: usize::MAX, own: Vec::new(), progress: None }
+        Options { only: Vec::new(), except: Vec::new(), max_elements: usize::MAX, own: Vec::new(), progress: None }
     }
 }
 
@@ -80,7 +82,7 @@ pub struct Next<'a> {
 /// Tests `device`. The function blocks: it compiles every kernel and waits for each result.
 ///
 /// # Errors
-/// [`Error::Argument`] if [`only`](Options::only) contains a name that is neither an op nor an optimizer. Everything that is
+/// [`Error::Argument`] if [`only`](Options::only) or [`except`](Options::except) contains a name that is neither an op nor an optimizer. Everything that is
 /// wrong with the device is in the report instead.
 pub fn run(device: &Device, options: &Options) -> Result<Report> {
     let ops: Vec<(&str, Vec<Case>)> = ops::all().into_iter().chain(options.own.iter().cloned()).collect();
@@ -88,10 +90,11 @@ pub fn run(device: &Device, options: &Options) -> Result<Report> {
     let mut names: Vec<&str> = ops.iter().map(|op| op.0).chain(optimizers.iter().map(Optimizer::name)).collect();
     let mut known = HashSet::new();
     names.retain(|name| known.insert(*name));
-    if let Some(unknown) = options.only.iter().find(|name| !names.contains(&name.as_str())) {
+    if let Some(unknown) = options.only.iter().chain(&options.except).find(|name| !names.contains(&name.as_str())) {
         return Err(Error::argument("selftest", format!("there is no `{unknown}`; there are {}", names.join(", "))));
     }
-    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let has = |names: &[String], name: &str| names.iter().any(|one| one == name);
+    let wanted = |name: &str| (options.only.is_empty() || has(&options.only, name)) && !has(&options.except, name);
     let fits = |case: &Case| largest(case) <= options.max_elements;
     let ops: Vec<(&str, Vec<Case>)> =
         ops.into_iter().filter(|op| wanted(op.0)).map(|(name, cases)| (name, cases.into_iter().filter(fits).collect::<Vec<_>>())).collect();
