@@ -22,8 +22,8 @@ pub struct Key {
     pub step: u64,
 }
 
-/// Returns four random words for a 128-bit counter and a 64-bit key, by ten rounds of Philox 4x32. A loop of [`fill_uniform`] becomes vector
-/// instructions only if all of this is inlined.
+/// Returns four random words for a 128-bit counter and a 64-bit key, by ten rounds of Philox 4x32. The loop of [`fill_uniform`] becomes
+/// vector instructions only if this function and its callers are inlined into it.
 #[inline(always)]
 pub(crate) fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counter, key);

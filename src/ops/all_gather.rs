@@ -84,16 +84,10 @@ mod tests {
     }
     #[test]
     fn mistakes() {
-        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
-            let g = Graph::training();
-            assert!(f(&g).is_dead());
-            let message = g.error().map_or(String::new(), |e| e.to_string());
-            assert!(message.starts_with(text), "{message}");
-        };
-        start(&|g| g.labels([2]).all_gather(2), "all_gather: u32 [2]: takes floats, not labels (see to_f32) (");
-        start(&|g| g.input([1; 6]).all_gather(2), "all_gather: [1, 1, 1, 1, 1, 1]: the result has more than 6 axes (");
+        checks::mistake(&|g| g.labels([2]).all_gather(2), "all_gather: u32 [2]: takes floats, not labels (see to_f32) (");
+        checks::mistake(&|g| g.input([1; 6]).all_gather(2), "all_gather: [1, 1, 1, 1, 1, 1]: the result has more than 6 axes (");
         let why = "all_gather: [2]: has no gradient of its own over ranks; the op that uses its result has one (";
-        start(
+        checks::mistake(
             &|g| {
                 let x = g.input([2]);
                 x.all_gather(2).sum_all().grad(&[x])[0]

@@ -229,22 +229,19 @@ mod tests {
     }
     #[test]
     fn mistakes() {
-        let start = |f: &dyn for<'g> Fn(&'g crate::Graph) -> Tensor<'g>, text: &str| {
-            let g = crate::Graph::training();
-            assert!(f(&g).is_dead());
-            let message = g.error().map_or(String::new(), |e| e.to_string());
-            assert!(message.starts_with(text), "{message}");
-        };
-        start(&|g| g.input([4, 3]).correct(g.labels([3])), "correct: [4, 3] × u32 [3]: the labels should have the shape u32 [4], one for");
-        start(
+        checks::mistake(
+            &|g| g.input([4, 3]).correct(g.labels([3])),
+            "correct: [4, 3] × u32 [3]: the labels should have the shape u32 [4], one for",
+        );
+        checks::mistake(
             &|g| g.input([4, 3]).correct(g.input([4])),
             "correct: [4, 3] × [4]: the labels must be integers (Graph::labels), one a row (",
         );
-        start(
+        checks::mistake(
             &|g| g.labels([4, 3]).correct(g.labels([4])),
             "correct: u32 [4, 3] × u32 [4]: the first input must be floats, one for each class",
         );
-        start(&|g| g.input([4, 3]).apply(Correct), "correct: [4, 3]: takes scores and labels, not 1 inputs (src/ops/argmax.rs:");
+        checks::mistake(&|g| g.input([4, 3]).apply(Correct), "correct: [4, 3]: takes scores and labels, not 1 inputs (src/ops/argmax.rs:");
     }
     #[test]
     fn ties_and_nan() {

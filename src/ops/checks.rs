@@ -155,3 +155,11 @@ pub(crate) fn wgsl<O: OpDef>() {
         }
     }
 }
+
+/// Checks that `f` is a mistake, and that its error begins with `text`.
+pub(crate) fn mistake(f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str) {
+    let g = Graph::training();
+    assert!(f(&g).is_dead());
+    let message = g.error().map_or(String::new(), |e| e.to_string());
+    assert!(message.starts_with(text), "{message}");
+}

@@ -199,7 +199,7 @@ impl<'g> Tensor<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Graph, ops::checks};
+    use crate::ops::checks;
 
     #[test]
     fn cpu() {
@@ -211,14 +211,8 @@ mod tests {
     }
     #[test]
     fn mistakes() {
-        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
-            let g = Graph::training();
-            assert!(f(&g).is_dead());
-            let message = g.error().map_or(String::new(), |e| e.to_string());
-            assert!(message.starts_with(text), "{message}");
-        };
         let op = Comoment { over: Over { lead: 0, start: 0, end: 3 }, about: About::Zero };
-        start(&|g| g.input([2]).apply(op), "comoment: [2]: takes 2 inputs, not 1 (");
-        start(&|g| g.apply(op, &[g.input([2]), g.input([3])]), "comoment: [2] × [3]: takes two tensors of floats of one shape (");
+        checks::mistake(&|g| g.input([2]).apply(op), "comoment: [2]: takes 2 inputs, not 1 (");
+        checks::mistake(&|g| g.apply(op, &[g.input([2]), g.input([3])]), "comoment: [2] × [3]: takes two tensors of floats of one shape (");
     }
 }

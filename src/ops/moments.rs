@@ -488,7 +488,7 @@ impl<'g> Tensor<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Graph, ops::checks};
+    use crate::ops::checks;
 
     #[test]
     fn golden() {
@@ -517,16 +517,16 @@ mod tests {
     }
     #[test]
     fn mistakes() {
-        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
-            let g = Graph::training();
-            assert!(f(&g).is_dead());
-            let message = g.error().map_or(String::new(), |e| e.to_string());
-            assert!(message.starts_with(text), "{message}");
-        };
-        start(&|g| g.input([2, 1]).variance(&[1], 1, false), "variance: [2, 1]: 1 elements with a correction of 1 have no variance (");
-        start(&|g| g.input([2, 1]).std(&[7], 1, true), "std: [2, 1]: there is no axis 7 (src/ops/moments.rs:");
-        start(&|g| g.labels([2]).variance(&[0], 0, true), "variance: u32 [2]: takes floats, not labels (see to_f32) (");
+        checks::mistake(
+            &|g| g.input([2, 1]).variance(&[1], 1, false),
+            "variance: [2, 1]: 1 elements with a correction of 1 have no variance (",
+        );
+        checks::mistake(&|g| g.input([2, 1]).std(&[7], 1, true), "std: [2, 1]: there is no axis 7 (src/ops/moments.rs:");
+        checks::mistake(&|g| g.labels([2]).variance(&[0], 0, true), "variance: u32 [2]: takes floats, not labels (see to_f32) (");
         let over = Over { lead: 0, start: 0, end: 3 };
-        start(&|g| g.input([2]).apply(Variance { over, correction: 0, root: false }), "variance: [2]: there are no axes ..0 and 0..3 (");
+        checks::mistake(
+            &|g| g.input([2]).apply(Variance { over, correction: 0, root: false }),
+            "variance: [2]: there are no axes ..0 and 0..3 (",
+        );
     }
 }

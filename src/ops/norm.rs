@@ -301,16 +301,10 @@ mod tests {
     }
     #[test]
     fn mistakes() {
-        let start = |f: &dyn for<'g> Fn(&'g Graph) -> Tensor<'g>, text: &str| {
-            let g = Graph::training();
-            assert!(f(&g).is_dead());
-            let message = g.error().map_or(String::new(), |e| e.to_string());
-            assert!(message.starts_with(text), "{message}");
-        };
         let rule = NormOptions { start: 2, centre: true, eps: 1e-5 };
-        start(&|g| g.input([3]).apply(Norm(rule)), "norm: [3]: there is no axis 2 (src/ops/norm.rs:");
-        start(&|g| g.labels([3, 2]).apply(Norm(rule)), "norm: u32 [3, 2]: takes floats, not labels (see to_f32) (");
-        start(&|g| g.input([3]).apply(NormGrad(rule)), "norm_grad: [3]: takes a gradient and an input, not 1 inputs (");
+        checks::mistake(&|g| g.input([3]).apply(Norm(rule)), "norm: [3]: there is no axis 2 (src/ops/norm.rs:");
+        checks::mistake(&|g| g.labels([3, 2]).apply(Norm(rule)), "norm: u32 [3, 2]: takes floats, not labels (see to_f32) (");
+        checks::mistake(&|g| g.input([3]).apply(NormGrad(rule)), "norm_grad: [3]: takes a gradient and an input, not 1 inputs (");
         let two = |g: &'static Graph| g.apply(NormGrad(rule), &[g.input([3, 2, 1]), g.input([3, 2])]);
         let g: &'static Graph = Box::leak(Box::new(Graph::training()));
         assert!(two(g).is_dead());

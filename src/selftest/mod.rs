@@ -82,8 +82,8 @@ pub struct Next<'a> {
 /// Tests `device`. The function blocks: it compiles every kernel and waits for each result.
 ///
 /// # Errors
-/// [`Error::Argument`] if [`only`](Options::only) or [`except`](Options::except) contains a name that is neither an op nor an optimizer. Everything that is
-/// wrong with the device is in the report instead.
+/// [`Error::Argument`] if [`only`](Options::only) or [`except`](Options::except) contains a name that is neither an op nor an
+/// optimizer. Everything that is wrong with the device is in the report instead.
 pub fn run(device: &Device, options: &Options) -> Result<Report> {
     let ops: Vec<(&str, Vec<Case>)> = ops::all().into_iter().chain(options.own.iter().cloned()).collect();
     let optimizers = optim::all();
