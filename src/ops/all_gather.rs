@@ -16,10 +16,7 @@ impl OpDef for AllGather {
     const NAME: &'static str = "all_gather";
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        if x.dtype() != DType::F32 {
-            return Err("takes floats, not labels (see to_f32)".into());
-        }
+        let x = one_float(x)?;
         Shape::new(&[&[self.ranks], x.dims()].concat()).ok_or_else(|| "the result has more than 6 axes".into())
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {

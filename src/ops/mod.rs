@@ -298,6 +298,15 @@ ops! {
     warp::Warp,
 }
 
+/// Returns the shape of the one input that a shape rule takes, which must be floats.
+fn one_float(x: &[Shape]) -> Result<&Shape, String> {
+    match x {
+        [x] if x.dtype() == DType::F32 => Ok(x),
+        [_] => Err("takes floats, not labels (see to_f32)".into()),
+        _ => Err(format!("takes one input, not {}", x.len())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -259,10 +259,7 @@ impl OpDef for Variance {
         if self.root { "std" } else { Self::NAME }
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        if x.dtype() != DType::F32 {
-            return Err("takes floats, not labels (see to_f32)".into());
-        }
+        let x = one_float(x)?;
         self.over.check(*x)?;
         let n = self.over.count(*x);
         if n <= self.correction {
@@ -369,10 +366,7 @@ impl OpDef for Statistics {
     const NAME: &'static str = "statistics";
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        if x.dtype() != DType::F32 {
-            return Err("takes floats, not labels (see to_f32)".into());
-        }
+        let x = one_float(x)?;
         self.over.check(*x)?;
         Ok(Shape::from([4, self.over.kept(*x).elements()]))
     }

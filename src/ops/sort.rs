@@ -44,10 +44,7 @@ impl OpDef for Sort {
     const NAME: &'static str = "sort";
 
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        if x.dtype() != DType::F32 {
-            return Err("takes floats, not labels (see to_f32)".into());
-        }
+        let x = one_float(x)?;
         if self.axis >= x.rank() {
             return Err(format!("there is no axis {}", self.axis));
         }

@@ -52,10 +52,7 @@ impl OpDef for MaxPool2d {
         if self.index { "max_pool2d_index" } else { "max_pool2d" }
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        if x.dtype() != DType::F32 {
-            return Err("takes floats, not labels (see to_f32)".into());
-        }
+        let x = one_float(x)?;
         Ok(self.image.shape(*x, false)?.of(if self.index { DType::U32 } else { DType::F32 }))
     }
     fn reference<T: Real>(&self, x: &[View<T>], y: &mut ViewMut<T>, _: Key) {

@@ -90,10 +90,7 @@ impl OpDef for Resample {
         if rows == "avg_pool2d" { columns } else { rows }
     }
     fn shape(&self, x: &[Shape]) -> Result<Shape, String> {
-        let [x] = x else { return Err(format!("takes one input, not {}", x.len())) };
-        if x.dtype() != DType::F32 {
-            return Err("takes floats, not labels (see to_f32)".into());
-        }
+        let x = one_float(x)?;
         let (n, out) = ([self.rows.n, self.columns.n], [self.rows.out, self.columns.out]);
         let (from, to) = if self.transposed { (out, n) } else { (n, out) };
         if x.rank() < 2 || x.dims()[x.rank() - 2..] != from {
